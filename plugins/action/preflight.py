@@ -1,0 +1,65 @@
+"""Controller's half of the module preflight: judges the variables first, and asks the host only what they depend on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.funnel.tornado.plugins.action.release import source_directory
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, Host, load
+from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError, nearest
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core has no types
+    """Refuses what cannot work, with all its reasons at once, before anything has changed."""
+
+    _supports_check_mode = True
+    _requires_connection = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return what the host has; fail with every mistake of the variables."""
+        super().run(tmp, task_vars)
+        variables = task_vars or {}
+        _, arguments = self.validate_argument_spec(argument_spec={"apps": {"type": "raw", "required": True}})
+        problems = [*misspelt(variables), *self._missing_sources(arguments["apps"])]
+        self._refuse(problems)
+        host: dict[str, Any] = self._execute_module(
+            module_name="funnel.tornado.preflight", module_args={}, task_vars=variables
+        )
+        if not host.get("failed"):
+            problems = attempt(arguments["apps"], Host(cpus=host["cpus"], open_files=host["open_files"]))
+            self._refuse(problems)
+        return host
+
+    def _missing_sources(self, apps: object) -> list[str]:
+        problems = attempt(apps, None)
+        if problems:
+            return problems
+        for app in load(apps).values():
+            try:
+                source_directory(app, self._loader.get_basedir()) if app.source.path is not None else None
+            except AnsibleActionFail as error:
+                problems.append(error.message)
+        return problems
+
+    def _refuse(self, problems: list[str]) -> None:
+        if problems:
+            raise AnsibleActionFail("\n".join(["the inventory has mistakes; nothing was changed", *problems]))
+
+
+def attempt(apps: object, host: Host | None) -> list[str]:
+    """Return the mistakes of the entries."""
+    try:
+        load(apps, host)
+    except InvalidDataError as error:
+        return error.problems
+    return []
+
+
+def misspelt(variables: dict[str, Any]) -> list[str]:
+    """Name each variable that looks like the collection's and is not: it would be left aside in silence."""
+    strange = sorted(name for name in variables if name.startswith("tornado_") and name != VARIABLE)
+    near = (name for name in sorted(variables) if name not in strange and nearest(name, [VARIABLE]) and name != VARIABLE)
+    return [f"{name}: no such variable; did you mean {VARIABLE}?" for name in [*strange, *near]]

@@ -1,0 +1,87 @@
+"""Controller's half of the module release: reads the entry, hashes the source, and sends it only when it is wanted."""
+
+from __future__ import annotations
+
+import getpass
+import platform
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.funnel.tornado.plugins.module_utils import source
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App, load, to_dict
+from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+
+#: The two programs that every release carries.
+PROGRAMS = Path(__file__).parents[2] / "roles/app/files"
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core has no types
+    """Builds a release; a source that the host has already is not sent again."""
+
+    TRANSFERS_FILES = True
+    _supports_check_mode = True
+    _requires_connection = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result."""
+        super().run(tmp, task_vars)
+        _, arguments = self.validate_argument_spec(
+            argument_spec={"name": {"type": "str", "required": True}, "apps": {"type": "dict", "required": True}}
+        )
+        try:
+            app = load(arguments["apps"])[arguments["name"]]
+        except (InvalidDataError, KeyError) as error:
+            raise AnsibleActionFail(str(error)) from error
+        directory = source_directory(app, self._loader.get_basedir()) if app.source.path is not None else None
+        return self._release(app, directory, task_vars or {})
+
+    def _release(self, app: App, directory: Path | None, task_vars: dict[str, Any]) -> dict[str, Any]:
+        entry = to_dict(app)
+        secrets = entry.pop("secrets")
+        arguments = {
+            "name": app.name,
+            "app": entry,
+            "secrets": secrets,
+            "revision": source.revision(directory) if directory else "",
+            "launcher": (PROGRAMS / "launch.py").read_text(),
+            "runner": (PROGRAMS / "runner.py").read_text(),
+            "builder": f"{getpass.getuser()}@{platform.node()}",
+        }
+        result = self._module(arguments, task_vars)
+        if not (directory and result.pop("needs_archive", False)):
+            return result
+        try:
+            archive = source.pack(directory)
+        except source.SourceError as error:
+            raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.path: {error}") from error
+        temporary = self._make_tmp_path()
+        try:
+            path = self._connection._shell.join_path(temporary, "source.tar.gz")
+            self._transfer_data(path, archive)
+            return self._module(arguments | {"archive": path}, task_vars)
+        finally:
+            self._remove_tmp_path(temporary)
+
+    def _module(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        result: dict[str, Any] = self._execute_module(
+            module_name="funnel.tornado.release", module_args=arguments, task_vars=task_vars
+        )
+        result.pop("invocation", None)  # two programs' texts are no help to anybody
+        return result
+
+
+def source_directory(app: App, playbook: str) -> Path:
+    """Return the directory that ``source.path`` means: where ansible-playbook was started, or beside the playbook.
+
+    :raises AnsibleActionFail: when there is none.
+    """
+    path = Path(str(app.source.path)).expanduser()
+    tried = [Path.cwd() / path, Path(playbook) / path]
+    for directory in tried:
+        if directory.is_dir():
+            return directory
+    places = " or ".join(dict.fromkeys(map(str, tried)))
+    raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.path: there is no directory {places}")

@@ -1,0 +1,301 @@
+"""What an app is: one entry of ``tornado_apps``, its keys, types, defaults, bounds and cross-checks.
+
+The filter, the modules, the argument specs and the documentation all take it from here, and nothing else describes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+import string
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from ansible_collections.funnel.tornado.plugins.module_utils.schema import (
+    Doc,
+    Hidden,
+    InvalidDataError,
+    Pattern,
+    Range,
+    parse,
+)
+
+#: The variable that holds the entries: every path in a message begins with it.
+VARIABLE = "tornado_apps"
+
+#: An app's name is also its user's, its directories' and its supervisord group's.
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
+
+#: Users, and directories in /var/log, that Debian or this collection's services have already.
+RESERVED_NAMES = frozenset(
+    "root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc nobody messagebus sshd apt "
+    "nginx supervisor mongodb etcd haproxy git systemd journal private".split()
+)
+
+SIZE = r"[1-9][0-9]*[kmg]?"
+RELATIVE_PATH = r"(?!.*(^|/)\.\.(/|$))[^/].*"
+VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+#: What a command may name in braces, and what the launcher puts there.
+PLACEHOLDERS = ("port", "process", "socket")
+
+#: Processes are numbered from 0; with 256 of them a slot still has its own half of an app's ports.
+MAX_PROCESSES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the code comes from."""
+
+    EXACTLY_ONE: ClassVar = ("path", "git")
+
+    path: Annotated[
+        str | None,
+        Doc(
+            "Directory on the controller. What its git ignores stays out. A relative path starts where "
+            "ansible-playbook does."
+        ),
+    ] = None
+    git: Annotated[str | None, Doc("URL of a git repository, as the host reaches it.")] = None
+    version: Annotated[
+        str,
+        Doc("Branch, tag or commit of C(git)."),
+        Pattern(r"(?!-)[^\s~^:?*\[\\]+", "the name of a branch or tag, or a commit"),
+    ] = "HEAD"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How a process is started, in the source's directory."""
+
+    EXACTLY_ONE: ClassVar = ("app", "command")
+
+    app: Annotated[
+        str | None,
+        Doc("An Application, or a factory of one (sync or async), that the collection's runner serves."),
+        Pattern(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", 'module:attribute, such as "shop.web:make_app"'),
+    ] = None
+    command: Annotated[
+        str | None,
+        Doc(
+            "Any program, started without a shell. C({socket}), C({port}) and C({process}) are replaced; C(PORT) is in "
+            "its environment. C(python) is the release's."
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Static:
+    """Files that nginx serves itself."""
+
+    url: Annotated[
+        str, Doc("Prefix of their addresses."), Pattern(r"/([\w.~-]+/)+", 'a path between slashes, such as "/static/"')
+    ] = "/static/"
+    path: Annotated[
+        str,
+        Doc("Their directory in the source."),
+        Pattern(RELATIVE_PATH, "a directory inside the source, relative to it"),
+    ] = "static"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """How a new process shows that it can serve."""
+
+    path: Annotated[
+        str, Doc("Asked of every new process; 2xx and 3xx are healthy."), Pattern(r"/\S*", "a path that starts with /")
+    ] = "/"
+    timeout: Annotated[int, Doc("Seconds that a new process may take until it is healthy."), Range(1, 600)] = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class App:
+    """One entry of ``tornado_apps``; ``name`` is its key there."""
+
+    source: Annotated[Source, Doc("Where the code comes from: exactly one of C(path) and C(git).")]
+    run: Annotated[Run, Doc("How a process is started: exactly one of C(app) and C(command).")]
+    domains: Annotated[
+        list[str],
+        Doc(
+            "Names the site answers to. Without any it is the default site, which answers to every name that no "
+            "other site has."
+        ),
+        Pattern(
+            r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?",
+            "a domain name in lower case",
+        ),
+    ] = field(default_factory=list)
+    processes: Annotated[
+        int | Literal["auto"], Doc("Processes of a slot; C(auto) is one per CPU."), Range(1, MAX_PROCESSES)
+    ] = "auto"
+    port: Annotated[
+        int | None,
+        Doc(
+            "First port, for programs that cannot listen on a socket. Both slots together take two per process, on "
+            "127.0.0.1. A switch then needs a reload of nginx."
+        ),
+        Range(1024, 65535),
+    ] = None
+    env: Annotated[dict[str, str | int | float], Doc("Plain configuration: environment variables.")] = field(
+        default_factory=dict
+    )
+    secrets: Annotated[
+        dict[str, str | int | float], Doc("Environment variables that are never shown or logged."), Hidden
+    ] = field(default_factory=dict)
+    static: Annotated[Static | None, Doc("Files that nginx serves itself; none if unset.")] = None
+    health: Annotated[Health, Doc("How a new process shows that it can serve, before it gets traffic.")] = field(
+        default_factory=Health
+    )
+    drain: Annotated[int, Doc("Seconds that requests in progress may take at a switch or a stop."), Range(0, 3600)] = 30
+    open_files: Annotated[
+        int | None, Doc("Open files of each process; supervisord's own limit if unset."), Range(64, 1_048_576)
+    ] = None
+    upload_size: Annotated[
+        str, Doc("Largest request body, the same for nginx and the runner."), Pattern(SIZE, 'a size, such as "50m"')
+    ] = "50m"
+    extra: Annotated[str, Doc("Lines for the site's server block in nginx, checked by nginx before they are live.")] = (
+        ""
+    )
+    name: str = field(default="", metadata={"internal": True})
+
+    @property
+    def socket(self) -> bool:
+        """Whether processes listen on unix sockets; on ports otherwise."""
+        return self.port is None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Plain environment variables as text."""
+        return {key: str(value) for key, value in self.env.items()}
+
+    @property
+    def secret_environment(self) -> dict[str, str]:
+        """Secret environment variables as text."""
+        return {key: str(value) for key, value in self.secrets.items()}
+
+    def process_count(self, cpus: int) -> int:
+        """Return the number of processes of a slot on a host with ``cpus`` CPUs."""
+        return min(cpus, MAX_PROCESSES) if self.processes == "auto" else self.processes
+
+    def ports(self, cpus: int) -> range:
+        """Return all ports of both slots; slot a has the even places, slot b the odd ones."""
+        return range(self.port, self.port + 2 * self.process_count(cpus)) if self.port else range(0)
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the checks need to know of a host: ``cpus``, and ``open_files``, the most that one process may have."""
+
+    cpus: int
+    open_files: int
+
+
+def load(entries: object, host: Host | None = None) -> dict[str, App]:
+    """Return the apps that ``entries``, the value of ``tornado_apps``, describes.
+
+    :arg host: checks against what this host has, too; without one only what holds on every host is checked.
+    :raises InvalidDataError: with every mistake of all entries.
+    """
+    if not isinstance(entries, Mapping):
+        raise InvalidDataError([f"{VARIABLE}: must be a dict of apps by name; found {type(entries).__name__}"])
+    problems: list[str] = []
+    apps: dict[str, App] = {}
+    for name, entry in entries.items():
+        path = f"{VARIABLE}.{name}"
+        problems.extend(_name_problems(str(name), path))
+        try:
+            app = dataclasses.replace(parse(App, entry, path), name=str(name))
+        except InvalidDataError as error:
+            problems.extend(error.problems)
+        else:
+            apps[app.name] = app
+            problems.extend(_app_problems(app, path))
+    problems.extend(_shared_domains(apps))
+    if host:
+        problems.extend(_host_problems(apps, host))
+    if problems:
+        raise InvalidDataError(problems)
+    return apps
+
+
+def _name_problems(name: str, path: str) -> Iterator[str]:
+    if not NAME.fullmatch(name):
+        yield f"{path}: an app's name is a lower-case letter, then up to 30 of a-z 0-9 _ -"
+    elif name in RESERVED_NAMES:
+        yield f"{path}: the name {name} belongs to a user or directory of the system; choose another"
+
+
+def _app_problems(app: App, path: str) -> Iterator[str]:
+    """Yield what is wrong between the keys of one app."""
+    if app.run.command is not None:
+        yield from _command_problems(app, app.run.command, path)
+    if app.source.path is not None and app.source.version != "HEAD":
+        yield f"{path}.source.version: goes with source.git; a source.path has no versions"
+    for key in [*app.env, *app.secrets]:
+        where = "secrets" if key in app.secrets else "env"
+        if not VARIABLE_NAME.fullmatch(key):
+            yield f"{path}.{where}.{key}: a variable's name is letters, digits and _, and does not begin with a digit"
+        elif key == "PORT" or key.startswith("TORNADO_"):
+            yield f"{path}.{where}.{key}: is set by the launcher; choose another name"
+    for key in sorted(app.env.keys() & app.secrets.keys()):
+        yield f"{path}.secrets.{key}: is in env, too; keep one"
+
+
+def _command_problems(app: App, command: str, path: str) -> Iterator[str]:
+    path = f"{path}.run.command"
+    try:
+        words = shlex.split(command)
+        named = {name for _, name, _, _ in string.Formatter().parse(command) if name is not None}
+    except ValueError as error:
+        yield f"{path}: {str(error).lower()}; found {command!r}. A brace that is meant is written twice"
+        return
+    if not words:
+        yield f"{path}: must be a program and its arguments; found {command!r}"
+    for name in sorted(named - set(PLACEHOLDERS)):
+        known = ", ".join(f"{{{word}}}" for word in PLACEHOLDERS)
+        yield f"{path}: knows no {{{name}}}; known are {known}. A brace that is meant is written twice"
+    if "socket" in named and app.port is not None:
+        yield f"{path}: listens on {{socket}}, so the app has no port; remove one of them"
+    if "socket" not in named and app.port is None:
+        yield f"{path}: must listen on {{socket}}, or the app needs a port, such as port: 8000"
+
+
+def _shared_domains(apps: Mapping[str, App]) -> Iterator[str]:
+    owners: dict[str, str] = {}
+    for app in apps.values():
+        for domain in app.domains or [""]:
+            owner = owners.setdefault(domain, app.name)
+            if owner != app.name:
+                what = f"{domain} is {owner}'s, too" if domain else f"{owner} is the default site, too"
+                yield f"{VARIABLE}.{app.name}.domains: {what}; each site needs names of its own"
+        for domain in sorted({domain for domain in app.domains if app.domains.count(domain) > 1}):
+            yield f"{VARIABLE}.{app.name}.domains: {domain} is named twice"
+
+
+def _host_problems(apps: Mapping[str, App], host: Host) -> Iterator[str]:
+    """Yield what does not fit the host, ports that collide among it: how many an app takes can follow from the CPUs."""
+    taken: dict[int, str] = {}
+    for app in apps.values():
+        path = f"{VARIABLE}.{app.name}"
+        ports = app.ports(host.cpus)
+        if ports and ports[-1] > 65535:
+            yield f"{path}.port: takes ports up to {ports[-1]}; the last there is is 65535"
+        others = {taken[port] for port in ports if port in taken}
+        for other in sorted(others):
+            yield f"{path}.port: takes {ports[0]} to {ports[-1]}, of which {other} has some; move one of them"
+        taken.update(dict.fromkeys(ports, app.name))
+        if app.open_files is not None and app.open_files > host.open_files:
+            yield f"{path}.open_files: must be at most {host.open_files}, what this host gives; found {app.open_files}"
+
+
+def to_dict(app: App) -> dict[str, Any]:
+    """Return ``app`` as plain data that :func:`load` takes back under its name."""
+    entry = dataclasses.asdict(
+        app, dict_factory=lambda items: {key: value for key, value in items if value is not None}
+    )
+    del entry["name"]
+    if app.source.path is not None:
+        del entry["source"]["version"]
+    return entry

@@ -1,0 +1,424 @@
+"""A set of files that a service reads as a whole: compare, check a staged copy, swap, and go back if it does not work.
+
+The order is the point. Nothing that is live changes before the daemon's own checker has accepted a copy of everything
+with the new files in it; each file is then replaced by a rename, so no reader ever sees half of one; and the files of
+before come back when the service does not take the new ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import pwd
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.funnel.tornado.plugins.module_utils import service
+from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, last_lines, run
+
+#: Below these a changed file is a unit's: systemd has to read it again, the service itself does not.
+UNIT_DIRECTORIES = (Path("/etc/systemd/system"),)
+
+_DIFF_BYTES = 1 << 20
+
+
+class FileSetError(Exception):
+    """The set is wrong, was refused by its check or did not work. The message says what was left as it was."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file as it has to be. ``label`` names the variable it was made from, for messages about it."""
+
+    path: str
+    content: bytes
+    mode: int = 0o644
+    owner: str = "root"
+    group: str = "root"
+    secret: bool = False
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Existing:
+    """A file or symbolic link as it was found, complete enough to be put back."""
+
+    content: bytes
+    is_link: bool
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+
+    @classmethod
+    def at(cls, path: Path) -> Existing | None:
+        """Return what is at ``path``, or ``None`` if nothing is.
+
+        :raises FileSetError: when that is a directory or a device.
+        """
+        try:
+            found = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        is_link = stat.S_ISLNK(found.st_mode)
+        if not is_link and not stat.S_ISREG(found.st_mode):
+            raise FileSetError(f"{path} is neither a file nor a symbolic link: move it away first")
+        content = os.fsencode(path.readlink()) if is_link else path.read_bytes()
+        return cls(content, is_link, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One file that is not as it has to be: ``after`` is ``None`` when it has to go."""
+
+    path: Path
+    before: Existing | None
+    after: File | None
+
+    def diff(self) -> dict[str, str]:
+        """Return the change as Ansible's ``--diff`` shows it; of a secret file only that it changes."""
+        before, after = self.before, self.after
+        secret = after.secret if after else before is not None and before.mode & 0o004 == 0
+        header = {"before_header": str(self.path), "after_header": str(self.path)}
+        if secret:
+            return {**header, "before": "(secret)\n" if before else "", "after": "(secret, changed)\n" if after else ""}
+        old = _shown(before.content) if before else ""
+        new = _shown(after.content) if after else ""
+        if before and after and old == new:
+            old = f"{_kind(before)}, mode {before.mode:04o}, owner {before.uid}, group {before.gid}\n"
+            new = f"file, mode {after.mode:04o}, owner {after.owner}, group {after.group}\n"
+        return {**header, "before": old, "after": new}
+
+
+@dataclass(frozen=True)
+class FileSet:
+    """Files below ``root`` (absolute paths: elsewhere), and what must not be there.
+
+    ``owns`` are globs: what they match and ``files`` does not name is removed. ``absent`` names single files.
+    """
+
+    root: Path
+    files: Sequence[File]
+    owns: Sequence[str] = ()
+    absent: Sequence[str] = ()
+
+    def changes(self) -> list[Change]:
+        """Return what differs from the set, sorted by path.
+
+        :raises FileSetError: when a directory is where a file has to be.
+        """
+        wanted = {self.root / file.path: file for file in self.files}
+        unwanted = {self.root / path for path in self.absent}
+        for pattern in self.owns:
+            base = Path("/") if pattern.startswith("/") else self.root
+            unwanted.update(path for path in base.glob(pattern.lstrip("/")) if path.is_symlink() or path.is_file())
+        found = [Change(path, Existing.at(path), wanted.get(path)) for path in sorted(wanted.keys() | unwanted)]
+        return [change for change in found if not _is_right(change)]
+
+    @contextlib.contextmanager
+    def staged(self, changes: Sequence[Change]) -> Iterator[Path]:
+        """Give a copy of ``root`` with ``changes`` made in it, next to ``root``; it is removed afterwards."""
+        parent = next(path for path in self.root.parents if path.is_dir())
+        with tempfile.TemporaryDirectory(prefix=f".{self.root.name}.", suffix=".staged", dir=parent) as directory:
+            copy = Path(directory)
+            if self.root.is_dir():
+                shutil.copytree(self.root, copy, symlinks=True, dirs_exist_ok=True)
+                copy.chmod(0o700)
+            inside = [change for change in changes if change.path.is_relative_to(self.root)]
+            for change in inside:
+                target = copy / change.path.relative_to(self.root)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.unlink(missing_ok=True)
+                if change.after:
+                    target.write_bytes(change.after.content)
+            yield copy
+
+    def check(self, command: Sequence[str], changes: Sequence[Change]) -> None:
+        """Let the daemon check a staged copy: ``{root}`` in ``command`` stands for the copy's path.
+
+        :raises FileSetError: in the daemon's own words, with the live paths and the line it complains about.
+        """
+        with self.staged(changes) as copy:
+            try:
+                finished = run([word.replace("{root}", str(copy)) for word in command], check=False)
+            except CommandError as error:
+                raise FileSetError(f"{error}\n{self.root} was not changed.") from error
+            if finished.status != 0:
+                words = last_lines(finished.output.replace(str(copy), str(self.root)))
+                raise FileSetError(f"{self._blamed(words)}{words}\n{self.root} was not changed.")
+
+    def _blamed(self, words: str) -> str:
+        """Return a line naming the file of the set that ``words`` complain about, its origin and the line's text."""
+        for file in self.files:
+            path = self.root / file.path
+            named = re.search(re.escape(str(path)) + r"(?::(\d+))?(?![\w.-])", words)
+            if not named:
+                continue
+            lines = file.content.decode(errors="replace").splitlines()
+            number = int(named[1] or 0)
+            quoted = f", line {number}: {lines[number - 1].strip()}" if 0 < number <= len(lines) and not file.secret else ""
+            return f"{file.label or path} is refused{quoted}\n"
+        return ""
+
+
+class Swap:
+    """Make changes live, and take them back if asked to."""
+
+    def __init__(self, changes: Sequence[Change]) -> None:
+        """Write nothing yet."""
+        self._changes = changes
+        self._made: list[Change] = []
+        self._directories: list[Path] = []
+
+    def make(self) -> None:
+        """Write every new file next to its place, then rename them all and remove what has to go.
+
+        :raises FileSetError: when that is not possible; what had been changed by then is as before again.
+        """
+        with contextlib.ExitStack() as leftovers:
+            try:
+                new = [(change, self._prepare(change, leftovers)) for change in self._changes]
+                for change, ready in new:
+                    self._made.append(change)
+                    if ready:
+                        ready.replace(change.path)
+                    else:
+                        change.path.unlink(missing_ok=True)
+            except (OSError, FileSetError) as error:
+                self.undo()
+                raise FileSetError(f"{error}; the files are as they were") from error
+
+    def undo(self) -> None:
+        """Put back what :meth:`make` changed, times included."""
+        with contextlib.ExitStack() as leftovers:
+            for change in reversed(self._made):
+                before = change.before
+                if before is None:
+                    change.path.unlink(missing_ok=True)
+                elif before.is_link:
+                    change.path.unlink(missing_ok=True)
+                    change.path.symlink_to(os.fsdecode(before.content))
+                else:
+                    ready = _write_beside(change.path, before.content, before.mode, before.uid, before.gid, leftovers)
+                    os.utime(ready, ns=(before.mtime_ns, before.mtime_ns))
+                    ready.replace(change.path)
+            for directory in reversed(self._directories):
+                with contextlib.suppress(OSError):  # somebody else may have put something there
+                    directory.rmdir()
+        self._made.clear()
+
+    def _prepare(self, change: Change, leftovers: contextlib.ExitStack) -> Path | None:
+        if change.after is None:
+            return None
+        for directory in reversed([path for path in change.path.parents if not path.exists()]):
+            directory.mkdir()
+            self._directories.append(directory)
+            directory.chmod(0o755)  # whatever the umask is
+        file = change.after
+        uid, gid = _uid(file.owner), _gid(file.group)
+        if uid is None or gid is None:
+            who = f"user {file.owner}" if uid is None else f"group {file.group}"
+            raise FileSetError(f"{change.path} has to belong to {who}, which does not exist on this host")
+        return _write_beside(change.path, file.content, file.mode, uid, gid, leftovers)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done, or would be: changed and removed paths, and what happened to the service (``""``: nothing)."""
+
+    files: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    service: str = ""
+    warnings: list[str] = field(default_factory=list)
+    diff: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was, or would be, different afterwards."""
+        return bool(self.files or self.removed or self.service not in {"", "deferred"})
+
+
+def converge(
+    file_set: FileSet, *, check: Sequence[str] = (), wanted: service.Wanted | None = None, check_mode: bool = False
+) -> Outcome:
+    """Make the files and the service what they have to be, or leave both as they were.
+
+    In check mode everything is compared and, if the daemon is installed, checked, but nothing is changed.
+
+    :raises FileSetError: when the files are wrong, refused, or the service does not take them.
+    """
+    try:
+        changes = file_set.changes()
+        state = service.look(wanted.name) if wanted else None
+        action = ""
+        if wanted and state:
+            action = service.action_for(wanted, state, changed=_concerns_service(file_set, changes, state))
+        if changes and check and (not check_mode or shutil.which(check[0])):
+            file_set.check(check, changes)
+        if not check_mode:
+            _carry_out(changes, wanted, state, action)
+    except (OSError, service.ServiceError) as error:
+        raise FileSetError(str(error)) from error
+    return _outcome(changes, wanted, action)
+
+
+def _carry_out(changes: Sequence[Change], wanted: service.Wanted | None, state: service.State | None, action: str) -> None:
+    swap = Swap(changes)
+    swap.make()
+    try:
+        _reload_units(changes)
+        if wanted and state and action not in {"", "deferred"}:
+            service.activate(wanted, state, action)
+    except (CommandError, service.ServiceError) as error:
+        swap.undo()
+        raise FileSetError(f"{error}\n{_back_to_before(changes, wanted, state, action)}") from error
+
+
+def _back_to_before(
+    changes: Sequence[Change], wanted: service.Wanted | None, state: service.State | None, action: str
+) -> str:
+    """Let the service read the files that are back, and return a sentence that says how it stands now."""
+    try:
+        _reload_units(changes)
+        if wanted and state and state.active:
+            again = service.look(wanted.name)
+            service.activate(wanted, again, action if again.active else "start")
+    except (CommandError, service.ServiceError) as error:
+        return f"The files of before are back, but not the service: {error}"
+    kept = f", and {wanted.name} runs with them" if wanted and state and state.active else ""
+    return f"The files of before are back{kept}."
+
+
+def _outcome(changes: Sequence[Change], wanted: service.Wanted | None, action: str) -> Outcome:
+    outcome = Outcome(
+        files=[str(change.path) for change in changes if change.after],
+        removed=[str(change.path) for change in changes if not change.after],
+        service=action,
+        diff=[change.diff() for change in changes],
+    )
+    if wanted and action == "deferred":
+        outcome.warnings.append(
+            f"{wanted.name} was not restarted, because that would stop the processes it runs: "
+            "what changed in its configuration takes effect at its next start"
+        )
+    return outcome
+
+
+def _concerns_service(file_set: FileSet, changes: Sequence[Change], state: service.State) -> bool:
+    """Tell whether the service has not read the files as they have to be.
+
+    A file may also be newer than the service's last start or reload: an earlier run was cut off in between.
+    """
+    if any(not _is_unit(change.path) for change in changes):
+        return True
+    paths = [file_set.root / file.path for file in file_set.files]
+    return any(path.stat().st_mtime > state.settled_at for path in paths if not _is_unit(path) and path.exists())
+
+
+def _reload_units(changes: Sequence[Change]) -> None:
+    if any(_is_unit(change.path) for change in changes):
+        run(["systemctl", "daemon-reload"])
+
+
+def _is_unit(path: Path) -> bool:
+    return any(path.is_relative_to(directory) for directory in UNIT_DIRECTORIES)
+
+
+def _is_right(change: Change) -> bool:
+    before, after = change.before, change.after
+    if before is None or after is None:
+        return before is after is None
+    return not before.is_link and (before.content, before.mode, before.uid, before.gid) == (
+        after.content,
+        after.mode,
+        _uid(after.owner),
+        _gid(after.group),
+    )
+
+
+def _uid(name: str) -> int | None:
+    """Return the id of a user, or ``None``: in check mode it may be one that an earlier task would have made."""
+    with contextlib.suppress(KeyError):
+        return pwd.getpwnam(name).pw_uid
+    return None
+
+
+def _gid(name: str) -> int | None:
+    with contextlib.suppress(KeyError):
+        return grp.getgrnam(name).gr_gid
+    return None
+
+
+def _write_beside(
+    path: Path, content: bytes, mode: int, uid: int, gid: int, leftovers: contextlib.ExitStack
+) -> Path:
+    """Write a file to be renamed to ``path``; a dot before its name and a suffix behind keep it out of includes."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
+    ready = Path(name)
+    leftovers.callback(ready.unlink, missing_ok=True)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(content)
+        os.fchown(stream.fileno(), uid, gid)
+        os.fchmod(stream.fileno(), mode)
+    return ready
+
+
+def _kind(existing: Existing) -> str:
+    return "link" if existing.is_link else "file"
+
+
+def _shown(content: bytes) -> str:
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return "(binary)\n"
+    return text if len(content) <= _DIFF_BYTES else "(larger than 1 MiB)\n"
+
+
+_FILE_KEYS = {"content", "secret", "mode", "owner", "group", "label"}
+
+
+def parse_files(entries: Mapping[str, Mapping[str, Any]]) -> list[File]:
+    """Return the files that a task's ``files`` describes, ``template`` and ``vars`` being rendered to ``content``.
+
+    :raises FileSetError: naming every wrong path or key.
+    """
+    problems = [problem for path, entry in entries.items() for problem in _problems(path, entry)]
+    if problems:
+        raise FileSetError("; ".join(problems))
+    return [
+        File(
+            path=path,
+            content=entry["content"].encode(),
+            mode=int(entry.get("mode", "0644"), 8),
+            owner=entry.get("owner", "root"),
+            group=entry.get("group", "root"),
+            secret=entry.get("secret", False),
+            label=entry.get("label", ""),
+        )
+        for path, entry in entries.items()
+    ]
+
+
+def _problems(path: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    where = f"files[{path!r}]"
+    if ".." in Path(path).parts or path.endswith("/") or not path:
+        yield f"{where}: the path has to name a file, without `..`"
+    for key in sorted(entry.keys() - _FILE_KEYS):
+        yield f"{where}.{key}: not a key of a file; known are template, vars, {', '.join(sorted(_FILE_KEYS))}"
+    for key in sorted(_FILE_KEYS & entry.keys() - {"secret"}):
+        if not isinstance(entry[key], str):
+            yield f"{where}.{key}: has to be a string, not {entry[key]!r}" if key != "content" else f"{where}: no text"
+    if "content" not in entry:
+        yield f"{where}: needs template or content"
+    if not isinstance(entry.get("secret", False), bool):
+        yield f"{where}.secret: has to be true or false"
+    if isinstance(entry.get("mode"), str) and not re.fullmatch(r"0?[0-7]{3}", entry["mode"]):
+        yield f'{where}.mode: has to be octal in quotes, such as "0640", not {entry["mode"]!r}'

@@ -1,0 +1,144 @@
+"""Where everything of an app lies on a host: every path follows from the app's name, and only from here.
+
+    /srv/<app>/                       root's; others may pass through it, and list nothing
+        releases/<id>/                an immutable release
+            src/                      the code: readable by the app's user only
+            static/                   what nginx serves of it: readable by all
+            venv -> environments/<hash>
+            launch.py  runner.py  release.json  secrets.json
+        environments/<hash>/          virtual environments, shared by releases with the same dependencies
+        slots/{a,b}/                  a generation of processes:
+            release -> releases/<id>
+            static -> releases/<id>/static
+            run/<process>.{sock,pid}
+            upstream.conf             the servers of nginx's upstream
+        live -> slots/{a,b}           the switch: renaming a link over this one moves all traffic
+        current -> live/release       for people
+        shared/                       the app's own: writable, kept over releases
+
+The slots lie beside the releases, not under ``/run``: which slot is live then survives a reboot in one place, the link,
+and nothing has to recreate a directory before supervisord and nginx start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Slot = Literal["a", "b"]
+SLOTS: tuple[Slot, Slot] = ("a", "b")
+
+#: The slot that ``live`` points to before the first switch: without a process, so nginx answers 502.
+EMPTY_SLOT = "none"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths and names of the app ``app``; ``base`` is another directory than ``/`` in tests only."""
+
+    app: str
+    base: Path = Path("/")
+
+    @property
+    def user(self) -> str:
+        """Name of the user, and of the group, that the processes run as."""
+        return self.app
+
+    @property
+    def home(self) -> Path:
+        """The app's directory."""
+        return self.base / "srv" / self.app
+
+    @property
+    def releases(self) -> Path:
+        """Holds a directory per release, named by its id."""
+        return self.home / "releases"
+
+    @property
+    def environments(self) -> Path:
+        """Holds a virtual environment per set of dependencies."""
+        return self.home / "environments"
+
+    @property
+    def mirror(self) -> Path:
+        """Bare clone of ``source.git``."""
+        return self.home / "source.git"
+
+    @property
+    def cache(self) -> Path:
+        """The package cache of uv, which builds as the app's user and so shares none."""
+        return self.home / "cache"
+
+    @property
+    def shared(self) -> Path:
+        """What the app may write and every release sees."""
+        return self.home / "shared"
+
+    @property
+    def slots(self) -> Path:
+        """Holds the slots."""
+        return self.home / "slots"
+
+    @property
+    def live(self) -> Path:
+        """The link to the slot that is served."""
+        return self.home / "live"
+
+    @property
+    def current(self) -> Path:
+        """The link to the release that is served."""
+        return self.home / "current"
+
+    @property
+    def logs(self) -> Path:
+        """Holds ``<slot>-<process>.log``: two generations that overlap in time never rotate the same file."""
+        return self.base / "var/log" / self.app
+
+    def release(self, release: str) -> Path:
+        """Directory of one release."""
+        return self.releases / release
+
+    def slot(self, slot: str) -> Path:
+        """Directory of one slot."""
+        return self.slots / slot
+
+    def run(self, slot: str) -> Path:
+        """Directory of a slot's sockets: the app's user makes them, nginx's group reaches them, nobody else does."""
+        return self.slot(slot) / "run"
+
+    def socket(self, slot: str, process: int) -> Path:
+        """Socket of one process."""
+        return self.run(slot) / f"{process}.sock"
+
+    def upstream(self, slot: str) -> Path:
+        """Return the file with the server lines of nginx's upstream that a slot is."""
+        return self.slot(slot) / "upstream.conf"
+
+    def log(self, slot: str, process: int) -> Path:
+        """Log of one process."""
+        return self.logs / f"{slot}-{process}.log"
+
+    def group(self, slot: str) -> str:
+        """Name of a slot's supervisord group."""
+        return f"{self.app}-{slot}"
+
+    def supervisor_file(self, slot: str) -> Path:
+        """Return the file that configures a slot's group."""
+        return self.base / "etc/supervisor/conf.d" / f"{self.group(slot)}.conf"
+
+    def live_slot(self) -> Slot | None:
+        """Return the slot that is served; None before the first switch."""
+        if not self.live.is_symlink():
+            return None
+        name = self.live.readlink().name
+        return next((slot for slot in SLOTS if slot == name), None)
+
+    def slot_release(self, slot: str) -> str | None:
+        """Return the id of the release that a slot runs; None when it is empty."""
+        link = self.slot(slot) / "release"
+        return link.readlink().name if link.is_symlink() else None
+
+    def other_slot(self) -> Slot:
+        """Return the slot that the next release goes to."""
+        return "b" if self.live_slot() == "a" else "a"

@@ -1,0 +1,239 @@
+"""Plain data in, typed and frozen dataclasses out, with everything that is wrong with the data said at once.
+
+A schema is a dataclass. Its annotations are what is checked, and ``Annotated`` adds what a type cannot say::
+
+    @dataclass(frozen=True, kw_only=True)
+    class Health:
+        path: Annotated[str, Doc("Path that is asked."), Pattern(r"/.*", "a path that starts with /")] = "/"
+        timeout: Annotated[int, Doc("Seconds it may take."), Range(1, 600)] = 30
+
+Understood are ``str``, ``int``, ``bool``, ``Literal``, ``list[X]``, ``dict[str, X]``, other schemas and their unions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+#: As a value is quoted in a message: enough to recognise it, not enough to fill a screen.
+QUOTED_LENGTH = 60
+
+
+@dataclass(frozen=True)
+class Doc:
+    """What a key is for: one or two sentences, in the documentation's markup."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Range:
+    """Both ends belong to the range."""
+
+    low: int
+    high: int
+
+    def objection(self, value: object) -> str | None:
+        """Return what is right when ``value`` is not."""
+        if isinstance(value, int) and not self.low <= value <= self.high:
+            return f"must be from {self.low} to {self.high}"
+        return None
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The whole of a text, or each text of a list, must match ``regex``; ``wanted`` says so in words."""
+
+    regex: str
+    wanted: str
+
+    def objection(self, value: object) -> str | None:
+        """Return what is right when ``value`` is not."""
+        if isinstance(value, str) and not re.fullmatch(self.regex, value):
+            return f"must be {self.wanted}"
+        return None
+
+
+class Hidden:
+    """Marks a key whose value is never quoted."""
+
+
+class InvalidDataError(ValueError):
+    """Data does not fit its schema. The message is all problems, a line each; ``problems`` has them as a list."""
+
+    def __init__(self, problems: list[str]) -> None:
+        """Keep ``problems``, each ``path: what is wrong and what would be right``."""
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a schema, as documentation shows it."""
+
+    path: str
+    type: str
+    default: Any
+    required: bool
+    bounds: str
+    text: str
+
+
+def parse(schema: type[T], data: object, path: str) -> T:
+    """Return ``data`` as an instance of ``schema``.
+
+    :arg path: where the data stands in its file, such as ``tornado_apps.shop``: each problem begins with it.
+    :raises InvalidDataError: naming every problem, not only the first.
+    """
+    problems: list[str] = []
+    result = _Parser(problems).value(schema, data, path)
+    if problems:
+        raise InvalidDataError(problems)
+    return result  # type: ignore[no-any-return]  # what value() returns follows from `schema`, which no type can say
+
+
+def keys(schema: Any, path: str = "") -> Iterator[Key]:
+    """Yield every key of ``schema``, nested ones after the key that holds them."""
+    for field, annotation, rules in _fields(schema):
+        name = f"{path}{field.name}"
+        doc = "".join(rule.text for rule in rules if isinstance(rule, Doc))
+        bounds = ", ".join(_bounds(rules))
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        nested = [kind for kind in _members(annotation) if dataclasses.is_dataclass(kind)]
+        default = None if required or nested else _default(field)
+        yield Key(name, _type_name(annotation), default, required, bounds, doc)
+        for kind in nested:
+            yield from keys(kind, f"{name}.")
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that ``word`` was most likely meant to be, if any is near."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
+
+
+def _fields(schema: type) -> Iterator[tuple[dataclasses.Field[Any], Any, tuple[Any, ...]]]:
+    """Yield each field of ``schema`` with its bare type and the rules that ``Annotated`` adds.
+
+    A field with ``metadata={"internal": True}`` is the program's own: data cannot set it.
+    """
+    hints = get_type_hints(schema, include_extras=True)
+    for field in dataclasses.fields(schema):
+        if field.metadata.get("internal"):
+            continue
+        annotation = hints[field.name]
+        if get_origin(annotation) is Annotated:
+            bare, *rules = get_args(annotation)
+            yield field, bare, tuple(rules)
+        else:
+            yield field, annotation, ()
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """Return what a union is made of; anything else is a union of one."""
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _type_name(annotation: Any) -> str:
+    """Return the type in the words of YAML and of Ansible's documentation."""
+    names: list[str] = []
+    for kind in _members(annotation):
+        if get_origin(kind) is Literal:
+            names.extend(f'"{word}"' for word in get_args(kind))
+        elif get_origin(kind) is list:
+            names.append(f"list of {_type_name(get_args(kind)[0])}")
+        elif get_origin(kind) is dict or dataclasses.is_dataclass(kind):
+            names.append("dict")
+        elif kind is not types.NoneType:
+            names.append(kind.__name__)
+    return " or ".join(names)
+
+
+def _bounds(rules: tuple[Any, ...]) -> Iterator[str]:
+    for rule in rules:
+        if isinstance(rule, Range):
+            yield f"{rule.low} to {rule.high}"
+        elif isinstance(rule, Pattern):
+            yield rule.wanted
+
+
+class _Parser:
+    """Collects problems while it walks, so that one mistake does not hide the next."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+
+    def value(self, annotation: Any, data: object, path: str, rules: tuple[Any, ...] = ()) -> Any:
+        for kind in _members(annotation):
+            if _fits(kind, data):
+                return self._checked(kind, data, path, rules)
+        self._refuse(path, data, f"must be {_type_name(annotation)}", rules)
+        return None
+
+    def _checked(self, kind: Any, data: Any, path: str, rules: tuple[Any, ...]) -> Any:
+        if dataclasses.is_dataclass(kind):
+            return self._mapping(kind, data, path)
+        if get_origin(kind) is list:
+            return [self.value(get_args(kind)[0], item, f"{path}[{i}]", rules) for i, item in enumerate(data)]
+        if get_origin(kind) is dict:
+            return {str(key): self.value(get_args(kind)[1], item, f"{path}.{key}", rules) for key, item in data.items()}
+        for rule in rules:
+            objection = rule.objection(data) if isinstance(rule, Range | Pattern) else None
+            if objection:
+                self._refuse(path, data, objection, rules)
+        return data
+
+    def _mapping(self, schema: Any, data: Mapping[str, object], path: str) -> Any:
+        fields = {field.name: (field, annotation, rules) for field, annotation, rules in _fields(schema)}
+        before = len(self.problems)
+        for key in data:
+            if key not in fields:
+                near = nearest(str(key), fields)
+                right = f"did you mean {near}?" if near else f"known are {', '.join(fields)}"
+                self.problems.append(f"{path}.{key}: no such key; {right}")
+        values = {}
+        for name, (field, annotation, rules) in fields.items():
+            if name in data:
+                values[name] = self.value(annotation, data[name], f"{path}.{name}", rules)
+            elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+                self.problems.append(f"{path}.{name}: is missing; {_type_name(annotation)} is wanted")
+        self._exactly_one(schema, data, path)
+        return schema(**values) if len(self.problems) == before else None
+
+    def _exactly_one(self, schema: Any, data: Mapping[str, object], path: str) -> None:
+        choices: tuple[str, ...] = getattr(schema, "EXACTLY_ONE", ())
+        given = [name for name in choices if name in data]
+        if choices and len(given) != 1:
+            found = " and ".join(given) if given else "none"
+            self.problems.append(f"{path}: exactly one of {', '.join(choices)} is wanted; found {found}")
+
+    def _refuse(self, path: str, data: object, objection: str, rules: tuple[Any, ...]) -> None:
+        hidden = any(isinstance(rule, Hidden) or rule is Hidden for rule in rules)
+        shown = "(not shown)" if hidden else repr(data)
+        if len(shown) > QUOTED_LENGTH:
+            shown = f"{shown[:QUOTED_LENGTH]}..."
+        self.problems.append(f"{path}: {objection}; found {shown}")
+
+
+def _fits(kind: Any, data: object) -> bool:
+    """Say whether ``data`` has the outer shape of ``kind``; what is inside is looked at later."""
+    origin = get_origin(kind)
+    if origin is Literal:
+        return data in get_args(kind)
+    if origin is dict or dataclasses.is_dataclass(kind):
+        return isinstance(data, Mapping)
+    if kind is types.NoneType:
+        return data is None
+    if kind is int:
+        return isinstance(data, int) and not isinstance(data, bool)
+    return isinstance(data, origin or kind)

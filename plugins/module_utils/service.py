@@ -1,0 +1,175 @@
+"""Bring a systemd service to its new configuration, and see that it took it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, last_lines, run
+
+#: What to do when the files of a service changed. ``restart_if_idle`` restarts a supervisor only while it runs nothing.
+OnChange = Literal["reload", "restart", "restart_if_idle", "none"]
+
+#: Seconds a service may take to show that it runs with its new configuration.
+CONFIRM_SECONDS = 10.0
+
+
+class ServiceError(Exception):
+    """A service is not there, or did not come up with its configuration. The message holds its last words."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a service is told that its files changed, and where it shows the result.
+
+    ``log`` is a file the service writes its errors to when that is not the journal; ``socket`` is a unix socket that
+    accepts connections once the service is ready.
+    """
+
+    name: str
+    on_change: OnChange = "none"
+    log: Path | None = None
+    socket: Path | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """What systemd says of a service; ``settled_at`` (unix time) is when it last started or was last reloaded."""
+
+    exists: bool
+    active: bool
+    enabled: bool
+    main_pid: int
+    settled_at: float
+
+
+def look(name: str) -> State:
+    """Return the state of a service.
+
+    :raises ServiceError: when systemd does not run this host.
+    """
+    properties = ("LoadState", "ActiveState", "UnitFileState", "MainPID", "StateChangeTimestampMonotonic")
+    try:
+        shown = run(["systemctl", "show", f"--property={','.join(properties)}", f"{name}.service"]).output
+    except CommandError as error:
+        raise ServiceError(str(error)) from error
+    value = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    monotonic = int(value["StateChangeTimestampMonotonic"]) / 1e6
+    return State(
+        exists=value["LoadState"] != "not-found",
+        active=value["ActiveState"] in {"active", "reloading"},
+        enabled=value["UnitFileState"] in {"enabled", "enabled-runtime", "static", "alias", "generated"},
+        main_pid=int(value["MainPID"]),
+        settled_at=time.time() - (time.clock_gettime(time.CLOCK_MONOTONIC) - monotonic),
+    )
+
+
+def action_for(wanted: Wanted, state: State, *, changed: bool) -> str:
+    """Return what has to be done: ``start``, ``reload``, ``restart``, ``enable``, ``deferred`` or nothing (``""``).
+
+    ``deferred``: the service runs children that must not be restarted, so the change waits for its next start.
+    """
+    if not state.active:
+        return "start"
+    if changed and wanted.on_change == "restart_if_idle":
+        return "deferred" if any(children(state.main_pid)) else "restart"
+    if changed and wanted.on_change != "none":
+        return wanted.on_change
+    return "" if state.enabled else "enable"
+
+
+def activate(wanted: Wanted, before: State, action: str) -> None:
+    """Do ``action`` (of :func:`action_for`), enable the service, and confirm that it runs as now configured.
+
+    :raises ServiceError: with the last lines of the service's journal and log.
+    """
+    began = time.time()
+    log_size = wanted.log.stat().st_size if wanted.log and wanted.log.exists() else 0
+    try:
+        if not before.enabled:
+            run(["systemctl", "enable", f"{wanted.name}.service"])
+        if action in {"start", "reload", "restart"}:
+            old_workers = set(_serving_workers(before.main_pid))
+            run(["systemctl", action, f"{wanted.name}.service"], timeout=120.0)
+            _confirm(wanted, old_workers)
+    except (CommandError, ServiceError) as error:
+        raise ServiceError(f"{error}\n{_last_words(wanted, began, log_size)}".rstrip()) from error
+
+
+def _confirm(wanted: Wanted, old_workers: set[int]) -> None:
+    """Wait until the service is active, answers on its socket, and no worker of before takes new connections."""
+    give_up = time.monotonic() + CONFIRM_SECONDS
+    while missing := next(_missing(wanted, old_workers), ""):
+        if time.monotonic() > give_up:
+            raise ServiceError(f"{wanted.name}: {missing} within {CONFIRM_SECONDS:g} s")
+        time.sleep(0.05)
+
+
+def _missing(wanted: Wanted, old_workers: set[int]) -> Iterator[str]:
+    state = look(wanted.name)
+    if not state.active:
+        yield "it was not active"
+    elif wanted.socket and not _accepts(wanted.socket):
+        yield f"{wanted.socket} did not accept a connection"
+    elif old_workers:
+        # `systemctl reload nginx` only sends a signal; the master then either starts new workers and tells the old ones
+        # to shut down, or logs an error and keeps the old ones.
+        workers = set(_serving_workers(state.main_pid))
+        if not workers or workers & old_workers:
+            yield "its workers were not replaced by new ones"
+
+
+def _accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(1.0)
+        try:
+            client.connect(str(path))
+        except OSError:
+            return False
+        return True
+
+
+def children(pid: int) -> Iterator[int]:
+    """Yield the process ids of the children of ``pid``."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The second field is the name in parentheses, which may itself hold spaces and parentheses.
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+        except (OSError, IndexError):
+            continue  # it ended while we looked
+        if parent == pid:
+            yield int(status.parent.name)
+
+
+def _serving_workers(pid: int) -> Iterator[int]:
+    """Yield the children of a master that, by the titles nginx gives them, are workers taking new connections."""
+    for child in children(pid) if pid else ():
+        title = _title(child)
+        if "worker process" in title and "shutting down" not in title:
+            yield child
+
+
+def _title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _last_words(wanted: Wanted, began: float, log_size: int) -> str:
+    """Return what the journal has of the service since ``began``, and what its log has after its first bytes."""
+    words = ""
+    # An error is being reported here: it must not be hidden by another one.
+    with contextlib.suppress(CommandError):
+        query = ["--unit", f"{wanted.name}.service", "--since", f"@{began - 1:.0f}", "--no-pager", "--output", "cat"]
+        words = run(["journalctl", *query]).output
+    if wanted.log:
+        with contextlib.suppress(OSError), wanted.log.open(errors="replace") as log:
+            log.seek(log_size)
+            words += log.read()
+    return last_lines(words)

@@ -1,0 +1,68 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, The funnel.tornado developers
+# MIT License (see LICENSE)
+"""Check the apps against the model and the host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: preflight
+short_description: Refuse mistakes in tornado_apps before anything has changed
+version_added: 0.1.0
+description:
+  - Checks every entry of C(tornado_apps) on the controller, then against what the host has, and fails with all mistakes in
+    one message, each with its path and what would be right. Changes nothing.
+options:
+  apps:
+    description: The value of C(tornado_apps).
+    type: dict
+    required: true
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+author:
+  - The funnel.tornado developers
+"""
+
+EXAMPLES = r"""
+- name: Check the apps before anything changes
+  funnel.tornado.preflight:
+    apps: "{{ tornado_apps }}"
+"""
+
+RETURN = r"""
+cpus:
+  description: CPUs that the host's processes may run on.
+  returned: success
+  type: int
+open_files:
+  description: The most open files that the host gives one process.
+  returned: success
+  type: int
+"""
+
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.funnel.tornado.plugins.module_utils.limits import open_files_capacity
+from ansible_collections.funnel.tornado.plugins.module_utils.packages import (
+    UnsupportedError,
+    require_supported_distribution,
+)
+
+
+def main() -> None:
+    """Look at the host."""
+    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    try:
+        require_supported_distribution()
+    except UnsupportedError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, cpus=len(os.sched_getaffinity(0)), open_files=open_files_capacity())
+
+
+if __name__ == "__main__":
+    main()

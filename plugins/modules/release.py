@@ -1,0 +1,122 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, The funnel.tornado developers
+# MIT License (see LICENSE)
+"""Build a release of an app on a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: release
+short_description: Build a release of an app, beside what is served
+version_added: 0.1.0
+description:
+  - A release is an immutable build of an app, its code, virtual environment and configuration, in
+    C(/srv/<app>/releases/<id>). Nothing that is served changes by building one.
+  - The id is a hash of what goes into it, so the same inputs build nothing a second time.
+options:
+  name:
+    description: The app, a key of O(apps).
+    type: str
+    required: true
+  apps:
+    description: The value of C(tornado_apps).
+    type: dict
+    required: true
+attributes:
+  check_mode:
+    support: full
+    description: Says whether the release would be built. A git source is not fetched for it.
+  diff_mode:
+    support: full
+    description: Shows the release that is served and the one that is built.
+author:
+  - The funnel.tornado developers
+"""
+
+EXAMPLES = r"""
+- name: Build the release of the shop
+  funnel.tornado.release:
+    name: shop
+    apps: "{{ tornado_apps }}"
+"""
+
+RETURN = r"""
+id:
+  description: The release's id; empty when check mode cannot know it, as the git source was not fetched.
+  returned: success
+  type: str
+  sample: 3f1c0a9be2d4
+revision:
+  description: The commit of a git source, or the hash of the files of a path.
+  returned: success
+  type: str
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.release import (
+    BuildError,
+    Programs,
+    build,
+    ensure_home,
+    is_built,
+    plan,
+    resolve,
+)
+from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+
+#: What the action plugin sends instead of ``apps``: one app, its secrets apart, and what only the controller has.
+ARGUMENTS = {
+    "name": {"type": "str", "required": True},
+    "app": {"type": "dict", "required": True},
+    "secrets": {"type": "dict", "required": True, "no_log": True},
+    "revision": {"type": "str", "required": True},
+    "archive": {"type": "path"},
+    "launcher": {"type": "str", "required": True},
+    "runner": {"type": "str", "required": True},
+    "builder": {"type": "str", "required": True},
+}
+
+
+def main() -> None:
+    """Plan the release, and build it when it is not there and its source is."""
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    try:
+        app = load({module.params["name"]: module.params["app"] | {"secrets": module.params["secrets"]}})
+        module.exit_json(**release(module, app[module.params["name"]]))
+    except (BuildError, InvalidDataError) as error:
+        module.fail_json(msg=str(error))
+
+
+def release(module: AnsibleModule, app: App) -> dict[str, object]:
+    """Return the module's result; ``needs_archive`` tells the action plugin to send the source and call again."""
+    layout = Layout(app.name)
+    revision = module.params["revision"]
+    if app.source.git is not None:
+        if module.check_mode:
+            return {"changed": False, "id": "", "revision": ""}
+        revision = resolve(layout, app)
+    programs = Programs(module.params["launcher"], module.params["runner"])
+    planned = plan(app, revision, programs)
+    result: dict[str, object] = {"id": planned.id, "revision": revision, "changed": not is_built(layout, planned.id)}
+    if not result["changed"]:
+        result["changed"] = not module.check_mode and ensure_home(layout)
+        return result
+    live = layout.live_slot()
+    served = layout.slot_release(live) if live else None
+    result["diff"] = {"before": f"{served or 'none'}\n", "after": f"{planned.id}\n", "before_header": f"release of {app.name}"}
+    archive = module.params["archive"]
+    if module.check_mode:
+        return result
+    if app.source.path is not None and archive is None:
+        return {"needs_archive": True}
+    build(layout, app, planned, programs, Path(archive) if archive else None, module.params["builder"])
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, The funnel.tornado developers
+# MIT License (see LICENSE)
+"""Bring a release of an app live."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: switch
+short_description: Bring a release of an app live without losing a request
+version_added: 0.1.0
+description:
+  - Starts the release in the slot that is free, waits until every process of it is healthy, moves traffic by renaming a
+    link, waits until nobody is connected to the other slot, and stops that.
+  - If the release does not become healthy it is stopped and removed again. What was served before is served throughout.
+  - What an earlier run left when it was broken off is finished or removed.
+options:
+  name:
+    description: The app.
+    type: str
+    required: true
+  release:
+    description: Id of a release that was built on the host; empty only in check mode, when it is not known yet.
+    type: str
+    required: true
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+    description: Shows the release that is served before and after.
+author:
+  - The funnel.tornado developers
+seealso:
+  - module: funnel.tornado.release
+"""
+
+EXAMPLES = r"""
+- name: Serve the release that was just built
+  funnel.tornado.switch:
+    name: shop
+    release: "{{ built.id }}"
+"""
+
+RETURN = r"""
+slot:
+  description: The slot that is served now.
+  returned: success
+  type: str
+  sample: a
+release:
+  description: The release that is served now.
+  returned: success
+  type: str
+steps:
+  description: What was done, in order, and the seconds it took.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{name: start, seconds: 1.204}, {name: switch, seconds: 0.001}]
+pruned:
+  description: Ids of old releases that were removed.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import dataclasses
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError, reload_nginx
+from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import Supervisor, SupervisorError
+from ansible_collections.funnel.tornado.plugins.module_utils.switch import Switcher, SwitchError, locked
+
+
+def main() -> None:
+    """Run the switch, or say what it would do."""
+    module = AnsibleModule(
+        argument_spec={"name": {"type": "str", "required": True}, "release": {"type": "str", "required": True}},
+        supports_check_mode=True,
+    )
+    layout = Layout(module.params["name"])
+    release = module.params["release"]
+    live = layout.live_slot()
+    before = layout.slot_release(live) if live else None
+    diff = {"before": f"{before or 'none'}\n", "after": f"{release}\n", "before_header": f"served by {layout.app}"}
+    try:
+        if module.check_mode:
+            module.exit_json(changed=would_change(layout, release, before), release=release, steps=[], pruned=[], diff=diff)
+        with locked(layout):
+            outcome = Switcher(layout, release, Supervisor(), reload_nginx).run()
+    except (SwitchError, SupervisorError, ServiceError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**dataclasses.asdict(outcome), diff=diff if before != release else {})
+
+
+def would_change(layout: Layout, release: str, before: str | None) -> bool:
+    """Say whether a switch would do anything, also on a host that has no supervisord yet."""
+    if not release or before != release:
+        return bool(release) or before is None
+    switcher = Switcher(layout, release, Supervisor(), reload_nginx)
+    return not switcher.is_served() or switcher.has_leftovers()
+
+
+if __name__ == "__main__":
+    main()

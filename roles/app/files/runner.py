@@ -1,0 +1,952 @@
+#!/usr/bin/env python3
+"""Serve a Tornado application in production.
+
+``python runner.py MODULE:ATTR [options]`` finds a `tornado.web.Application` (or calls the function that makes one) and
+serves it on a unix socket, a port, or a port shared with other processes. See ``--help`` for the options.
+
+The life of a process:
+
+1. The pid file is locked, the application is imported and made, then the socket appears: whoever can connect is served.
+2. It serves. Everything that Python's ``logging`` is given, Tornado's three loggers included, is written one way.
+3. SIGTERM or SIGINT drains it: no new connections, websockets are closed with 1012 (service restart), idle connections
+   are closed, requests in flight are answered with ``Connection: close``. Then, or after ``--drain`` seconds, it exits
+   with status 0. A second signal ends it at once, with status 1.
+
+This file needs Python 3.11 and the application's own Tornado (6.5 or newer), and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import fcntl
+import functools
+import gc
+import importlib
+import inspect
+import ipaddress
+import logging
+import logging.handlers
+import mmap
+import os
+import platform
+import re
+import select
+import signal
+import socket
+import ssl
+import stat
+import sys
+import threading
+import time
+import traceback
+import urllib.parse
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, NamedTuple, NoReturn, cast
+
+import tornado
+from tornado import autoreload, netutil, process
+from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
+from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPConnection, HTTPMessageDelegate
+from tornado.ioloop import IOLoop
+from tornado.iostream import IOStream
+from tornado.web import Application
+from tornado.websocket import WebSocketHandler
+
+log = logging.getLogger("runner")
+
+ACCEPT_GRACE = 0.05
+"""Seconds between the start of a drain and the end of listening, in which what the kernel has accepted is taken over."""
+
+IDLE_GRACE = 1.0
+"""Seconds between the start of a drain and the closing of idle connections.
+
+HTTP/1.1 has no way to say "send no more": a request that is sent as its connection is closed is lost. A proxy that is
+told by ``Connection: close``, or has moved on already, sends none by then.
+"""
+
+ACCEPT_PAUSE = 1.0
+"""Seconds without accepting after running out of file descriptors; asyncio's own servers wait as long."""
+
+SERVICE_RESTART = 1012
+"""The websocket close code for "service restart", https://www.iana.org/assignments/websocket/."""
+
+
+class RunnerError(Exception):
+    """What keeps an application from being served, in one line; ``__cause__`` is the application's own exception."""
+
+
+def describe(error: OSError) -> str:
+    """Return the reason of a failure without the errno and the file name around it."""
+    return error.strerror or str(error)
+
+
+# Options
+
+
+class SyslogAddress(NamedTuple):
+    """Where a syslog daemon takes datagrams."""
+
+    host: str
+    port: int
+
+
+class Options(argparse.Namespace):
+    """The command line, as `parse_arguments` returns it: sizes in bytes, times in seconds."""
+
+    target: tuple[str, str]
+    socket: Path | None
+    socket_mode: int
+    port: int | None
+    address: str
+    reuse_port: bool
+    fork: int
+    backlog: int
+    certificate: Path | None
+    key: Path | None
+    xheaders: bool
+    trusted_downstream: list[str]
+    max_body_size: int
+    idle_timeout: float
+    drain: float
+    log_to: Path | SyslogAddress | None
+    log_level: str
+    log_max_bytes: int
+    log_backups: int
+    pid_file: Path | None
+    debug: bool
+    watch: list[Path]
+
+    @property
+    def name(self) -> str:
+        """The application as it was named on the command line."""
+        return ":".join(self.target)
+
+
+def parse_target(text: str) -> tuple[str, str]:
+    """Split ``package.module:attribute``."""
+    module, _, attribute = text.partition(":")
+    if not attribute.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not MODULE:ATTR, such as shop.web:make_app")
+    return module, attribute
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that ``65536``, ``64k``, ``50m`` or ``1g`` means."""
+    match = re.fullmatch(r"([1-9][0-9]*)([kmg]?)", text.lower())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size, such as 65536, 64k, 50m or 1g")
+    number, unit = match.groups()
+    return int(number) << {"": 0, "k": 10, "m": 20, "g": 30}[unit]
+
+
+def parse_mode(text: str) -> int:
+    """Return the file permissions that ``660`` means."""
+    if re.fullmatch(r"0?[0-7]{3}", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a file mode in octal, such as 660")
+    return int(text, 8)
+
+
+def parse_seconds(text: str) -> float:
+    """Return a number of seconds, zero or more."""
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, such as 30 or 0.5")
+    return float(text)
+
+
+def parse_count(text: str) -> int:
+    """Return a whole number, zero or more."""
+    if re.fullmatch(r"[0-9]+", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def parse_port(text: str) -> int:
+    """Return a TCP port; 0 lets the kernel choose."""
+    if (port := parse_count(text)) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: the highest is 65535")
+    return port
+
+
+def parse_addresses(text: str) -> list[str]:
+    """Split a comma-separated list of IP addresses."""
+    addresses = [address.strip() for address in text.split(",")]
+    for address in addresses:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{address!r} is not an IP address") from error
+    return addresses
+
+
+def parse_log_to(text: str) -> Path | SyslogAddress | None:
+    """Return the file or the syslog daemon that the log goes to; None is stderr."""
+    if text == "stderr":
+        return None
+    if "://" not in text:
+        return Path(text)
+    try:
+        url = urllib.parse.urlsplit(text)
+        host, port = url.hostname, url.port
+    except ValueError:
+        host = port = None
+    if not host or not port or text not in (f"udp://{host}:{port}", f"udp://[{host}]:{port}"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not stderr, a file, or udp://HOST:PORT")
+    return SyslogAddress(host, port)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        usage="%(prog)s MODULE:ATTR (--socket PATH | --port N) [options]",
+        description="Serve a Tornado application. The working directory comes first on the module search path.",
+        epilog="SIGTERM or SIGINT drains the process, a second one ends it at once. In the environment, TORNADO_APP, "
+        "TORNADO_SLOT, TORNADO_PROCESS and TORNADO_RELEASE are what each line of the log says of its process.",
+    )
+    parser.add_argument(
+        "target",
+        metavar="MODULE:ATTR",
+        type=parse_target,
+        help="a tornado.web.Application, or a function (plain or async) that returns one",
+    )
+
+    listening = parser.add_argument_group("where to listen (exactly one of --socket and --port)")
+    place = listening.add_mutually_exclusive_group(required=True)
+    place.add_argument("--socket", metavar="PATH", type=Path, help="a unix socket; a stale one is replaced")
+    place.add_argument("--port", metavar="N", type=parse_port, help="a TCP port")
+    listening.add_argument(
+        "--socket-mode",
+        metavar="MODE",
+        type=parse_mode,
+        default="660",
+        help="who may connect to --socket, as an octal file mode (default: %(default)s)",
+    )
+    listening.add_argument(
+        "--address",
+        default="127.0.0.1",
+        help="the address that --port is opened on, '' for all (default: %(default)s)",
+    )
+    listening.add_argument(
+        "--reuse-port", action="store_true", help="share --port with other processes that ask for the same"
+    )
+    listening.add_argument(
+        "--fork",
+        metavar="N",
+        type=parse_count,
+        default=1,
+        help="serve from N processes that share the socket or port; 0: one per CPU; 1: no child (default: %(default)s)",
+    )
+    listening.add_argument(
+        "--backlog",
+        metavar="N",
+        type=parse_count,
+        default=4096,
+        help="connections that may wait to be accepted; the kernel caps it at net.core.somaxconn (default: %(default)s)",
+    )
+    listening.add_argument("--certificate", metavar="FILE", type=Path, help="serve TLS with this certificate chain")
+    listening.add_argument("--key", metavar="FILE", type=Path, help="the private key of --certificate")
+
+    requests = parser.add_argument_group("requests")
+    requests.add_argument(
+        "--xheaders",
+        action=argparse.BooleanOptionalAction,
+        help="believe X-Real-Ip, X-Forwarded-For, X-Scheme and X-Forwarded-Proto; only right behind a proxy that "
+        "overwrites all four (default: with --socket only)",
+    )
+    requests.add_argument(
+        "--trusted-downstream",
+        metavar="IP[,IP]",
+        type=parse_addresses,
+        default=[],
+        help="proxies to skip when reading X-Forwarded-For from its end",
+    )
+    requests.add_argument(
+        "--max-body-size",
+        metavar="SIZE",
+        type=parse_size,
+        default="50m",
+        help="refuse larger request bodies, streamed or not; bytes, or with k, m, g (default: %(default)s)",
+    )
+    requests.add_argument(
+        "--idle-timeout",
+        metavar="SECONDS",
+        type=parse_seconds,
+        default=3600,
+        help="close a connection without a request after so long (default: %(default)s)",
+    )
+    requests.add_argument(
+        "--drain",
+        metavar="SECONDS",
+        type=parse_seconds,
+        default=30,
+        help="how long requests in flight may take after SIGTERM (default: %(default)s)",
+    )
+
+    logs = parser.add_argument_group("logs")
+    logs.add_argument(
+        "--log-to",
+        metavar="WHERE",
+        type=parse_log_to,
+        default="stderr",
+        help="stderr, a FILE that is rotated, or udp://HOST:PORT of a syslog daemon; with --fork, each child's FILE "
+        "has its number before the suffix (default: %(default)s)",
+    )
+    logs.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default: %(default)s)"
+    )
+    logs.add_argument(
+        "--log-max-bytes",
+        metavar="SIZE",
+        type=parse_size,
+        default="50m",
+        help="rotate the FILE before it is larger (default: %(default)s)",
+    )
+    logs.add_argument(
+        "--log-backups", metavar="N", type=parse_count, default=5, help="rotated files to keep (default: %(default)s)"
+    )
+
+    control = parser.add_argument_group("process")
+    control.add_argument(
+        "--pid-file",
+        metavar="PATH",
+        type=Path,
+        help="held locked as long as the process lives; a stale one is replaced",
+    )
+    control.add_argument(
+        "--debug",
+        action="store_true",
+        help="switch on the application's debug settings and reload on changed code; for one process only",
+    )
+    control.add_argument(
+        "--watch",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="with --debug: reload when this file changes too (repeatable)",
+    )
+    return parser
+
+
+def parse_arguments(arguments: list[str] | None = None, environment: Mapping[str, str] = os.environ) -> Options:
+    """Read the command line (by default the process's own); exit with status 2 when it is not understood."""
+    parser = make_parser()
+    options = parser.parse_args(arguments, namespace=Options())
+    if options.fork == 0:
+        options.fork = process.cpu_count()
+    if options.xheaders is None:
+        options.xheaders = options.socket is not None
+    if options.reuse_port and options.port is None:
+        parser.error("argument --reuse-port: only with --port")
+    if (options.certificate is None) != (options.key is None):
+        parser.error("arguments --certificate and --key: both or none")
+    if options.watch and not options.debug:
+        parser.error("argument --watch: only with --debug")
+    if options.debug and options.fork > 1:
+        parser.error(f"argument --debug: reloading is for one process, and --fork makes {options.fork}")
+    if options.debug and (processes := environment.get("TORNADO_PROCESSES", "1")) not in ("", "0", "1"):
+        parser.error(f"argument --debug: reloading is for one process, and TORNADO_PROCESSES is {processes}")
+    return options
+
+
+# Logs
+
+
+class LineFormatter(logging.Formatter):
+    """Formats every record as one line: time, level, logger, process, message.
+
+    For example ``2026-11-21T03:14:15.926Z INFO  tornado.access [shop a/0 1f2e3d4c pid 812] 200 GET / (10.0.0.1) 1.23ms``.
+    What follows a line break, such as a traceback, is indented: a message cannot pass itself off as another line.
+    """
+
+    converter = time.gmtime
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        place = "/".join(filter(None, map(environment.get, ("TORNADO_SLOT", "TORNADO_PROCESS"))))
+        words = (environment.get("TORNADO_APP"), place, environment.get("TORNADO_RELEASE"), "pid")
+        context = " ".join(filter(None, words)).replace("%", "%%")
+        super().__init__(f"%(asctime)s %(levelname)-5s %(name)s [{context} %(process)d] %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format one record."""
+        return "\n    ".join(super().format(record).splitlines())
+
+
+def make_log_handler(options: Options) -> logging.Handler:
+    """Open what ``--log-to`` names."""
+    target = options.log_to
+    if target is None:
+        return logging.StreamHandler()
+    try:
+        if isinstance(target, SyslogAddress):
+            # The address is looked up here, once: the handler itself would ask the resolver again for every line.
+            address = socket.getaddrinfo(*target, type=socket.SOCK_DGRAM)[0][4]
+            handler = logging.handlers.SysLogHandler((str(address[0]), target.port))
+            handler.append_nul = False
+            handler.ident = f"{os.environ.get('TORNADO_APP') or 'tornado'}[{os.getpid()}]: "
+            return handler
+        if (number := process.task_id()) is not None:
+            target = target.with_suffix(f".{number}{target.suffix}")  # two processes cannot rotate one file
+        return logging.handlers.RotatingFileHandler(
+            target, maxBytes=options.log_max_bytes, backupCount=options.log_backups, encoding="utf-8"
+        )
+    except OSError as error:
+        where = "udp://{}:{}".format(*target) if isinstance(target, SyslogAddress) else target
+        raise RunnerError(f"cannot log to {where}: {describe(error)}") from error
+
+
+def configure_logging(options: Options) -> None:
+    """Send every logger to where ``--log-to`` says.
+
+    This comes before the import of the application: the root logger has its handler by then, which is what keeps
+    ``logging.basicConfig`` and ``tornado.options.parse_command_line`` from adding theirs.
+    """
+    handler = make_log_handler(options)
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(handlers=[handler], level=options.log_level.upper(), force=True)
+
+
+# What a process has on the host: its pid file and its listening sockets
+
+
+class OwnFile:
+    """A file that this process made: it is removed by this process only, and only if the name still leads to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.owner = os.getpid()
+        self.identity = self.look()
+
+    def look(self) -> tuple[int, int] | None:
+        """Return the device and inode that the name leads to."""
+        try:
+            status = self.path.lstat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def remove(self) -> None:
+        """Remove the file; does nothing the second time."""
+        if self.owner == os.getpid() and self.identity is not None and self.look() == self.identity:
+            self.path.unlink()
+
+
+class PidFile(OwnFile):
+    """The process's id in a file that is locked (``flock``) for as long as the process lives.
+
+    The lock tells whether the process lives, and dies with it; the id in the file is for people and scripts.
+    ``inherited`` is the locked file as a reload hands it over.
+    """
+
+    def __init__(self, path: Path, inherited: int | None = None) -> None:
+        try:
+            self.fd = self.lock(path) if inherited is None else inherited
+            os.ftruncate(self.fd, 0)
+            os.pwrite(self.fd, b"%d\n" % os.getpid(), 0)
+        except OSError as error:
+            raise RunnerError(f"cannot use the pid file {path}: {describe(error)}") from error
+        super().__init__(path)
+
+    def lock(self, path: Path) -> int:
+        """Open the file and lock it."""
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+                raise RunnerError(f"already running: pid {holder} holds the lock on {path}") from error
+            # Whoever held the lock before may have removed the file between the two calls.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.stat(path)):
+                    return fd
+            os.close(fd)
+
+    def disown(self) -> None:
+        """Leave the lock to the parent: a forked child that outlives it would keep it otherwise."""
+        os.close(self.fd)
+
+
+class Listener(socket.socket):
+    """A listening socket that waits when the process is out of file descriptors.
+
+    A waiting connection keeps a listening socket readable. Tornado's event loop tries again at once and logs each failure
+    (36,000 lines in two seconds were seen); this one tries again after a second, as asyncio's servers do.
+    """
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection, or raise BlockingIOError when there is none to be had."""
+        try:
+            return super().accept()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            loop = IOLoop.current()
+            loop.update_handler(self, IOLoop.NONE)
+            loop.call_later(ACCEPT_PAUSE, self.resume)
+            log.warning("cannot accept connections: %s; trying again in %g s", describe(error), ACCEPT_PAUSE)
+            raise BlockingIOError(errno.EAGAIN, "no file descriptor to spare") from error
+
+    def resume(self) -> None:
+        """Accept again, unless the server has stopped."""
+        if self.fileno() != -1:
+            IOLoop.current().update_handler(self, IOLoop.READ)
+
+
+def is_live(path: Path) -> bool:
+    """Tell whether anything listens on a unix socket; raise RunnerError if a file is in its place."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise RunnerError(f"cannot listen on {path}: it exists and is not a socket")
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)  # a full backlog is an answer too
+            probe.connect(str(path))
+    except BlockingIOError:
+        return True
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    return True
+
+
+def listen_unix(path: Path, mode: int, backlog: int) -> Listener:
+    """Listen on a unix socket, which appears under its name when it is ready and has its permissions."""
+    if is_live(path):
+        raise RunnerError(f"cannot listen on {path}: another process does")
+    hidden = path.with_name(f".{os.getpid()}")
+    hidden.unlink(missing_ok=True)
+    listener = Listener(socket.AF_UNIX)
+    listener.setblocking(False)
+    try:
+        listener.bind(str(hidden))
+        hidden.chmod(mode)
+        listener.listen(backlog)
+        hidden.rename(path)
+    finally:
+        hidden.unlink(missing_ok=True)
+    return listener
+
+
+class Endpoint:
+    """Where the application is served: its listening sockets, and the name of the unix socket if it is one."""
+
+    def __init__(self, options: Options, inherited: list[int]) -> None:
+        self.options = options
+        self.file: OwnFile | None = None
+        self.listeners = [Listener(fileno=fd) for fd in inherited]
+        if not self.listeners:
+            try:
+                self.listeners = self.open()
+            except OSError as error:
+                raise RunnerError(f"cannot listen on {self}: {describe(error)}") from error
+        if options.socket is not None:
+            self.file = OwnFile(options.socket)
+
+    def open(self) -> list[Listener]:
+        """Bind and listen."""
+        options = self.options
+        if options.socket is not None:
+            return [listen_unix(options.socket, options.socket_mode, options.backlog)]
+        sockets = netutil.bind_sockets(
+            options.port or 0, options.address, backlog=options.backlog, reuse_port=options.reuse_port
+        )
+        return [Listener(fileno=bound.detach()) for bound in sockets]
+
+    def __str__(self) -> str:
+        if self.options.socket is not None:
+            return f"unix:{self.options.socket}"
+        port = self.listeners[0].getsockname()[1] if self.listeners else self.options.port
+        host = self.options.address or "*"
+        scheme = "http" if self.options.certificate is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+    def withdraw(self) -> None:
+        """Take the socket's name away: nobody connects from now on, or another process may take it."""
+        if self.file is not None:
+            self.file.remove()
+
+    def close(self) -> None:
+        """Stop listening in a process that does not serve."""
+        self.withdraw()
+        for listener in self.listeners:
+            listener.close()
+
+
+# The application
+
+
+def own_frames(trace: TracebackType | None) -> TracebackType | None:
+    """Skip the frames of this file and of the import machinery at the start of a traceback."""
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in (
+        __name__,
+        "importlib",
+    ):
+        trace = trace.tb_next
+    return trace
+
+
+async def load_application(name: tuple[str, str]) -> Application:
+    """Import the application, or call what makes it; raises RunnerError."""
+    module, attribute = name
+    expected = "a tornado.web.Application or a function that returns one"
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+        made = found() if callable(found) and not isinstance(found, Application) else found
+        application = await made if inspect.isawaitable(made) else made
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+            raise RunnerError(
+                f"cannot import {module}: no module named {error.name} in {Path.cwd()} or the environment; "
+                f"expected {attribute} in it, {expected}"
+            ) from None
+        raise failure(module, attribute, error) from error
+    except (Exception, SystemExit) as error:
+        raise failure(module, attribute, error) from error
+    if found is None:
+        raise RunnerError(f"module {module} has no {attribute}; expected {expected}")
+    if not isinstance(application, Application):
+        what = f"{module}:{attribute}" if application is found else f"what {module}:{attribute} returned"
+        raise RunnerError(f"{what} is of type {type(application).__name__}; expected {expected}")
+    return application
+
+
+def failure(module: str, attribute: str, error: BaseException) -> RunnerError:
+    """Say that the application's own code failed, before or after it was imported."""
+    error.__traceback__ = own_frames(error.__traceback__)
+    doing = f"cannot import {module}" if module not in sys.modules else f"cannot make {module}:{attribute}"
+    return RunnerError(f"{doing}: {''.join(traceback.format_exception_only(error)[-1:]).strip()}")
+
+
+def switch_on_debug(application: Application) -> None:
+    """Do to an application that exists what Tornado does to one that is made with ``debug=True``."""
+    settings = application.settings
+    settings["debug"] = True
+    settings.setdefault("autoreload", True)
+    settings.setdefault("compiled_template_cache", False)
+    settings.setdefault("static_hash_cache", False)
+    settings.setdefault("serve_traceback", True)
+    if settings["autoreload"]:
+        autoreload.start()
+
+
+# The server
+
+
+class Server(HTTPServer):
+    """An HTTPServer that can be drained.
+
+    ``HTTPServer.stop`` leaves open connections alone, which then are served for as long as their clients like, and
+    ``close_all_connections`` cuts requests in flight. This one knows the exchange (a request and its answer) that each
+    connection is at, through the two methods by which a server learns of them, and tells the busy from the idle.
+
+    Not documented by Tornado, and so pinned by tests: ``conn_params.no_keep_alive`` is read for each request, and of a
+    `.HTTP1Connection`, ``_request_start_line`` is None until a request was read, and ``_disconnect_on_finish`` is what
+    says ``Connection: close`` and does it.
+    """
+
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        """Initialize as an HTTPServer does."""
+        super().initialize(*args, **kwargs)
+        self.exchanges: dict[HTTP1ServerConnection, HTTP1Connection] = {}
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        """Note that a connection waits for its first or next request."""
+        self.exchanges[cast(HTTP1ServerConnection, server_conn)] = cast(HTTP1Connection, request_conn)
+        return super().start_request(server_conn, request_conn)
+
+    def on_close(self, server_conn: object) -> None:
+        """Note that a connection has ended, or has become a websocket."""
+        self.exchanges.pop(cast(HTTP1ServerConnection, server_conn), None)
+        super().on_close(server_conn)
+
+    @property
+    def busy(self) -> list[HTTP1Connection]:
+        """The exchanges whose request has been read, at least its headers."""
+        return [exchange for exchange in self.exchanges.values() if exchange._request_start_line is not None]
+
+    def end_keep_alive(self) -> None:
+        """Let this answer, or the next one, be the last on each connection."""
+        self.conn_params.no_keep_alive = True
+        for exchange in self.busy:
+            exchange._disconnect_on_finish = True
+
+    def close_idle(self) -> None:
+        """Close the connections on which no byte of a request has arrived."""
+        for connection, exchange in list(self.exchanges.items()):
+            stream = connection.stream
+            waiting = exchange._request_start_line is None and not stream._read_buffer_size
+            if waiting and not (stream.closed() or is_readable(stream.fileno())):
+                stream.close()
+
+
+def is_readable(descriptor: int) -> bool:
+    """Tell whether the kernel holds something that the process has not read."""
+    poll = select.poll()  # select.select takes no descriptor above 1023
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def close_websockets() -> list[IOStream]:
+    """Close every websocket, and return the streams that are closed once the clients have agreed.
+
+    Tornado keeps no list of its websockets, and they have left the server's connections. The garbage collector knows every
+    object there is: asking it, once, at the end, needs no hook in the application, and costs nothing while serving.
+    """
+    streams = []
+    for thing in gc.get_objects():
+        # Not isinstance(), which asks the object itself: a lazy proxy would come to life.
+        if issubclass(type(thing), WebSocketHandler) and (connection := thing.ws_connection) is not None:
+            thing.close(SERVICE_RESTART, "service restart")
+            if connection.stream is not None:
+                streams.append(connection.stream)
+    return streams
+
+
+def make_tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """Read a certificate chain and its key; raises RunnerError."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, key, password=str)  # an empty one: else OpenSSL asks the terminal for it
+    except OSError as error:
+        raise RunnerError(
+            f"cannot serve TLS with --certificate {certificate} --key {key}: {describe(error)}"
+        ) from error
+    return context
+
+
+# The process
+
+
+class Runner:
+    """One run of the program: what it holds, and what it does when."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.tls: ssl.SSLContext | None = None
+        self.pid_file: PidFile | None = None
+        self.endpoint: Endpoint | None = None
+        self.parent: socket.socket | None = None
+        self.served = mmap.mmap(-1, 1)  # shared with forked children: not 0 once one of them serves
+        self.stopping = asyncio.Event()
+
+    def run(self) -> None:
+        """Serve until told to stop; raises RunnerError."""
+        options = self.options
+        handed_over = json.loads(os.environ.pop(HANDED_OVER, "{}"))
+        self.inherited: list[int] = handed_over.get("listeners", [])
+        try:
+            if options.pid_file is not None:
+                self.pid_file = PidFile(options.pid_file, handed_over.get("lock"))
+            if options.certificate is not None and options.key is not None:
+                self.tls = make_tls_context(options.certificate, options.key)
+            if options.fork > 1:
+                self.endpoint = Endpoint(options)
+                self.fork()
+            asyncio.run(self.serve())
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Remove the socket and the pid file."""
+        if self.endpoint is not None:
+            self.endpoint.withdraw()
+        if self.pid_file is not None:
+            self.pid_file.remove()
+
+    def leave(self, status: int) -> NoReturn:
+        """End the process now, whatever still runs in it."""
+        self.release()
+        logging.shutdown()
+        os._exit(status)
+
+    # Serving
+
+    async def serve(self) -> None:
+        """Make the application, serve it until a signal, drain."""
+        options = self.options
+        loop = asyncio.get_running_loop()
+        try:
+            application = await load_application(options.target)
+        except RunnerError as error:
+            if not options.debug or error.__cause__ is None:
+                raise
+            await self.wait_for_edit(error, error.__cause__)
+            return
+        server = Server(
+            application,
+            xheaders=options.xheaders,
+            trusted_downstream=options.trusted_downstream,
+            max_body_size=options.max_body_size,
+            idle_connection_timeout=options.idle_timeout,
+            ssl_options=self.tls,
+        )
+        if self.endpoint is None:
+            self.endpoint = Endpoint(options, self.inherited)
+        server.add_sockets(self.endpoint.listeners)
+        self.served[0] = 1
+        self.handle_signals()
+        if self.parent is not None:
+            loop.add_reader(self.parent, self.on_parent)
+        if options.debug:
+            switch_on_debug(application)
+            self.prepare_reload()
+        log.info(
+            "serving %s on %s (Tornado %s, Python %s)",
+            ":".join(options.target),
+            self.endpoint,
+            tornado.version,
+            platform.python_version(),
+        )
+        await self.stopping.wait()
+        await self.drain(server, self.endpoint)
+
+    def handle_signals(self) -> None:
+        """Stop at the first signal; until now, it ended the process."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self.on_signal, number)
+
+    def on_signal(self, number: signal.Signals) -> None:
+        """Stop, or end the process if it is stopping already."""
+        if self.stopping.is_set():
+            log.warning("%s again: exiting at once", number.name)
+            self.leave(1)
+        log.info("%s: stopping", number.name)
+        self.stopping.set()
+
+    async def drain(self, server: Server, endpoint: Endpoint) -> None:
+        """Finish what there is, within ``--drain`` seconds."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        end = start + self.options.drain
+        server.end_keep_alive()
+        endpoint.withdraw()
+        websockets = close_websockets()
+        log.info(
+            "draining for at most %g s: %d requests, %d websockets",
+            self.options.drain,
+            len(server.busy),
+            len(websockets),
+        )
+        await asyncio.sleep(min(ACCEPT_GRACE, self.options.drain))
+        server.stop()
+        while server.exchanges or not all(stream.closed() for stream in websockets):
+            if loop.time() >= end:
+                log.warning("the drain is over: %d requests are cut", len(server.busy))
+                self.leave(0)
+            if loop.time() >= start + IDLE_GRACE:
+                server.close_idle()
+            await asyncio.sleep(DRAIN_STEP)
+        log.info("drained after %.1f s", loop.time() - start)
+        # Now the event loop cancels its tasks and Python waits for its threads; a thread that never ends must not last.
+        timer = threading.Timer(max(end - loop.time(), 1), self.leave, [0])
+        timer.daemon = True
+        timer.start()
+
+    # Reloading
+
+    def prepare_reload(self) -> None:
+        """Reload on changes of the files to watch too, and lose neither lock nor connections by it."""
+        for path in self.options.watch:
+            autoreload.watch(str(path.absolute()))
+        autoreload.add_reload_hook(functools.partial(self.hand_over, Path.cwd()))
+
+    def hand_over(self, directory: Path) -> None:
+        """Leave the lock and the listening sockets to the program that takes this one's place, in the same process."""
+        listeners = [] if self.endpoint is None else [listener.fileno() for listener in self.endpoint.listeners]
+        lock = None if self.pid_file is None else self.pid_file.fd
+        for fd in filter(None, (*listeners, lock)):
+            os.set_inheritable(fd, True)  # noqa: FBT003
+        os.environ[HANDED_OVER] = json.dumps({"listeners": listeners, "lock": lock})
+        os.chdir(directory)
+
+    async def wait_for_edit(self, error: RunnerError, cause: BaseException) -> None:
+        """Wait until the code that failed was changed, which reloads it."""
+        log.error("%s; waiting for a change", error, exc_info=cause)
+        files = {frame.filename for frame in traceback.extract_tb(cause.__traceback__)}
+        if isinstance(cause, SyntaxError) and cause.filename is not None:
+            files.add(cause.filename)
+        for file in files:
+            autoreload.watch(file)
+        self.prepare_reload()
+        self.handle_signals()
+        autoreload.start()
+        await self.stopping.wait()
+
+    # Forking
+
+    def fork(self) -> None:
+        """Return in each of the children; the parent ends in here, with SystemExit or RunnerError, when all have ended.
+
+        `tornado.process.fork_processes` starts a child anew that dies, but leaves the children alone when the parent gets
+        a signal or dies. So they watch a socket whose other end is the parent's alone: when it is closed, they drain.
+        """
+        parent = os.getpid()
+        ours, theirs = socket.socketpair()
+
+        def on_signal(number: int, _frame: FrameType | None) -> None:
+            if os.getpid() != parent:  # a child that has not come far enough to have its own handler
+                os._exit(0)
+            if ours.fileno() == -1:
+                log.warning("%s again: exiting at once", signal.Signals(number).name)
+                for child in Path("/proc/thread-self/children").read_text().split():
+                    os.kill(int(child), signal.SIGKILL)
+                self.leave(1)
+            log.info("%s: stopping the children", signal.Signals(number).name)
+            ours.close()
+            if self.endpoint is not None:
+                self.endpoint.close()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, on_signal)
+        try:
+            process.fork_processes(self.options.fork)
+        except RuntimeError as error:
+            raise RunnerError("the children keep dying") from error
+        except SystemExit as error:
+            if not self.served[0]:
+                raise RunnerError("no child could serve") from error
+            raise
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        ours.close()
+        self.parent = theirs
+        if self.pid_file is not None:
+            self.pid_file.disown()
+        os.environ["TORNADO_PROCESS"] = str(process.task_id())
+        configure_logging(self.options)
+        if is_readable(theirs.fileno()):
+            sys.exit(0)
+
+    def on_parent(self) -> None:
+        """Stop, as the parent does."""
+        if self.parent is not None:
+            asyncio.get_running_loop().remove_reader(self.parent)
+        self.stopping.set()
+
+
+def main() -> int:
+    """Run the program and return its exit status."""
+    options = parse_arguments()
+    sys.path[0] = str(Path.cwd())  # instead of this file's directory, which is none of the application's business
+    try:
+        configure_logging(options)
+    except RunnerError as error:
+        sys.exit(f"runner.py: error: {error}")
+    try:
+        Runner(options).run()
+    except RunnerError as error:
+        log.critical("%s", error, exc_info=error.__cause__)
+        if options.log_to is not None:
+            sys.stderr.write(f"runner.py: error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, Host, load, to_dict
+from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+
+HOST = Host(cpus=2, open_files=20_000)
+
+
+def entry(**keys: Any) -> dict[str, Any]:
+    return {"source": {"path": "files/sample_app"}, "run": {"app": "shop.web:make_app"}, **keys}
+
+
+def command(command: str, **keys: Any) -> dict[str, Any]:
+    return entry(run={"command": command}, **keys)
+
+
+def problems(entries: object, host: Host | None = HOST) -> list[str]:
+    with pytest.raises(InvalidDataError) as caught:
+        load(entries, host)
+    return caught.value.problems
+
+
+def shop(**keys: Any) -> App:
+    return load({"shop": entry(**keys)})["shop"]
+
+
+def test_everything_but_source_and_run_has_a_default() -> None:
+    app = shop()
+    assert (app.name, app.processes, app.drain, app.health.path, app.socket) == ("shop", "auto", 30, "/", True)
+
+
+def test_auto_is_one_process_per_cpu() -> None:
+    assert [shop().process_count(8), shop(processes=3).process_count(8)] == [8, 3]
+
+
+def test_numbers_in_the_environment_become_text() -> None:
+    assert shop(env={"DEPTH": 3}).environment == {"DEPTH": "3"}
+
+
+def test_the_plain_form_loads_again_as_the_same_app() -> None:
+    app = shop(static={"path": "www"}, port=8000, secrets={"KEY": "k"})
+    assert load({"shop": to_dict(app)})["shop"] == app
+
+
+def test_both_slots_of_an_app_never_share_a_port() -> None:
+    assert list(shop(port=8000).ports(cpus=2)) == [8000, 8001, 8002, 8003]
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        (["shop"], "tornado_apps: must be a dict of apps by name; found list"),
+        ({"shop": "app"}, "tornado_apps.shop: must be dict; found 'app'"),
+        ({"Shop": entry()}, "tornado_apps.Shop: an app's name is a lower-case letter, then up to 30 of a-z 0-9 _ -"),
+        (
+            {"nginx": entry()},
+            "tornado_apps.nginx: the name nginx belongs to a user or directory of the system; choose another",
+        ),
+        ({"shop": {"run": {"app": "a:b"}}}, "tornado_apps.shop.source: is missing; dict is wanted"),
+        ({"shop": entry(domain=["a.example"])}, "tornado_apps.shop.domain: no such key; did you mean domains?"),
+        ({"shop": entry(name="other")}, "tornado_apps.shop.name: no such key;"),
+        ({"shop": entry(source={})}, "tornado_apps.shop.source: exactly one of path, git is wanted; found none"),
+        (
+            {"shop": entry(source={"path": ".", "git": "x"})},
+            "tornado_apps.shop.source: exactly one of path, git is wanted; found path and git",
+        ),
+        (
+            {"shop": entry(source={"path": ".", "version": "v1"})},
+            "tornado_apps.shop.source.version: goes with source.git; a source.path has no versions",
+        ),
+        (
+            {"shop": entry(source={"git": "u", "version": "--upload-pack=x"})},
+            "tornado_apps.shop.source.version: must be the name of a branch or tag, or a commit; found '--upload-pack=x'",
+        ),
+        (
+            {"shop": entry(run={"app": "shop.web"})},
+            "tornado_apps.shop.run.app: must be module:attribute, such as \"shop.web:make_app\"; found 'shop.web'",
+        ),
+        ({"shop": entry(processes="many")}, "tornado_apps.shop.processes: must be int or \"auto\"; found 'many'"),
+        ({"shop": entry(processes=True)}, 'tornado_apps.shop.processes: must be int or "auto"; found True'),
+        ({"shop": entry(processes=0)}, "tornado_apps.shop.processes: must be from 1 to 256; found 0"),
+        ({"shop": entry(port="8000")}, "tornado_apps.shop.port: must be int; found '8000'"),
+        ({"shop": entry(port=80)}, "tornado_apps.shop.port: must be from 1024 to 65535; found 80"),
+        ({"shop": entry(port=65534)}, "tornado_apps.shop.port: takes ports up to 65537; the last there is is 65535"),
+        ({"shop": entry(domains="a.example")}, "tornado_apps.shop.domains: must be list of str; found 'a.example'"),
+        (
+            {"shop": entry(domains=["a b"])},
+            "tornado_apps.shop.domains[0]: must be a domain name in lower case; found 'a b'",
+        ),
+        ({"shop": entry(domains=["a.example", "a.example"])}, "tornado_apps.shop.domains: a.example is named twice"),
+        ({"shop": entry(env={"PORT": 1})}, "tornado_apps.shop.env.PORT: is set by the launcher; choose another name"),
+        ({"shop": entry(env={"DEBUG": True})}, "tornado_apps.shop.env.DEBUG: must be str or int or float; found True"),
+        ({"shop": entry(env={"a b": "x"})}, "tornado_apps.shop.env.a b: a variable's name is letters, digits and _"),
+        ({"shop": entry(env={"K": "1"}, secrets={"K": "2"})}, "tornado_apps.shop.secrets.K: is in env, too; keep one"),
+        (
+            {"shop": entry(static={"path": "../etc"})},
+            "tornado_apps.shop.static.path: must be a directory inside the source, relative to it; found '../etc'",
+        ),
+        ({"shop": entry(static={"url": "static"})}, "tornado_apps.shop.static.url: must be a path between slashes"),
+        ({"shop": entry(health={"pth": "/"})}, "tornado_apps.shop.health.pth: no such key; did you mean path?"),
+        (
+            {"shop": entry(upload_size="50 MB")},
+            "tornado_apps.shop.upload_size: must be a size, such as \"50m\"; found '50 MB'",
+        ),
+        (
+            {"shop": entry(open_files=50_000)},
+            "tornado_apps.shop.open_files: must be at most 20000, what this host gives; found 50000",
+        ),
+        (
+            {"shop": command("python app.py")},
+            "tornado_apps.shop.run.command: must listen on {socket}, or the app needs a port, such as port: 8000",
+        ),
+        (
+            {"shop": command("python app.py {socket}", port=8000)},
+            "tornado_apps.shop.run.command: listens on {socket}, so the app has no port; remove one of them",
+        ),
+        (
+            {"shop": command("python app.py --port={prot}", port=8000)},
+            "tornado_apps.shop.run.command: knows no {prot}; known are {port}, {process}, {socket}.",
+        ),
+        ({"shop": command("python 'app.py", port=8000)}, "tornado_apps.shop.run.command: no closing quotation; found"),
+        (
+            {"shop": entry(domains=["a.example"]), "blog": entry(domains=["a.example"])},
+            "tornado_apps.blog.domains: a.example is shop's, too; each site needs names of its own",
+        ),
+        (
+            {"shop": entry(), "blog": entry()},
+            "tornado_apps.blog.domains: shop is the default site, too; each site needs names of its own",
+        ),
+        (
+            {"shop": entry(port=8000), "blog": entry(port=8003, domains=["b.example"])},
+            "tornado_apps.blog.port: takes 8003 to 8006, of which shop has some; move one of them",
+        ),
+    ],
+)
+def test_a_mistake_is_named_with_its_path_and_what_would_be_right(entries: object, expected: str) -> None:
+    found = problems(entries)
+    assert len(found) == 1
+    assert found[0].startswith(expected)
+
+
+def test_all_mistakes_of_a_file_come_at_once() -> None:
+    entries = {"shop": entry(drian=1, port=80), "blog": entry(run={"app": 3}, processes=-1)}
+    assert len(problems(entries)) == 4
+
+
+def test_a_wrong_secret_is_not_quoted() -> None:
+    assert problems({"shop": entry(secrets={"KEY": ["hunter2"]})}) == [
+        "tornado_apps.shop.secrets.KEY: must be str or int or float; found (not shown)"
+    ]
+
+
+def test_what_depends_on_the_host_is_not_judged_without_one() -> None:
+    assert load({"shop": entry(open_files=1_000_000)})["shop"].open_files == 1_000_000

@@ -1,0 +1,198 @@
+"""Root file systems of bare Debian releases, built once with mmdebstrap and cached as tar archives.
+
+A recipe is everything that goes into one: the mirrors that the machine's own apt uses, its extra CA certificates and the
+list of packages. The archive is named by a hash of the recipe, so a recipe that changed is built anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tools.packages import ToolError, run, say
+
+RELEASES = {"bookworm": "12", "trixie": "13"}
+CACHE = Path("/var/cache/funnel-hosts")
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+CERTIFICATES = Path("/usr/local/share/ca-certificates")
+# As bare as a host can be that Ansible reaches: it is the roles' business to install the rest, python3-apt included.
+PACKAGES = ("ca-certificates", "dbus", "iproute2", "openssh-server", "python3", "systemd", "systemd-sysv")
+# How the machine's own apt gets to its mirrors, and what it lets pass there.
+APT_OPTIONS = ("Acquire::http::Proxy", "Acquire::https::Proxy", "Acquire::Check-Date", "Acquire::Check-Valid-Until")
+UNUSED_AFTER = 14 * 24 * 3600.0  # seconds
+
+
+@dataclass(frozen=True)
+class Source:
+    """One mirror and suite of an apt sources list."""
+
+    uri: str
+    suite: str
+    components: tuple[str, ...]
+    signed_by: str = ""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a root file system is made of.
+
+    `sources` are lines for apt, `apt_options` lines for apt.conf, `certificates` maps file names to PEM texts.
+    """
+
+    release: str
+    sources: tuple[str, ...]
+    apt_options: tuple[str, ...]
+    certificates: dict[str, str]
+    packages: tuple[str, ...] = PACKAGES
+    hooks: tuple[str, ...] = (
+        'rm --force "$1"/etc/ssh/ssh_host_*',  # every host gets its own
+        f'mkdir --parents {CERTIFICATES} "$1"{CERTIFICATES}',
+        f"sync-in {CERTIFICATES} {CERTIFICATES}",
+        'chroot "$1" update-ca-certificates',
+        'chroot "$1" systemctl enable systemd-networkd.service',
+    )
+
+    @property
+    def archive(self) -> Path:
+        """Where the root file system is cached."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return CACHE / f"{self.release}-{digest[:12]}.tar"
+
+    def command(self, output: Path) -> list[str]:
+        """Return the command line that builds the root file system as a tar archive at `output`."""
+        return [
+            "mmdebstrap",
+            "--variant=minbase",
+            "--format=tar",
+            f"--include={','.join(self.packages)}",
+            *(f"--aptopt={option}" for option in self.apt_options),
+            *(f"--customize-hook={hook}" for hook in self.hooks),
+            self.release,
+            str(output),
+            *self.sources,
+        ]
+
+
+def parse_one_line(text: str) -> list[Source]:
+    """Parse an apt `sources.list`: `deb [option=value ...] uri suite component ...` (sources.list(5))."""
+    sources = []
+    for line in text.splitlines():
+        match = re.match(r"deb\s+(?:\[(?P<options>[^]]*)\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)\s+(?P<components>[^#]+)", line)
+        if match:
+            options = dict(option.split("=", 1) for option in (match["options"] or "").split() if "=" in option)
+            signed_by = options.get("signed-by", "")
+            sources.append(Source(match["uri"], match["suite"], tuple(match["components"].split()), signed_by))
+    return sources
+
+
+def parse_deb822(text: str) -> list[Source]:
+    """Parse an apt `.sources` file: stanzas of `Types`, `URIs`, `Suites`, `Components` (sources.list(5))."""
+    sources = []
+    text = re.sub(r"(?m)^#.*\n?", "", text)
+    for stanza in re.split(r"\n\s*\n", text):
+        fields = {
+            name.lower(): value.split() for name, value in re.findall(r"(?m)^([\w-]+):((?:.*)(?:\n[ \t].*)*)", stanza)
+        }
+        if "deb" not in fields.get("types", []) or fields.get("enabled") == ["no"]:
+            continue
+        components, signed_by = tuple(fields.get("components", [])), " ".join(fields.get("signed-by", []))
+        sources += [
+            Source(uri, suite, components, signed_by)
+            for uri in fields.get("uris", [])
+            for suite in fields.get("suites", [])
+        ]
+    return sources
+
+
+def debian_lines(sources: Iterable[Source], release: str) -> tuple[str, ...]:
+    """Return the sources lines of a Debian release, at the mirrors that `sources` use for any Debian release.
+
+    The suites -updates and -security are there if the machine has them. Raises `ToolError` without a mirror of Debian.
+    """
+    own = re.compile(r"(?:bullseye|bookworm|trixie|forky|sid|stable|oldstable|testing|unstable)(-updates|-security|)")
+    mirrors: dict[str, str] = {}
+    for source in sources:
+        match = own.fullmatch(source.suite)
+        # Others use Debian's code names, too; Debian's own archive is signed by Debian's own keys, which need no mention.
+        if match and "main" in source.components and source.signed_by in ("", KEYRING, KEYRING.replace(".gpg", ".pgp")):
+            mirrors.setdefault(match[1], source.uri)
+    if "" not in mirrors:
+        raise ToolError("no mirror of Debian in /etc/apt/sources.list and /etc/apt/sources.list.d: name one there")
+    return tuple(f"deb [signed-by={KEYRING}] {mirrors[kind]} {release}{kind} main" for kind in sorted(mirrors))
+
+
+def machine_sources(etc: Path = Path("/etc/apt")) -> list[Source]:
+    """Read the sources that the machine's own apt uses."""
+    sources = []
+    for path in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]:
+        if path.suffix == ".list" and path.is_file():
+            sources += parse_one_line(path.read_text())
+        elif path.suffix == ".sources":
+            sources += parse_deb822(path.read_text())
+    return [Source(_mirror(source.uri), source.suite, source.components, source.signed_by) for source in sources]
+
+
+def _mirror(uri: str) -> str:
+    """Return the first mirror of a mirror list in a local file (Debian's cloud images have one), or the URI itself."""
+    path = re.match(r"mirror\+file:(?://)?(/.*)", uri)
+    return Path(path[1]).read_text().split()[0] if path else uri
+
+
+def machine_recipe(release: str) -> Recipe:
+    """Return the recipe of a release as this machine would build it."""
+    options = run(["apt-config", "dump", *APT_OPTIONS], "read the settings of apt").splitlines()
+    return Recipe(
+        release=release,
+        sources=debian_lines(machine_sources(), release),
+        apt_options=tuple(option for option in options if not option.endswith('"";')),
+        certificates={path.name: path.read_text() for path in sorted(CERTIFICATES.glob("*.crt"))},
+    )
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock between processes; the file that carries it is gone when nobody holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    continue
+            except FileNotFoundError:  # whoever held the lock before has removed the file: this is a lock on nothing
+                continue
+            try:
+                yield
+            finally:
+                path.unlink()
+            return
+
+
+def cached(recipe: Recipe) -> Path:
+    """Return the archive of a root file system, built now if it is not cached. Archives long unused are removed.
+
+    Raises `ToolError` if it cannot be built; nothing half-built is left.
+    """
+    archive, partial = recipe.archive, recipe.archive.with_suffix(".partial")
+    with locked(archive.with_suffix(".lock")):
+        if not archive.exists():
+            title = f"Debian {RELEASES[recipe.release]} ({recipe.release})"
+            say(f"Building a root file system of {title}; this takes about half a minute, once")
+            try:
+                run(recipe.command(partial), f"build a root file system of {title}")
+                partial.rename(archive)
+            finally:
+                partial.unlink(missing_ok=True)
+        archive.touch()
+    for other in CACHE.glob("*.tar"):
+        if time.time() - other.stat().st_mtime > UNUSED_AFTER:
+            other.unlink(missing_ok=True)
+    return archive
