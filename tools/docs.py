@@ -3,57 +3,41 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-
-import yaml
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import Key, keys
 
 ROOT = Path(__file__).resolve().parents[1]
+#: The role's files of tasks that others may call, with what they are for.
+ENTRY_POINTS = {
+    "main": "Build a release of each app, switch to it and serve its site",
+    "preflight": "Refuse every mistake of the entries in one message, before anything has changed",
+}
+
 TABLE = re.compile(r"(<!-- keys: begin -->\n).*(<!-- keys: end -->)", re.DOTALL)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes what yamllint accepts: lists indented, nothing shared between the entry points."""
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
-        super().increase_indent(flow, indentless=False)
-
-    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
-        return True
 
 
 def table() -> str:
     """Return the keys as a table in Markdown."""
-    rows = (
-        f"| `{key.path}` | {key.type} | {_default(key)} | {_markdown(key.text)}{_bounds(key)} |\n" for key in keys(App)
-    )
+    rows = (f"| `{key.path}` | {key.type} | {_default(key)} | {_markdown(key.text)}{_bounds(key)} |\n" for key in keys(App))
     return "".join(["| key | type | default | |\n", "|---|---|---|---|\n", *rows])
 
 
 def argument_specs() -> str:
     """Return the role app's ``meta/argument_specs.yml``."""
-    entries = list(_spec_lines())
-    options = {
-        "tornado_apps": {"type": "dict", "required": True, "description": ["The apps of the host, by name.", *entries]}
-    }
-    texts = {
-        "main": (
-            "Build, switch to and serve Tornado apps",
-            "Builds a release of each app, switches to it and serves its site.",
-        ),
-        "preflight": ("Check the apps before anything changes", "Refuses every mistake of the entries in one message."),
-    }
-    specs = {
-        name: {"short_description": short, "description": [text], "options": options}
-        for name, (short, text) in texts.items()
-    }
-    head = "---\n# Written by `make docs` from plugins/module_utils/app_model.py.\n"
-    return head + yaml.dump({"argument_specs": specs}, Dumper=_Dumper, sort_keys=False, width=120)
+    head = "---\n# Written by `make docs` from plugins/module_utils/app_model.py.\nargument_specs:\n"
+    lines = [_item("The apps of the host, by name. The keys of each:"), *map(_item, _spec_lines())]
+    return head + "".join(
+        f"  {name}:\n    short_description: {short}\n    options:\n"
+        f"      tornado_apps:\n        type: dict\n        required: true\n        description:\n{''.join(lines)}"
+        for name, short in ENTRY_POINTS.items()
+    )
 
 
 def pages() -> dict[Path, str]:
@@ -63,6 +47,11 @@ def pages() -> dict[Path, str]:
         ROOT / "roles/app/meta/argument_specs.yml": argument_specs(),
         readme: TABLE.sub(lambda match: match[1] + table() + match[2], readme.read_text()),
     }
+
+
+def _item(text: str) -> str:
+    """Return ``text`` as an item of a YAML list: quoted, and broken where YAML folds the break into a space again."""
+    return textwrap.fill(json.dumps(text), 120, initial_indent=" " * 10 + "- ", subsequent_indent=" " * 12) + "\n"
 
 
 def _spec_lines() -> Iterator[str]:
@@ -88,9 +77,7 @@ def _markdown(text: str) -> str:
 def main() -> int:
     """Write the pages, or name the stale ones; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="change nothing; fail if a page is not what the model says"
-    )
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a page is not what the model says")
     check = parser.parse_args().check
     stale = [path for path, text in pages().items() if not path.exists() or path.read_text() != text]
     for path in stale:

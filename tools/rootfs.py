@@ -98,16 +98,12 @@ def parse_deb822(text: str) -> list[Source]:
     sources = []
     text = re.sub(r"(?m)^#.*\n?", "", text)
     for stanza in re.split(r"\n\s*\n", text):
-        fields = {
-            name.lower(): value.split() for name, value in re.findall(r"(?m)^([\w-]+):((?:.*)(?:\n[ \t].*)*)", stanza)
-        }
+        fields = {name.lower(): value.split() for name, value in re.findall(r"(?m)^([\w-]+):((?:.*)(?:\n[ \t].*)*)", stanza)}
         if "deb" not in fields.get("types", []) or fields.get("enabled") == ["no"]:
             continue
         components, signed_by = tuple(fields.get("components", [])), " ".join(fields.get("signed-by", []))
         sources += [
-            Source(uri, suite, components, signed_by)
-            for uri in fields.get("uris", [])
-            for suite in fields.get("suites", [])
+            Source(uri, suite, components, signed_by) for uri in fields.get("uris", []) for suite in fields.get("suites", [])
         ]
     return sources
 

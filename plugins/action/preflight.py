@@ -12,7 +12,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VA
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError, nearest
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core has no types
+class ActionModule(ActionBase):
     """Refuses what cannot work, with all its reasons at once, before anything has changed."""
 
     _supports_check_mode = True
@@ -25,12 +25,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core has no typ
         _, arguments = self.validate_argument_spec(argument_spec={"apps": {"type": "raw", "required": True}})
         problems = [*misspelt(variables), *self._missing_sources(arguments["apps"])]
         self._refuse(problems)
-        host: dict[str, Any] = self._execute_module(
-            module_name="funnel.tornado.preflight", module_args={}, task_vars=variables
-        )
+        host: dict[str, Any] = self._execute_module(module_name="funnel.tornado.preflight", module_args={}, task_vars=variables)
         if not host.get("failed"):
-            problems = attempt(arguments["apps"], Host(cpus=host["cpus"], open_files=host["open_files"]))
-            self._refuse(problems)
+            found = Host(host["cpus"], host["open_files"], frozenset(host["names"]))
+            self._refuse(attempt(arguments["apps"], found))
         return host
 
     def _missing_sources(self, apps: object) -> list[str]:

@@ -18,7 +18,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.schema import Inval
 PROGRAMS = Path(__file__).parents[2] / "roles/app/files"
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core has no types
+class ActionModule(ActionBase):
     """Builds a release; a source that the host has already is not sent again."""
 
     TRANSFERS_FILES = True

@@ -28,11 +28,8 @@ VARIABLE = "tornado_apps"
 #: An app's name is also its user's, its directories' and its supervisord group's.
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 
-#: Users, and directories in /var/log, that Debian or this collection's services have already.
-RESERVED_NAMES = frozenset(
-    "root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc nobody messagebus sshd apt "
-    "nginx supervisor mongodb etcd haproxy git systemd journal private".split()
-)
+#: Names that the collection's own services take on a host, maybe later than the app does.
+RESERVED_NAMES = frozenset({"etcd", "haproxy", "keepalived", "mongodb", "nginx", "supervisor"})
 
 SIZE = r"[1-9][0-9]*[kmg]?"
 RELATIVE_PATH = r"(?!.*(^|/)\.\.(/|$))[^/].*"
@@ -53,10 +50,7 @@ class Source:
 
     path: Annotated[
         str | None,
-        Doc(
-            "Directory on the controller. What its git ignores stays out. A relative path starts where "
-            "ansible-playbook does."
-        ),
+        Doc("Directory on the controller. What its git ignores stays out. A relative path starts where ansible-playbook does."),
     ] = None
     git: Annotated[str | None, Doc("URL of a git repository, as the host reaches it.")] = None
     version: Annotated[
@@ -118,18 +112,15 @@ class App:
     run: Annotated[Run, Doc("How a process is started: exactly one of C(app) and C(command).")]
     domains: Annotated[
         list[str],
-        Doc(
-            "Names the site answers to. Without any it is the default site, which answers to every name that no "
-            "other site has."
-        ),
+        Doc("Names the site answers to. Without any it is the default site, which answers to every name that no other site has."),
         Pattern(
             r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?",
             "a domain name in lower case",
         ),
     ] = field(default_factory=list)
-    processes: Annotated[
-        int | Literal["auto"], Doc("Processes of a slot; C(auto) is one per CPU."), Range(1, MAX_PROCESSES)
-    ] = "auto"
+    processes: Annotated[int | Literal["auto"], Doc("Processes of a slot; C(auto) is one per CPU."), Range(1, MAX_PROCESSES)] = (
+        "auto"
+    )
     port: Annotated[
         int | None,
         Doc(
@@ -138,12 +129,10 @@ class App:
         ),
         Range(1024, 65535),
     ] = None
-    env: Annotated[dict[str, str | int | float], Doc("Plain configuration: environment variables.")] = field(
-        default_factory=dict
+    env: Annotated[dict[str, str | int | float], Doc("Plain configuration: environment variables.")] = field(default_factory=dict)
+    secrets: Annotated[dict[str, str | int | float], Doc("Environment variables that are never shown or logged."), Hidden] = (
+        field(default_factory=dict)
     )
-    secrets: Annotated[
-        dict[str, str | int | float], Doc("Environment variables that are never shown or logged."), Hidden
-    ] = field(default_factory=dict)
     static: Annotated[Static | None, Doc("Files that nginx serves itself; none if unset.")] = None
     health: Annotated[Health, Doc("How a new process shows that it can serve, before it gets traffic.")] = field(
         default_factory=Health
@@ -155,9 +144,7 @@ class App:
     upload_size: Annotated[
         str, Doc("Largest request body, the same for nginx and the runner."), Pattern(SIZE, 'a size, such as "50m"')
     ] = "50m"
-    extra: Annotated[str, Doc("Lines for the site's server block in nginx, checked by nginx before they are live.")] = (
-        ""
-    )
+    extra: Annotated[str, Doc("Lines for the site's server block in nginx, checked by nginx before they are live.")] = ""
     name: str = field(default="", metadata={"internal": True})
 
     @property
@@ -186,10 +173,14 @@ class App:
 
 @dataclass(frozen=True)
 class Host:
-    """What the checks need to know of a host: ``cpus``, and ``open_files``, the most that one process may have."""
+    """What the checks need to know of a host.
+
+    ``open_files`` is the most that one process may have; ``names`` are those of users and logs that are no app's.
+    """
 
     cpus: int
     open_files: int
+    names: frozenset[str] = frozenset()
 
 
 def load(entries: object, host: Host | None = None) -> dict[str, App]:
@@ -224,7 +215,7 @@ def _name_problems(name: str, path: str) -> Iterator[str]:
     if not NAME.fullmatch(name):
         yield f"{path}: an app's name is a lower-case letter, then up to 30 of a-z 0-9 _ -"
     elif name in RESERVED_NAMES:
-        yield f"{path}: the name {name} belongs to a user or directory of the system; choose another"
+        yield f"{path}: the name {name} belongs to a service of this collection; choose another"
 
 
 def _app_problems(app: App, path: str) -> Iterator[str]:
@@ -286,15 +277,15 @@ def _host_problems(apps: Mapping[str, App], host: Host) -> Iterator[str]:
         for other in sorted(others):
             yield f"{path}.port: takes {ports[0]} to {ports[-1]}, of which {other} has some; move one of them"
         taken.update(dict.fromkeys(ports, app.name))
+        if app.name in host.names:
+            yield f"{path}: this host has a user or a directory in /var/log of that name already; choose another"
         if app.open_files is not None and app.open_files > host.open_files:
             yield f"{path}.open_files: must be at most {host.open_files}, what this host gives; found {app.open_files}"
 
 
 def to_dict(app: App) -> dict[str, Any]:
     """Return ``app`` as plain data that :func:`load` takes back under its name."""
-    entry = dataclasses.asdict(
-        app, dict_factory=lambda items: {key: value for key, value in items if value is not None}
-    )
+    entry = dataclasses.asdict(app, dict_factory=lambda items: {key: value for key, value in items if value is not None})
     del entry["name"]
     if app.source.path is not None:
         del entry["source"]["version"]

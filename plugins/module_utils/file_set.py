@@ -83,9 +83,9 @@ class Change:
     after: File | None
 
     def diff(self) -> dict[str, str]:
-        """Return the change as Ansible's ``--diff`` shows it; of a secret file only that it changes."""
+        """Return the change as Ansible's ``--diff`` shows it; of what not everybody may read only that it changes."""
         before, after = self.before, self.after
-        secret = after.secret if after else before is not None and before.mode & 0o004 == 0
+        secret = (after is not None and after.secret) or (before is not None and not before.mode & 0o004)
         header = {"before_header": str(self.path), "after_header": str(self.path)}
         if secret:
             return {**header, "before": "(secret)\n" if before else "", "after": "(secret, changed)\n" if after else ""}
@@ -127,10 +127,9 @@ class FileSet:
         """Give a copy of ``root`` with ``changes`` made in it, next to ``root``; it is removed afterwards."""
         parent = next(path for path in self.root.parents if path.is_dir())
         with tempfile.TemporaryDirectory(prefix=f".{self.root.name}.", suffix=".staged", dir=parent) as directory:
-            copy = Path(directory)
+            copy = Path(directory) / self.root.name  # inside, because a copied directory takes on the mode of its original
             if self.root.is_dir():
-                shutil.copytree(self.root, copy, symlinks=True, dirs_exist_ok=True)
-                copy.chmod(0o700)
+                shutil.copytree(self.root, copy, symlinks=True)
             inside = [change for change in changes if change.path.is_relative_to(self.root)]
             for change in inside:
                 target = copy / change.path.relative_to(self.root)
@@ -156,16 +155,16 @@ class FileSet:
 
     def _blamed(self, words: str) -> str:
         """Return a line naming the file of the set that ``words`` complain about, its origin and the line's text."""
+        blamed = []
         for file in self.files:
             path = self.root / file.path
-            named = re.search(re.escape(str(path)) + r"(?::(\d+))?(?![\w.-])", words)
-            if not named:
-                continue
-            lines = file.content.decode(errors="replace").splitlines()
-            number = int(named[1] or 0)
-            quoted = f", line {number}: {lines[number - 1].strip()}" if 0 < number <= len(lines) and not file.secret else ""
-            return f"{file.label or path} is refused{quoted}\n"
-        return ""
+            if named := re.search(re.escape(str(path)) + r"(?::(\d+))?(?![\w.-])", words):
+                lines = file.content.decode(errors="replace").splitlines()
+                number = int(named[1] or 0)
+                quoted = f", line {number}: {lines[number - 1].strip()}" if 0 < number <= len(lines) and not file.secret else ""
+                # A file with a line number is the culprit; one without may be the start of the includes that led there.
+                blamed.append((not number, named.start(), f"{file.label or path} is refused{quoted}\n"))
+        return min(blamed, default=(False, 0, ""))[2]
 
 
 class Swap:
@@ -182,8 +181,8 @@ class Swap:
 
         :raises FileSetError: when that is not possible; what had been changed by then is as before again.
         """
-        with contextlib.ExitStack() as leftovers:
-            try:
+        try:
+            with contextlib.ExitStack() as leftovers:
                 new = [(change, self._prepare(change, leftovers)) for change in self._changes]
                 for change, ready in new:
                     self._made.append(change)
@@ -191,9 +190,9 @@ class Swap:
                         ready.replace(change.path)
                     else:
                         change.path.unlink(missing_ok=True)
-            except (OSError, FileSetError) as error:
-                self.undo()
-                raise FileSetError(f"{error}; the files are as they were") from error
+        except (OSError, FileSetError) as error:
+            self.undo()
+            raise FileSetError(f"{error}; the files are as they were") from error
 
     def undo(self) -> None:
         """Put back what :meth:`make` changed, times included."""
@@ -260,7 +259,8 @@ def converge(
         action = ""
         if wanted and state:
             action = service.action_for(wanted, state, changed=_concerns_service(file_set, changes, state))
-        if changes and check and (not check_mode or shutil.which(check[0])):
+        installed = shutil.which(check[0] if check else "") and (state is None or state.exists)
+        if changes and check and (installed or not check_mode):
             file_set.check(check, changes)
         if not check_mode:
             _carry_out(changes, wanted, state, action)
@@ -281,9 +281,7 @@ def _carry_out(changes: Sequence[Change], wanted: service.Wanted | None, state: 
         raise FileSetError(f"{error}\n{_back_to_before(changes, wanted, state, action)}") from error
 
 
-def _back_to_before(
-    changes: Sequence[Change], wanted: service.Wanted | None, state: service.State | None, action: str
-) -> str:
+def _back_to_before(changes: Sequence[Change], wanted: service.Wanted | None, state: service.State | None, action: str) -> str:
     """Let the service read the files that are back, and return a sentence that says how it stands now."""
     try:
         _reload_units(changes)
@@ -334,7 +332,7 @@ def _is_unit(path: Path) -> bool:
 def _is_right(change: Change) -> bool:
     before, after = change.before, change.after
     if before is None or after is None:
-        return before is after is None
+        return before is None and after is None
     return not before.is_link and (before.content, before.mode, before.uid, before.gid) == (
         after.content,
         after.mode,
@@ -356,9 +354,7 @@ def _gid(name: str) -> int | None:
     return None
 
 
-def _write_beside(
-    path: Path, content: bytes, mode: int, uid: int, gid: int, leftovers: contextlib.ExitStack
-) -> Path:
+def _write_beside(path: Path, content: bytes, mode: int, uid: int, gid: int, leftovers: contextlib.ExitStack) -> Path:
     """Write a file to be renamed to ``path``; a dot before its name and a suffix behind keep it out of includes."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
     ready = Path(name)

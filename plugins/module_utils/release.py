@@ -153,9 +153,9 @@ def build(layout: Layout, app: App, planned: Plan, programs: Programs, archive: 
         source = work / "src"
         source.mkdir(mode=0o750)
         _unpack(layout, planned, archive, source)
-        os.symlink("../../shared", work / "shared")
+        (work / "shared").symlink_to("../../shared")
         environment = _environment(layout, app, source)
-        os.symlink(os.path.relpath(environment, layout.release(planned.id)), work / "venv")
+        (work / "venv").symlink_to(os.path.relpath(environment, layout.release(planned.id)))
         _publish_static(app, work)
         compileall.compile_dir(source, quiet=2, workers=1)
         _give(source, "root", layout.user)
@@ -222,9 +222,9 @@ def _ensure_links(layout: Layout) -> bool:
     empty = layout.slot(EMPTY_SLOT)
     empty.mkdir(mode=0o711, exist_ok=True)
     layout.upstream(EMPTY_SLOT).write_text(f"server unix:{layout.live}/run/0.sock;\n")
-    os.symlink(f"slots/{EMPTY_SLOT}", layout.live)
+    layout.live.symlink_to(f"slots/{EMPTY_SLOT}")
     with contextlib.suppress(FileExistsError):
-        os.symlink("live/release", layout.current)
+        layout.current.symlink_to("live/release")
     return True
 
 
@@ -285,7 +285,7 @@ def _uv(layout: Layout, arguments: list[str], failure: str) -> None:
     }
     if UV_ENVIRONMENT.exists():
         lines = (line.split("=", 1) for line in UV_ENVIRONMENT.read_text().splitlines() if "=" in line)
-        environment |= dict(lines)  # type: ignore[arg-type]  # each line has its "="
+        environment |= dict(lines)
     _run(["uv", *arguments], failure, user=layout.user, environment=environment, directory=layout.cache)
 
 
@@ -300,7 +300,14 @@ def _run(
     options: dict[str, Any] = {"user": user, "group": user, "extra_groups": []} if user else {}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=environment, cwd=directory, timeout=1800, **options
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+            cwd=directory,
+            timeout=1800,
+            **options,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{failure}: {error}") from error
@@ -351,7 +358,7 @@ def _write(layout: Layout, work: Path, planned: Plan, app: App, programs: Progra
         path.chmod(0o640 if name in private else 0o755)
 
 
-def prune(layout: Layout, keep: set[str | None], count: int) -> list[str]:
+def prune(layout: Layout, keep: set[str], count: int) -> list[str]:
     """Remove all but the ``count`` newest releases and those in ``keep``, and environments that none uses; name them."""
     found = sorted(
         (path for path in layout.releases.iterdir() if not path.name.startswith(".")),

@@ -51,11 +51,10 @@ def pack(directory: Path) -> bytes:
     :raises SourceError: for a link that leaves the directory.
     """
     raw = io.BytesIO()
-    with gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=6, mtime=0) as stream:
-        with tarfile.open(fileobj=stream, mode="w") as archive:
-            for path in files(directory):
-                _target(directory, path)
-                archive.add(directory / path, arcname=str(path), recursive=False, filter=_as_root)
+    with gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as stream, tarfile.open(fileobj=stream, mode="w") as archive:
+        for path in files(directory):
+            _target(directory, path)
+            archive.add(directory / path, arcname=str(path), recursive=False, filter=_as_root)
     return raw.getvalue()
 
 

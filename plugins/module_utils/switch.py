@@ -12,24 +12,22 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.funnel.tornado.plugins.module_utils import service, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout, Slot
-from ansible_collections.funnel.tornado.plugins.module_utils.release import NGINX_GROUP, prune
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, Layout, Slot
+from ansible_collections.funnel.tornado.plugins.module_utils.release import NGINX_GROUP, is_built, prune
 from ansible_collections.funnel.tornado.plugins.module_utils.sockets import connections, get_status, listener_pid
-from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import (
-    ProcessInfo,
-    Supervisor,
-    SupervisorError,
-)
+
+#: The service that is told when server lines change. It logs a configuration that it refuses to a file of its own.
+NGINX = service.Wanted("nginx", on_change="reload", log=Path("/var/log/nginx/error.log"))
 
 #: Releases that stay on the host, the live one and the one before it among them.
 KEPT_RELEASES = 3
@@ -69,32 +67,28 @@ def locked(layout: Layout) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise SwitchError(f"{VARIABLE}.{layout.app}: another deploy runs on this host; try again when it has ended") from error
+            raise SwitchError(
+                f"{VARIABLE}.{layout.app}: another deploy runs on this host; try again when it has ended"
+            ) from error
         yield
 
 
 class Switcher:
-    """Brings one release of one app live.
+    """Brings one release of one app live."""
 
-    :arg reload_nginx: reloads nginx and returns when its new workers run, or raises; called only when server lines change.
-    """
-
-    def __init__(self, layout: Layout, release: str, supervisor: Supervisor, reload_nginx: Callable[[], None]) -> None:
+    def __init__(self, layout: Layout, release: str) -> None:
         """Read the release's description.
 
         :raises SwitchError: when it is not on this host.
         """
         self.layout = layout
-        self.supervisor = supervisor
-        self.reload_nginx = reload_nginx
-        live = layout.live_slot()
-        self.outcome = Outcome(live, release)
-        self.kept = {release, layout.slot_release(live) if live else None}
-        try:
-            self.description = json.loads((layout.release(release) / "release.json").read_text())
-        except FileNotFoundError as error:
-            raise SwitchError(f"{VARIABLE}.{layout.app}: release {release} is not on this host") from error
+        self.outcome = Outcome(layout.live_slot(), release)
+        self.description = _description(layout, release)
         self.processes = range(self.description["processes"])
+        self.kept = {release} | {found for slot in SLOTS if (found := layout.slot_release(slot)) and is_built(layout, found)}
+        # To stop a group takes as long as its release's drain.
+        longest = max(_description(layout, kept)["drain"] for kept in self.kept)
+        self.server = supervisord.connect(timeout=longest + 2 * STOP_MARGIN)
 
     def is_served(self) -> bool:
         """Say whether the release is what the live slot runs, with every process of it up."""
@@ -104,7 +98,7 @@ class Switcher:
         file = self.layout.supervisor_file(live)
         if not file.exists() or file.read_text() != self._group_text(live):
             return False
-        infos = self.supervisor.process_infos(self.layout.group(live))
+        infos = supervisord.process_infos(self.server, self.layout.group(live))
         return len(infos) == len(self.processes) and all(info.state in ("RUNNING", "STARTING") for info in infos)
 
     def has_leftovers(self) -> bool:
@@ -113,7 +107,7 @@ class Switcher:
         return (
             self.layout.slot(other).exists()
             or self.layout.supervisor_file(other).exists()
-            or any(self._reload_mark(slot).exists() for slot in ("a", "b"))
+            or any(self._reload_mark(slot).exists() for slot in SLOTS)
         )
 
     def run(self) -> Outcome:
@@ -156,9 +150,9 @@ class Switcher:
         ends = {process: _size(self.layout.log(slot, process)) for process in self.processes}
         try:
             self.layout.supervisor_file(slot).write_text(self._group_text(slot))
-            self.supervisor.add_group(self.layout.group(slot))
+            supervisord.add_group(self.server, self.layout.group(slot))
             self._wait_healthy(slot, ends)
-        except SupervisorError as error:
+        except supervisord.SupervisorError as error:
             self._stop(slot)
             raise SwitchError(f"{self._name()}: supervisord does not start it: {error}") from error
         except BaseException:
@@ -169,8 +163,8 @@ class Switcher:
         """Make the slot's directory: root's, but for the one in which the app's user makes sockets that nginx reaches."""
         directory = self.layout.slot(slot)
         directory.mkdir(mode=0o711)
-        os.symlink(f"../../releases/{self.outcome.release}", directory / "release")
-        os.symlink("release/static", directory / "static")
+        (directory / "release").symlink_to(f"../../releases/{self.outcome.release}")
+        (directory / "static").symlink_to("release/static")
         self.layout.upstream(slot).write_text(self._upstream_text(slot))
         run = self.layout.run(slot)
         run.mkdir(mode=0o700)
@@ -223,7 +217,8 @@ class Switcher:
         deadline = time.monotonic() + health["timeout"]
         waiting = dict.fromkeys(self.processes, "has not answered yet")
         while waiting:
-            infos = {info.number: info for info in self.supervisor.process_infos(self.layout.group(slot))}
+            group = supervisord.process_infos(self.server, self.layout.group(slot))
+            infos = {int(info.name): info for info in group}
             for process in list(waiting):
                 self._require_alive(slot, infos.get(process), process, ends[process])
                 waiting[process] = self._ask(slot, process, infos[process].pid)
@@ -238,10 +233,10 @@ class Switcher:
             if waiting:
                 time.sleep(INTERVAL)
 
-    def _require_alive(self, slot: Slot, info: ProcessInfo | None, process: int, end: int) -> None:
+    def _require_alive(self, slot: Slot, info: supervisord.ProcessInfo | None, process: int, end: int) -> None:
         if info is None or info.state not in ("STARTING", "RUNNING"):
-            why = info.description if info and info.description else "it is gone"
-            raise SwitchError(f"{self._name()}: process {process} does not stay up: {why}{self._log(slot, process, end)}")
+            why = f" ({info.error})" if info and info.error else ""
+            raise SwitchError(f"{self._name()}: process {process} does not stay up{why}{self._log(slot, process, end)}")
 
     def _ask(self, slot: Slot, process: int, pid: int) -> str:
         """Return what is wrong with a process, or nothing."""
@@ -261,14 +256,13 @@ class Switcher:
         live = self.layout.live_slot()
         if live and self.layout.upstream(live).read_text() != self.layout.upstream(slot).read_text():
             self._reload_mark(slot).touch()
-            for name in {path.name for path in self.layout.run(live).glob("*.sock")}:
-                if not (self.layout.run(slot) / name).exists():
-                    os.symlink(f"{int(name.split('.')[0]) % len(self.processes)}.sock", self.layout.run(slot) / name)
+            for process in range(len(self.processes), len(self._server_lines(live))):
+                self.layout.socket(slot, process).symlink_to(f"{process % len(self.processes)}.sock")
         elif live is None:
             self._reload_mark(slot).touch()
         new = self.layout.home / ".live"
         new.unlink(missing_ok=True)
-        os.symlink(f"slots/{slot}", new)
+        new.symlink_to(f"slots/{slot}")
         new.rename(self.layout.live)
 
     def _reload_mark(self, slot: Slot) -> Path:
@@ -278,7 +272,9 @@ class Switcher:
     def _finish_reload(self) -> None:
         live = self.layout.live_slot()
         if live and self._reload_mark(live).exists():
-            self.reload_nginx()
+            nginx = service.look(NGINX.name)
+            if nginx.active:
+                service.activate(NGINX, nginx, "reload")
             self._reload_mark(live).unlink()
 
     def _drain(self, slot: Slot) -> None:
@@ -298,7 +294,7 @@ class Switcher:
     def _stop(self, slot: Slot) -> None:
         """Stop a slot's group and remove all of it; nothing is left to start again, whenever this is broken off."""
         self.layout.supervisor_file(slot).unlink(missing_ok=True)
-        self.supervisor.remove_group(self.layout.group(slot))
+        supervisord.remove_group(self.server, self.layout.group(slot))
         shutil.rmtree(self.layout.slot(slot), ignore_errors=True)
 
     def _forget_old_releases(self) -> None:
@@ -319,6 +315,14 @@ class Switcher:
             if lines:
                 return "\n".join([f"; {log} ends with", *lines])
         return f"; {log} says nothing"
+
+
+def _description(layout: Layout, release: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((layout.release(release) / "release.json").read_text())
+    except FileNotFoundError as error:
+        raise SwitchError(f"{VARIABLE}.{layout.app}: release {release} is not on this host") from error
+    return found
 
 
 def _size(path: Path) -> int:

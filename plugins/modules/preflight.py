@@ -41,15 +41,24 @@ open_files:
   description: The most open files that the host gives one process.
   returned: success
   type: int
+names:
+  description: Names that an app may not have, as users or directories in C(/var/log) that are no app's have them.
+  returned: success
+  type: list
+  elements: str
 """
 
 import os
+import pwd
+from collections.abc import Iterator
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils.limits import open_files_capacity
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.limits import Capacity
 from ansible_collections.funnel.tornado.plugins.module_utils.packages import (
-    UnsupportedError,
+    PackagesError,
     require_supported_distribution,
 )
 
@@ -59,9 +68,20 @@ def main() -> None:
     module = AnsibleModule(argument_spec={}, supports_check_mode=True)
     try:
         require_supported_distribution()
-    except UnsupportedError as error:
+    except PackagesError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=False, cpus=len(os.sched_getaffinity(0)), open_files=open_files_capacity())
+    module.exit_json(
+        changed=False,
+        cpus=len(os.sched_getaffinity(0)),
+        open_files=Capacity.of_host().most,
+        names=sorted(set(names())),
+    )
+
+
+def names() -> Iterator[str]:
+    """Yield the names that are taken by something that is no app."""
+    yield from (user.pw_name for user in pwd.getpwall() if user.pw_dir != str(Layout(user.pw_name).home))
+    yield from (path.name for path in Path("/var/log").iterdir() if path.is_dir() and not Layout(path.name).home.exists())
 
 
 if __name__ == "__main__":

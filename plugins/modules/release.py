@@ -108,7 +108,11 @@ def release(module: AnsibleModule, app: App) -> dict[str, object]:
         return result
     live = layout.live_slot()
     served = layout.slot_release(live) if live else None
-    result["diff"] = {"before": f"{served or 'none'}\n", "after": f"{planned.id}\n", "before_header": f"release of {app.name}"}
+    result["diff"] = {
+        "before": f"{served or 'none'}\n",
+        "after": f"{planned.id}\n",
+        "before_header": f"release of {app.name}",
+    }
     archive = module.params["archive"]
     if module.check_mode:
         return result

@@ -70,8 +70,8 @@ import dataclasses
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError, reload_nginx
-from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import Supervisor, SupervisorError
+from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError
+from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import SupervisorError
 from ansible_collections.funnel.tornado.plugins.module_utils.switch import Switcher, SwitchError, locked
 
 
@@ -90,7 +90,7 @@ def main() -> None:
         if module.check_mode:
             module.exit_json(changed=would_change(layout, release, before), release=release, steps=[], pruned=[], diff=diff)
         with locked(layout):
-            outcome = Switcher(layout, release, Supervisor(), reload_nginx).run()
+            outcome = Switcher(layout, release).run()
     except (SwitchError, SupervisorError, ServiceError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**dataclasses.asdict(outcome), diff=diff if before != release else {})
@@ -100,7 +100,7 @@ def would_change(layout: Layout, release: str, before: str | None) -> bool:
     """Say whether a switch would do anything, also on a host that has no supervisord yet."""
     if not release or before != release:
         return bool(release) or before is None
-    switcher = Switcher(layout, release, Supervisor(), reload_nginx)
+    switcher = Switcher(layout, release)
     return not switcher.is_served() or switcher.has_leftovers()
 
 

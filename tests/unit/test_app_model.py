@@ -7,7 +7,7 @@ import pytest
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, Host, load, to_dict
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 
-HOST = Host(cpus=2, open_files=20_000)
+HOST = Host(cpus=2, open_files=20_000, names=frozenset({"backup"}))
 
 
 def entry(**keys: Any) -> dict[str, Any]:
@@ -58,8 +58,9 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
         ({"Shop": entry()}, "tornado_apps.Shop: an app's name is a lower-case letter, then up to 30 of a-z 0-9 _ -"),
         (
             {"nginx": entry()},
-            "tornado_apps.nginx: the name nginx belongs to a user or directory of the system; choose another",
+            "tornado_apps.nginx: the name nginx belongs to a service of this collection; choose another",
         ),
+        ({"backup": entry()}, "tornado_apps.backup: this host has a user or a directory in /var/log of that name already"),
         ({"shop": {"run": {"app": "a:b"}}}, "tornado_apps.shop.source: is missing; dict is wanted"),
         ({"shop": entry(domain=["a.example"])}, "tornado_apps.shop.domain: no such key; did you mean domains?"),
         ({"shop": entry(name="other")}, "tornado_apps.shop.name: no such key;"),

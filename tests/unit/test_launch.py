@@ -25,7 +25,12 @@ def release(**keys: Any) -> dict[str, Any]:
 
 def test_a_socket_lies_in_the_slots_own_directory(launch: ModuleType) -> None:
     words = launch.placeholders(release(), "b", 1, Path("/srv/shop/slots/b/run"))
-    assert words == {"process": "1", "socket": "/srv/shop/slots/b/run/1.sock", "port": "", "run": "/srv/shop/slots/b/run"}
+    assert words == {
+        "process": "1",
+        "socket": "/srv/shop/slots/b/run/1.sock",
+        "port": "",
+        "run": "/srv/shop/slots/b/run",
+    }
 
 
 def test_the_ports_of_both_slots_interleave(launch: ModuleType) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 
-
 def main(slot: str, process: int) -> None:
     """Become the program; returns never.
 

@@ -27,6 +27,7 @@ import gc
 import importlib
 import inspect
 import ipaddress
+import json
 import logging
 import logging.handlers
 import mmap
@@ -43,7 +44,7 @@ import threading
 import time
 import traceback
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, NoReturn, cast
@@ -61,20 +62,26 @@ from tornado.websocket import WebSocketHandler
 log = logging.getLogger("runner")
 
 ACCEPT_GRACE = 0.05
-"""Seconds between the start of a drain and the end of listening, in which what the kernel has accepted is taken over."""
+"""Seconds between the start of a drain and the end of listening: what the kernel has accepted by then is served."""
 
 IDLE_GRACE = 1.0
 """Seconds between the start of a drain and the closing of idle connections.
 
-HTTP/1.1 has no way to say "send no more": a request that is sent as its connection is closed is lost. A proxy that is
-told by ``Connection: close``, or has moved on already, sends none by then.
+A request that is sent while its connection is being closed is lost, and HTTP/1.1 cannot tell an idle client in advance.
+So those that are about to send one get the time to; their answers say ``Connection: close``.
 """
+
+DRAIN_STEP = 0.02
+"""Seconds between two looks at what is left to finish."""
 
 ACCEPT_PAUSE = 1.0
 """Seconds without accepting after running out of file descriptors; asyncio's own servers wait as long."""
 
 SERVICE_RESTART = 1012
 """The websocket close code for "service restart", https://www.iana.org/assignments/websocket/."""
+
+HANDED_OVER = "_TORNADO_RUNNER_HANDED_OVER"
+"""The environment variable in which a reload tells the next program of its open files."""
 
 
 class RunnerError(Exception):
@@ -231,9 +238,7 @@ def make_parser() -> argparse.ArgumentParser:
         default="127.0.0.1",
         help="the address that --port is opened on, '' for all (default: %(default)s)",
     )
-    listening.add_argument(
-        "--reuse-port", action="store_true", help="share --port with other processes that ask for the same"
-    )
+    listening.add_argument("--reuse-port", action="store_true", help="share --port with other processes that ask for the same")
     listening.add_argument(
         "--fork",
         metavar="N",
@@ -246,7 +251,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         type=parse_count,
         default=4096,
-        help="connections that may wait to be accepted; the kernel caps it at net.core.somaxconn (default: %(default)s)",
+        help="connections that may wait, capped by the kernel at net.core.somaxconn (default: %(default)s)",
     )
     listening.add_argument("--certificate", metavar="FILE", type=Path, help="serve TLS with this certificate chain")
     listening.add_argument("--key", metavar="FILE", type=Path, help="the private key of --certificate")
@@ -296,9 +301,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="stderr, a FILE that is rotated, or udp://HOST:PORT of a syslog daemon; with --fork, each child's FILE "
         "has its number before the suffix (default: %(default)s)",
     )
-    logs.add_argument(
-        "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default: %(default)s)"
-    )
+    logs.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default: %(default)s)")
     logs.add_argument(
         "--log-max-bytes",
         metavar="SIZE",
@@ -358,21 +361,22 @@ def parse_arguments(arguments: list[str] | None = None, environment: Mapping[str
 
 
 class LineFormatter(logging.Formatter):
-    """Formats every record as one line: time, level, logger, process, message.
+    """Formats every record one way: time, level, logger, process, message.
 
-    For example ``2026-11-21T03:14:15.926Z INFO  tornado.access [shop a/0 1f2e3d4c pid 812] 200 GET / (10.0.0.1) 1.23ms``.
+    ``2026-11-21T03:14:15.926Z INFO  tornado.access [shop a/0 1f2e3d4c pid 812] 200 GET / (10.0.0.1) 1.23ms``
     What follows a line break, such as a traceback, is indented: a message cannot pass itself off as another line.
     """
 
-    converter = time.gmtime
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        """Name the process by what is set of TORNADO_APP, TORNADO_SLOT, TORNADO_PROCESS and TORNADO_RELEASE."""
         place = "/".join(filter(None, map(environment.get, ("TORNADO_SLOT", "TORNADO_PROCESS"))))
         words = (environment.get("TORNADO_APP"), place, environment.get("TORNADO_RELEASE"), "pid")
         context = " ".join(filter(None, words)).replace("%", "%%")
         super().__init__(f"%(asctime)s %(levelname)-5s %(name)s [{context} %(process)d] %(message)s")
+        self.converter = time.gmtime
 
     def format(self, record: logging.LogRecord) -> str:
         """Format one record."""
@@ -399,7 +403,7 @@ def make_log_handler(options: Options) -> logging.Handler:
         )
     except OSError as error:
         where = "udp://{}:{}".format(*target) if isinstance(target, SyslogAddress) else target
-        raise RunnerError(f"cannot log to {where}: {describe(error)}") from error
+        raise RunnerError(f"cannot log to {where}: {describe(error)}") from None
 
 
 def configure_logging(options: Options) -> None:
@@ -420,6 +424,7 @@ class OwnFile:
     """A file that this process made: it is removed by this process only, and only if the name still leads to it."""
 
     def __init__(self, path: Path) -> None:
+        """Take note of a file that was just made."""
         self.path = path.absolute()
         self.owner = os.getpid()
         self.identity = self.look()
@@ -442,16 +447,16 @@ class PidFile(OwnFile):
     """The process's id in a file that is locked (``flock``) for as long as the process lives.
 
     The lock tells whether the process lives, and dies with it; the id in the file is for people and scripts.
-    ``inherited`` is the locked file as a reload hands it over.
     """
 
     def __init__(self, path: Path, inherited: int | None = None) -> None:
+        """Lock the file, unless it comes locked from before a reload; raises RunnerError."""
         try:
             self.fd = self.lock(path) if inherited is None else inherited
             os.ftruncate(self.fd, 0)
             os.pwrite(self.fd, b"%d\n" % os.getpid(), 0)
         except OSError as error:
-            raise RunnerError(f"cannot use the pid file {path}: {describe(error)}") from error
+            raise RunnerError(f"cannot use the pid file {path}: {describe(error)}") from None
         super().__init__(path)
 
     def lock(self, path: Path) -> int:
@@ -460,12 +465,12 @@ class PidFile(OwnFile):
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            except BlockingIOError:
                 holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
-                raise RunnerError(f"already running: pid {holder} holds the lock on {path}") from error
+                raise RunnerError(f"already running: pid {holder} holds the lock on {path}") from None
             # Whoever held the lock before may have removed the file between the two calls.
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(fd), os.stat(path)):
+                if os.path.samestat(os.fstat(fd), path.stat()):
                     return fd
             os.close(fd)
 
@@ -477,8 +482,8 @@ class PidFile(OwnFile):
 class Listener(socket.socket):
     """A listening socket that waits when the process is out of file descriptors.
 
-    A waiting connection keeps a listening socket readable. Tornado's event loop tries again at once and logs each failure
-    (36,000 lines in two seconds were seen); this one tries again after a second, as asyncio's servers do.
+    A waiting connection keeps a listening socket readable: Tornado tries again at once and logs each failure (36,000
+    lines in two seconds were seen). This one tries again after a second, as asyncio's servers do.
     """
 
     def accept(self) -> tuple[socket.socket, Any]:
@@ -506,7 +511,7 @@ def is_live(path: Path) -> bool:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise RunnerError(f"cannot listen on {path}: it exists and is not a socket")
         with socket.socket(socket.AF_UNIX) as probe:
-            probe.setblocking(False)  # a full backlog is an answer too
+            probe.settimeout(0)  # a full backlog is an answer too
             probe.connect(str(path))
     except BlockingIOError:
         return True
@@ -522,7 +527,7 @@ def listen_unix(path: Path, mode: int, backlog: int) -> Listener:
     hidden = path.with_name(f".{os.getpid()}")
     hidden.unlink(missing_ok=True)
     listener = Listener(socket.AF_UNIX)
-    listener.setblocking(False)
+    listener.settimeout(0)
     try:
         listener.bind(str(hidden))
         hidden.chmod(mode)
@@ -536,7 +541,8 @@ def listen_unix(path: Path, mode: int, backlog: int) -> Listener:
 class Endpoint:
     """Where the application is served: its listening sockets, and the name of the unix socket if it is one."""
 
-    def __init__(self, options: Options, inherited: list[int]) -> None:
+    def __init__(self, options: Options, inherited: Sequence[int] = ()) -> None:
+        """Listen, unless the sockets come from before a reload; raises RunnerError."""
         self.options = options
         self.file: OwnFile | None = None
         self.listeners = [Listener(fileno=fd) for fd in inherited]
@@ -544,7 +550,7 @@ class Endpoint:
             try:
                 self.listeners = self.open()
             except OSError as error:
-                raise RunnerError(f"cannot listen on {self}: {describe(error)}") from error
+                raise RunnerError(f"cannot listen on {self}: {describe(error)}") from None
         if options.socket is not None:
             self.file = OwnFile(options.socket)
 
@@ -553,12 +559,11 @@ class Endpoint:
         options = self.options
         if options.socket is not None:
             return [listen_unix(options.socket, options.socket_mode, options.backlog)]
-        sockets = netutil.bind_sockets(
-            options.port or 0, options.address, backlog=options.backlog, reuse_port=options.reuse_port
-        )
+        sockets = netutil.bind_sockets(options.port or 0, options.address, backlog=options.backlog, reuse_port=options.reuse_port)
         return [Listener(fileno=bound.detach()) for bound in sockets]
 
     def __str__(self) -> str:
+        """Return the address, as a URL if it is one."""
         if self.options.socket is not None:
             return f"unix:{self.options.socket}"
         port = self.listeners[0].getsockname()[1] if self.listeners else self.options.port
@@ -645,7 +650,7 @@ class Server(HTTPServer):
     ``close_all_connections`` cuts requests in flight. This one knows the exchange (a request and its answer) that each
     connection is at, through the two methods by which a server learns of them, and tells the busy from the idle.
 
-    Not documented by Tornado, and so pinned by tests: ``conn_params.no_keep_alive`` is read for each request, and of a
+    Not documented by Tornado, and so pinned by tests: ``conn_params.no_keep_alive`` is read for each request, and of an
     `.HTTP1Connection`, ``_request_start_line`` is None until a request was read, and ``_disconnect_on_finish`` is what
     says ``Connection: close`` and does it.
     """
@@ -681,22 +686,22 @@ class Server(HTTPServer):
         for connection, exchange in list(self.exchanges.items()):
             stream = connection.stream
             waiting = exchange._request_start_line is None and not stream._read_buffer_size
-            if waiting and not (stream.closed() or is_readable(stream.fileno())):
+            if waiting and not stream.closed() and not is_readable(stream.socket):
                 stream.close()
 
 
-def is_readable(descriptor: int) -> bool:
+def is_readable(connection: socket.socket) -> bool:
     """Tell whether the kernel holds something that the process has not read."""
     poll = select.poll()  # select.select takes no descriptor above 1023
-    poll.register(descriptor, select.POLLIN)
+    poll.register(connection, select.POLLIN)
     return bool(poll.poll(0))
 
 
 def close_websockets() -> list[IOStream]:
-    """Close every websocket, and return the streams that are closed once the clients have agreed.
+    """Start to close every websocket, and return the streams, which are closed once the clients have agreed.
 
-    Tornado keeps no list of its websockets, and they have left the server's connections. The garbage collector knows every
-    object there is: asking it, once, at the end, needs no hook in the application, and costs nothing while serving.
+    Tornado keeps no list of its websockets, and they have left the server's connections. The garbage collector knows
+    every object there is: asking it, once, at the end, needs no hook in the application and costs nothing before.
     """
     streams = []
     for thing in gc.get_objects():
@@ -714,9 +719,7 @@ def make_tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
     try:
         context.load_cert_chain(certificate, key, password=str)  # an empty one: else OpenSSL asks the terminal for it
     except OSError as error:
-        raise RunnerError(
-            f"cannot serve TLS with --certificate {certificate} --key {key}: {describe(error)}"
-        ) from error
+        raise RunnerError(f"cannot serve TLS with --certificate {certificate} --key {key}: {describe(error)}") from None
     return context
 
 
@@ -727,6 +730,7 @@ class Runner:
     """One run of the program: what it holds, and what it does when."""
 
     def __init__(self, options: Options) -> None:
+        """Hold nothing yet."""
         self.options = options
         self.tls: ssl.SSLContext | None = None
         self.pid_file: PidFile | None = None
@@ -738,17 +742,21 @@ class Runner:
     def run(self) -> None:
         """Serve until told to stop; raises RunnerError."""
         options = self.options
-        handed_over = json.loads(os.environ.pop(HANDED_OVER, "{}"))
-        self.inherited: list[int] = handed_over.get("listeners", [])
         try:
+            lock, listeners = take_over()
             if options.pid_file is not None:
-                self.pid_file = PidFile(options.pid_file, handed_over.get("lock"))
+                self.pid_file = PidFile(options.pid_file, lock)
             if options.certificate is not None and options.key is not None:
                 self.tls = make_tls_context(options.certificate, options.key)
+            if options.fork > 1 or listeners:
+                self.endpoint = Endpoint(options, listeners)
             if options.fork > 1:
-                self.endpoint = Endpoint(options)
                 self.fork()
             asyncio.run(self.serve())
+        except RunnerError as error:
+            if self.parent is None:
+                raise
+            self.fail_child(error)
         finally:
             self.release()
 
@@ -787,12 +795,12 @@ class Runner:
             ssl_options=self.tls,
         )
         if self.endpoint is None:
-            self.endpoint = Endpoint(options, self.inherited)
+            self.endpoint = Endpoint(options)
         server.add_sockets(self.endpoint.listeners)
         self.served[0] = 1
         self.handle_signals()
         if self.parent is not None:
-            loop.add_reader(self.parent, self.on_parent)
+            loop.add_reader(self.parent, self.on_parent, self.parent)
         if options.debug:
             switch_on_debug(application)
             self.prepare_reload()
@@ -860,9 +868,10 @@ class Runner:
         """Leave the lock and the listening sockets to the program that takes this one's place, in the same process."""
         listeners = [] if self.endpoint is None else [listener.fileno() for listener in self.endpoint.listeners]
         lock = None if self.pid_file is None else self.pid_file.fd
-        for fd in filter(None, (*listeners, lock)):
-            os.set_inheritable(fd, True)  # noqa: FBT003
-        os.environ[HANDED_OVER] = json.dumps({"listeners": listeners, "lock": lock})
+        for fd in (*listeners, lock):
+            if fd is not None:
+                fcntl.fcntl(fd, fcntl.F_SETFD, 0)
+        os.environ[HANDED_OVER] = json.dumps([lock, listeners])
         os.chdir(directory)
 
     async def wait_for_edit(self, error: RunnerError, cause: BaseException) -> None:
@@ -881,53 +890,67 @@ class Runner:
     # Forking
 
     def fork(self) -> None:
-        """Return in each of the children; the parent ends in here, with SystemExit or RunnerError, when all have ended.
+        """Return in each of the children; the parent ends in here when they have, by SystemExit or RunnerError.
 
-        `tornado.process.fork_processes` starts a child anew that dies, but leaves the children alone when the parent gets
-        a signal or dies. So they watch a socket whose other end is the parent's alone: when it is closed, they drain.
+        `tornado.process.fork_processes` replaces a child that dies, but leaves the children alone when the parent gets
+        a signal or dies. So they watch a socket whose other end is the parent's alone: when it closes, they drain.
         """
-        parent = os.getpid()
         ours, theirs = socket.socketpair()
-
-        def on_signal(number: int, _frame: FrameType | None) -> None:
-            if os.getpid() != parent:  # a child that has not come far enough to have its own handler
-                os._exit(0)
-            if ours.fileno() == -1:
-                log.warning("%s again: exiting at once", signal.Signals(number).name)
-                for child in Path("/proc/thread-self/children").read_text().split():
-                    os.kill(int(child), signal.SIGKILL)
-                self.leave(1)
-            log.info("%s: stopping the children", signal.Signals(number).name)
-            ours.close()
-            if self.endpoint is not None:
-                self.endpoint.close()
-
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, on_signal)
+            signal.signal(number, functools.partial(self.stop_children, os.getpid(), ours))
         try:
             process.fork_processes(self.options.fork)
-        except RuntimeError as error:
-            raise RunnerError("the children keep dying") from error
-        except SystemExit as error:
+        except RuntimeError:
+            raise RunnerError("giving up: the children keep dying") from None
+        except SystemExit:
             if not self.served[0]:
-                raise RunnerError("no child could serve") from error
+                raise RunnerError("giving up: no child could serve") from None
             raise
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         ours.close()
-        self.parent = theirs
+        if is_readable(theirs):  # the parent stopped before this child began
+            sys.exit(0)
         if self.pid_file is not None:
             self.pid_file.disown()
         os.environ["TORNADO_PROCESS"] = str(process.task_id())
         configure_logging(self.options)
-        if is_readable(theirs.fileno()):
-            sys.exit(0)
+        self.parent = theirs
 
-    def on_parent(self) -> None:
+    def stop_children(self, parent: int, ours: socket.socket, number: int, _frame: FrameType | None) -> None:
+        """Tell the children to drain, the second time kill them; the signal handler of the parent."""
+        if os.getpid() != parent:  # a child that has not come far enough to have its own
+            os._exit(0)
+        if ours.fileno() == -1:
+            log.warning("%s again: exiting at once", signal.Signals(number).name)
+            for child in Path("/proc/thread-self/children").read_text().split():
+                os.kill(int(child), signal.SIGKILL)
+            self.leave(1)
+        log.info("%s: stopping", signal.Signals(number).name)
+        ours.close()
+        if self.endpoint is not None:
+            self.endpoint.close()
+
+    def fail_child(self, error: RunnerError) -> None:
+        """Ask the parent for another try, by a status other than 0, only if any child has got further than this one."""
+        time.sleep(1)  # for the others, and to keep a child that fails each time from keeping the machine busy
+        if self.served[0]:
+            raise error
+        report(error, self.options)
+
+    def on_parent(self, parent: socket.socket) -> None:
         """Stop, as the parent does."""
-        if self.parent is not None:
-            asyncio.get_running_loop().remove_reader(self.parent)
+        asyncio.get_running_loop().remove_reader(parent)
         self.stopping.set()
+
+
+def take_over() -> tuple[int | None, list[int]]:
+    """Return the lock and the listening sockets that a reload has left open, if there was one."""
+    lock, listeners = json.loads(os.environ.pop(HANDED_OVER, "[null, []]"))
+    for fd in (*listeners, lock):
+        if fd is not None:
+            fcntl.fcntl(fd, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+    return lock, listeners
 
 
 def main() -> int:
@@ -941,11 +964,16 @@ def main() -> int:
     try:
         Runner(options).run()
     except RunnerError as error:
-        log.critical("%s", error, exc_info=error.__cause__)
-        if options.log_to is not None:
-            sys.stderr.write(f"runner.py: error: {error}\n")
+        report(error, options)
         return 1
     return 0
+
+
+def report(error: RunnerError, options: Options) -> None:
+    """Log why the application is not served, and say it on stderr too, where who started it will look."""
+    log.critical("%s", error, exc_info=error.__cause__)
+    if options.log_to is not None:
+        sys.stderr.write(f"runner.py: error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""A small Tornado application that tells where it runs."""

@@ -1,0 +1,159 @@
+"""Mistakes end in one clear message, and the host goes on serving what it served."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from testinfra.host import Host
+
+from tests.hosts import Site, address
+
+HOST = "debian12"
+ROOT = Path(__file__).parents[3]
+VARIABLES = yaml.safe_load((ROOT / "molecule/shared/group_vars/app_hosts.yml").read_text())
+
+testinfra_hosts = [f"ansible://{HOST}"]
+
+
+@pytest.fixture(autouse=True)
+def still_serving(host: Host) -> Iterator[None]:
+    """Whatever a test does to it, the host serves the same processes as before, and nothing of the attempt is left."""
+    site = Site(address(host))
+
+    def served() -> tuple[set[int], str, str]:
+        pids = {site.get("/whoami").json["pid"] for _ in range(20)}
+        left = host.check_output("ls -A /srv/sample/releases /srv/sample/slots /srv/plain/releases /etc/supervisor/conf.d")
+        return pids, left, host.check_output("cd /etc && find nginx security sysctl.d systemd -type f | sort | xargs sha256sum")
+
+    before = served()
+    yield
+    assert served() == before
+
+
+def provision(tmp_path: Path, variables: dict[str, Any]) -> tuple[int, str]:
+    """Run site.yml on the host with ``variables``; return its exit status and what it printed."""
+    extra = tmp_path / "variables.yml"
+    extra.write_text(yaml.safe_dump(VARIABLES | variables))
+    command = ["ansible-playbook", "site.yml", "-i", os.environ["MOLECULE_INVENTORY_FILE"], "--limit", HOST, "-e", f"@{extra}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    return done.returncode, re.sub(r"\s+", " ", done.stdout + done.stderr)
+
+
+def apps(**changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the apps with ``changes`` in their entries."""
+    entries = copy.deepcopy(VARIABLES["tornado_apps"])
+    for name, keys in changes.items():
+        entries.setdefault(name, {}).update(keys)
+    return {"tornado_apps": entries}
+
+
+def code(tmp_path: Path, **files: str) -> dict[str, Any]:
+    """Return the source of a copy of the sample app in which ``files`` (``web`` for web.py) are other ones."""
+    directory = tmp_path / "app"
+    shutil.copytree(ROOT / "files/sample_app", directory)
+    for name, text in files.items():
+        path = directory / ("requirements.txt" if name == "requirements" else f"sample_app/{name}.py")
+        path.write_text(text)
+    return {"source": {"path": str(directory)}}
+
+
+def test_all_mistakes_of_a_file_come_in_one_message_before_anything_changes(tmp_path: Path) -> None:
+    other = {"source": {"path": "no/such/directory"}, "run": {"app": "a:b"}}
+    status, output = provision(
+        tmp_path,
+        apps(
+            sample={"drian": 3, "processes": "many"},
+            plain={"domains": ["a.test"]},
+            other=other | {"domains": ["a.test"], "port": 8001},
+        ),
+    )
+    assert status != 0
+    assert "the inventory has mistakes; nothing was changed" in output
+    assert "tornado_apps.sample.drian: no such key; did you mean drain?" in output
+    assert "tornado_apps.sample.processes: must be int or \"auto\"; found 'many'" in output.replace('\\"', '"')
+    assert "tornado_apps.other.domains: a.test is plain's, too" in output
+    assert "changed=0" in output
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            apps(other={"source": {"path": "files"}, "run": {"app": "a:b"}, "domains": ["b.test"], "port": 8001}),
+            "tornado_apps.other.port: takes 8001 to 8004, of which plain has some; move one of them",
+        ),
+        (
+            apps(sample={"open_files": 50_000}),
+            "tornado_apps.sample.open_files: must be at most 20000, what this host gives; found 50000",
+        ),
+        (apps(sample={"source": {"path": "no/such/app"}}), "tornado_apps.sample.source.path: there is no directory"),
+        ({"tornado_app": {}}, "tornado_app: no such variable; did you mean tornado_apps?"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_changes(tmp_path: Path, variables: dict[str, Any], message: str) -> None:
+    status, output = provision(tmp_path, variables)
+    assert status != 0
+    assert message in output
+    assert "changed=0" in output
+
+
+def test_a_limit_that_the_host_cannot_give_is_named_with_both_numbers(tmp_path: Path) -> None:
+    status, output = provision(tmp_path, {"limits_open_files": 50_000})
+    assert status != 0
+    assert "limits_open_files: 50000 is more than this host gives" in output
+    assert "20000" in output
+    assert "changed=0" in output
+
+
+def test_a_version_that_is_not_in_the_repository(tmp_path: Path) -> None:
+    status, output = provision(tmp_path, apps(plain={"source": {"git": "/srv/plain.bundle", "version": "v9"}}))
+    assert status != 0
+    assert "tornado_apps.plain.source.version: /srv/plain.bundle has no branch, tag or commit v9" in output
+
+
+def test_requirements_that_do_not_resolve(tmp_path: Path) -> None:
+    status, output = provision(tmp_path, apps(sample=code(tmp_path, requirements="tornado==6.6.1\ntornado==6.5\n")))
+    assert status != 0
+    assert "tornado_apps.sample.source: requirements.txt cannot be installed" in output
+    assert "tornado==6.5" in output
+
+
+def test_an_app_that_does_not_import_is_explained_by_its_own_log(tmp_path: Path) -> None:
+    status, output = provision(tmp_path, apps(sample=code(tmp_path, web="import no_such_module\n")))
+    assert status != 0
+    assert "process 0 does not stay up" in output
+    assert "No module named 'no_such_module'" in output.replace("\\'", "'").replace("''", "'")
+
+
+def test_a_broken_snippet_is_named_with_its_app_and_nginxs_own_words(tmp_path: Path) -> None:
+    status, output = provision(tmp_path, apps(plain={"extra": "frobnicate on;"}))
+    assert status != 0
+    assert "tornado_apps.plain.extra" in output
+    assert 'unknown directive "frobnicate"' in output.replace('\\"', '"')
+
+
+def test_a_distribution_that_is_not_supported(host: Host, tmp_path: Path) -> None:
+    host.run_expect([0], "cp -L /etc/os-release /root/os-release && rm /etc/os-release")
+    host.run_expect([0], "printf 'ID=fedora\\nNAME=\"Fedora Linux\"\\nVERSION_ID=40\\n' > /etc/os-release")
+    try:
+        status, output = provision(tmp_path, {})
+    finally:
+        host.run_expect([0], "ln -sf ../usr/lib/os-release /etc/os-release")
+    assert status != 0
+    assert "runs Fedora Linux 40; funnel.tornado supports Debian 12 and 13" in output
+    assert "changed=0" in output
+
+
+def test_after_all_that_there_is_nothing_to_do(tmp_path: Path) -> None:
+    status, output = provision(tmp_path, {})
+    assert status == 0, output
+    assert "changed=0" in output

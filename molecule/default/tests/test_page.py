@@ -1,0 +1,58 @@
+"""What a person sees: the page, in a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+from testinfra.host import Host
+
+from tests.hosts import Site, address
+
+testinfra_hosts = ["ansible://app_hosts"]
+
+#: Without these a headless Chromium of root's does not start, or calls home at every start.
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-proxy-server",
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chrome]:
+    options = ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for flag in FLAGS:
+        options.add_argument(flag)
+    driver = Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    yield driver
+    driver.quit()
+
+
+def test_the_page_says_who_served_it_and_its_websocket_ticks(host: Host, browser: Chrome) -> None:
+    site = Site(address(host))
+    browser.get(f"http://{site.address}/")
+
+    def text(name: str) -> str:
+        return browser.find_element(By.ID, name).text
+
+    who = site.get("/whoami").json
+    assert text("hostname") == who["hostname"] == host.check_output("hostname")
+    assert text("release") == who["release"]
+    assert text("process") in {f"{who['slot']}/{number}" for number in range(int(host.check_output("nproc")))}
+    assert text("protocol") == "http"
+    assert text("remote_ip") == site.client_address
+    WebDriverWait(browser, 10).until(lambda _: text("state") == "connected" and int(text("tick")) >= 2)
+    colour = browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
+    assert colour != "rgba(0, 0, 0, 0)", "the style sheet did not arrive"

@@ -1,0 +1,63 @@
+"""The controller's half of funnel.tornado.file_set: it renders templates; everything else is done on the host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible.template import trust_as_template
+
+from ansible_collections.funnel.tornado.plugins.module_utils.file_set import FileSetError, parse_files
+
+
+class ActionModule(ActionBase):
+    """Render the templates of a set of files and hand the set to the module."""
+
+    _VALID_ARGS = frozenset({"root", "files", "owns", "absent", "check", "service"})
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result.
+
+        :raises AnsibleActionFail: when an entry is wrong or a template cannot be rendered, before the host is reached.
+        """
+        super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        files = arguments.get("files") or {}
+        if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
+            raise AnsibleActionFail("files: has to be a dictionary of path to a dictionary of template or content, mode, ...")
+        rendered = {str(path): self._rendered(str(path), entry, task_vars or {}) for path, entry in files.items()}
+        try:
+            parse_files(rendered)
+        except FileSetError as error:
+            raise AnsibleActionFail(str(error)) from error
+        # What is secret travels in an option of its own, which Ansible neither logs nor shows.
+        arguments["secret_contents"] = {path: entry.pop("content") for path, entry in rendered.items() if entry.get("secret")}
+        arguments["files"] = rendered
+        result: dict[str, Any] = self._execute_module("funnel.tornado.file_set", arguments, task_vars=task_vars)
+        return result
+
+    def _rendered(self, path: str, entry: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Return an entry with its ``template`` and ``vars`` replaced by the ``content`` they make."""
+        entry = dict(entry)
+        variables = entry.pop("vars", {})
+        if "template" not in entry:
+            return entry
+        if "content" in entry:
+            raise AnsibleActionFail(f"files[{path!r}]: takes template or content, not both")
+        name = entry.pop("template")
+        try:
+            source = Path(self._loader.path_dwim_relative_stack(self._task.get_search_path(), "templates", name))
+            content = self._loader.get_text_file_contents(str(source))
+            searchpath = [*task_vars.get("ansible_search_path", []), self._loader.get_basedir(), str(source.parent)]
+            templar = self._templar.copy_with_new_env(
+                searchpath=[found for base in searchpath for found in (str(Path(base) / "templates"), base)],
+                available_variables={"ansible_managed": "Ansible managed", **task_vars, **variables},
+            )
+            # Block tags may be indented in a template without indenting what they produce.
+            overrides = {"trim_blocks": True, "lstrip_blocks": True}
+            text = templar.template(trust_as_template(content), escape_backslashes=False, overrides=overrides)
+        except AnsibleError as error:
+            raise AnsibleActionFail(f"files[{path!r}]: template {name}: {error}") from error
+        return {**entry, "content": str(text)}

@@ -1,0 +1,192 @@
+"""How many files a service may hold open, and how many connections may wait: what a host can give, and giving it."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ansible_collections.funnel.tornado.plugins.module_utils import service
+from ansible_collections.funnel.tornado.plugins.module_utils.file_set import File, FileSet, Outcome, converge
+
+LIMITS_FILE = "/etc/security/limits.d/50-funnel.conf"
+SYSCTL_FILE = "/etc/sysctl.d/50-funnel.conf"
+
+#: Bit of CAP_SYS_RESOURCE in the capability sets of /proc/PID/status (capabilities(7)).
+_CAP_SYS_RESOURCE = 1 << 24
+
+
+class LimitsError(Exception):
+    """The host cannot give what is wanted. The message holds both numbers, and nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What bounds the open files of a service on this host.
+
+    ``can_raise``: whether PID 1, and so what it starts, may go above its own hard limit, up to ``nr_open``.
+    """
+
+    nr_open: int
+    init_hard: int
+    can_raise: bool
+
+    @classmethod
+    def of_host(cls, proc: Path = Path("/proc")) -> Capacity:
+        """Read the capacity from the proc file system."""
+        status = (proc / "1/status").read_text()
+        effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
+        # In a user namespace of its own the capability does not count: the kernel asks for it in the initial one.
+        initial_namespace = (proc / "self/uid_map").read_text().split() == ["0", "0", "4294967295"]
+        return cls(
+            nr_open=int((proc / "sys/fs/nr_open").read_text()),
+            init_hard=open_files_of(1, proc)[1],
+            can_raise=initial_namespace and bool(int(effective, 16) & _CAP_SYS_RESOURCE),
+        )
+
+    @property
+    def most(self) -> int:
+        """The most files that a service can be allowed to hold open."""
+        return self.nr_open if self.can_raise else min(self.nr_open, self.init_hard)
+
+    def problem(self, open_files: int) -> str:
+        """Return why this host cannot give ``open_files``, or nothing."""
+        if open_files <= self.most:
+            return ""
+        if self.most == self.nr_open:
+            reason, remedy = f"fs.nr_open is {self.nr_open}", "fs.nr_open"
+        else:
+            reason = f"PID 1's hard limit is {self.init_hard} and it lacks CAP_SYS_RESOURCE"
+            remedy = "the container's limit"
+        return (
+            f"limits_open_files: {open_files} is more than this host gives: {reason}; set at most {self.most}, or raise {remedy}"
+        )
+
+
+@dataclass(frozen=True)
+class Sysctl:
+    """A kernel setting that has to be at least ``wanted``; a higher one stays as it is."""
+
+    name: str
+    variable: str
+    wanted: int
+    proc: Path = Path("/proc")
+
+    @property
+    def path(self) -> Path:
+        """Where it is read and set."""
+        return self.proc / "sys" / self.name.replace(".", "/")
+
+    @property
+    def running(self) -> int:
+        """Its present value."""
+        return int(self.path.read_text())
+
+    def problem(self) -> str:
+        """Return why it cannot be set, or nothing."""
+        if self.running >= self.wanted or _is_writable(self.path):
+            return ""
+        return (
+            f"{self.variable}: needs {self.name} to be {self.wanted}, it is {self.running} and read-only here; "
+            f"ask for less, or raise it on the host of this container"
+        )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is wanted: open files per process, connections waiting at a listener, and the services meant."""
+
+    open_files: int
+    backlog: int
+    services: Sequence[str]
+    proc: Path = field(default=Path("/proc"))
+
+    def sysctls(self) -> list[Sysctl]:
+        """Return the kernel settings this takes."""
+        return [
+            Sysctl("net.core.somaxconn", "limits_backlog", self.backlog, self.proc),
+            # nginx and the app behind it may both be at their limit.
+            Sysctl("fs.file-max", "limits_open_files", 2 * self.open_files, self.proc),
+        ]
+
+    def problems(self) -> list[str]:
+        """Return why this host cannot give it."""
+        found = [Capacity.of_host(self.proc).problem(self.open_files)]
+        found += [sysctl.problem() for sysctl in self.sysctls()]
+        return [problem for problem in found if problem]
+
+    def files(self, sysctl_file: str) -> list[File]:
+        """Return the files that make it last, ``sysctl_file`` being what the one of the kernel settings holds now.
+
+        The drop-ins leave the hard limit at what systemd can give at most (it clamps ``infinity`` to that): so a
+        later rise reaches the running service, by its soft limit, without a restart and without CAP_SYS_RESOURCE.
+        """
+        who = [f"{who:4} {kind} nofile {self.open_files}\n" for who in ("*", "root") for kind in ("soft", "hard")]
+        # A setting that is high enough is left out, unless it may be so because of this very file.
+        somaxconn, *others = self.sysctls()
+        kept = [somaxconn, *(one for one in others if one.running < one.wanted or one.name in sysctl_file)]
+        settings = [f"{one.name} = {max(one.running, one.wanted)}\n" for one in kept]
+        drop_in = f"[Service]\nLimitNOFILE={self.open_files}:infinity\n"
+        contents = {LIMITS_FILE: "".join(who), SYSCTL_FILE: "".join(settings)}
+        contents |= {f"/etc/systemd/system/{name}.service.d/50-funnel-limits.conf": drop_in for name in self.services}
+        return [File(path, f"# Ansible managed\n{content}".encode()) for path, content in contents.items()]
+
+
+def apply(limits: Limits, *, check_mode: bool = False) -> Outcome:
+    """Give the limits to the host: to its files, to the kernel, and to the services that are running.
+
+    A running process is only ever raised; a lower limit holds from its next start.
+
+    :raises LimitsError: when the host cannot give them; nothing was changed.
+    """
+    if problems := limits.problems():
+        raise LimitsError("; ".join(problems))
+    sysctl_file = Path(SYSCTL_FILE)
+    files = limits.files(sysctl_file.read_text() if sysctl_file.exists() else "")
+    outcome = converge(FileSet(Path("/"), files), check_mode=check_mode)
+    for sysctl in limits.sysctls():
+        if sysctl.running < sysctl.wanted:
+            outcome.files.append(str(sysctl.path))
+            if not check_mode:
+                sysctl.path.write_text(f"{sysctl.wanted}\n")
+    for name in limits.services:
+        pid = service.look(name).main_pid
+        if pid:
+            _raise_process(name, pid, limits.open_files, outcome, check_mode=check_mode)
+    return outcome
+
+
+def _raise_process(name: str, pid: int, open_files: int, outcome: Outcome, *, check_mode: bool) -> None:
+    soft, hard = open_files_of(pid)
+    if soft >= open_files:
+        return
+    if not check_mode:
+        try:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_files, max(hard, open_files)))
+        except PermissionError:
+            outcome.warnings.append(
+                f"{name} (pid {pid}) keeps {soft} open files until its next start: its hard limit is {hard}, "
+                "and going above takes CAP_SYS_RESOURCE"
+            )
+            return
+        confirmed = open_files_of(pid)[0]
+        if confirmed < open_files:
+            raise LimitsError(f"{name} (pid {pid}) was given {open_files} open files but has {confirmed}")
+    outcome.files.append(f"/proc/{pid}/limits")
+
+
+def open_files_of(pid: int, proc: Path = Path("/proc")) -> tuple[int, int]:
+    """Return the soft and the hard limit of the open files of a process (proc_pid_limits(5))."""
+    lines = (proc / str(pid) / "limits").read_text().splitlines()
+    soft, hard = next(line.split()[3:5] for line in lines if line.startswith("Max open files"))
+    return int(soft), int(hard)
+
+
+def _is_writable(path: Path) -> bool:
+    """Tell whether root can write here: on a read-only mount, as containers have it, the mode bits say nothing."""
+    try:
+        with path.open("r+"):
+            return True
+    except OSError:
+        return False

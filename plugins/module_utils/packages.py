@@ -1,0 +1,111 @@
+"""Debian packages by dpkg and apt-get, and the distributions this collection knows."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ansible_collections.funnel.tornado.plugins.module_utils.command import Finished, last_lines, run
+
+#: The first Debian release that is supported: its Python is 3.11, which Tornado 6.6 needs.
+OLDEST_DEBIAN = 12
+
+#: Seconds to wait for another apt or dpkg, such as the daily upgrade of a host that was just booted.
+LOCK_SECONDS = 120
+
+_APT_GET = (
+    "apt-get",
+    "--yes",
+    "--quiet",
+    "--no-install-recommends",
+    f"--option=DPkg::Lock::Timeout={LOCK_SECONDS}",
+    "--option=Dpkg::Options::=--force-confdef",
+    "--option=Dpkg::Options::=--force-confold",
+    "--option=Acquire::Retries=3",
+)
+_ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "APT_LISTCHANGES_FRONTEND": "none", "NEEDRESTART_SUSPEND": "1"}
+
+
+class PackagesError(Exception):
+    """The host is not supported, or its packages cannot be installed. The message holds apt's last lines."""
+
+
+def require_supported_distribution(os_release: str | None = None) -> None:
+    """See that this host runs Debian 12 or newer; testing and unstable, which have no number, count as newer.
+
+    ``os_release`` is the text of os-release(5), by default this host's.
+
+    :raises PackagesError: naming what the host runs.
+    """
+    release = _parse_os_release(_read_os_release() if os_release is None else os_release)
+    number = release.get("VERSION_ID", "")
+    if release.get("ID") != "debian" or (number.isdigit() and int(number) < OLDEST_DEBIAN):
+        name = release.get("PRETTY_NAME") or "an unknown system"
+        raise PackagesError(f"host {platform.node()} runs {name}; funnel.tornado supports Debian 12 and 13")
+
+
+def missing(names: Sequence[str]) -> list[str]:
+    """Return those of ``names`` that are not installed, in their order."""
+    listed = run(["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\n", *names], check=False).output
+    installed = {line.removesuffix(" installed") for line in listed.splitlines() if line.endswith(" installed")}
+    return [name for name in names if name not in installed]
+
+
+def install(names: Sequence[str], *, lists_max_age: float) -> None:
+    """Install packages; the package lists are updated first if older than ``lists_max_age`` seconds or lacking one.
+
+    :raises PackagesError: with apt's last lines.
+    """
+    updated = ""
+    if _lists_age() > lists_max_age or without_candidate(names):
+        updated = _update().output
+        if unknown := without_candidate(names):
+            raise PackagesError(f"no package source of this host has {', '.join(unknown)}:\n{last_lines(updated, 8)}")
+    installed = run([*_APT_GET, "install", *names], timeout=1800, environment=_ENVIRONMENT, check=False)
+    if installed.status != 0:
+        raise PackagesError(f"apt-get install {' '.join(names)} failed:\n{last_lines(installed.output)}")
+
+
+def without_candidate(names: Sequence[str]) -> list[str]:
+    """Return those of ``names`` that apt, as its lists are now, could not install."""
+    candidates: dict[str, str] = {}
+    package = ""
+    for line in run(["apt-cache", "policy", *names]).output.splitlines():
+        if not line.startswith(" "):
+            package = line.rstrip(":")
+        elif line.startswith("  Candidate: "):
+            candidates[package] = line.removeprefix("  Candidate: ")
+    return [name for name in names if candidates.get(name, "(none)") == "(none)"]
+
+
+def _lists_age() -> float:
+    """Return how many seconds ago the package lists were updated; every update writes below ``partial``."""
+    try:
+        return time.time() - Path("/var/lib/apt/lists/partial").stat().st_mtime
+    except OSError:
+        return float("inf")
+
+
+def _update() -> Finished:
+    """Update the package lists. That one source of several fails is no error here: the packages may be in the others."""
+    give_up = time.monotonic() + LOCK_SECONDS
+    while True:
+        updated = run([*_APT_GET, "update"], timeout=600, environment=_ENVIRONMENT, check=False)
+        # apt's own waiting (DPkg::Lock::Timeout) is for dpkg's lock, not for that of the lists.
+        if "/lists/lock" not in updated.output or time.monotonic() > give_up:
+            return updated
+        time.sleep(2)
+
+
+def _read_os_release() -> str:
+    try:
+        return Path("/etc/os-release").read_text()
+    except OSError:
+        return ""
+
+
+def _parse_os_release(text: str) -> dict[str, str]:
+    pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
+    return {key.strip(): value.strip().strip("\"'") for key, value in pairs}

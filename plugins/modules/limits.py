@@ -1,0 +1,84 @@
+#!/usr/bin/python
+# Copyright: The funnel.tornado developers
+# MIT License (see LICENSE)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: limits
+short_description: Let services hold many files and connections open
+description:
+  - Sets the limit of open files for logins (limits.d) and for services (a drop-in with C(LimitNOFILE)), the listen backlog
+    C(net.core.somaxconn), and C(fs.file-max) where it is too low.
+  - What the host cannot give is found before anything is written, and reported with both numbers.
+  - Running services are raised by C(prlimit), without a restart; so is one that has drifted from the files.
+version_added: 0.1.0
+author: The funnel.tornado developers
+options:
+  open_files:
+    description: Files, sockets included, that one process may hold open.
+    type: int
+    required: true
+  backlog:
+    description: Connections that may wait at a listening socket. A higher setting of the host is kept.
+    type: int
+    default: 4096
+  services:
+    description: Names of systemd services. They need not be installed yet.
+    type: list
+    elements: str
+    default: []
+attributes:
+  check_mode:
+    description: Can run in check_mode and return changed status prediction without modifying target.
+    support: full
+  diff_mode:
+    description: Will return details on what has changed (or possibly needs changing in check_mode), when in diff mode.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Let nginx hold 50,000 files open
+  funnel.tornado.limits:
+    open_files: 50000
+    services: [nginx]
+"""
+
+RETURN = r"""
+files:
+  description: Paths that were written, or would be; below C(/proc) for the kernel and for running processes.
+  returned: success
+  type: list
+  elements: str
+  sample: [/etc/sysctl.d/50-funnel.conf, /proc/812/limits]
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.funnel.tornado.plugins.module_utils.file_set import FileSetError
+from ansible_collections.funnel.tornado.plugins.module_utils.limits import Limits, LimitsError, apply
+from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "open_files": {"type": "int", "required": True},
+            "backlog": {"type": "int", "default": 4096},
+            "services": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    wanted = Limits(module.params["open_files"], module.params["backlog"], module.params["services"])
+    try:
+        outcome = apply(wanted, check_mode=module.check_mode)
+    except (LimitsError, FileSetError, ServiceError, OSError) as error:
+        module.fail_json(msg=str(error))
+    for warning in outcome.warnings:
+        module.warn(warning)
+    module.exit_json(changed=outcome.changed, files=outcome.files, diff=outcome.diff if module._diff else [])
+
+
+if __name__ == "__main__":
+    main()

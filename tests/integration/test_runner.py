@@ -1,0 +1,716 @@
+"""The runner, run for real: each test starts processes of its own and asks them."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import fcntl
+import http.client
+import os
+import re
+import resource
+import signal
+import socket
+import ssl
+import stat
+import subprocess
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import tornado.httpclient
+import tornado.websocket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.integration.conftest import Answer, Connection, Process
+
+    Serve = Callable[..., Process]
+    Eventually = Callable[[Callable[[], Any]], Any]
+
+APP = """\
+    import asyncio, logging, time, warnings
+    from tornado.ioloop import IOLoop
+    from tornado.web import Application, RequestHandler
+
+    class Main(RequestHandler):
+        def get(self):
+            self.write("one")
+
+    def make_app():
+        return Application([("/", Main)])
+"""
+
+
+def write_app(directory: Path, text: str = APP, more: str = "") -> Path:
+    """Write an application, ``web:make_app``, and return the directory to serve it from."""
+    (directory / "web.py").write_text(textwrap.dedent(text) + textwrap.dedent(more))
+    return directory
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether any process holds the lock of a pid file."""
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+class TestSocket:
+    def test_serves_with_mode_660_and_is_removed_at_exit(self, serve: Serve, tmp_path: Path) -> None:
+        process = serve("--socket", tmp_path / "0.sock")
+        assert process.ask("/whoami").json["pid"] == process.pid
+        assert stat.S_IMODE((tmp_path / "0.sock").stat().st_mode) == 0o660
+        assert [path.name for path in tmp_path.iterdir()] == ["0.sock"]
+        assert process.stop() == 0
+        assert not list(tmp_path.iterdir())
+
+    def test_mode_can_be_chosen(self, serve: Serve, tmp_path: Path) -> None:
+        serve("--socket", tmp_path / "0.sock", "--socket-mode", "600")
+        assert stat.S_IMODE((tmp_path / "0.sock").stat().st_mode) == 0o600
+
+    def test_name_appears_when_the_socket_listens_and_has_its_mode(self, spawn: Serve, tmp_path: Path) -> None:
+        path = tmp_path / "0.sock"
+        process = spawn("--socket", path, umask=0)
+        while process.popen.poll() is None:
+            with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(FileNotFoundError):
+                client.connect(str(path))  # refused, if it were there too early
+                break
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+
+    def test_stale_one_is_replaced(self, serve: Serve, tmp_path: Path) -> None:
+        with socket.socket(socket.AF_UNIX) as left_over:
+            left_over.bind(str(tmp_path / "0.sock"))
+        assert serve("--socket", tmp_path / "0.sock").ask("/healthz").status == 200
+
+    def test_live_one_is_refused(self, serve: Serve, spawn: Serve, tmp_path: Path) -> None:
+        first = serve("--socket", tmp_path / "0.sock")
+        second = spawn("--socket", tmp_path / "0.sock")
+        assert second.status() == 1
+        assert f"cannot listen on {tmp_path}/0.sock: another process does" in second.log
+        assert first.ask("/whoami").json["pid"] == first.pid
+
+    def test_other_file_in_its_place_is_left_alone(self, spawn: Serve, tmp_path: Path) -> None:
+        (tmp_path / "0.sock").write_text("precious")
+        process = spawn("--socket", tmp_path / "0.sock")
+        assert process.status() == 1
+        assert "it exists and is not a socket" in process.log
+        assert (tmp_path / "0.sock").read_text() == "precious"
+
+    def test_name_that_another_took_is_left_alone(self, serve: Serve, tmp_path: Path) -> None:
+        process = serve("--socket", tmp_path / "0.sock")
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(tmp_path / "new"))
+            (tmp_path / "new").rename(tmp_path / "0.sock")
+            assert process.stop() == 0
+        assert (tmp_path / "0.sock").is_socket()
+
+    def test_directory_that_does_not_exist(self, spawn: Serve, tmp_path: Path) -> None:
+        process = spawn("--socket", tmp_path / "none" / "0.sock")
+        assert process.status() == 1
+        assert process.lines[-1].endswith(f"cannot listen on unix:{tmp_path}/none/0.sock: No such file or directory")
+
+    def test_backlog(self, serve: Serve, tmp_path: Path) -> None:
+        process = serve("--socket", tmp_path / "0.sock", "--backlog", "2")
+        process.signal(signal.SIGSTOP)
+        waiting = [socket.socket(socket.AF_UNIX) for _ in range(5)]
+        for client in waiting:
+            client.settimeout(0)
+        results = [client.connect_ex(str(tmp_path / "0.sock")) for client in waiting]
+        process.signal(signal.SIGCONT)
+        assert [result == 0 for result in results] == [True, True, True, False, False]
+
+
+class TestPort:
+    def test_serves_on_the_loopback_address(self, serve: Serve) -> None:
+        process = serve()
+        assert process.ask("/whoami").json["pid"] == process.pid
+        assert "sample_app.web:make_app on http://127.0.0.1:" in process.log
+        assert f"Tornado {tornado.version}, Python 3." in process.log
+
+    def test_taken_port_is_refused(self, serve: Serve, spawn: Serve) -> None:
+        port = serve().place
+        second = spawn("--port", str(port))
+        assert second.status() == 1
+        assert second.lines[-1].endswith(f"cannot listen on http://127.0.0.1:{port}: Address already in use")
+
+    def test_reuse_port_shares_the_load(self, serve: Serve) -> None:
+        first = serve("--reuse-port")
+        second = serve("--reuse-port", "--port", str(first.place))
+        pids = {first.ask("/whoami").json["pid"] for _ in range(60)}
+        assert pids == {first.pid, second.pid}
+
+    def test_out_of_files_it_waits_instead_of_spinning(self, serve: Serve) -> None:
+        process = serve(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)))
+        clients = [process.connect() for _ in range(60)]
+        process.wait_for("cannot accept connections: Too many open files")
+        time.sleep(1.5)
+        assert len(process.lines) < 6
+        ticks = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        assert sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK") < 1.2, "seconds of CPU, most of them to start"
+        for client in clients:
+            client.close()
+        assert process.ask("/healthz").status == 200
+
+
+class TestFork:
+    def test_children_share_the_socket_and_have_numbers(self, serve: Serve, tmp_path: Path, eventually: Eventually) -> None:
+        process = serve("--socket", tmp_path / "s", "--fork", "3", "--pid-file", tmp_path / "pid")
+        process.wait_for(" serving ", times=3)
+
+        def children() -> dict[str, int]:
+            answers = [process.ask("/whoami").json for _ in range(30)]
+            return {answer["process"]: answer["pid"] for answer in answers}
+
+        before = eventually(lambda: (seen := children()) and len(seen) == 3 and seen)
+        assert set(before) == {"0", "1", "2"}
+        assert len(set(before.values()) - {process.pid}) == 3
+        assert int((tmp_path / "pid").read_text()) == process.pid
+
+        os.kill(before["1"], signal.SIGKILL)
+        process.wait_for(" serving ", times=4)
+        after = eventually(lambda: (seen := children()) and len(seen) == 3 and seen)
+        assert after["1"] != before["1"]
+        assert (after["0"], after["2"]) == (before["0"], before["2"])
+
+        slow = process.connect()
+        slow.send_request("/sleep?seconds=0.5")
+        time.sleep(0.1)
+        assert process.stop() == 0
+        assert slow.answer().status == 200
+        assert not list(tmp_path.iterdir())
+
+    def test_zero_is_one_per_cpu(self, serve: Serve) -> None:
+        process = serve("--fork", "0")
+        process.wait_for(" serving ", times=os.cpu_count() or 1)
+        assert process.stop() == 0
+
+    def test_children_end_with_a_parent_that_is_killed(self, serve: Serve, tmp_path: Path, eventually: Eventually) -> None:
+        process = serve("--fork", "2", "--pid-file", tmp_path / "pid")
+        process.wait_for(" serving ", times=2)
+        process.signal(signal.SIGKILL)
+        assert process.status() == -signal.SIGKILL
+        eventually(lambda: not is_locked(tmp_path / "pid"))
+        again = serve("--fork", "2", "--pid-file", tmp_path / "pid", "--port", str(process.place))
+        assert again.ask("/healthz").status == 200
+
+    def test_second_signal_kills_the_children(self, serve: Serve) -> None:
+        process = serve("--fork", "2")
+        process.wait_for(" serving ", times=2)
+        slow = process.connect()
+        slow.send_request("/sleep?seconds=50")
+        time.sleep(0.1)
+        process.signal()
+        process.wait_for("draining .* 1 requests")
+        assert process.stop() == 1
+        with pytest.raises(ConnectionError):
+            slow.answer()
+
+    def test_application_that_does_not_import_is_not_tried_forever(self, spawn: Serve, tmp_path: Path) -> None:
+        process = spawn("--port", "0", "--fork", "2", target="web:app", cwd=write_app(tmp_path, "1 / 0"))
+        assert process.status() == 1
+        assert process.log.count("cannot import web: ZeroDivisionError") == 2
+        assert "no child could serve" in process.lines[-1] or "no child could serve" in process.log
+
+
+class TestForwardingHeaders:
+    BOTH = {  # noqa: RUF012 - read only
+        "X-Real-Ip": "192.0.2.1",
+        "X-Forwarded-For": "192.0.2.2",
+        "X-Scheme": "https",
+        "X-Forwarded-Proto": "http",
+    }
+
+    @staticmethod
+    def seen(process: Process, headers: dict[str, str]) -> tuple[str, str]:
+        who = process.ask("/whoami", headers=headers).json
+        return who["remote_ip"], who["protocol"]
+
+    def test_believed_on_a_socket(self, serve: Serve, tmp_path: Path) -> None:
+        process = serve("--socket", tmp_path / "s")
+        assert self.seen(process, self.BOTH) == ("192.0.2.1", "https"), "X-Real-Ip and X-Scheme come first"
+        forwarded = {"X-Forwarded-For": "192.0.2.3, 192.0.2.2", "X-Forwarded-Proto": "https"}
+        assert self.seen(process, forwarded) == ("192.0.2.2", "https"), "the last address is the proxy's word"
+        assert self.seen(process, {}) == ("0.0.0.0", "http")
+        assert self.seen(process, {"X-Real-Ip": "nonsense", "X-Scheme": "gopher"}) == ("0.0.0.0", "http")
+
+    def test_not_believed_on_a_port(self, serve: Serve) -> None:
+        assert self.seen(serve(), self.BOTH) == ("127.0.0.1", "http")
+
+    def test_can_be_switched(self, serve: Serve, tmp_path: Path) -> None:
+        assert self.seen(serve("--xheaders"), self.BOTH) == ("192.0.2.1", "https")
+        assert self.seen(serve("--socket", tmp_path / "s", "--no-xheaders"), self.BOTH) == ("0.0.0.0", "http")
+
+    def test_trusted_downstream_is_skipped(self, serve: Serve) -> None:
+        process = serve("--xheaders", "--trusted-downstream", "10.0.0.8,10.0.0.9")
+        assert self.seen(process, {"X-Forwarded-For": "192.0.2.2, 10.0.0.9, 10.0.0.8"})[0] == "192.0.2.2"
+        assert self.seen(process, {"X-Forwarded-For": "192.0.2.2, 10.0.0.7"})[0] == "10.0.0.7"
+        assert self.seen(process, {"X-Forwarded-For": "10.0.0.9", "X-Real-Ip": "192.0.2.1"})[0] == "192.0.2.1"
+
+
+class TestLimits:
+    @pytest.mark.parametrize("path", ["/echo", "/upload"])
+    def test_body_size(self, serve: Serve, path: str) -> None:
+        process = serve("--max-body-size", "100k")
+        assert process.ask(path, b"x" * 102400).status == 200
+        connection = process.connect()
+        connection.sock.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 102401\r\n\r\n".encode())
+        assert connection.sock.recv(99).startswith(b"HTTP/1.1 400 ")
+
+    def test_default_body_size_takes_fifty_megabytes(self, serve: Serve) -> None:
+        assert serve().ask("/upload", b"x" * (50 << 20)).json["bytes"] == 50 << 20
+
+    def test_idle_timeout(self, serve: Serve) -> None:
+        connection = serve("--idle-timeout", "0.2").connect()
+        start = time.monotonic()
+        assert connection.is_closed_by_server()
+        assert 0.15 < time.monotonic() - start < 5
+
+
+class TestDrain:
+    def test_everything_ends_as_it_should(self, serve: Serve, tmp_path: Path) -> None:
+        process = serve("--socket", tmp_path / "s")
+        slow, idle, late, partial, uploading = (process.connect() for _ in range(5))
+        for connection in (idle, late):
+            assert "Connection" not in connection.ask("/healthz").headers, "kept alive"
+        slow.send_request("/sleep?seconds=1.5")
+        partial.sock.sendall(b"GET /healthz HTTP/1.1\r\nHost:")
+        uploading.sock.sendall(b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nabc")
+        time.sleep(0.2)
+
+        process.signal()
+        process.wait_for("draining")
+        late.sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert read_answer(late)["Connection"] == "close", "asked before idle ones are closed"
+        assert late.is_closed_by_server()
+        with pytest.raises(FileNotFoundError):
+            process.connect()
+        uploading.sock.sendall(b"def")
+        assert read_answer(uploading)["Connection"] == "close"
+        start = time.monotonic()
+        assert idle.is_closed_by_server()
+        assert 0.5 < time.monotonic() - start < 1.4, "idle ones are given a moment, and not more"
+        partial.sock.sendall(b" x\r\n\r\n")
+        assert read_answer(partial)["Connection"] == "close", "a request that has begun to arrive is not cut off"
+        answer = slow.answer()
+        assert (answer.status, answer.headers["Connection"]) == (200, "close")
+        assert process.status() == 0
+        assert "drained after" in process.log
+
+    def test_sigint_and_a_port(self, serve: Serve) -> None:
+        process = serve()
+        slow = process.connect()
+        slow.send_request("/sleep?seconds=0.5")
+        time.sleep(0.1)
+        process.signal(signal.SIGINT)
+        process.wait_for("draining")
+        time.sleep(0.1)
+        with pytest.raises(ConnectionRefusedError):
+            process.connect()
+        assert slow.answer().status == 200
+        assert process.status() == 0
+
+    def test_connections_that_wait_to_be_accepted_are_served(self, serve: Serve, tmp_path: Path) -> None:
+        process = serve("--socket", tmp_path / "s")
+        process.signal(signal.SIGSTOP)
+        waiting = [process.connect() for _ in range(200)]
+        for connection in waiting:
+            connection.send_request("/whoami")
+        process.signal()
+        process.signal(signal.SIGCONT)
+        assert {connection.answer().status for connection in waiting} == {200}
+        assert process.status() == 0
+
+    def test_websockets_are_closed_with_1012_at_once(self, serve: Serve) -> None:
+        process = serve()
+
+        async def talk() -> list[tuple[int | None, str | None]]:
+            urls = [f"ws://127.0.0.1:{process.place}/{path}" for path in ("ws", "ws", "ticks")]
+            sockets = [await tornado.websocket.websocket_connect(url) for url in urls]
+            await sockets[0].write_message("hello")
+            assert await sockets[0].read_message() == "hello"
+            process.signal()
+            for each in sockets:
+                while await each.read_message() is not None:
+                    pass
+            return [(each.close_code, each.close_reason) for each in sockets]
+
+        start = time.monotonic()
+        assert asyncio.run(talk()) == [(1012, "service restart")] * 3
+        assert process.status() == 0
+        assert time.monotonic() - start < 2
+        assert "3 websockets" in process.log
+        assert "Traceback" not in process.log
+
+    def test_ends_when_its_time_is_over(self, serve: Serve) -> None:
+        process = serve("--drain", "0.5")
+        slow = process.connect()
+        slow.send_request("/sleep?seconds=50")
+        time.sleep(0.1)
+        start = time.monotonic()
+        assert process.stop() == 0
+        assert 0.5 <= time.monotonic() - start < 3
+        assert "the drain is over: 1 requests are cut" in process.log
+        with pytest.raises(ConnectionError):
+            slow.answer()
+
+    def test_second_signal_ends_it_at_once_and_tidily(self, serve: Serve, tmp_path: Path) -> None:
+        process = serve("--socket", tmp_path / "s", "--pid-file", tmp_path / "pid")
+        process.connect().send_request("/sleep?seconds=50")
+        time.sleep(0.1)
+        process.signal()
+        process.wait_for("draining")
+        assert process.stop() == 1
+        assert not list(tmp_path.iterdir())
+
+    def test_thread_that_never_ends_does_not_keep_the_process(self, serve: Serve, tmp_path: Path) -> None:
+        more = """
+            class Main(RequestHandler):
+                def get(self):
+                    IOLoop.current().run_in_executor(None, time.sleep, 50)
+        """
+        process = serve("--drain", "1", target="web:make_app", cwd=write_app(tmp_path, more=more))
+        assert process.ask("/").status == 200
+        start = time.monotonic()
+        assert process.stop() == 0
+        assert time.monotonic() - start < 4
+
+    def test_no_request_is_lost_under_load(self, serve: Serve, tmp_path: Path) -> None:
+        """As nginx does with unsafe methods, a request that was sent is never sent again, on no connection."""
+        old, new = (serve("--socket", tmp_path / name) for name in ("old", "new"))
+        link = tmp_path / "current"
+        link.symlink_to("old")
+        end = threading.Event()
+
+        def client(number: int) -> tuple[int, set[int]]:
+            answered, pids, connection = 0, set(), None
+            while not end.is_set():
+                if connection is None:
+                    connection = old.connect(place=link)
+                answer = connection.ask("/whoami") if number % 2 else connection.ask("/echo", b"x")
+                assert answer.status == 200
+                answered += 1
+                if number % 2:
+                    pids.add(answer.json["pid"])
+                if answer.headers["Connection"] == "close":
+                    connection.close()
+                    connection = None
+            return answered, pids
+
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            clients = [pool.submit(client, number) for number in range(16)]
+            try:
+                time.sleep(0.5)
+                (tmp_path / "next").symlink_to("new")
+                (tmp_path / "next").rename(link)
+                assert old.stop() == 0
+                time.sleep(0.3)
+            finally:
+                end.set()
+            results = [client.result() for client in clients]
+        assert sum(answered for answered, _ in results) > 200
+        assert set().union(*(pids for _, pids in results)) == {old.pid, new.pid}
+
+
+def read_answer(connection: Connection) -> http.client.HTTPMessage:
+    """Read the answer to a request that was written by hand, and return its headers."""
+    response = http.client.HTTPResponse(connection.sock)
+    response.begin()
+    assert response.status == 200
+    response.read()
+    return response.headers
+
+
+STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+
+
+class TestLogs:
+    MORE = """
+        class Speak(RequestHandler):
+            def get(self):
+                logging.getLogger().error("first\\n%s forged", time.strftime("%Y"))
+                logging.getLogger("shop.cart").warning("ümlaut")
+                logging.getLogger("tornado.general").info("general")
+                1 / 0
+
+        def make_app():
+            logging.basicConfig(level="DEBUG")
+            return Application([("/", Main), ("/speak", Speak)])
+    """
+
+    def test_every_logger_speaks_one_way(self, serve: Serve, tmp_path: Path) -> None:
+        env = {"TORNADO_APP": "shop", "TORNADO_SLOT": "a", "TORNADO_PROCESS": "0", "TORNADO_RELEASE": "1f2e3d4c"}
+        process = serve(target="web:make_app", cwd=write_app(tmp_path, more=self.MORE), env=env)
+        assert process.ask("/speak").status == 500
+        process.wait_for("tornado.access")
+        context = rf"\[shop a/0 1f2e3d4c pid {process.pid}\]"
+        for pattern in (
+            rf"INFO  runner {context} serving web:make_app on http://127\.0\.0\.1:\d+ \(Tornado .*\)",
+            rf"ERROR root {context} first",
+            rf"WARNING shop\.cart {context} ümlaut",
+            rf"INFO  tornado\.general {context} general",
+            rf"ERROR tornado\.application {context} Uncaught exception GET /speak \(127\.0\.0\.1\)",
+            rf"ERROR tornado\.access {context} 500 GET /speak \(127\.0\.0\.1\) \d+\.\d\dms",
+        ):
+            assert len([line for line in process.lines if re.fullmatch(f"{STAMP} {pattern}", line)]) == 1, pattern
+        assert re.search(r"^    ZeroDivisionError", process.log, re.MULTILINE)
+        assert all(re.match(rf"{STAMP} |    ", line) for line in process.lines), "nothing forged, nothing unformatted"
+
+    def test_without_an_environment_only_the_pid_is_said(self, serve: Serve) -> None:
+        process = serve()
+        process.wait_for(rf"^{STAMP} INFO  runner \[pid {process.pid}\] serving ")
+
+    def test_level(self, spawn: Serve, tmp_path: Path, eventually: Eventually) -> None:
+        process = spawn("--socket", tmp_path / "s", "--log-level", "warning")
+        process.place = eventually((tmp_path / "s").is_socket) and tmp_path / "s"
+        assert [process.ask(path).status for path in ("/healthz", "/none")] == [200, 404]
+        process.wait_for("WARNING tornado.access .* 404 GET /none")
+        assert len(process.lines) == 1
+
+    def test_file_is_rotated(self, spawn: Serve, tmp_path: Path, eventually: Eventually) -> None:
+        log = tmp_path / "web.log"
+        process = spawn(
+            "--socket", tmp_path / "s", "--log-to", log, "--log-max-bytes", "2k", "--log-backups", "2",
+        )  # fmt: skip
+        process.place = eventually((tmp_path / "s").is_socket) and tmp_path / "s"
+        for number in range(100):
+            assert process.ask(f"/healthz?{number}").status == 200
+        assert process.stop() == 0
+        files = sorted(tmp_path.iterdir())
+        assert [file.name for file in files] == ["web.log", "web.log.1", "web.log.2"]
+        assert all(500 < file.stat().st_size <= 2048 for file in files[1:])
+        assert "drained" in log.read_text().splitlines()[-1]
+        assert process.lines == []
+
+    def test_each_forked_child_has_a_file(self, spawn: Serve, tmp_path: Path, eventually: Eventually) -> None:
+        process = spawn("--port", "0", "--fork", "2", "--log-to", tmp_path / "web.log")
+        for number in range(2):
+            file = tmp_path / f"web.{number}.log"
+            eventually(lambda file=file: file.exists() and " serving " in file.read_text())
+        assert process.stop() == 0
+        assert "SIGTERM: stopping" in (tmp_path / "web.log").read_text()
+
+    def test_syslog(self, spawn: Serve, tmp_path: Path) -> None:
+        with socket.socket(type=socket.SOCK_DGRAM) as syslog:
+            syslog.settimeout(10)
+            syslog.bind(("127.0.0.1", 0))
+            where = f"udp://localhost:{syslog.getsockname()[1]}"
+            process = spawn("--socket", tmp_path / "s", "--log-to", where, env={"TORNADO_APP": "shop"})
+            line = syslog.recv(9999).decode()
+        head = rf"<14>shop\[{process.pid}\]: {STAMP} INFO  runner \[shop pid {process.pid}\] serving "
+        assert re.match(head, line), "user.info, and no NUL at the end"
+        assert not line.endswith("\0")
+
+    @pytest.mark.parametrize("where", ["udp://no-such-host.invalid:514", "/none/web.log"])
+    def test_destination_that_cannot_be_is_refused_at_the_start(self, spawn: Serve, where: str) -> None:
+        process = spawn("--port", "0", "--log-to", where)
+        assert process.status() == 1
+        assert len(process.lines) == 1
+        assert process.log.startswith(f"runner.py: error: cannot log to {where}: ")
+
+    def test_failure_is_on_stderr_too(self, spawn: Serve, tmp_path: Path) -> None:
+        process = spawn("--port", "0", "--log-to", tmp_path / "web.log", target="none:app")
+        assert process.status() == 1
+        assert len(process.lines) == 1
+        assert "runner.py: error: cannot import none" in process.log
+        assert "CRITICAL runner" in (tmp_path / "web.log").read_text()
+
+
+class TestPidFile:
+    def test_is_locked_while_the_process_lives_and_removed_then(self, serve: Serve, tmp_path: Path) -> None:
+        path = tmp_path / "pid"
+        process = serve("--pid-file", path)
+        assert path.read_text() == f"{process.pid}\n"
+        assert is_locked(path)
+        assert process.stop() == 0
+        assert not path.exists()
+
+    def test_stale_one_is_replaced(self, serve: Serve, tmp_path: Path) -> None:
+        (tmp_path / "pid").write_text(f"{os.getpid()}, which lives but holds no lock\n")
+        process = serve("--pid-file", tmp_path / "pid")
+        assert (tmp_path / "pid").read_text() == f"{process.pid}\n"
+
+    def test_live_one_is_refused(self, serve: Serve, spawn: Serve, tmp_path: Path) -> None:
+        first = serve("--pid-file", tmp_path / "pid")
+        second = spawn("--port", "0", "--pid-file", tmp_path / "pid")
+        assert second.status() == 1
+        assert f"already running: pid {first.pid} holds the lock on {tmp_path}/pid" in second.log
+        assert (tmp_path / "pid").read_text() == f"{first.pid}\n"
+
+    def test_killed_process_can_be_started_again(self, serve: Serve, tmp_path: Path) -> None:
+        options = ("--pid-file", tmp_path / "pid", "--socket", tmp_path / "s")
+        first = serve(*options)
+        first.signal(signal.SIGKILL)
+        assert first.status() == -signal.SIGKILL
+        second = serve(*options)
+        assert (tmp_path / "pid").read_text() == f"{second.pid}\n"
+        assert second.ask("/whoami").json["pid"] == second.pid
+
+    def test_directory_that_does_not_exist(self, spawn: Serve, tmp_path: Path) -> None:
+        process = spawn("--port", "0", "--pid-file", tmp_path / "none" / "pid")
+        assert process.status() == 1
+        assert f"cannot use the pid file {tmp_path}/none/pid: No such file or directory" in process.log
+
+
+class TestDebug:
+    def test_changed_code_is_loaded_and_nothing_is_let_go(self, serve: Serve, tmp_path: Path) -> None:
+        """Socket, lock and process id stay: clients see a wait and no error, and no other process slips in."""
+        process = serve(
+            "--socket", tmp_path / "s", "--pid-file", tmp_path / "pid", "--watch", "settings.ini", "--debug",
+            target="web:make_app", cwd=write_app(tmp_path),
+        )  # fmt: skip
+        (tmp_path / "settings.ini").write_text("a=1")
+        assert process.ask("/").body == b"one"
+        time.sleep(0.6)  # the file is looked at before it changes
+        write_app(tmp_path, APP.replace('"one"', '"another"'))
+        end = time.monotonic() + 10
+        while process.ask("/").body != b"another":
+            assert is_locked(tmp_path / "pid")
+            assert time.monotonic() < end
+        process.wait_for(" serving ", times=2)
+        assert (tmp_path / "pid").read_text() == f"{process.pid}\n"
+
+        time.sleep(0.6)
+        (tmp_path / "settings.ini").write_text("a=22")
+        process.wait_for("settings.ini modified; restarting server")
+        process.wait_for(" serving ", times=3)
+        assert process.ask("/").body == b"another"
+        assert process.stop() == 0
+        assert not (tmp_path / "s").exists()
+        assert not (tmp_path / "pid").exists()
+
+    def test_broken_code_waits_for_the_next_change(self, serve: Serve, tmp_path: Path) -> None:
+        process = serve("--debug", target="web:make_app", cwd=write_app(tmp_path))
+        time.sleep(0.6)
+        write_app(tmp_path, "def make_app(:")
+        process.wait_for("cannot import web: SyntaxError: .*; waiting for a change")
+        time.sleep(0.6)
+        write_app(tmp_path, APP.replace('"one"', '"mended"'))
+        process.wait_for(" serving ", times=2)
+        assert process.ask("/").body == b"mended"
+        assert process.stop() == 0
+
+    def test_settings_are_those_of_an_application_made_for_debugging(self, serve: Serve, tmp_path: Path) -> None:
+        more = """
+            class Main(RequestHandler):
+                def get(self):
+                    self.render("page.html")
+
+            class Fail(RequestHandler):
+                def get(self):
+                    1 / 0
+
+            def make_app():
+                return Application([("/", Main), ("/fail", Fail)])
+        """
+        (tmp_path / "page.html").write_text("old")
+        process = serve("--debug", target="web:make_app", cwd=write_app(tmp_path, more=more))
+        assert process.ask("/").body == b"old"
+        (tmp_path / "page.html").write_text("new")
+        assert process.ask("/").body == b"new"
+        assert b"ZeroDivisionError" in process.ask("/fail").body
+
+    @pytest.mark.parametrize(
+        ("arguments", "env"),
+        [(["--fork", "2"], {}), ([], {"TORNADO_PROCESSES": "2"})],
+    )
+    def test_several_processes_are_refused(self, spawn: Serve, arguments: list[str], env: dict[str, str]) -> None:
+        process = spawn("--port", "0", "--debug", *arguments, env=env)
+        assert process.status() == 2
+        assert "argument --debug: reloading is for one process" in process.log
+
+
+class TestTls:
+    @pytest.fixture
+    def files(self, tmp_path: Path) -> tuple[Path, Path]:
+        certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+             "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "1",
+             "-out", certificate, "-keyout", key],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        return certificate, key
+
+    def test_serves_https(self, serve: Serve, files: tuple[Path, Path]) -> None:
+        process = serve("--certificate", files[0], "--key", files[1])
+        tls = ssl.create_default_context(cafile=files[0])
+        with contextlib.closing(process.connect(tls=tls)) as connection:
+            assert connection.ask("/whoami").json["protocol"] == "https"
+            process.signal()
+            process.wait_for("draining")
+            answer: Answer = connection.ask("/whoami")
+            assert answer.headers["Connection"] == "close"
+        assert process.status() == 0
+
+    def test_files_that_are_none_are_refused(self, spawn: Serve, files: tuple[Path, Path]) -> None:
+        process = spawn("--port", "0", "--certificate", files[0], "--key", files[0])
+        assert process.status() == 1
+        assert f"cannot serve TLS with --certificate {files[0]} --key {files[0]}: " in process.lines[-1]
+
+
+class TestTarget:
+    KINDS = """
+        app = make_app()
+
+        async def make_later():
+            await asyncio.sleep(0)
+            return make_app()
+
+        class Shop(Application):
+            def __init__(self):
+                super().__init__([("/", Main)])
+
+        number = 7
+
+        def make_nothing():
+            pass
+
+        def fail():
+            raise ValueError("no database")
+    """
+    EXPECTED = "expected a tornado.web.Application or a function that returns one"
+
+    @pytest.mark.parametrize("attribute", ["app", "make_app", "make_later", "Shop"])
+    def test_kinds(self, serve: Serve, tmp_path: Path, attribute: str) -> None:
+        process = serve(target=f"web:{attribute}", cwd=write_app(tmp_path, more=self.KINDS))
+        assert process.ask("/").body == b"one"
+
+    @pytest.mark.parametrize(
+        ("target", "error"),
+        [
+            ("none:app", "cannot import none: no module named none in "),
+            ("web:none", f"module web has no none; {EXPECTED}"),
+            ("web:number", f"web:number is of type int; {EXPECTED}"),
+            ("web:make_nothing", f"what web:make_nothing returned is of type NoneType; {EXPECTED}"),
+            ("web:fail", "cannot make web:fail: ValueError: no database"),
+        ],
+    )
+    def test_one_line_says_what_is_wrong(self, spawn: Serve, tmp_path: Path, target: str, error: str) -> None:
+        process = spawn("--port", "0", target=target, cwd=write_app(tmp_path, more=self.KINDS))
+        assert process.status() == 1
+        assert "CRITICAL runner " in process.lines[0]
+        assert error in process.lines[0]
+
+    @pytest.mark.parametrize(
+        ("text", "error"),
+        [
+            ("import shop.missing", "cannot import web: ModuleNotFoundError: No module named 'shop'"),
+            ("def broken(:", "cannot import web: SyntaxError: "),
+            ("import sys; sys.exit('bye')", "cannot import web: SystemExit: bye"),
+        ],
+    )
+    def test_traceback_is_of_the_applications_own_code(self, spawn: Serve, tmp_path: Path, text: str, error: str) -> None:
+        process = spawn("--port", "0", target="web:app", cwd=write_app(tmp_path, text))
+        assert process.status() == 1
+        assert error in process.lines[0]
+        assert f'File "{tmp_path}/web.py", line 1' in process.log
+        assert "runner.py" not in process.log
+        assert "importlib" not in process.log
