@@ -27,7 +27,8 @@ def run(argv: Sequence[str], to: str, *, stdin: str | None = None) -> str:
     Raises `ToolError` "cannot <to>: ...", with the program's last line, if it fails or is not there.
     """
     try:
-        return subprocess.run(argv, input=stdin, capture_output=True, text=True, check=True).stdout
+        # Nothing but a lock is inheritable, and that is to be held until the program has ended.
+        return subprocess.run(argv, input=stdin, capture_output=True, text=True, check=True, close_fds=False).stdout
     except FileNotFoundError as error:
         raise ToolError(f"cannot {to}: the program {argv[0]} is not installed") from error
     except subprocess.CalledProcessError as error:

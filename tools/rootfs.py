@@ -155,10 +155,14 @@ def machine_recipe(release: str) -> Recipe:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock between processes; the file that carries it is gone when nobody holds it."""
+    """Hold a lock between processes; the file that carries it is gone when nobody holds it.
+
+    The programs that `run` starts hold it, too: if this process is killed, what it started still ends before the next begins.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with path.open("w") as file:
+            fcntl.fcntl(file, fcntl.F_SETFD, 0)  # not closed on exec
             fcntl.flock(file, fcntl.LOCK_EX)
             try:
                 if not os.path.samestat(os.fstat(file.fileno()), path.stat()):

@@ -45,7 +45,7 @@ class ActionModule(ActionBase):
         if "template" not in entry:
             return entry
         if "content" in entry:
-            raise AnsibleActionFail(f"files[{path!r}]: takes template or content, not both")
+            raise AnsibleActionFail(f"files.{path}: takes template or content, not both")
         name = entry.pop("template")
         try:
             source = Path(self._loader.path_dwim_relative_stack(self._task.get_search_path(), "templates", name))
@@ -59,5 +59,5 @@ class ActionModule(ActionBase):
             overrides = {"trim_blocks": True, "lstrip_blocks": True}
             text = templar.template(trust_as_template(content), escape_backslashes=False, overrides=overrides)
         except AnsibleError as error:
-            raise AnsibleActionFail(f"files[{path!r}]: template {name}: {error}") from error
+            raise AnsibleActionFail(f"files.{path}: template {name}: {error}") from error
         return {**entry, "content": str(text)}

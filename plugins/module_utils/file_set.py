@@ -18,10 +18,11 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from ansible_collections.funnel.tornado.plugins.module_utils import service
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, last_lines, run
+from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError, Pattern, parse
 
 #: Below these a changed file is a unit's: systemd has to read it again, the service itself does not.
 UNIT_DIRECTORIES = (Path("/etc/systemd/system"),)
@@ -378,43 +379,36 @@ def _shown(content: bytes) -> str:
     return text if len(content) <= _DIFF_BYTES else "(larger than 1 MiB)\n"
 
 
-_FILE_KEYS = {"content", "secret", "mode", "owner", "group", "label"}
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """How a task describes a file, once its template has been rendered."""
+
+    content: str
+    mode: Annotated[str, Pattern(r"0?[0-7]{3}", 'octal in quotes, such as "0640"')] = "0644"
+    owner: str = "root"
+    group: str = "root"
+    secret: bool = False
+    label: str = ""
 
 
-def parse_files(entries: Mapping[str, Mapping[str, Any]]) -> list[File]:
-    """Return the files that a task's ``files`` describes, ``template`` and ``vars`` being rendered to ``content``.
+def parse_files(entries: Mapping[str, object]) -> list[File]:
+    """Return the files that a task's ``files`` describes.
 
-    :raises FileSetError: naming every wrong path or key.
+    :raises FileSetError: naming every wrong path, key or value.
     """
-    problems = [problem for path, entry in entries.items() for problem in _problems(path, entry)]
+    problems: list[str] = []
+    files: list[File] = []
+    for path, data in entries.items():
+        where = f"files.{path}"
+        if not path or path.endswith("/") or ".." in Path(path).parts:
+            problems.append(f"{where}: a path has to name a file, without ..")
+        try:
+            entry = parse(Entry, data, where)
+        except InvalidDataError as error:
+            problems.extend(error.problems)
+        else:
+            content, mode = entry.content.encode(), int(entry.mode, 8)
+            files.append(File(path, content, mode, entry.owner, entry.group, entry.secret, entry.label))
     if problems:
-        raise FileSetError("; ".join(problems))
-    return [
-        File(
-            path=path,
-            content=entry["content"].encode(),
-            mode=int(entry.get("mode", "0644"), 8),
-            owner=entry.get("owner", "root"),
-            group=entry.get("group", "root"),
-            secret=entry.get("secret", False),
-            label=entry.get("label", ""),
-        )
-        for path, entry in entries.items()
-    ]
-
-
-def _problems(path: str, entry: Mapping[str, Any]) -> Iterator[str]:
-    where = f"files[{path!r}]"
-    if ".." in Path(path).parts or path.endswith("/") or not path:
-        yield f"{where}: the path has to name a file, without `..`"
-    for key in sorted(entry.keys() - _FILE_KEYS):
-        yield f"{where}.{key}: not a key of a file; known are template, vars, {', '.join(sorted(_FILE_KEYS))}"
-    for key in sorted(_FILE_KEYS & entry.keys() - {"secret"}):
-        if not isinstance(entry[key], str):
-            yield f"{where}.{key}: has to be a string, not {entry[key]!r}" if key != "content" else f"{where}: no text"
-    if "content" not in entry:
-        yield f"{where}: needs template or content"
-    if not isinstance(entry.get("secret", False), bool):
-        yield f"{where}.secret: has to be true or false"
-    if isinstance(entry.get("mode"), str) and not re.fullmatch(r"0?[0-7]{3}", entry["mode"]):
-        yield f'{where}.mode: has to be octal in quotes, such as "0640", not {entry["mode"]!r}'
+        raise FileSetError("\n".join(problems))
+    return files

@@ -29,9 +29,6 @@ from typing import Literal
 Slot = Literal["a", "b"]
 SLOTS: tuple[Slot, Slot] = ("a", "b")
 
-#: The slot that ``live`` points to before the first switch: without a process, so nginx answers 502.
-EMPTY_SLOT = "none"
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -114,6 +111,16 @@ class Layout:
     def upstream(self, slot: str) -> Path:
         """Return the file with the server lines of nginx's upstream that a slot is."""
         return self.slot(slot) / "upstream.conf"
+
+    @property
+    def live_upstream(self) -> Path:
+        """The server lines of the slot that is served, as nginx includes them."""
+        return self.live / "upstream.conf"
+
+    @property
+    def live_static(self) -> Path:
+        """The static files of the release that is served, as nginx finds them."""
+        return self.live / "static"
 
     def log(self, slot: str, process: int) -> Path:
         """Log of one process."""

@@ -53,7 +53,10 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+        try:
+            self.sock.connect(str(self._path))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error  # which socket it was
 
 
 class _Transport(xmlrpc.client.Transport):

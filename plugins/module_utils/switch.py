@@ -23,6 +23,7 @@ from typing import Any
 from ansible_collections.funnel.tornado.plugins.module_utils import service, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, Layout, Slot
+from ansible_collections.funnel.tornado.plugins.module_utils.nginx import server_line
 from ansible_collections.funnel.tornado.plugins.module_utils.release import NGINX_GROUP, is_built, prune
 from ansible_collections.funnel.tornado.plugins.module_utils.sockets import connections, get_status, listener_pid
 
@@ -177,7 +178,7 @@ class Switcher:
             addresses = [f"127.0.0.1:{self._port(slot, process)}" for process in self.processes]
         else:
             addresses = [f"unix:{self.layout.live}/run/{process}.sock" for process in self.processes]
-        return "".join(f"server {address} max_fails=0;\n" for address in addresses)
+        return "".join(f"{server_line(address)}\n" for address in addresses)
 
     def _group_text(self, slot: Slot) -> str:
         launcher = self.layout.release(self.outcome.release) / "launch.py"
@@ -260,10 +261,9 @@ class Switcher:
                 self.layout.socket(slot, process).symlink_to(f"{process % len(self.processes)}.sock")
         elif live is None:
             self._reload_mark(slot).touch()
-        new = self.layout.home / ".live"
-        new.unlink(missing_ok=True)
-        new.symlink_to(f"slots/{slot}")
-        new.rename(self.layout.live)
+        _point(self.layout.live, f"slots/{slot}")
+        if live is None:
+            _point(self.layout.current, "live/release")
 
     def _reload_mark(self, slot: Slot) -> Path:
         """Return the file that says that nginx does not know the slot's server lines yet, should the switch be broken off."""
@@ -323,6 +323,14 @@ def _description(layout: Layout, release: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise SwitchError(f"{VARIABLE}.{layout.app}: release {release} is not on this host") from error
     return found
+
+
+def _point(link: Path, target: str) -> None:
+    """Let ``link`` point to ``target`` in one atomic step, wherever it pointed to."""
+    new = link.with_name(f".{link.name}")
+    new.unlink(missing_ok=True)
+    new.symlink_to(target)
+    new.rename(link)
 
 
 def _size(path: Path) -> int:

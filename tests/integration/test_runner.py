@@ -217,7 +217,7 @@ class TestFork:
         process = spawn("--port", "0", "--fork", "2", target="web:app", cwd=write_app(tmp_path, "1 / 0"))
         assert process.status() == 1
         assert process.log.count("cannot import web: ZeroDivisionError") == 2
-        assert "no child could serve" in process.lines[-1] or "no child could serve" in process.log
+        assert "giving up: no child could serve" in process.lines[-1]
 
 
 class TestForwardingHeaders:
@@ -256,13 +256,13 @@ class TestForwardingHeaders:
 
 
 class TestLimits:
-    @pytest.mark.parametrize("path", ["/echo", "/upload"])
-    def test_body_size(self, serve: Serve, path: str) -> None:
+    def test_body_size(self, serve: Serve) -> None:
         process = serve("--max-body-size", "100k")
-        assert process.ask(path, b"x" * 102400).status == 200
-        connection = process.connect()
-        connection.sock.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 102401\r\n\r\n".encode())
-        assert connection.sock.recv(99).startswith(b"HTTP/1.1 400 ")
+        for path in ("/echo", "/upload"):  # the body as a whole, and streamed
+            assert process.ask(path, b"x" * 102400).status == 200
+            connection = process.connect()
+            connection.sock.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 102401\r\n\r\n".encode())
+            assert connection.sock.recv(99).startswith(b"HTTP/1.1 400 ")
 
     def test_default_body_size_takes_fifty_megabytes(self, serve: Serve) -> None:
         assert serve().ask("/upload", b"x" * (50 << 20)).json["bytes"] == 50 << 20
@@ -491,9 +491,8 @@ class TestLogs:
 
     def test_each_forked_child_has_a_file(self, spawn: Serve, tmp_path: Path, eventually: Eventually) -> None:
         process = spawn("--port", "0", "--fork", "2", "--log-to", tmp_path / "web.log")
-        for number in range(2):
-            file = tmp_path / f"web.{number}.log"
-            eventually(lambda file=file: file.exists() and " serving " in file.read_text())
+        files = [tmp_path / "web.0.log", tmp_path / "web.1.log"]
+        eventually(lambda: all(file.exists() and " serving " in file.read_text() for file in files))
         assert process.stop() == 0
         assert "SIGTERM: stopping" in (tmp_path / "web.log").read_text()
 
@@ -508,12 +507,12 @@ class TestLogs:
         assert re.match(head, line), "user.info, and no NUL at the end"
         assert not line.endswith("\0")
 
-    @pytest.mark.parametrize("where", ["udp://no-such-host.invalid:514", "/none/web.log"])
-    def test_destination_that_cannot_be_is_refused_at_the_start(self, spawn: Serve, where: str) -> None:
-        process = spawn("--port", "0", "--log-to", where)
-        assert process.status() == 1
-        assert len(process.lines) == 1
-        assert process.log.startswith(f"runner.py: error: cannot log to {where}: ")
+    def test_destination_that_cannot_be_is_refused_at_the_start(self, spawn: Serve) -> None:
+        processes = {where: spawn("--port", "0", "--log-to", where) for where in ("udp://no-such-host.invalid:514", "/none/log")}
+        for where, process in processes.items():
+            assert process.status() == 1
+            assert len(process.lines) == 1
+            assert process.log.startswith(f"runner.py: error: cannot log to {where}: ")
 
     def test_failure_is_on_stderr_too(self, spawn: Serve, tmp_path: Path) -> None:
         process = spawn("--port", "0", "--log-to", tmp_path / "web.log", target="none:app")
@@ -560,8 +559,8 @@ class TestPidFile:
 
 
 class TestDebug:
-    def test_changed_code_is_loaded_and_nothing_is_let_go(self, serve: Serve, tmp_path: Path) -> None:
-        """Socket, lock and process id stay: clients see a wait and no error, and no other process slips in."""
+    def test_changed_code_is_loaded_and_nothing_is_let_go(self, serve: Serve, tmp_path: Path, eventually: Eventually) -> None:
+        """Socket, lock and process id stay: no client is refused, and no other process slips in."""
         process = serve(
             "--socket", tmp_path / "s", "--pid-file", tmp_path / "pid", "--watch", "settings.ini", "--debug",
             target="web:make_app", cwd=write_app(tmp_path),
@@ -570,10 +569,14 @@ class TestDebug:
         assert process.ask("/").body == b"one"
         time.sleep(0.6)  # the file is looked at before it changes
         write_app(tmp_path, APP.replace('"one"', '"another"'))
-        end = time.monotonic() + 10
-        while process.ask("/").body != b"another":
+
+        def is_new() -> bool:
             assert is_locked(tmp_path / "pid")
-            assert time.monotonic() < end
+            with contextlib.suppress(ConnectionResetError):  # a request in flight is cut, as with any reload
+                return process.ask("/").body == b"another"
+            return False
+
+        eventually(is_new)
         process.wait_for(" serving ", times=2)
         assert (tmp_path / "pid").read_text() == f"{process.pid}\n"
 
@@ -678,39 +681,39 @@ class TestTarget:
     """
     EXPECTED = "expected a tornado.web.Application or a function that returns one"
 
-    @pytest.mark.parametrize("attribute", ["app", "make_app", "make_later", "Shop"])
-    def test_kinds(self, serve: Serve, tmp_path: Path, attribute: str) -> None:
-        process = serve(target=f"web:{attribute}", cwd=write_app(tmp_path, more=self.KINDS))
-        assert process.ask("/").body == b"one"
+    def test_kinds(self, serve: Serve, tmp_path: Path) -> None:
+        for attribute in ("app", "make_app", "make_later", "Shop"):
+            process = serve(target=f"web:{attribute}", cwd=write_app(tmp_path, more=self.KINDS))
+            assert process.ask("/").body == b"one"
 
-    @pytest.mark.parametrize(
-        ("target", "error"),
-        [
-            ("none:app", "cannot import none: no module named none in "),
-            ("web:none", f"module web has no none; {EXPECTED}"),
-            ("web:number", f"web:number is of type int; {EXPECTED}"),
-            ("web:make_nothing", f"what web:make_nothing returned is of type NoneType; {EXPECTED}"),
-            ("web:fail", "cannot make web:fail: ValueError: no database"),
-        ],
-    )
-    def test_one_line_says_what_is_wrong(self, spawn: Serve, tmp_path: Path, target: str, error: str) -> None:
-        process = spawn("--port", "0", target=target, cwd=write_app(tmp_path, more=self.KINDS))
-        assert process.status() == 1
-        assert "CRITICAL runner " in process.lines[0]
-        assert error in process.lines[0]
+    def test_one_line_says_what_is_wrong(self, spawn: Serve, tmp_path: Path) -> None:
+        errors = {
+            "none:app": "cannot import none: no module named none in ",
+            "web:none": f"module web has no none; {self.EXPECTED}",
+            "web:number": f"web:number is of type int; {self.EXPECTED}",
+            "web:make_nothing": f"what web:make_nothing returned is of type NoneType; {self.EXPECTED}",
+            "web:fail": "cannot make web:fail: ValueError: no database",
+        }
+        write_app(tmp_path, more=self.KINDS)
+        processes = {target: spawn("--port", "0", target=target, cwd=tmp_path) for target in errors}
+        for target, process in processes.items():
+            assert process.status() == 1
+            assert re.fullmatch(rf"{STAMP} CRITICAL runner \[pid {process.pid}\] {re.escape(errors[target])}.*", process.lines[0])
+            assert len(process.lines) == 1 or target == "web:fail"
 
-    @pytest.mark.parametrize(
-        ("text", "error"),
-        [
-            ("import shop.missing", "cannot import web: ModuleNotFoundError: No module named 'shop'"),
-            ("def broken(:", "cannot import web: SyntaxError: "),
-            ("import sys; sys.exit('bye')", "cannot import web: SystemExit: bye"),
-        ],
-    )
-    def test_traceback_is_of_the_applications_own_code(self, spawn: Serve, tmp_path: Path, text: str, error: str) -> None:
-        process = spawn("--port", "0", target="web:app", cwd=write_app(tmp_path, text))
-        assert process.status() == 1
-        assert error in process.lines[0]
-        assert f'File "{tmp_path}/web.py", line 1' in process.log
-        assert "runner.py" not in process.log
-        assert "importlib" not in process.log
+    def test_traceback_is_of_the_applications_own_code(self, spawn: Serve, tmp_path: Path) -> None:
+        errors = {
+            "import shop.missing": "cannot import web: ModuleNotFoundError: No module named 'shop'",
+            "def broken(:": "cannot import web: SyntaxError: ",
+            "import sys; sys.exit('bye')": "cannot import web: SystemExit: bye",
+        }
+        processes = {}
+        for number, text in enumerate(errors):
+            (tmp_path / str(number)).mkdir()
+            processes[text] = spawn("--port", "0", target="web:app", cwd=write_app(tmp_path / str(number), text))
+        for number, (text, process) in enumerate(processes.items()):
+            assert process.status() == 1
+            assert errors[text] in process.lines[0]
+            assert f'File "{tmp_path}/{number}/web.py", line 1' in process.log
+            assert "runner.py" not in process.log
+            assert "importlib" not in process.log

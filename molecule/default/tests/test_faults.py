@@ -31,7 +31,7 @@ def still_serving(host: Host) -> Iterator[None]:
 
     def served() -> tuple[set[int], str, str]:
         pids = {site.get("/whoami").json["pid"] for _ in range(20)}
-        left = host.check_output("ls -A /srv/sample/releases /srv/sample/slots /srv/plain/releases /etc/supervisor/conf.d")
+        left = host.check_output("ls -A /srv/sample/slots /srv/plain/slots /etc/supervisor/conf.d")
         return pids, left, host.check_output("cd /etc && find nginx security sysctl.d systemd -type f | sort | xargs sha256sum")
 
     before = served()

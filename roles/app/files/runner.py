@@ -12,7 +12,7 @@ The life of a process:
    are closed, requests in flight are answered with ``Connection: close``. Then, or after ``--drain`` seconds, it exits
    with status 0. A second signal ends it at once, with status 1.
 
-This file needs Python 3.11 and the application's own Tornado (6.5 or newer), and nothing else.
+This file needs Python 3.11 and the application's own Tornado 6.6, and nothing else.
 """
 
 from __future__ import annotations
@@ -129,11 +129,6 @@ class Options(argparse.Namespace):
     debug: bool
     watch: list[Path]
 
-    @property
-    def name(self) -> str:
-        """The application as it was named on the command line."""
-        return ":".join(self.target)
-
 
 def parse_target(text: str) -> tuple[str, str]:
     """Split ``package.module:attribute``."""
@@ -214,6 +209,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Serve a Tornado application. The working directory comes first on the module search path.",
         epilog="SIGTERM or SIGINT drains the process, a second one ends it at once. In the environment, TORNADO_APP, "
         "TORNADO_SLOT, TORNADO_PROCESS and TORNADO_RELEASE are what each line of the log says of its process.",
+        allow_abbrev=False,
     )
     parser.add_argument(
         "target",
@@ -301,7 +297,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="stderr, a FILE that is rotated, or udp://HOST:PORT of a syslog daemon; with --fork, each child's FILE "
         "has its number before the suffix (default: %(default)s)",
     )
-    logs.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default: %(default)s)")
+    logs.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="how serious a line must be (default: %(default)s)",
+    )
     logs.add_argument(
         "--log-max-bytes",
         metavar="SIZE",
@@ -650,9 +651,9 @@ class Server(HTTPServer):
     ``close_all_connections`` cuts requests in flight. This one knows the exchange (a request and its answer) that each
     connection is at, through the two methods by which a server learns of them, and tells the busy from the idle.
 
-    Not documented by Tornado, and so pinned by tests: ``conn_params.no_keep_alive`` is read for each request, and of an
-    `.HTTP1Connection`, ``_request_start_line`` is None until a request was read, and ``_disconnect_on_finish`` is what
-    says ``Connection: close`` and does it.
+    Not documented by Tornado, and so pinned by tests: ``conn_params.no_keep_alive`` is read at the start of each request;
+    an exchange's ``_request_start_line`` is None until then, and its ``_disconnect_on_finish`` says ``Connection: close``
+    and does it; a stream's ``_read_buffer_size`` is how much has been read and not yet used.
     """
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
@@ -706,10 +707,10 @@ def close_websockets() -> list[IOStream]:
     streams = []
     for thing in gc.get_objects():
         # Not isinstance(), which asks the object itself: a lazy proxy would come to life.
-        if issubclass(type(thing), WebSocketHandler) and (connection := thing.ws_connection) is not None:
-            thing.close(SERVICE_RESTART, "service restart")
-            if connection.stream is not None:
-                streams.append(connection.stream)
+        connection = getattr(thing, "ws_connection", None) if issubclass(type(thing), WebSocketHandler) else None
+        if connection is not None and connection.stream is not None:
+            connection.close(SERVICE_RESTART, "service restart")
+            streams.append(connection.stream)
     return streams
 
 
@@ -801,9 +802,9 @@ class Runner:
         self.handle_signals()
         if self.parent is not None:
             loop.add_reader(self.parent, self.on_parent, self.parent)
+        self.prepare_reload()  # an application that has its own debug settings reloads without --debug, too
         if options.debug:
             switch_on_debug(application)
-            self.prepare_reload()
         log.info(
             "serving %s on %s (Tornado %s, Python %s)",
             ":".join(options.target),
@@ -903,7 +904,7 @@ class Runner:
         except RuntimeError:
             raise RunnerError("giving up: the children keep dying") from None
         except SystemExit:
-            if not self.served[0]:
+            if not self.served[0] and ours.fileno() != -1:
                 raise RunnerError("giving up: no child could serve") from None
             raise
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -956,7 +957,9 @@ def take_over() -> tuple[int | None, list[int]]:
 def main() -> int:
     """Run the program and return its exit status."""
     options = parse_arguments()
-    sys.path[0] = str(Path.cwd())  # instead of this file's directory, which is none of the application's business
+    # Python puts this file's directory first, which is none of the application's business.
+    own = str(Path(__file__).resolve().parent)
+    sys.path[:] = [str(Path.cwd()), *(path for path in sys.path if path != own)]
     try:
         configure_logging(options)
     except RunnerError as error:

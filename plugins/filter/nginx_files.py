@@ -1,0 +1,70 @@
+# Copyright: The funnel.tornado developers
+# MIT License (see LICENSE)
+"""The filter funnel.tornado.nginx_files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.funnel.tornado.plugins.module_utils.nginx import site_files
+from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+
+DOCUMENTATION = r"""
+name: nginx_files
+short_description: Files of a set of nginx sites
+version_added: 0.1.0
+author: The funnel.tornado developers
+description:
+  - Checks the sites and upstreams of the nginx role and turns them into the files that M(funnel.tornado.file_set) applies.
+  - All mistakes are reported at once.
+positional: _input
+options:
+  _input:
+    description: The sites, a dictionary by name, as C(nginx_sites) of the role.
+    type: dict
+    required: true
+  upstreams:
+    description: The upstreams, a dictionary by name, as C(nginx_upstreams) of the role.
+    type: dict
+    required: true
+  name:
+    description: Name of the set; the files are named after it.
+    type: str
+    required: true
+  listen:
+    description: Addresses that nginx.conf listens on, as C(nginx_listen) of the role.
+    type: list
+    elements: str
+    required: true
+"""
+
+EXAMPLES = r"""
+files: "{{ nginx_sites | funnel.tornado.nginx_files(upstreams=nginx_upstreams, name='nginx', listen=['80']) }}"
+"""
+
+RETURN = r"""
+_value:
+  description: The value for C(files) of M(funnel.tornado.file_set).
+  type: dict
+"""
+
+
+def nginx_files(
+    sites: Mapping[str, object], *, upstreams: Mapping[str, object], name: str, listen: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Return the files of a set of sites, or fail with every mistake in them."""
+    try:
+        return site_files(sites, upstreams, name=name, listen=listen)
+    except InvalidDataError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+class FilterModule:
+    """Tells Ansible of the filter."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters of this file by name."""
+        return {"nginx_files": nginx_files}

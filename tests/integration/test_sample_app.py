@@ -1,0 +1,173 @@
+"""The sample app, as Tornado's own test case serves it, and as ``python -m sample_app`` does."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tornado.httpclient import HTTPClientError, HTTPRequest
+from tornado.httputil import HTTPHeaders
+from tornado.testing import AsyncHTTPTestCase, ExpectLog, gen_test
+from tornado.web import Application
+from tornado.websocket import websocket_connect
+
+SAMPLE_APP = Path(__file__).parents[2] / "files/sample_app"
+IDENTITY = {"TORNADO_APP": "sample", "TORNADO_RELEASE": "1f2e3d4c", "TORNADO_SLOT": "a", "TORNADO_PROCESS": "0"}
+
+
+class TestSampleApp(AsyncHTTPTestCase):
+    @pytest.fixture(autouse=True)
+    def environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.syspath_prepend(str(SAMPLE_APP))
+        for name, value in IDENTITY.items():
+            monkeypatch.setenv(name, value)
+        self.monkeypatch = monkeypatch
+
+    def get_app(self) -> Application:
+        application: Application = importlib.import_module("sample_app.web").make_app(cookie_secret="a test's")
+        return application
+
+    def get_httpserver_options(self) -> dict[str, Any]:
+        return {"xheaders": True, "max_body_size": 60 << 20}
+
+    def text(self, path: str, **options: Any) -> str:
+        response = self.fetch(path, raise_error=True, **options)
+        return response.body.decode()
+
+    def test_page_says_who_served_it_and_loads_nothing_from_elsewhere(self) -> None:
+        page = self.text("/", headers={"X-Real-Ip": "192.0.2.1", "X-Scheme": "https", "Host": "shop.example.com"})
+        shown = dict(re.findall(r'id="(\w+)">([^<]+)<', page))
+        assert shown["hostname"] == os.uname().nodename
+        assert shown["release"] == "1f2e3d4c"
+        assert shown["process"] == "a/0"
+        assert shown["pid"] == str(os.getpid())
+        assert (shown["protocol"], shown["remote_ip"], shown["host"]) == ("https", "192.0.2.1", "shop.example.com")
+        resources = re.findall(r'(?:src|href)="([^"]*)"', page)
+        assert len([link for link in resources if re.match(r"/static/[\w.]+\?v=\w{32}", link)]) == 4
+        assert all(link.startswith("/") for link in resources)
+
+    def test_page_escapes_what_it_says(self) -> None:
+        self.monkeypatch.setenv("TORNADO_RELEASE", "<b>1</b>")
+        assert 'id="release">&lt;b&gt;1&lt;/b&gt;<' in self.text("/")
+
+    def test_theme_comes_from_the_environment(self) -> None:
+        assert 'data-theme="auto"' in self.text("/")
+        self.monkeypatch.setenv("SAMPLE_THEME", "dark")
+        assert 'data-theme="dark"' in self.text("/")
+
+    def test_visits_are_counted_in_a_signed_cookie(self) -> None:
+        first = self.fetch("/")
+        assert b'id="visits">1<' in first.body
+        cookie = first.headers["Set-Cookie"].partition(";")[0]
+        assert 'id="visits">2<' in self.text("/", headers={"Cookie": cookie})
+        assert 'id="visits">1<' in self.text("/", headers={"Cookie": cookie[:-2] + 'x"'}), "forged"
+
+    def test_healthz(self) -> None:
+        response = self.fetch("/healthz")
+        assert json.loads(response.body) == {"status": "ok", "release": "1f2e3d4c"}
+        assert response.headers["Cache-Control"] == "no-store"
+
+    def test_whoami(self) -> None:
+        assert json.loads(self.text("/whoami")) == {
+            "app": "sample",
+            "release": "1f2e3d4c",
+            "slot": "a",
+            "process": "0",
+            "pid": os.getpid(),
+            "hostname": os.uname().nodename,
+            "remote_ip": "127.0.0.1",
+            "protocol": "http",
+            "host": f"127.0.0.1:{self.get_http_port()}",
+        }
+
+    def test_sleep(self) -> None:
+        start = time.monotonic()
+        assert json.loads(self.text("/sleep?seconds=0.2"))["pid"] == os.getpid()
+        assert 0.2 <= time.monotonic() - start < 2
+        for wrong in ("-1", "60.1", "nan", "inf", "long"):
+            with ExpectLog("tornado.general", "400 GET /sleep", required=False):
+                assert self.fetch(f"/sleep?seconds={wrong}").code == 400
+
+    def test_echo(self) -> None:
+        response = self.fetch("/echo", method="POST", body=b"\0\xff", headers={"Content-Type": "image/x-odd"})
+        assert (response.body, response.headers["Content-Type"]) == (b"\0\xff", "image/x-odd")
+
+    def test_upload_counts_raw_and_multipart_bodies(self) -> None:
+        for kind in ("application/octet-stream", "multipart/form-data; boundary=x"):
+            body = b"--x\r\nContent-Disposition: form-data; name=f; filename=f\r\n\r\n" + b"y" * 1000 + b"\r\n--x--\r\n"
+            answer = json.loads(self.text("/upload", method="POST", body=body, headers={"Content-Type": kind}))
+            assert answer == {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+
+    def test_upload_of_fifty_megabytes(self) -> None:
+        body = b"x" * (50 << 20)
+        answer = json.loads(self.text("/upload", method="POST", body=body, request_timeout=20))
+        assert answer["bytes"] == len(body)
+
+    def test_static_files_are_cached_for_long_only_with_their_version(self) -> None:
+        link = re.search(r'href="(/static/style\.css\?v=\w+)"', self.text("/"))
+        assert link is not None
+        versioned, plain = self.fetch(link[1]), self.fetch("/static/style.css")
+        assert versioned.body == plain.body == (SAMPLE_APP / "sample_app/static/style.css").read_bytes()
+        assert "max-age=315360000" in versioned.headers["Cache-Control"]
+        assert "Cache-Control" not in plain.headers
+
+    def test_files_that_browsers_ask_for(self) -> None:
+        assert self.fetch("/favicon.ico").body.startswith(b"\0\0\1\0")
+        assert self.text("/robots.txt").startswith("User-agent: *")
+
+    def socket_url(self, path: str) -> str:
+        return self.get_url(path).replace("http", "ws", 1)
+
+    @gen_test
+    async def test_websocket_echoes_text_and_bytes(self) -> None:
+        socket = await websocket_connect(self.socket_url("/ws"))
+        for message in ("grüezi", b"\0\xff"):
+            await socket.write_message(message, binary=isinstance(message, bytes))
+            assert await socket.read_message() == message
+        socket.close()
+
+    @gen_test
+    async def test_websocket_ticks(self) -> None:
+        socket = await websocket_connect(self.socket_url("/ticks"))
+        ticks = [json.loads(str(await socket.read_message())) for _ in range(2)]
+        assert [tick["tick"] for tick in ticks] == [1, 2]
+        assert ticks[0]["time"] < ticks[1]["time"]
+        assert (ticks[0]["release"], ticks[0]["slot"], ticks[0]["process"]) == ("1f2e3d4c", "a", "0")
+        socket.close()
+
+    @gen_test
+    async def test_websocket_of_another_site_is_refused(self) -> None:
+        headers = HTTPHeaders({"Origin": "https://elsewhere.example.com"})
+        with pytest.raises(HTTPClientError, match="403"):
+            await websocket_connect(HTTPRequest(self.socket_url("/ws"), headers=headers))
+
+
+def test_module_serves_for_development() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-B", "-m", "sample_app", f"--port={port}"], cwd=SAMPLE_APP)
+    try:
+        for _ in range(200):
+            with contextlib.suppress(urllib.error.URLError):
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/whoami", timeout=5) as response:
+                    assert json.load(response)["pid"] == process.pid
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail("it did not serve")
+    finally:
+        process.kill()
+        process.wait(10)

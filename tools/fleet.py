@@ -1,0 +1,372 @@
+"""Fleets of real Debian hosts on this machine, each host with systemd, sshd and an address of its own.
+
+A fleet is a set of hosts that see each other: one bridge, one /24 with a way out, one SSH key. Its name belongs to this
+clone: a fleet of the same name in another clone has a bridge, a network and a directory of its own.
+
+A host is a root file system in which systemd-nspawn boots Debian's own systemd; no container engine, no image registry.
+Whether it runs is read from its control group alone, never from a process id that may be stale. A host that does not run
+(the machine was rebooted, say) is one that is powered off: `up` boots it again, `down` removes it.
+
+All of this is done as root in a mount namespace in which `CGROUP` is of version 2: see tools/hosts.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from configparser import ConfigParser
+from dataclasses import asdict, dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from tools.packages import ToolError, run, say
+from tools.rootfs import RELEASES, cached, locked, machine_recipe
+
+CLONE = Path(__file__).resolve().parent.parent
+STATE = Path("/var/lib/funnel-hosts")
+LOCK = Path("/run/funnel-hosts.lock")
+CGROUP = Path("/sys/fs/cgroup")
+IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+FORWARDING_SINCE = STATE / "ip_forward"  # the boot in which a fleet had the kernel forward packets
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+NETWORK = IPv4Network("10.213.0.0/16")
+BOOT_TIMEOUT = 90.0  # seconds; two to five are usual
+HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
+# systemd-nspawn ends with 133 when the host wants to be booted again.
+BOOT_LOOP = 'echo $$ > "$0/cgroup.procs" && while systemd-nspawn "$@"; [ $? -eq 133 ]; do :; done'
+# The links of many machines are narrower than the bridge: without the clamp, answers larger than they carry are lost.
+NFT = """
+table ip {table}
+delete table ip {table}
+table ip {table} {{
+    chain out {{
+        type nat hook postrouting priority srcnat
+        ip saddr {network} ip daddr != {network} masquerade
+    }}
+    chain clamp {{
+        type filter hook forward priority filter
+        ip saddr {network} tcp flags syn tcp option maxseg size set rt mtu
+    }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host of a fleet: its name, the code name of its Debian release and its IPv4 address."""
+
+    name: str
+    release: str
+    address: str
+
+
+def free_network(taken: Iterable[IPv4Network], first: int) -> IPv4Network:
+    """Return the first /24 of `NETWORK` that overlaps none of `taken`, starting at number `first` and going round.
+
+    A route wider than `NETWORK` takes nothing: a /24 is more specific. Raises `ToolError` if every one is taken.
+    """
+    within = [network for network in taken if network.subnet_of(NETWORK)]
+    candidates = list(NETWORK.subnets(new_prefix=24))
+    start = first % len(candidates)
+    for candidate in candidates[start:] + candidates[:start]:
+        if not any(candidate.overlaps(network) for network in within):
+            return candidate
+    raise ToolError(f"every /24 of {NETWORK} is in use on this machine: end a fleet, or free one")
+
+
+def reachable_resolvers(resolv_conf: str) -> str:
+    """Return a resolv.conf without the name servers that only the machine itself can reach (127.0.0.0/8, ::1)."""
+    lines = [line for line in resolv_conf.splitlines() if not re.match(r"nameserver\s+(127\.|::1)", line)]
+    return "".join(f"{line}\n" for line in lines if line.startswith(("nameserver", "search", "options")))
+
+
+def own_files(host: Host, network: IPv4Network) -> dict[str, str]:
+    """Return the files, by path below the root, that give a host its name and its address."""
+    return {
+        "etc/hostname": f"{host.name}\n",
+        "etc/systemd/network/10-host0.network": (
+            f"[Match]\nName=host0\n\n[Network]\nAddress={host.address}/{network.prefixlen}\nGateway={network[1]}\n"
+            "IPv6AcceptRA=no\nLinkLocalAddressing=no\n"
+        ),
+    }
+
+
+def shared_files() -> dict[str, str]:
+    """Return the files by which a host reaches what this machine reaches: its resolver and its package index.
+
+    Raises `ToolError` if the resolver answers this machine alone.
+    """
+    candidates = [Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf")]
+    texts = [reachable_resolvers(path.read_text()) for path in candidates if path.exists()]
+    resolvers = next((text for text in texts if "nameserver" in text), None)
+    if resolvers is None:
+        raise ToolError("the hosts would have no resolver: every nameserver in /etc/resolv.conf is this machine itself")
+    pip = ConfigParser(interpolation=None, strict=False)
+    pip.read(["/etc/pip.conf", Path("~/.pip/pip.conf").expanduser(), Path("~/.config/pip/pip.conf").expanduser()])
+    index = os.environ.get("PIP_INDEX_URL") or pip.get("global", "index-url", fallback="")
+    return {
+        "etc/resolv.conf": resolvers,
+        "etc/pip.conf": "[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n" + (f"index-url = {index}\n" if index else ""),
+    }
+
+
+def remove(directory: Path) -> None:
+    """Remove a directory, but nothing that is mounted in it."""
+    run(["rm", "--recursive", "--force", "--one-file-system", str(directory)], f"remove {directory}")
+
+
+class Fleet:
+    """The hosts of one name in this clone, their network and what is kept of them on disk."""
+
+    def __init__(self, name: str) -> None:
+        """Look a fleet up; one that does not exist has no hosts."""
+        digest = hashlib.sha256(f"{CLONE}:{name}".encode()).hexdigest()[:8]
+        self.number = int(digest, 16)
+        self.mark = f"fh-{digest}"  # names its bridge (at most 15 characters), its nftables table and its control group
+        self.directory = STATE / f"{name}-{digest}"
+        self.lock = Path(f"/run/funnel-hosts-{digest}.lock")
+        self.key = self.directory / "id_ed25519"
+        self.known_hosts = self.directory / "known_hosts"
+        self.network: IPv4Network | None = None
+        self.hosts: dict[str, Host] = {}
+        self.load()
+
+    def load(self) -> None:
+        """Read what is on disk, once more where another process may have changed it."""
+        path = self.directory / "fleet.json"
+        state = json.loads(path.read_text()) if path.exists() else {"network": None, "hosts": []}
+        self.network = IPv4Network(state["network"]) if state["network"] else None
+        self.hosts = {host["name"]: Host(**host) for host in state["hosts"]}
+
+    def save(self) -> None:
+        """Write to disk what `load` reads."""
+        state = {"network": str(self.network), "hosts": [asdict(host) for host in self.hosts.values()]}
+        partial = self.directory / "fleet.json.partial"
+        partial.write_text(json.dumps(state, indent=2))
+        partial.rename(self.directory / "fleet.json")
+
+    def root(self, name: str) -> Path:
+        """Return the root file system of a host."""
+        return self.directory / "hosts" / name / "root"
+
+    def running(self, name: str) -> bool:
+        """Tell whether a host has processes."""
+        events = CGROUP / self.mark / name / "cgroup.events"
+        return events.exists() and "populated 1" in events.read_text()
+
+    @property
+    def ssh_options(self) -> list[str]:
+        """The options of ssh that take a user to a host, and to no other machine at its address."""
+        return ["-o", f"UserKnownHostsFile={self.known_hosts}", "-o", "StrictHostKeyChecking=yes"]
+
+    def ssh(self, host: Host, command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command on a host as root; the return code is 255 if the host does not answer in `BOOT_TIMEOUT`."""
+        ssh = ["ssh", "-F", "none", "-i", str(self.key), *self.ssh_options, "-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
+        argv = [*ssh, "-o", "ConnectTimeout=5", f"root@{host.address}", command]
+        try:
+            return subprocess.run(
+                argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=BOOT_TIMEOUT
+            )
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(argv, 255, "", f"no answer within {BOOT_TIMEOUT:.0f} s")
+
+    def up(self, wishes: Mapping[str, str | None]) -> None:
+        """Boot hosts, wished for as name to release; one that runs is left alone.
+
+        Raises `ToolError` if a host is there with another release, or cannot be made or booted; what this call made is
+        removed then.
+        """
+        for name, release in wishes.items():
+            if release and name in self.hosts and self.hosts[name].release != release:
+                raise ToolError(f"{name} is there with Debian {self.hosts[name].release}: take it down first")
+        new = {name: release or "bookworm" for name, release in wishes.items() if name not in self.hosts}
+        started = time.monotonic()
+        try:
+            with locked(LOCK):
+                self._connect()
+            self._create(new)
+            booted = [name for name in wishes if not self.running(name)]
+            for name in booted:
+                self._boot(self.hosts[name])
+            for name in wishes:
+                host = self.hosts[name]
+                self._wait(host)
+                seconds = f" after {time.monotonic() - started:.1f} s" if name in booted else ""
+                say(f"{name}: Debian {RELEASES[host.release]} ({host.release}) runs at {host.address}{seconds}")
+        except BaseException:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            self.down(list(new))
+            raise
+
+    def down(self, names: Sequence[str]) -> None:
+        """Remove hosts at once, and with the last of them every trace of the fleet."""
+        for name in names:
+            self._kill(CGROUP / self.mark / name)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(remove, [self.root(name).parent for name in names]))
+        self.hosts = {name: host for name, host in self.hosts.items() if name not in names}
+        if self.hosts:
+            self._introduce()
+            self.save()
+            return
+        self._kill(CGROUP / self.mark)
+        with locked(LOCK):
+            if self._bridged():
+                run(["ip", "link", "delete", self.mark], "remove the bridge")
+            run(["nft", f"table ip {self.mark}; delete table ip {self.mark}"], "remove the table of nftables")
+            remove(self.directory)
+            if not any(STATE.glob("*/fleet.json")):
+                self._stop_forwarding()
+                remove(STATE)
+
+    def reboot(self, name: str) -> None:
+        """Have a host reboot itself, and wait until it runs again. Raises `ToolError` if it does not."""
+        host = self.hosts[name]
+        before = self.ssh(host, f"cat {BOOT_ID}; systemctl reboot").stdout
+        if not before:
+            raise ToolError(f"{name} does not answer: `up` boots a host that is off")
+        deadline = time.monotonic() + BOOT_TIMEOUT
+        while self.ssh(host, f"cat {BOOT_ID}").stdout in ("", before):
+            if time.monotonic() > deadline:
+                raise ToolError(f"{name} did not reboot within {BOOT_TIMEOUT:.0f} s: {self._last_words(host)}")
+            time.sleep(0.1)
+        self._wait(host)
+
+    def _connect(self) -> None:
+        """Make sure of the fleet's network: its range, bridge, way out, and SSH key."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "hosts").mkdir(mode=0o700, exist_ok=True)
+        if self.network is None:
+            routes = json.loads(run(["ip", "-json", "-4", "route", "show", "table", "all"], "read the routes"))
+            taken = [route["dst"] for route in routes if route["dst"] != "default"]
+            taken += [json.loads(path.read_text())["network"] for path in STATE.glob("*/fleet.json")]
+            self.network = free_network(map(IPv4Network, taken), self.number)
+            self.save()
+        if IP_FORWARD.read_text().strip() == "0":
+            IP_FORWARD.write_text("1")
+            FORWARDING_SINCE.write_text(BOOT_ID.read_text())
+        if not self._bridged():
+            run(["ip", "link", "add", self.mark, "type", "bridge"], "make a network bridge")
+        gateway = f"{self.network[1]}/{self.network.prefixlen}"
+        run(["ip", "address", "replace", gateway, "dev", self.mark], "give the bridge an address")
+        run(["ip", "link", "set", self.mark, "up"], "start the bridge")
+        run(["nft", "-f", "-"], "set up masquerading", stdin=NFT.format(table=self.mark, network=self.network))
+        if not self.key.exists():
+            keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.mark, "-f", str(self.key)]
+            run(keygen, "make an SSH key")
+        # ssh takes a key only if it belongs to the user who runs it.
+        os.chown(self.key, int(os.environ.get("SUDO_UID", "0")), int(os.environ.get("SUDO_GID", "0")))
+
+    def _create(self, new: dict[str, str]) -> None:
+        """Make root file systems for new hosts, given as name to release, and tell the whole fleet of them."""
+        if not new or self.network is None:
+            return
+        shared = shared_files() | {"root/.ssh/authorized_keys": self.key.with_suffix(".pub").read_text()}
+        releases = sorted(set(new.values()))
+        taken = {host.address for host in self.hosts.values()}
+        free = (str(address) for address in list(self.network)[11:-1] if str(address) not in taken)
+        hosts = [Host(name, release, next(free)) for name, release in new.items()]
+        with ThreadPoolExecutor() as pool:
+            archives = dict(zip(releases, pool.map(cached, map(machine_recipe, releases)), strict=True))
+            files = [shared | own_files(host, self.network) for host in hosts]
+            list(pool.map(self._extract, hosts, [archives[host.release] for host in hosts], files))
+        self.hosts |= {host.name: host for host in hosts}
+        self._introduce()
+        self.save()
+
+    def _introduce(self) -> None:
+        """Tell the hosts each other's names, and this machine their keys."""
+        names = "".join(f"{host.address} {host.name}\n" for host in self.hosts.values())
+        for host in self.hosts.values():
+            self._write(host, {"etc/hosts": f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{names}"})
+        keys = {host.address: self.root(host.name) / f"{HOST_KEY}.pub" for host in self.hosts.values()}
+        self.known_hosts.write_text("".join(f"{address} {key.read_text()}" for address, key in keys.items()))
+
+    def _extract(self, host: Host, archive: Path, files: Mapping[str, str]) -> None:
+        root = self.root(host.name)
+        remove(root.parent)  # what a run left that was killed
+        root.mkdir(parents=True)
+        tar = ["tar", "--extract", "--numeric-owner", "--xattrs", "--xattrs-include=*"]
+        run([*tar, f"--file={archive}", f"--directory={root}"], f"make the root file system of {host.name}")
+        keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", host.name, "-f", str(root / HOST_KEY)]
+        run(keygen, "make an SSH host key")
+        (root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
+        self._write(host, files)
+
+    def _write(self, host: Host, files: Mapping[str, str]) -> None:
+        for name, text in files.items():
+            path = self.root(host.name) / name
+            path.unlink(missing_ok=True)
+            path.write_text(text)
+
+    def _boot(self, host: Host) -> None:
+        cgroup = CGROUP / self.mark / host.name
+        cgroup.mkdir(parents=True, exist_ok=True)
+        nspawn = [f"--directory={self.root(host.name)}", f"--machine={self.mark[3:]}-{host.name}"]
+        nspawn += ["--boot", "--quiet", "--keep-unit", "--register=no", "--settings=no", "--resolv-conf=off"]
+        nspawn += [f"--network-bridge={self.mark}"]
+        with self._log(host).open("a") as log:
+            argv = ["sh", "-c", BOOT_LOOP, str(cgroup), *nspawn]
+            loop = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        while not self.running(host.name) and loop.poll() is None:
+            time.sleep(0.01)
+
+    def _wait(self, host: Host) -> None:
+        """Wait until systemd says that the host runs. Raises `ToolError` if it does not, or not in time."""
+        deadline = time.monotonic() + BOOT_TIMEOUT
+        while not self._answers(host):
+            if time.monotonic() > deadline or not self.running(host.name):
+                raise ToolError(f"{host.name} does not boot: {self._last_words(host)}")
+            time.sleep(0.1)
+        state = self.ssh(host, "systemctl is-system-running --wait")
+        if state.returncode != 0:
+            failed = self.ssh(host, "systemctl list-units --failed --plain --no-legend").stdout.strip()
+            why = failed.replace("\n", "; ") or state.stderr.strip()
+            raise ToolError(f"{host.name} is {state.stdout.strip() or 'not reached'}: {why}")
+
+    @staticmethod
+    def _answers(host: Host) -> bool:
+        try:
+            socket.create_connection((host.address, 22), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def _log(self, host: Host) -> Path:
+        return self.directory / "hosts" / host.name / "console.log"
+
+    def _last_words(self, host: Host) -> str:
+        lines = self._log(host).read_text(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+    def _bridged(self) -> bool:
+        return Path("/sys/class/net", self.mark).exists()
+
+    @staticmethod
+    def _kill(cgroup: Path) -> None:
+        """End every process of a control group at once, and remove it."""
+        if not cgroup.exists():
+            return
+        (cgroup / "cgroup.kill").write_text("1")
+        deadline = time.monotonic() + 10
+        while "populated 1" in (cgroup / "cgroup.events").read_text():
+            if time.monotonic() > deadline:
+                raise ToolError(f"processes of {cgroup} survived SIGKILL: see its cgroup.procs")
+            time.sleep(0.02)
+        for directory, _, _ in os.walk(cgroup, topdown=False):
+            Path(directory).rmdir()
+
+    @staticmethod
+    def _stop_forwarding() -> None:
+        """Have the kernel stop forwarding packets, if it was a fleet that started it, and since the last boot."""
+        if FORWARDING_SINCE.exists() and FORWARDING_SINCE.read_text() == BOOT_ID.read_text():
+            IP_FORWARD.write_text("0")
