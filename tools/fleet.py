@@ -167,10 +167,14 @@ class Fleet:
         """The options of ssh that take a user to a host, and to no other machine at its address."""
         return ["-o", f"UserKnownHostsFile={self.known_hosts}", "-o", "StrictHostKeyChecking=yes"]
 
+    def ssh_command(self, host: Host, *command: str) -> list[str]:
+        """Return the command line that runs a command on a host as root, or without one a shell."""
+        options = ["-F", "none", "-i", str(self.key), *self.ssh_options, "-o", "BatchMode=yes"]
+        return ["ssh", *options, "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=5", f"root@{host.address}", *command]
+
     def ssh(self, host: Host, command: str) -> subprocess.CompletedProcess[str]:
         """Run a command on a host as root; the return code is 255 if the host does not answer in `BOOT_TIMEOUT`."""
-        ssh = ["ssh", "-F", "none", "-i", str(self.key), *self.ssh_options, "-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
-        argv = [*ssh, "-o", "ConnectTimeout=5", f"root@{host.address}", command]
+        argv = self.ssh_command(host, command)
         try:
             return subprocess.run(
                 argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=BOOT_TIMEOUT

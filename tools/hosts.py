@@ -63,6 +63,12 @@ def instances(fleet: Fleet) -> list[dict[str, str]]:
     ]
 
 
+def known(fleet: Fleet, names: Sequence[str]) -> None:
+    """Raise `ToolError` if the fleet lacks one of the hosts."""
+    if unknown := [name for name in names if name not in fleet.hosts]:
+        raise ToolError(f"no host {', '.join(unknown)} in this fleet, but {', '.join(fleet.hosts) or 'none'}")
+
+
 def show(fleet: Fleet, *, as_json: bool) -> None:
     """Print the fleet's hosts, one a line or as JSON."""
     if as_json:
@@ -84,6 +90,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     listing.add_argument("--json", action="store_true", help="in the words of Molecule's instance_config.yml")
     reboot = commands.add_parser("reboot", parents=[common], help="reboot a host and wait until it runs")
     reboot.add_argument("names", nargs="+", metavar="NAME")
+    ssh = commands.add_parser("ssh", parents=[common], help="run a command on a host as root, or without one a shell")
+    ssh.add_argument("names", nargs=1, metavar="NAME")
+    ssh.add_argument("remote", nargs=argparse.REMAINDER, metavar="COMMAND")
     down = commands.add_parser("down", parents=[common], help="remove hosts, and with the last one the fleet's network")
     down.add_argument("names", nargs="*", metavar="NAME")
     down.add_argument("--all", action="store_true", help="every host of the fleet, and what a broken run left")
@@ -124,8 +133,7 @@ def perform(arguments: argparse.Namespace) -> None:
             fleet.up(dict(arguments.wishes))
             return
         names = arguments.names or list(fleet.hosts)
-        if unknown := [name for name in names if name not in fleet.hosts]:
-            raise ToolError(f"no host {', '.join(unknown)} in fleet {arguments.fleet}, but {', '.join(fleet.hosts) or 'none'}")
+        known(fleet, names)
         if arguments.command == "down":
             fleet.down(names)
             say(f"Removed {', '.join(names) or 'what was left'}")
@@ -140,7 +148,11 @@ def main(argv: Sequence[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
-        if arguments.command == "inventory":
+        if arguments.command == "ssh":
+            fleet = Fleet(arguments.fleet)
+            known(fleet, arguments.names)
+            os.execvp("ssh", fleet.ssh_command(fleet.hosts[arguments.names[0]], *arguments.remote))
+        elif arguments.command == "inventory":
             sys.stdout.write(json.dumps(inventory(Fleet(arguments.fleet), arguments.group), indent=2) + "\n")
         elif arguments.inside:
             perform(arguments)

@@ -153,11 +153,12 @@ def apply(limits: Limits, *, check_mode: bool = False) -> Outcome:
     for name in limits.services:
         pid = service.look(name).main_pid
         if pid:
-            _raise_process(name, pid, limits.open_files, outcome, check_mode=check_mode)
+            raise_process(name, pid, limits.open_files, outcome, check_mode=check_mode)
     return outcome
 
 
-def _raise_process(name: str, pid: int, open_files: int, outcome: Outcome, *, check_mode: bool) -> None:
+def raise_process(name: str, pid: int, open_files: int, outcome: Outcome, *, check_mode: bool) -> None:
+    """Raise a running process to ``open_files``, without touching its own children, and note that in ``outcome``."""
     soft, hard = open_files_of(pid)
     if soft >= open_files:
         return

@@ -172,4 +172,4 @@ def _last_words(wanted: Wanted, began: float, log_size: int) -> str:
         with contextlib.suppress(OSError), wanted.log.open(errors="replace") as log:
             log.seek(log_size)
             words += log.read()
-    return last_lines(words)
+    return last_lines("\n".join(dict.fromkeys(words.splitlines())))  # nginx says five times that an address is in use

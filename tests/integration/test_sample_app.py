@@ -32,6 +32,7 @@ class TestSampleApp(AsyncHTTPTestCase):
     @pytest.fixture(autouse=True)
     def environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.syspath_prepend(str(SAMPLE_APP))
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)  # what is deployed from here is what is here
         for name, value in IDENTITY.items():
             monkeypatch.setenv(name, value)
         self.monkeypatch = monkeypatch

@@ -61,8 +61,8 @@ from tornado.websocket import WebSocketHandler
 
 log = logging.getLogger("runner")
 
-ACCEPT_GRACE = 0.05
-"""Seconds between the start of a drain and the end of listening: what the kernel has accepted by then is served."""
+ACCEPT_GRACE = 1.0
+"""Seconds that a drain goes on accepting at most: until nobody waits, which a busy port may keep from happening."""
 
 IDLE_GRACE = 1.0
 """Seconds between the start of a drain and the closing of idle connections.
@@ -842,7 +842,10 @@ class Runner:
             len(server.busy),
             len(websockets),
         )
-        await asyncio.sleep(min(ACCEPT_GRACE, self.options.drain))
+        # Who has connected by now may wait to be accepted, and would be cut off with the listening socket.
+        await asyncio.sleep(DRAIN_STEP)
+        while any(map(is_readable, endpoint.listeners)) and loop.time() < start + ACCEPT_GRACE:
+            await asyncio.sleep(0)
         server.stop()
         while server.exchanges or not all(stream.closed() for stream in websockets):
             if loop.time() >= end:

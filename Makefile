@@ -1,0 +1,80 @@
+# What a developer runs; `make` alone lists it. Everything that is needed and missing is installed on the way.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+PYTHON := $(or $(shell command -v python3),python3)
+HOSTS := $(PYTHON) -m tools.hosts
+SCENARIO ?= default
+SCENARIOS := $(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml))
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+# Molecule would look for scenarios elsewhere in a collection, and in the user's home for those of clones of the same name.
+export MOLECULE_GLOB := molecule/*/molecule.yml
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+.PHONY: demo
+demo: .venv/installed ## boot a Debian host on this machine, provision it, and print the URL to open
+	@$(HOSTS) up --fleet demo demo1
+	@ansible-playbook site.yml -i inventories/demo
+	@$(HOSTS) list --fleet demo | awk '$$1 == "demo1" {print "http://" $$2 "/"}'
+
+.PHONY: demo-down
+demo-down: ## remove every trace of the demo
+	@$(HOSTS) down --all --fleet demo
+
+.PHONY: test
+test: lint unit $(SCENARIOS:%=molecule-%) integration ## run everything below
+
+.PHONY: lint
+lint: .venv/installed ## yamllint, ansible-lint, ruff, mypy
+	yamllint --strict .
+	ansible-lint -q --strict
+	ruff check --quiet
+	ruff format --check --quiet
+	mypy --package ansible_collections.funnel.tornado.plugins
+	mypy tools tests molecule roles files
+
+.PHONY: unit
+unit: .venv/installed ## the logic, without a host
+	pytest --quiet tests/unit
+
+.PHONY: integration
+integration: .venv/installed ## the runner and the sample app, as real processes on this machine
+	pytest tests/integration
+
+.PHONY: molecule
+molecule: molecule-$(SCENARIO) ## provision booted hosts and prove them: make molecule SCENARIO=default
+
+molecule-%: .venv/installed
+	@$(PYTHON) -m tools.packages chromium chromium-driver
+	MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/.cache/molecule/$* molecule test --scenario-name $*
+
+.PHONY: bench
+bench: .venv/installed ## how fast, next to plain ways of doing the same
+	@$(PYTHON) -m tools.packages wrk
+	@.venv/bin/python -m tests.bench
+
+.PHONY: docs
+docs: .venv/installed ## write what the documentation says of an app's keys, from the model
+	@PYTHONPATH=.collections:. .venv/bin/python tools/docs.py
+
+.PHONY: lock
+lock: .venv/installed ## pin the tools anew: requirements-dev.in to requirements-dev.txt
+	@uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url \
+		requirements-dev.in --output-file requirements-dev.txt
+
+# Debian's python3 comes without ensurepip.
+.venv/installed: requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		f"Python 3.11 or newer is needed, and $(PYTHON) is {sys.version.split()[0]}: make PYTHON=/path/to/another")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(PYTHON) -m tools.packages python3-venv
+	@echo "Installing the tools into .venv"
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	@touch $@

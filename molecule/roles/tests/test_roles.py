@@ -1,0 +1,66 @@
+"""Each role alone does what its page says."""
+
+from __future__ import annotations
+
+import pytest
+from testinfra.host import Host
+
+from tests.hosts import Site, address, eventually, python
+
+
+@pytest.mark.testinfra_hosts("ansible://python")
+def test_python_builds_environments_that_run(host: Host) -> None:
+    host.run_expect([0], "uv venv --quiet --clear /tmp/environment")
+    host.run_expect([0], "uv pip install --quiet --python /tmp/environment/bin/python tornado==6.6.1")
+    assert host.check_output("/tmp/environment/bin/python -c 'import tornado; print(tornado.version)'") == "6.6.1"
+
+
+@pytest.mark.testinfra_hosts("ansible://limits")
+def test_limits_reach_a_login_and_a_running_service_without_a_restart(host: Host) -> None:
+    assert host.check_output("su --login root --command 'ulimit -Sn'") == "8192"
+    limits = python(
+        host,
+        """
+import json, pathlib, subprocess
+show = ["systemctl", "show", "--value", "--property"]
+pid = subprocess.check_output([*show, "MainPID", "ssh"], text=True).strip()
+rows = pathlib.Path(f"/proc/{pid}/limits").read_text().splitlines()
+print(json.dumps([int(row.split()[3]) for row in rows if row.startswith("Max open files")]))
+""",
+    )
+    assert limits == [8192]
+    assert int(host.check_output("cat /proc/sys/net/core/somaxconn")) >= 4096
+
+
+@pytest.mark.testinfra_hosts("ansible://supervisor")
+def test_supervisor_answers_root_and_its_group_only(host: Host) -> None:
+    host.run_expect([0], "useradd --groups operators --no-create-home operator || true")
+    host.run_expect([0], "runuser -u operator -- supervisorctl pid")
+    assert "denied" in host.run("runuser -u nobody -- supervisorctl pid").stdout.lower()
+
+
+@pytest.mark.testinfra_hosts("ansible://supervisor")
+def test_supervisor_runs_a_group_from_a_file_and_survives_a_wrong_one(host: Host) -> None:
+    host.run_expect([0], "printf '[program:nap]\\ncommand=/bin/sleep 1000\\n' > /etc/supervisor/conf.d/nap.conf")
+    host.run_expect([0], "supervisorctl update nap")
+    assert "RUNNING" in eventually(lambda: "RUNNING" in (text := host.run("supervisorctl status nap").stdout) and text)
+    limit = host.check_output("grep 'Max open files' /proc/$(supervisorctl pid nap)/limits").split()[3]
+    assert limit == "8192"
+
+
+@pytest.mark.testinfra_hosts("ansible://nginx")
+def test_nginx_serves_any_upstream_and_other_names_get_nothing_of_it(host: Host) -> None:
+    host.run_expect([0], "mkdir -p /tmp/www && echo from behind > /tmp/www/index.html")
+    host.run_expect(
+        [0], "systemd-run --unit=www --quiet python3 -m http.server --directory /tmp/www --bind 127.0.0.1 9000 || true"
+    )
+    site = Site(address(host), "files.test")
+    answer = eventually(lambda: (answer := site.get("/")).status == 200 and answer)
+    assert answer.body == b"from behind\n"
+    assert answer.headers["x-served-by"] == "nginx"
+    assert Site(site.address, "other.test").get("/").status == 404
+
+
+@pytest.mark.testinfra_hosts("ansible://app")
+def test_app_serves(host: Host) -> None:
+    assert Site(address(host)).get("/whoami").json["app"] == "sample"

@@ -1,0 +1,104 @@
+#!/usr/bin/python
+# Copyright: The funnel.tornado developers
+# MIT License (see LICENSE)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: uv
+short_description: Install one version of uv
+description:
+  - Installs uv below C(/opt/uv), links it as C(/usr/local/bin/uv) and removes other versions.
+  - It is downloaded by the pip that the Debian package C(python3-venv) brings.
+  - The version that is there stays until the new one has run.
+version_added: 0.1.0
+author: The funnel.tornado developers
+options:
+  version:
+    description: The version.
+    type: str
+    required: true
+  hashes:
+    description: Hashes of the wheels that may be installed, V(sha256:...); any wheel of that version may without them.
+    type: list
+    elements: str
+    default: []
+  index_url:
+    description: Package index; the host's own setting if empty. It may hold a password.
+    type: str
+    default: ""
+  extra_index_urls:
+    description: Further indexes.
+    type: list
+    elements: str
+    default: []
+  ca_bundle:
+    description: File of the certificates to trust; the host's own setting if empty.
+    type: str
+    default: ""
+  proxy:
+    description: URL of a proxy. It may hold a password.
+    type: str
+    default: ""
+  no_proxy:
+    description: Hosts reached without the proxy, separated by commas.
+    type: str
+    default: ""
+attributes:
+  check_mode:
+    description: Can run in check_mode and return changed status prediction without modifying target.
+    support: full
+  diff_mode:
+    description: Will return details on what has changed (or possibly needs changing in check_mode), when in diff mode.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Install uv
+  funnel.tornado.uv:
+    version: 0.13.8
+"""
+
+RETURN = r"""
+path:
+  description: The program.
+  returned: success
+  type: str
+  sample: /opt/uv/0.13.8/bin/uv
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.funnel.tornado.plugins.module_utils.uv import Uv, UvError, pip_environment
+
+_INDEX = ("index_url", "extra_index_urls", "ca_bundle", "proxy", "no_proxy")
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "version": {"type": "str", "required": True},
+            "hashes": {"type": "list", "elements": "str", "default": []},
+            "index_url": {"type": "str", "default": "", "no_log": True},
+            "extra_index_urls": {"type": "list", "elements": "str", "default": [], "no_log": True},
+            "ca_bundle": {"type": "str", "default": ""},
+            "proxy": {"type": "str", "default": "", "no_log": True},
+            "no_proxy": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    uv = Uv(module.params["version"])
+    changed = not uv.is_right()
+    before = "".join(f"{path}\n" for path in uv.others())
+    try:
+        if changed and not module.check_mode:
+            uv.install(module.params["hashes"], pip_environment(**{key: module.params[key] for key in _INDEX}))
+    except UvError as error:
+        module.fail_json(msg=str(error))
+    diff = {"before": before, "after": f"{uv.directory}\n"} if changed and module._diff else {}
+    module.exit_json(changed=changed, path=str(uv.program), diff=diff)
+
+
+if __name__ == "__main__":
+    main()

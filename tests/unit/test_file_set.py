@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils import service
+from ansible_collections.funnel.tornado.plugins.module_utils.file_set import (
+    File,
+    FileSet,
+    FileSetError,
+    Swap,
+    converge,
+    parse_files,
+)
+
+USER = pwd.getpwuid(os.getuid()).pw_name
+GROUP = grp.getgrgid(os.getgid()).gr_name
+
+#: A daemon's checker: it reads every file below a directory and refuses the first line that says so.
+CHECKER = """
+import pathlib, sys
+root = pathlib.Path(sys.argv[1])
+for path in sorted(root.rglob("*.conf")):
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if "broken" in line:
+            sys.exit(f"[emerg] broken directive in {path}:{number}\\nconfiguration file {root}/main.conf test failed")
+"""
+CHECK = [sys.executable, "-c", CHECKER, "{root}"]
+
+
+def file(path: str, text: str, *, mode: int = 0o644, secret: bool = False, label: str = "") -> File:
+    return File(path, text.encode(), mode, USER, GROUP, secret, label)
+
+
+def tree(root: Path) -> dict[str, str]:
+    return {str(path.relative_to(root)): path.read_text() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "etc"
+    (root / "sites").mkdir(parents=True)
+    (root / "main.conf").write_text("old\n")
+    (root / "sites/mine.gone.conf").write_text("mine\n")
+    (root / "sites/theirs.conf").write_text("theirs\n")
+    return root
+
+
+def test_a_set_is_applied_once(root: Path) -> None:
+    wanted = FileSet(root, [file("main.conf", "new\n"), file("new/deep/a.conf", "a\n", mode=0o640)], owns=["sites/mine.*.conf"])
+    outcome = converge(wanted, check=CHECK)
+    assert outcome.changed
+    assert outcome.files == [str(root / "main.conf"), str(root / "new/deep/a.conf")]
+    assert outcome.removed == [str(root / "sites/mine.gone.conf")]
+    assert tree(root) == {"main.conf": "new\n", "new/deep/a.conf": "a\n", "sites/theirs.conf": "theirs\n"}
+    assert (root / "new/deep/a.conf").stat().st_mode & 0o7777 == 0o640
+    assert (root / "new").stat().st_mode & 0o7777 == 0o755
+    assert not converge(wanted, check=["/does/not/exist"]).changed, "nothing differs, so nothing is checked either"
+
+
+def test_check_mode_says_the_same_and_changes_nothing(root: Path) -> None:
+    before = tree(root)
+    wanted = FileSet(root, [file("main.conf", "new\n")], absent=["sites/theirs.conf"])
+    outcome = converge(wanted, check=CHECK, check_mode=True)
+    assert (outcome.files, outcome.removed) == ([str(root / "main.conf")], [str(root / "sites/theirs.conf")])
+    assert tree(root) == before
+    assert sorted(path.name for path in root.parent.iterdir()) == ["etc"], "the staged copy is gone"
+
+
+def test_check_mode_on_a_bare_host(tmp_path: Path) -> None:
+    nobody = File("a.conf", b"a\n", owner="no-such-user", group="no-such-group")
+    wanted = FileSet(tmp_path / "not/there", [nobody], owns=["*.conf"], absent=["b.conf"])
+    outcome = converge(wanted, check=["/no/such/daemon", "{root}"], check_mode=True)
+    assert outcome.files == [str(tmp_path / "not/there/a.conf")]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_set_leaves_everything_and_names_file_line_and_variable(root: Path) -> None:
+    before = tree(root)
+    files = [file("main.conf", "new\n"), file("sites/shop.conf", "fine\n  broken on;\n", label="sites.shop.extra")]
+    with pytest.raises(FileSetError) as caught:
+        converge(FileSet(root, files), check=CHECK)
+    message = str(caught.value)
+    assert message.splitlines()[0] == "sites.shop.extra is refused, line 2: broken on;"
+    assert f"[emerg] broken directive in {root}/sites/shop.conf:2" in message
+    assert ".staged" not in message
+    assert tree(root) == before
+
+
+def test_a_refused_secret_is_not_quoted(root: Path) -> None:
+    with pytest.raises(FileSetError) as caught:
+        converge(FileSet(root, [file("a.conf", "broken hunter2\n", secret=True)]), check=CHECK)
+    assert str(caught.value).splitlines()[0] == f"{root}/a.conf is refused"
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_check_sees_the_whole_set_with_its_removals(root: Path) -> None:
+    (root / "sites/mine.gone.conf").write_text("broken\n")
+    converge(FileSet(root, [file("main.conf", "new\n")], owns=["sites/mine.*"]), check=CHECK)
+    assert "sites/mine.gone.conf" not in tree(root)
+
+
+def test_undo_puts_back_contents_modes_times_links_and_directories(root: Path) -> None:
+    (root / "link.conf").symlink_to("main.conf")
+    os.utime(root / "main.conf", (1000, 1000))
+    (root / "main.conf").chmod(0o604)
+    files = [file("main.conf", "new\n"), file("link.conf", "own\n"), file("new/a.conf", "a\n")]
+    before = tree(root)
+    swap = Swap(FileSet(root, files, absent=["sites/theirs.conf"]).changes())
+    swap.make()
+    assert tree(root)["link.conf"] == "own\n"
+    assert not (root / "link.conf").is_symlink()
+    assert "sites/theirs.conf" not in tree(root)
+    swap.undo()
+    assert tree(root) == before
+    assert (root / "link.conf").readlink() == Path("main.conf")
+    status = (root / "main.conf").stat()
+    assert (status.st_mtime, status.st_mode & 0o7777) == (1000, 0o604)
+    assert not (root / "new").exists()
+
+
+def test_an_unknown_owner_stops_before_anything_is_live(root: Path) -> None:
+    before = tree(root)
+    files = [file("main.conf", "new\n"), File("new/b.conf", b"b\n", owner=USER, group="no-such-group")]
+    with pytest.raises(FileSetError, match="group no-such-group, which does not exist"):
+        converge(FileSet(root, files))
+    assert tree(root) == before
+    assert not (root / "new").exists()
+
+
+def test_a_directory_in_the_way_is_named(root: Path) -> None:
+    with pytest.raises(FileSetError, match="sites is neither a file nor a symbolic link"):
+        converge(FileSet(root, [file("sites", "x\n")]))
+
+
+def test_absolute_paths_lie_outside_of_the_root(root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "units/a.conf"
+    converge(FileSet(root, [file(str(outside), "broken\n")]), check=CHECK)
+    assert outside.read_text() == "broken\n", "the check is of the root only"
+
+
+def test_diffs_show_contents_or_what_else_changes_but_no_secrets(root: Path) -> None:
+    (root / "key").write_text("hunter1\n")
+    (root / "key").chmod(0o600)
+    (root / "moded").write_text("same\n")
+    (root / "moded").chmod(0o600)
+    (root / "password").write_text("hunter0\n")
+    (root / "password").chmod(0o600)
+    files = [
+        file("key", "hunter2\n", mode=0o600, secret=True),
+        file("main.conf", "new\n"),
+        file("sites/theirs.conf", "theirs\n", mode=0o600),
+    ]
+    changes = FileSet(root, files, absent=["password"]).changes()
+    diffs = {change.path.name: change.diff() for change in changes}
+    assert (diffs["main.conf"]["before"], diffs["main.conf"]["after"]) == ("old\n", "new\n")
+    assert "mode 0644" in diffs["theirs.conf"]["before"]
+    assert "mode 0600" in diffs["theirs.conf"]["after"]
+    assert "hunter" not in str(diffs), "neither of a file marked secret nor of a removed one that not everybody may read"
+
+
+def test_all_mistakes_of_the_files_come_at_once() -> None:
+    with pytest.raises(FileSetError) as caught:
+        parse_files({"../a": {"content": "x"}, "b": {"contnt": "x"}, "c": {"content": "x", "mode": 420}})
+    message = str(caught.value)
+    for part in ("files.../a: a path", "files.b.contnt: no such key; did you mean content?", "files.c.mode: must be str"):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("on_change", "active", "changed", "action"),
+    [
+        ("reload", True, True, "reload"),
+        ("reload", True, False, ""),
+        ("reload", False, False, "start"),
+        ("none", True, True, ""),
+        ("restart_if_idle", True, False, ""),
+        ("restart_if_idle", True, True, "deferred"),
+    ],
+)
+def test_what_a_service_needs(on_change: service.OnChange, *, active: bool, changed: bool, action: str) -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        state = service.State(exists=True, active=active, enabled=True, main_pid=os.getpid(), settled_at=0.0)
+        assert child.pid in service.children(os.getpid())
+        found = service.action_for(service.Wanted("x", on_change), state, changed=changed)
+        child.kill()
+    assert found == action
+
+
+def test_a_supervisor_without_children_is_restarted() -> None:
+    with subprocess.Popen(["sleep", "60"]) as idle:
+        state = service.State(exists=True, active=True, enabled=True, main_pid=idle.pid, settled_at=0.0)
+        found = service.action_for(service.Wanted("x", "restart_if_idle"), state, changed=True)
+        idle.kill()
+    assert found == "restart"

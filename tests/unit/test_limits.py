@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils.file_set import Outcome
+from ansible_collections.funnel.tornado.plugins.module_utils.limits import (
+    SYSCTL_FILE,
+    Capacity,
+    Limits,
+    LimitsError,
+    Sysctl,
+    apply,
+    open_files_of,
+    raise_process,
+)
+
+ALL_CAPABILITIES = "000001ffffffffff"
+WITHOUT_SYS_RESOURCE = "00000000fcecbfff"
+
+
+def fake_proc(directory: Path, *, hard: int = 20000, capabilities: str = WITHOUT_SYS_RESOURCE, nr_open: int = 1048576) -> Path:
+    values = {
+        "1/status": f"Name:\tsystemd\nCapEff:\t{capabilities}\n",
+        "1/limits": f"Limit  Soft Limit  Hard Limit  Units\nMax open files            1024       {hard}      files\n",
+        "self/uid_map": "         0          0 4294967295\n",
+        "sys/fs/nr_open": f"{nr_open}\n",
+        "sys/fs/file-max": "9223372036854775807\n",
+        "sys/net/core/somaxconn": "4096\n",
+    }
+    for name, text in values.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(text)
+    return directory
+
+
+def test_a_container_is_bound_by_its_hard_limit(tmp_path: Path) -> None:
+    capacity = Capacity.of_host(fake_proc(tmp_path))
+    assert capacity.most == 20000
+    assert capacity.problem(20000) == ""
+    assert capacity.problem(50000) == (
+        "limits_open_files: 50000 is more than this host gives: PID 1's hard limit is 20000 and it lacks "
+        "CAP_SYS_RESOURCE; set at most 20000, or raise the container's limit"
+    )
+
+
+def test_a_whole_host_is_bound_by_the_kernel(tmp_path: Path) -> None:
+    capacity = Capacity.of_host(fake_proc(tmp_path, capabilities=ALL_CAPABILITIES))
+    assert capacity.problem(1048576) == ""
+    assert "fs.nr_open is 1048576; set at most 1048576, or raise fs.nr_open" in capacity.problem(1048577)
+
+
+def test_the_capability_does_not_count_in_a_user_namespace(tmp_path: Path) -> None:
+    proc = fake_proc(tmp_path, capabilities=ALL_CAPABILITIES)
+    (proc / "self/uid_map").write_text("0 100000 65536\n")
+    assert Capacity.of_host(proc).most == 20000
+
+
+def test_a_kernel_setting_that_cannot_be_raised_is_reported_with_both_numbers() -> None:
+    read_only = Sysctl("kernel.cap_last_cap", "limits_backlog", 1000)  # read-only for root, too
+    found = read_only.running
+    assert f"limits_backlog: needs kernel.cap_last_cap to be 1000, it is {found} and read-only" in read_only.problem()
+    assert Sysctl("kernel.cap_last_cap", "limits_backlog", found).problem() == ""
+
+
+def test_what_the_host_cannot_give_stops_everything(tmp_path: Path) -> None:
+    with pytest.raises(LimitsError, match="50000 is more than this host gives: PID 1's hard limit is 20000"):
+        apply(Limits(50000, 4096, ["nginx"], fake_proc(tmp_path)))
+
+
+def test_drop_ins_leave_room_for_a_later_rise(tmp_path: Path) -> None:
+    files = {file.path: file.content.decode() for file in Limits(16384, 4096, ["nginx"], fake_proc(tmp_path)).files("")}
+    drop_in = files["/etc/systemd/system/nginx.service.d/50-funnel-limits.conf"]
+    assert "LimitNOFILE=16384:infinity" in drop_in.splitlines()
+
+
+def test_the_file_of_kernel_settings_does_not_depend_on_its_own_effect(tmp_path: Path) -> None:
+    proc = fake_proc(tmp_path)
+    (proc / "sys/fs/file-max").write_text("1000\n")
+    limits = Limits(16384, 9000, [], proc)
+
+    def settings(before: str) -> str:
+        return next(file.content.decode() for file in limits.files(before) if file.path == SYSCTL_FILE)
+
+    first = settings("")
+    assert "fs.file-max = 32768" in first
+    assert "net.core.somaxconn = 9000" in first
+    (proc / "sys/fs/file-max").write_text("32768\n")
+    (proc / "sys/net/core/somaxconn").write_text("9000\n")
+    assert settings(first) == first
+
+
+def test_a_higher_backlog_of_the_host_is_kept_and_a_high_file_max_left_alone(tmp_path: Path) -> None:
+    proc = fake_proc(tmp_path)
+    (proc / "sys/net/core/somaxconn").write_text("65535\n")
+    (file,) = [file for file in Limits(16384, 4096, [], proc).files("") if file.path == SYSCTL_FILE]
+    assert "net.core.somaxconn = 65535" in file.content.decode()
+    assert "file-max" not in file.content.decode()
+
+
+def test_a_running_process_is_raised_and_only_raised() -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with subprocess.Popen(["sh", "-c", "ulimit -Sn 100 && exec sleep 60"], stdout=subprocess.DEVNULL) as process:
+        while open_files_of(process.pid)[0] != 100:
+            assert process.poll() is None
+        outcome = Outcome()
+        raise_process("sleep", process.pid, 200, outcome, check_mode=True)
+        assert open_files_of(process.pid) == (100, hard)
+        raise_process("sleep", process.pid, 200, outcome, check_mode=False)
+        assert open_files_of(process.pid) == (200, hard)
+        raise_process("sleep", process.pid, 150, outcome, check_mode=False)
+        assert open_files_of(process.pid) == (200, hard)
+        process.kill()
+    assert outcome.files == [f"/proc/{process.pid}/limits"] * 2
+
+
+def test_the_limits_of_a_process_are_read_as_the_kernel_has_them() -> None:
+    assert open_files_of(os.getpid()) == resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+@pytest.mark.parametrize("services", [[], ["nginx", "supervisor"]])
+def test_logins_get_the_limit_too(tmp_path: Path, services: list[str]) -> None:
+    text = Limits(16384, 4096, services, fake_proc(tmp_path)).files("")[0].content.decode()
+    assert [line.split() for line in text.splitlines()[1:]] == [
+        ["*", "soft", "nofile", "16384"],
+        ["*", "hard", "nofile", "16384"],
+        ["root", "soft", "nofile", "16384"],
+        ["root", "hard", "nofile", "16384"],
+    ]

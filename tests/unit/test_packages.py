@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils.packages import (
+    PackagesError,
+    missing,
+    require_supported_distribution,
+    without_candidate,
+)
+
+FEDORA = 'NAME="Fedora Linux"\nID=fedora\nVERSION_ID=40\nPRETTY_NAME="Fedora Linux 40"\n'
+
+
+@pytest.mark.parametrize("number", ['VERSION_ID="12"', 'VERSION_ID="13"', "VERSION_ID=14", "# testing has no number"])
+def test_debian_from_12_on_is_supported(number: str) -> None:
+    require_supported_distribution(f"ID=debian\n{number}\n")
+
+
+@pytest.mark.parametrize(
+    ("os_release", "name"),
+    [
+        (FEDORA, "Fedora Linux 40"),
+        ('ID=debian\nVERSION_ID="11"\nPRETTY_NAME="Debian GNU/Linux 11"\n', "Debian GNU/Linux 11"),
+        ('ID=ubuntu\nID_LIKE=debian\nVERSION_ID="24.04"\nPRETTY_NAME="Ubuntu 24.04"\n', "Ubuntu 24.04"),
+        ("", "an unknown system"),
+    ],
+)
+def test_anything_else_is_refused_by_name(os_release: str, name: str) -> None:
+    with pytest.raises(PackagesError, match=rf"host \S+ runs {name}; funnel.tornado supports Debian 12 and 13"):
+        require_supported_distribution(os_release)
+
+
+def test_what_is_installed_and_what_could_be() -> None:
+    names = ["dpkg", "no-such-package-at-all", "apt"]
+    assert missing(names) == ["no-such-package-at-all"]
+    assert without_candidate(names) == ["no-such-package-at-all"]

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import socketserver
+import threading
+import time
+import xmlrpc.client
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xmlrpc.server import SimpleXMLRPCDispatcher, SimpleXMLRPCRequestHandler
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import (
+    ProcessInfo,
+    Reloaded,
+    SupervisorError,
+    add_group,
+    connect,
+    process_infos,
+    reload_config,
+    remove_group,
+)
+
+
+class Supervisord:
+    """Speaks supervisord's protocol on a real socket: it knows one group, and what is written to its file."""
+
+    def __init__(self) -> None:
+        self.groups = {"shop-a"}
+        self.files = {"shop-a"}
+        self.stopped: list[str] = []
+        self.delay = 0.0
+
+    def reload_config(self) -> list[list[list[str]]]:
+        if "broken" in self.files:
+            raise xmlrpc.client.Fault(92, "CANT_REREAD: no command in section 'program:x'")
+        return [[sorted(self.files - self.groups), [], sorted(self.groups - self.files)]]
+
+    def add(self, name: Any, /) -> bool:
+        if name in self.groups:
+            raise xmlrpc.client.Fault(90, f"ALREADY_ADDED: {name}")
+        if name not in self.files:
+            raise xmlrpc.client.Fault(10, f"BAD_NAME: {name}")
+        self.groups.add(name)
+        return True
+
+    def stop(self, name: Any, /) -> list[Any]:
+        time.sleep(self.delay)
+        self.stopped.append(name)
+        return []
+
+    def remove(self, name: Any, /) -> bool:
+        if name not in self.stopped:
+            raise xmlrpc.client.Fault(91, f"STILL_RUNNING: {name}")
+        self.groups.discard(name)
+        return True
+
+    def infos(self) -> list[dict[str, object]]:
+        return [
+            {"name": "0", "group": group, "statename": "RUNNING", "pid": 7, "spawnerr": "", "logfile": "/x"}
+            for group in sorted(self.groups)
+        ]
+
+
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer, SimpleXMLRPCDispatcher):
+    daemon_threads = True
+    logRequests = False  # noqa: N815 (the name that SimpleXMLRPCRequestHandler looks for)
+
+    def __init__(self, path: Path, supervisord: Supervisord) -> None:
+        SimpleXMLRPCDispatcher.__init__(self)
+        socketserver.UnixStreamServer.__init__(self, str(path), Handler)
+        self.register_function(supervisord.reload_config, "supervisor.reloadConfig")
+        self.register_function(supervisord.add, "supervisor.addProcessGroup")
+        self.register_function(supervisord.stop, "supervisor.stopProcessGroup")
+        self.register_function(supervisord.remove, "supervisor.removeProcessGroup")
+        self.register_function(supervisord.infos, "supervisor.getAllProcessInfo")
+
+
+class Handler(SimpleXMLRPCRequestHandler):
+    disable_nagle_algorithm = False  # there is none on a unix socket
+
+
+@pytest.fixture
+def supervisord(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisord]:
+    known = Supervisord()
+    monkeypatch.chdir(tmp_path)  # a socket's path may have 107 characters only
+    with Server(Path("s.sock"), known) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield known
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.usefixtures("supervisord")
+def test_only_the_processes_of_the_group_are_told() -> None:
+    server = connect(Path("s.sock"))
+    assert process_infos(server, "shop-a") == [ProcessInfo("0", "shop-a", "RUNNING", 7, "")]
+    assert process_infos(server, "shop-b") == []
+
+
+def test_a_group_is_added_once(supervisord: Supervisord) -> None:
+    server = connect(Path("s.sock"))
+    supervisord.files.add("shop-b")
+    assert reload_config(server) == Reloaded(["shop-b"], [], [])
+    add_group(server, "shop-b")
+    add_group(server, "shop-b")
+    assert supervisord.groups == {"shop-a", "shop-b"}
+    with pytest.raises(SupervisorError, match=r"refuses addProcessGroup\(nope\): BAD_NAME: nope"):
+        add_group(server, "nope")
+
+
+def test_a_group_is_stopped_and_then_removed_once(supervisord: Supervisord) -> None:
+    server = connect(Path("s.sock"))
+    remove_group(server, "shop-a")
+    remove_group(server, "shop-a")
+    assert (supervisord.groups, supervisord.stopped) == (set(), ["shop-a"])
+
+
+def test_wrong_files_are_reported_in_supervisords_words(supervisord: Supervisord) -> None:
+    supervisord.files.add("broken")
+    with pytest.raises(SupervisorError, match="CANT_REREAD: no command in section 'program:x'"):
+        add_group(connect(Path("s.sock")), "broken")
+
+
+def test_a_group_that_does_not_stop_is_not_waited_for_without_end(supervisord: Supervisord) -> None:
+    supervisord.delay = 1.0
+    with pytest.raises(SupervisorError, match=r"did not answer stopProcessGroup\(shop-a\) in time"):
+        remove_group(connect(Path("s.sock"), timeout=0.2), "shop-a")
+
+
+def test_a_supervisord_that_is_not_there_is_named_by_its_socket(tmp_path: Path) -> None:
+    with pytest.raises(SupervisorError, match=r"no\.sock"):
+        process_infos(connect(tmp_path / "no.sock"), "shop-a")
