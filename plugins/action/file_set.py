@@ -27,7 +27,7 @@ class ActionModule(ActionBase):
         files = arguments.get("files") or {}
         if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
             raise AnsibleActionFail("files: has to be a dictionary of path to a dictionary of template or content, mode, ...")
-        rendered = {str(path): self._rendered(str(path), entry, task_vars or {}) for path, entry in files.items()}
+        rendered = {str(path): self.render(str(path), entry, task_vars or {}) for path, entry in files.items()}
         try:
             parse_files(rendered)
         except FileSetError as error:
@@ -38,7 +38,7 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = self._execute_module("funnel.tornado.file_set", arguments, task_vars=task_vars)
         return result
 
-    def _rendered(self, path: str, entry: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+    def render(self, path: str, entry: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Return an entry with its ``template`` and ``vars`` replaced by the ``content`` they make."""
         entry = dict(entry)
         variables = entry.pop("vars", {})

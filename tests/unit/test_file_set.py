@@ -6,9 +6,17 @@ import pwd
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ansible.errors import AnsibleActionFail
+from ansible.parsing.dataloader import DataLoader
+from ansible.playbook.play_context import PlayContext
+from ansible.playbook.task import Task
+from ansible.plugins.loader import connection_loader
+from ansible.template import Templar
 
+from ansible_collections.funnel.tornado.plugins.action.file_set import ActionModule
 from ansible_collections.funnel.tornado.plugins.module_utils import service
 from ansible_collections.funnel.tornado.plugins.module_utils.file_set import (
     File,
@@ -199,3 +207,33 @@ def test_a_supervisor_without_children_is_restarted() -> None:
         found = service.action_for(service.Wanted("x", "restart_if_idle"), state, changed=True)
         idle.kill()
     assert found == "restart"
+
+
+def rendered(directory: Path, template: str, entry: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+    (directory / "a.j2").write_text(template)
+    loader = DataLoader()
+    action = ActionModule(
+        task=Task(),
+        connection=connection_loader.get("ansible.builtin.local", PlayContext(), os.devnull),
+        play_context=PlayContext(),
+        loader=loader,
+        templar=Templar(loader=loader),
+        shared_loader_obj=None,
+    )
+    return action.render("a.conf", {"template": str(directory / "a.j2"), **entry}, variables)
+
+
+def test_templates_are_rendered_with_the_variables_of_the_entry(tmp_path: Path) -> None:
+    template = "# {{ ansible_managed }}\n{% for name in names %}\n  {% if name %}\n{{ name }};\n  {% endif %}\n{% endfor %}\n"
+    entry = {"vars": {"names": ["a", "", "b"]}, "mode": "0600"}
+    assert rendered(tmp_path, template, entry, {"names": ["not these"]}) == {
+        "content": "# Ansible managed\na;\nb;\n",
+        "mode": "0600",
+    }
+
+
+def test_an_undefined_variable_names_file_and_template(tmp_path: Path) -> None:
+    with pytest.raises(AnsibleActionFail, match=r"files\.a\.conf: template .*a\.j2: 'missing' is undefined"):
+        rendered(tmp_path, "{{ missing }}\n", {}, {})
+    with pytest.raises(AnsibleActionFail, match="takes template or content, not both"):
+        rendered(tmp_path, "x\n", {"content": "y"}, {})

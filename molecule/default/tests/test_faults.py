@@ -15,7 +15,7 @@ import pytest
 import yaml
 from testinfra.host import Host
 
-from tests.hosts import Site, address
+from tests.remote import Site, address
 
 HOST = "debian12"
 ROOT = Path(__file__).parents[3]

@@ -11,7 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from testinfra.host import Host
 
-from tests.hosts import Site, address
+from tests.remote import Site, address
 
 testinfra_hosts = ["ansible://app_hosts"]
 

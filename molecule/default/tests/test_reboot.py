@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from testinfra.host import Host
 
-from tests.hosts import Site, address, eventually, processes
+from tests.remote import Site, address, eventually, processes
 
 testinfra_hosts = ["ansible://app_hosts"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from testinfra.host import Host
 
-from tests.hosts import Site, address, eventually, python
+from tests.remote import Site, address, eventually, python
 
 
 @pytest.mark.testinfra_hosts("ansible://python")
