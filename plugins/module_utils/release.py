@@ -21,6 +21,7 @@ from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.uv import build_environment
 
 #: nginx's group on Debian: it reaches the sockets, and nothing else of an app.
 NGINX_GROUP = "www-data"
@@ -36,9 +37,6 @@ COMPLETE = ".complete"
 
 #: Lines of a failed program that are shown.
 SHOWN_LINES = 25
-
-#: Settings of the host's uv that its own configuration file cannot hold: ``KEY=value`` lines, kept by the role python.
-UV_ENVIRONMENT = Path("/etc/uv/environment")
 
 
 class BuildError(Exception):
@@ -132,7 +130,7 @@ def _fetch(layout: Layout, url: str, path: str) -> None:
 
 def _git(layout: Layout, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = ["git", "-c", "safe.directory=*", "--git-dir", str(layout.mirror), *arguments]
-    environment = os.environ | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    environment = os.environ | build_environment() | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=600)
 
 
@@ -269,10 +267,7 @@ def _uv(layout: Layout, arguments: list[str], failure: str) -> None:
         "UV_PYTHON_DOWNLOADS": "never",
         "UV_NO_PROGRESS": "1",
     }
-    if UV_ENVIRONMENT.exists():
-        lines = (line.split("=", 1) for line in UV_ENVIRONMENT.read_text().splitlines() if "=" in line)
-        environment |= dict(lines)
-    _run(["uv", *arguments], failure, user=layout.user, environment=environment, directory=layout.cache)
+    _run(["uv", *arguments], failure, user=layout.user, environment=environment | build_environment(), directory=layout.cache)
 
 
 def _run(

@@ -23,9 +23,9 @@ Address = Path | tuple[str, int]
 class UnixHTTPConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
-    def __init__(self, path: Path, timeout: float = TIMEOUT) -> None:
-        """Talk to ``path``; ``timeout`` is in seconds and bounds each single operation."""
-        super().__init__("localhost", timeout=timeout)
+    def __init__(self, path: Path, timeout: float = TIMEOUT, host: str = "localhost") -> None:
+        """Talk to ``path`` as if to ``host``; ``timeout`` is in seconds and bounds each single operation."""
+        super().__init__(host, timeout=timeout)
         self.path = path
 
     def connect(self) -> None:
@@ -36,7 +36,7 @@ class UnixHTTPConnection(http.client.HTTPConnection):
 def connect(address: Address, timeout: float = TIMEOUT) -> socket.socket:
     """Return a connection to ``address``.
 
-    :raises OSError: when nobody listens there.
+    :raises OSError: when nobody listens there; it names the path of a unix socket, as the kernel does not.
     """
     if isinstance(address, tuple):
         return socket.create_connection(address, timeout=timeout)
@@ -44,9 +44,9 @@ def connect(address: Address, timeout: float = TIMEOUT) -> socket.socket:
     connection.settimeout(timeout)
     try:
         connection.connect(str(address))
-    except OSError:
+    except OSError as error:
         connection.close()
-        raise
+        raise OSError(error.errno, error.strerror, str(address)) from error
     return connection
 
 

@@ -7,11 +7,12 @@ without a name) is not offered here.
 from __future__ import annotations
 
 import http.client
-import socket
 import xmlrpc.client
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ansible_collections.funnel.tornado.plugins.module_utils.sockets import UnixHTTPConnection
 
 #: Where the collection's supervisor role puts the socket.
 SOCKET = Path("/run/supervisor.sock")
@@ -45,20 +46,6 @@ class ProcessInfo:
     error: str
 
 
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, host: str, path: Path, timeout: float) -> None:
-        super().__init__(host, timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        try:
-            self.sock.connect(str(self._path))
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._path)) from error  # which socket it was
-
-
 class _Transport(xmlrpc.client.Transport):
     def __init__(self, path: Path, timeout: float) -> None:
         super().__init__()
@@ -66,7 +53,7 @@ class _Transport(xmlrpc.client.Transport):
         self._timeout = timeout
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        return _Connection(str(host), self._path, self._timeout)
+        return UnixHTTPConnection(self._path, self._timeout, str(host))
 
 
 def connect(path: Path = SOCKET, *, timeout: float = 30.0) -> xmlrpc.client.ServerProxy:
