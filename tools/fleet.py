@@ -40,8 +40,14 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 NETWORK = IPv4Network("10.213.0.0/16")
 BOOT_TIMEOUT = 90.0  # seconds; two to five are usual
 HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
-# systemd-nspawn ends with 133 when the host wants to be booted again.
-BOOT_LOOP = 'echo $$ > "$0/cgroup.procs" && while systemd-nspawn "$@"; [ $? -eq 133 ]; do :; done'
+# systemd-nspawn ends with 133 when the host wants to be booted again. Connections that were cut in the middle would keep the
+# host's link, and its name, for a minute.
+BOOT_LOOP = """
+echo $$ > "$1/cgroup.procs" || exit
+link=$2
+shift 2
+while ip link delete "$link" 2> /dev/null; systemd-nspawn "$@"; [ $? -eq 133 ]; do :; done
+"""
 # The links of many machines are narrower than the bridge: without the clamp, answers larger than they carry are lost.
 NFT = """
 table ip {table}
@@ -208,13 +214,18 @@ class Fleet:
         except BaseException:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
-            self.down(list(new))
+            try:
+                self.down(list(new))
+            except ToolError as error:
+                say(f"hosts: {error}")
             raise
 
     def down(self, names: Sequence[str]) -> None:
         """Remove hosts at once, and with the last of them every trace of the fleet."""
         for name in names:
             self._kill(CGROUP / self.mark / name)
+            if name in self.hosts:
+                self._unplug(self.hosts[name])
         with ThreadPoolExecutor() as pool:
             list(pool.map(remove, [self.root(name).parent for name in names]))
         self.hosts = {name: host for name, host in self.hosts.items() if name not in names}
@@ -224,9 +235,9 @@ class Fleet:
             return
         self._kill(CGROUP / self.mark)
         with locked(LOCK):
-            if self._bridged():
+            if self._bridged():  # it is the first of the network that is made, and the last that is removed
+                run(["nft", f"table ip {self.mark}; delete table ip {self.mark}"], "remove the table of nftables")
                 run(["ip", "link", "delete", self.mark], "remove the bridge")
-            run(["nft", f"table ip {self.mark}; delete table ip {self.mark}"], "remove the table of nftables")
             remove(self.directory)
             if not any(STATE.glob("*/fleet.json")):
                 self._stop_forwarding()
@@ -315,11 +326,11 @@ class Fleet:
     def _boot(self, host: Host) -> None:
         cgroup = CGROUP / self.mark / host.name
         cgroup.mkdir(parents=True, exist_ok=True)
-        nspawn = [f"--directory={self.root(host.name)}", f"--machine={self.mark[3:]}-{host.name}"]
+        nspawn = [f"--directory={self.root(host.name)}", f"--machine={self._machine(host)}", f"--hostname={host.name}"]
         nspawn += ["--boot", "--quiet", "--keep-unit", "--register=no", "--settings=no", "--resolv-conf=off"]
         nspawn += [f"--network-bridge={self.mark}"]
         with self._log(host).open("a") as log:
-            argv = ["sh", "-c", BOOT_LOOP, str(cgroup), *nspawn]
+            argv = ["sh", "-c", BOOT_LOOP, "boot", str(cgroup), self._link(host), *nspawn]
             loop = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         while not self.running(host.name) and loop.poll() is None:
             time.sleep(0.01)
@@ -351,6 +362,17 @@ class Fleet:
     def _last_words(self, host: Host) -> str:
         lines = self._log(host).read_text(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+    def _machine(self, host: Host) -> str:
+        """Return the host's name on this machine, short enough for its link to be `vb-` and that (15 characters at most)."""
+        return f"{self.mark[3:]}{host.address.rpartition('.')[2]}"
+
+    def _link(self, host: Host) -> str:
+        return f"vb-{self._machine(host)}"
+
+    def _unplug(self, host: Host) -> None:
+        """Remove the host's link, which may be going by itself, or stay for a minute as in `BOOT_LOOP`."""
+        subprocess.run(["ip", "link", "delete", self._link(host)], capture_output=True, check=False)
 
     def _bridged(self) -> bool:
         return Path("/sys/class/net", self.mark).exists()

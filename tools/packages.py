@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+
+
+APT_ERROR = re.compile("E: ").match
 
 
 class ToolError(Exception):
@@ -33,7 +37,8 @@ def run(argv: Sequence[str], to: str, *, stdin: str | None = None) -> str:
         raise ToolError(f"cannot {to}: the program {argv[0]} is not installed") from error
     except subprocess.CalledProcessError as error:
         lines = (error.stderr.strip() or error.stdout.strip() or f"exit code {error.returncode}").splitlines()
-        raise ToolError(f"cannot {to}: {argv[0]}: {lines[-1]}") from error
+        # The last line tells what went wrong, but apt and what builds on it name the cause first.
+        raise ToolError(f"cannot {to}: {argv[0]}: {next(filter(APT_ERROR, lines), lines[-1])}") from error
 
 
 def as_root(to: str) -> list[str]:

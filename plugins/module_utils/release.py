@@ -35,6 +35,9 @@ ID_DIGITS = 12
 #: Written last into an environment: one without it was broken off.
 COMPLETE = ".complete"
 
+#: Where the mirror of a git source keeps what HEAD is there.
+DEFAULT_BRANCH = "refs/funnel/default"
+
 #: Lines of a failed program that are shown.
 SHOWN_LINES = 25
 
@@ -106,7 +109,7 @@ def resolve(layout: Layout, app: App) -> str:
     path = f"{VARIABLE}.{app.name}.source"
     if not re.fullmatch(r"[0-9a-f]{40}", version) or not _has_commit(layout, version):
         _fetch(layout, url, f"{path}.git")
-    for name in (version, f"refs/heads/{version}", f"refs/tags/{version}"):
+    for name in (DEFAULT_BRANCH,) if version == "HEAD" else (version, f"refs/heads/{version}", f"refs/tags/{version}"):
         found = _git(layout, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
         if found.returncode == 0:
             return found.stdout.strip()
@@ -122,8 +125,8 @@ def _fetch(layout: Layout, url: str, path: str) -> None:
         layout.home.mkdir(parents=True, exist_ok=True)
         subprocess.run(["git", "init", "--quiet", "--bare", str(layout.mirror)], check=True, capture_output=True)
         layout.mirror.chmod(0o700)
-    head = ["+HEAD:refs/heads/.default", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
-    fetched = _git(layout, "fetch", "--quiet", "--prune", "--force", url, *head)
+    references = [f"+HEAD:{DEFAULT_BRANCH}", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
+    fetched = _git(layout, "fetch", "--quiet", "--prune", "--force", url, *references)
     if fetched.returncode != 0:
         raise BuildError(f"{path}: {url} cannot be fetched from this host: {_last_lines(fetched.stderr)}")
 

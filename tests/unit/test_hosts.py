@@ -1,0 +1,191 @@
+"""The test hosts' tool, as far as it needs no root: what it reads of the machine, and what it decides from that."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import multiprocessing
+import time
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from tools import fleet
+from tools.fleet import Fleet, Host, free_network, own_files, reachable_resolvers
+from tools.hosts import inventory, parse_wish
+from tools.packages import ToolError
+from tools.rootfs import KEYRING, Recipe, Source, debian_lines, locked, machine_sources, parse_deb822, parse_one_line
+
+DEBIAN = "http://mirror.example.com/debian"
+SECURITY = "http://mirror.example.com/debian-security"
+
+
+def test_one_line_sources_are_read_with_their_options() -> None:
+    text = f"""
+# deb http://commented.example.com/debian bookworm main
+deb {DEBIAN} bookworm main contrib  # a comment
+deb-src {DEBIAN} bookworm main
+deb [arch=amd64 signed-by=/etc/apt/keyrings/other.gpg] https://other.example.com/debian bookworm main
+"""
+    assert parse_one_line(text) == [
+        Source(DEBIAN, "bookworm", ("main", "contrib")),
+        Source("https://other.example.com/debian", "bookworm", ("main",), "/etc/apt/keyrings/other.gpg"),
+    ]
+
+
+def test_deb822_sources_are_read_stanza_by_stanza() -> None:
+    text = f"""# Comments stand anywhere
+Types: deb deb-src
+# even here
+URIs: {DEBIAN}
+Suites: bookworm
+  bookworm-updates
+Components: main
+Signed-By: {KEYRING}
+
+Types: deb-src
+URIs: {DEBIAN}
+Suites: trixie
+Components: main
+
+Enabled: no
+Types: deb
+URIs: {DEBIAN}
+Suites: sid
+Components: main
+"""
+    assert parse_deb822(text) == [
+        Source(DEBIAN, "bookworm", ("main",), KEYRING),
+        Source(DEBIAN, "bookworm-updates", ("main",), KEYRING),
+    ]
+
+
+def test_a_mirror_list_of_a_cloud_image_is_followed(tmp_path: Path) -> None:
+    mirrors = tmp_path / "mirrors"
+    mirrors.write_text(f"{DEBIAN}\nhttp://second.example.com/debian\n")
+    (tmp_path / "sources.list.d").mkdir()
+    stanza = f"Types: deb\nURIs: mirror+file://{mirrors}\nSuites: bookworm\nComponents: main\n"
+    (tmp_path / "sources.list.d/debian.sources").write_text(stanza)
+    assert machine_sources(tmp_path) == [Source(DEBIAN, "bookworm", ("main",))]
+
+
+def test_a_release_takes_the_machines_mirrors_and_suites() -> None:
+    machine = [
+        Source("https://packages.example.com/vendor", "bookworm", ("main",), "/usr/share/keyrings/vendor.gpg"),
+        Source("https://download.example.com/linux/debian", "bookworm", ("stable",)),
+        Source(DEBIAN, "bookworm", ("main",), KEYRING),
+        Source(SECURITY, "bookworm-security", ("main",), KEYRING),
+    ]
+    assert debian_lines(machine, "trixie") == (
+        f"deb [signed-by={KEYRING}] {DEBIAN} trixie main",
+        f"deb [signed-by={KEYRING}] {SECURITY} trixie-security main",
+    )
+
+
+def test_a_machine_without_a_mirror_of_debian_is_told_so() -> None:
+    with pytest.raises(ToolError, match="no mirror of Debian"):
+        debian_lines([Source("https://other.example.com", "nodistro", ("main",))], "bookworm")
+
+
+def test_whatever_changes_in_a_recipe_changes_its_archive() -> None:
+    recipe = Recipe("bookworm", (f"deb {DEBIAN} bookworm main",), (), {})
+    others = [
+        dataclasses.replace(recipe, release="trixie"),
+        dataclasses.replace(recipe, sources=()),
+        dataclasses.replace(recipe, apt_options=('Acquire::http::Proxy "http://proxy.example.com";',)),
+        dataclasses.replace(recipe, certificates={"company.crt": "PEM"}),
+        dataclasses.replace(recipe, packages=(*recipe.packages, "vim")),
+        dataclasses.replace(recipe, hooks=()),
+    ]
+    assert len({one.archive for one in [recipe, *others]}) == 1 + len(others)
+    assert recipe.archive == dataclasses.replace(recipe).archive
+    assert recipe.archive.name.startswith("bookworm-")
+
+
+def test_the_first_free_network_is_taken_going_round() -> None:
+    taken = [IPv4Network("10.213.255.0/24"), IPv4Network("10.213.0.128/25"), IPv4Network("10.213.1.7/32")]
+    assert free_network([], 7) == IPv4Network("10.213.7.0/24")
+    assert free_network(taken, 255) == IPv4Network("10.213.2.0/24")
+    assert free_network([IPv4Network("10.0.0.0/8"), IPv4Network("0.0.0.0/0")], 7) == IPv4Network("10.213.7.0/24")
+    with pytest.raises(ToolError, match="in use"):
+        free_network([IPv4Network("10.213.0.0/16")], 7)
+
+
+def test_resolvers_that_only_the_machine_reaches_are_left_out() -> None:
+    assert reachable_resolvers("# stub\nnameserver 127.0.0.53\nnameserver ::1\nnameserver 192.0.2.1\nsearch example.com\n") == (
+        "nameserver 192.0.2.1\nsearch example.com\n"
+    )
+
+
+def test_a_host_has_its_address_and_the_way_out() -> None:
+    files = own_files(Host("web1", "trixie", "10.213.7.11"), IPv4Network("10.213.7.0/24"))
+    assert files["etc/hostname"] == "web1\n"
+    assert "Address=10.213.7.11/24\nGateway=10.213.7.1\n" in files["etc/systemd/network/10-host0.network"]
+
+
+@pytest.mark.parametrize(
+    ("text", "wish"),
+    [("demo1", ("demo1", None)), ("demo1:trixie", ("demo1", "trixie")), ("demo1:12", ("demo1", "bookworm"))],
+)
+def test_a_wish_names_a_host_and_maybe_a_release(text: str, wish: tuple[str, str | None]) -> None:
+    assert parse_wish(text) == wish
+
+
+@pytest.mark.parametrize("text", ["", "Demo", "../demo", "-demo", "demo:buster"])
+def test_a_wish_that_cannot_be_met_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        parse_wish(text)
+
+
+def test_the_inventory_tells_how_to_reach_each_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "STATE", tmp_path)
+    empty = Fleet("demo")
+    assert inventory(empty, "app_hosts") == {"app_hosts": {"hosts": []}, "_meta": {"hostvars": {}}}
+    empty.directory.mkdir()
+    empty.network, empty.hosts = IPv4Network("10.213.7.0/24"), {"demo1": Host("demo1", "trixie", "10.213.7.11")}
+    empty.save()
+    known_hosts = f"-o UserKnownHostsFile={empty.directory}/known_hosts -o StrictHostKeyChecking=yes"
+    assert inventory(Fleet("demo"), "app_hosts") == {
+        "app_hosts": {"hosts": ["demo1"]},
+        "_meta": {
+            "hostvars": {
+                "demo1": {
+                    "ansible_host": "10.213.7.11",
+                    "ansible_user": "root",
+                    "ansible_ssh_private_key_file": f"{empty.directory}/id_ed25519",
+                    "ansible_ssh_common_args": known_hosts,
+                }
+            }
+        },
+    }
+
+
+def test_fleets_of_two_clones_share_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "STATE", tmp_path)
+    here = Fleet("demo")
+    monkeypatch.setattr(fleet, "CLONE", Path("/elsewhere"))
+    there = Fleet("demo")
+    assert not {here.mark, here.directory, here.lock} & {there.mark, there.directory, there.lock}
+    assert len(here.mark) <= 15
+
+
+def test_a_lock_is_held_by_one_at_a_time_and_leaves_no_file(tmp_path: Path) -> None:
+    lock, counter = tmp_path / "lock", tmp_path / "counter"
+    counter.write_text("0")
+    workers = [multiprocessing.get_context("fork").Process(target=count, args=(lock, counter)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(20)
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    assert counter.read_text() == "80"
+    assert not lock.exists()
+
+
+def count(lock: Path, counter: Path) -> None:
+    for _ in range(20):
+        with locked(lock):
+            number = int(counter.read_text())
+            time.sleep(0.0005)
+            counter.write_text(str(number + 1))
