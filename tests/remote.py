@@ -97,7 +97,7 @@ def eventually(look: Callable[[], T | bool], seconds: float = 30) -> T:
     while True:
         try:
             found = look()
-        except (AssertionError, OSError, http.client.HTTPException):
+        except (AssertionError, OSError, RuntimeError, http.client.HTTPException):  # RuntimeError: SSH does not answer
             if time.monotonic() > deadline:
                 raise
         else:

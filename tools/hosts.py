@@ -119,7 +119,8 @@ def perform(arguments: argparse.Namespace) -> None:
     """Do what the command line says, in the mount namespace that `enter` made."""
     os.umask(0o022)
     # systemd-nspawn wants control groups of version 2, and a place for notes that is not shared with other mounts.
-    run(["mount", "-t", "cgroup2", "cgroup2", str(CGROUP)], "mount control groups of version 2")
+    if not (CGROUP / "cgroup.controllers").exists():
+        run(["mount", "-t", "cgroup2", "cgroup2", str(CGROUP)], "mount control groups of version 2")
     notes = Path("/run/systemd/nspawn")
     notes.mkdir(parents=True, exist_ok=True)
     run(["mount", "-t", "tmpfs", "tmpfs", str(notes)], "mount a tmpfs")

@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-
 APT_ERROR = re.compile("E: ").match
 
 
@@ -28,7 +27,7 @@ def say(text: str) -> None:
 def run(argv: Sequence[str], to: str, *, stdin: str | None = None) -> str:
     """Run a program and return what it printed.
 
-    Raises `ToolError` "cannot <to>: ...", with the program's last line, if it fails or is not there.
+    Raises `ToolError` "cannot <to>: ...", with what the program said, if it fails or is not there.
     """
     try:
         # Nothing but a lock is inheritable, and that is to be held until the program has ended.
@@ -37,8 +36,8 @@ def run(argv: Sequence[str], to: str, *, stdin: str | None = None) -> str:
         raise ToolError(f"cannot {to}: the program {argv[0]} is not installed") from error
     except subprocess.CalledProcessError as error:
         lines = (error.stderr.strip() or error.stdout.strip() or f"exit code {error.returncode}").splitlines()
-        # The last line tells what went wrong, but apt and what builds on it name the cause first.
-        raise ToolError(f"cannot {to}: {argv[0]}: {next(filter(APT_ERROR, lines), lines[-1])}") from error
+        # The first line tells what went wrong, but apt and what builds on it talk before.
+        raise ToolError(f"cannot {to}: {argv[0]}: {next(filter(APT_ERROR, lines), lines[0])}") from error
 
 
 def as_root(to: str) -> list[str]:

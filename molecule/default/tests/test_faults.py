@@ -42,7 +42,7 @@ def still_serving(host: Host) -> Iterator[None]:
 def provision(tmp_path: Path, variables: dict[str, Any]) -> tuple[int, str]:
     """Run site.yml on the host with ``variables``; return its exit status and what it printed."""
     extra = tmp_path / "variables.yml"
-    extra.write_text(yaml.safe_dump(VARIABLES | variables))
+    extra.write_text(yaml.safe_dump(VARIABLES | variables, sort_keys=False))
     command = ["ansible-playbook", "site.yml", "-i", os.environ["MOLECULE_INVENTORY_FILE"], "--limit", HOST, "-e", f"@{extra}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     return done.returncode, re.sub(r"\s+", " ", done.stdout + done.stderr)
@@ -143,7 +143,7 @@ def test_a_broken_snippet_is_named_with_its_app_and_nginxs_own_words(tmp_path: P
 
 def test_a_distribution_that_is_not_supported(host: Host, tmp_path: Path) -> None:
     host.run_expect([0], "cp -L /etc/os-release /root/os-release && rm /etc/os-release")
-    host.run_expect([0], "printf 'ID=fedora\\nNAME=\"Fedora Linux\"\\nVERSION_ID=40\\n' > /etc/os-release")
+    host.run_expect([0], "printf 'ID=fedora\\nVERSION_ID=40\\nPRETTY_NAME=\"Fedora Linux 40\"\\n' > /etc/os-release")
     try:
         status, output = provision(tmp_path, {})
     finally:
