@@ -10,8 +10,7 @@ SCENARIO ?= default
 SCENARIOS := $(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml))
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
-# Molecule would look for scenarios elsewhere in a collection, and in the user's home for those of clones of the same name.
+# In a collection Molecule would rather have them elsewhere.
 export MOLECULE_GLOB := molecule/*/molecule.yml
 
 .PHONY: help
@@ -38,7 +37,7 @@ lint: .venv/installed ## yamllint, ansible-lint, ruff, mypy
 	ruff check --quiet
 	ruff format --check --quiet
 	mypy --package ansible_collections.funnel.tornado.plugins
-	mypy tools tests molecule roles files
+	MYPYPATH=files/sample_app mypy tools tests molecule roles files
 
 .PHONY: unit
 unit: .venv/installed ## the logic, without a host
@@ -51,9 +50,12 @@ integration: .venv/installed ## the runner and the sample app, as real processes
 .PHONY: molecule
 molecule: molecule-$(SCENARIO) ## provision booted hosts and prove them: make molecule SCENARIO=default
 
+# Molecule removes the hosts after a failure, but not after Ctrl-C; its state would be in the user's home, and shared with
+# every clone whose directory has the same name.
 molecule-%: .venv/installed
 	@$(PYTHON) -m tools.packages chromium chromium-driver
-	MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/.cache/molecule/$* molecule test --scenario-name $*
+	@trap '$(HOSTS) down --all --fleet molecule-$*; exit 130' INT TERM; \
+		MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/.cache/molecule/$* molecule test --scenario-name $*
 
 .PHONY: bench
 bench: .venv/installed ## how fast, next to plain ways of doing the same
