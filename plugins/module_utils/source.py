@@ -59,8 +59,10 @@ def pack(directory: Path) -> bytes:
 
 
 def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    mode = 0o755 if member.mode & 0o100 else 0o644
-    return member.replace(uid=0, gid=0, uname="root", gname="root", mode=mode)
+    member.uid = member.gid = 0
+    member.uname = member.gname = "root"
+    member.mode = 0o755 if member.mode & 0o100 else 0o644
+    return member
 
 
 def _kind(path: Path) -> str:

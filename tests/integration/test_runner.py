@@ -502,7 +502,7 @@ class TestLogs:
         with socket.socket(type=socket.SOCK_DGRAM) as syslog:
             syslog.settimeout(10)
             syslog.bind(("127.0.0.1", 0))
-            where = f"udp://localhost:{syslog.getsockname()[1]}"
+            where = f"udp://127.0.0.1:{syslog.getsockname()[1]}"
             process = spawn("--socket", tmp_path / "s", "--log-to", where, env={"TORNADO_APP": "shop"})
             line = syslog.recv(9999).decode()
         head = rf"<14>shop\[{process.pid}\]: {STAMP} INFO  runner \[shop pid {process.pid}\] serving "

@@ -1,0 +1,66 @@
+"""What the README promises of a clone: its commands, run in a copy as a newcomer would."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """Copy the checkout, but for the tools in .venv: a copy has test hosts of its own."""
+    copy = tmp_path / "clone"
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", ".cache", ".*_cache"))
+    (copy / ".venv").symlink_to(ROOT / ".venv")
+    return copy
+
+
+def run(directory: Path, *command: str) -> str:
+    """Run a command to its successful end; return what it printed."""
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def traces() -> set[str]:
+    """Return what test hosts take of the machine: links, tables of nftables, directories, control groups, processes."""
+    links = {path.name for path in Path("/sys/class/net").iterdir()}
+    processes = subprocess.run(["pgrep", "-f", "systemd-nspawn"], capture_output=True, text=True, check=False).stdout.split()
+    kept = {str(path) for path in Path("/var/lib").glob("funnel-hosts/*")}
+    return links | set(run(ROOT, "nft", "list", "tables").splitlines()) | set(processes) | kept
+
+
+def test_demo_ends_with_the_url_of_a_served_page_and_leaves_no_trace(clone: Path) -> None:
+    before = traces()
+    try:
+        url = run(clone, "make", "demo").splitlines()[-1]
+        assert re.fullmatch(r"http://[\d.]+/", url)
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert "It works." in answer.read().decode()
+        assert "changed=0" in run(clone, "make", "demo")
+    finally:
+        run(clone, "make", "demo-down")
+    assert traces() <= before
+
+
+@pytest.mark.parametrize("inventory", ["prod", "inventories/prod"])
+@pytest.mark.parametrize("look", ["--list-tasks", "--list-hosts", "--syntax-check"])
+def test_the_playbook_and_the_example_fleet_are_valid_from_the_root(inventory: str, look: str) -> None:
+    output = run(ROOT, "ansible-playbook", "site.yml", "-i", inventory, look)
+    assert {"--list-tasks": "Build the releases", "--list-hosts": "web1.example.com", "--syntax-check": "site.yml"}[
+        look
+    ] in output
+
+
+def test_help_lists_every_target_that_the_readme_names() -> None:
+    listed = run(ROOT, "make", "help")
+    named = set(re.findall(r"`?make ([a-z-]+)`?", (ROOT / "README.md").read_text())) - {"help"}
+    assert named
+    assert all(f"make {target} " in listed for target in named)
