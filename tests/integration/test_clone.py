@@ -61,6 +61,6 @@ def test_the_playbook_and_the_example_fleet_are_valid_from_the_root(inventory: s
 
 def test_help_lists_every_target_that_the_readme_names() -> None:
     listed = run(ROOT, "make", "help")
-    named = set(re.findall(r"`?make ([a-z-]+)`?", (ROOT / "README.md").read_text())) - {"help"}
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)) - {"help"}
     assert named
     assert all(f"make {target} " in listed for target in named)
