@@ -50,7 +50,7 @@ class Upstream:
     balance: Annotated[
         Literal["least_conn", "round_robin", "ip_hash", "random"], Doc("How a server is chosen for a request.")
     ] = "least_conn"
-    keepalive: Annotated[int, Doc("Idle connections that each worker keeps."), Range(1, 10_000)] = 32
+    keepalive: Annotated[int, Doc("Idle connections that each worker keeps."), Range(1, 10_000)] = 256
     keepalive_time: Annotated[int, Doc("Seconds after which a connection takes no further request."), _SECONDS] = 10
     keepalive_timeout: Annotated[int, Doc("Seconds that a connection is kept idle."), _SECONDS] = 4
 

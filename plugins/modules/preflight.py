@@ -41,6 +41,13 @@ open_files:
   description: The most open files that the host gives one process.
   returned: success
   type: int
+nginx_workers:
+  description:
+    - Workers of nginx that leave the CPUs to the apps, one for two CPUs.
+    - With one per CPU, as C(auto) has it, nginx and a Tornado per CPU kept waking each other up. On two CPUs half as many
+      workers served about a fifth more requests.
+  returned: success
+  type: int
 names:
   description: Names that an app may not have, as users or directories in C(/var/log) that are no app's have them.
   returned: success
@@ -70,9 +77,11 @@ def main() -> None:
         require_supported_distribution()
     except PackagesError as error:
         module.fail_json(msg=str(error))
+    cpus = len(os.sched_getaffinity(0))
     module.exit_json(
         changed=False,
-        cpus=len(os.sched_getaffinity(0)),
+        cpus=cpus,
+        nginx_workers=max(1, cpus // 2),
         open_files=Capacity.of_host().most,
         names=sorted(set(names())),
     )

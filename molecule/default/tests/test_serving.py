@@ -202,4 +202,5 @@ def test_a_log_per_process(host: Host, site: Site) -> None:
     assert len({who["process"] for who in served}) == len(processes(host, "sample"))
     for who in served:
         log = f"/var/log/sample/{who['slot']}-{who['process']}.log"
-        assert f"pid {who['pid']}] 200 GET /whoami ({site.client_address})" in host.check_output(f"tail -n 50 {log}")
+        line = f"pid {who['pid']}] 200 GET /whoami ({site.client_address})"
+        eventually(lambda log=log, line=line: line in host.check_output(f"tail -n 50 {log}"))  # type: ignore[misc]

@@ -47,7 +47,7 @@ import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, TextIO, cast
 
 import tornado
 from tornado import autoreload, netutil, process
@@ -73,6 +73,9 @@ So those that are about to send one get the time to; their answers say ``Connect
 
 DRAIN_STEP = 0.02
 """Seconds between two looks at what is left to finish."""
+
+LOG_INTERVAL = 0.1
+"""Seconds that a line of the log may wait for others."""
 
 ACCEPT_PAUSE = 1.0
 """Seconds without accepting after running out of file descriptors; asyncio's own servers wait as long."""
@@ -384,11 +387,47 @@ class LineFormatter(logging.Formatter):
         return "\n    ".join(super().format(record).splitlines())
 
 
+class BatchHandler(logging.StreamHandler[TextIO]):
+    """Writes lines below WARNING ten times a second, all of them at once; what is more serious, or the runner's own, at once.
+
+    Whoever reads a pipe, such as supervisord, wakes up for each write: a line per request cost it a sixth of a CPU at
+    3,000 requests a second. Lines that wait are lost only when the process is killed without a signal it can handle.
+    """
+
+    def __init__(self) -> None:
+        """Write to stderr."""
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line for the next write, if there will be one: without an event loop it is written now."""
+        try:
+            self.lines.append(f"{self.format(record)}\n")
+            urgent = record.levelno >= logging.WARNING or record.name == log.name
+            loop = None if urgent else asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        except Exception:
+            self.handleError(record)
+            return
+        if loop is None:
+            self.flush()
+        elif len(self.lines) == 1:
+            loop.call_later(LOG_INTERVAL, self.flush)
+
+    def flush(self) -> None:
+        """Write the lines that wait."""
+        with self.lock or contextlib.nullcontext():
+            lines, self.lines = self.lines, []
+            self.stream.write("".join(lines))
+            super().flush()
+
+
 def make_log_handler(options: Options) -> logging.Handler:
     """Open what ``--log-to`` names."""
     target = options.log_to
     if target is None:
-        return logging.StreamHandler()
+        return BatchHandler()
     try:
         if isinstance(target, SyslogAddress):
             # The address is looked up here, once: the handler itself would ask the resolver again for every line.
@@ -876,6 +915,8 @@ class Runner:
             if fd is not None:
                 fcntl.fcntl(fd, fcntl.F_SETFD, 0)
         os.environ[HANDED_OVER] = json.dumps([lock, listeners])
+        for handler in logging.getLogger().handlers:
+            handler.flush()
         os.chdir(directory)
 
     async def wait_for_edit(self, error: RunnerError, cause: BaseException) -> None:
