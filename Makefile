@@ -37,7 +37,7 @@ lint: .venv/installed ## yamllint, ansible-lint, ruff, mypy
 	ruff check --quiet
 	ruff format --check --quiet
 	mypy --package ansible_collections.funnel.tornado.plugins
-	MYPYPATH=files/sample_app mypy tools tests molecule roles files
+	mypy tools tests molecule roles files
 
 .PHONY: unit
 unit: .venv/installed ## the logic, without a host

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import http.client
 import json
+import os
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import yaml
 from testinfra.host import Host
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 T = TypeVar("T")
+
+ROOT = Path(__file__).parents[1]
+
+#: What the scenarios set for their app hosts.
+VARIABLES = yaml.safe_load((ROOT / "molecule/shared/group_vars/app_hosts.yml").read_text())
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,27 @@ def processes(host: Host, app: str) -> dict[str, int]:
     lines = host.check_output("supervisorctl status | grep -E %s", f"^{app}-[ab]:").splitlines()
     rows = [line.split() for line in lines]
     return {row[0]: int(row[3].rstrip(",")) for row in rows if row[1] == "RUNNING"}
+
+
+def apps(**changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the variables of the scenarios' app hosts with ``changes`` in the entries of their apps."""
+    entries = copy.deepcopy(VARIABLES["tornado_apps"])
+    for name, keys in changes.items():
+        entries.setdefault(name, {}).update(keys)
+    return {"tornado_apps": entries}
+
+
+def run_site(name: str, directory: Path, variables: dict[str, Any], *options: str) -> tuple[int, str]:
+    """Run site.yml on one host with ``variables`` over those of the scenarios; return its exit status and all it printed.
+
+    ``directory`` takes the variables' file.
+    """
+    extra = directory / "variables.yml"
+    extra.write_text(yaml.safe_dump(VARIABLES | variables, sort_keys=False))
+    command = ["ansible-playbook", "site.yml", "-i", os.environ["MOLECULE_INVENTORY_FILE"], "--limit", name]
+    command += ["-e", f"@{extra}", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    return done.returncode, done.stdout + done.stderr
 
 
 def eventually(look: Callable[[], T | bool], seconds: float = 30) -> T:

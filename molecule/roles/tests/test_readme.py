@@ -12,9 +12,8 @@ from pathlib import Path
 
 import yaml
 
-from tests.remote import Site
+from tests.remote import ROOT, Site
 
-ROOT = Path(__file__).resolve().parents[3]
 HOST = "web1.example.com"
 
 

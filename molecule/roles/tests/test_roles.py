@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import testinfra
 from testinfra.host import Host
 
-from tests.remote import Site, address, eventually, python
+from tests.remote import ROOT, Site, address, eventually, python
 
 
 def on(name: str) -> Host:
@@ -52,6 +53,21 @@ def test_supervisor_runs_a_group_from_a_file_with_its_own_limit() -> None:
     eventually(lambda: "RUNNING" in host.run("supervisorctl status nap").stdout)
     limit = host.check_output("grep 'Max open files' /proc/$(supervisorctl pid nap)/limits").split()[3]
     assert limit == "8192"
+
+
+def test_a_higher_limit_reaches_a_running_supervisord_without_a_restart() -> None:
+    host = on("supervisor")
+
+    def state() -> tuple[str, str]:
+        pid = host.check_output("supervisorctl pid")
+        return pid, host.check_output(f"grep 'Max open files' /proc/{pid}/limits").split()[3]
+
+    pid, before = state()
+    command = ["ansible-playbook", str(ROOT / "molecule/roles/raise.yml"), "-i", os.environ["MOLECULE_INVENTORY_FILE"]]
+    for changed in ("changed=1", "changed=0"):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+        assert changed in done.stdout, done.stdout + done.stderr
+    assert (before, state()) == ("8192", (pid, "12000"))
 
 
 def test_nginx_serves_any_upstream_and_other_names_get_nothing_of_it() -> None:
