@@ -44,7 +44,8 @@ unit: .venv/installed ## the logic, without a host
 	pytest --quiet tests/unit
 
 .PHONY: integration
-integration: .venv/installed ## the runner and the sample app, as real processes on this machine
+integration: .venv/installed ## the runner, the sample app and this clone's own commands, on this machine
+	@$(PYTHON) -m tools.packages openssl
 	pytest tests/integration
 
 .PHONY: molecule
