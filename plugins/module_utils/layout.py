@@ -22,12 +22,19 @@ and nothing has to recreate a directory before supervisord and nginx start.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 Slot = Literal["a", "b"]
 SLOTS: tuple[Slot, Slot] = ("a", "b")
+
+
+class LockedError(Exception):
+    """Another deploy of the app runs on this host."""
 
 
 @dataclass(frozen=True)
@@ -149,3 +156,17 @@ class Layout:
     def other_slot(self) -> Slot:
         """Return the slot that the next release goes to."""
         return "b" if self.live_slot() == "a" else "a"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the app's deploy lock: the kernel's own, so that no lock outlives its holder.
+
+        :raises LockedError: when another deploy holds it.
+        """
+        self.home.mkdir(mode=0o711, parents=True, exist_ok=True)
+        with (self.home / ".lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise LockedError(f"{self.app}: another deploy runs on this host; try again when it has ended") from error
+            yield

@@ -116,6 +116,28 @@ def resolve(layout: Layout, app: App) -> str:
     raise BuildError(f"{path}.version: {url} has no branch, tag or commit {version}")
 
 
+def look_up(app: App) -> str | None:
+    """Return what :func:`resolve` would, without fetching anything; None when the host has no git yet.
+
+    :raises BuildError: when the repository or the version is not there.
+    """
+    version, url = app.source.version, str(app.source.git)
+    if re.fullmatch(r"[0-9a-f]{40}", version):
+        return version
+    if not shutil.which("git"):
+        return None
+    listed = _git_command("ls-remote", url)
+    path = f"{VARIABLE}.{app.name}.source"
+    if listed.returncode != 0:
+        raise BuildError(f"{path}.git: {url} cannot be reached from this host: {_last_lines(listed.stderr)}")
+    commits = {name: commit for commit, name in (line.split("\t") for line in listed.stdout.splitlines())}
+    names = (f"refs/tags/{version}^{{}}", f"refs/tags/{version}", f"refs/heads/{version}", version)
+    found = next((commits[name] for name in names if name in commits), None)
+    if found is None:
+        raise BuildError(f"{path}.version: {url} has no branch or tag {version}")
+    return found
+
+
 def _has_commit(layout: Layout, commit: str) -> bool:
     return layout.mirror.exists() and _git(layout, "cat-file", "-e", f"{commit}^{{commit}}").returncode == 0
 
@@ -132,7 +154,11 @@ def _fetch(layout: Layout, url: str, path: str) -> None:
 
 
 def _git(layout: Layout, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = ["git", "-c", "safe.directory=*", "--git-dir", str(layout.mirror), *arguments]
+    return _git_command("--git-dir", str(layout.mirror), *arguments)
+
+
+def _git_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["git", "-c", "safe.directory=*", *arguments]
     environment = os.environ | build_environment() | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=600)
 

@@ -10,7 +10,6 @@ Every step can be broken off: what is found half-done is finished or removed by 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import shutil
 import socket
@@ -56,22 +55,6 @@ class Outcome:
     changed: bool = False
     steps: list[dict[str, Any]] = field(default_factory=list)
     pruned: list[str] = field(default_factory=list)
-
-
-@contextlib.contextmanager
-def locked(layout: Layout) -> Iterator[None]:
-    """Hold the app's deploy lock: the kernel's own, so that no lock outlives its holder.
-
-    :raises SwitchError: when another deploy of the app holds it.
-    """
-    with (layout.home / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SwitchError(
-                f"{VARIABLE}.{layout.app}: another deploy runs on this host; try again when it has ended"
-            ) from error
-        yield
 
 
 class Switcher:
@@ -253,17 +236,28 @@ class Switcher:
         return "" if owner else "answers, but its address belongs to a process that supervisord did not start"
 
     def _move_traffic(self, slot: Slot) -> None:
-        """Rename the link. nginx may still know more servers than the slot has: those lead to processes that it has."""
+        """Rename the link."""
         live = self.layout.live_slot()
         if live and self.layout.upstream(live).read_text() != self.layout.upstream(slot).read_text():
             self._reload_mark(slot).touch()
-            for process in range(len(self.processes), len(self._server_lines(live))):
-                self.layout.socket(slot, process).symlink_to(f"{process % len(self.processes)}.sock")
+            self._lead_on(live, slot)
         elif live is None:
             self._reload_mark(slot).touch()
         _point(self.layout.live, f"slots/{slot}")
         if live is None:
             _point(self.layout.current, "live/release")
+
+    def _lead_on(self, live: Slot, slot: Slot) -> None:
+        """Give the slot the sockets that nginx knows until its reload: beyond its own they lead to processes that answer.
+
+        To its own ones, or, if it listens on ports, to those of the slot before, which is there until nginx has reloaded.
+        """
+        for process in range(len(self._server_lines(live))):
+            link = self.layout.socket(slot, process)
+            if self.description["port"]:
+                link.symlink_to(f"../../{live}/run/{process}.sock")
+            elif process not in self.processes:
+                link.symlink_to(f"{process % len(self.processes)}.sock")
 
     def _reload_mark(self, slot: Slot) -> Path:
         """Return the file that says that nginx does not know the slot's server lines yet, should the switch be broken off."""

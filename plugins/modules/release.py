@@ -25,7 +25,7 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Says whether the release would be built. A git source is not fetched for it.
+    description: Says whether the release would be built. A git source is asked for its commit, and nothing is fetched.
   diff_mode:
     support: full
     description: Shows the release that is served and the one that is built.
@@ -42,7 +42,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 id:
-  description: The release's id; empty when check mode cannot know it, as the git source was not fetched.
+  description: The release's id; empty when check mode cannot know it, as the host has no git yet.
   returned: success
   type: str
   sample: 3f1c0a9be2d4
@@ -52,18 +52,21 @@ revision:
   type: str
 """
 
+import contextlib
+import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout, LockedError
 from ansible_collections.funnel.tornado.plugins.module_utils.release import (
     BuildError,
     Programs,
     build,
     ensure_home,
     is_built,
+    look_up,
     plan,
     resolve,
 )
@@ -85,21 +88,25 @@ ARGUMENTS = {
 def main() -> None:
     """Plan the release, and build it when it is not there and its source is."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    os.umask(0o022)  # whatever root's is: nginx has to pass through what is made
     try:
-        app = load({module.params["name"]: module.params["app"] | {"secrets": module.params["secrets"]}})
-        module.exit_json(**release(module, app[module.params["name"]]))
-    except (BuildError, InvalidDataError) as error:
+        name = module.params["name"]
+        app = load({name: module.params["app"] | {"secrets": module.params["secrets"]}})[name]
+        layout = Layout(name)
+        with contextlib.nullcontext() if module.check_mode else layout.locked():
+            result = release(module, layout, app)
+    except (BuildError, InvalidDataError, LockedError) as error:
         module.fail_json(msg=str(error))
+    module.exit_json(**result)
 
 
-def release(module: AnsibleModule, app: App) -> dict[str, object]:
+def release(module: AnsibleModule, layout: Layout, app: App) -> dict[str, object]:
     """Return the module's result; ``needs_archive`` tells the action plugin to send the source and call again."""
-    layout = Layout(app.name)
     revision = module.params["revision"]
     if app.source.git is not None:
-        if module.check_mode:
-            return {"changed": False, "id": "", "revision": ""}
-        revision = resolve(layout, app)
+        revision = look_up(app) if module.check_mode else resolve(layout, app)
+        if revision is None:
+            return {"changed": True, "id": "", "revision": ""}
     programs = Programs(module.params["launcher"], module.params["runner"])
     planned = plan(app, revision, programs)
     result: dict[str, object] = {"id": planned.id, "revision": revision, "changed": not is_built(layout, planned.id)}

@@ -66,13 +66,14 @@ pruned:
 """
 
 import dataclasses
+import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout, LockedError
 from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError
 from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import SupervisorError
-from ansible_collections.funnel.tornado.plugins.module_utils.switch import Switcher, SwitchError, locked
+from ansible_collections.funnel.tornado.plugins.module_utils.switch import Switcher, SwitchError
 
 
 def main() -> None:
@@ -81,6 +82,7 @@ def main() -> None:
         argument_spec={"name": {"type": "str", "required": True}, "release": {"type": "str", "required": True}},
         supports_check_mode=True,
     )
+    os.umask(0o022)  # whatever root's is: nginx has to pass through what is made
     layout = Layout(module.params["name"])
     release = module.params["release"]
     live = layout.live_slot()
@@ -89,9 +91,9 @@ def main() -> None:
     try:
         if module.check_mode:
             module.exit_json(changed=would_change(layout, release, before), release=release, steps=[], pruned=[], diff=diff)
-        with locked(layout):
+        with layout.locked():
             outcome = Switcher(layout, release).run()
-    except (SwitchError, SupervisorError, ServiceError) as error:
+    except (LockedError, SwitchError, SupervisorError, ServiceError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**dataclasses.asdict(outcome), diff=diff if before != release else {})
 

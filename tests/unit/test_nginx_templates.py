@@ -81,8 +81,8 @@ def test_an_upstream_balances_before_it_keeps_connections() -> None:
         "least_conn;",
         "server unix:/srv/shop/live/sockets/0.sock max_fails=0;",
         "keepalive 256;",
-        "keepalive_time 10s;",
-        "keepalive_timeout 4s;",
+        "keepalive_time 2s;",
+        "keepalive_timeout 2s;",
     ]
 
 

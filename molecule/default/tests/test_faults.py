@@ -135,6 +135,22 @@ def test_a_distribution_that_is_not_supported(host: Host, tmp_path: Path) -> Non
     assert "changed=0" in output
 
 
+def test_check_mode_says_what_would_change_and_changes_nothing(host: Host, tmp_path: Path) -> None:
+    def look(variables: dict[str, Any]) -> str:
+        status, output = run_site(HOST, tmp_path, variables, "--check", "--diff")
+        assert status == 0, output
+        return output
+
+    assert "changed=0" in look({})
+    before = host.check_output("ls -A /srv/sample/releases /srv/plain/releases")
+    output = look(apps(sample={"env": {"SAMPLE_THEME": "dark"}}, plain={"upload_size": "1m"}))
+    assert "changed=0" not in output
+    assert "release of sample" in output
+    assert "client_max_body_size 1m;" in output
+    assert "not-for-others" not in output
+    assert host.check_output("ls -A /srv/sample/releases /srv/plain/releases") == before
+
+
 def test_after_all_that_there_is_nothing_to_do(tmp_path: Path) -> None:
     status, output = provision(tmp_path, {})
     assert status == 0, output
