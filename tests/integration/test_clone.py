@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tempfile
 import urllib.request
 from pathlib import Path
 
@@ -64,3 +65,14 @@ def test_help_lists_every_target_that_the_readme_names() -> None:
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)) - {"help"}
     assert named
     assert all(f"make {target} " in listed for target in named)
+
+
+def test_without_root_and_sudo_one_line_says_what_is_missing() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        shutil.copytree(ROOT / "tools", Path(directory, "tools"), ignore=shutil.ignore_patterns("__pycache__"))
+        command = ["/usr/bin/python3", "-B", "-m", "tools.hosts", "up", "web1"]
+        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+        done = subprocess.run(command, cwd=directory, env=environment, user="nobody", capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"hosts: .*root.*\n", done.stderr), done.stderr
