@@ -116,8 +116,12 @@ def run_site(name: str, directory: Path, variables: dict[str, Any], *options: st
     """
     extra = directory / "variables.yml"
     extra.write_text(yaml.safe_dump(VARIABLES | variables, sort_keys=False))
-    command = ["ansible-playbook", "site.yml", "-i", os.environ["MOLECULE_INVENTORY_FILE"], "--limit", name]
-    command += ["-e", f"@{extra}", *options]
+    return run_playbook("site.yml", name, "-e", f"@{extra}", *options)
+
+
+def run_playbook(playbook: str, name: str, *options: str) -> tuple[int, str]:
+    """Run a playbook on one host of the scenario; return its exit status and all it printed."""
+    command = ["ansible-playbook", playbook, "-i", os.environ["MOLECULE_INVENTORY_FILE"], "--limit", name, *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     return done.returncode, done.stdout + done.stderr
 

@@ -14,6 +14,7 @@
             upstream.conf             the servers of nginx's upstream
         live -> slots/{a,b}           the switch: renaming a link over this one moves all traffic
         current -> live/release       for people
+        history.json                  which releases were served, and when
         shared/                       the app's own: writable, kept over releases
 
 The slots lie beside the releases, not under ``/run``: which slot is live then survives a reboot in one place, the link,
@@ -93,6 +94,11 @@ class Layout:
     def current(self) -> Path:
         """The link to the release that is served."""
         return self.home / "current"
+
+    @property
+    def history(self) -> Path:
+        """The file that says which releases were served."""
+        return self.home / "history.json"
 
     @property
     def logs(self) -> Path:

@@ -92,17 +92,18 @@ def _ancestry(pid: int) -> Iterator[int]:
         pid = int(stat.rpartition(")")[2].split()[1])
 
 
-def connections(directory: Path, ports: set[int], proc: Path = Path("/proc/net")) -> int:
+def connections(directory: Path, ports: set[int], names: set[str] | None = None, proc: Path = Path("/proc/net")) -> int:
     """Return how many connections are open to the unix sockets in ``directory`` and to ``ports``.
 
     A connection that a process accepted has the path to which its listener was bound, whatever that was renamed to.
+
+    :arg names: only those bound to these names in ``directory``; all of them if unset.
     """
-    prefix = f"{directory}/"
-    count = sum(
-        1
-        for row in _rows(proc / "unix")
-        if len(row) > UNIX_PATH and row[UNIX_STATE] == UNIX_CONNECTED and row[UNIX_PATH].startswith(prefix)
-    )
+    count = 0
+    for row in _rows(proc / "unix"):
+        if len(row) > UNIX_PATH and row[UNIX_STATE] == UNIX_CONNECTED:
+            path = Path(row[UNIX_PATH])
+            count += path.parent == directory and (names is None or path.name in names)
     for name in ("tcp", "tcp6") if ports else ():
         count += sum(
             1

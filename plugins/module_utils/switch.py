@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils import service, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils import history, service, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, Layout, Slot
 from ansible_collections.funnel.tornado.plugins.module_utils.nginx import server_line
@@ -246,6 +246,7 @@ class Switcher:
         _point(self.layout.live, f"slots/{slot}")
         if live is None:
             _point(self.layout.current, "live/release")
+        history.record(self.layout, self.outcome.release, self.description["revision"])
 
     def _lead_on(self, live: Slot, slot: Slot) -> None:
         """Give the slot the sockets that nginx knows until its reload: beyond its own they lead to processes that answer.

@@ -20,9 +20,15 @@ options:
     type: str
     required: true
   release:
-    description: Id of a release that was built on the host; empty only in check mode, when it is not known yet.
+    description:
+      - Id of a release that was built on the host, or V(previous), the one that was served before the one that is.
+      - Empty only in check mode, when it is not known yet.
     type: str
     required: true
+  rollback:
+    description: Refuse a release that was never served on the host.
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full
@@ -40,6 +46,12 @@ EXAMPLES = r"""
   funnel.tornado.switch:
     name: shop
     release: "{{ built.id }}"
+
+- name: Go back
+  funnel.tornado.switch:
+    name: shop
+    release: previous
+    rollback: true
 """
 
 RETURN = r"""
@@ -70,7 +82,9 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils import history
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout, LockedError
+from ansible_collections.funnel.tornado.plugins.module_utils.release import is_built
 from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError
 from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import SupervisorError
 from ansible_collections.funnel.tornado.plugins.module_utils.switch import Switcher, SwitchError
@@ -79,12 +93,21 @@ from ansible_collections.funnel.tornado.plugins.module_utils.switch import Switc
 def main() -> None:
     """Run the switch, or say what it would do."""
     module = AnsibleModule(
-        argument_spec={"name": {"type": "str", "required": True}, "release": {"type": "str", "required": True}},
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "release": {"type": "str", "required": True},
+            "rollback": {"type": "bool", "default": False},
+        },
         supports_check_mode=True,
     )
     os.umask(0o022)  # whatever root's is: nginx has to pass through what is made
     layout = Layout(module.params["name"])
     release = module.params["release"]
+    if release == "previous" or module.params["rollback"]:
+        try:
+            release = served_before(layout, release)
+        except SwitchError as error:
+            module.fail_json(msg=str(error))
     live = layout.live_slot()
     before = layout.slot_release(live) if live else None
     diff = {"before": f"{before or 'none'}\n", "after": f"{release}\n", "before_header": f"served by {layout.app}"}
@@ -96,6 +119,22 @@ def main() -> None:
     except (LockedError, SwitchError, SupervisorError, ServiceError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**dataclasses.asdict(outcome), diff=diff if before != release else {})
+
+
+def served_before(layout: Layout, release: str) -> str:
+    """Return the id of a release that went live before.
+
+    :raises SwitchError: when it never did, or is no longer on the host.
+    """
+    if release == "previous":
+        release = history.previous(layout) or ""
+        if not release:
+            raise SwitchError(f"{layout.app}: nothing was served on this host before what is served now")
+    if release not in {entry.release for entry in history.read(layout)}:
+        raise SwitchError(f"{layout.app}: release {release} was never served on this host; {layout.history} has those that were")
+    if not is_built(layout, release):
+        raise SwitchError(f"{layout.app}: release {release} is no longer on this host; deploy its version again")
+    return release
 
 
 def would_change(layout: Layout, release: str, before: str | None) -> bool:

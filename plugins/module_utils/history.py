@@ -1,0 +1,44 @@
+"""Which releases of an app were served on a host, and when: what a rollback may go back to."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import asdict, dataclass
+
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+
+#: Entries that are kept: years of weekly releases, and a file of some kilobytes.
+LENGTH = 200
+
+
+@dataclass(frozen=True)
+class Served:
+    """A release that went live: its id, the revision of its source, and when (ISO 8601, UTC)."""
+
+    release: str
+    revision: str
+    at: str
+
+
+def read(layout: Layout) -> list[Served]:
+    """Return what was served, oldest first."""
+    if not layout.history.exists():
+        return []
+    return [Served(**entry) for entry in json.loads(layout.history.read_text())]
+
+
+def record(layout: Layout, release: str, revision: str) -> None:
+    """Add a release that has just gone live."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    entries = [*read(layout), Served(release, revision, now)][-LENGTH:]
+    new = layout.history.with_name(".history.json")
+    new.write_text(json.dumps([asdict(entry) for entry in entries], indent=1))
+    new.rename(layout.history)
+
+
+def previous(layout: Layout) -> str | None:
+    """Return the release that was served before the one that is; None when there was none."""
+    live = layout.live_slot()
+    now = layout.slot_release(live) if live else None
+    return next((entry.release for entry in reversed(read(layout)) if entry.release != now), None)
