@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -24,8 +25,9 @@ def clone(tmp_path: Path) -> Path:
 
 
 def run(directory: Path, *command: str) -> str:
-    """Run a command to its successful end; return what it printed."""
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, timeout=900)
+    """Run a command to its successful end, not as a part of the make that runs the tests; return what it printed."""
+    environment = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}}
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
