@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App
+from ansible_collections.funnel.tornado.plugins.module_utils.command import last_lines
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.uv import build_environment
 
@@ -32,14 +33,14 @@ PYTHON = "/usr/bin/python3"
 #: Digits of a release's id: 48 bits, so that two releases of an app do not meet in its lifetime.
 ID_DIGITS = 12
 
+#: What an environment is made of, in the source's top directory.
+REQUIREMENTS = "requirements.txt"
+
 #: Written last into an environment: one without it was broken off.
 COMPLETE = ".complete"
 
 #: Where the mirror of a git source keeps what HEAD is there.
 DEFAULT_BRANCH = "refs/funnel/default"
-
-#: Lines of a failed program that are shown.
-SHOWN_LINES = 25
 
 
 class BuildError(Exception):
@@ -126,10 +127,10 @@ def look_up(app: App) -> str | None:
         return version
     if not shutil.which("git"):
         return None
-    listed = _git_command("ls-remote", url)
+    listed = _git_command("ls-remote", "--", url)
     path = f"{VARIABLE}.{app.name}.source"
     if listed.returncode != 0:
-        raise BuildError(f"{path}.git: {url} cannot be reached from this host: {_last_lines(listed.stderr)}")
+        raise BuildError(f"{path}.git: {url} cannot be reached from this host: {last_lines(listed.stderr)}")
     commits = {name: commit for commit, name in (line.split("\t") for line in listed.stdout.splitlines())}
     names = (f"refs/tags/{version}^{{}}", f"refs/tags/{version}", f"refs/heads/{version}", version)
     found = next((commits[name] for name in names if name in commits), None)
@@ -148,9 +149,9 @@ def _fetch(layout: Layout, url: str, path: str) -> None:
         subprocess.run(["git", "init", "--quiet", "--bare", str(layout.mirror)], check=True, capture_output=True)
         layout.mirror.chmod(0o700)
     references = [f"+HEAD:{DEFAULT_BRANCH}", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
-    fetched = _git(layout, "fetch", "--quiet", "--prune", "--force", url, *references)
+    fetched = _git(layout, "fetch", "--quiet", "--prune", "--force", "--", url, *references)
     if fetched.returncode != 0:
-        raise BuildError(f"{path}: {url} cannot be fetched from this host: {_last_lines(fetched.stderr)}")
+        raise BuildError(f"{path}: {url} cannot be fetched from this host: {last_lines(fetched.stderr)}")
 
 
 def _git(layout: Layout, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -176,14 +177,14 @@ def build(layout: Layout, app: App, planned: Plan, programs: Programs, archive: 
     try:
         work.mkdir(mode=0o711)
         source = work / "src"
-        source.mkdir(mode=0o750)
+        source.mkdir()
         _unpack(layout, planned, archive, source)
+        _give(source, "root", layout.user, 0o750)
         (work / "shared").symlink_to("../../shared")
         environment = _environment(layout, app, source)
         (work / "venv").symlink_to(os.path.relpath(environment, layout.release(planned.id)))
         _publish_static(app, work)
         compileall.compile_dir(source, quiet=2, workers=1)
-        _give(source, "root", layout.user)
         _write(layout, work, planned, app, programs, builder)
         shutil.rmtree(layout.release(planned.id), ignore_errors=True)
         work.rename(layout.release(planned.id))
@@ -245,7 +246,7 @@ def _unpack(layout: Layout, planned: Plan, archive: Path | None, source: Path) -
     if archive is None:
         exported = _git(layout, "archive", "--format=tar", "--output", str(packed), planned.revision)
         if exported.returncode != 0:
-            raise BuildError(f"{VARIABLE}.{layout.app}.source.git: {_last_lines(exported.stderr)}")
+            raise BuildError(f"{VARIABLE}.{layout.app}.source.git: {last_lines(exported.stderr)}")
     # tar itself refuses paths that leave the directory; Python's tarfile learnt that after Debian 12's 3.11.2 only.
     extract = ["tar", "--extract", "--no-same-owner", "--file", str(packed), "--directory", str(source)]
     _run(extract, f"{VARIABLE}.{layout.app}.source: cannot be unpacked")
@@ -258,36 +259,33 @@ def _environment(layout: Layout, app: App, source: Path) -> Path:
 
     uv, and with it the build code of every dependency, runs as the app's user; what it made becomes root's afterwards.
     """
-    requirements = source / "requirements.txt"
-    wanted = requirements.read_text() if requirements.exists() else ""
-    digest = hashlib.sha256(f"{platform.python_version()}\0{wanted}".encode()).hexdigest()[:ID_DIGITS]
-    environment = layout.environments / digest
+    requirements = source / REQUIREMENTS
+    digest = hashlib.sha256(platform.python_version().encode())
+    # One file can refer to others: whichever lie where they usually do make another environment when they change.
+    for path in sorted([*source.glob("*.txt"), *source.glob("requirements/*.txt")]) if requirements.exists() else []:
+        digest.update(b"\0" + path.read_bytes())
+    environment = layout.environments / digest.hexdigest()[:ID_DIGITS]
     if (environment / COMPLETE).exists():
         return environment
     shutil.rmtree(environment, ignore_errors=True)
-    environment.mkdir(mode=0o755)
-    _give(environment, layout.user, layout.user)
-    readable = layout.cache / f"requirements-{digest}.txt"
-    readable.write_text(wanted)
-    readable.chmod(0o644)
+    environment.mkdir()
     try:
+        _give(environment, layout.user, layout.user, 0o755)
         failure = f"{VARIABLE}.{app.name}.source: its environment cannot be made"
-        _uv(layout, ["venv", "--quiet", "--allow-existing", "--python", PYTHON, str(environment)], failure)
-        if wanted.strip():
-            failure = f"{VARIABLE}.{app.name}.source: requirements.txt cannot be installed"
+        _uv(layout, source, ["venv", "--quiet", "--allow-existing", "--python", PYTHON, str(environment)], failure)
+        if requirements.exists():
+            failure = f"{VARIABLE}.{app.name}.source: {REQUIREMENTS} cannot be installed"
             install = ["pip", "install", "--quiet", "--compile-bytecode", "--python", str(environment / "bin/python")]
-            _uv(layout, [*install, "--requirement", str(readable)], failure)
-        _give(environment, "root", "root")
+            _uv(layout, source, [*install, "--requirement", REQUIREMENTS], failure)
+        _give(environment, "root", "root", 0o755)
         (environment / COMPLETE).touch()
     except BaseException:
         shutil.rmtree(environment, ignore_errors=True)
         raise
-    finally:
-        readable.unlink(missing_ok=True)
     return environment
 
 
-def _uv(layout: Layout, arguments: list[str], failure: str) -> None:
+def _uv(layout: Layout, source: Path, arguments: list[str], failure: str) -> None:
     environment = {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "HOME": str(layout.cache),
@@ -296,7 +294,7 @@ def _uv(layout: Layout, arguments: list[str], failure: str) -> None:
         "UV_PYTHON_DOWNLOADS": "never",
         "UV_NO_PROGRESS": "1",
     }
-    _run(["uv", *arguments], failure, user=layout.user, environment=environment | build_environment(), directory=layout.cache)
+    _run(["uv", *arguments], failure, user=layout.user, environment=environment | build_environment(), directory=source)
 
 
 def _run(
@@ -322,7 +320,7 @@ def _run(
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{failure}: {error}") from error
     if done.returncode != 0:
-        raise BuildError(f"{failure}: {_last_lines(done.stderr or done.stdout)}")
+        raise BuildError(f"{failure}: {last_lines(done.stderr or done.stdout)}")
 
 
 def _publish_static(app: App, work: Path) -> None:
@@ -342,10 +340,14 @@ def _plain_files(directory: Path) -> Iterator[Path]:
     return (path for path in sorted(directory.rglob("*")) if path.is_file() and not path.is_symlink())
 
 
-def _give(tree: Path, user: str, group: str) -> None:
-    """Give ``tree`` to ``user``: its owner may write, anyone who reaches it may read; programs stay programs."""
+def _give(tree: Path, user: str, group: str, mode: int) -> None:
+    """Give ``tree`` to ``user``, its top with ``mode``: its owner may write, who reaches it may read; programs stay programs.
+
+    From the top down: nobody but the new owner can exchange a file for a link once its directory has been given.
+    """
     uid, gid = pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid
     os.chown(tree, uid, gid)
+    tree.chmod(mode)
     for root, directories, names in os.walk(tree):
         for name in [*directories, *names]:
             path = Path(root) / name
@@ -383,7 +385,3 @@ def prune(layout: Layout, keep: set[str], count: int) -> list[str]:
         if environment not in used:
             shutil.rmtree(environment)
     return [path.name for path in gone]
-
-
-def _last_lines(text: str) -> str:
-    return "\n".join(text.strip().splitlines()[-SHOWN_LINES:])
