@@ -24,14 +24,15 @@ def say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
-def run(argv: Sequence[str], to: str, *, stdin: str | None = None) -> str:
+def run(argv: Sequence[str], to: str, *, stdin: str | None = None, close_fds: bool = False) -> str:
     """Run a program and return what it printed.
+
+    Nothing but locks is inheritable, and those are to be held until the program has ended, unless `close_fds` is set.
 
     Raises `ToolError` "cannot <to>: ...", with what the program said, if it fails or is not there.
     """
     try:
-        # Nothing but a lock is inheritable, and that is to be held until the program has ended.
-        return subprocess.run(argv, input=stdin, capture_output=True, text=True, check=True, close_fds=False).stdout
+        return subprocess.run(argv, input=stdin, capture_output=True, text=True, check=True, close_fds=close_fds).stdout
     except FileNotFoundError as error:
         raise ToolError(f"cannot {to}: the program {argv[0]} is not installed") from error
     except subprocess.CalledProcessError as error:

@@ -181,18 +181,20 @@ def cached(recipe: Recipe) -> Path:
 
     Raises `ToolError` if it cannot be built; nothing half-built is left.
     """
-    archive, partial = recipe.archive, recipe.archive.with_suffix(".partial")
+    # Of this process alone: a builder whose parent was killed goes on writing to its own.
+    archive, partial = recipe.archive, recipe.archive.with_suffix(f".{os.getpid()}.partial")
     with locked(archive.with_suffix(".lock")):
         if not archive.exists():
             title = f"Debian {RELEASES[recipe.release]} ({recipe.release})"
             say(f"Building a root file system of {title}; this takes about half a minute, once")
             try:
-                run(recipe.command(partial), f"build a root file system of {title}")
+                # mmdebstrap hands a descriptor to sh by its number, and Debian's sh knows one digit: none may be inherited.
+                run(recipe.command(partial), f"build a root file system of {title}", close_fds=True)
                 partial.rename(archive)
             finally:
                 partial.unlink(missing_ok=True)
         archive.touch()
-    for other in CACHE.glob("*.tar"):
+    for other in (*CACHE.glob("*.tar"), *CACHE.glob("*.partial")):
         if time.time() - other.stat().st_mtime > UNUSED_AFTER:
             other.unlink(missing_ok=True)
     return archive
