@@ -34,6 +34,15 @@ Slot = Literal["a", "b"]
 SLOTS: tuple[Slot, Slot] = ("a", "b")
 
 
+def port_of(first: int, slot: Slot, process: int) -> int:
+    """Return the port of a process of an app whose ports begin at ``first``.
+
+    The slots interleave, so that a slot with more processes than the other never takes one of its ports. ``launch.py``,
+    which stands alone in a release, reckons the same; a test holds the two together.
+    """
+    return first + 2 * process + SLOTS.index(slot)
+
+
 class LockedError(Exception):
     """Another deploy of the app runs on this host."""
 

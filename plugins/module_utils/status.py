@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils import supervisord
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, Layout, Slot, port_of
 from ansible_collections.funnel.tornado.plugins.module_utils.limits import open_files_of
 from ansible_collections.funnel.tornado.plugins.module_utils.sockets import Address, connections, get_status
 
@@ -79,9 +79,9 @@ def table(processes: list[Process]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _process(layout: Layout, slot: str, description: dict[str, Any], info: supervisord.ProcessInfo) -> Process:
+def _process(layout: Layout, slot: Slot, description: dict[str, Any], info: supervisord.ProcessInfo) -> Process:
     number = int(info.name)
-    port = description["port"] and description["port"] + 2 * number + "ab".index(slot)
+    port = description["port"] and port_of(description["port"], slot, number)
     address: Address = ("127.0.0.1", port) if port else layout.socket(slot, number)
     # The runner binds its socket to a hidden name made of its pid; other programs bind it to its own.
     names = {f".{info.pid}", f"{number}.sock"}

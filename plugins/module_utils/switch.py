@@ -21,7 +21,7 @@ from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils import history, service, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, Layout, Slot
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, Layout, Slot, port_of
 from ansible_collections.funnel.tornado.plugins.module_utils.nginx import server_line
 from ansible_collections.funnel.tornado.plugins.module_utils.release import NGINX_GROUP, is_built, prune
 from ansible_collections.funnel.tornado.plugins.module_utils.sockets import connections, get_status, listener_pid
@@ -183,7 +183,7 @@ class Switcher:
 
     def _port(self, slot: Slot, process: int) -> int:
         """Return the port that the launcher gives to the process."""
-        return int(self.description["port"]) + 2 * process + "ab".index(slot)
+        return port_of(self.description["port"], slot, process)
 
     def _require_free_ports(self, slot: Slot) -> None:
         for process in self.processes if self.description["port"] else ():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -34,6 +35,16 @@ def run(directory: Path, *command: str) -> str:
     return done.stdout
 
 
+def programs() -> set[str]:
+    """Return the id and name of every process that lives: one that init has yet to collect has no command line any more."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):  # it is gone
+            if path.with_name("cmdline").read_bytes():
+                found.add(f"{path.parent.name} {path.read_text().strip()}")
+    return found
+
+
 def page(url: str) -> str:
     """Return a page; a host that has just booted may need a moment until it is not answered with 502."""
     for _ in range(50):
@@ -48,7 +59,7 @@ def page(url: str) -> str:
 def traces() -> set[str]:
     """Return what test hosts take of the machine: links, tables of nftables, directories, control groups, processes."""
     links = {path.name for path in Path("/sys/class/net").iterdir()}
-    processes = {path.parent.name for path in Path("/proc").glob("[0-9]*/comm") if path.read_text() == "systemd-nspawn\n"}
+    processes = {name for name in programs() if name.endswith(" systemd-nspawn")}
     kept = {str(path) for path in Path("/var/lib").glob("funnel-hosts/*")}
     return links | set(run(ROOT, "nft", "list", "tables").splitlines()) | processes | kept
 
@@ -82,6 +93,32 @@ def test_help_lists_every_target_that_the_readme_names() -> None:
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)) - {"help"}
     assert named
     assert all(f"make {target} " in listed for target in named)
+
+
+def test_two_clones_boot_hosts_at_once_and_each_reaches_its_own(clone: Path, tmp_path: Path) -> None:
+    before = traces()
+    clones = [clone, shutil.copytree(clone, tmp_path / "other", symlinks=True)]
+    command = ["python3", "-m", "tools.hosts"]
+    try:
+        booting = [subprocess.Popen([*command, "up", "web1"], cwd=one) for one in clones]
+        assert [process.wait(timeout=300) for process in booting] == [0, 0]
+        addresses = {run(one, *command, "list").split()[1] for one in clones}
+        assert len(addresses) == 2
+        assert [run(one, *command, "ssh", "web1", "hostname") for one in clones] == ["web1\n", "web1\n"]
+    finally:
+        for one in clones:
+            run(one, *command, "down", "--all")
+    assert traces() <= before
+
+
+def test_hosts_whose_creation_is_broken_off_leave_no_trace(clone: Path) -> None:
+    before = traces()
+    creating = subprocess.Popen(["python3", "-m", "tools.hosts", "up", "web1", "web2"], cwd=clone)
+    while creating.poll() is None and not any("systemd-nspawn" in name for name in programs()):
+        time.sleep(0.01)
+    creating.terminate()
+    assert creating.wait(timeout=60) != 0
+    assert traces() <= before
 
 
 def test_without_root_and_sudo_one_line_says_what_is_missing() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, port_of
+
 
 @pytest.fixture(scope="module")
 def launch() -> ModuleType:
@@ -38,6 +40,7 @@ def test_the_ports_of_both_slots_interleave(launch: ModuleType) -> None:
         return [launch.placeholders(release(port=8000), slot, n, Path("/run"))["port"] for n in range(3)]
 
     assert [ports("a"), ports("b")] == [["8000", "8002", "8004"], ["8001", "8003", "8005"]]
+    assert [ports(slot) for slot in SLOTS] == [[str(port_of(8000, slot, n)) for n in range(3)] for slot in SLOTS]
 
 
 def test_a_process_knows_who_it_is(launch: ModuleType) -> None:
