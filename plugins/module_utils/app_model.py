@@ -35,8 +35,19 @@ SIZE = r"[1-9][0-9]*[kmg]?"
 RELATIVE_PATH = r"(?!.*(^|/)\.\.(/|$))[^/].*"
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
+ATTRIBUTE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
+PROCESS_TYPE = r"[A-Za-z0-9_-]{1,30}"
+
 #: What a command may name in braces, and what the launcher puts there.
 PLACEHOLDERS = ("port", "process", "socket")
+
+#: Keys of a source that not every kind of it has.
+SOURCE_KEYS = {
+    "version": ("git", "package"),
+    "checksum": ("archive",),
+    "deploy_key": ("git",),
+    "host_key": ("git",),
+}
 
 #: Processes are numbered from 0; with 256 of them a slot still has its own half of an app's ports.
 MAX_PROCESSES = 256
@@ -46,30 +57,75 @@ MAX_PROCESSES = 256
 class Source:
     """Where the code comes from."""
 
-    EXACTLY_ONE: ClassVar = ("path", "git")
+    EXACTLY_ONE: ClassVar = ("path", "git", "archive", "package")
 
     path: Annotated[
         str | None,
         Doc("Directory on the controller. What its git ignores stays out. A relative path starts where ansible-playbook does."),
     ] = None
-    git: Annotated[str | None, Doc("URL of a git repository, as the host reaches it.")] = None
+    git: Annotated[str | None, Doc("URL of a git repository, as the host reaches it. Submodules come with it.")] = None
+    archive: Annotated[
+        str | None,
+        Doc(
+            "URL that the host fetches, or file on the controller: tar, compressed or not, or zip. One top directory is dropped."
+        ),
+    ] = None
+    package: Annotated[
+        str | None,
+        Doc("Name of a Python package, extras too, that is installed into the environment; there is no other code."),
+        Pattern(r"[A-Za-z0-9][\w.-]*(\[[\w.,-]+\])?", 'the name of a package, such as "shop" or "shop[redis]"'),
+    ] = None
+    version: Annotated[
+        str | None,
+        Doc("Branch, tag or commit of C(git), its default branch if unset. The version of C(package), required."),
+        Pattern(r"(?!-)[^\s~^:?*\[\\]+", "the name of a branch or tag, a commit, or a version"),
+    ] = None
+    checksum: Annotated[
+        str | None,
+        Doc("What C(archive) has to hash to; required for a URL."),
+        Pattern(r"sha256:[0-9a-f]{64}", '"sha256:" and 64 hexadecimal digits'),
+    ] = None
+    deploy_key: Annotated[str | None, Doc("Private SSH key that may read C(git), never shown or logged."), Hidden] = None
+    host_key: Annotated[
+        str | None,
+        Doc("The git server's lines of known_hosts. If unset, the key of the first fetch is remembered and has to stay."),
+    ] = None
+
+    @property
+    def remote(self) -> bool:
+        """Whether C(archive) is a URL; a file of the controller otherwise."""
+        return self.archive is not None and "://" in self.archive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Python:
+    """What the environment is made of."""
+
     version: Annotated[
         str,
-        Doc("Branch, tag or commit of C(git)."),
-        Pattern(r"(?!-)[^\s~^:?*\[\\]+", "the name of a branch or tag, or a commit"),
-    ] = "HEAD"
+        Doc("C(system) is the distribution's, whose security updates reach every app. A version is installed by uv."),
+        Pattern(r"system|3\.\d{1,2}(\.\d{1,2})?", '"system" or a version, such as "3.13"'),
+    ] = "system"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """How a process is started, in the source's directory."""
 
-    EXACTLY_ONE: ClassVar = ("app", "command")
+    EXACTLY_ONE: ClassVar = ("app", "wsgi", "command", "procfile")
 
     app: Annotated[
         str | None,
         Doc("An Application, or a factory of one (sync or async), that the collection's runner serves."),
-        Pattern(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", 'module:attribute, such as "shop.web:make_app"'),
+        Pattern(ATTRIBUTE, 'module:attribute, such as "shop.web:make_app"'),
+    ] = None
+    wsgi: Annotated[
+        str | None,
+        Doc("A WSGI callable, such as Flask's or Django's, that the collection's runner serves from threads."),
+        Pattern(ATTRIBUTE, 'module:attribute, such as "shop.wsgi:application"'),
+    ] = None
+    threads: Annotated[
+        int | None, Doc("Requests of C(wsgi) that one process works on at a time; 10 if unset."), Range(1, 1000)
     ] = None
     command: Annotated[
         str | None,
@@ -78,6 +134,50 @@ class Run:
             "its environment. C(python) is the release's."
         ),
     ] = None
+    procfile: Annotated[
+        str | None,
+        Doc("Process type of the source's Procfile that is served, such as C(web); a shell runs its line, with C(PORT) set."),
+        Pattern(PROCESS_TYPE, "the name of a process type"),
+    ] = None
+    scale: Annotated[
+        dict[str, int],
+        Doc("Processes of each other type of the Procfile, such as C({worker: 2}); 1 of each if unset, none of C(release)."),
+        Range(0, MAX_PROCESSES),
+    ] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hook:
+    """A command of a release, and where it runs."""
+
+    command: Annotated[str, Doc("A program and its arguments, started without a shell.")]
+    once: Annotated[bool, Doc("Whether only the first host of the play runs it, before any other one switches.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """Commands that run at the steps of a deploy, in the source's directory, as the app's user, with its environment."""
+
+    build: Annotated[
+        str | None, Doc("Runs while the release is built, and may write into the source. Its failure ends the build.")
+    ] = None
+    before_switch: Annotated[
+        str | Hook | None,
+        Doc("Runs when the new processes are healthy, before they get traffic. Its failure ends the deploy. Not at a rollback."),
+    ] = None
+    after_switch: Annotated[str | None, Doc("Runs when the release has traffic. Its failure moves the traffic back.")] = None
+    timeout: Annotated[int, Doc("Seconds that each may take."), Range(1, 86_400)] = 600
+
+    def commands(self) -> dict[str, str]:
+        """Return the command of each step that has one."""
+        before = self.before_switch.command if isinstance(self.before_switch, Hook) else self.before_switch
+        steps = {"build": self.build, "before_switch": before, "after_switch": self.after_switch}
+        return {step: command for step, command in steps.items() if command is not None}
+
+    @property
+    def once(self) -> bool:
+        """Whether C(before_switch) runs on one host of the play only."""
+        return isinstance(self.before_switch, Hook) and self.before_switch.once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +208,14 @@ class Health:
 class App:
     """One entry of ``tornado_apps``; ``name`` is its key there."""
 
-    source: Annotated[Source, Doc("Where the code comes from: exactly one of C(path) and C(git).")]
-    run: Annotated[Run, Doc("How a process is started: exactly one of C(app) and C(command).")]
+    source: Annotated[Source, Doc("Where the code comes from: exactly one of C(path), C(git), C(archive) and C(package).")]
+    run: Annotated[Run, Doc("How a process is started: exactly one of C(app), C(wsgi), C(command) and C(procfile).")]
+    python: Annotated[
+        Python,
+        Doc(
+            "What the environment is made of, into which the first of these is installed: uv.lock, pylock.toml, requirements.txt."
+        ),
+    ] = field(default_factory=Python)
     domains: Annotated[
         list[str],
         Doc("Names the site answers to. Without any it is the default site, which answers to every name that no other site has."),
@@ -138,6 +244,15 @@ class App:
         default_factory=Health
     )
     drain: Annotated[int, Doc("Seconds that requests in progress may take at a switch or a stop."), Range(0, 3600)] = 30
+    soak: Annotated[
+        int,
+        Doc("Seconds after a switch in which the new release is watched, and traffic goes back if it does badly."),
+        Range(0, 3600),
+    ] = 0
+    soak_errors: Annotated[
+        int, Doc("Percentage of answers that may be 5xx while it is watched, of 10 answers at least."), Range(0, 100)
+    ] = 5
+    hooks: Annotated[Hooks, Doc("Commands that run at the steps of a deploy.")] = field(default_factory=Hooks)
     open_files: Annotated[
         int | None, Doc("Open files of each process; supervisord's own limit if unset."), Range(64, 1_048_576)
     ] = None
@@ -220,10 +335,9 @@ def _name_problems(name: str, path: str) -> Iterator[str]:
 
 def _app_problems(app: App, path: str) -> Iterator[str]:
     """Yield what is wrong between the keys of one app."""
-    if app.run.command is not None:
-        yield from _command_problems(app, app.run.command, path)
-    if app.source.path is not None and app.source.version != "HEAD":
-        yield f"{path}.source.version: goes with source.git; a source.path has no versions"
+    yield from _source_problems(app.source, f"{path}.source")
+    yield from _run_problems(app, f"{path}.run")
+    yield from _hook_problems(app.hooks, f"{path}.hooks")
     for key in [*app.env, *app.secrets]:
         where = "secrets" if key in app.secrets else "env"
         if not VARIABLE_NAME.fullmatch(key):
@@ -234,8 +348,51 @@ def _app_problems(app: App, path: str) -> Iterator[str]:
         yield f"{path}.secrets.{key}: is in env, too; keep one"
 
 
+def _source_problems(source: Source, path: str) -> Iterator[str]:
+    """Yield the keys that do not go with the kind of source, and those that it lacks."""
+    kind = next(name for name in Source.EXACTLY_ONE if getattr(source, name) is not None)
+    for key, kinds in SOURCE_KEYS.items():
+        if getattr(source, key) is not None and kind not in kinds:
+            yield f"{path}.{key}: goes with {' and '.join(f'source.{one}' for one in kinds)}; this is a source.{kind}"
+    if source.package is not None and source.version is None:
+        yield f"{path}.version: is missing; without it the same entry would be another release tomorrow"
+    if source.archive is not None and source.remote and source.checksum is None:
+        yield f"{path}.checksum: is missing; what a URL has to give is known by it"
+
+
+def _run_problems(app: App, path: str) -> Iterator[str]:
+    run = app.run
+    if run.command is not None:
+        yield from _command_problems(app, run.command, f"{path}.command")
+    if run.threads is not None and run.wsgi is None:
+        yield f"{path}.threads: goes with run.wsgi"
+    if run.procfile is None:
+        if run.scale:
+            yield f"{path}.scale: goes with run.procfile"
+        return
+    if app.port is None:
+        yield f"{path}.procfile: listens on $PORT, so the app needs a port, such as port: 8000"
+    if app.source.package is not None:
+        yield f"{path}.procfile: lies in the source, and a source.package has none"
+    for name in run.scale:
+        if not re.fullmatch(PROCESS_TYPE, name):
+            yield f"{path}.scale.{name}: must be the name of a process type"
+        elif name == run.procfile:
+            yield f"{path}.scale.{name}: is what is served; processes says how many"
+
+
+def _hook_problems(hooks: Hooks, path: str) -> Iterator[str]:
+    for step, command in hooks.commands().items():
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            yield f"{path}.{step}: {str(error).lower()}; found {command!r}"
+        else:
+            if not words:
+                yield f"{path}.{step}: must be a program and its arguments; found {command!r}"
+
+
 def _command_problems(app: App, command: str, path: str) -> Iterator[str]:
-    path = f"{path}.run.command"
     try:
         words = shlex.split(command)
         named = {name for _, name, _, _ in string.Formatter().parse(command) if name is not None}
@@ -287,6 +444,4 @@ def to_dict(app: App) -> dict[str, Any]:
     """Return ``app`` as plain data that :func:`load` takes back under its name."""
     entry = dataclasses.asdict(app, dict_factory=lambda items: {key: value for key, value in items if value is not None})
     del entry["name"]
-    if app.source.path is not None:
-        del entry["source"]["version"]
     return entry

@@ -64,18 +64,69 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
         ({"shop": {"run": {"app": "a:b"}}}, "tornado_apps.shop.source: is missing; dict is wanted"),
         ({"shop": entry(domain=["a.example"])}, "tornado_apps.shop.domain: no such key; did you mean domains?"),
         ({"shop": entry(name="other")}, "tornado_apps.shop.name: no such key;"),
-        ({"shop": entry(source={})}, "tornado_apps.shop.source: exactly one of path, git is wanted; found none"),
+        (
+            {"shop": entry(source={})},
+            "tornado_apps.shop.source: exactly one of path, git, archive, package is wanted; found none",
+        ),
         (
             {"shop": entry(source={"path": ".", "git": "x"})},
-            "tornado_apps.shop.source: exactly one of path, git is wanted; found path and git",
+            "tornado_apps.shop.source: exactly one of path, git, archive, package is wanted; found path and git",
         ),
         (
             {"shop": entry(source={"path": ".", "version": "v1"})},
-            "tornado_apps.shop.source.version: goes with source.git; a source.path has no versions",
+            "tornado_apps.shop.source.version: goes with source.git and source.package; this is a source.path",
+        ),
+        (
+            {"shop": entry(source={"package": "shop"})},
+            "tornado_apps.shop.source.version: is missing; without it the same entry would be another release tomorrow",
+        ),
+        (
+            {"shop": entry(source={"archive": "https://a.example/shop.tar.gz"})},
+            "tornado_apps.shop.source.checksum: is missing; what a URL has to give is known by it",
+        ),
+        (
+            {"shop": entry(source={"archive": "shop.zip", "checksum": "md5:1"})},
+            'tornado_apps.shop.source.checksum: must be "sha256:" and 64 hexadecimal digits; found',
+        ),
+        (
+            {"shop": entry(run={"app": "a:b", "threads": 4})},
+            "tornado_apps.shop.run.threads: goes with run.wsgi",
+        ),
+        (
+            {"shop": entry(run={"app": "a:b", "scale": {"worker": 1}})},
+            "tornado_apps.shop.run.scale: goes with run.procfile",
+        ),
+        (
+            {"shop": entry(run={"procfile": "web"})},
+            "tornado_apps.shop.run.procfile: listens on $PORT, so the app needs a port, such as port: 8000",
+        ),
+        (
+            {"shop": entry(run={"procfile": "web", "scale": {"web": 2}}, port=8000)},
+            "tornado_apps.shop.run.scale.web: is what is served; processes says how many",
+        ),
+        (
+            {"shop": entry(run={"procfile": "web", "scale": {"worker": -1}}, port=8000)},
+            "tornado_apps.shop.run.scale.worker: must be from 0 to 256; found -1",
+        ),
+        (
+            {"shop": entry(run={"procfile": "web"}, source={"package": "shop", "version": "1"}, port=8000)},
+            "tornado_apps.shop.run.procfile: lies in the source, and a source.package has none",
+        ),
+        (
+            {"shop": entry(hooks={"build": "make 'css"})},
+            "tornado_apps.shop.hooks.build: no closing quotation; found",
+        ),
+        (
+            {"shop": entry(hooks={"before_switch": {"command": " ", "once": True}})},
+            "tornado_apps.shop.hooks.before_switch: must be a program and its arguments; found ' '",
+        ),
+        (
+            {"shop": entry(python={"version": "2.7"})},
+            'tornado_apps.shop.python.version: must be "system" or a version, such as "3.13"; found \'2.7\'',
         ),
         (
             {"shop": entry(source={"git": "u", "version": "--upload-pack=x"})},
-            "tornado_apps.shop.source.version: must be the name of a branch or tag, or a commit; found '--upload-pack=x'",
+            "tornado_apps.shop.source.version: must be the name of a branch or tag, a commit, or a version; found '--up",
         ),
         (
             {"shop": entry(run={"app": "shop.web"})},
