@@ -18,6 +18,13 @@ ROOT = Path(__file__).resolve().parents[1]
 ENTRY_POINTS = {
     "main": "Build a release of each app, switch to it and serve its site",
     "preflight": "Refuse every mistake of the entries in one message, before anything has changed",
+    "remove": "Take the apps of app_names, which tornado_apps must no longer have, off the host with all they own",
+}
+#: The role's other variables: type, default, and what they are for.
+OPTIONS = {
+    "app_names": ("list", "[]", "Apps that are dealt with; all of C(tornado_apps) if empty."),
+    "app_versions": ("dict", "{}", "Versions that take the place of the entries' own, by app."),
+    "app_wait": ("int", "60", "Seconds that another deploy of an app on the host is waited for."),
 }
 
 TABLE = re.compile(r"(<!-- keys: begin -->\n).*(<!-- keys: end -->)", re.DOTALL)
@@ -36,6 +43,10 @@ def argument_specs() -> str:
     return head + "".join(
         f"  {name}:\n    short_description: {short}\n    options:\n"
         f"      tornado_apps:\n        type: dict\n        required: true\n        description:\n{''.join(lines)}"
+        + "".join(
+            f"      {option}:\n        type: {kind}\n        default: {default}\n        description: {json.dumps(text)}\n"
+            for option, (kind, default, text) in OPTIONS.items()
+        )
         for name, short in ENTRY_POINTS.items()
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.funnel.tornado.plugins.action.release import source_directory
+from ansible_collections.funnel.tornado.plugins.action.release import source_directory, with_versions
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, Host, load
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError, nearest
 
@@ -22,13 +22,19 @@ class ActionModule(ActionBase):
         """Return what the host has; fail with every mistake of the variables."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
-        _, arguments = self.validate_argument_spec(argument_spec={"apps": {"type": "raw", "required": True}})
-        problems = [*misspelt(variables), *self._missing_sources(arguments["apps"])]
-        self._refuse(problems)
+        _, arguments = self.validate_argument_spec(
+            argument_spec={
+                "apps": {"type": "raw", "required": True},
+                "names": {"type": "list", "elements": "str", "default": []},
+                "versions": {"type": "dict", "default": {}},
+            }
+        )
+        apps = with_versions(arguments["apps"], arguments["versions"])
+        self._refuse([*misspelt(variables), *self._missing_sources(apps), *unknown(arguments["names"], apps)])
         host: dict[str, Any] = self._execute_module(module_name="funnel.tornado.preflight", module_args={}, task_vars=variables)
         if not host.get("failed"):
             found = Host(host["cpus"], host["open_files"], frozenset(host["names"]))
-            self._refuse(attempt(arguments["apps"], found))
+            self._refuse(attempt(apps, found))
         return host
 
     def _missing_sources(self, apps: object) -> list[str]:
@@ -54,6 +60,18 @@ def attempt(apps: object, host: Host | None) -> list[str]:
     except InvalidDataError as error:
         return error.problems
     return []
+
+
+def unknown(names: list[str], apps: object) -> list[str]:
+    """Name each app that is asked for and has no entry."""
+    known = list(apps) if isinstance(apps, dict) else []
+    found = []
+    for name in names:
+        if name not in known:
+            near = nearest(name, known)
+            right = f"did you mean {near}?" if near else f"there are {', '.join(known)}"
+            found.append(f"{VARIABLE}: no such app {name}; {right}")
+    return found
 
 
 def misspelt(variables: dict[str, Any]) -> list[str]:

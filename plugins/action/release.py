@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
-import platform
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.funnel.tornado.plugins.action.switch import operator
 from ansible_collections.funnel.tornado.plugins.module_utils import source
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App, load, to_dict
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
@@ -29,14 +28,20 @@ class ActionModule(ActionBase):
         """Return the module's result."""
         super().run(tmp, task_vars)
         _, arguments = self.validate_argument_spec(
-            argument_spec={"name": {"type": "str", "required": True}, "apps": {"type": "dict", "required": True}}
+            argument_spec={
+                "name": {"type": "str", "required": True},
+                "apps": {"type": "dict", "required": True},
+                "version": {"type": "str"},
+                "wait": {"type": "int", "default": 60},
+            }
         )
         try:
-            app = load(arguments["apps"])[arguments["name"]]
+            app = load(with_versions(arguments["apps"], {arguments["name"]: arguments["version"]}))[arguments["name"]]
         except (InvalidDataError, KeyError) as error:
             raise AnsibleActionFail(str(error)) from error
         directory = source_directory(app, self._loader.get_basedir()) if app.source.path is not None else None
-        return self._release(app, directory, task_vars or {})
+        self._wait = arguments["wait"]
+        return self._release(app, directory, task_vars or {}) | {"once": app.hooks.once}
 
     def _release(self, app: App, directory: Path | None, task_vars: dict[str, Any]) -> dict[str, Any]:
         entry = to_dict(app)
@@ -48,7 +53,8 @@ class ActionModule(ActionBase):
             "revision": source.revision(directory) if directory else "",
             "launcher": (PROGRAMS / "launch.py").read_text(),
             "runner": (PROGRAMS / "runner.py").read_text(),
-            "builder": f"{getpass.getuser()}@{platform.node()}",
+            "builder": operator(),
+            "wait": self._wait,
         }
         result = self._module(arguments, task_vars)
         if not (directory and result.pop("needs_archive", False)):
@@ -71,6 +77,16 @@ class ActionModule(ActionBase):
         )
         result.pop("invocation", None)  # two programs' texts are no help to anybody
         return result
+
+
+def with_versions(apps: Any, versions: dict[str, str | None]) -> Any:
+    """Return the entries with another version of some sources; what is no entry stays as it is, for the model to refuse."""
+    changed = {}
+    for name, version in versions.items():
+        entry = apps.get(name) if isinstance(apps, dict) else None
+        if version is not None and isinstance(entry, dict) and isinstance(entry.get("source"), dict):
+            changed[name] = {**entry, "source": {**entry["source"], "version": version}}
+    return {**apps, **changed} if changed else apps
 
 
 def source_directory(app: App, playbook: str) -> Path:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -15,39 +17,64 @@ class Finished:
     status: int
     output: str
 
+    def last_lines(self, count: int = 20) -> str:
+        """Return the last ``count`` lines that are not empty."""
+        return last_lines(self.output, count)
+
 
 class CommandError(Exception):
     """A program is not there, took too long or failed. The message names it and holds its last lines."""
 
 
 def run(
-    argv: Sequence[str], *, timeout: float = 60.0, environment: Mapping[str, str] | None = None, check: bool = True
+    argv: Sequence[str],
+    *,
+    timeout: float = 60.0,
+    environment: Mapping[str, str] | None = None,
+    check: bool = True,
+    user: str | None = None,
+    directory: Path | None = None,
 ) -> Finished:
-    """Run ``argv``, without a shell and in the C locale, for at most ``timeout`` seconds.
+    """Run ``argv``, without a shell and in the C locale, for at most ``timeout`` seconds; then it and its children are killed.
 
-    ``environment`` is added to this process's own: it is the place for what must not be seen in a process list.
+    ``environment`` is added to this process's own, or, for another ``user``, is all there is of it: it is the place for what
+    must not be seen in a process list.
 
     :raises CommandError: when it cannot be started or outlives ``timeout``, and, with ``check``, when it fails.
     """
     try:
-        ended = subprocess.run(
+        process = subprocess.Popen(
             argv,
-            check=False,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
+            env={**({} if user else os.environ), "LC_ALL": "C.UTF-8", **(environment or {})},
             text=True,
             errors="replace",
-            timeout=timeout,
+            cwd=directory,
+            process_group=0,
+            user=user,
+            group=user,
+            extra_groups=[] if user else None,
         )
     except FileNotFoundError as error:
         raise CommandError(f"{argv[0]} is not installed on this host") from error
-    except subprocess.TimeoutExpired as error:
-        raise CommandError(f"{' '.join(argv)} did not end within {timeout:g} s") from error
-    if check and ended.returncode != 0:
-        raise CommandError(f"{' '.join(argv)} failed with exit status {ended.returncode}:\n{last_lines(ended.stdout)}")
-    return Finished(ended.returncode, ended.stdout)
+    with process:
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise CommandError(
+                f"{' '.join(argv)} did not end within {timeout:g} s:\n{last_lines(_text(error.output))}"
+            ) from error
+    if check and process.returncode != 0:
+        raise CommandError(f"{' '.join(argv)} failed with exit status {process.returncode}:\n{last_lines(output)}")
+    return Finished(process.returncode, output)
+
+
+def _text(output: str | bytes | None) -> str:
+    """Return what a program had said when it was stopped; it comes as bytes, whatever was asked for."""
+    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
 
 
 def last_lines(text: str, count: int = 20) -> str:

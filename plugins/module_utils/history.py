@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 
@@ -14,11 +14,16 @@ LENGTH = 200
 
 @dataclass(frozen=True)
 class Served:
-    """A release that went live: its id, the revision of its source, and when (ISO 8601, UTC)."""
+    """A release that went live: its id, the revision of its source, when (ISO 8601, UTC), and who asked for it.
+
+    ``undone`` says why traffic went back, if it did.
+    """
 
     release: str
     revision: str
     at: str
+    by: str
+    undone: str = ""
 
 
 def read(layout: Layout) -> list[Served]:
@@ -28,17 +33,26 @@ def read(layout: Layout) -> list[Served]:
     return [Served(**entry) for entry in json.loads(layout.history.read_text())]
 
 
-def record(layout: Layout, release: str, revision: str) -> None:
+def record(layout: Layout, release: str, revision: str, by: str) -> None:
     """Add a release that has just gone live."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    entries = [*read(layout), Served(release, revision, now)][-LENGTH:]
+    _write(layout, [*read(layout), Served(release, revision, now, by)])
+
+
+def undo(layout: Layout, reason: str) -> None:
+    """Note of the latest release why traffic has gone back from it."""
+    *entries, latest = read(layout)
+    _write(layout, [*entries, replace(latest, undone=reason)])
+
+
+def _write(layout: Layout, entries: list[Served]) -> None:
     new = layout.history.with_name(".history.json")
-    new.write_text(json.dumps([asdict(entry) for entry in entries], indent=1))
+    new.write_text(json.dumps([asdict(entry) for entry in entries[-LENGTH:]], indent=1))
     new.rename(layout.history)
 
 
 def previous(layout: Layout) -> str | None:
-    """Return the release that was served before the one that is; None when there was none."""
+    """Return the release that was served before the one that is, and was not undone; None when there was none."""
     live = layout.live_slot()
     now = layout.slot_release(live) if live else None
-    return next((entry.release for entry in reversed(read(layout)) if entry.release != now), None)
+    return next((entry.release for entry in reversed(read(layout)) if entry.release != now and not entry.undone), None)

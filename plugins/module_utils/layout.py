@@ -10,7 +10,7 @@
         slots/{a,b}/                  a generation of processes:
             release -> releases/<id>
             static -> releases/<id>/static
-            run/<process>.{sock,pid}
+            run/<process>.{sock,pid,starts}
             upstream.conf             the servers of nginx's upstream
         live -> slots/{a,b}           the switch: renaming a link over this one moves all traffic
         current -> live/release       for people
@@ -23,9 +23,6 @@ and nothing has to recreate a directory before supervisord and nginx start.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -41,10 +38,6 @@ def port_of(first: int, slot: Slot, process: int) -> int:
     which stands alone in a release, reckons the same; a test holds the two together.
     """
     return first + 2 * process + SLOTS.index(slot)
-
-
-class LockedError(Exception):
-    """Another deploy of the app runs on this host."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +103,11 @@ class Layout:
         return self.home / "history.json"
 
     @property
+    def lock(self) -> Path:
+        """The file that a deploy holds locked."""
+        return self.home / ".lock"
+
+    @property
     def logs(self) -> Path:
         """Holds ``<slot>-<process>.log``: two generations that overlap in time never rotate the same file."""
         return self.base / "var/log" / self.app
@@ -144,13 +142,17 @@ class Layout:
         """The static files of the release that is served, as nginx finds them."""
         return self.live / "static"
 
-    def log(self, slot: str, process: int) -> Path:
-        """Log of one process."""
-        return self.logs / f"{slot}-{process}.log"
+    def log(self, slot: str, process: int, worker: str = "") -> Path:
+        """Log of one process, or of one of a worker's."""
+        return self.logs / f"{slot}-{f'{worker}-' if worker else ''}{process}.log"
 
-    def group(self, slot: str) -> str:
-        """Name of a slot's supervisord group."""
-        return f"{self.app}-{slot}"
+    def starts(self, slot: str, process: int, worker: str = "") -> Path:
+        """File to which a process, or one of a worker's, adds a line at each start."""
+        return self.run(slot) / f"{f'{worker}.' if worker else ''}{process}.starts"
+
+    def group(self, slot: str, worker: str = "") -> str:
+        """Name of a slot's supervisord group, or of the group of one of its workers; no app's name has a dot."""
+        return f"{self.app}-{slot}{f'.{worker}' if worker else ''}"
 
     def supervisor_file(self, slot: str) -> Path:
         """Return the file that configures a slot's group."""
@@ -171,17 +173,3 @@ class Layout:
     def other_slot(self) -> Slot:
         """Return the slot that the next release goes to."""
         return "b" if self.live_slot() == "a" else "a"
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the app's deploy lock: the kernel's own, so that no lock outlives its holder.
-
-        :raises LockedError: when another deploy holds it.
-        """
-        self.home.mkdir(mode=0o711, parents=True, exist_ok=True)
-        with (self.home / ".lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise LockedError(f"{self.app}: another deploy runs on this host; try again when it has ended") from error
-            yield

@@ -81,6 +81,13 @@ def plan(app: App, revision: str, programs: Programs) -> Plan:
         "health": {"path": app.health.path, "timeout": app.health.timeout},
         "host": app.domains[0].removeprefix("*.") if app.domains else "localhost",
         "static": app.static.path if app.static else None,
+        "runner": app.run.app is not None or app.run.wsgi is not None,
+        "workers": {},
+        "hooks": {step: shlex.split(command) for step, command in app.hooks.commands().items()},
+        "hooks_once": app.hooks.once,
+        "hooks_timeout": app.hooks.timeout,
+        "soak": app.soak,
+        "soak_errors": app.soak_errors,
     }
     inputs = [running, app.secret_environment, revision, programs.launcher, programs.runner, platform.python_version()]
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
@@ -106,7 +113,7 @@ def resolve(layout: Layout, app: App) -> str:
 
     :raises BuildError: when the repository or the version is not there.
     """
-    version, url = app.source.version, str(app.source.git)
+    version, url = app.source.version or "HEAD", str(app.source.git)
     path = f"{VARIABLE}.{app.name}.source"
     if not re.fullmatch(r"[0-9a-f]{40}", version) or not _has_commit(layout, version):
         _fetch(layout, url, f"{path}.git")
@@ -122,7 +129,7 @@ def look_up(app: App) -> str | None:
 
     :raises BuildError: when the repository or the version is not there.
     """
-    version, url = app.source.version, str(app.source.git)
+    version, url = app.source.version or "HEAD", str(app.source.git)
     if re.fullmatch(r"[0-9a-f]{40}", version):
         return version
     if not shutil.which("git"):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ansible_collections.funnel.tornado.plugins.module_utils import proc
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, last_lines, run
 
 #: What to do when the files of a service changed. ``restart_if_idle`` restarts a supervisor only while it runs nothing.
@@ -77,7 +78,7 @@ def action_for(wanted: Wanted, state: State, *, changed: bool) -> str:
     if not state.active:
         return "start"
     if changed and wanted.on_change == "restart_if_idle":
-        return "deferred" if any(children(state.main_pid)) else "restart"
+        return "deferred" if proc.children(state.main_pid) else "restart"
     if changed and wanted.on_change != "none":
         return wanted.on_change
     return "" if state.enabled else "enable"
@@ -134,21 +135,9 @@ def _accepts(path: Path) -> bool:
         return True
 
 
-def children(pid: int) -> Iterator[int]:
-    """Yield the process ids of the children of ``pid``."""
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            # The second field is the name in parentheses, which may itself hold spaces and parentheses.
-            parent = int(status.read_text().rpartition(")")[2].split()[1])
-        except (OSError, IndexError):
-            continue  # it ended while we looked
-        if parent == pid:
-            yield int(status.parent.name)
-
-
 def _serving_workers(pid: int) -> Iterator[int]:
     """Yield the children of a master that, by the titles nginx gives them, are workers taking new connections."""
-    for child in children(pid) if pid else ():
+    for child in proc.children(pid) if pid else ():
         title = _title(child)
         if "worker process" in title and "shutting down" not in title:
             yield child

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import http.client
+import json
+import re
 import socket
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+from ansible_collections.funnel.tornado.plugins.module_utils import proc
 
 #: Seconds that an answer may take. Longer ones count as none: a process that serves answers its health path at once.
 TIMEOUT = 5.0
 
+#: The kernel's tables of sockets, proc(5).
+NET = Path("/proc/net")
+
 #: Column and value of a connected unix socket in /proc/net/unix (SS_CONNECTED of the kernel's net.h).
 UNIX_STATE, UNIX_CONNECTED, UNIX_PATH = 5, "03", 7
 
-#: Column and value of an established connection in /proc/net/tcp (TCP_ESTABLISHED of the kernel's tcp_states.h).
-TCP_LOCAL, TCP_STATE, TCP_ESTABLISHED = 1, 3, "01"
+#: Columns of /proc/net/tcp, and the states of connections and listeners (the kernel's tcp_states.h).
+TCP_LOCAL, TCP_STATE, TCP_INODE = 1, 3, 9
+TCP_ESTABLISHED, TCP_LISTEN = "01", "0A"
+
+#: Bytes of an answer that are looked at.
+ANSWER_SIZE = 65_536
+
+#: A release's id, as far as it can be told from other things that an app may call its release.
+RELEASE_ID = re.compile(r"[0-9a-f]{12}")
 
 Address = Path | tuple[str, int]
 
@@ -50,8 +65,21 @@ def connect(address: Address, timeout: float = TIMEOUT) -> socket.socket:
     return connection
 
 
-def get_status(address: Address, path: str, host: str) -> int:
-    """Return the status of ``GET path``.
+@dataclass(frozen=True)
+class Answer:
+    """What a process says to its health path: the status, and the id of the release it believes to be, if it tells one."""
+
+    status: int
+    release: str | None = None
+
+    @property
+    def well(self) -> bool:
+        """Whether it is a success."""
+        return 200 <= self.status < 400
+
+
+def ask(address: Address, path: str, host: str) -> Answer:
+    """Return the answer to ``GET path``. The release is that of the header X-Release, or of the key ``release`` in JSON.
 
     :raises OSError: when there is no answer.
     """
@@ -61,38 +89,39 @@ def get_status(address: Address, path: str, host: str) -> int:
         connection = UnixHTTPConnection(address)
     try:
         connection.request("GET", path, headers={"Host": host, "Connection": "close"})
-        return connection.getresponse().status
+        response = connection.getresponse()
+        return Answer(response.status, _release(response.headers["X-Release"], response.read(ANSWER_SIZE)))
     except http.client.HTTPException as error:
         raise OSError(f"no HTTP answer: {error}") from error
     finally:
         connection.close()
 
 
+def _release(header: str | None, body: bytes) -> str | None:
+    try:
+        data = json.loads(body)
+    except ValueError:
+        data = None
+    named = header or (data.get("release") if isinstance(data, dict) else None)
+    return named if isinstance(named, str) and RELEASE_ID.fullmatch(named) else None
+
+
 def listener_pid(address: Address, supervised: int) -> int | None:
     """Return the process that listens on ``address`` if it is ``supervised`` or a descendant of it.
 
-    The kernel names the listener of a unix socket (SO_PEERCRED, unix(7)). It does not name that of a port, so there only
-    whether the supervised process lives is seen: its port was free when it was started.
+    The kernel names the listener of a unix socket (SO_PEERCRED, unix(7)). That of a port is who has the socket open.
     """
     if isinstance(address, tuple):
-        return supervised if Path(f"/proc/{supervised}").exists() else None
+        inodes = {int(row[TCP_INODE]) for row in _tcp_rows({address[1]}, TCP_LISTEN)}
+        owners = (pid for pid in proc.pids() if supervised in proc.ancestry(pid) and proc.holds_socket(pid, inodes))
+        return next(owners, None)
     with connect(address) as connection:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     listener = int(struct.unpack("3i", credentials)[0])
-    return listener if supervised in _ancestry(listener) else None
+    return listener if supervised in proc.ancestry(listener) else None
 
 
-def _ancestry(pid: int) -> Iterator[int]:
-    while pid > 1:
-        yield pid
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
-        except OSError:
-            return
-        pid = int(stat.rpartition(")")[2].split()[1])
-
-
-def connections(directory: Path, ports: set[int], names: set[str] | None = None, proc: Path = Path("/proc/net")) -> int:
+def connections(directory: Path, ports: set[int], names: set[str] | None = None) -> int:
     """Return how many connections are open to the unix sockets in ``directory`` and to ``ports``.
 
     A connection that a process accepted has the path to which its listener was bound, whatever that was renamed to.
@@ -100,17 +129,19 @@ def connections(directory: Path, ports: set[int], names: set[str] | None = None,
     :arg names: only those bound to these names in ``directory``; all of them if unset.
     """
     count = 0
-    for row in _rows(proc / "unix"):
+    for row in _rows(NET / "unix"):
         if len(row) > UNIX_PATH and row[UNIX_STATE] == UNIX_CONNECTED:
             path = Path(row[UNIX_PATH])
             count += path.parent == directory and (names is None or path.name in names)
+    return count + sum(1 for _ in _tcp_rows(ports, TCP_ESTABLISHED))
+
+
+def _tcp_rows(ports: set[int], state: str) -> Iterator[list[str]]:
+    """Yield the rows of sockets in ``state`` at these local ports."""
     for name in ("tcp", "tcp6") if ports else ():
-        count += sum(
-            1
-            for row in _rows(proc / name)
-            if row[TCP_STATE] == TCP_ESTABLISHED and int(row[TCP_LOCAL].rpartition(":")[2], 16) in ports
-        )
-    return count
+        for row in _rows(NET / name):
+            if row[TCP_STATE] == state and int(row[TCP_LOCAL].rpartition(":")[2], 16) in ports:
+                yield row
 
 
 def _rows(table: Path) -> Iterator[list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -10,32 +9,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils import supervisord
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, Layout, Slot, port_of
+from ansible_collections.funnel.tornado.plugins.module_utils import proc, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.generation import Generation
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, Layout, port_of
 from ansible_collections.funnel.tornado.plugins.module_utils.limits import open_files_of
-from ansible_collections.funnel.tornado.plugins.module_utils.sockets import Address, connections, get_status
-
-PROC = Path("/proc")
+from ansible_collections.funnel.tornado.plugins.module_utils.sockets import ask, connections
 
 #: Headings of the table. ``conn`` are open connections; ``files`` the open ones of those allowed; ``MiB`` the resident memory.
-HEADINGS = ("app", "slot", "process", "release", "state", "pid", "uptime", "conn", "files", "MiB", "health")
+HEADINGS = ("app", "slot", "process", "release", "state", "pid", "uptime", "restarts", "conn", "files", "MiB", "health")
 
 
 @dataclass(frozen=True)
 class Process:
     """One process: ``uptime`` in seconds, ``rss`` in bytes; ``health`` is the status of its health path, 0 for no answer.
 
-    ``live`` tells whether its slot is the one that is served.
+    ``live`` tells whether its slot is the one that is served. ``worker`` is the process type of one that is not served: it has
+    no connections and no health.
     """
 
     app: str
     slot: str
     live: bool
+    worker: str
     process: int
     release: str
     state: str
     pid: int
     uptime: int
+    restarts: int
     connections: int
     open_files: int
     open_files_limit: int
@@ -44,8 +45,13 @@ class Process:
 
     @property
     def well(self) -> bool:
-        """Whether it runs and answers its health path with success."""
-        return self.state == "RUNNING" and 200 <= self.health < 400
+        """Whether it runs and, if it is served, answers its health path with success."""
+        return self.state == "RUNNING" and (bool(self.worker) or 200 <= self.health < 400)
+
+    @property
+    def name(self) -> str:
+        """What it is called within its slot."""
+        return f"{self.worker}.{self.process}" if self.worker else str(self.process)
 
     def row(self) -> tuple[str, ...]:
         """Return what the table shows."""
@@ -54,8 +60,9 @@ class Process:
         uptime = time.strftime("%H:%M:%S", time.gmtime(self.uptime % 86400))
         days = f"{self.uptime // 86400}d " if self.uptime >= 86400 else ""
         megabytes = f"{self.rss / 2**20:.0f}"
-        cells = (self.app, slot, self.process, self.release, self.state, self.pid, days + uptime, self.connections, files)
-        return (*map(str, cells), megabytes, str(self.health or "no answer"))
+        health = "" if self.worker else str(self.health or "no answer")
+        cells = (self.app, slot, self.name, self.release, self.state, self.pid, days + uptime, self.restarts, self.connections)
+        return (*map(str, cells), files, megabytes, health)
 
 
 def look(layout: Layout, server: Any) -> Iterator[Process]:
@@ -67,9 +74,16 @@ def look(layout: Layout, server: Any) -> Iterator[Process]:
         release = layout.slot_release(slot)
         if release is None:
             continue
-        description = json.loads((layout.release(release) / "release.json").read_text())
-        for info in supervisord.process_infos(server, layout.group(slot)):
-            yield _process(layout, slot, description, info)
+        generation = Generation(layout, slot, release, server)
+        for group in supervisord.groups(server, layout.group(slot)):
+            worker = group.removeprefix(layout.group(slot)).removeprefix(".")
+            yield from (_process(generation, worker, info) for info in supervisord.process_infos(server, group))
+
+
+def abandoned(names: list[str], base: Path = Path("/")) -> list[str]:
+    """Return the apps that this host has and that are none of ``names``."""
+    found = (path.parent.name for path in base.glob("srv/*/history.json"))
+    return sorted(app for app in found if app not in names)
 
 
 def table(processes: list[Process]) -> list[str]:
@@ -79,39 +93,43 @@ def table(processes: list[Process]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _process(layout: Layout, slot: Slot, description: dict[str, Any], info: supervisord.ProcessInfo) -> Process:
-    number = int(info.name)
-    port = description["port"] and port_of(description["port"], slot, number)
-    address: Address = ("127.0.0.1", port) if port else layout.socket(slot, number)
-    # The runner binds its socket to a hidden name made of its pid; other programs bind it to its own.
-    names = {f".{info.pid}", f"{number}.sock"}
-    alive = (PROC / str(info.pid) / "stat").exists() and info.pid > 0
-    soft = open_files_of(info.pid)[0] if alive else 0
+def _process(generation: Generation, worker: str, info: supervisord.ProcessInfo) -> Process:
+    layout, slot, number = generation.layout, generation.slot, int(info.name)
+    alive = info.pid > 0 and proc.stat(info.pid) is not None
+    directory = proc.PROC / str(info.pid)
     return Process(
         app=layout.app,
         slot=slot,
         live=layout.live_slot() == slot,
+        worker=worker,
         process=number,
-        release=description["id"],
+        release=generation.release,
         state=info.state,
         pid=info.pid,
-        uptime=_uptime(info.pid) if alive else 0,
-        connections=connections(layout.run(slot), {port} if port else set(), names),
-        open_files=len(list((PROC / str(info.pid) / "fd").iterdir())) if alive else 0,
-        open_files_limit=soft,
-        rss=int((PROC / str(info.pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if alive else 0,
-        health=_health(address, description),
+        uptime=proc.uptime(info.pid) if alive else 0,
+        restarts=_restarts(layout.starts(slot, number, worker)),
+        connections=0 if worker else _connections(generation, number, info.pid),
+        open_files=len(list((directory / "fd").iterdir())) if alive else 0,
+        open_files_limit=open_files_of(info.pid)[0] if alive else 0,
+        rss=int((directory / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if alive else 0,
+        health=0 if worker else _health(generation, number),
     )
 
 
-def _uptime(pid: int) -> int:
-    """Return the age of a process in seconds: field 22 of /proc/PID/stat is its start, in ticks since boot (proc(5))."""
-    began = int((PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
-    return int(time.clock_gettime(time.CLOCK_BOOTTIME) - began)
+def _restarts(starts: Path) -> int:
+    """Return how often a process was started after the first time: the launcher adds a line to this file each time."""
+    return max(len(starts.read_text().splitlines()) - 1, 0) if starts.exists() else 0
 
 
-def _health(address: Address, description: dict[str, Any]) -> int:
+def _connections(generation: Generation, number: int, pid: int) -> int:
+    first = generation.description["port"]
+    ports = {port_of(first, generation.slot, number)} if first else set()
+    # The runner binds its socket to a hidden name made of its pid; other programs bind it to its own.
+    return connections(generation.layout.run(generation.slot), ports, {f".{pid}", f"{number}.sock"})
+
+
+def _health(generation: Generation, number: int) -> int:
     try:
-        return get_status(address, description["health"]["path"], description["host"])
+        return ask(generation.address(number), generation.description["health"]["path"], generation.description["host"]).status
     except OSError:
         return 0

@@ -94,6 +94,12 @@ def remove_group(server: xmlrpc.client.ServerProxy, name: str) -> None:
         _call(server, "removeProcessGroup", name, accept=_BAD_NAME)
 
 
+def groups(server: xmlrpc.client.ServerProxy, name: str) -> list[str]:
+    """Return the groups of a slot that supervisord knows: ``name``, and those of its workers, ``name.<type>``."""
+    known = {info["group"] for info in _call(server, "getAllProcessInfo")}
+    return sorted(group for group in known if group.partition(".")[0] == name)
+
+
 def process_infos(server: xmlrpc.client.ServerProxy, group: str) -> list[ProcessInfo]:
     """Return the processes of a group, or nothing if supervisord does not know it."""
     return [

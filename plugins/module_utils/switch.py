@@ -10,21 +10,25 @@ Every step can be broken off: what is found half-done is finished or removed by 
 from __future__ import annotations
 
 import contextlib
-import json
-import shutil
-import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils import history, service, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.access_log import Answers
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, Layout, Slot, port_of
-from ansible_collections.funnel.tornado.plugins.module_utils.nginx import server_line
-from ansible_collections.funnel.tornado.plugins.module_utils.release import NGINX_GROUP, is_built, prune
-from ansible_collections.funnel.tornado.plugins.module_utils.sockets import connections, get_status, listener_pid
+from ansible_collections.funnel.tornado.plugins.module_utils.generation import (
+    STOP_MARGIN,
+    Generation,
+    GenerationError,
+    clear,
+    describe,
+    drain,
+)
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, Layout, Slot
+from ansible_collections.funnel.tornado.plugins.module_utils.release import is_built, prune
 
 #: The service that is told when server lines change. It logs a configuration that it refuses to a file of its own.
 NGINX = service.Wanted("nginx", on_change="reload", log=Path("/var/log/nginx/error.log"))
@@ -32,18 +36,15 @@ NGINX = service.Wanted("nginx", on_change="reload", log=Path("/var/log/nginx/err
 #: Releases that stay on the host, the live one and the one before it among them.
 KEPT_RELEASES = 3
 
-#: Seconds between two looks at something that is waited for.
-INTERVAL = 0.1
+#: Seconds between two looks at a release that is watched.
+SOAK_INTERVAL = 1.0
 
-#: Seconds beyond ``drain`` until supervisord kills a process that was told to stop.
-STOP_MARGIN = 5
-
-#: Lines of a process's log that explain its failure.
-SHOWN_LINES = 25
+#: Answers that have to be seen before their share of errors means anything.
+SOAK_ANSWERS = 10
 
 
 class SwitchError(Exception):
-    """A release did not go live; what was served before still is. The message has the process and its log."""
+    """A release did not go live, or did not stay so; what was served before is. The message has the process and its log."""
 
 
 @dataclass
@@ -57,267 +58,244 @@ class Outcome:
     pruned: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for: ``by`` whom, whether to start processes anew though they run, whether to run ``before_switch``."""
+
+    release: str
+    by: str = ""
+    restart: bool = False
+    before_switch: bool = True
+
+
 class Switcher:
     """Brings one release of one app live."""
 
-    def __init__(self, layout: Layout, release: str) -> None:
+    def __init__(self, layout: Layout, wanted: Wanted, note: Callable[[str], None] = lambda _step: None) -> None:
         """Read the release's description.
 
-        :raises SwitchError: when it is not on this host.
+        :arg note: is told the name of each step when it begins.
+        :raises SwitchError: when the release is not on this host.
         """
         self.layout = layout
-        self.outcome = Outcome(layout.live_slot(), release)
-        self.description = _description(layout, release)
-        self.processes = range(self.description["processes"])
-        self.kept = {release} | {found for slot in SLOTS if (found := layout.slot_release(slot)) and is_built(layout, found)}
-        # To stop a group takes as long as its release's drain.
-        longest = max(_description(layout, kept)["drain"] for kept in self.kept)
-        self.server = supervisord.connect(timeout=longest + 2 * STOP_MARGIN)
+        self.wanted = wanted
+        self.note = note
+        self.outcome = Outcome(layout.live_slot(), wanted.release)
+        self.kept = {wanted.release} | {
+            found for slot in SLOTS if (found := layout.slot_release(slot)) and is_built(layout, found)
+        }
+        try:
+            # To stop a group takes as long as its release's drain.
+            self.patience = max(describe(layout, kept)["drain"] for kept in self.kept) + STOP_MARGIN
+        except FileNotFoundError as error:
+            raise SwitchError(f"{VARIABLE}.{layout.app}: release {wanted.release} is not on this host") from error
+        self.server = supervisord.connect(timeout=self.patience + STOP_MARGIN)
 
     def is_served(self) -> bool:
         """Say whether the release is what the live slot runs, with every process of it up."""
         live = self.layout.live_slot()
-        if live is None or self.layout.slot_release(live) != self.outcome.release:
-            return False
-        file = self.layout.supervisor_file(live)
-        if not file.exists() or file.read_text() != self._group_text(live):
-            return False
-        infos = supervisord.process_infos(self.server, self.layout.group(live))
-        return len(infos) == len(self.processes) and all(info.state in ("RUNNING", "STARTING") for info in infos)
+        return live is not None and self.layout.slot_release(live) == self.wanted.release and self._generation(live).is_up()
 
     def has_leftovers(self) -> bool:
         """Say whether a switch that was broken off left something to finish or to remove."""
-        other = self.layout.other_slot()
-        return (
-            self.layout.slot(other).exists()
-            or self.layout.supervisor_file(other).exists()
-            or any(self._reload_mark(slot).exists() for slot in SLOTS)
-        )
+        live = self.layout.live_slot()
+        marks = [mark(live) for mark in (self._reload_mark, self._unsettled_mark)] if live else []
+        return self._has_other() or any(mark.exists() for mark in marks)
 
     def run(self) -> Outcome:
         """Bring the release live.
 
         :raises SwitchError: when it does not serve; the slot that was live still is.
         """
-        if not self.is_served():
+        self._finish()
+        if self.wanted.restart or not self.is_served():
             slot = self.layout.other_slot()
             with self._step("clean"):
-                self._stop(slot)
-            with self._step("start"):
-                self._start(slot)
+                self._clear(slot)
+            self._start(slot)
             with self._step("switch"):
                 self._move_traffic(slot)
-        if self.has_leftovers():
-            with self._step("reload"):
-                self._finish_reload()
-            with self._step("drain"):
-                self._drain(self.layout.other_slot())
-            with self._step("stop"):
-                self._stop(self.layout.other_slot())
+            self._finish()
         if self.outcome.changed:
-            self._forget_old_releases()
+            with self._step("prune"):
+                before = history.previous(self.layout)
+                self.outcome.pruned = prune(self.layout, self.kept | ({before} if before else set()), KEPT_RELEASES)
         self.outcome.slot = self.layout.live_slot()
         return self.outcome
 
     @contextlib.contextmanager
     def _step(self, name: str) -> Iterator[None]:
         """Time a step; whatever has a step is a change."""
+        self.note(name)
         began = time.monotonic()
         self.outcome.changed = True
         yield
         self.outcome.steps.append({"name": name, "seconds": round(time.monotonic() - began, 3)})
 
+    def _generation(self, slot: Slot) -> Generation:
+        return Generation(self.layout, slot, self.layout.slot_release(slot) or self.wanted.release, self.server)
+
     def _start(self, slot: Slot) -> None:
-        """Start the slot's group and wait until each of its processes serves; what fails is removed again."""
-        self._require_free_ports(slot)
-        self._lay_out(slot)
-        ends = {process: _size(self.layout.log(slot, process)) for process in self.processes}
+        """Bring the release up in the slot; if it does not get well it is removed again."""
+        generation = self._generation(slot)
         try:
-            self.layout.supervisor_file(slot).write_text(self._group_text(slot))
-            supervisord.add_group(self.server, self.layout.group(slot))
-            self._wait_healthy(slot, ends)
-        except supervisord.SupervisorError as error:
-            self._stop(slot)
-            raise SwitchError(f"{self._name()}: supervisord does not start it: {error}") from error
+            with self._step("start"):
+                generation.start()
+            with self._step("health"):
+                generation.wait_healthy()
+            if self.wanted.before_switch and generation.has_hook("before_switch"):
+                with self._step("before_switch"):
+                    generation.run_hook("before_switch")
+        except (GenerationError, supervisord.SupervisorError) as error:
+            self._clear(slot)
+            raise SwitchError(f"{self._name()} did not go live: {error}") from error
         except BaseException:
-            self._stop(slot)
+            self._clear(slot)
             raise
-
-    def _lay_out(self, slot: Slot) -> None:
-        """Make the slot's directory: root's, but for the one in which the app's user makes sockets that nginx reaches."""
-        directory = self.layout.slot(slot)
-        directory.mkdir(mode=0o711)
-        (directory / "release").symlink_to(f"../../releases/{self.outcome.release}")
-        (directory / "static").symlink_to("release/static")
-        self.layout.upstream(slot).write_text(self._upstream_text(slot))
-        run = self.layout.run(slot)
-        run.mkdir(mode=0o700)
-        shutil.chown(run, self.layout.user, NGINX_GROUP)
-        run.chmod(0o2750)
-
-    def _upstream_text(self, slot: Slot) -> str:
-        """Return a server line per process: paths go through ``live``, so that both slots have the same ones."""
-        if self.description["port"]:
-            addresses = [f"127.0.0.1:{self._port(slot, process)}" for process in self.processes]
-        else:
-            addresses = [f"unix:{self.layout.live}/run/{process}.sock" for process in self.processes]
-        return "".join(f"{server_line(address)}\n" for address in addresses)
-
-    def _group_text(self, slot: Slot) -> str:
-        launcher = self.layout.release(self.outcome.release) / "launch.py"
-        return (
-            f"[program:{self.layout.group(slot)}]\n"
-            f"command={launcher} {slot} %(process_num)d\n"
-            "process_name=%(process_num)d\n"
-            f"numprocs={len(self.processes)}\n"
-            f"user={self.layout.user}\n"
-            "autorestart=true\n"
-            "startretries=100\n"  # FATAL is final; 100 tries, each a second later than the last, take over an hour
-            f"stopwaitsecs={self.description['drain'] + STOP_MARGIN}\n"
-            "killasgroup=true\n"
-            "redirect_stderr=true\n"
-            f"stdout_logfile={self.layout.logs}/{slot}-%(process_num)d.log\n"
-            "stdout_logfile_maxbytes=50MB\n"
-            "stdout_logfile_backups=5\n"
-        )
-
-    def _port(self, slot: Slot, process: int) -> int:
-        """Return the port that the launcher gives to the process."""
-        return port_of(self.description["port"], slot, process)
-
-    def _require_free_ports(self, slot: Slot) -> None:
-        for process in self.processes if self.description["port"] else ():
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind(("127.0.0.1", self._port(slot, process)))
-                except OSError as error:
-                    port = self._port(slot, process)
-                    raise SwitchError(f"{self._name()}: port {port}, which process {process} needs, is taken") from error
-
-    def _wait_healthy(self, slot: Slot, ends: dict[int, int]) -> None:
-        """Wait until every process answers its health path with success, and is a process of this release and slot."""
-        health = self.description["health"]
-        deadline = time.monotonic() + health["timeout"]
-        waiting = dict.fromkeys(self.processes, "has not answered yet")
-        while waiting:
-            group = supervisord.process_infos(self.server, self.layout.group(slot))
-            infos = {int(info.name): info for info in group}
-            for process in list(waiting):
-                self._require_alive(slot, infos.get(process), process, ends[process])
-                waiting[process] = self._ask(slot, process, infos[process].pid)
-                if not waiting[process]:
-                    del waiting[process]
-            if waiting and time.monotonic() > deadline:
-                process, why = next(iter(waiting.items()))
-                raise SwitchError(
-                    f"{self._name()}: process {process} {why} within {health['timeout']} s (health.timeout)"
-                    f"{self._log(slot, process, ends[process])}"
-                )
-            if waiting:
-                time.sleep(INTERVAL)
-
-    def _require_alive(self, slot: Slot, info: supervisord.ProcessInfo | None, process: int, end: int) -> None:
-        if info is None or info.state not in ("STARTING", "RUNNING"):
-            why = f" ({info.error})" if info and info.error else ""
-            raise SwitchError(f"{self._name()}: process {process} does not stay up{why}{self._log(slot, process, end)}")
-
-    def _ask(self, slot: Slot, process: int, pid: int) -> str:
-        """Return what is wrong with a process, or nothing."""
-        address = ("127.0.0.1", self._port(slot, process)) if self.description["port"] else self.layout.socket(slot, process)
-        path = self.description["health"]["path"]
-        try:
-            status = get_status(address, path, self.description["host"])
-        except OSError:
-            return f"did not answer GET {path}"
-        if not 200 <= status < 400:
-            return f"answered GET {path} with {status}"
-        owner = listener_pid(address, pid)
-        return "" if owner else "answers, but its address belongs to a process that supervisord did not start"
 
     def _move_traffic(self, slot: Slot) -> None:
         """Rename the link."""
         live = self.layout.live_slot()
-        if live and self.layout.upstream(live).read_text() != self.layout.upstream(slot).read_text():
+        generation = self._generation(slot)
+        self._unsettled_mark(slot).touch()
+        if live is None:
             self._reload_mark(slot).touch()
-            self._lead_on(live, slot)
-        elif live is None:
-            self._reload_mark(slot).touch()
+        else:
+            self._lead_on(live, generation)
+        before = self.layout.slot_release(live) if live else None
         _point(self.layout.live, f"slots/{slot}")
         if live is None:
             _point(self.layout.current, "live/release")
-        history.record(self.layout, self.outcome.release, self.description["revision"])
+        if before != self.wanted.release:
+            history.record(self.layout, self.wanted.release, generation.description["revision"], self.wanted.by)
 
-    def _lead_on(self, live: Slot, slot: Slot) -> None:
-        """Give the slot the sockets that nginx knows until its reload: beyond its own they lead to processes that answer.
+    def _lead_on(self, live: Slot, generation: Generation) -> None:
+        """Mark that nginx has to learn the slot's server lines, and let those that it knows lead to it until then."""
+        if self.layout.upstream(live).read_text() != self.layout.upstream(generation.slot).read_text():
+            self._reload_mark(generation.slot).touch()
+            generation.lead_on(len(self.layout.upstream(live).read_text().splitlines()), live)
 
-        To its own ones, or, if it listens on ports, to those of the slot before, which is there until nginx has reloaded.
-        """
-        for process in range(len(self._server_lines(live))):
-            link = self.layout.socket(slot, process)
-            if self.description["port"]:
-                link.symlink_to(f"../../{live}/run/{process}.sock")
-            elif process not in self.processes:
-                link.symlink_to(f"{process % len(self.processes)}.sock")
+    def _finish(self) -> None:
+        """Do what is left after traffic has moved: now, or in an earlier run that was broken off."""
+        live = self.layout.live_slot()
+        if live is None:
+            return
+        self._reload_nginx(live)
+        if self._unsettled_mark(live).exists():
+            # A release that another one is about to replace need not prove itself any more.
+            if self.layout.slot_release(live) == self.wanted.release:
+                self._settle(live)
+            self._unsettled_mark(live).unlink()
+        if self._has_other():
+            self._retire(self.layout.other_slot())
+
+    def _retire(self, slot: Slot) -> None:
+        """Let a slot that has no traffic any more finish what it has, and stop it."""
+        release = self.layout.slot_release(slot)
+        with self._step("drain"):
+            drain(self.layout, slot, describe(self.layout, release)["drain"] if release and release in self.kept else 0)
+        with self._step("stop"):
+            self._clear(slot)
+
+    def _has_other(self) -> bool:
+        other = self.layout.other_slot()
+        return self.layout.slot(other).exists() or self.layout.supervisor_file(other).exists()
+
+    def _clear(self, slot: Slot) -> None:
+        clear(self.layout, slot, self.server, self.patience)
+
+    # Marks, in the slot that traffic moves to: what is still to do, should the switch be broken off
 
     def _reload_mark(self, slot: Slot) -> Path:
-        """Return the file that says that nginx does not know the slot's server lines yet, should the switch be broken off."""
+        """Return the file that says that nginx does not know the slot's server lines yet."""
         return self.layout.slot(slot) / "reload"
 
-    def _finish_reload(self) -> None:
-        live = self.layout.live_slot()
-        if live and self._reload_mark(live).exists():
-            nginx = service.look(NGINX.name)
-            if nginx.active:
-                service.activate(NGINX, nginx, "reload")
-            self._reload_mark(live).unlink()
+    def _unsettled_mark(self, slot: Slot) -> Path:
+        """Return the file that says that the slot has traffic, and may lose it again."""
+        return self.layout.slot(slot) / "unsettled"
 
-    def _drain(self, slot: Slot) -> None:
-        """Wait until nobody is connected to the slot, at most ``drain`` seconds."""
-        deadline = time.monotonic() + self.description["drain"]
-        while time.monotonic() < deadline and self._connections(slot):
-            time.sleep(INTERVAL)
+    def _reload_nginx(self, slot: Slot) -> None:
+        if self._reload_mark(slot).exists():
+            with self._step("reload"):
+                nginx = service.look(NGINX.name)
+                if nginx.active:
+                    service.activate(NGINX, nginx, "reload")
+                self._reload_mark(slot).unlink()
 
-    def _connections(self, slot: Slot) -> int:
-        ports = {int(line.rsplit(":", 1)[1].split()[0]) for line in self._server_lines(slot) if "unix:" not in line}
-        return connections(self.layout.run(slot), ports)
+    # The time after the switch
 
-    def _server_lines(self, slot: Slot) -> list[str]:
-        upstream = self.layout.upstream(slot)
-        return upstream.read_text().splitlines() if upstream.exists() else []
+    def _settle(self, slot: Slot) -> None:
+        """Run what has to run after the switch, and watch; traffic goes back if that fails."""
+        generation = self._generation(slot)
+        began = time.monotonic()
+        try:
+            if generation.has_hook("after_switch"):
+                with self._step("after_switch"):
+                    generation.run_hook("after_switch")
+            if generation.description["soak"]:
+                with self._step("soak"):
+                    self._soak(generation)
+        except (GenerationError, supervisord.SupervisorError) as error:
+            seconds = time.monotonic() - began
+            self._undo(slot, str(error).splitlines()[0])
+            raise SwitchError(f"{self._name()} was live for {seconds:.0f} s and is no more: {error}") from error
 
-    def _stop(self, slot: Slot) -> None:
-        """Stop a slot's group and remove all of it; nothing is left to start again, whenever this is broken off."""
-        self.layout.supervisor_file(slot).unlink(missing_ok=True)
-        supervisord.remove_group(self.server, self.layout.group(slot))
-        shutil.rmtree(self.layout.slot(slot), ignore_errors=True)
+    def _soak(self, generation: Generation) -> None:
+        """Watch the health of every process and the answers of nginx.
 
-    def _forget_old_releases(self) -> None:
-        with self._step("prune"):
-            self.outcome.pruned = prune(self.layout, self.kept, KEPT_RELEASES)
+        :raises GenerationError: when a process is not well, or was started again, or too many answers are errors.
+        """
+        bound = generation.description["soak_errors"]
+        deadline = time.monotonic() + generation.description["soak"]
+        answers = Answers(self._is_upstream(generation.slot))
+        pids = generation.pids()
+        while time.monotonic() < deadline:
+            time.sleep(min(SOAK_INTERVAL, max(deadline - time.monotonic(), 0)))
+            generation.require_healthy()
+            ended = [process for process, pid in generation.pids().items() if pid != pids[process]]
+            if ended:
+                raise GenerationError(f"process {ended[0]} ended and was started again")
+            answers.read()
+            if answers.total >= SOAK_ANSWERS and answers.error_share > bound:
+                share = f"{answers.error_share:.0f} % of {answers.total} answers were 5xx"
+                raise GenerationError(f"{share}, more than {bound} % (soak_errors)")
+
+    def _is_upstream(self, slot: Slot) -> Callable[[str], bool]:
+        """Return a test of nginx's upstream addresses: whether one is the slot's."""
+        lines = self.layout.upstream(slot).read_text().splitlines()
+        ours = {line.split()[1].rstrip(";") for line in lines}
+        return ours.__contains__
+
+    def _undo(self, slot: Slot, reason: str) -> None:
+        """Move traffic back to the other slot, which still runs; without one, nothing is served, as before."""
+        other = self.layout.other_slot()
+        history.undo(self.layout, reason)
+        with self._step("undo"):
+            if self.layout.slot_release(other):
+                self._lead_on(slot, self._generation(other))
+                _point(self.layout.live, f"slots/{other}")
+            else:
+                self.layout.live.unlink()
+                self.layout.current.unlink(missing_ok=True)
+        if self.layout.live_slot():
+            self._reload_nginx(other)
+        self._retire(slot)
 
     def _name(self) -> str:
-        return f"{VARIABLE}.{self.layout.app}: release {self.outcome.release} did not go live"
-
-    def _log(self, slot: Slot, process: int, end: int) -> str:
-        """Return what the process has logged since ``end``, the size its log had when it was started."""
-        log = self.layout.log(slot, process)
-        if _size(log) < end:
-            end = 0
-        with contextlib.suppress(OSError), log.open("rb") as file:
-            file.seek(end)
-            lines = file.read().decode(errors="replace").strip().splitlines()[-SHOWN_LINES:]
-            if lines:
-                return "\n".join([f"; {log} ends with", *lines])
-        return f"; {log} says nothing"
+        return f"{VARIABLE}.{self.layout.app}: release {self.wanted.release}"
 
 
-def _description(layout: Layout, release: str) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads((layout.release(release) / "release.json").read_text())
-    except FileNotFoundError as error:
-        raise SwitchError(f"{VARIABLE}.{layout.app}: release {release} is not on this host") from error
-    return found
+def withdraw(layout: Layout) -> None:
+    """End all that an app runs, after what it has in progress.
+
+    :raises SupervisorError: when a process does not end.
+    """
+    releases = [release for slot in SLOTS if (release := layout.slot_release(slot)) and is_built(layout, release)]
+    patience = max((describe(layout, release)["drain"] for release in releases), default=0)
+    server = supervisord.connect(timeout=patience + 2 * STOP_MARGIN)
+    for slot in SLOTS:
+        drain(layout, slot, patience)
+        clear(layout, slot, server, patience + STOP_MARGIN)
 
 
 def _point(link: Path, target: str) -> None:
@@ -326,7 +304,3 @@ def _point(link: Path, target: str) -> None:
     new.unlink(missing_ok=True)
     new.symlink_to(target)
     new.rename(link)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0

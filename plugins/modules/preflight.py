@@ -17,6 +17,15 @@ options:
     description: The value of C(tornado_apps).
     type: dict
     required: true
+  names:
+    description: Apps that have to be among them.
+    type: list
+    elements: str
+    default: []
+  versions:
+    description: Versions that take the place of the entries' own, by app.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     support: full

@@ -22,6 +22,13 @@ options:
     description: The value of C(tornado_apps).
     type: dict
     required: true
+  version:
+    description: Version that takes the place of the entry's own.
+    type: str
+  wait:
+    description: Seconds that another deploy of the app on this host is waited for.
+    type: int
+    default: 60
 attributes:
   check_mode:
     support: full
@@ -41,6 +48,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+once:
+  description: Whether something has to run on one host before any other one switches.
+  returned: success
+  type: bool
 id:
   description: The release's id; empty when check mode cannot know it, as the host has no git yet.
   returned: success
@@ -52,14 +63,14 @@ revision:
   type: str
 """
 
-import contextlib
 import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout, LockedError
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.lock import LockedError, deploy_lock
 from ansible_collections.funnel.tornado.plugins.module_utils.release import (
     BuildError,
     Programs,
@@ -82,6 +93,7 @@ ARGUMENTS = {
     "launcher": {"type": "str", "required": True},
     "runner": {"type": "str", "required": True},
     "builder": {"type": "str", "required": True},
+    "wait": {"type": "int", "default": 60},
 }
 
 
@@ -93,7 +105,10 @@ def main() -> None:
         name = module.params["name"]
         app = load({name: module.params["app"] | {"secrets": module.params["secrets"]}})[name]
         layout = Layout(name)
-        with contextlib.nullcontext() if module.check_mode else layout.locked():
+        if module.check_mode:
+            module.exit_json(**release(module, layout, app))
+        with deploy_lock(layout, module.params["builder"], wait=module.params["wait"]) as note:
+            note("the build of a release")
             result = release(module, layout, app)
     except (BuildError, InvalidDataError, LockedError) as error:
         module.fail_json(msg=str(error))

@@ -66,15 +66,15 @@ def main() -> None:
         argument_spec={"names": {"type": "list", "elements": "str", "required": True}}, supports_check_mode=True
     )
     server = supervisord.connect()
-    layouts = [Layout(name) for name in module.params["names"]]
+    names = module.params["names"]
+    layouts = [Layout(name) for name in names]
     try:
         found = [process for layout in layouts for process in status.look(layout, server)]
     except supervisord.SupervisorError as error:
         module.fail_json(msg=str(error))
-    problems = [
-        f"{one.app}: process {one.slot}/{one.process} is {one.state}, health {one.health}" for one in found if not one.well
-    ]
+    problems = [f"{one.app}: process {one.slot}/{one.name} is {one.state}, health {one.health}" for one in found if not one.well]
     problems += [f"{layout.app}: is not served" for layout in layouts if layout.live_slot() is None]
+    problems += [f"{app}: is on this host and not in tornado_apps; remove.yml ends it" for app in status.abandoned(names)]
     module.exit_json(
         changed=False,
         processes=[dataclasses.asdict(process) for process in found],

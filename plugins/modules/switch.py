@@ -13,6 +13,7 @@ description:
   - Starts the release in the slot that is free, waits until every process of it is healthy, moves traffic by renaming a
     link, waits until nobody is connected to the other slot, and stops that.
   - If the release does not become healthy it is stopped and removed again. What was served before is served throughout.
+  - If its hook C(after_switch) fails, or it does badly in the seconds of C(soak), traffic goes back to what was served before.
   - What an earlier run left when it was broken off is finished or removed.
 options:
   name:
@@ -21,20 +22,33 @@ options:
     required: true
   release:
     description:
-      - Id of a release that was built on the host, or V(previous), the one that was served before the one that is.
+      - Id of a release that was built on the host, V(live), the one that is served, or V(previous), the one that was served
+        before that.
       - Empty only in check mode, when it is not known yet.
     type: str
     required: true
   rollback:
-    description: Refuse a release that was never served on the host.
+    description: Refuse a release that was never served on the host, and leave out its hook C(before_switch).
     type: bool
     default: false
+  restart:
+    description: Start the processes anew, in the other slot, though they run.
+    type: bool
+    default: false
+  once:
+    description: Whether a hook C(before_switch) that is to run C(once) runs on this host.
+    type: bool
+    default: true
+  wait:
+    description: Seconds that another deploy of the app on this host is waited for.
+    type: int
+    default: 60
 attributes:
   check_mode:
     support: full
   diff_mode:
     support: full
-    description: Shows the release that is served before and after.
+    description: Shows the release, the slot and the processes that are served before and after.
 author:
   - The funnel.tornado developers
 seealso:
@@ -46,6 +60,12 @@ EXAMPLES = r"""
   funnel.tornado.switch:
     name: shop
     release: "{{ built.id }}"
+
+- name: Start the processes anew
+  funnel.tornado.switch:
+    name: shop
+    release: live
+    restart: true
 
 - name: Go back
   funnel.tornado.switch:
@@ -79,70 +99,120 @@ pruned:
 
 import dataclasses
 import os
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils import history
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout, LockedError
+from ansible_collections.funnel.tornado.plugins.module_utils.generation import describe
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.lock import LockedError, deploy_lock
 from ansible_collections.funnel.tornado.plugins.module_utils.release import is_built
 from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError
 from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import SupervisorError
-from ansible_collections.funnel.tornado.plugins.module_utils.switch import Switcher, SwitchError
+from ansible_collections.funnel.tornado.plugins.module_utils.switch import Switcher, SwitchError, Wanted
+
+#: ``by`` comes from the action plugin: only the controller knows it.
+ARGUMENTS = {
+    "name": {"type": "str", "required": True},
+    "release": {"type": "str", "required": True},
+    "rollback": {"type": "bool", "default": False},
+    "restart": {"type": "bool", "default": False},
+    "once": {"type": "bool", "default": True},
+    "wait": {"type": "int", "default": 60},
+    "by": {"type": "str", "default": ""},
+}
 
 
 def main() -> None:
     """Run the switch, or say what it would do."""
-    module = AnsibleModule(
-        argument_spec={
-            "name": {"type": "str", "required": True},
-            "release": {"type": "str", "required": True},
-            "rollback": {"type": "bool", "default": False},
-        },
-        supports_check_mode=True,
-    )
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     os.umask(0o022)  # whatever root's is: nginx has to pass through what is made
     layout = Layout(module.params["name"])
-    release = module.params["release"]
-    if release == "previous" or module.params["rollback"]:
-        try:
-            release = served_before(layout, release)
-        except SwitchError as error:
-            module.fail_json(msg=str(error))
-    live = layout.live_slot()
-    before = layout.slot_release(live) if live else None
-    diff = {"before": f"{before or 'none'}\n", "after": f"{release}\n", "before_header": f"served by {layout.app}"}
     try:
         if module.check_mode:
-            module.exit_json(changed=would_change(layout, release, before), release=release, steps=[], pruned=[], diff=diff)
-        with layout.locked():
-            outcome = Switcher(layout, release).run()
+            module.exit_json(**predict(layout, wanted(layout, module.params)))
+        with deploy_lock(layout, module.params["by"], wait=module.params["wait"]) as note:
+            asked = wanted(layout, module.params)
+            before = served(layout)
+            outcome = Switcher(layout, asked, lambda step: note(f"{step} of release {asked.release}")).run()
     except (LockedError, SwitchError, SupervisorError, ServiceError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(**dataclasses.asdict(outcome), diff=diff if before != release else {})
+    module.exit_json(**dataclasses.asdict(outcome), diff=difference(layout, before, served(layout)))
 
 
-def served_before(layout: Layout, release: str) -> str:
-    """Return the id of a release that went live before.
+def wanted(layout: Layout, params: dict[str, Any]) -> Wanted:
+    """Return what is asked for, with the id of a release that was named by its place.
 
-    :raises SwitchError: when it never did, or is no longer on the host.
+    :raises SwitchError: when there is none in that place, or a rollback asks for one that was never served.
     """
-    if release == "previous":
+    release = params["release"]
+    if release == "live":
+        live = layout.live_slot()
+        release = (layout.slot_release(live) if live else None) or ""
+        if not release:
+            raise SwitchError(f"{layout.app}: nothing is served on this host")
+    elif release == "previous":
         release = history.previous(layout) or ""
         if not release:
             raise SwitchError(f"{layout.app}: nothing was served on this host before what is served now")
+    if params["rollback"]:
+        require_served_before(layout, release)
+    forward = not params["rollback"] and not params["restart"]
+    forward = forward and (params["once"] or not is_once(layout, release))
+    return Wanted(release, params["by"], params["restart"], before_switch=forward)
+
+
+def require_served_before(layout: Layout, release: str) -> None:
+    """See that a release went live before, and is there.
+
+    :raises SwitchError: when it is not so.
+    """
     if release not in {entry.release for entry in history.read(layout)}:
         raise SwitchError(f"{layout.app}: release {release} was never served on this host; {layout.history} has those that were")
     if not is_built(layout, release):
         raise SwitchError(f"{layout.app}: release {release} is no longer on this host; deploy its version again")
-    return release
 
 
-def would_change(layout: Layout, release: str, before: str | None) -> bool:
-    """Say whether a switch would do anything, also on a host that has no supervisord yet."""
-    if not release or before != release:
-        return bool(release) or before is None
-    switcher = Switcher(layout, release)
-    return not switcher.is_served() or switcher.has_leftovers()
+def is_once(layout: Layout, release: str) -> bool:
+    """Say whether the hook before the switch is for one host of the play only."""
+    return is_built(layout, release) and bool(describe(layout, release)["hooks_once"])
+
+
+def served(layout: Layout) -> str:
+    """Return what is served, as a line of a diff."""
+    live = layout.live_slot()
+    release = layout.slot_release(live) if live else None
+    if live is None or release is None or not is_built(layout, release):
+        return "nothing\n"
+    return line(layout, live, release)
+
+
+def line(layout: Layout, slot: str, release: str) -> str:
+    """Return a release in a slot, as a line of a diff; one that is not built yet has its processes in the diff of its build."""
+    if not is_built(layout, release):
+        return f"release {release}, slot {slot}\n"
+    count = describe(layout, release)["processes"]
+    return f"release {release}, slot {slot}, {count} process{'' if count == 1 else 'es'}\n"
+
+
+def difference(layout: Layout, before: str, after: str) -> dict[str, str]:
+    """Return the diff."""
+    return {"before": before, "after": after, "before_header": f"served by {layout.app}"} if before != after else {}
+
+
+def predict(layout: Layout, asked: Wanted) -> dict[str, Any]:
+    """Return the result that a run would have, also on a host that has no supervisord yet."""
+    before = served(layout)
+    live = layout.live_slot()
+    switched = asked.restart or not asked.release or live is None or layout.slot_release(live) != asked.release
+    leftovers = False
+    if not switched:
+        switcher = Switcher(layout, asked)
+        switched, leftovers = not switcher.is_served(), switcher.has_leftovers()
+    after = line(layout, layout.other_slot(), asked.release or "not built yet") if switched else before
+    result = {"changed": switched or leftovers, "release": asked.release, "slot": layout.other_slot() if switched else live}
+    return result | {"steps": [], "pruned": [], "diff": difference(layout, before, after)}
 
 
 if __name__ == "__main__":

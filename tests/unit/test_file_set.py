@@ -17,7 +17,7 @@ from ansible.plugins.loader import connection_loader
 from ansible.template import Templar
 
 from ansible_collections.funnel.tornado.plugins.action.file_set import ActionModule
-from ansible_collections.funnel.tornado.plugins.module_utils import service
+from ansible_collections.funnel.tornado.plugins.module_utils import proc, service
 from ansible_collections.funnel.tornado.plugins.module_utils.file_set import (
     File,
     FileSet,
@@ -195,7 +195,7 @@ def test_all_mistakes_of_the_files_come_at_once() -> None:
 def test_what_a_service_needs(on_change: service.OnChange, *, active: bool, changed: bool, action: str) -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
         state = service.State(exists=True, active=active, enabled=True, main_pid=os.getpid(), settled_at=0.0)
-        assert child.pid in service.children(os.getpid())
+        assert child.pid in proc.children(os.getpid())
         found = service.action_for(service.Wanted("x", on_change), state, changed=changed)
         child.kill()
     assert found == action

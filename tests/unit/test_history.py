@@ -19,7 +19,7 @@ def layout(tmp_path: Path) -> Layout:
 def serve(layout: Layout, release: str) -> None:
     (layout.slot("a") / "release").unlink(missing_ok=True)
     (layout.slot("a") / "release").symlink_to(f"../../releases/{release}")
-    history.record(layout, release, f"revision of {release}")
+    history.record(layout, release, f"revision of {release}", "alice@desk")
 
 
 def test_nothing_was_before_the_first(layout: Layout) -> None:
@@ -39,6 +39,15 @@ def test_a_restart_of_the_same_release_is_not_what_was_before(layout: Layout) ->
     for release in ("r1", "r2", "r2"):
         serve(layout, release)
     assert history.previous(layout) == "r1"
+
+
+def test_what_was_undone_is_not_what_was_before(layout: Layout) -> None:
+    serve(layout, "r1")
+    serve(layout, "r2")
+    history.undo(layout, "half of all answers were 5xx")
+    serve(layout, "r3")
+    assert history.previous(layout) == "r1"
+    assert [entry.undone for entry in history.read(layout)] == ["", "half of all answers were 5xx", ""]
 
 
 def test_the_oldest_are_forgotten(layout: Layout) -> None:

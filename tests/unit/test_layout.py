@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout, LockedError
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 
 
 @pytest.fixture
@@ -23,13 +23,6 @@ def test_the_link_says_which_slot_is_served_and_the_other_one_is_next(layout: La
     layout.live.symlink_to("slots/a")
     (layout.slot("a") / "release").symlink_to("../../releases/1f2e")
     assert (layout.live_slot(), layout.other_slot(), layout.slot_release("a")) == ("a", "b", "1f2e")
-
-
-def test_a_second_deploy_of_the_app_is_refused_while_one_runs(layout: Layout) -> None:
-    with layout.locked(), pytest.raises(LockedError, match="shop: another deploy runs"), layout.locked():
-        pass
-    with layout.locked():
-        pass
 
 
 def test_a_socket_with_the_longest_name_fits_the_kernels_108_bytes() -> None:

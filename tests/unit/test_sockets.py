@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import http.server
 import os
 import socket
+import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.sockets import connections, listener_pid
+from ansible_collections.funnel.tornado.plugins.module_utils.sockets import ask, connections, listener_pid
 
 
 @pytest.fixture
@@ -59,3 +62,46 @@ def test_a_strangers_listener_is_not_taken_for_the_supervised_process(tmp_path: 
     os.waitpid(child, 0)
     assert listener.fileno() >= 0
     assert listener_pid(tmp_path / "0.sock", child) is None
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    body = b""
+    header = ""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        if self.header:
+            self.send_header("X-Release", self.header)
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize(
+    ("body", "header", "release"),
+    [
+        (b"ok", "", None),
+        (b'{"status": "ok", "release": "0123456789ab"}', "", "0123456789ab"),
+        (b"ok", "0123456789ab", "0123456789ab"),
+        (b'{"release": "2026.11"}', "", None),
+        (b'["release"]', "", None),
+    ],
+)
+def test_an_answer_may_tell_the_release(body: bytes, header: str, release: str | None) -> None:
+    handler = type("Told", (Handler,), {"body": body, "header": header})
+    with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        answer = ask(("127.0.0.1", server.server_port), "/healthz", "shop.example")
+        thread.join()
+    assert (answer.well, answer.release) == (True, release)
+
+
+def test_the_listener_of_a_port_is_known_only_as_its_own_process() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, subprocess.Popen(["sleep", "60"]) as other:
+        address = ("127.0.0.1", server.getsockname()[1])
+        assert listener_pid(address, os.getpid()) == os.getpid()
+        assert listener_pid(address, other.pid) is None
+        other.kill()

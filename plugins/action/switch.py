@@ -1,0 +1,32 @@
+"""Controller's half of the module switch: it adds who asks, and shows the steps when they are done."""
+
+from __future__ import annotations
+
+import getpass
+import platform
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+
+class ActionModule(ActionBase):
+    """Runs the module, and says on the terminal how long each step took."""
+
+    _supports_check_mode = True
+    _requires_connection = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result."""
+        super().run(tmp, task_vars)
+        arguments = dict(self._task.args) | {"by": operator()}
+        result: dict[str, Any] = self._execute_module("funnel.tornado.switch", module_args=arguments, task_vars=task_vars)
+        if result.get("steps"):
+            steps = ", ".join(f"{step['name']} {step['seconds']:.1f} s" for step in result["steps"])
+            host = (task_vars or {}).get("inventory_hostname")
+            self._display.display(f"{host}: {arguments['name']} is release {result['release']} in slot {result['slot']}: {steps}")
+        return result
+
+
+def operator() -> str:
+    """Return who runs this and where: ``user@controller``."""
+    return f"{getpass.getuser()}@{platform.node()}"

@@ -1,0 +1,234 @@
+"""Virtual environments: which dependencies a source names, and an environment of them, built once for all its releases.
+
+uv, and with it the build code of every dependency, runs as the app's user; what it made becomes root's afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App
+from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
+from ansible_collections.funnel.tornado.plugins.module_utils.home import BUILD_SECONDS, BuildError, give, run_as_user
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.uv import build_environment
+
+#: The distribution's Python, whose security updates reach every app.
+SYSTEM_PYTHON = Path("/usr/bin/python3")
+
+#: Where uv installs others: root's, and the same for all apps.
+PYTHONS = Path("/opt/python")
+
+#: What names the dependencies, in the source's top directory; the first that is there counts.
+UV_LOCK, PYLOCK, REQUIREMENTS, PROJECT = "uv.lock", "pylock.toml", "requirements.txt", "pyproject.toml"
+
+#: Written last into an environment: one without it was broken off.
+COMPLETE = ".complete"
+
+#: Digits of an environment's hash.
+HASH_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """Dependencies as lines of a requirements file.
+
+    ``origin`` is what names them, for messages. ``locked``: they are complete, so nothing is resolved. ``local``: some
+    are part of the source, so an environment of them is of no use to another revision.
+    """
+
+    origin: str = ""
+    text: str = ""
+    locked: bool = False
+    local: bool = False
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment on this host; ``built``: just now."""
+
+    path: Path
+    built: bool
+
+    @property
+    def packages(self) -> Path:
+        """The directory that packages are installed to."""
+        return next(self.path.glob("lib/python3*/site-packages"))
+
+
+def prepare(layout: Layout, app: App, source: Path, revision: str) -> Environment:
+    """Return the environment for the source, building it if there is none of the same dependencies and Python.
+
+    :raises BuildError: when its Python or a dependency cannot be had.
+    """
+    python = interpreter(app)
+    requirements = read(layout, app, source, python)
+    version = platform.python_version() if python == SYSTEM_PYTHON else str(python)
+    inputs = [version, requirements.text, requirements.locked, revision if requirements.local else ""]
+    digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:HASH_DIGITS]
+    path = layout.environments / digest
+    if (path / COMPLETE).exists():
+        return Environment(path, built=False)
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    try:
+        give(path, layout.user, layout.user, 0o755)
+        failure = f"{VARIABLE}.{app.name}.python: its environment cannot be made"
+        uv(layout, source, ["venv", "--quiet", "--allow-existing", "--python", str(python), str(path)], failure)
+        if requirements.text:
+            _install(layout, app, source, path, requirements)
+        give(path, "root", "root", 0o755)
+        (path / COMPLETE).touch()
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    return Environment(path, built=True)
+
+
+def interpreter(app: App) -> Path:
+    """Return the Python that the app asks for, installing it if it is not the system's and not there.
+
+    :raises BuildError: when uv cannot get it.
+    """
+    version = app.python.version
+    if version == "system":
+        return SYSTEM_PYTHON
+    # `manual` allows exactly this download; uv.toml forbids all others.
+    environment = build_environment() | {
+        "UV_PYTHON_INSTALL_DIR": str(PYTHONS),
+        "UV_PYTHON_DOWNLOADS": "manual",
+        "UV_NO_CACHE": "1",
+        "UV_NO_PROGRESS": "1",
+    }
+    try:
+        install = ["uv", "python", "install", "--quiet", "--no-config", "--no-bin", version]
+        run(install, timeout=BUILD_SECONDS, environment=environment)
+        find = ["uv", "python", "find", "--quiet", "--no-config", "--no-project", "--managed-python", version]
+        found = run(find, environment=environment)
+    except CommandError as error:
+        raise BuildError(f"{VARIABLE}.{app.name}.python.version: Python {version} cannot be installed: {error}") from error
+    # A link of a minor version moves on with the next patch release: environments are of the very one they were built with.
+    return Path(found.output.strip()).resolve()
+
+
+def read(layout: Layout, app: App, source: Path, python: Path) -> Requirements:
+    """Return the dependencies that the source names.
+
+    :raises BuildError: when they are named in a way that is different tomorrow, or cannot be read.
+    """
+    key = f"{VARIABLE}.{app.name}.source"
+    if app.source.package is not None:
+        return Requirements(app.source.package, f"{app.source.package}=={app.source.version}")
+    if (source / UV_LOCK).exists() and (source / PROJECT).exists():
+        export = ["export", "--quiet", "--frozen", "--no-dev", "--no-emit-project", "--no-editable"]
+        options = ["--no-header", "--no-annotate", "--python", str(python)]
+        text = uv(layout, source, [*export, *options], f"{key}: {UV_LOCK} cannot be read")
+        return Requirements(UV_LOCK, text, locked=True, local=any(_is_local(source, line) for line in text.splitlines()))
+    try:
+        if (source / PYLOCK).exists():
+            return Requirements(PYLOCK, pylock(tomllib.loads((source / PYLOCK).read_text())), locked=True)
+        if (source / REQUIREMENTS).exists():
+            lines = list(requirement_lines(source / REQUIREMENTS))
+            return Requirements(REQUIREMENTS, "\n".join(lines), local=any(_is_local(source, line) for line in lines))
+        if _dependencies(source / PROJECT):
+            raise BuildError(
+                f"{key}: {PROJECT} has dependencies, and nothing says in which versions; run `uv lock` and add {UV_LOCK}"
+            )
+    except (OSError, ValueError) as error:
+        raise BuildError(f"{key}: its dependencies cannot be read: {error}") from error
+    return Requirements()
+
+
+def pylock(lock: dict[str, Any]) -> str:
+    """Return what a lock file (PEP 751) holds as lines of a requirements file.
+
+    Packages of an index by their version and hashes, not by the address they had when they were locked: the host's own
+    index, mirror or wheelhouse is asked for them.
+
+    :raises ValueError: for a package that no line can name.
+    """
+    return "".join(f"{_pylock_line(package)}\n" for package in lock.get("packages", []))
+
+
+def _pylock_line(package: dict[str, Any]) -> str:
+    name, archive, vcs = package["name"], package.get("archive", {}), package.get("vcs", {})
+    files = [*package.get("wheels", []), *([package["sdist"]] if "sdist" in package else []), *([archive] if archive else [])]
+    marker = package.get("marker", "")
+    if "dependency_groups" in marker or "extras" in marker:
+        raise ValueError(f"{PYLOCK}: {name} is of a group or an extra ({marker}); lock only what the app runs with")
+    if vcs.get("url"):
+        line = f"{name} @ {vcs['type']}+{vcs['url']}@{vcs['commit-id']}"
+    elif archive.get("url"):
+        line = f"{name} @ {archive['url']}"
+    elif package.get("version") and files:
+        line = f"{name}=={package['version']}"
+    else:
+        raise ValueError(f"{PYLOCK}: {name} is of a directory or a file beside it; lock a version of an index")
+    hashes = sorted({f"--hash={kind}:{value}" for file in files for kind, value in file.get("hashes", {}).items()})
+    return " ".join([f"{line} ; {marker}" if marker else line, *hashes])
+
+
+def requirement_lines(file: Path) -> Iterator[str]:
+    """Yield the lines of a requirements file and of those it includes, comments and line breaks in them resolved.
+
+    :raises OSError: when one is not there.
+    """
+    for line in file.read_text().replace("\\\n", " ").splitlines():
+        words = line.partition(" #")[0].split()
+        if not words or words[0].startswith("#"):
+            continue
+        yield " ".join(words)
+        option, _, value = words[0].partition("=")
+        included = value or "".join(words[1:])
+        if option in ("-r", "--requirement", "-c", "--constraint") and "://" not in included:
+            yield from requirement_lines(file.parent / included)
+
+
+def _is_local(source: Path, line: str) -> bool:
+    """Say whether a line of requirements names a file or a directory of the source."""
+    if line.startswith(("-r", "--requirement", "-c", "--constraint")):
+        return False
+    words = (word.removeprefix("--find-links=").removeprefix("file:").partition("[")[0] for word in line.split())
+    return any(("/" in word or word.startswith(".")) and "://" not in word and (source / word).exists() for word in words)
+
+
+def _dependencies(project: Path) -> list[str]:
+    if not project.exists():
+        return []
+    found: list[str] = tomllib.loads(project.read_text()).get("project", {}).get("dependencies", [])
+    return found
+
+
+def _install(layout: Layout, app: App, source: Path, path: Path, requirements: Requirements) -> None:
+    file = path / REQUIREMENTS
+    file.write_text(requirements.text)
+    options = ["--quiet", "--compile-bytecode", "--no-editable", "--python", str(path / "bin/python")]
+    if requirements.locked:
+        options.append("--no-deps")  # a lock may hold what dependencies do not ask for, as with uv's overrides
+    elif "--hash" in requirements.text:
+        options.append("--require-hashes")  # as pip does: one hash means that all are meant to have some
+    wanted = REQUIREMENTS if requirements.origin == REQUIREMENTS else str(file)
+    failure = f"{VARIABLE}.{app.name}.source: {requirements.origin} cannot be installed"
+    uv(layout, source, ["pip", "install", *options, "--requirement", wanted], failure)
+
+
+def uv(layout: Layout, source: Path, arguments: list[str], failure: str) -> str:
+    """Run uv as the app's user in the source's directory, whose own settings of uv hold; return what it printed."""
+    environment = {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": str(layout.cache),
+        "UV_CACHE_DIR": str(layout.cache / "uv"),
+        "UV_LINK_MODE": "copy",  # a hard link into the cache would stay the app's user's to write
+        "UV_PYTHON_DOWNLOADS": "never",
+        "UV_NO_PROGRESS": "1",
+    }
+    return run_as_user(layout, ["uv", *arguments], failure, directory=source, environment=environment | build_environment())

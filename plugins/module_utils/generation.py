@@ -1,0 +1,336 @@
+"""A generation of processes: one release in one slot, as supervisord runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.funnel.tornado.plugins.module_utils import proc, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout, Slot, port_of
+from ansible_collections.funnel.tornado.plugins.module_utils.nginx import server_line
+from ansible_collections.funnel.tornado.plugins.module_utils.release import NGINX_GROUP
+from ansible_collections.funnel.tornado.plugins.module_utils.sockets import Address, ask, connections, listener_pid
+
+#: Seconds between two looks at something that is waited for.
+INTERVAL = 0.1
+
+#: Seconds beyond ``drain`` until supervisord kills a process that was told to stop.
+STOP_MARGIN = 5
+
+#: Lines of a process's log that explain its failure.
+SHOWN_LINES = 25
+
+
+class GenerationError(Exception):
+    """A generation does not do what it has to. The message has the process and the end of its log."""
+
+
+class Generation:
+    """The processes of a release in a slot: two generations of an app run during a switch."""
+
+    def __init__(self, layout: Layout, slot: Slot, release: str, server: Any) -> None:
+        """Read the release's description; ``server`` is what supervisord.connect() returns.
+
+        :raises FileNotFoundError: when the release is not on this host.
+        """
+        self.layout = layout
+        self.slot = slot
+        self.release = release
+        self.server = server
+        self.description = describe(layout, release)
+        self.processes = range(self.description["processes"])
+        self._log_ends: dict[Path, int] = {}
+
+    def is_up(self) -> bool:
+        """Say whether all of it runs, and is configured as it has to be."""
+        file = self.layout.supervisor_file(self.slot)
+        if not file.exists() or file.read_text() != self._group_text():
+            return False
+        wanted = {self.layout.group(self.slot): len(self.processes), **self._worker_counts()}
+        infos = [info for group in wanted for info in supervisord.process_infos(self.server, group)]
+        return len(infos) == sum(wanted.values()) and all(info.state in ("RUNNING", "STARTING") for info in infos)
+
+    # Starting
+
+    def start(self) -> None:
+        """Lay out the slot, which has to be clear, and let supervisord start the processes.
+
+        :raises GenerationError: when a port is taken.
+        :raises SupervisorError: when supervisord refuses.
+        """
+        self._require_free_ports()
+        self._lay_out()
+        self._log_ends = {log: _size(log) for log, _ in self._logs()}
+        self.layout.supervisor_file(self.slot).write_text(self._group_text())
+        for group in (self.layout.group(self.slot), *self._worker_counts()):
+            supervisord.add_group(self.server, group)
+
+    def _lay_out(self) -> None:
+        """Make the slot's directory: root's, but for the one in which the app's user makes sockets that nginx reaches."""
+        directory = self.layout.slot(self.slot)
+        directory.mkdir(mode=0o711)
+        (directory / "release").symlink_to(f"../../releases/{self.release}")
+        (directory / "static").symlink_to("release/static")
+        self.layout.upstream(self.slot).write_text("".join(f"{server_line(address)}\n" for address in self._addresses()))
+        run_directory = self.layout.run(self.slot)
+        run_directory.mkdir(mode=0o700)
+        shutil.chown(run_directory, self.layout.user, NGINX_GROUP)
+        run_directory.chmod(0o2750)
+
+    def _addresses(self) -> Iterator[str]:
+        """Yield the address of each process as nginx gets it: a path goes through ``live``, so both slots have the same ones."""
+        for process in self.processes:
+            yield (
+                f"127.0.0.1:{self._port(process)}" if self.description["port"] else f"unix:{self.layout.live}/run/{process}.sock"
+            )
+
+    def _group_text(self) -> str:
+        group = self.layout.group(self.slot)
+        served = self._program_text(group, len(self.processes), "")
+        workers = (
+            self._program_text(self.layout.group(self.slot, worker), entry["count"], worker)
+            for worker, entry in self.description["workers"].items()
+        )
+        return "\n".join([served, *workers])
+
+    def _program_text(self, group: str, count: int, worker: str) -> str:
+        launcher = self.layout.release(self.release) / "launch.py"
+        return (
+            f"[program:{group}]\ncommand={launcher} {self.slot} %(process_num)d {worker}".rstrip() + "\n"
+            "process_name=%(process_num)d\n"
+            f"numprocs={count}\n"
+            f"user={self.layout.user}\n"
+            "autorestart=true\n"
+            "startretries=100\n"  # FATAL is final; 100 tries, each a second later than the last, take over an hour
+            f"stopwaitsecs={self.description['drain'] + STOP_MARGIN}\n"
+            f"stopasgroup={'false' if self.description['runner'] else 'true'}\n"  # a shell passes no signal on
+            "killasgroup=true\n"
+            "redirect_stderr=true\n"
+            f"stdout_logfile={self.layout.logs}/{self.slot}-{worker and f'{worker}-'}%(process_num)d.log\n"
+            "stdout_logfile_maxbytes=50MB\n"
+            "stdout_logfile_backups=5\n"
+        )
+
+    def _worker_counts(self) -> dict[str, int]:
+        """Return the number of processes of each group of workers."""
+        workers = self.description["workers"].items()
+        return {self.layout.group(self.slot, worker): entry["count"] for worker, entry in workers}
+
+    def _port(self, process: int) -> int:
+        """Return the port that the launcher gives to the process."""
+        return port_of(self.description["port"], self.slot, process)
+
+    def _require_free_ports(self) -> None:
+        for process in self.processes if self.description["port"] else ():
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", self._port(process)))
+                except OSError as error:
+                    raise GenerationError(f"port {self._port(process)}, which process {process} needs, is taken") from error
+
+    # Health
+
+    def wait_healthy(self) -> None:
+        """Wait until every process answers its health path with success, and is a process of this release and slot.
+
+        :raises GenerationError: when one does not within ``health.timeout`` seconds, or does not stay up.
+        """
+        timeout = self.description["health"]["timeout"]
+        deadline = time.monotonic() + timeout
+        waiting = list(self.processes)
+        while waiting:
+            infos = self._infos()
+            problems = {process: self._problem(process, infos.get(process)) for process in waiting}
+            waiting = [process for process, problem in problems.items() if problem]
+            if waiting and time.monotonic() > deadline:
+                process = waiting[0]
+                log = self._log(self.layout.log(self.slot, process))
+                raise GenerationError(f"process {process} {problems[process]} within {timeout} s (health.timeout){log}")
+            if waiting:
+                time.sleep(INTERVAL)
+        self._wait_for_workers(deadline)
+
+    def require_healthy(self) -> None:
+        """See that every process is well at this moment.
+
+        :raises GenerationError: when one is not.
+        """
+        infos = self._infos()
+        for process in self.processes:
+            problem = self._problem(process, infos.get(process))
+            if problem:
+                raise GenerationError(f"process {process} {problem}{self._log(self.layout.log(self.slot, process))}")
+
+    def pids(self) -> dict[int, int]:
+        """Return the process id of each served process."""
+        return {process: info.pid for process, info in self._infos().items()}
+
+    def _infos(self) -> dict[int, supervisord.ProcessInfo]:
+        return {int(info.name): info for info in supervisord.process_infos(self.server, self.layout.group(self.slot))}
+
+    def _problem(self, process: int, info: supervisord.ProcessInfo | None) -> str:
+        """Return what is wrong with a process, or nothing.
+
+        :raises GenerationError: when it does not stay up.
+        """
+        if info is None or info.state not in ("STARTING", "RUNNING"):
+            raise self._down(f"process {process}", info, self.layout.log(self.slot, process))
+        path = self.description["health"]["path"]
+        address = self.address(process)
+        try:
+            answer = ask(address, path, self.description["host"])
+            owner = listener_pid(address, info.pid)
+        except OSError:
+            return f"did not answer GET {path}"
+        if not answer.well:
+            return f"answered GET {path} with {answer.status}"
+        if owner is None:
+            return "answers, but its address belongs to a process that supervisord did not start"
+        if answer.release not in (None, self.release):
+            return f"reports to be release {answer.release} at GET {path}"
+        return ""
+
+    def _wait_for_workers(self, deadline: float) -> None:
+        """Wait until supervisord finds that every worker stays up: nothing else can be asked of one."""
+        while True:
+            starting = False
+            for log, (worker, process) in self._logs():
+                infos = supervisord.process_infos(self.server, self.layout.group(self.slot, worker)) if worker else []
+                info = next((one for one in infos if one.name == str(process)), None)
+                if worker and (info is None or info.state not in ("STARTING", "RUNNING")):
+                    raise self._down(f"{worker} {process}", info, log)
+                starting |= info is not None and info.state == "STARTING"
+            if not starting or time.monotonic() > deadline:
+                return
+            time.sleep(INTERVAL)
+
+    def _down(self, what: str, info: supervisord.ProcessInfo | None, log: Path) -> GenerationError:
+        why = f" ({info.error})" if info and info.error else ""
+        return GenerationError(f"{what} does not stay up{why}{self._log(log)}")
+
+    def address(self, process: int) -> Address:
+        """Return where a process listens."""
+        return ("127.0.0.1", self._port(process)) if self.description["port"] else self.layout.socket(self.slot, process)
+
+    # Logs
+
+    def _logs(self) -> Iterator[tuple[Path, tuple[str, int]]]:
+        """Yield the log of every process, with the worker's type (empty for a served process) and the number of it."""
+        counts = {"": len(self.processes)} | {worker: entry["count"] for worker, entry in self.description["workers"].items()}
+        for worker, count in counts.items():
+            for process in range(count):
+                yield self.layout.log(self.slot, process, worker), (worker, process)
+
+    def _log(self, log: Path) -> str:
+        """Return the end of what has been logged since the start."""
+        end = self._log_ends.get(log, 0)
+        if _size(log) < end:
+            end = 0
+        with contextlib.suppress(OSError), log.open("rb") as file:
+            file.seek(end)
+            lines = file.read().decode(errors="replace").strip().splitlines()[-SHOWN_LINES:]
+            if lines:
+                return "\n".join([f"; {log} ends with", *lines])
+        return f"; {log} says nothing"
+
+    # Hooks
+
+    def has_hook(self, step: str) -> bool:
+        """Say whether the release has a command for a step."""
+        return step in self.description["hooks"]
+
+    def run_hook(self, step: str) -> None:
+        """Run the release's command for a step, as the app's user, with the environment of its processes.
+
+        :raises GenerationError: when it fails or takes too long, with its last lines.
+        """
+        launcher = self.layout.release(self.release) / "launch.py"
+        try:
+            timeout = self.description["hooks_timeout"]
+            done = run(
+                [str(launcher), "--hook", step, self.slot], timeout=timeout, user=self.layout.user, environment={}, check=False
+            )
+        except CommandError as error:
+            raise GenerationError(f"hooks.{step}: {error}") from error
+        if done.status != 0:
+            raise GenerationError(f"hooks.{step} failed with exit status {done.status}:\n{done.last_lines(SHOWN_LINES)}")
+
+    # Traffic
+
+    def server_count(self) -> int:
+        """Return how many servers nginx's upstream has."""
+        return len(self.layout.upstream(self.slot).read_text().splitlines())
+
+    def lead_on(self, count: int, other: Slot) -> None:
+        """Give the slot the sockets that nginx knows until its reload: beyond its own they lead to processes that answer.
+
+        To its own ones, or, if it listens on ports, to those of the slot ``other``, which is there until nginx has reloaded.
+        """
+        for process in range(count):
+            link = self.layout.socket(self.slot, process)
+            if link.is_symlink():
+                link.unlink()
+            if self.description["port"]:
+                link.symlink_to(f"../../{other}/run/{process}.sock")
+            elif process not in self.processes:
+                link.symlink_to(f"{process % len(self.processes)}.sock")
+
+
+def describe(layout: Layout, release: str) -> dict[str, Any]:
+    """Return a release's ``release.json``.
+
+    :raises FileNotFoundError: when the release is not on this host.
+    """
+    found: dict[str, Any] = json.loads((layout.release(release) / "release.json").read_text())
+    return found
+
+
+def drain(layout: Layout, slot: Slot, seconds: float) -> None:
+    """Wait until nobody is connected to a slot, at most ``seconds``."""
+    upstream = layout.upstream(slot)
+    lines = upstream.read_text().splitlines() if upstream.exists() else []
+    ports = {int(line.rsplit(":", 1)[1].split()[0]) for line in lines if "unix:" not in line}
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and connections(layout.run(slot), ports):
+        time.sleep(INTERVAL)
+
+
+def clear(layout: Layout, slot: Slot, server: Any, patience: float) -> None:
+    """Stop all that runs in a slot and remove the slot; nothing is left to start again, whenever this is broken off.
+
+    :arg patience: seconds that processes without a supervisor may take to end.
+    """
+    layout.supervisor_file(slot).unlink(missing_ok=True)
+    for group in supervisord.groups(server, layout.group(slot)):
+        supervisord.remove_group(server, group)
+    _end_orphans(layout, slot, patience)
+    shutil.rmtree(layout.slot(slot), ignore_errors=True)
+
+
+def _end_orphans(layout: Layout, slot: Slot, patience: float) -> None:
+    """End the slot's processes that a killed supervisord has left: the one that was started after it does not know them."""
+    with contextlib.suppress(KeyError):
+        uid = pwd.getpwnam(layout.user).pw_uid
+        wanted = {"TORNADO_APP": layout.app, "TORNADO_SLOT": slot}
+        deadline = time.monotonic() + patience
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for pid in proc.with_environment(uid, wanted):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            while proc.with_environment(uid, wanted) and time.monotonic() < deadline:
+                time.sleep(INTERVAL)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -1,0 +1,210 @@
+"""Git sources on a host: a cached mirror, which commit a version is, and the files of a commit, submodules included.
+
+The deploy key and known hosts that come with a source are given to ssh as files in memory (memfd_create(2)): they are
+on no disk, and gone with this process, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App, Source
+from ansible_collections.funnel.tornado.plugins.module_utils.archive import untar
+from ansible_collections.funnel.tornado.plugins.module_utils.command import last_lines
+from ansible_collections.funnel.tornado.plugins.module_utils.home import BUILD_SECONDS, BuildError
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+
+#: Where a mirror keeps what HEAD is in its repository.
+DEFAULT_BRANCH = "refs/funnel/default"
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+#: The mode that a submodule has in a tree.
+SUBMODULE_MODE = "160000"
+
+
+def resolve(layout: Layout, app: App) -> str:
+    """Return the commit that ``source.version`` is now, fetching what is new.
+
+    :raises BuildError: when the repository or the version is not there.
+    """
+    with _repository(layout, app) as repository:
+        version = app.source.version
+        if not (version and COMMIT.fullmatch(version) and repository.has(version)):
+            repository.fetch(version)
+        for name in (version, f"refs/heads/{version}", f"refs/tags/{version}") if version else (DEFAULT_BRANCH,):
+            found = repository.run("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+            if found.returncode == 0:
+                return found.stdout.strip()
+    raise BuildError(f"{repository.key}.version: {repository.url} has no branch, tag or commit {version or 'HEAD'}")
+
+
+def look_up(layout: Layout, app: App) -> str | None:
+    """Return what :func:`resolve` would, without writing anything; None when the host has no git yet.
+
+    :raises BuildError: when the repository or the version is not there.
+    """
+    version = app.source.version
+    if version and COMMIT.fullmatch(version):
+        return version
+    if not shutil.which("git"):
+        return None
+    with _repository(layout, app, remember=False) as repository:
+        listed = repository.git("ls-remote", "--", repository.url)
+    if listed.returncode != 0:
+        raise BuildError(
+            f"{repository.key}.git: {repository.url} cannot be reached from this host: {last_lines(listed.stderr)}"
+        )
+    commits = {name: commit for commit, name in (line.split("\t") for line in listed.stdout.splitlines())}
+    names = (f"refs/tags/{version}^{{}}", f"refs/tags/{version}", f"refs/heads/{version}", version) if version else ("HEAD",)
+    found = next((commits[name] for name in names if name in commits), None)
+    if found is None:
+        raise BuildError(f"{repository.key}.version: {repository.url} has no branch or tag {version or 'HEAD'}")
+    return found
+
+
+def export(layout: Layout, app: App, commit: str, directory: Path) -> None:
+    """Make ``directory`` of the files of a commit that :func:`resolve` has returned, and of its submodules.
+
+    :raises BuildError: when a submodule cannot be fetched.
+    """
+    with _repository(layout, app) as repository:
+        repository.export(commit, directory)
+
+
+def submodule_url(url: str, base: str) -> str:
+    """Return the URL that a submodule's ``url`` is in a repository that came from ``base`` (gitmodules(5))."""
+    if not url.startswith(("./", "../")):
+        return url
+    base, separator = base.rstrip("/"), "/"
+    while url.startswith(("./", "../")):
+        if url.startswith("../"):
+            separator = "/" if "/" in base else ":"  # host:repository.git
+            base = base.rpartition(separator)[0]
+        url = url.partition("/")[2]
+    return f"{base}{separator}{url}"
+
+
+@dataclass(frozen=True)
+class _Repository:
+    """A repository and its mirror; ``key`` is the source's place in the inventory, for messages."""
+
+    url: str
+    mirror: Path
+    key: str
+    environment: Mapping[str, str]
+
+    def git(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["git", "-c", "safe.directory=*", *arguments]
+        environment = os.environ | self.environment | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+        try:
+            return subprocess.run(
+                command, capture_output=True, text=True, check=False, env=environment, timeout=BUILD_SECONDS
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise BuildError(f"{self.key}.git: {error}") from error
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.git("--git-dir", str(self.mirror), *arguments)
+
+    def has(self, commit: str) -> bool:
+        return self.mirror.exists() and self.run("cat-file", "-e", f"{commit}^{{commit}}").returncode == 0
+
+    def fetch(self, version: str | None) -> None:
+        """Fetch all branches and tags, and a commit that none of them leads to by itself, if the server gives it."""
+        if not self.mirror.exists():
+            self.mirror.parent.mkdir(parents=True, exist_ok=True)
+            self.git("init", "--quiet", "--bare", str(self.mirror))
+            self.mirror.chmod(0o700)
+        references = [f"+HEAD:{DEFAULT_BRANCH}", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
+        fetched = self.run("fetch", "--quiet", "--prune", "--force", "--", self.url, *references)
+        if fetched.returncode != 0:
+            raise BuildError(f"{self.key}.git: {self.url} cannot be fetched from this host: {last_lines(fetched.stderr)}")
+        if version and COMMIT.fullmatch(version) and not self.has(version):
+            self.run("fetch", "--quiet", "--", self.url, version)
+
+    def export(self, commit: str, directory: Path) -> None:
+        packed = directory.with_name("source.tar")
+        done = self.run("archive", "--format=tar", "--output", str(packed), commit)
+        if done.returncode != 0:
+            raise BuildError(f"{self.key}.git: {last_lines(done.stderr)}")
+        directory.mkdir(exist_ok=True)  # git archive leaves an empty directory where a submodule is
+        untar(packed, directory, f"{self.key}.git")
+        packed.unlink()
+        for path, submodule, wanted in self.submodules(commit):
+            place = directory / path
+            if not place.resolve().is_relative_to(directory.resolve()):
+                raise BuildError(f"{self.key}.git: the submodule {path} lies outside of the source")
+            if not submodule.has(wanted):
+                submodule.fetch(wanted)
+            if not submodule.has(wanted):
+                raise BuildError(f"{self.key}.git: the submodule {path} is at {wanted}, which {submodule.url} does not have")
+            submodule.export(wanted, place)
+
+    def submodules(self, commit: str) -> Iterator[tuple[str, _Repository, str]]:
+        """Yield the path, the repository and the commit of each submodule that .gitmodules names."""
+        listed = self.run("ls-tree", "-r", "-z", "--full-tree", commit).stdout
+        entries = (entry.partition("\t") for entry in listed.split("\0"))
+        commits = {path: meta.split()[2] for meta, _, path in entries if meta.startswith(SUBMODULE_MODE)}
+        if not commits:
+            return
+        found: dict[str, dict[str, str]] = {}
+        for setting in self.run("config", "--blob", f"{commit}:.gitmodules", "--null", "--list").stdout.split("\0"):
+            if match := re.fullmatch(r"submodule\.(.+)\.(path|url)\n(.*)", setting, re.DOTALL):
+                found.setdefault(match[1], {})[match[2]] = match[3]
+        for entry in found.values():
+            path, url = entry.get("path", ""), submodule_url(entry.get("url", ""), self.url)
+            if path in commits:
+                mirror = self.mirror / "modules" / hashlib.sha256(url.encode()).hexdigest()[:12]
+                # As git itself does, so that a repository cannot name one of this host's own files as a submodule.
+                environment = {**self.environment, "GIT_PROTOCOL_FROM_USER": "0"}
+                yield path, replace(self, url=url, mirror=mirror, environment=environment), commits[path]
+
+
+@contextlib.contextmanager
+def _repository(layout: Layout, app: App, *, remember: bool = True) -> Iterator[_Repository]:
+    """Give the repository of an app's source while its key is readable; ``remember`` as in :func:`_ssh_command`."""
+    with _ssh_command(layout, app.source, remember=remember) as command:
+        key = f"{VARIABLE}.{app.name}.source"
+        yield _Repository(str(app.source.git), layout.mirror, key, {"GIT_SSH_COMMAND": command})
+
+
+@contextlib.contextmanager
+def _ssh_command(layout: Layout, source: Source, *, remember: bool) -> Iterator[str]:
+    """Give the ssh that git has to use: one that asks nobody anything.
+
+    :arg remember: whether the key of a server that is met for the first time is written down in the app's directory.
+    """
+    options = ["BatchMode=yes", "UpdateHostKeys=no"]
+    known = layout.home / "known_hosts"
+    with contextlib.ExitStack() as opened:
+        if source.host_key is not None:
+            trusted = opened.enter_context(_in_memory(source.host_key))
+            options += ["StrictHostKeyChecking=yes", f"UserKnownHostsFile={trusted}", "GlobalKnownHostsFile=/dev/null"]
+        else:
+            copy = known if remember else opened.enter_context(_in_memory(known.read_text() if known.exists() else ""))
+            options += ["StrictHostKeyChecking=accept-new", f"UserKnownHostsFile={copy}"]
+        if source.deploy_key is not None:
+            options += ["IdentitiesOnly=yes", f"IdentityFile={opened.enter_context(_in_memory(source.deploy_key))}"]
+        yield shlex.join(["ssh", *(word for option in options for word in ("-o", option))])
+
+
+@contextlib.contextmanager
+def _in_memory(text: str) -> Iterator[Path]:
+    """Give a file that only this user's processes can open, and that ends with this process."""
+    descriptor = os.memfd_create("ssh")
+    try:
+        os.fchmod(descriptor, 0o600)  # ssh takes no key that others may read
+        os.write(descriptor, f"{text.strip()}\n".encode())
+        yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+    finally:
+        os.close(descriptor)

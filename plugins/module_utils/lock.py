@@ -1,0 +1,74 @@
+"""The deploy lock: one deploy at a time for an app on a host, and whoever has to wait is told for whom."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import TextIO
+
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+
+#: Seconds between two tries.
+INTERVAL = 0.1
+
+#: Takes what the holder does at the moment, for those who wait.
+Note = Callable[[str], None]
+
+
+class LockedError(Exception):
+    """Another deploy of the app runs on this host. The message says whose, since when, and what it is doing."""
+
+
+@contextlib.contextmanager
+def deploy_lock(layout: Layout, by: str, *, wait: float = 0) -> Iterator[Note]:
+    """Hold the app's deploy lock; give a function that notes what is being done.
+
+    It is the kernel's own lock (flock(2)), which ends with the process that holds it: one that was left behind is free,
+    whatever the file says.
+
+    :arg by: who asked for the deploy.
+    :arg wait: seconds that another deploy is waited for.
+    :raises LockedError: when it takes longer than that.
+    """
+    layout.home.mkdir(mode=0o711, parents=True, exist_ok=True)
+    with layout.lock.open("a+") as file:
+        layout.lock.chmod(0o600)
+        give_up = time.monotonic() + wait
+        while not _take(file):
+            if time.monotonic() >= give_up:
+                raise LockedError(f"{layout.app}: another deploy runs on this host{_holder(file)}; try again when it has ended")
+            time.sleep(INTERVAL)
+        since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+        def note(doing: str) -> None:
+            file.truncate(0)
+            file.write(json.dumps({"by": by, "since": since, "doing": doing}))
+            file.flush()
+
+        try:
+            note("begin")
+            yield note
+        finally:
+            file.truncate(0)
+
+
+def _take(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(file: TextIO) -> str:
+    """Return what the holder says of itself; nothing in the moment in which it has not said it yet."""
+    file.seek(0)
+    try:
+        holder = json.loads(file.read())
+    except ValueError:
+        return ""
+    return f": {holder['by'] or 'somebody'}'s, since {holder['since']}, now at {holder['doing']}"

@@ -1,0 +1,76 @@
+"""What the kernel says of processes: proc(5)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PROC = Path("/proc")
+
+#: Fields of /proc/PID/stat, counted from the one after the program's name: the state, the parent, and when it began.
+STATE, PARENT, START = 0, 1, 19
+
+
+def stat(pid: int) -> list[str] | None:
+    """Return the fields of /proc/PID/stat after the program's name, which may hold blanks itself; None if it has ended."""
+    try:
+        fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[STATE] == "Z" else fields
+
+
+def parent(pid: int) -> int:
+    """Return the parent of a process; 0 if there is none."""
+    fields = stat(pid)
+    return int(fields[PARENT]) if fields else 0
+
+
+def uptime(pid: int) -> int:
+    """Return the age of a process in seconds, 0 when it has ended. It began so many ticks after the host was booted."""
+    fields = stat(pid)
+    began = int(fields[START]) / os.sysconf("SC_CLK_TCK") if fields else time.clock_gettime(time.CLOCK_BOOTTIME)
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) - began)
+
+
+def pids() -> Iterator[int]:
+    """Yield the ids of all processes."""
+    yield from (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes whose parent is ``pid``."""
+    return [one for one in pids() if parent(one) == pid]
+
+
+def ancestry(pid: int) -> Iterator[int]:
+    """Yield a process, its parent, its parent's parent, ..., without the first process of the host."""
+    while pid > 1:
+        yield pid
+        pid = parent(pid)
+
+
+def with_environment(uid: int, wanted: dict[str, str]) -> list[int]:
+    """Return the processes of a user that were started with all of ``wanted`` in their environment."""
+    words = {f"{name}={value}".encode() for name, value in wanted.items()}
+    found = []
+    for pid in pids():
+        with contextlib.suppress(OSError):
+            entry = PROC / str(pid)
+            if entry.stat().st_uid == uid and words <= set((entry / "environ").read_bytes().split(b"\0")) and stat(pid):
+                found.append(pid)
+    return found
+
+
+def holds_socket(pid: int, inodes: set[int]) -> bool:
+    """Say whether a process has one of these sockets open."""
+    names = {f"socket:[{inode}]" for inode in inodes}
+    with contextlib.suppress(OSError):
+        for descriptor in (PROC / str(pid) / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                if str(descriptor.readlink()) in names:
+                    return True
+    return False

@@ -1,0 +1,85 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, The funnel.tornado developers
+# MIT License (see LICENSE)
+"""Take an app off a host, with all it owns."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: remove
+short_description: Take an app off a host, with all it owns
+version_added: 0.1.0
+description:
+  - Lets the processes finish what they have, stops them, and removes the app's releases, logs, user, and what it has written
+    itself.
+  - Its site is the nginx role's, and has to be taken away before.
+options:
+  name:
+    description: The app.
+    type: str
+    required: true
+  wait:
+    description: Seconds that a deploy of the app on this host is waited for.
+    type: int
+    default: 60
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+    description: Lists what is removed.
+author:
+  - The funnel.tornado developers
+seealso:
+  - module: funnel.tornado.switch
+"""
+
+EXAMPLES = r"""
+- name: Take the shop off the host
+  funnel.tornado.remove:
+    name: shop
+"""
+
+RETURN = r"""
+removed:
+  description: What was removed, or would be in check mode.
+  returned: success
+  type: list
+  elements: str
+  sample: [/srv/shop, /var/log/shop, user shop]
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.funnel.tornado.plugins.module_utils import app_model
+from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.lock import LockedError, deploy_lock
+from ansible_collections.funnel.tornado.plugins.module_utils.removal import belongings, remove
+from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import SupervisorError
+
+
+def main() -> None:
+    """Remove what there is."""
+    module = AnsibleModule(
+        argument_spec={"name": {"type": "str", "required": True}, "wait": {"type": "int", "default": 60}},
+        supports_check_mode=True,
+    )
+    name = module.params["name"]
+    if not app_model.NAME.fullmatch(name):
+        module.fail_json(msg=f"{name}: an app's name is a lower-case letter, then up to 30 of a-z 0-9 _ -")
+    layout = Layout(name)
+    found = belongings(layout)
+    try:
+        if found and not module.check_mode:
+            with deploy_lock(layout, "", wait=module.params["wait"]) as note:
+                note("removal")
+                remove(layout)
+    except (CommandError, LockedError, SupervisorError) as error:
+        module.fail_json(msg=str(error))
+    before = "".join(f"{line}\n" for line in found)
+    module.exit_json(changed=bool(found), removed=found, diff={"before": before, "after": ""} if found else {})
+
+
+if __name__ == "__main__":
+    main()

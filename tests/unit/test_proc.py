@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils import proc
+
+NOBODY = 4_194_304 + 1  # above the kernel's largest pid_max
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "60"], env={"TORNADO_APP": "shop", "TORNADO_SLOT": "b"}) as process:
+        yield process
+        process.kill()
+
+
+def test_a_child_has_its_parent_and_the_parent_its_child(child: subprocess.Popen[bytes]) -> None:
+    assert proc.parent(child.pid) == os.getpid()
+    assert child.pid in proc.children(os.getpid())
+    assert list(proc.ancestry(child.pid))[:2] == [child.pid, os.getpid()]
+
+
+def test_a_process_is_found_by_its_environment_and_its_user(child: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 5  # until exec(2) has given it the environment
+    while not proc.with_environment(os.getuid(), {"TORNADO_APP": "shop"}) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert proc.with_environment(os.getuid(), {"TORNADO_APP": "shop", "TORNADO_SLOT": "b"}) == [child.pid]
+    assert proc.with_environment(os.getuid(), {"TORNADO_APP": "shop", "TORNADO_SLOT": "a"}) == []
+    assert proc.with_environment(os.getuid() + 1, {"TORNADO_APP": "shop"}) == []
+
+
+def test_what_has_ended_is_no_process_even_if_nobody_has_waited_for_it(child: subprocess.Popen[bytes]) -> None:
+    assert proc.stat(child.pid)
+    child.kill()
+    deadline = time.monotonic() + 5
+    while proc.stat(child.pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert proc.stat(child.pid) is None
+    assert (proc.stat(NOBODY), proc.parent(NOBODY), proc.uptime(NOBODY)) == (None, 0, 0)
+
+
+def test_the_owner_of_a_socket_is_who_has_it_open() -> None:
+    with socket.socket() as opened:
+        inode = os.fstat(opened.fileno()).st_ino
+        assert proc.holds_socket(os.getpid(), {inode})
+    assert not proc.holds_socket(os.getpid(), {inode})
