@@ -46,11 +46,17 @@ def require_supported_distribution(os_release: str | None = None) -> None:
         raise PackagesError(f"host {platform.node()} runs {name}; funnel.tornado supports Debian 12 and 13")
 
 
-def missing(names: Sequence[str]) -> list[str]:
-    """Return those of ``names`` that are not installed, in their order."""
-    listed = run(["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\n", *names], check=False).output
-    installed = {line.removesuffix(" installed") for line in listed.splitlines() if line.endswith(" installed")}
-    return [name for name in names if name not in installed]
+def installed(names: Sequence[str]) -> dict[str, str]:
+    """Return the versions of those of ``names`` that are installed."""
+    listed = run(["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package} ${Version}\n", *names], check=False).output
+    rows = [line.split() for line in listed.splitlines()]
+    return {row[1]: row[2] for row in rows if len(row) == 3 and row[0] == "installed"}
+
+
+def upstream_version(version: str) -> str:
+    """Return what the authors of a package call a version: Debian's without epoch and revision (deb-version(7))."""
+    version = version.rpartition(":")[2]
+    return version.rpartition("-")[0] or version
 
 
 def install(names: Sequence[str], *, lists_max_age: float) -> None:
@@ -59,25 +65,26 @@ def install(names: Sequence[str], *, lists_max_age: float) -> None:
     :raises PackagesError: with apt's last lines.
     """
     updated = ""
-    if _lists_age() > lists_max_age or without_candidate(names):
+    if _lists_age() > lists_max_age or len(candidates(names)) < len(names):
         updated = _update().output
-        if unknown := without_candidate(names):
+        known = candidates(names)
+        if unknown := [name for name in names if name not in known]:
             raise PackagesError(f"no package source of this host has {', '.join(unknown)}:\n{last_lines(updated, 8)}")
     installed = run([*_APT_GET, "install", *names], timeout=1800, environment=_ENVIRONMENT, check=False)
     if installed.status != 0:
         raise PackagesError(f"apt-get install {' '.join(names)} failed:\n{last_lines(installed.output)}")
 
 
-def without_candidate(names: Sequence[str]) -> list[str]:
-    """Return those of ``names`` that apt, as its lists are now, could not install."""
-    candidates: dict[str, str] = {}
+def candidates(names: Sequence[str]) -> dict[str, str]:
+    """Return the versions of those of ``names`` that apt, as its lists are now, could install."""
+    found: dict[str, str] = {}
     package = ""
     for line in run(["apt-cache", "policy", *names]).output.splitlines():
         if not line.startswith(" "):
             package = line.rstrip(":")
-        elif line.startswith("  Candidate: "):
-            candidates[package] = line.removeprefix("  Candidate: ")
-    return [name for name in names if candidates.get(name, "(none)") == "(none)"]
+        elif line.startswith("  Candidate: ") and not line.endswith("(none)"):
+            found[package] = line.removeprefix("  Candidate: ")
+    return found
 
 
 def _lists_age() -> float:

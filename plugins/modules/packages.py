@@ -54,6 +54,11 @@ installed:
   type: list
   elements: str
   sample: [nginx]
+versions:
+  description: What each package's authors call the version that is installed, or that would be as far as is known.
+  returned: success
+  type: dict
+  sample: {nginx: 1.26.3}
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -61,9 +66,11 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.packages import (
     PackagesError,
+    candidates,
     install,
-    missing,
+    installed,
     require_supported_distribution,
+    upstream_version,
 )
 
 
@@ -78,13 +85,23 @@ def main() -> None:
     )
     try:
         require_supported_distribution()
-        wanted = missing(module.params["name"])
-        if wanted and not module.check_mode:
+        names = module.params["name"]
+        versions = installed(names)
+        wanted = [name for name in names if name not in versions]
+        if wanted and module.check_mode:
+            versions |= candidates(wanted)
+        elif wanted:
             install(wanted, lists_max_age=module.params["lists_max_age"])
+            versions = installed(names)
     except (PackagesError, CommandError) as error:
         module.fail_json(msg=str(error))
     diff = {"before": "", "after": "".join(f"{name}\n" for name in wanted), "after_header": "installed packages"}
-    module.exit_json(changed=bool(wanted), installed=wanted, diff=diff if wanted and module._diff else {})
+    module.exit_json(
+        changed=bool(wanted),
+        installed=wanted,
+        versions={name: upstream_version(version) for name, version in versions.items()},
+        diff=diff if wanted and module._diff else {},
+    )
 
 
 if __name__ == "__main__":

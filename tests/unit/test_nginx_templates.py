@@ -8,6 +8,7 @@ import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
+from ansible_collections.funnel.tornado.plugins.module_utils import access_log
 from ansible_collections.funnel.tornado.plugins.module_utils.nginx import server_line, site_files
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 
@@ -135,7 +136,25 @@ BASE = {
     "nginx_backlog": 4096,
     "nginx_listen": ["80", "[::]:80"],
     "nginx_extra": "",
+    "__nginx_packages": {"versions": {"nginx": "1.26.3"}},
 }
+
+
+@pytest.mark.parametrize(("version", "has_it"), [("1.22.1", False), ("1.26.3", False), ("1.27.4", True), ("1.30.0", True)])
+def test_a_reload_leaves_idle_clients_some_time_where_nginx_can(version: str, *, has_it: bool) -> None:
+    lines = render("nginx.conf.j2", BASE | {"__nginx_packages": {"versions": {"nginx": version}}})
+    assert ("keepalive_min_timeout 5s;" in lines) == has_it
+
+
+def test_the_answers_that_a_watched_release_is_judged_by_are_in_the_access_log() -> None:
+    template = (TEMPLATES / "nginx.conf.j2").read_text()
+    [log_format] = re.findall(r"log_format funnel ([^;]*);", template)
+    values = {"$status": "502", "$body_bytes_sent": "1", "$upstream_addr": "unix:/srv/shop/live/run/0.sock"}
+    text = "".join(re.findall(r"'([^']*)'", log_format))
+    logged = re.sub(r"\$\w+", lambda name: values.get(name[0], "-"), text)
+    found = access_log.LINE.search(logged)
+    assert found
+    assert (found["status"], found["upstream"]) == ("502", "unix:/srv/shop/live/run/0.sock")
 
 
 def test_the_base_answers_unknown_names_itself() -> None:

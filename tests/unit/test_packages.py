@@ -4,9 +4,10 @@ import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.packages import (
     PackagesError,
-    missing,
+    candidates,
+    installed,
     require_supported_distribution,
-    without_candidate,
+    upstream_version,
 )
 
 FEDORA = 'NAME="Fedora Linux"\nID=fedora\nVERSION_ID=40\nPRETTY_NAME="Fedora Linux 40"\n'
@@ -33,5 +34,13 @@ def test_anything_else_is_refused_by_name(os_release: str, name: str) -> None:
 
 def test_what_is_installed_and_what_could_be() -> None:
     names = ["dpkg", "no-such-package-at-all", "apt"]
-    assert missing(names) == ["no-such-package-at-all"]
-    assert without_candidate(names) == ["no-such-package-at-all"]
+    assert sorted(installed(names)) == ["apt", "dpkg"]
+    assert sorted(candidates(names)) == ["apt", "dpkg"]
+
+
+@pytest.mark.parametrize(
+    ("debian", "upstream"),
+    [("1.22.1-9+deb12u3", "1.22.1"), ("1:1.2.11", "1.2.11"), ("4.2.5-1", "4.2.5"), ("2.0-rc1-3", "2.0-rc1")],
+)
+def test_the_authors_version_is_debians_without_epoch_and_revision(debian: str, upstream: str) -> None:
+    assert upstream_version(debian) == upstream
