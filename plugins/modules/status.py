@@ -10,7 +10,8 @@ module: status
 short_description: Tell what the apps of a host are doing
 version_added: 0.1.0
 description:
-  - Reads, for every process of every app, its release, state, uptime, connections, open files, memory and health.
+  - Reads, for every process of every app, its release, state, uptime, restarts, connections, open files, memory and health.
+  - Apps that the host has and that are not named are shown too, and are problems.
   - Changes nothing.
 options:
   names:
@@ -67,14 +68,15 @@ def main() -> None:
     )
     server = supervisord.connect()
     names = module.params["names"]
-    layouts = [Layout(name) for name in names]
+    abandoned = status.abandoned(names)
+    layouts = [Layout(name) for name in [*names, *abandoned]]
     try:
         found = [process for layout in layouts for process in status.look(layout, server)]
     except supervisord.SupervisorError as error:
         module.fail_json(msg=str(error))
     problems = [f"{one.app}: process {one.slot}/{one.name} is {one.state}, health {one.health}" for one in found if not one.well]
     problems += [f"{layout.app}: is not served" for layout in layouts if layout.live_slot() is None]
-    problems += [f"{app}: is on this host and not in tornado_apps; remove.yml ends it" for app in status.abandoned(names)]
+    problems += [f"{app}: is on this host and not in tornado_apps; remove.yml ends it" for app in abandoned]
     module.exit_json(
         changed=False,
         processes=[dataclasses.asdict(process) for process in found],
