@@ -6,7 +6,10 @@ import getpass
 import platform
 from typing import Any
 
+from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import NAME
 
 
 class ActionModule(ActionBase):
@@ -19,6 +22,10 @@ class ActionModule(ActionBase):
         """Return the module's result."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args) | {"by": operator()}
+        if not NAME.fullmatch(str(arguments.get("name"))):
+            raise AnsibleActionFail(
+                f"{arguments.get('name')}: an app's name is a lower-case letter, then up to 30 of a-z 0-9 _ -"
+            )
         result: dict[str, Any] = self._execute_module("funnel.tornado.switch", module_args=arguments, task_vars=task_vars)
         if result.get("steps"):
             steps = ", ".join(f"{step['name']} {step['seconds']:.1f} s" for step in result["steps"])

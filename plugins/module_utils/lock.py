@@ -30,11 +30,12 @@ def deploy_lock(layout: Layout, by: str, *, wait: float = 0) -> Iterator[Note]:
     It is the kernel's own lock (flock(2)), which ends with the process that holds it: one that was left behind is free,
     whatever the file says.
 
+    The app's directory has to be there.
+
     :arg by: who asked for the deploy.
     :arg wait: seconds that another deploy is waited for.
     :raises LockedError: when it takes longer than that.
     """
-    layout.home.mkdir(mode=0o711, parents=True, exist_ok=True)
     with layout.lock.open("a+") as file:
         layout.lock.chmod(0o600)
         give_up = time.monotonic() + wait

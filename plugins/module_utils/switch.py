@@ -75,7 +75,7 @@ class Switcher:
         """Read the release's description.
 
         :arg note: is told the name of each step when it begins.
-        :raises SwitchError: when the release is not on this host.
+        :raises FileNotFoundError: when the release is not on this host.
         """
         self.layout = layout
         self.wanted = wanted
@@ -84,11 +84,8 @@ class Switcher:
         self.kept = {wanted.release} | {
             found for slot in SLOTS if (found := layout.slot_release(slot)) and is_built(layout, found)
         }
-        try:
-            # To stop a group takes as long as its release's drain.
-            self.patience = max(describe(layout, kept)["drain"] for kept in self.kept) + STOP_MARGIN
-        except FileNotFoundError as error:
-            raise SwitchError(f"{VARIABLE}.{layout.app}: release {wanted.release} is not on this host") from error
+        # To stop a group takes as long as its release's drain.
+        self.patience = max(describe(layout, kept)["drain"] for kept in self.kept) + STOP_MARGIN
         self.server = supervisord.connect(timeout=self.patience + STOP_MARGIN)
 
     def is_served(self) -> bool:

@@ -72,6 +72,7 @@ def main() -> None:
     found = belongings(layout)
     try:
         if found and not module.check_mode:
+            layout.home.mkdir(exist_ok=True)  # an attempt before this one may have got as far as that
             with deploy_lock(layout, "", wait=module.params["wait"]) as note:
                 note("removal")
                 remove(layout)

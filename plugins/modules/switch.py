@@ -130,10 +130,11 @@ def main() -> None:
     os.umask(0o022)  # whatever root's is: nginx has to pass through what is made
     layout = Layout(module.params["name"])
     try:
+        asked = wanted(layout, module.params)
         if module.check_mode:
-            module.exit_json(**predict(layout, wanted(layout, module.params)))
-        with deploy_lock(layout, module.params["by"], wait=module.params["wait"]) as note:
-            asked = wanted(layout, module.params)
+            module.exit_json(**predict(layout, asked))
+        require_built(layout, asked.release)
+        with deploy_lock(layout, asked.by, wait=module.params["wait"]) as note:
             before = served(layout)
             outcome = Switcher(layout, asked, lambda step: note(f"{step} of release {asked.release}")).run()
     except (LockedError, SwitchError, SupervisorError, ServiceError) as error:
@@ -170,8 +171,16 @@ def require_served_before(layout: Layout, release: str) -> None:
     """
     if release not in {entry.release for entry in history.read(layout)}:
         raise SwitchError(f"{layout.app}: release {release} was never served on this host; {layout.history} has those that were")
+    require_built(layout, release)
+
+
+def require_built(layout: Layout, release: str) -> None:
+    """See that a release is on this host.
+
+    :raises SwitchError: when it is not.
+    """
     if not is_built(layout, release):
-        raise SwitchError(f"{layout.app}: release {release} is no longer on this host; deploy its version again")
+        raise SwitchError(f"{layout.app}: release {release} is not on this host; deploy its version again")
 
 
 def is_once(layout: Layout, release: str) -> bool:

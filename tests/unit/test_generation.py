@@ -11,7 +11,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.generation import G
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import connect
 
-DESCRIPTION = {
+DESCRIPTION: dict[str, Any] = {
     "processes": 2,
     "port": None,
     "drain": 30,

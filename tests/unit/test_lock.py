@@ -14,7 +14,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.lock import LockedE
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
-    return Layout("shop", base=tmp_path)
+    layout = Layout("shop", base=tmp_path)
+    layout.home.mkdir(parents=True)
+    return layout
 
 
 def test_a_second_deploy_is_told_whose_the_first_is_since_when_and_where_it_is(layout: Layout) -> None:

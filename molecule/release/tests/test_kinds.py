@@ -144,7 +144,9 @@ def test_a_procfile_is_served_on_its_port_beside_its_workers(host: Host, site: S
     assert host.check_output("ls /srv/paas/shared") == "beats"
 
 
-def test_a_worker_that_ends_is_started_again_and_the_status_counts_it_whatever_the_inventory_has(host: Host, tmp_path: Path) -> None:
+def test_a_worker_that_ends_is_started_again_and_the_status_counts_it_whatever_the_inventory_has(
+    host: Host, tmp_path: Path
+) -> None:
     name, pid = next((name, pid) for name, pid in processes(host, "paas").items() if ".worker:0" in name)
     host.check_output("kill -9 %s", str(pid))
     eventually(lambda: processes(host, "paas").get(name, pid) != pid)

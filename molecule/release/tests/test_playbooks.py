@@ -1,0 +1,109 @@
+"""What the playbooks of everyday work say, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+from tests.remote import Site, address, deploy, left_behind, processes, run_playbook, run_site
+
+HOST = "debian13"
+
+
+@pytest.fixture(scope="module")
+def host(hosts: dict[str, Host]) -> Host:
+    return hosts[HOST]
+
+
+def plain(host: Host) -> bytes:
+    return Site(address(host), "plain.test").get("/").body
+
+
+def state(host: Host) -> tuple[Any, ...]:
+    """Return all that a playbook in check mode must leave as it is."""
+    found = host.check_output("ls -lR /srv/sample/releases /srv/plain/releases /srv/plain/slots /etc/nginx/sites-enabled")
+    return processes(host, "sample"), processes(host, "plain"), found
+
+
+def folded(output: str) -> str:
+    return re.sub(r"\s+", " ", output)
+
+
+def test_a_version_is_deployed_to_one_app_and_the_inventory_has_the_last_word(host: Host, tmp_path: Path) -> None:
+    sample = processes(host, "sample")
+    status, output = deploy("plain", HOST, tmp_path, {}, "-e", "version=v2")
+    assert status == 0, output
+    assert plain(host) == b"plain v2\n"
+    assert processes(host, "sample") == sample
+    release = json.loads(host.check_output("cat /srv/plain/current/release.json"))
+    assert re.fullmatch(r"\S+@\S+", release["by"])
+    assert release["revision"] in host.check_output("git --git-dir /srv/plain/source.git rev-parse v2")
+    history = json.loads(host.check_output("cat /srv/plain/history.json"))
+    assert (history[-1]["release"], history[-1]["by"]) == (release["id"], release["by"])
+
+    status, output = run_site(HOST, tmp_path, {})
+    assert status == 0, output
+    assert plain(host) == b"plain v1\n"
+    assert left_behind(host, "plain") == []
+
+
+def test_a_dry_run_says_what_would_be_built_and_which_processes_would_serve_and_does_nothing(host: Host, tmp_path: Path) -> None:
+    before = state(host)
+    live = host.check_output("readlink /srv/plain/live").strip().removeprefix("slots/")
+    other = "ab".replace(live, "")
+    now = host.check_output("readlink /srv/plain/live/release").strip().rpartition("/")[2]
+
+    status, output = deploy("plain", HOST, tmp_path, {}, "-e", "version=v2", "--check", "--diff")
+    assert status == 0, output
+    [built] = re.findall(r"^\+release (\w{12})\b.*2 processes", output, re.MULTILINE)
+    assert built != now
+    assert f"-release {now}, slot {live}, 2 processes\n" in output
+    assert f"+release {built}, slot {other}" in output
+
+    status, output = run_playbook("playbooks/restart.yml", HOST, "-e", "app=plain", "--check", "--diff")
+    assert status == 0, output
+    assert f"-release {now}, slot {live}, 2 processes\n+release {now}, slot {other}, 2 processes\n" in output
+
+    status, output = run_playbook("playbooks/rollback.yml", HOST, "-e", "app=plain", "--check", "--diff")
+    assert status == 0, output
+    assert re.search(
+        rf"^-release {now}, slot {live}, 2 processes\n\+release (?!{now})\w+, slot {other}, 2 processes$", output, re.MULTILINE
+    )
+    assert state(host) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-e", "app=plian"], "tornado_apps: no such app plian; did you mean plain?"),
+        (["-e", "app=sample", "-e", "version=v2"], "tornado_apps.sample.source.version: goes with source.git and source.package"),
+        (["-e", "app=plain", "-e", "version=v3"], "tornado_apps.plain.source.version: /srv/plain.bundle has no branch"),
+    ],
+)
+def test_what_cannot_be_deployed_is_refused_before_anything_changes(host: Host, options: list[str], message: str) -> None:
+    before = state(host)
+    status, output = run_playbook("playbooks/deploy.yml", HOST, *options)
+    assert status != 0
+    assert message in folded(output)
+    assert "changed=0" in output
+    assert state(host) == before
+
+
+def test_a_name_that_no_app_can_have_is_no_path_either(host: Host) -> None:
+    before = state(host)
+    status, output = run_playbook("playbooks/restart.yml", HOST, "-e", "app=../srv/plain")
+    assert status != 0
+    assert "../srv/plain: an app's name is a lower-case letter" in folded(output)
+    assert state(host) == before
+
+
+def test_an_app_that_nothing_is_served_of_cannot_be_restarted(host: Host) -> None:
+    status, output = run_playbook("playbooks/restart.yml", HOST, "-e", "app=nosuch")
+    assert status != 0
+    assert "nosuch: nothing is served on this host" in folded(output)
+    assert host.check_output("ls -A /srv").split() == ["plain", "plain.bundle", "sample"]
