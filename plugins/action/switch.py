@@ -28,7 +28,7 @@ class ActionModule(ActionBase):
             )
         result: dict[str, Any] = self._execute_module("funnel.tornado.switch", module_args=arguments, task_vars=task_vars)
         if result.get("steps"):
-            steps = ", ".join(f"{step['name']} {step['seconds']:.1f} s" for step in result["steps"])
+            steps = ", ".join(f"{step['name']} {step['seconds']:.2f} s" for step in result["steps"])
             host = (task_vars or {}).get("inventory_hostname")
             self._display.display(f"{host}: {arguments['name']} is release {result['release']} in slot {result['slot']}: {steps}")
         return result
