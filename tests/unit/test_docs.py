@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
 import yaml
 
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, load
 from tools.docs import ROOT, pages
 
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
@@ -15,12 +18,18 @@ def test_what_is_written_from_the_model_is_up_to_date(page: Path) -> None:
     assert page.read_text() == pages()[page], "stale: run `make docs`"
 
 
-@pytest.mark.parametrize("role", [role for role in ROLES if role != "app"])
+def test_the_entries_that_the_readme_shows_are_right() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", textwrap.dedent((ROOT / "README.md").read_text()), re.DOTALL)
+    entries = [found["tornado_apps"] for block in blocks if "tornado_apps" in (found := yaml.safe_load(textwrap.dedent(block)))]
+    assert [name for entry in entries for name in load(entry)] == ["shop", "shop", "blog", "queue"]
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_a_roles_defaults_argument_specs_and_readme_name_the_same_variables(role: str) -> None:
     directory = ROOT / "roles" / role
     defaults = set(yaml.safe_load((directory / "defaults/main.yml").read_text()))
     specs = yaml.safe_load((directory / "meta/argument_specs.yml").read_text())["argument_specs"]
     readme = (directory / "README.md").read_text()
-    assert defaults == set(specs["main"]["options"])
+    assert defaults == set(specs["main"]["options"]) - {VARIABLE}
     assert all(f"`{name}`" in readme for name in defaults)
     assert all(name.startswith(f"{role}_") for name in defaults)
