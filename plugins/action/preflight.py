@@ -7,7 +7,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.funnel.tornado.plugins.action.release import source_directory, with_versions
+from ansible_collections.funnel.tornado.plugins.action.release import local_source, with_versions
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, Host, load
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError, nearest
 
@@ -43,7 +43,7 @@ class ActionModule(ActionBase):
             return problems
         for app in load(apps).values():
             try:
-                source_directory(app, self._loader.get_basedir()) if app.source.path is not None else None
+                local_source(app, self._loader.get_basedir())
             except AnsibleActionFail as error:
                 problems.append(error.message)
         return problems

@@ -39,37 +39,43 @@ class ActionModule(ActionBase):
             app = load(with_versions(arguments["apps"], {arguments["name"]: arguments["version"]}))[arguments["name"]]
         except (InvalidDataError, KeyError) as error:
             raise AnsibleActionFail(str(error)) from error
-        directory = source_directory(app, self._loader.get_basedir()) if app.source.path is not None else None
         self._wait = arguments["wait"]
-        return self._release(app, directory, task_vars or {}) | {"once": app.hooks.once}
+        return self._release(app, local_source(app, self._loader.get_basedir()), task_vars or {}) | {"once": app.hooks.once}
 
-    def _release(self, app: App, directory: Path | None, task_vars: dict[str, Any]) -> dict[str, Any]:
+    def _release(self, app: App, local: Path | None, task_vars: dict[str, Any]) -> dict[str, Any]:
         entry = to_dict(app)
-        secrets = entry.pop("secrets")
         arguments = {
             "name": app.name,
+            # What is secret travels in options of its own, which Ansible neither logs nor shows.
+            "secrets": entry.pop("secrets"),
+            "deploy_key": entry["source"].pop("deploy_key", None),
             "app": entry,
-            "secrets": secrets,
-            "revision": source.revision(directory) if directory else "",
+            "revision": revision(app, local) if local else "",
             "launcher": (PROGRAMS / "launch.py").read_text(),
             "runner": (PROGRAMS / "runner.py").read_text(),
             "builder": operator(),
             "wait": self._wait,
         }
         result = self._module(arguments, task_vars)
-        if not (directory and result.pop("needs_archive", False)):
+        if not (local and result.pop("needs_source", False)):
             return result
-        try:
-            archive = source.pack(directory)
-        except source.SourceError as error:
-            raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.path: {error}") from error
         temporary = self._make_tmp_path()
         try:
-            path = self._connection._shell.join_path(temporary, "source.tar.gz")
-            self._transfer_data(path, archive)
-            return self._module(arguments | {"archive": path}, task_vars)
+            return self._module(arguments | {"archive": self._send(app, local, temporary)}, task_vars)
         finally:
             self._remove_tmp_path(temporary)
+
+    def _send(self, app: App, local: Path, temporary: str) -> str:
+        """Send the source to the host; return where it is there."""
+        path = str(self._connection._shell.join_path(temporary, "source"))
+        if local.is_dir():
+            try:
+                self._transfer_data(path, source.pack(local))
+            except source.SourceError as error:
+                raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.path: {error}") from error
+        else:
+            self._transfer_file(str(local), path)
+        return path
 
     def _module(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         result: dict[str, Any] = self._execute_module(
@@ -89,15 +95,36 @@ def with_versions(apps: Any, versions: dict[str, str | None]) -> Any:
     return {**apps, **changed} if changed else apps
 
 
-def source_directory(app: App, playbook: str) -> Path:
-    """Return the directory that ``source.path`` means: where ansible-playbook was started, or beside the playbook.
+def local_source(app: App, playbook: str) -> Path | None:
+    """Return the directory or archive that a source is on the controller; None when the host gets it by itself.
+
+    It is looked for where ansible-playbook was started, then beside the playbook.
 
     :raises AnsibleActionFail: when there is none.
     """
-    path = Path(str(app.source.path)).expanduser()
+    if app.source.path is not None:
+        key, name, what = "path", app.source.path, "directory"
+    elif app.source.archive is not None and not app.source.remote:
+        key, name, what = "archive", app.source.archive, "file"
+    else:
+        return None
+    path = Path(name).expanduser()
     tried = [Path.cwd() / path, Path(playbook) / path]
-    for directory in tried:
-        if directory.is_dir():
-            return directory
+    for found in tried:
+        if found.is_dir() if what == "directory" else found.is_file():
+            return found
     places = " or ".join(dict.fromkeys(map(str, tried)))
-    raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.path: there is no directory {places}")
+    raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.{key}: there is no {what} {places}")
+
+
+def revision(app: App, local: Path) -> str:
+    """Return what a source on the controller hashes to.
+
+    :raises AnsibleActionFail: when that is not what the entry says.
+    """
+    if local.is_dir():
+        return source.revision(local)
+    try:
+        return source.archive_revision(local, app.source.checksum)
+    except source.SourceError as error:
+        raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.checksum: {error}") from error

@@ -92,6 +92,11 @@ class Source:
     ] = None
 
     @property
+    def reference(self) -> str | None:
+        """The branch, tag or commit of C(git) that is meant; None for the default branch."""
+        return None if self.version == "HEAD" else self.version
+
+    @property
     def remote(self) -> bool:
         """Whether C(archive) is a URL; a file of the controller otherwise."""
         return self.archive is not None and "://" in self.archive

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import calendar
 import hashlib
-import http.client
 import os
 import shutil
 import stat
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
-
-from ansible.module_utils.urls import ConnectionError as UrlError
-from ansible.module_utils.urls import open_url
 
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
 from ansible_collections.funnel.tornado.plugins.module_utils.home import BUILD_SECONDS, BuildError
@@ -26,6 +22,9 @@ SILENCE = 60
 
 _CHUNK = 1 << 20
 
+#: What reading a zip file can raise: RuntimeError if it is encrypted, the last two if a member is in the way of another.
+_BAD_ZIP = (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, FileExistsError, NotADirectoryError)
+
 
 def fetch(url: str, file: Path, checksum: str, key: str) -> None:
     """Write what ``url`` gives to ``file``, whatever its size, and see that it hashes to ``checksum`` (``sha256:...``).
@@ -35,14 +34,19 @@ def fetch(url: str, file: Path, checksum: str, key: str) -> None:
     :arg key: the source's place in the inventory, for messages.
     :raises BuildError: when it cannot be fetched or is something else.
     """
+    # Here, because importing them takes a tenth of a second, which every run would pay that has nothing to fetch.
+    from http.client import HTTPException
+
+    from ansible.module_utils import urls
+
     digest = hashlib.sha256()
     try:
         certificates = os.environ.get("SSL_CERT_FILE")
-        with open_url(url, timeout=SILENCE, ca_path=certificates, decompress=False) as answer, file.open("wb") as target:
+        with urls.open_url(url, timeout=SILENCE, ca_path=certificates, decompress=False) as answer, file.open("wb") as target:
             while chunk := answer.read(_CHUNK):
                 digest.update(chunk)
                 target.write(chunk)
-    except (OSError, UrlError, http.client.HTTPException) as error:
+    except (OSError, urls.ConnectionError, HTTPException) as error:
         raise BuildError(f"{key}.archive: {url} cannot be fetched from this host: {error}") from error
     if f"sha256:{digest.hexdigest()}" != checksum:
         raise BuildError(f"{key}.checksum: {url} hashes to sha256:{digest.hexdigest()}; {checksum} is wanted")
@@ -113,5 +117,5 @@ def unzip(file: Path, directory: Path, key: str) -> None:
                 os.utime(target, (calendar.timegm(member.date_time),) * 2)
         for link, destination in links.items():
             link.symlink_to(destination)
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError) as error:  # RuntimeError: encrypted
+    except _BAD_ZIP as error:
         raise BuildError(f"{key}: cannot be unpacked: {error}") from error

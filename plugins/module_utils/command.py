@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,14 +13,18 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Finished:
-    """A program that has ended: its exit status, and stdout and stderr as one text, in the order they were written."""
+    """A program that has ended: its exit status, and stdout and stderr as one text, in the order they were written.
+
+    ``errors`` is stderr, where the two were asked for apart.
+    """
 
     status: int
     output: str
+    errors: str = ""
 
     def last_lines(self, count: int = 20) -> str:
         """Return the last ``count`` lines that are not empty."""
-        return last_lines(self.output, count)
+        return last_lines(f"{self.output}\n{self.errors}", count)
 
 
 class CommandError(Exception):
@@ -34,11 +39,12 @@ def run(
     check: bool = True,
     user: str | None = None,
     directory: Path | None = None,
+    apart: bool = False,
 ) -> Finished:
     """Run ``argv``, without a shell and in the C locale, for at most ``timeout`` seconds; then it and its children are killed.
 
     ``environment`` is added to this process's own, or, for another ``user``, is all there is of it: it is the place for what
-    must not be seen in a process list.
+    must not be seen in a process list. What another user's program has started ends with it. ``apart`` keeps stderr apart.
 
     :raises CommandError: when it cannot be started or outlives ``timeout``, and, with ``check``, when it fails.
     """
@@ -47,7 +53,7 @@ def run(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.PIPE if apart else subprocess.STDOUT,
             env={**({} if user else os.environ), "LC_ALL": "C.UTF-8", **(environment or {})},
             text=True,
             errors="replace",
@@ -59,17 +65,24 @@ def run(
         )
     except FileNotFoundError as error:
         raise CommandError(f"{argv[0]} is not installed on this host") from error
+    except OSError as error:
+        raise CommandError(f"{argv[0]} cannot be started: {error}") from error
     with process:
         try:
-            output, _ = process.communicate(timeout=timeout)
+            output, errors = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired as error:
             os.killpg(process.pid, signal.SIGKILL)
             raise CommandError(
                 f"{' '.join(argv)} did not end within {timeout:g} s:\n{last_lines(_text(error.output))}"
             ) from error
-    if check and process.returncode != 0:
-        raise CommandError(f"{' '.join(argv)} failed with exit status {process.returncode}:\n{last_lines(output)}")
-    return Finished(process.returncode, output)
+        finally:
+            if user:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+    done = Finished(process.returncode, output, errors or "")
+    if check and done.status != 0:
+        raise CommandError(f"{' '.join(argv)} failed with exit status {done.status}:\n{done.last_lines()}")
+    return done
 
 
 def _text(output: str | bytes | None) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import tomllib
@@ -18,7 +17,7 @@ from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
-from ansible_collections.funnel.tornado.plugins.module_utils.home import BUILD_SECONDS, BuildError, give, run_as_user
+from ansible_collections.funnel.tornado.plugins.module_utils.home import BUILD_SECONDS, BuildError, as_user, give, run_as_user
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.uv import build_environment
 
@@ -81,12 +80,14 @@ def prepare(layout: Layout, app: App, source: Path, revision: str) -> Environmen
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir()
     try:
-        give(path, layout.user, layout.user, 0o755)
+        if requirements.origin != REQUIREMENTS:  # which is read where it lies, as it may refer to others beside it
+            (path / REQUIREMENTS).write_text(requirements.text)
+        give(layout, path, layout.user, layout.user, 0o755)
         failure = f"{VARIABLE}.{app.name}.python: its environment cannot be made"
         uv(layout, source, ["venv", "--quiet", "--allow-existing", "--python", str(python), str(path)], failure)
         if requirements.text:
             _install(layout, app, source, path, requirements)
-        give(path, "root", "root", 0o755)
+        give(layout, path, "root", "root", 0o755)
         (path / COMPLETE).touch()
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
@@ -112,12 +113,11 @@ def interpreter(app: App) -> Path:
     try:
         install = ["uv", "python", "install", "--quiet", "--no-config", "--no-bin", version]
         run(install, timeout=BUILD_SECONDS, environment=environment)
-        find = ["uv", "python", "find", "--quiet", "--no-config", "--no-project", "--managed-python", version]
-        found = run(find, environment=environment)
+        found = run(["uv", "python", "find", "--no-config", "--no-project", "--managed-python", version], environment=environment)
     except CommandError as error:
         raise BuildError(f"{VARIABLE}.{app.name}.python.version: Python {version} cannot be installed: {error}") from error
     # A link of a minor version moves on with the next patch release: environments are of the very one they were built with.
-    return Path(found.output.strip()).resolve()
+    return Path(found.output.splitlines()[-1]).resolve()
 
 
 def read(layout: Layout, app: App, source: Path, python: Path) -> Requirements:
@@ -127,24 +127,31 @@ def read(layout: Layout, app: App, source: Path, python: Path) -> Requirements:
     """
     key = f"{VARIABLE}.{app.name}.source"
     if app.source.package is not None:
-        return Requirements(app.source.package, f"{app.source.package}=={app.source.version}")
+        return Requirements("package", f"{app.source.package}=={app.source.version}\n")
     if (source / UV_LOCK).exists() and (source / PROJECT).exists():
         export = ["export", "--quiet", "--frozen", "--no-dev", "--no-emit-project", "--no-editable"]
         options = ["--no-header", "--no-annotate", "--python", str(python)]
         text = uv(layout, source, [*export, *options], f"{key}: {UV_LOCK} cannot be read")
         return Requirements(UV_LOCK, text, locked=True, local=any(_is_local(source, line) for line in text.splitlines()))
     try:
-        if (source / PYLOCK).exists():
-            return Requirements(PYLOCK, pylock(tomllib.loads((source / PYLOCK).read_text())), locked=True)
-        if (source / REQUIREMENTS).exists():
-            lines = list(requirement_lines(source / REQUIREMENTS))
-            return Requirements(REQUIREMENTS, "\n".join(lines), local=any(_is_local(source, line) for line in lines))
-        if _dependencies(source / PROJECT):
-            raise BuildError(
-                f"{key}: {PROJECT} has dependencies, and nothing says in which versions; run `uv lock` and add {UV_LOCK}"
-            )
+        with as_user(layout):
+            return read_files(source)
     except (OSError, ValueError) as error:
-        raise BuildError(f"{key}: its dependencies cannot be read: {error}") from error
+        raise BuildError(f"{key}: {error}") from error
+
+
+def read_files(source: Path) -> Requirements:
+    """Return the dependencies that are named by anything but a lock of uv.
+
+    :raises ValueError: when they cannot be read, or nothing says in which versions they are meant.
+    """
+    if (source / PYLOCK).exists():
+        return Requirements(PYLOCK, pylock(tomllib.loads((source / PYLOCK).read_text())), locked=True)
+    if (source / REQUIREMENTS).exists():
+        lines = list(requirement_lines(source / REQUIREMENTS))
+        return Requirements(REQUIREMENTS, "\n".join(lines), local=any(_is_local(source, line) for line in lines))
+    if (source / PROJECT).exists() and tomllib.loads((source / PROJECT).read_text()).get("project", {}).get("dependencies"):
+        raise ValueError(f"{PROJECT} has dependencies, and nothing says in which versions; run `uv lock` and add {UV_LOCK}")
     return Requirements()
 
 
@@ -201,24 +208,15 @@ def _is_local(source: Path, line: str) -> bool:
     return any(("/" in word or word.startswith(".")) and "://" not in word and (source / word).exists() for word in words)
 
 
-def _dependencies(project: Path) -> list[str]:
-    if not project.exists():
-        return []
-    found: list[str] = tomllib.loads(project.read_text()).get("project", {}).get("dependencies", [])
-    return found
-
-
 def _install(layout: Layout, app: App, source: Path, path: Path, requirements: Requirements) -> None:
-    file = path / REQUIREMENTS
-    file.write_text(requirements.text)
     options = ["--quiet", "--compile-bytecode", "--no-editable", "--python", str(path / "bin/python")]
     if requirements.locked:
         options.append("--no-deps")  # a lock may hold what dependencies do not ask for, as with uv's overrides
     elif "--hash" in requirements.text:
         options.append("--require-hashes")  # as pip does: one hash means that all are meant to have some
-    wanted = REQUIREMENTS if requirements.origin == REQUIREMENTS else str(file)
+    file = REQUIREMENTS if requirements.origin == REQUIREMENTS else str(path / REQUIREMENTS)
     failure = f"{VARIABLE}.{app.name}.source: {requirements.origin} cannot be installed"
-    uv(layout, source, ["pip", "install", *options, "--requirement", wanted], failure)
+    uv(layout, source, ["pip", "install", *options, "--requirement", file], failure)
 
 
 def uv(layout: Layout, source: Path, arguments: list[str], failure: str) -> str:

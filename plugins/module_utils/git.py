@@ -38,7 +38,7 @@ def resolve(layout: Layout, app: App) -> str:
     :raises BuildError: when the repository or the version is not there.
     """
     with _repository(layout, app) as repository:
-        version = app.source.version
+        version = app.source.reference
         if not (version and COMMIT.fullmatch(version) and repository.has(version)):
             repository.fetch(version)
         for name in (version, f"refs/heads/{version}", f"refs/tags/{version}") if version else (DEFAULT_BRANCH,):
@@ -53,7 +53,7 @@ def look_up(layout: Layout, app: App) -> str | None:
 
     :raises BuildError: when the repository or the version is not there.
     """
-    version = app.source.version
+    version = app.source.reference
     if version and COMMIT.fullmatch(version):
         return version
     if not shutil.which("git"):
@@ -61,9 +61,7 @@ def look_up(layout: Layout, app: App) -> str | None:
     with _repository(layout, app, remember=False) as repository:
         listed = repository.git("ls-remote", "--", repository.url)
     if listed.returncode != 0:
-        raise BuildError(
-            f"{repository.key}.git: {repository.url} cannot be reached from this host: {last_lines(listed.stderr)}"
-        )
+        raise BuildError(f"{repository.key}.git: {repository.url} cannot be reached from this host: {last_lines(listed.stderr)}")
     commits = {name: commit for commit, name in (line.split("\t") for line in listed.stdout.splitlines())}
     names = (f"refs/tags/{version}^{{}}", f"refs/tags/{version}", f"refs/heads/{version}", version) if version else ("HEAD",)
     found = next((commits[name] for name in names if name in commits), None)
@@ -107,9 +105,7 @@ class _Repository:
         command = ["git", "-c", "safe.directory=*", *arguments]
         environment = os.environ | self.environment | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
         try:
-            return subprocess.run(
-                command, capture_output=True, text=True, check=False, env=environment, timeout=BUILD_SECONDS
-            )
+            return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=BUILD_SECONDS)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise BuildError(f"{self.key}.git: {error}") from error
 

@@ -7,14 +7,12 @@ import grp
 import os
 import pwd
 import re
-import signal
 import stat
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE
-from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, last_lines, run
+from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 
 #: Seconds that a step of a build may take, unless it has a limit of its own: a large dependency may have to be compiled.
@@ -82,7 +80,7 @@ def _ensure_directory(path: Path, mode: int, owner: str, group: str) -> bool:
     return True
 
 
-def give(tree: Path, user: str, group: str, mode: int) -> None:
+def give(layout: Layout, tree: Path, user: str, group: str, mode: int) -> None:
     """Give ``tree`` to ``user``, its top with ``mode``: its owner may write, who reaches it may read; programs stay programs.
 
     From the top down: nobody but the new owner can exchange a file for a link once its directory has been given.
@@ -97,10 +95,27 @@ def give(tree: Path, user: str, group: str, mode: int) -> None:
             path = Path(root) / name
             kind = path.lstat().st_mode
             if not (stat.S_ISDIR(kind) or stat.S_ISREG(kind) or stat.S_ISLNK(kind)):
-                raise BuildError(f"{path.relative_to(tree)} is neither a file nor a directory nor a link")
+                raise BuildError(
+                    f"{VARIABLE}.{layout.app}.source: {path.relative_to(tree)} is neither a file nor a directory nor a link"
+                )
             os.chown(path, uid, gid, follow_symlinks=False)
             if not stat.S_ISLNK(kind):
                 path.chmod(0o755 if stat.S_ISDIR(kind) or kind & 0o100 else 0o644)
+
+
+@contextlib.contextmanager
+def as_user(layout: Layout) -> Iterator[None]:
+    """Reach files with the rights of the app's user: a link in a source then leads to nothing that only root may read."""
+    user, groups = pwd.getpwnam(layout.user), os.getgroups()
+    os.setgroups([])
+    os.setegid(user.pw_gid)
+    os.seteuid(user.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
 
 
 def run_as_user(
@@ -119,30 +134,18 @@ def run_as_user(
     :raises BuildError: when it fails or takes too long: ``failure``, then its last words.
     """
     try:
-        with subprocess.Popen(
+        done = run(
             command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            env=environment,
-            cwd=directory,
+            timeout=timeout,
+            environment=environment,
+            check=False,
             user=layout.user,
-            group=layout.user,
-            extra_groups=[],
-            start_new_session=True,  # a process group, so that all of it can be ended
-        ) as process:
-            try:
-                output, errors = process.communicate(timeout=timeout)
-            except subprocess.TimeoutExpired as error:
-                raise BuildError(f"{failure}: it did not end within {timeout:g} s") from error
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-    except OSError as error:
+            directory=directory,
+            apart=True,
+        )
+    except CommandError as error:
         raise BuildError(f"{failure}: {error}") from error
-    if process.returncode != 0:
-        words = last_lines(f"{output}\n{errors}", SHOWN_LINES)
-        raise BuildError(f"{failure} (exit status {process.returncode}): {words or 'it said nothing'}")
-    return output
+    if done.status != 0:
+        words = done.last_lines(SHOWN_LINES)
+        raise BuildError(f"{failure} (exit status {done.status}): {words or 'it said nothing'}")
+    return done.output

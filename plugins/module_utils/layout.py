@@ -31,6 +31,10 @@ Slot = Literal["a", "b"]
 SLOTS: tuple[Slot, Slot] = ("a", "b")
 
 
+#: nginx's group on Debian: it reaches the sockets, and nothing else of an app.
+NGINX_GROUP = "www-data"
+
+
 def port_of(first: int, slot: Slot, process: int) -> int:
     """Return the port of a process of an app whose ports begin at ``first``.
 
@@ -115,6 +119,10 @@ class Layout:
     def release(self, release: str) -> Path:
         """Directory of one release."""
         return self.releases / release
+
+    def is_built(self, release: str) -> bool:
+        """Say whether a release is there; one whose build was broken off is not, as a release appears by a rename."""
+        return (self.release(release) / "release.json").exists()
 
     def slot(self, slot: str) -> Path:
         """Directory of one slot."""

@@ -2,49 +2,41 @@
 
 from __future__ import annotations
 
-import compileall
 import datetime
+import errno
 import grp
 import hashlib
 import json
 import os
 import platform
-import pwd
-import re
 import shlex
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.funnel.tornado.plugins.module_utils import git, procfile
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App
-from ansible_collections.funnel.tornado.plugins.module_utils.command import last_lines
+from ansible_collections.funnel.tornado.plugins.module_utils.archive import fetch, unpack, untar
+from ansible_collections.funnel.tornado.plugins.module_utils.environment import Environment, prepare
+from ansible_collections.funnel.tornado.plugins.module_utils.home import (
+    BuildError,
+    as_user,
+    ensure_home,
+    give,
+    run_as_user,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.uv import build_environment
-
-#: nginx's group on Debian: it reaches the sockets, and nothing else of an app.
-NGINX_GROUP = "www-data"
-
-#: Python that environments are made of: the distribution's, whose security updates reach every app.
-PYTHON = "/usr/bin/python3"
 
 #: Digits of a release's id: 48 bits, so that two releases of an app do not meet in its lifetime.
 ID_DIGITS = 12
 
-#: What an environment is made of, in the source's top directory.
-REQUIREMENTS = "requirements.txt"
+#: Threads of a process that serves WSGI, if the entry does not say.
+THREADS = 10
 
-#: Written last into an environment: one without it was broken off.
-COMPLETE = ".complete"
-
-#: Where the mirror of a git source keeps what HEAD is there.
-DEFAULT_BRANCH = "refs/funnel/default"
-
-
-class BuildError(Exception):
-    """A release cannot be built. The message names the key of the entry that the mistake is in."""
+#: All that a program gets from us which is started by a path of its own.
+MINIMAL_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 
 @dataclass(frozen=True)
@@ -67,276 +59,140 @@ class Plan:
 def plan(app: App, revision: str, programs: Programs) -> Plan:
     """Return the release that ``app`` is at ``revision``, on this host.
 
-    The id is a hash of all that makes the release behave as it does, secrets and the host's Python included.
+    The id is a hash of all that makes the release behave as it does, secrets and the host's Python included. What a
+    Procfile says is a part of the revision; it is read when the source is there.
     """
-    cpus = len(os.sched_getaffinity(0))
     running = {
         "app": app.name,
         "argv": argv(app),
+        "runner": app.run.app is not None or app.run.wsgi is not None,
+        "workers": {},
         "environment": app.environment,
-        "processes": app.process_count(cpus),
+        "processes": app.process_count(len(os.sched_getaffinity(0))),
         "port": app.port,
         "open_files": app.open_files,
         "drain": app.drain,
         "health": {"path": app.health.path, "timeout": app.health.timeout},
         "host": app.domains[0].removeprefix("*.") if app.domains else "localhost",
         "static": app.static.path if app.static else None,
-        "runner": app.run.app is not None or app.run.wsgi is not None,
-        "workers": {},
         "hooks": {step: shlex.split(command) for step, command in app.hooks.commands().items()},
         "hooks_once": app.hooks.once,
         "hooks_timeout": app.hooks.timeout,
         "soak": app.soak,
         "soak_errors": app.soak_errors,
     }
-    inputs = [running, app.secret_environment, revision, programs.launcher, programs.runner, platform.python_version()]
+    python = platform.python_version() if app.python.version == "system" else app.python.version
+    types = [app.run.procfile, app.run.scale]
+    inputs = [running, types, app.secret_environment, revision, programs.launcher, programs.runner, python]
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
     return Plan(digest, revision, {"id": digest, "revision": revision, **running})
 
 
 def argv(app: App) -> list[str]:
-    """Return the command of one process, with the words in braces that the launcher replaces."""
+    """Return the command of one process, with the words in braces that the launcher replaces; a Procfile's is not known yet."""
+    if app.run.procfile is not None:
+        return []
     if app.run.command is not None:
         return shlex.split(app.run.command)
     listen = ["--socket", "{socket}"] if app.socket else ["--port", "{port}"]
-    options = [*listen, "--xheaders", "--max-body-size", app.upload_size, "--drain", str(app.drain)]
-    return ["python", "../runner.py", str(app.run.app), *options, "--pid-file", "{run}/{process}.pid"]
+    wsgi = ["--wsgi", "--threads", str(app.run.threads or THREADS)] if app.run.wsgi is not None else []
+    options = [*wsgi, *listen, "--xheaders", "--max-body-size", app.upload_size, "--drain", str(app.drain)]
+    return ["python", "../runner.py", str(app.run.wsgi or app.run.app), *options, "--pid-file", "{run}/{process}.pid"]
 
 
-def is_built(layout: Layout, release: str) -> bool:
-    """Say whether the release is there; what was broken off is not, as a release appears by a rename."""
-    return (layout.release(release) / "release.json").exists()
+def summary(description: dict[str, Any]) -> str:
+    """Return a release's description in a line, as a diff shows it."""
+    count = description["processes"]
+    processes = f"{count} process{'es' if count != 1 else ''}"
+    return f"release {description['id']} of revision {description['revision']}, {processes}"
 
 
-def resolve(layout: Layout, app: App) -> str:
-    """Return the commit that ``source.version`` of a git source is now, fetching what is new.
+def build(layout: Layout, app: App, planned: Plan, programs: Programs, archive: Path | None, builder: str) -> Environment:
+    """Build the release and return its environment; the release appears in one rename, or what was begun is removed.
 
-    :raises BuildError: when the repository or the version is not there.
-    """
-    version, url = app.source.version or "HEAD", str(app.source.git)
-    path = f"{VARIABLE}.{app.name}.source"
-    if not re.fullmatch(r"[0-9a-f]{40}", version) or not _has_commit(layout, version):
-        _fetch(layout, url, f"{path}.git")
-    for name in (DEFAULT_BRANCH,) if version == "HEAD" else (version, f"refs/heads/{version}", f"refs/tags/{version}"):
-        found = _git(layout, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
-        if found.returncode == 0:
-            return found.stdout.strip()
-    raise BuildError(f"{path}.version: {url} has no branch, tag or commit {version}")
+    Whatever the source brings runs as the app's user; what it made is given to root before it can be served.
 
-
-def look_up(app: App) -> str | None:
-    """Return what :func:`resolve` would, without fetching anything; None when the host has no git yet.
-
-    :raises BuildError: when the repository or the version is not there.
-    """
-    version, url = app.source.version or "HEAD", str(app.source.git)
-    if re.fullmatch(r"[0-9a-f]{40}", version):
-        return version
-    if not shutil.which("git"):
-        return None
-    listed = _git_command("ls-remote", "--", url)
-    path = f"{VARIABLE}.{app.name}.source"
-    if listed.returncode != 0:
-        raise BuildError(f"{path}.git: {url} cannot be reached from this host: {last_lines(listed.stderr)}")
-    commits = {name: commit for commit, name in (line.split("\t") for line in listed.stdout.splitlines())}
-    names = (f"refs/tags/{version}^{{}}", f"refs/tags/{version}", f"refs/heads/{version}", version)
-    found = next((commits[name] for name in names if name in commits), None)
-    if found is None:
-        raise BuildError(f"{path}.version: {url} has no branch or tag {version}")
-    return found
-
-
-def _has_commit(layout: Layout, commit: str) -> bool:
-    return layout.mirror.exists() and _git(layout, "cat-file", "-e", f"{commit}^{{commit}}").returncode == 0
-
-
-def _fetch(layout: Layout, url: str, path: str) -> None:
-    if not layout.mirror.exists():
-        layout.home.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["git", "init", "--quiet", "--bare", str(layout.mirror)], check=True, capture_output=True)
-        layout.mirror.chmod(0o700)
-    references = [f"+HEAD:{DEFAULT_BRANCH}", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
-    fetched = _git(layout, "fetch", "--quiet", "--prune", "--force", "--", url, *references)
-    if fetched.returncode != 0:
-        raise BuildError(f"{path}: {url} cannot be fetched from this host: {last_lines(fetched.stderr)}")
-
-
-def _git(layout: Layout, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return _git_command("--git-dir", str(layout.mirror), *arguments)
-
-
-def _git_command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = ["git", "-c", "safe.directory=*", *arguments]
-    environment = os.environ | build_environment() | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=600)
-
-
-def build(layout: Layout, app: App, planned: Plan, programs: Programs, archive: Path | None, builder: str) -> None:
-    """Build the release; it appears in one rename, or what was begun is removed.
-
-    :arg archive: the packed source; None for a git source, which comes from the mirror.
+    :arg archive: the source as the controller sent it; None when this host gets it by itself.
     :arg builder: who asked for it, for ``release.json``.
-    :raises BuildError: when something in the app's entry or its source makes it impossible.
+    :raises BuildError: when something in the app's entry, its source or this host makes it impossible.
     """
-    ensure_home(layout)
     work = layout.releases / f".building-{planned.id}"
-    shutil.rmtree(work, ignore_errors=True)
+    source = work / "src"
     try:
+        ensure_home(layout)
+        shutil.rmtree(work, ignore_errors=True)
         work.mkdir(mode=0o711)
-        source = work / "src"
-        source.mkdir()
-        _unpack(layout, planned, archive, source)
-        _give(source, "root", layout.user, 0o750)
+        _get_source(layout, app, planned, archive, source)
+        give(layout, source, layout.user, layout.user, 0o750)
+        environment = prepare(layout, app, source, planned.revision)
         (work / "shared").symlink_to("../../shared")
-        environment = _environment(layout, app, source)
-        (work / "venv").symlink_to(os.path.relpath(environment, layout.release(planned.id)))
-        _publish_static(app, work)
-        compileall.compile_dir(source, quiet=2, workers=1)
-        _write(layout, work, planned, app, programs, builder)
+        (work / "venv").symlink_to(os.path.relpath(environment.path, layout.release(planned.id)))
+        _write(layout, work, _complete(layout, app, planned, source), app, programs, builder)
+        _run_hook(layout, app, planned, work)
+        _compile(layout, source)
+        give(layout, source, "root", layout.user, 0o750)
+        _publish_static(app, work, environment)
         shutil.rmtree(layout.release(planned.id), ignore_errors=True)
         work.rename(layout.release(planned.id))
-    except OSError as error:
-        raise BuildError(f"{VARIABLE}.{app.name}: release {planned.id} cannot be built: {error}") from error
+    except (BuildError, OSError) as error:
+        raise BuildError(_failure(layout, planned.id, error)) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def ensure_home(layout: Layout) -> bool:
-    """Make the app's user and directories; return whether something was missing.
-
-    :raises BuildError: when the name belongs to another user of the host.
-    """
-    made = _ensure_user(layout)
-    directories = {
-        layout.home: (0o711, "root", "root"),
-        layout.releases: (0o711, "root", "root"),
-        layout.environments: (0o711, "root", "root"),
-        layout.slots: (0o711, "root", "root"),
-        layout.cache: (0o700, layout.user, layout.user),
-        layout.shared: (0o750, layout.user, layout.user),
-        layout.logs: (0o750, "root", layout.user),
-    }
-    for path, (mode, owner, group) in directories.items():
-        made |= _ensure_directory(path, mode, owner, group)
-    return made
-
-
-def _ensure_user(layout: Layout) -> bool:
-    try:
-        home = pwd.getpwnam(layout.user).pw_dir
-    except KeyError:
-        home = ""
-    if home == str(layout.home):
-        return False
-    if home:
-        raise BuildError(f"{VARIABLE}.{layout.app}: the host has a user {layout.user} already ({home}); rename the app")
-    command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", str(layout.home)]
-    _run([*command, "--shell", "/usr/sbin/nologin", layout.user], f"{VARIABLE}.{layout.app}: no user can be made")
-    return True
-
-
-def _ensure_directory(path: Path, mode: int, owner: str, group: str) -> bool:
-    """Make ``path`` or mend it; its owner is set before anything that the mode would let others do."""
-    uid, gid = pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid
-    if path.is_dir() and not path.is_symlink():
-        state = path.stat()
-        if (state.st_mode & 0o7777, state.st_uid, state.st_gid) == (mode, uid, gid):
-            return False
-    path.mkdir(mode=0o700, exist_ok=True)
-    os.chown(path, uid, gid)
-    path.chmod(mode)
-    return True
-
-
-def _unpack(layout: Layout, planned: Plan, archive: Path | None, source: Path) -> None:
-    packed = archive or source.parent / "source.tar"
-    if archive is None:
-        exported = _git(layout, "archive", "--format=tar", "--output", str(packed), planned.revision)
-        if exported.returncode != 0:
-            raise BuildError(f"{VARIABLE}.{layout.app}.source.git: {last_lines(exported.stderr)}")
-    # tar itself refuses paths that leave the directory; Python's tarfile learnt that after Debian 12's 3.11.2 only.
-    extract = ["tar", "--extract", "--no-same-owner", "--file", str(packed), "--directory", str(source)]
-    _run(extract, f"{VARIABLE}.{layout.app}.source: cannot be unpacked")
-    if archive is None:
-        packed.unlink()
-
-
-def _environment(layout: Layout, app: App, source: Path) -> Path:
-    """Return the virtual environment for the source's requirements, building it when there is none yet.
-
-    uv, and with it the build code of every dependency, runs as the app's user; what it made becomes root's afterwards.
-    """
-    requirements = source / REQUIREMENTS
-    digest = hashlib.sha256(platform.python_version().encode())
-    # One file can refer to others: whichever lie where they usually do make another environment when they change.
-    for path in sorted([*source.glob("*.txt"), *source.glob("requirements/*.txt")]) if requirements.exists() else []:
-        digest.update(b"\0" + path.read_bytes())
-    environment = layout.environments / digest.hexdigest()[:ID_DIGITS]
-    if (environment / COMPLETE).exists():
-        return environment
-    shutil.rmtree(environment, ignore_errors=True)
-    environment.mkdir()
-    try:
-        _give(environment, layout.user, layout.user, 0o755)
-        failure = f"{VARIABLE}.{app.name}.source: its environment cannot be made"
-        _uv(layout, source, ["venv", "--quiet", "--allow-existing", "--python", PYTHON, str(environment)], failure)
-        if requirements.exists():
-            failure = f"{VARIABLE}.{app.name}.source: {REQUIREMENTS} cannot be installed"
-            install = ["pip", "install", "--quiet", "--compile-bytecode", "--python", str(environment / "bin/python")]
-            _uv(layout, source, [*install, "--requirement", REQUIREMENTS], failure)
-        _give(environment, "root", "root", 0o755)
-        (environment / COMPLETE).touch()
-    except BaseException:
-        shutil.rmtree(environment, ignore_errors=True)
-        raise
     return environment
 
 
-def _uv(layout: Layout, source: Path, arguments: list[str], failure: str) -> None:
-    environment = {
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
-        "HOME": str(layout.cache),
-        "UV_CACHE_DIR": str(layout.cache / "uv"),
-        "UV_LINK_MODE": "copy",  # a hard link into the cache would stay the app's user's to write
-        "UV_PYTHON_DOWNLOADS": "never",
-        "UV_NO_PROGRESS": "1",
-    }
-    _run(["uv", *arguments], failure, user=layout.user, environment=environment | build_environment(), directory=source)
+def _get_source(layout: Layout, app: App, planned: Plan, archive: Path | None, source: Path) -> None:
+    key = f"{VARIABLE}.{app.name}.source"
+    if app.source.git is not None:
+        git.export(layout, app, planned.revision, source)
+    elif app.source.archive is not None:
+        file = archive or source.with_name("source.archive")
+        if not archive:
+            fetch(app.source.archive, file, str(app.source.checksum), key)
+        unpack(file, source, f"{key}.archive")
+        source.with_name("source.archive").unlink(missing_ok=True)
+    else:
+        source.mkdir()
+        if archive:
+            untar(archive, source, f"{key}.path")
 
 
-def _run(
-    command: list[str],
-    failure: str,
-    user: str | None = None,
-    environment: dict[str, str] | None = None,
-    directory: Path | None = None,
-) -> None:
-    """Run a program, as ``user`` if one is named; its last words follow ``failure`` in the error."""
-    options: dict[str, Any] = {"user": user, "group": user, "extra_groups": []} if user else {}
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment,
-            cwd=directory,
-            timeout=1800,
-            **options,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise BuildError(f"{failure}: {error}") from error
-    if done.returncode != 0:
-        raise BuildError(f"{failure}: {last_lines(done.stderr or done.stdout)}")
+def _complete(layout: Layout, app: App, planned: Plan, source: Path) -> dict[str, Any]:
+    """Return the description with what only the source knows."""
+    if app.run.procfile is None:
+        return planned.description
+    with as_user(layout):
+        commands = procfile.read(app, source)
+    return planned.description | {"argv": commands.argv, "workers": commands.workers}
 
 
-def _publish_static(app: App, work: Path) -> None:
+def _run_hook(layout: Layout, app: App, planned: Plan, work: Path) -> None:
+    if app.hooks.build is None:
+        return
+    failure = f"{VARIABLE}.{app.name}.hooks.build: {app.hooks.build} failed, so release {planned.id} is not built"
+    hook = [str(work / "launch.py"), "--hook", "build"]
+    run_as_user(layout, hook, failure, directory=work, environment=MINIMAL_ENVIRONMENT, timeout=app.hooks.timeout)
+
+
+def _compile(layout: Layout, source: Path) -> None:
+    """Compile the code by the Python that will run it; what cannot be compiled may be a template or a test's fixture."""
+    compiler = "import compileall, sys; compileall.compile_dir(sys.argv[1], quiet=2)"
+    command = [str(source.with_name("venv") / "bin/python"), "-I", "-c", compiler, "."]
+    failure = f"{VARIABLE}.{layout.app}.source: cannot be compiled"
+    run_as_user(layout, command, failure, directory=source, environment=MINIMAL_ENVIRONMENT)
+
+
+def _publish_static(app: App, work: Path, environment: Environment) -> None:
     """Make the static files, and nothing else of the source, readable by nginx; hard links cost no space."""
     if not app.static:
         return
-    files = work / "src" / app.static.path
+    top = environment.packages if app.source.package is not None else work / "src"
+    files = top / app.static.path
+    key = f"{VARIABLE}.{app.name}.static.path"
     if not files.is_dir():
-        raise BuildError(f"{VARIABLE}.{app.name}.static.path: the source has no directory {app.static.path}")
+        raise BuildError(f"{key}: the source has no directory {app.static.path}")
+    if not files.resolve().is_relative_to(top.resolve()):
+        raise BuildError(f"{key}: {app.static.path} leads out of the source, to {files.resolve()}")
     for path in _plain_files(files):
         target = work / "static" / path.relative_to(files)
         target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -347,26 +203,10 @@ def _plain_files(directory: Path) -> Iterator[Path]:
     return (path for path in sorted(directory.rglob("*")) if path.is_file() and not path.is_symlink())
 
 
-def _give(tree: Path, user: str, group: str, mode: int) -> None:
-    """Give ``tree`` to ``user``, its top with ``mode``: its owner may write, who reaches it may read; programs stay programs.
-
-    From the top down: nobody but the new owner can exchange a file for a link once its directory has been given.
-    """
-    uid, gid = pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid
-    os.chown(tree, uid, gid)
-    tree.chmod(mode)
-    for root, directories, names in os.walk(tree):
-        for name in [*directories, *names]:
-            path = Path(root) / name
-            os.chown(path, uid, gid, follow_symlinks=False)
-            if not path.is_symlink():
-                path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
-
-
-def _write(layout: Layout, work: Path, planned: Plan, app: App, programs: Programs, builder: str) -> None:
+def _write(layout: Layout, work: Path, description: dict[str, Any], app: App, programs: Programs, builder: str) -> None:
     """Write the release's own files; ``release.json`` and the secrets are for the app's user alone."""
     built = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    description = planned.description | {"built": built, "by": builder}
+    description = description | {"built": built, "by": builder}
     private = {"release.json": json.dumps(description, indent=1), "secrets.json": json.dumps(app.secret_environment)}
     gid = grp.getgrnam(layout.user).gr_gid
     for name, text in (private | {"launch.py": programs.launcher, "runner.py": programs.runner}).items():
@@ -377,18 +217,15 @@ def _write(layout: Layout, work: Path, planned: Plan, app: App, programs: Progra
         path.chmod(0o640 if name in private else 0o755)
 
 
-def prune(layout: Layout, keep: set[str], count: int) -> list[str]:
-    """Remove all but the ``count`` newest releases and those in ``keep``, and environments that none uses; name them."""
-    found = sorted(
-        (path for path in layout.releases.iterdir() if not path.name.startswith(".")),
-        key=lambda path: path.stat().st_mtime,
-        reverse=True,
-    )
-    gone = [path for path in found[count:] if path.name not in keep]
-    for path in gone:
-        shutil.rmtree(path)
-    used = {(path / "venv").resolve() for path in layout.releases.iterdir()}
-    for environment in layout.environments.iterdir():
-        if environment not in used:
-            shutil.rmtree(environment)
-    return [path.name for path in gone]
+def _failure(layout: Layout, release: str, error: Exception) -> str:
+    """Return why a release cannot be built; if there is no room for it, that comes first, whoever met it."""
+    words = str(error)
+    cannot = f"{VARIABLE}.{layout.app}: release {release} cannot be built"
+    if os.strerror(errno.ENOSPC) in words:
+        written = [path for path in (layout.releases, layout.environments, layout.cache) if path.exists()]
+        fullest = min(written, key=lambda path: shutil.disk_usage(path).free)
+        mount = next(path for path in (fullest, *fullest.parents) if path.is_mount())
+        left = os.statvfs(mount)
+        room = f"{left.f_bavail * left.f_frsize >> 20} MiB and {left.f_favail} files"
+        return f"{cannot}: the file system at {mount} is full, {room} are left: {words}"
+    return words if isinstance(error, BuildError) else f"{cannot}: {words}"

@@ -1,4 +1,7 @@
-"""The controller's half of a release: which files of a directory belong to it, what they hash to, and their archive."""
+"""The controller's half of a source: which files of a directory belong to it, what they hash to, and their archive.
+
+Of a source that is an archive already, what that hashes to.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ NEVER_PACKED = frozenset({".git", ".hg", ".svn", ".venv", "venv", "node_modules"
 
 
 class SourceError(Exception):
-    """The source cannot be packed. The message says which file and why."""
+    """The source cannot be sent. The message says which file and why."""
 
 
 def files(directory: Path) -> list[Path]:
@@ -41,6 +44,19 @@ def revision(directory: Path) -> str:
         digest.update(f"{kind} {len(content)} {path}\0".encode())
         digest.update(content)
     return digest.hexdigest()
+
+
+def archive_revision(file: Path, checksum: str | None) -> str:
+    """Return the hash of an archive.
+
+    :arg checksum: what it has to be (``sha256:...``), if that is known.
+    :raises SourceError: when it is something else.
+    """
+    with file.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if checksum is not None and checksum != f"sha256:{found}":
+        raise SourceError(f"{file} hashes to sha256:{found}; {checksum} is wanted")
+    return found
 
 
 def pack(directory: Path) -> bytes:

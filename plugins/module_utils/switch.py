@@ -10,6 +10,7 @@ Every step can be broken off: what is found half-done is finished or removed by 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,7 +29,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.generation import (
     drain,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, Layout, Slot
-from ansible_collections.funnel.tornado.plugins.module_utils.release import is_built, prune
 
 #: The service that is told when server lines change. It logs a configuration that it refuses to a file of its own.
 NGINX = service.Wanted("nginx", on_change="reload", log=Path("/var/log/nginx/error.log"))
@@ -82,7 +82,7 @@ class Switcher:
         self.note = note
         self.outcome = Outcome(layout.live_slot(), wanted.release)
         self.kept = {wanted.release} | {
-            found for slot in SLOTS if (found := layout.slot_release(slot)) and is_built(layout, found)
+            found for slot in SLOTS if (found := layout.slot_release(slot)) and layout.is_built(found)
         }
         # To stop a group takes as long as its release's drain.
         self.patience = max(describe(layout, kept)["drain"] for kept in self.kept) + STOP_MARGIN
@@ -116,7 +116,7 @@ class Switcher:
         if self.outcome.changed:
             with self._step("prune"):
                 before = history.previous(self.layout)
-                self.outcome.pruned = prune(self.layout, self.kept | ({before} if before else set()), KEPT_RELEASES)
+                self.outcome.pruned = _prune(self.layout, self.kept | ({before} if before else set()), KEPT_RELEASES)
         self.outcome.slot = self.layout.live_slot()
         return self.outcome
 
@@ -287,12 +287,29 @@ def withdraw(layout: Layout) -> None:
 
     :raises SupervisorError: when a process does not end.
     """
-    releases = [release for slot in SLOTS if (release := layout.slot_release(slot)) and is_built(layout, release)]
+    releases = [release for slot in SLOTS if (release := layout.slot_release(slot)) and layout.is_built(release)]
     patience = max((describe(layout, release)["drain"] for release in releases), default=0)
     server = supervisord.connect(timeout=patience + 2 * STOP_MARGIN)
     for slot in SLOTS:
         drain(layout, slot, patience)
         clear(layout, slot, server, patience + STOP_MARGIN)
+
+
+def _prune(layout: Layout, keep: set[str], count: int) -> list[str]:
+    """Remove all but the ``count`` newest releases and those in ``keep``, and environments that none uses; name them."""
+    found = sorted(
+        (path for path in layout.releases.iterdir() if not path.name.startswith(".")),
+        key=lambda path: path.stat().st_mtime,
+        reverse=True,
+    )
+    gone = [path for path in found[count:] if path.name not in keep]
+    for path in gone:
+        shutil.rmtree(path)
+    used = {(path / "venv").resolve() for path in layout.releases.iterdir()}
+    for environment in layout.environments.iterdir():
+        if environment not in used:
+            shutil.rmtree(environment)
+    return [path.name for path in gone]
 
 
 def _point(link: Path, target: str) -> None:

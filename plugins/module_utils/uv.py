@@ -96,9 +96,11 @@ _PIP_ENVIRONMENT = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "
 
 
 def pip_environment(
-    *, index_url: str, extra_index_urls: Sequence[str], ca_bundle: str, proxy: str, no_proxy: str
+    *, index_url: str, extra_index_urls: Sequence[str], ca_bundle: str, proxy: str, no_proxy: str, wheelhouse: Path | None
 ) -> dict[str, str]:
     """Return the environment that lets pip use an index, certificates and a proxy; unset is what is empty.
+
+    With a wheelhouse no index is asked.
 
     The environment, because these may hold passwords and arguments are seen by every user of a host.
     """
@@ -108,6 +110,8 @@ def pip_environment(
         "PIP_CERT": ca_bundle,
         "PIP_PROXY": proxy,
         "NO_PROXY": no_proxy,
+        "PIP_NO_INDEX": "1" if wheelhouse else "",
+        "PIP_FIND_LINKS": str(wheelhouse or ""),
     }
     return {name: value for name, value in values.items() if value}
 

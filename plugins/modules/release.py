@@ -32,10 +32,12 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Says whether the release would be built. A git source is asked for its commit, and nothing is fetched.
+    description:
+      - Says which release would be built, of which revision and for how many processes, also on a bare host.
+      - A git source is asked for its commit, and nothing is fetched.
   diff_mode:
     support: full
-    description: Shows the release that is served and the one that is built.
+    description: Shows the release that is served and the one that is built, without commands and settings.
 author:
   - The funnel.tornado developers
 """
@@ -58,36 +60,42 @@ id:
   type: str
   sample: 3f1c0a9be2d4
 revision:
-  description: The commit of a git source, or the hash of the files of a path.
+  description:
+    - What the source is known by. The commit of a git source, the hash of the files of a path, that of an archive, or the
+      name and version of a package.
+    - Empty when check mode cannot know it, as the host has no git yet.
   returned: success
   type: str
+  sample: 8f2b1c0d9e3a4b5c6d7e8f9a0b1c2d3e4f5a6b7c
+environment:
+  description: Whether the virtual environment was V(built) or V(reused), as an earlier release has the same dependencies.
+  returned: when the release was built
+  type: str
+  sample: reused
 """
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils import git
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load
+from ansible_collections.funnel.tornado.plugins.module_utils.generation import describe
+from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError, ensure_home
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.lock import LockedError, deploy_lock
-from ansible_collections.funnel.tornado.plugins.module_utils.release import (
-    BuildError,
-    Programs,
-    build,
-    ensure_home,
-    is_built,
-    look_up,
-    plan,
-    resolve,
-)
+from ansible_collections.funnel.tornado.plugins.module_utils.release import Programs, build, plan, summary
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.uv import build_environment
 
-#: What the action plugin sends instead of ``apps``: one app, its secrets apart, and what only the controller has.
+#: What the action plugin sends instead of ``apps``: one app, what is secret of it apart, and what only the controller has.
 ARGUMENTS = {
     "name": {"type": "str", "required": True},
     "app": {"type": "dict", "required": True},
     "secrets": {"type": "dict", "required": True, "no_log": True},
+    "deploy_key": {"type": "str", "no_log": True},
     "revision": {"type": "str", "required": True},
     "archive": {"type": "path"},
     "launcher": {"type": "str", "required": True},
@@ -101,12 +109,13 @@ def main() -> None:
     """Plan the release, and build it when it is not there and its source is."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     os.umask(0o022)  # whatever root's is: nginx has to pass through what is made
+    os.environ.update(build_environment())  # the certificates and the proxy for whatever is fetched
     try:
-        name = module.params["name"]
-        app = load({name: module.params["app"] | {"secrets": module.params["secrets"]}})[name]
-        layout = Layout(name)
+        app = load_app(module.params)
+        layout = Layout(app.name)
         if module.check_mode:
             module.exit_json(**release(module, layout, app))
+        layout.home.mkdir(mode=0o711, parents=True, exist_ok=True)
         with deploy_lock(layout, module.params["builder"], wait=module.params["wait"]) as note:
             note("the build of a release")
             result = release(module, layout, app)
@@ -115,33 +124,52 @@ def main() -> None:
     module.exit_json(**result)
 
 
-def release(module: AnsibleModule, layout: Layout, app: App) -> dict[str, object]:
-    """Return the module's result; ``needs_archive`` tells the action plugin to send the source and call again."""
-    revision = module.params["revision"]
-    if app.source.git is not None:
-        revision = look_up(app) if module.check_mode else resolve(layout, app)
-        if revision is None:
-            return {"changed": True, "id": "", "revision": ""}
+def load_app(params: dict[str, Any]) -> App:
+    entry = params["app"] | {"secrets": params["secrets"]}
+    if params["deploy_key"] is not None:
+        entry["source"] = entry["source"] | {"deploy_key": params["deploy_key"]}
+    return load({params["name"]: entry})[params["name"]]
+
+
+def release(module: AnsibleModule, layout: Layout, app: App) -> dict[str, Any]:
+    """Return the module's result; ``needs_source`` tells the action plugin to send the source and call again."""
+    revision = find_revision(module, layout, app)
+    if revision is None:
+        later = f"a release of {app.source.version or 'the default branch'}, which git will be asked for\n"
+        return {"changed": True, "id": "", "revision": "", "diff": difference(layout, later)}
     programs = Programs(module.params["launcher"], module.params["runner"])
     planned = plan(app, revision, programs)
-    result: dict[str, object] = {"id": planned.id, "revision": revision, "changed": not is_built(layout, planned.id)}
+    result: dict[str, Any] = {"id": planned.id, "revision": revision, "changed": not layout.is_built(planned.id)}
     if not result["changed"]:
         result["changed"] = not module.check_mode and ensure_home(layout)
         return result
-    live = layout.live_slot()
-    served = layout.slot_release(live) if live else None
-    result["diff"] = {
-        "before": f"{served or 'none'}\n",
-        "after": f"{planned.id}\n",
-        "before_header": f"release of {app.name}",
-    }
-    archive = module.params["archive"]
+    result["diff"] = difference(layout, f"{summary(planned.description)}\n")
     if module.check_mode:
         return result
-    if app.source.path is not None and archive is None:
-        return {"needs_archive": True}
-    build(layout, app, planned, programs, Path(archive) if archive else None, module.params["builder"])
-    return result
+    archive = module.params["archive"]
+    if archive is None and (app.source.path is not None or (app.source.archive is not None and not app.source.remote)):
+        return {"needs_source": True}
+    environment = build(layout, app, planned, programs, Path(archive) if archive else None, module.params["builder"])
+    return result | {"environment": "built" if environment.built else "reused"}
+
+
+def find_revision(module: AnsibleModule, layout: Layout, app: App) -> str | None:
+    """Return what the source is known by; None when that is not known yet."""
+    source = app.source
+    if source.git is not None:
+        return git.look_up(layout, app) if module.check_mode else git.resolve(layout, app)
+    if source.package is not None:
+        return f"{source.package}=={source.version}"
+    if source.remote:
+        return str(source.checksum).removeprefix("sha256:")
+    return str(module.params["revision"])
+
+
+def difference(layout: Layout, after: str) -> dict[str, str]:
+    live = layout.live_slot()
+    served = layout.slot_release(live) if live else None
+    before = f"{summary(describe(layout, served))}\n" if served and layout.is_built(served) else "nothing\n"
+    return {"before": before, "after": after, "before_header": f"release of {layout.app}"}
 
 
 if __name__ == "__main__":

@@ -107,7 +107,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils import history
 from ansible_collections.funnel.tornado.plugins.module_utils.generation import describe
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.lock import LockedError, deploy_lock
-from ansible_collections.funnel.tornado.plugins.module_utils.release import is_built
 from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError
 from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import SupervisorError
 from ansible_collections.funnel.tornado.plugins.module_utils.switch import Switcher, SwitchError, Wanted
@@ -179,27 +178,27 @@ def require_built(layout: Layout, release: str) -> None:
 
     :raises SwitchError: when it is not.
     """
-    if not is_built(layout, release):
+    if not layout.is_built(release):
         raise SwitchError(f"{layout.app}: release {release} is not on this host; deploy its version again")
 
 
 def is_once(layout: Layout, release: str) -> bool:
     """Say whether the hook before the switch is for one host of the play only."""
-    return is_built(layout, release) and bool(describe(layout, release)["hooks_once"])
+    return layout.is_built(release) and bool(describe(layout, release)["hooks_once"])
 
 
 def served(layout: Layout) -> str:
     """Return what is served, as a line of a diff."""
     live = layout.live_slot()
     release = layout.slot_release(live) if live else None
-    if live is None or release is None or not is_built(layout, release):
+    if live is None or release is None or not layout.is_built(release):
         return "nothing\n"
     return line(layout, live, release)
 
 
 def line(layout: Layout, slot: str, release: str) -> str:
     """Return a release in a slot, as a line of a diff; one that is not built yet has its processes in the diff of its build."""
-    if not is_built(layout, release):
+    if not layout.is_built(release):
         return f"release {release}, slot {slot}\n"
     count = describe(layout, release)["processes"]
     return f"release {release}, slot {slot}, {count} process{'' if count == 1 else 'es'}\n"

@@ -45,6 +45,13 @@ options:
     description: Hosts reached without the proxy, separated by commas.
     type: str
     default: ""
+  wheelhouse:
+    description:
+      - Directory on the controller whose packages, uv among them, take the place of every index. They are kept in
+        C(/opt/wheelhouse), for builds as well; what the host has already is not sent again.
+      - None if empty.
+    type: str
+    default: ""
 attributes:
   check_mode:
     description: Can run in check_mode and return changed status prediction without modifying target.
@@ -58,6 +65,11 @@ EXAMPLES = r"""
 - name: Install uv
   funnel.tornado.uv:
     version: 0.13.8
+
+- name: Install uv on a host that reaches no index
+  funnel.tornado.uv:
+    version: 0.13.8
+    wheelhouse: files/wheels
 """
 
 RETURN = r"""
@@ -68,8 +80,12 @@ path:
   sample: /opt/uv/0.13.8/bin/uv
 """
 
+from pathlib import Path
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils import wheelhouse
 from ansible_collections.funnel.tornado.plugins.module_utils.uv import Uv, UvError, pip_environment
 
 _INDEX = ("index_url", "extra_index_urls", "ca_bundle", "proxy", "no_proxy")
@@ -85,19 +101,42 @@ def main() -> None:
             "ca_bundle": {"type": "str", "default": ""},
             "proxy": {"type": "str", "default": "", "no_log": True},
             "no_proxy": {"type": "str", "default": ""},
+            # What the action plugin makes of `wheelhouse`: the hash of each package, and an archive of those asked for.
+            "packages": {"type": "dict", "default": {}},
+            "archive": {"type": "path"},
         },
         supports_check_mode=True,
     )
-    uv = Uv(module.params["version"])
-    changed = not uv.is_right()
-    before = "".join(f"{path}\n" for path in uv.others())
     try:
-        if changed and not module.check_mode:
-            uv.install(module.params["hashes"], pip_environment(**{key: module.params[key] for key in _INDEX}))
-    except UvError as error:
+        result = converge(module)
+    except (UvError, wheelhouse.WheelhouseError) as error:
         module.fail_json(msg=str(error))
-    diff = {"before": before, "after": f"{uv.directory}\n"} if changed and module._diff else {}
-    module.exit_json(changed=changed, path=str(uv.program), diff=diff)
+    module.exit_json(**result)
+
+
+def converge(module: AnsibleModule) -> dict[str, Any]:
+    """Return the module's result; ``needs_packages`` tells the action plugin to send these and call again."""
+    params = module.params
+    uv = Uv(params["version"])
+    wanted = params["packages"]
+    found = wheelhouse.manifest(wheelhouse.HOME) if wanted else {}
+    before = [*uv.others(), *(wheelhouse.HOME / name for name, digest in found.items() if wanted.get(name) != digest)]
+    missing = [name for name, digest in wanted.items() if found.get(name) != digest]
+    after = [*([] if uv.is_right() else [uv.directory]), *(wheelhouse.HOME / name for name in missing)]
+    changed = bool(before or after)
+    if changed and not module.check_mode:
+        if missing and not params["archive"]:
+            return {"needs_packages": missing}
+        if wanted:
+            wheelhouse.converge(wanted, Path(params["archive"]) if missing else None)
+        index = {key: params[key] for key in _INDEX}
+        uv.install(params["hashes"], pip_environment(**index, wheelhouse=wheelhouse.HOME if wanted else None))
+    diff = {"before": lines(before), "after": lines(after)} if changed and module._diff else {}
+    return {"changed": changed, "path": str(uv.program), "diff": diff}
+
+
+def lines(paths: list[Path]) -> str:
+    return "".join(f"{path}\n" for path in paths)
 
 
 if __name__ == "__main__":

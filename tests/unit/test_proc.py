@@ -11,11 +11,12 @@ import pytest
 from ansible_collections.funnel.tornado.plugins.module_utils import proc
 
 NOBODY = 4_194_304 + 1  # above the kernel's largest pid_max
+APP = f"shop-{os.getpid()}"  # no other test's
 
 
 @pytest.fixture
 def child() -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(["sleep", "60"], env={"TORNADO_APP": "shop", "TORNADO_SLOT": "b"}) as process:
+    with subprocess.Popen(["sleep", "60"], env={"TORNADO_APP": APP, "TORNADO_SLOT": "b"}) as process:
         yield process
         process.kill()
 
@@ -28,11 +29,11 @@ def test_a_child_has_its_parent_and_the_parent_its_child(child: subprocess.Popen
 
 def test_a_process_is_found_by_its_environment_and_its_user(child: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 5  # until exec(2) has given it the environment
-    while not proc.with_environment(os.getuid(), {"TORNADO_APP": "shop"}) and time.monotonic() < deadline:
+    while not proc.with_environment(os.getuid(), {"TORNADO_APP": APP}) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert proc.with_environment(os.getuid(), {"TORNADO_APP": "shop", "TORNADO_SLOT": "b"}) == [child.pid]
-    assert proc.with_environment(os.getuid(), {"TORNADO_APP": "shop", "TORNADO_SLOT": "a"}) == []
-    assert proc.with_environment(os.getuid() + 1, {"TORNADO_APP": "shop"}) == []
+    assert proc.with_environment(os.getuid(), {"TORNADO_APP": APP, "TORNADO_SLOT": "b"}) == [child.pid]
+    assert proc.with_environment(os.getuid(), {"TORNADO_APP": APP, "TORNADO_SLOT": "a"}) == []
+    assert proc.with_environment(os.getuid() + 1, {"TORNADO_APP": APP}) == []
 
 
 def test_what_has_ended_is_no_process_even_if_nobody_has_waited_for_it(child: subprocess.Popen[bytes]) -> None:

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load
-from ansible_collections.funnel.tornado.plugins.module_utils.release import Programs, argv, plan
+from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.release import Programs, _failure, argv, plan, summary
 
 PROGRAMS = Programs("launcher", "runner")
 
@@ -34,6 +39,11 @@ def test_the_same_inputs_are_the_same_release() -> None:
         {"static": {"path": "www"}},
         {"health": {"path": "/up"}},
         {"upload_size": "1m"},
+        {"hooks": {"build": "make"}},
+        {"hooks": {"before_switch": {"command": "python migrate.py", "once": True}}},
+        {"soak": 5},
+        {"python": {"version": "3.13"}},
+        {"run": {"wsgi": "shop.web:make_app"}},
     ],
 )
 def test_whatever_a_process_is_started_with_makes_another_release(keys: dict[str, Any]) -> None:
@@ -48,6 +58,18 @@ def test_what_only_nginx_needs_makes_no_other_release() -> None:
     assert release(extra="add_header X-Shop 1;") == release()
 
 
+@pytest.mark.parametrize("keys", [{"run": {"procfile": "api"}}, {"run": {"procfile": "web", "scale": {"worker": 2}}}])
+def test_the_processes_of_a_procfile_make_another_release(keys: dict[str, Any]) -> None:
+    assert release(port=8000, **keys) != release(port=8000, run={"procfile": "web"})
+
+
+def test_how_a_repository_is_reached_makes_no_other_release() -> None:
+    source = {"git": "git@example.com:shop.git"}
+    reached = plan(app(source=source | {"deploy_key": "hunter2", "host_key": "example.com ssh-ed25519 AAAA"}), "r1", PROGRAMS)
+    assert reached == plan(app(source=source), "r1", PROGRAMS)
+    assert "hunter2" not in str(reached)
+
+
 def test_secrets_are_not_in_the_description() -> None:
     assert "hunter2" not in str(plan(app(secrets={"KEY": "hunter2"}), "r1", PROGRAMS).description)
 
@@ -57,6 +79,41 @@ def test_the_runner_serves_an_app_on_its_socket_behind_nginx() -> None:
         "python ../runner.py shop.web:make_app --socket {socket} --xheaders --max-body-size 50m --drain 30"
         " --pid-file {run}/{process}.pid"
     )
+
+
+def test_the_runner_serves_wsgi_from_threads() -> None:
+    words = " ".join(argv(app(run={"wsgi": "shop.wsgi:application", "threads": 3})))
+    assert words.startswith("python ../runner.py shop.wsgi:application --wsgi --threads 3 --socket {socket} ")
+    assert "--threads 10 " in " ".join(argv(app(run={"wsgi": "shop.wsgi:application"})))
+
+
+def test_hooks_are_split_as_a_shell_would_and_keep_their_braces() -> None:
+    hooks = {"before_switch": {"command": "python migrate.py --name='{a} b'", "once": True}, "timeout": 5}
+    description = plan(app(hooks=hooks), "r1", PROGRAMS).description
+    assert description["hooks"] == {"before_switch": ["python", "migrate.py", "--name={a} b"]}
+    assert (description["hooks_once"], description["hooks_timeout"]) == (True, 5)
+
+
+@pytest.mark.parametrize(("run", "served"), [({"app": "a:b"}, True), ({"wsgi": "a:b"}, True), ({"command": "x {socket}"}, False)])
+def test_it_says_whether_the_runner_serves(run: dict[str, Any], *, served: bool) -> None:
+    assert plan(app(run=run), "r1", PROGRAMS).description["runner"] is served
+
+
+def test_a_summary_says_what_would_be_built_and_nothing_of_how_it_is_started() -> None:
+    planned = plan(app(processes=2, secrets={"KEY": "hunter2"}), "r1", PROGRAMS)
+    assert summary(planned.description) == f"release {planned.id} of revision r1, 2 processes"
+
+
+def test_a_full_file_system_is_named_whoever_met_it(tmp_path: Path) -> None:
+    layout = Layout("shop", tmp_path)
+    layout.releases.mkdir(parents=True)
+    for error in (OSError(28, os.strerror(28), "/srv/shop"), BuildError(f"tar: Cannot write: {os.strerror(28)}")):
+        assert re.match(
+            r"tornado_apps\.shop: release r1 cannot be built: the file system at /\S* is full, \d+ MiB and \d+ files are left: ",
+            _failure(layout, "r1", error),
+        )
+    assert _failure(layout, "r1", BuildError("a reason")) == "a reason"
+    assert _failure(layout, "r1", OSError("a reason")) == "tornado_apps.shop: release r1 cannot be built: a reason"
 
 
 def test_a_command_is_split_as_a_shell_would_and_not_by_one() -> None:

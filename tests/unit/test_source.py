@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import subprocess
@@ -8,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.source import SourceError, files, pack, revision
+from ansible_collections.funnel.tornado.plugins.module_utils.source import (
+    SourceError,
+    archive_revision,
+    files,
+    pack,
+    revision,
+)
 
 
 @pytest.fixture
@@ -79,3 +86,12 @@ def test_a_link_out_of_the_source_is_refused(app: Path, target: str) -> None:
     (app / "link").symlink_to(target)
     with pytest.raises(SourceError, match="outside of the source"):
         pack(app)
+
+
+def test_an_archive_is_known_by_its_hash_and_is_the_one_that_is_meant(tmp_path: Path) -> None:
+    (tmp_path / "shop.tar").write_bytes(b"shop")
+    found = archive_revision(tmp_path / "shop.tar", None)
+    assert found == hashlib.sha256(b"shop").hexdigest()
+    assert archive_revision(tmp_path / "shop.tar", f"sha256:{found}") == found
+    with pytest.raises(SourceError, match=rf"hashes to sha256:{found}; sha256:0+ is wanted"):
+        archive_revision(tmp_path / "shop.tar", f"sha256:{'0' * 64}")

@@ -23,15 +23,22 @@ def test_it_is_right_only_if_installed_linked_and_alone(tmp_path: Path) -> None:
 
 
 def test_pip_is_told_only_what_is_set() -> None:
-    nothing = pip_environment(index_url="", extra_index_urls=[], ca_bundle="", proxy="", no_proxy="")
+    nothing = pip_environment(index_url="", extra_index_urls=[], ca_bundle="", proxy="", no_proxy="", wheelhouse=None)
     assert nothing == {}, "the host's own pip.conf holds"
     everything = pip_environment(
-        index_url="https://u:p@a/simple", extra_index_urls=["https://b", "https://c"], ca_bundle="/ca", proxy="", no_proxy=""
+        index_url="https://u:p@a/simple",
+        extra_index_urls=["https://b", "https://c"],
+        ca_bundle="/ca",
+        proxy="",
+        no_proxy="",
+        wheelhouse=Path("/opt/wheelhouse"),
     )
     assert everything == {
         "PIP_INDEX_URL": "https://u:p@a/simple",
         "PIP_EXTRA_INDEX_URL": "https://b https://c",
         "PIP_CERT": "/ca",
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": "/opt/wheelhouse",
     }
 
 

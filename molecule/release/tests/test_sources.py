@@ -1,0 +1,397 @@
+"""Where code and its dependencies come from: each kind of source and of lock, another Python, and no index at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from testinfra.host import Host
+
+from tests.remote import ROOT, Site, address, apps, deploy, extra, run_playbook, run_site
+
+TORNADO = "tornado==6.6.1"
+UV = yaml.safe_load((ROOT / "roles/python/defaults/main.yml").read_text())["python_uv_version"]
+
+#: Addresses in locks lead nowhere: a host asks its own index.
+NOWHERE = "https://index.invalid"
+
+HELLO = """
+import sys
+import tornado.web
+{imports}
+
+class HelloHandler(tornado.web.RequestHandler):
+    def get(self):
+        self.write({{"words": {words}, "tornado": tornado.version, "python": sys.version.split()[0], "prefix": sys.base_prefix}})
+
+
+def make_app():
+    return tornado.web.Application([("/", HelloHandler)])
+"""
+
+GIT_SERVER = """
+useradd --create-home --shell /bin/sh gitter
+cd /home/gitter
+mkdir .ssh && echo '{public}' > .ssh/authorized_keys
+export GIT_CONFIG_COUNT=3 GIT_CONFIG_KEY_0=user.name GIT_CONFIG_VALUE_0=a GIT_CONFIG_KEY_1=user.email GIT_CONFIG_VALUE_1=a@a.test
+export GIT_CONFIG_KEY_2=protocol.file.allow GIT_CONFIG_VALUE_2=always
+git init -q -b main lib && echo 'WORDS = "from a submodule"' > lib/words.py
+git -C lib add . && git -C lib commit -q -m a
+git init -q -b main shop && echo '{requirements}' > shop/requirements.txt && printf %s '{hello}' > shop/hello.py
+git -C shop submodule --quiet add ../lib lib
+git -C shop add . && git -C shop commit -q -m a
+chown -R gitter: /home/gitter
+"""
+
+FILE_SERVER = "systemd-run --quiet --collect --unit=files python3 -m http.server --bind 127.0.0.1 --directory /srv/www 8099"
+
+#: The layout of python-build-standalone's archives: one directory, with its own bin and lib.
+PACK_PYTHON = """
+rm -rf /root/packed && mkdir -p /root/packed/python/bin
+cp -L /usr/bin/python3.11 /root/packed/python/bin/
+ln -s python3.11 /root/packed/python/bin/python3
+mkdir /root/packed/python/lib && cp -r /usr/lib/python3.11 /root/packed/python/lib/
+find /root/packed -type l -lname '/*' -delete
+tar -C /root/packed --exclude __pycache__ -czf /root/python.tar.gz python
+"""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the tests deploy, on the controller."""
+
+    directory: Path
+    wheels: Path
+
+    @property
+    def lock(self) -> str:
+        """A lock of uv."""
+        wheel, digest = self.tornado
+        return (
+            f"version = 1\nrevision = 3\nrequires-python = '>=3.11'\n"
+            f"[[package]]\nname = 'hello'\nversion = '1.0'\nsource = {{ virtual = '.' }}\n"
+            f"dependencies = [{{ name = 'tornado' }}]\n"
+            f"[package.metadata]\nrequires-dist = [{{ name = 'tornado' }}]\n"
+            f"[[package]]\nname = 'tornado'\nversion = '6.6.1'\nsource = {{ registry = '{NOWHERE}/simple' }}\n"
+            f"wheels = [{{ url = '{NOWHERE}/{wheel}', hash = 'sha256:{digest}' }}]\n"
+        )
+
+    @property
+    def pylock(self) -> str:
+        """A lock of PEP 751."""
+        wheel, digest = self.tornado
+        return (
+            "lock-version = '1.0'\ncreated-by = 'hand'\n[[packages]]\nname = 'tornado'\nversion = '6.6.1'\n"
+            f"wheels = [{{ url = '{NOWHERE}/{wheel}', hashes = {{ sha256 = '{digest}' }} }}]\n"
+        )
+
+    @property
+    def tornado(self) -> tuple[str, str]:
+        """The wheel's name and hash."""
+        wheel = next(self.wheels.glob("tornado-*.whl"))
+        return wheel.name, sha256(wheel)
+
+    def tree(self, name: str, **files: str) -> Path:
+        """Write files to a new directory; ``_`` in a name is a point."""
+        top = self.directory / name
+        top.mkdir()
+        for file, text in files.items():
+            (top / file.replace("_", ".")).write_text(text)
+        return top
+
+    def tar(self, top: Path) -> Path:
+        """Pack a directory."""
+        file = top.with_name(f"{top.name}.tar.xz")
+        with tarfile.open(file, "w:xz") as archive:
+            archive.add(top, arcname=top.name)
+        return file
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    """Fetch the wheels of Tornado and of uv, and make one of an app: a wheel is a zip file."""
+    directory = tmp_path_factory.mktemp("sources")
+    wheels = directory / "wheels"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", f"--dest={wheels}"]
+    subprocess.run([*command, TORNADO, f"uv=={UV}"], check=True)
+    with zipfile.ZipFile(wheels / "hello_shop-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("hello_shop/__init__.py", hello("from a package"))
+        wheel.writestr("hello_shop/static/hello.txt", "static of a package")
+        info = "hello_shop-1.0.dist-info"
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: hello-shop\nVersion: 1.0\nRequires-Dist: {TORNADO}\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        names = [*wheel.namelist(), f"{info}/RECORD"]
+        wheel.writestr(f"{info}/RECORD", "".join(f"{name},,\n" for name in names))
+    return Sources(directory, wheels)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def clean(hosts: dict[str, Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """At the end the hosts have nothing of all this."""
+    yield
+    names = {"debian12": ["cloned", "locked", "zipped", "refused"], "debian13": ["packaged", "other"]}
+    for host, found in names.items():
+        status, output = run_playbook("playbooks/remove.yml", host, "-e", json.dumps({"app_names": found}))
+        assert status == 0, output
+    hosts["debian12"].check_output("systemctl stop files; userdel --remove gitter 2>/dev/null; rm -rf /srv/www /root/p*")
+    hosts["debian13"].check_output("rm -rf /opt/python /opt/wheelhouse /srv/mirror")
+    status, output = run_site("debian13", tmp_path_factory.mktemp("before"), {})
+    assert status == 0, output
+
+
+def hello(words: str, imports: str = "") -> str:
+    """Return an app that says these words, or what the name of an import means."""
+    return HELLO.format(words=words if imports else repr(words), imports=imports)
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def ansible(host: str, module: str, arguments: dict[str, Any], *options: str) -> tuple[dict[str, Any], str]:
+    """Run one module on a host; return its result and all that was printed."""
+    command = ["ansible", host, "-i", os.environ["MOLECULE_INVENTORY_FILE"], "-m", module, "-a", json.dumps(arguments)]
+    environment = os.environ | {"ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
+    done = subprocess.run(
+        [*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120, env=environment
+    )
+    found = re.search(r"=> (\{.*\})", done.stdout, re.DOTALL)
+    assert found, done.stdout + done.stderr
+    result: dict[str, Any] = json.loads(found[1])
+    return result | {"failed": done.returncode != 0}, done.stdout + done.stderr
+
+
+def send(host: str, file: Path, path: str) -> None:
+    result, output = ansible(host, "ansible.builtin.copy", {"src": str(file), "dest": path})
+    assert not result["failed"], output
+
+
+@pytest.fixture(scope="module")
+def key(sources: Sources) -> str:
+    """Return a private key, whose public one lies beside it."""
+    path = sources.directory / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)], check=True)
+    return path.read_text()
+
+
+@pytest.fixture(scope="module")
+def repository(hosts: dict[str, Host], sources: Sources, key: str) -> dict[str, Any]:
+    """Let a user of the host serve a repository with a submodule over SSH; return the source that it is."""
+    assert key
+    public = (sources.directory / "key.pub").read_text().strip()
+    code = hello("WORDS", "from lib.words import WORDS")
+    hosts["debian12"].check_output("sh -euc %s", GIT_SERVER.format(public=public, requirements=TORNADO, hello=code))
+    host_key = hosts["debian12"].check_output("cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub").strip()
+    return {"git": "ssh://gitter@127.0.0.1/home/gitter/shop", "deploy_key": key, "host_key": f"127.0.0.1 {host_key}"}
+
+
+@pytest.fixture(scope="module")
+def served(hosts: dict[str, Host], sources: Sources) -> dict[str, Any]:
+    """Serve an archive with a lock of uv on the host's loopback; return the source that it is."""
+    project = f"[project]\nname = 'hello'\nversion = '1.0'\nrequires-python = '>=3.11'\ndependencies = ['{TORNADO}']\n"
+    top = sources.tree("locked-1.0", hello_py=hello("from a server"), pyproject_toml=project, uv_lock=sources.lock)
+    file = sources.tar(top)
+    hosts["debian12"].check_output("mkdir -p /srv/www")
+    send("debian12", file, "/srv/www/locked.tar.xz")
+    hosts["debian12"].check_output(FILE_SERVER)
+    return {"archive": "http://127.0.0.1:8099/locked.tar.xz", "checksum": f"sha256:{sha256(file)}"}
+
+
+def zipped(sources: Sources, words: str) -> dict[str, Any]:
+    """Return the source that a zip file on the controller is: an app with a lock of PEP 751, started by a program in it."""
+    file = sources.directory / "zipped.zip"
+    program = zipfile.ZipInfo("zipped-1.0/serve")
+    program.external_attr = 0o100755 << 16
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(program, '#!/bin/sh\nexec python ../runner.py hello:make_app --socket "$1"\n')
+        archive.writestr("zipped-1.0/hello.py", hello(words))
+        archive.writestr("zipped-1.0/pylock.toml", sources.pylock)
+        archive.writestr("zipped-1.0/www/hello.txt", words)
+    return {"archive": str(file)}
+
+
+def entry(name: str, source: dict[str, Any], **keys: Any) -> dict[str, Any]:
+    site = {"domains": [f"{name}.test"], "processes": 1, "drain": 2}
+    return {"source": source, "run": {"app": "hello:make_app"}, **site, **keys}
+
+
+@pytest.fixture(scope="module")
+def entries(sources: Sources, repository: dict[str, Any], served: dict[str, Any]) -> dict[str, Any]:
+    static = {"run": {"command": "./serve {socket}"}, "static": {"url": "/static/", "path": "www"}}
+    return {
+        "cloned": entry("cloned", repository),
+        "locked": entry("locked", served),
+        "zipped": entry("zipped", zipped(sources, "from a zip file"), **static),
+    }
+
+
+def test_a_dry_run_says_what_would_be_built_and_writes_nothing(hosts: dict[str, Host], entries: dict[str, Any], key: str) -> None:
+    commit = hosts["debian12"].check_output("git -c safe.directory='*' -C /home/gitter/shop rev-parse HEAD").strip()
+    options = {"name": "cloned", "apps": {"cloned": entries["cloned"]}}
+    result, output = ansible("debian12", "funnel.tornado.release", options, "--check", "--diff", "-vvv")
+    assert result["changed"], output
+    assert f"+release {result['id']} of revision {commit}, 1 process\n" in output
+    assert key.splitlines()[2] not in output
+    assert "cloned" not in hosts["debian12"].check_output("ls -A /srv").split()
+
+
+def test_every_kind_of_source_is_served_with_what_it_names(
+    hosts: dict[str, Host], entries: dict[str, Any], key: str, tmp_path: Path
+) -> None:
+    names = json.dumps({"app_names": list(entries)})
+    status, output = run_playbook("playbooks/deploy.yml", "debian12", "-v", *extra(tmp_path, apps(**entries)), "-e", names)
+    assert status == 0, output
+    words = {"cloned": "from a submodule", "locked": "from a server", "zipped": "from a zip file"}
+    for name, said in words.items():
+        answer = Site(address(hosts["debian12"]), f"{name}.test").get("/").json
+        assert (answer["words"], answer["tornado"]) == (said, "6.6.1")
+    assert Site(address(hosts["debian12"]), "zipped.test").get("/static/hello.txt").body == b"from a zip file"
+    assert output.count("environment: built") == 3
+
+    secret = key.splitlines()[2]
+    assert secret not in output
+    assert hosts["debian12"].run("grep -rlF %s /srv /etc /root /tmp /var/log /var/tmp", secret).stdout == ""
+
+    status, output = run_playbook("playbooks/deploy.yml", "debian12", *extra(tmp_path, apps(**entries)), "-e", names)
+    assert status == 0, output
+    assert "changed=0" in output
+
+
+def test_other_code_with_the_same_dependencies_takes_the_environment_that_is_there(
+    hosts: dict[str, Host], entries: dict[str, Any], sources: Sources, tmp_path: Path
+) -> None:
+    before = hosts["debian12"].check_output("readlink -f /srv/zipped/current/venv")
+    changed = entries["zipped"] | {"source": zipped(sources, "from another one")}
+    status, output = deploy("zipped", "debian12", tmp_path, apps(**entries | {"zipped": changed}), "-v")
+    assert status == 0, output
+    assert "environment: reused" in output
+    assert Site(address(hosts["debian12"]), "zipped.test").get("/").json["words"] == "from another one"
+    assert hosts["debian12"].check_output("readlink -f /srv/zipped/current/venv") == before
+    assert hosts["debian12"].check_output("ls /srv/zipped/environments").split() == [Path(before).name]
+
+
+def refusals(sources: Sources, repository: dict[str, Any], served: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield entries that cannot be built, each with what its message has to say."""
+    wrong = f"sha256:{'0' * 64}"
+    yield (
+        {"source": served | {"checksum": wrong}},
+        rf"source\.checksum: http://127.0.0.1:8099/locked.tar.xz hashes to {served['checksum']}; {wrong} is wanted",
+    )
+    yield (
+        {"source": zipped(sources, "x") | {"checksum": wrong}},
+        rf"source\.checksum: .*zipped\.zip hashes to sha256:\w+; {wrong}",
+    )
+    yield (
+        {"source": {"git": repository["git"], "host_key": repository["host_key"]}},
+        r"source\.git: ssh://gitter@127.0.0.1/home/gitter/shop cannot be fetched from this host: .*Permission denied",
+    )
+    other = "127.0.0.1 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBqk6rGkGgI+zCNSlDnlHUpcQd7sbzZ2SxbTLBDs4tAp"
+    yield {"source": repository | {"host_key": other}}, r"source\.git: .*Host key verification failed"
+
+    project = f"[project]\nname = 'hello'\nversion = '1.0'\ndependencies = ['{TORNADO}']\n"
+    path = str(sources.tree("unlocked", pyproject_toml=project))
+    yield {"source": {"path": path}}, "source: pyproject.toml has dependencies, .* run `uv lock` and add uv.lock"
+
+    path = str(sources.tree("unhashed", requirements_txt=f"{TORNADO} --hash=sha256:{'0' * 64}\n"))
+    yield {"source": {"path": path}}, r"source: requirements.txt cannot be installed .*[Hh]ash"
+
+    linked = sources.tree("linked")
+    (linked / "static").symlink_to("/etc")
+    yield (
+        {"source": {"archive": str(sources.tar(linked))}, "static": {}},
+        r"static\.path: static leads out of the source, to /etc",
+    )
+
+    piped = sources.tree("piped")
+    os.mkfifo(piped / "pipe")
+    yield {"source": {"archive": str(sources.tar(piped))}}, r"source: pipe is neither a file nor a directory nor a link"
+
+    path = str(sources.tree("hooked"))
+    hook = "sh -c 'echo half >half; echo cannot go on; exit 3'"
+    yield {"source": {"path": path}, "hooks": {"build": hook}}, r"hooks\.build: .* \(exit status 3\): cannot go on"
+    yield (
+        {"source": {"path": path}, "hooks": {"build": "sh -c 'sleep 4321 & sleep 4321'", "timeout": 1}},
+        r"hooks\.build: .* did not end within 1 s",
+    )
+
+
+def test_what_cannot_be_built_says_why_and_leaves_nothing(
+    hosts: dict[str, Host], sources: Sources, repository: dict[str, Any], served: dict[str, Any], key: str
+) -> None:
+    for keys, message in refusals(sources, repository, served):
+        apps = {"refused": entry("refused", **keys)}
+        result, output = ansible("debian12", "funnel.tornado.release", {"name": "refused", "apps": apps})
+        assert result["failed"], (message, output)
+        assert re.search(rf"tornado_apps\.refused\.{message}", result["msg"].replace("\n", " ")), (message, result["msg"])
+        assert key.splitlines()[2] not in output
+    assert hosts["debian12"].check_output("ls -A /srv/refused/releases") == ""
+    assert hosts["debian12"].run("pgrep -u refused").stdout == ""
+
+
+@pytest.fixture
+def mirror(hosts: dict[str, Host], tmp_path: Path) -> None:
+    """Give debian13 the Python of Debian 12, as its mirror of Pythons and the list of what is there."""
+    hosts["debian12"].check_output("sh -euc %s", PACK_PYTHON)
+    packed = tmp_path / "python.tar.gz"
+    ansible("debian12", "ansible.builtin.fetch", {"src": "/root/python.tar.gz", "dest": str(packed), "flat": True})
+    entry = {"name": "cpython", "arch": {"family": "x86_64", "variant": None}, "os": "linux", "libc": "gnu", "variant": None}
+    version = {"major": 3, "minor": 11, "patch": 2, "prerelease": "", "build": "1"}
+    origin = {"url": "https://github.com/astral-sh/python-build-standalone/releases/download/1/python.tar.gz"}
+    (tmp_path / "list.json").write_text(json.dumps({"cpython-3.11.2": entry | version | origin | {"sha256": sha256(packed)}}))
+    hosts["debian13"].check_output("mkdir -p /srv/mirror/1")
+    send("debian13", packed, "/srv/mirror/1/python.tar.gz")
+    send("debian13", tmp_path / "list.json", "/srv/mirror/list.json")
+
+
+@pytest.mark.usefixtures("mirror")
+def test_a_wheelhouse_is_enough_for_uv_for_a_package_and_for_another_python(
+    hosts: dict[str, Host], sources: Sources, tmp_path: Path
+) -> None:
+    host = hosts["debian13"]
+    host.check_output("rm -rf /opt/uv")  # so that uv has to come from there as well
+    path = str(sources.tree("other", hello_py=hello("from 3.11"), requirements_txt=f"{TORNADO}\n"))
+    package = {"run": {"app": "hello_shop:make_app"}, "static": {"path": "hello_shop/static"}}
+    entries = {
+        "packaged": entry("packaged", {"package": "hello-shop", "version": "1.0"}, **package),
+        "other": entry("other", {"path": path}, python={"version": "3.11"}),
+    }
+    python = {
+        "python_wheelhouse": str(sources.wheels),
+        "python_index_url": "http://127.0.0.1:9/simple",
+        "python_mirror": "file:///srv/mirror",
+        "python_downloads_json": "/srv/mirror/list.json",
+    }
+    status, output = run_site("debian13", tmp_path, apps(**entries) | python)
+    assert status == 0, output
+
+    packaged = Site(address(host), "packaged.test")
+    assert packaged.get("/").json["words"] == "from a package"
+    assert packaged.get("/static/hello.txt").body == b"static of a package"
+    answer = Site(address(host), "other.test").get("/").json
+    assert (answer["words"], answer["python"]) == ("from 3.11", "3.11.2")
+    assert answer["prefix"].startswith("/opt/python/")
+    assert host.run("command -v python3.11").stdout == ""
+
+    status, output = run_site("debian13", tmp_path, apps(**entries) | python)
+    assert status == 0, output
+    assert "changed=0" in output
+
+    sources.wheels.joinpath("hello_shop-1.0-py3-none-any.whl").unlink()
+    options = {"version": UV, "wheelhouse": str(sources.wheels)}
+    result, output = ansible("debian13", "funnel.tornado.uv", options, "--check", "--diff")
+    assert "-/opt/wheelhouse/hello_shop-1.0-py3-none-any.whl\n" in output
+    result, output = ansible("debian13", "funnel.tornado.uv", options)
+    assert result["changed"], output
+    assert sorted(host.check_output("ls /opt/wheelhouse").split()) == sorted(path.name for path in sources.wheels.iterdir())

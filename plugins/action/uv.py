@@ -1,0 +1,59 @@
+"""Controller's half of the module uv: finds the wheelhouse, and sends what the host lacks of it in one go."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.funnel.tornado.plugins.module_utils import wheelhouse
+
+
+class ActionModule(ActionBase):
+    """Installs uv; with a wheelhouse, from there."""
+
+    TRANSFERS_FILES = True
+    _supports_check_mode = True
+    _requires_connection = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result."""
+        super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        name = arguments.pop("wheelhouse", "")
+        if not name:
+            return self._module(arguments, task_vars)
+        directory = self._directory(name)
+        packages = wheelhouse.manifest(directory)
+        if not packages:
+            raise AnsibleActionFail(f"wheelhouse: {directory} has no packages ({', '.join(wheelhouse.PATTERNS)})")
+        arguments["packages"] = packages
+        result = self._module(arguments, task_vars)
+        missing = result.pop("needs_packages", None)
+        if not missing:
+            return result
+        temporary = self._make_tmp_path()
+        try:
+            with tempfile.NamedTemporaryFile() as archive:
+                wheelhouse.pack(directory, missing, Path(archive.name))
+                path = self._connection._shell.join_path(temporary, "packages.tar")
+                self._transfer_file(archive.name, path)
+            return self._module(arguments | {"archive": path}, task_vars)
+        finally:
+            self._remove_tmp_path(temporary)
+
+    def _directory(self, name: str) -> Path:
+        """Return the directory that ``name`` means: where ansible-playbook was started, or beside the playbook."""
+        path = Path(name).expanduser()
+        tried = [Path.cwd() / path, Path(self._loader.get_basedir()) / path]
+        for directory in tried:
+            if directory.is_dir():
+                return directory
+        raise AnsibleActionFail(f"wheelhouse: there is no directory {' or '.join(dict.fromkeys(map(str, tried)))}")
+
+    def _module(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        result: dict[str, Any] = self._execute_module("funnel.tornado.uv", arguments, task_vars=task_vars)
+        return result

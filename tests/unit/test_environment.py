@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils.environment import pylock, read_files, requirement_lines
+
+WHEEL = {"url": "https://a.test/tornado.whl", "hashes": {"sha256": "aa"}}
+
+
+def write(directory: Path, **files: str) -> Path:
+    names = {"requirements": "requirements.txt", "pylock": "pylock.toml", "project": "pyproject.toml"}
+    for name, text in files.items():
+        path = directory / names.get(name, name.replace("__", "/"))
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return directory
+
+
+def test_without_dependencies_there_are_none(tmp_path: Path) -> None:
+    assert read_files(tmp_path).text == ""
+    assert read_files(write(tmp_path, project="[project]\nname = 'shop'\n")).text == ""
+
+
+def test_a_lock_comes_before_requirements(tmp_path: Path) -> None:
+    lock = (
+        "[[packages]]\nname = 'tornado'\nversion = '6.6'\nwheels = [{url = 'https://a.test/t.whl', hashes = {sha256 = 'aa'}}]\n"
+    )
+    found = read_files(write(tmp_path, pylock=lock, requirements="tornado\n"))
+    assert (found.origin, found.locked, found.text) == ("pylock.toml", True, "tornado==6.6 --hash=sha256:aa\n")
+
+
+def test_requirements_come_before_a_project(tmp_path: Path) -> None:
+    found = read_files(write(tmp_path, requirements="tornado\n", project="[project]\ndependencies = ['flask']\n"))
+    assert (found.origin, found.locked, found.text) == ("requirements.txt", False, "tornado")
+
+
+def test_dependencies_that_are_locked_nowhere_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="run `uv lock` and add"):
+        read_files(write(tmp_path, project="[project]\nname = 'shop'\ndependencies = ['flask']\n"))
+
+
+def test_the_files_that_requirements_include_belong_to_them(tmp_path: Path) -> None:
+    source = write(
+        tmp_path,
+        requirements="# the app's\n-r requirements/base.txt\ntornado==6.6 \\\n  --hash=sha256:aa  # pinned\n",
+        requirements__base="",
+    )
+    (source / "requirements/base.txt").write_text("flask\n")
+    assert list(requirement_lines(source / "requirements.txt")) == [
+        "-r requirements/base.txt",
+        "flask",
+        "tornado==6.6 --hash=sha256:aa",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "local"),
+    [
+        ("tornado", False),
+        ("lib", False),
+        ("-r base.txt", False),
+        ("shop @ https://a.test/lib", False),
+        ("./lib", True),
+        ("./lib[extra]", True),
+        ("-e .", True),
+        ("--find-links=./lib", True),
+        ("lib @ file:./lib", True),
+    ],
+)
+def test_what_is_part_of_the_source_is_known(tmp_path: Path, line: str, *, local: bool) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "base.txt").touch()
+    assert read_files(write(tmp_path, requirements=f"{line}\n")).local is local
+
+
+@pytest.mark.parametrize(
+    ("package", "line"),
+    [
+        ({"version": "6.6", "wheels": [WHEEL]}, "tornado==6.6 --hash=sha256:aa"),
+        ({"version": "6.6", "sdist": WHEEL, "marker": "os_name == 'nt'"}, "tornado==6.6 ; os_name == 'nt' --hash=sha256:aa"),
+        ({"archive": WHEEL}, "tornado @ https://a.test/tornado.whl --hash=sha256:aa"),
+        ({"vcs": {"type": "git", "url": "https://a.test/t", "commit-id": "c0"}}, "tornado @ git+https://a.test/t@c0"),
+    ],
+)
+def test_a_lock_is_a_list_of_requirements_for_the_hosts_own_index(package: dict[str, Any], line: str) -> None:
+    assert pylock({"packages": [{"name": "tornado", **package}]}) == f"{line}\n"
+
+
+@pytest.mark.parametrize(
+    ("package", "message"),
+    [
+        ({"directory": {"path": "."}}, "tornado is of a directory or a file beside it"),
+        ({"version": "6.6", "wheels": [WHEEL], "marker": "'dev' in dependency_groups"}, "tornado is of a group or an extra"),
+    ],
+)
+def test_what_no_line_can_name_is_refused(package: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pylock({"packages": [{"name": "tornado", **package}]})

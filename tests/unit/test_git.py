@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import shlex
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load
+from ansible_collections.funnel.tornado.plugins.module_utils.git import _ssh_command, export, look_up, resolve, submodule_url
+from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+
+
+def git(directory: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@a.test", "-c", "protocol.file.allow=always", "-c", "tag.gpgSign=false"]
+    command = ["git", "-C", str(directory), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def repository(directory: Path, **files: str) -> Path:
+    directory.mkdir()
+    git(directory, "init", "--quiet", "--initial-branch", "main")
+    commit(directory, **files)
+    return directory
+
+
+def commit(directory: Path, **files: str) -> str:
+    for name, text in files.items():
+        (directory / f"{name}.py").write_text(text)
+    git(directory, "add", ".")
+    git(directory, "commit", "--quiet", "--message", "a", "--allow-empty")
+    return git(directory, "rev-parse", "HEAD")
+
+
+def app(url: Path, version: str | None = None, **keys: str) -> App:
+    source: dict[str, Any] = {"git": str(url), **({"version": version} if version else {}), **keys}
+    return load({"shop": {"source": source, "run": {"app": "a:b"}}})["shop"]
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    return repository(tmp_path / "shop", web="1")
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout("shop", tmp_path / "host")
+
+
+def test_a_version_is_a_branch_a_tag_or_a_commit_or_the_default_branch(shop: Path, layout: Layout) -> None:
+    first = git(shop, "rev-parse", "HEAD")
+    git(shop, "tag", "--annotate", "v1", "--message", "a")
+    git(shop, "branch", "stable")
+    second = commit(shop, web="2")
+    for version, wanted in (("v1", first), ("stable", first), (first, first), ("main", second), (None, second)):
+        assert resolve(layout, app(shop, version)) == wanted
+        assert look_up(layout, app(shop, version)) == wanted
+
+
+def test_a_branch_is_followed_and_a_commit_that_is_there_is_not_asked_for(shop: Path, layout: Layout) -> None:
+    first = resolve(layout, app(shop, "main"))
+    second = commit(shop, web="2")
+    assert resolve(layout, app(shop, "main")) == second
+    shop.rename(shop.with_name("moved"))
+    assert resolve(layout, app(shop, first)) == first
+
+
+def test_a_commit_that_no_branch_leads_to_is_asked_for_by_itself(shop: Path, layout: Layout) -> None:
+    lost = commit(shop, web="2")
+    git(shop, "reset", "--quiet", "--hard", "HEAD~1")
+    assert resolve(layout, app(shop, lost)) == lost
+
+
+def test_what_is_not_there_is_named(shop: Path, layout: Layout) -> None:
+    with pytest.raises(BuildError, match=r"tornado_apps\.shop\.source\.version: .* has no branch, tag or commit v9"):
+        resolve(layout, app(shop, "v9"))
+    with pytest.raises(BuildError, match=r"tornado_apps\.shop\.source\.version: .* has no branch or tag v9"):
+        look_up(layout, app(shop, "v9"))
+    with pytest.raises(BuildError, match=r"tornado_apps\.shop\.source\.git: .*/nowhere cannot be fetched"):
+        resolve(layout, app(shop.with_name("nowhere")))
+
+
+def test_looking_up_writes_nothing(shop: Path, layout: Layout) -> None:
+    look_up(layout, app(shop))
+    assert not layout.home.exists()
+
+
+@pytest.fixture
+def nested(tmp_path: Path, shop: Path) -> Path:
+    """Give the shop a submodule `lib` at a relative URL, which has a submodule `deep` itself."""
+    repository(tmp_path / "deep", deep="1")
+    lib = repository(tmp_path / "lib", lib="1")
+    git(lib, "submodule", "--quiet", "add", "../deep", "deep")
+    commit(lib)
+    git(shop, "submodule", "--quiet", "add", "../lib", "vendor/lib")
+    commit(shop)
+    return shop
+
+
+def test_submodules_come_with_it_as_deep_as_they_go(
+    nested: Path, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_ALLOW_PROTOCOL", "file")
+    pinned = resolve(layout, app(nested))
+    commit(tmp_path / "lib", lib="2")
+    export(layout, app(nested), pinned, tmp_path / "src")
+    assert (tmp_path / "src/web.py").read_text() == "1"
+    assert (tmp_path / "src/vendor/lib/lib.py").read_text() == "1", "at the commit that the shop names"
+    assert (tmp_path / "src/vendor/lib/deep/deep.py").read_text() == "1"
+    assert not list(tmp_path.rglob("*.tar"))
+
+
+def test_a_repository_cannot_name_the_hosts_own_files_as_a_submodule(nested: Path, layout: Layout, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="transport 'file' not allowed"):
+        export(layout, app(nested), resolve(layout, app(nested)), tmp_path / "src")
+
+
+@pytest.mark.parametrize(
+    ("url", "base", "wanted"),
+    [
+        ("https://b.test/lib.git", "https://a.test/shop.git", "https://b.test/lib.git"),
+        ("../lib.git", "https://a.test/team/shop.git", "https://a.test/team/lib.git"),
+        ("../../lib.git", "https://a.test/team/shop.git/", "https://a.test/lib.git"),
+        ("./lib.git", "ssh://git@a.test/shop.git", "ssh://git@a.test/shop.git/lib.git"),
+        ("../lib.git", "git@a.test:team/shop.git", "git@a.test:team/lib.git"),
+        ("../lib.git", "git@a.test:shop.git", "git@a.test:lib.git"),
+    ],
+)
+def test_a_submodules_url_may_be_relative(url: str, base: str, wanted: str) -> None:
+    assert submodule_url(url, base) == wanted
+
+
+def options(command: str) -> dict[str, str]:
+    return dict(word.split("=", 1) for word in shlex.split(command) if "=" in word)
+
+
+def test_ssh_reads_the_key_while_git_runs_and_nobody_sees_it(shop: Path, layout: Layout) -> None:
+    source = app(shop, deploy_key="-----BEGIN KEY-----\nhunter2\n-----END KEY-----").source
+    with _ssh_command(layout, source, remember=True) as command:
+        assert "hunter2" not in command
+        assert options(command)["IdentitiesOnly"] == "yes"
+        key = Path(options(command)["IdentityFile"])
+        assert key.read_text().endswith("hunter2\n-----END KEY-----\n")
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert not key.exists()
+
+
+def test_a_servers_key_is_the_one_that_is_given_or_the_first_that_was_met(shop: Path, layout: Layout) -> None:
+    with _ssh_command(layout, app(shop, host_key="a.test ssh-ed25519 AAAA").source, remember=True) as command:
+        assert options(command)["StrictHostKeyChecking"] == "yes"
+        assert Path(options(command)["UserKnownHostsFile"]).read_text() == "a.test ssh-ed25519 AAAA\n"
+    with _ssh_command(layout, app(shop).source, remember=True) as command:
+        assert options(command)["StrictHostKeyChecking"] == "accept-new"
+        assert options(command)["UserKnownHostsFile"] == str(layout.home / "known_hosts")
+    with _ssh_command(layout, app(shop).source, remember=False) as command:
+        assert options(command)["UserKnownHostsFile"].startswith("/proc/"), "check mode writes nothing down"

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import load
+from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError
+from ansible_collections.funnel.tornado.plugins.module_utils.procfile import Commands, parse, read
+
+TEXT = """
+# what runs
+web: python app.py --port=$PORT
+worker:  rq worker "${QUEUE:-default}"
+mailer: python mail.py
+release: python migrate.py
+"""
+
+
+def commands(directory: Path, text: str | None = TEXT, **run: Any) -> Commands:
+    if text is not None:
+        (directory / "Procfile").write_text(text)
+    entry = {"source": {"path": "."}, "port": 8000, "run": {"procfile": "web", **run}}
+    return read(load({"shop": entry})["shop"], directory)
+
+
+def test_a_shell_runs_the_line_of_the_served_type(tmp_path: Path) -> None:
+    assert commands(tmp_path).argv == ["sh", "-c", "python app.py --port=$PORT"]
+
+
+def test_each_other_type_is_a_worker_but_release(tmp_path: Path) -> None:
+    found = commands(tmp_path).workers
+    assert {name: worker["count"] for name, worker in found.items()} == {"mailer": 1, "worker": 1}
+
+
+def test_braces_are_the_shells_and_not_the_launchers(tmp_path: Path) -> None:
+    words = commands(tmp_path).workers["worker"]["argv"]
+    assert [word.format(port="no") for word in words] == ["sh", "-c", 'rq worker "${QUEUE:-default}"']
+
+
+def test_scale_says_how_many_and_nothing_is_left_out(tmp_path: Path) -> None:
+    found = commands(tmp_path, scale={"worker": 3, "mailer": 0}).workers
+    assert {name: worker["count"] for name, worker in found.items()} == {"worker": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "run", "message"),
+    [
+        (None, {}, "tornado_apps.shop.run.procfile: the source has no Procfile"),
+        (
+            TEXT,
+            {"procfile": "api"},
+            "tornado_apps.shop.run.procfile: Procfile has no process type api; it has mailer, release, web, worker",
+        ),
+        (
+            TEXT,
+            {"scale": {"wroker": 1}},
+            "tornado_apps.shop.run.scale.wroker: Procfile has no such worker; it has mailer, worker",
+        ),
+        (TEXT, {"scale": {"release": 1}}, "scale.release: Procfile has no such worker; it has mailer, worker"),
+        ("web python app.py", {}, "Procfile: line 1 is not of the form name: command; found 'web python app.py'"),
+    ],
+)
+def test_what_is_not_there_is_refused_with_what_is(tmp_path: Path, text: str | None, run: dict[str, Any], message: str) -> None:
+    with pytest.raises(BuildError) as caught:
+        commands(tmp_path, text, **run)
+    assert message in str(caught.value)
+
+
+def test_lines_may_end_as_on_windows_and_hold_colons() -> None:
+    assert parse("web: python app.py --bind=:$PORT\r\n\r\n") == {"web": "python app.py --bind=:$PORT"}
+
+
+def test_a_type_stands_there_once() -> None:
+    with pytest.raises(ValueError, match="line 2 names web a second time"):
+        parse("web: a\nweb: b\n")

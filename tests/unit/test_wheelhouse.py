@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils.wheelhouse import WheelhouseError, converge, manifest, pack
+
+
+@pytest.fixture
+def wheels(tmp_path: Path) -> Path:
+    directory = tmp_path / "wheels"
+    directory.mkdir()
+    for name in ("a-1-py3-none-any.whl", "b-1.tar.gz"):
+        (directory / name).write_text(name)
+    (directory / "README.md").touch()
+    return directory
+
+
+def test_only_packages_belong_to_it(wheels: Path, tmp_path: Path) -> None:
+    assert list(manifest(wheels)) == ["a-1-py3-none-any.whl", "b-1.tar.gz"]
+    assert manifest(tmp_path / "nowhere") == {}
+
+
+def test_it_becomes_what_is_wanted_and_nothing_else(wheels: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "old-1-py3-none-any.whl").touch()
+    wanted = manifest(wheels)
+    pack(wheels, wanted, tmp_path / "packages.tar")
+    converge(wanted, tmp_path / "packages.tar", home)
+    assert manifest(home) == wanted
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "packages.tar", "wheels"]
+
+
+def test_what_arrives_damaged_changes_nothing(wheels: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    wanted = manifest(wheels)
+    (wheels / "b-1.tar.gz").write_text("other")
+    pack(wheels, wanted, tmp_path / "packages.tar")
+    with pytest.raises(WheelhouseError, match=r"b-1\.tar\.gz did not arrive as sent"):
+        converge(wanted, tmp_path / "packages.tar", home)
+    assert manifest(home) == {}
