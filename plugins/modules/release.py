@@ -74,6 +74,7 @@ environment:
   sample: reused
 """
 
+import base64
 import os
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,11 @@ ARGUMENTS = {
     "secrets": {"type": "dict", "required": True, "no_log": True},
     "deploy_key": {"type": "str", "no_log": True},
     "revision": {"type": "str", "required": True},
+    # Texts that would fill the host's journal, which Ansible writes a module's options to.
     "archive": {"type": "path"},
-    "launcher": {"type": "str", "required": True},
-    "runner": {"type": "str", "required": True},
+    "content": {"type": "str", "no_log": True},
+    "launcher": {"type": "str", "required": True, "no_log": True},
+    "runner": {"type": "str", "required": True, "no_log": True},
     "builder": {"type": "str", "required": True},
     "wait": {"type": "int", "default": 60},
 }
@@ -146,11 +149,20 @@ def release(module: AnsibleModule, layout: Layout, app: App) -> dict[str, Any]:
     result["diff"] = difference(layout, f"{summary(planned.description)}\n")
     if module.check_mode:
         return result
-    archive = module.params["archive"]
+    archive = sent(module)
     if archive is None and (app.source.path is not None or (app.source.archive is not None and not app.source.remote)):
         return {"needs_source": True}
-    environment = build(layout, app, planned, programs, Path(archive) if archive else None, module.params["builder"])
+    environment = build(layout, app, planned, programs, archive, module.params["builder"])
     return result | {"environment": "built" if environment.built else "reused"}
+
+
+def sent(module: AnsibleModule) -> Path | None:
+    """Return the source that the controller has sent, in a file of its own or among the options; None if it has not."""
+    if module.params["content"] is None:
+        return Path(module.params["archive"]) if module.params["archive"] else None
+    file = Path(module.tmpdir) / "source"
+    file.write_bytes(base64.b64decode(module.params["content"]))
+    return file
 
 
 def find_revision(module: AnsibleModule, layout: Layout, app: App) -> str | None:
