@@ -7,9 +7,12 @@ import copy
 import http.client
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,9 +99,64 @@ def python(host: Host, code: str) -> Any:
 
 def processes(host: Host, app: str) -> dict[str, int]:
     """Return the process ids of an app's running processes by their names."""
-    lines = host.check_output("supervisorctl status | grep -E %s", f"^{app}-[ab]:").splitlines()
+    lines = host.check_output("supervisorctl status | grep -E %s", f"^{app}-[ab][.:]").splitlines()
     rows = [line.split() for line in lines]
     return {row[0]: int(row[3].rstrip(",")) for row in rows if row[1] == "RUNNING"}
+
+
+#: Says, on a host, what of an app belongs neither to what is served nor to a release that may be served again.
+LEFT_BEHIND = """
+import fcntl, json, pathlib, subprocess, sys
+app = sys.argv[1]
+home = pathlib.Path("/srv", app)
+live = (home / "live").readlink().name
+count = json.loads((home / "live/release/release.json").read_text())["processes"]
+releases = [path for path in (home / "releases").iterdir() if not path.name.startswith(".")]
+run = {f"{number}.{kind}" for number in range(count) for kind in ("sock", "pid", "starts")}
+left = [path for path in home.glob(".*") if path.name != ".lock"]
+left += (home / "releases").glob(".*")
+left += set((home / "environments").iterdir()) - {(path / "venv").resolve() for path in releases}
+left += [path for path in (home / "slots").iterdir() if path.name != live]
+left += [path for path in (home / "live/run").iterdir() if path.name not in run]
+left += [path for path in pathlib.Path("/etc/supervisor/conf.d").glob(f"{app}-*") if path.name != f"{app}-{live}.conf"]
+left += pathlib.Path("/etc").glob(".nginx*")
+with (home / ".lock").open() as lock:
+    left += ["a line in .lock"] * bool(lock.read())
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        left.append("the lock")
+status = subprocess.run(["supervisorctl", "status"], stdout=subprocess.PIPE, text=True).stdout.splitlines()
+groups = [line.split() for line in status if line.startswith(f"{app}-")]
+left += [" ".join(row) for row in groups if row[1] != "RUNNING" or not row[0].startswith(f"{app}-{live}:")]
+supervised = {int(row[3].rstrip(",")) for row in groups if row[1] == "RUNNING"}
+processes = set()
+for path in pathlib.Path("/proc").glob("[0-9]*"):
+    try:
+        if f"TORNADO_APP={app}".encode() in (path / "environ").read_bytes().split(b"\\0"):
+            processes.add(int(path.name))
+    except OSError:
+        continue
+left += [f"process {pid}" for pid in processes ^ supervised]
+left += [f"{len(supervised)} processes instead of {count}"] * (len(supervised) != count)
+print(json.dumps(sorted(map(str, left))))
+"""
+
+
+def left_behind(host: Host, app: str) -> list[str]:
+    """Return what is on the host and belongs neither to what is served of an app nor to a release that may be served again."""
+    return list(json.loads(host.check_output("python3 -c %s %s", LEFT_BEHIND, app)))
+
+
+def sample_code(directory: Path, **files: str) -> dict[str, Any]:
+    """Return the source of a copy of the sample app in which ``files`` (``web`` for web.py) are other ones."""
+    copied = directory / "app"
+    shutil.rmtree(copied, ignore_errors=True)
+    shutil.copytree(ROOT / "files/sample_app", copied)
+    for name, text in files.items():
+        path = copied / ("requirements.txt" if name == "requirements" else f"sample_app/{name}.py")
+        path.write_text(text)
+    return {"source": {"path": str(copied)}}
 
 
 def apps(**changes: dict[str, Any]) -> dict[str, Any]:
@@ -114,16 +172,51 @@ def run_site(name: str, directory: Path, variables: dict[str, Any], *options: st
 
     ``directory`` takes the variables' file.
     """
-    extra = directory / "variables.yml"
-    extra.write_text(yaml.safe_dump(VARIABLES | variables, sort_keys=False))
-    return run_playbook("site.yml", name, "-e", f"@{extra}", *options)
+    return run_playbook("site.yml", name, *extra(directory, variables), *options)
+
+
+def deploy(app: str, name: str, directory: Path, variables: dict[str, Any], *options: str) -> tuple[int, str]:
+    """Run deploy.yml for one app; the rest is as for `run_site`, but that ``name`` may be a group."""
+    return run_playbook("playbooks/deploy.yml", name, "-e", f"app={app}", *extra(directory, variables), *options)
+
+
+def done(finished: tuple[int, str]) -> str:
+    """Return what a playbook that has to succeed has printed."""
+    status, output = finished
+    assert status == 0, output[-3000:]
+    return output
+
+
+def extra(directory: Path, variables: dict[str, Any]) -> list[str]:
+    """Return the options that set ``variables`` over those of the scenarios; ``directory`` takes their file."""
+    file = directory / f"{uuid.uuid4().hex}.yml"
+    file.write_text(yaml.safe_dump(VARIABLES | variables, sort_keys=False))
+    return ["-e", f"@{file}"]
 
 
 def run_playbook(playbook: str, name: str, *options: str) -> tuple[int, str]:
-    """Run a playbook on one host of the scenario; return its exit status and all it printed."""
+    """Run a playbook on a host or a group of the scenario; return its exit status and all it printed."""
+    with start_playbook(playbook, name, *options) as process:
+        try:
+            output, _ = process.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            kill_playbook(process)
+            raise
+    return process.returncode, output
+
+
+def start_playbook(playbook: str, name: str, *options: str) -> subprocess.Popen[str]:
+    """Start a playbook on a host or a group of the scenario, in a process group of its own."""
     command = ["ansible-playbook", playbook, "-i", os.environ["MOLECULE_INVENTORY_FILE"], "--limit", name, *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-    return done.returncode, done.stdout + done.stderr
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def kill_playbook(process: subprocess.Popen[str]) -> None:
+    """End a playbook as a power cut does: at once, and nothing of it is left to say goodbye to the hosts."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 def eventually(look: Callable[[], T | bool], seconds: float = 30) -> T:

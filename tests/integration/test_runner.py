@@ -18,6 +18,8 @@ import subprocess
 import textwrap
 import threading
 import time
+import uuid
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +28,7 @@ import tornado.httpclient
 import tornado.websocket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.integration.conftest import Answer, Connection, Process
 
@@ -351,6 +353,22 @@ class TestDrain:
         assert "3 websockets" in process.log
         assert "Traceback" not in process.log
 
+    def test_websocket_that_is_opened_meanwhile_is_closed_with_1012_too(self, serve: Serve) -> None:
+        process = serve()
+        early, late = process.connect(), process.connect()
+        assert late.ask("/healthz").status == 200
+        early.send_request("/sleep?seconds=0.5")
+        time.sleep(0.1)
+        process.signal()
+        process.wait_for("draining")
+        handshake = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAA\r\n"
+        late.sock.sendall(f"GET /ws HTTP/1.1\r\nHost: x\r\n{handshake}\r\n".encode())
+        assert late.sock.recv(999).startswith(b"HTTP/1.1 101 ")
+        assert late.sock.recv(99)[2:] == (1012).to_bytes(2, "big") + b"service restart"
+        late.close()
+        assert early.answer().status == 200
+        assert process.status() == 0
+
     def test_ends_when_its_time_is_over(self, serve: Serve) -> None:
         process = serve("--drain", "0.5")
         slow = process.connect()
@@ -389,36 +407,323 @@ class TestDrain:
         old, new = (serve("--socket", tmp_path / name) for name in ("old", "new"))
         link = tmp_path / "current"
         link.symlink_to("old")
-        end = threading.Event()
+        with keep_busy(lambda: old.connect(place=link)) as answers:
+            time.sleep(0.5)
+            (tmp_path / "next").symlink_to("new")
+            (tmp_path / "next").rename(link)
+            assert old.stop() == 0
+            time.sleep(0.3)
+        assert set(answers()) == {old.pid, new.pid}
 
-        def client(number: int) -> tuple[int, set[int]]:
-            answered, pids, connection = 0, set(), None
-            while not end.is_set():
-                if connection is None:
-                    connection = old.connect(place=link)
-                answer = connection.ask("/whoami") if number % 2 else connection.ask("/echo", b"x")
-                assert answer.status == 200
-                answered += 1
-                if number % 2:
-                    pids.add(answer.json["pid"])
-                if answer.headers["Connection"] == "close":
-                    connection.close()
-                    connection = None
-            return answered, pids
 
-        with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            clients = [pool.submit(client, number) for number in range(16)]
-            try:
-                time.sleep(0.5)
-                (tmp_path / "next").symlink_to("new")
-                (tmp_path / "next").rename(link)
-                assert old.stop() == 0
-                time.sleep(0.3)
-            finally:
-                end.set()
-            results = [client.result() for client in clients]
-        assert sum(answered for answered, _ in results) > 200
-        assert set().union(*(pids for _, pids in results)) == {old.pid, new.pid}
+@contextlib.contextmanager
+def keep_busy(connect: Callable[[], Connection], clients: int = 16) -> Iterator[Callable[[], Counter[int]]]:
+    """Let clients ask on kept connections, each GET and POST in turn; gives a function that counts the answers by process.
+
+    What fails is never sent again, and raised by that function.
+    """
+    end = threading.Event()
+    results: list[concurrent.futures.Future[Counter[int]]] = []
+
+    def client() -> Counter[int]:
+        answered: Counter[int] = Counter()
+        connection = None
+        while not end.is_set():
+            connection = connection or connect()
+            who = connection.ask("/whoami")
+            assert who.status == 200
+            answered[who.json["pid"]] += 1
+            if who.headers["Connection"] != "close":
+                body = uuid.uuid4().hex.encode()
+                echo = connection.ask("/echo", body)
+                assert (echo.status, echo.body) == (200, body)
+                if echo.headers["Connection"] != "close":
+                    continue
+            connection.close()
+            connection = None
+        return answered
+
+    def answers() -> Counter[int]:
+        total = sum((result.result() for result in results), Counter())
+        assert total.total() > 100
+        return total
+
+    with concurrent.futures.ThreadPoolExecutor(clients) as pool:
+        results += [pool.submit(client) for _ in range(clients)]
+        try:
+            yield answers
+        finally:
+            end.set()
+
+
+class TestReplace:
+    """One process takes the place of another, which it was told of."""
+
+    def test_no_request_is_lost(self, serve: Serve, tmp_path: Path) -> None:
+        options = ("--socket", tmp_path / "s", "--pid-file", tmp_path / "pid", "--drain", "10")
+        old = serve(*options)
+        slow = old.connect()
+        slow.send_request("/sleep?seconds=2")
+        with keep_busy(old.connect) as answers:
+            time.sleep(0.5)
+            new = serve(*options, "--replace", str(old.pid))
+            new.wait_for(f"taking the place of pid {old.pid}")
+            assert (tmp_path / "pid").read_text() == f"{new.pid}\n"
+            assert old.popen.poll() is None, "it drains"
+            assert old.status() == 0
+            time.sleep(0.3)
+        assert set(answers()) == {old.pid, new.pid}
+        assert slow.answer().json["pid"] == old.pid
+        assert (tmp_path / "pid").read_text() == f"{new.pid}\n"
+        assert is_locked(tmp_path / "pid")
+        assert new.stop() == 0
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("shared", [["--reuse-port"], []])
+    def test_port(self, serve: Serve, tmp_path: Path, shared: list[str]) -> None:
+        """A port that is not shared has to be free first; either way what is in progress is answered."""
+        options = ("--pid-file", tmp_path / "pid", *shared)
+        old = serve(*options)
+        slow = old.connect()
+        slow.send_request("/sleep?seconds=1.5")
+        time.sleep(0.1)
+        new = serve(*options, "--port", str(old.place), "--replace", str(old.pid))
+        old.wait_for("draining")
+        assert old.popen.poll() is None, "it drains"
+        time.sleep(0.2)
+        assert {new.ask("/whoami").json["pid"] for _ in range(10)} == {new.pid}
+        assert slow.answer().status == 200
+        assert old.status() == 0
+        assert (tmp_path / "pid").read_text() == f"{new.pid}\n"
+
+    def test_websockets_are_told_to_connect_again(self, serve: Serve) -> None:
+        old = serve("--reuse-port")
+
+        async def talk() -> int | None:
+            socket = await tornado.websocket.websocket_connect(f"ws://127.0.0.1:{old.place}/ws")
+            serve("--reuse-port", "--port", str(old.place), "--replace", str(old.pid))
+            while await socket.read_message() is not None:
+                pass
+            return socket.close_code
+
+        assert asyncio.run(talk()) == 1012
+
+    def test_one_that_is_gone_or_never_was(self, serve: Serve, tmp_path: Path) -> None:
+        options = ("--socket", tmp_path / "s", "--pid-file", tmp_path / "pid")
+        old = serve(*options)
+        old.signal(signal.SIGKILL)
+        assert old.status() == -signal.SIGKILL
+        new = serve(*options, "--replace", str(old.pid))
+        assert new.ask("/whoami").json["pid"] == new.pid
+        assert "taking" not in new.log
+
+    def test_application_that_fails_leaves_the_old_one_alone(self, serve: Serve, spawn: Serve, tmp_path: Path) -> None:
+        options = ("--socket", tmp_path / "s", "--pid-file", tmp_path / "pid")
+        old = serve(*options)
+        new = spawn(*options, "--replace", str(old.pid), target="none:app")
+        assert new.status() == 1
+        assert old.ask("/whoami").json["pid"] == old.pid
+        assert (tmp_path / "pid").read_text() == f"{old.pid}\n"
+        assert "SIGTERM" not in old.log
+
+    def test_another_one_than_was_told_is_refused(self, serve: Serve, spawn: Serve, tmp_path: Path) -> None:
+        options = ("--socket", tmp_path / "s", "--pid-file", tmp_path / "pid")
+        stranger = serve()
+        old = serve(*options)
+        new = spawn(*options, "--replace", str(stranger.pid))
+        assert new.status() == 1
+        assert f"already running: pid {old.pid} holds the lock on {tmp_path}/pid" in new.log
+        assert {old.ask("/whoami").json["pid"], stranger.ask("/whoami").json["pid"]} == {old.pid, stranger.pid}
+
+    def test_one_that_does_not_stop_is_killed(self, serve: Serve, tmp_path: Path) -> None:
+        options = ("--socket", tmp_path / "s", "--drain", "0")
+        old = serve(*options)
+        old.signal(signal.SIGSTOP)
+        new = serve(*options, "--replace", str(old.pid))
+        assert new.ask("/whoami").json["pid"] == new.pid
+        assert old.status() == -signal.SIGKILL
+
+    def test_several(self, serve: Serve, tmp_path: Path) -> None:
+        """A new one that was killed together with supervisord before it had taken over is left behind beside the old one."""
+        options = ("--socket", tmp_path / "s", "--pid-file", tmp_path / "pid")
+        old = serve(*options)
+        second = serve(*options, "--replace", str(old.pid))
+        third = serve(*options, "--replace", str(old.pid), "--replace", str(second.pid))
+        assert [old.status(), second.status()] == [0, 0]
+        assert third.ask("/whoami").json["pid"] == third.pid
+        assert (tmp_path / "pid").read_text() == f"{third.pid}\n"
+
+
+class TestReaderOfTheOutput:
+    def test_is_not_needed_to_serve(self, spawn: Serve, tmp_path: Path, eventually: Eventually) -> None:
+        """As when supervisord is killed: whatever the application writes must not fail its requests."""
+        more = """
+            import sys
+
+            class Speak(RequestHandler):
+                def get(self):
+                    print("out", flush=True)
+                    print("err", file=sys.stderr, flush=True)
+                    logging.getLogger().error("log")
+                    logging.getLogger("shop").info("later")
+                    self.write("said")
+
+            def make_app():
+                return Application([("/", Speak)])
+        """
+        read, write = os.pipe()
+        env = {"PYTHONUNBUFFERED": "1"}
+        process = spawn(
+            "--socket", tmp_path / "s", target="web:make_app", cwd=write_app(tmp_path, more=more), env=env,
+            stdout=write, preexec_fn=lambda: os.dup2(1, 2),
+        )  # fmt: skip
+        os.close(write)
+        process.place = eventually((tmp_path / "s").is_socket) and tmp_path / "s"
+        assert process.ask("/").body == b"said"
+        assert b"out\n" in os.read(read, 9999)
+        os.close(read)
+        for _ in range(20):
+            assert process.ask("/").body == b"said"
+            time.sleep(0.02)
+        assert process.stop() == 0
+
+
+WSGI = """\
+    import sys, threading, time
+
+    def app(environ, start_response):
+        path = environ["PATH_INFO"]
+        body = environ["wsgi.input"].read() or path.encode()
+        headers = [("Content-Type", "text/plain")]
+        if path == "/slow":
+            time.sleep(1)
+        elif path == "/fail":
+            raise ValueError("no database")
+        elif path == "/exit":
+            sys.exit(7)
+        elif path == "/nothing":
+            return [b"no start_response"]
+        elif path == "/header":
+            headers = [("X-Forged", "a\\r\\nb")]
+        elif path == "/who":
+            body = " ".join([environ["REMOTE_ADDR"], environ["wsgi.url_scheme"], environ["HTTP_HOST"]]).encode()
+        start_response("200 OK", headers)
+        return [body]
+
+    class Kind:
+        def __call__(self, environ, start_response):
+            return app(environ, start_response)
+
+    class Holder:
+        wsgi = staticmethod(app)
+
+    def make_app(config=None):
+        return app
+
+    async def asgi(scope, receive, send):
+        pass
+
+    number = 7
+    instance = Kind()
+"""
+
+
+class TestWsgi:
+    @pytest.fixture
+    def wsgi(self, serve: Serve, tmp_path: Path) -> Serve:
+        """Return a function that serves a WSGI callable of the module above."""
+        write_app(tmp_path, WSGI)
+        return lambda *arguments, **options: serve("--wsgi", *arguments, cwd=tmp_path, **{"target": "web:app"} | options)
+
+    def test_slow_request_holds_up_no_other(self, wsgi: Serve) -> None:
+        process = wsgi("--threads", "2")
+        slow = process.connect()
+        slow.send_request("/slow")
+        time.sleep(0.1)
+        start = time.monotonic()
+        assert process.ask("/fast").body == b"/fast"
+        assert time.monotonic() - start < 0.5
+        assert slow.answer().body == b"/slow"
+
+    def test_one_more_than_there_are_threads_waits(self, wsgi: Serve) -> None:
+        process = wsgi("--threads", "2")
+        slow = [process.connect() for _ in range(2)]
+        for connection in slow:
+            connection.send_request("/slow")
+        time.sleep(0.2)
+        start = time.monotonic()
+        assert process.ask("/fast").body == b"/fast"
+        assert 0.5 < time.monotonic() - start < 2
+        assert [connection.answer().status for connection in slow] == [200, 200]
+
+    def test_requests_in_threads_are_answered_before_the_end(self, wsgi: Serve, tmp_path: Path) -> None:
+        process = wsgi("--socket", tmp_path / "s", "--threads", "1")
+        slow, waiting, idle = (process.connect() for _ in range(3))
+        assert idle.ask("/").status == 200
+        for connection in (slow, waiting):
+            connection.send_request("/slow")
+        time.sleep(0.2)
+        process.signal()
+        process.wait_for("draining .* 2 requests")
+        for connection in (slow, waiting):
+            answer = connection.answer()
+            assert (answer.body, answer.headers["Connection"]) == (b"/slow", "close")
+        assert idle.is_closed_by_server()
+        assert process.status() == 0
+
+    def test_exception_is_answered_and_logged(self, wsgi: Serve) -> None:
+        process = wsgi("--threads", "1")
+        connection = process.connect()
+        for path in ("/fail", "/exit", "/nothing", "/header"):
+            assert connection.ask(path).status == 500
+            process.wait_for(rf"ERROR tornado.application .* Uncaught exception GET {path} \(127.0.0.1\)")
+            process.wait_for(rf"ERROR tornado.access .* 500 GET {path} ")
+        assert "ValueError: no database" in process.log
+        assert connection.ask("/").status == 200
+
+    def test_head_is_answered_without_the_body(self, wsgi: Serve) -> None:
+        connection = wsgi().connect()
+        connection.request("HEAD", "/head")
+        answer = connection.answer()
+        assert (answer.status, answer.headers["Content-Length"], answer.body) == (200, "5", b"")
+        assert connection.ask("/").status == 200
+
+    def test_forwarding_headers_body_size_and_logs(self, wsgi: Serve, tmp_path: Path) -> None:
+        process = wsgi("--socket", tmp_path / "s", "--max-body-size", "10k")
+        assert process.ask("/who", headers=ALL_FOUR).body == b"192.0.2.1 https localhost"
+        process.wait_for(rf"^{STAMP} INFO  tornado.access \[pid {process.pid}\] 200 GET /who \(192.0.2.1\) \d+\.\d\dms$")
+        assert process.ask("/", b"x" * 10240).body == b"x" * 10240
+        connection = process.connect()
+        connection.sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10241\r\n\r\n")
+        assert connection.sock.recv(99).startswith(b"HTTP/1.1 400 ")
+
+    def test_changed_code_is_loaded(self, wsgi: Serve, tmp_path: Path) -> None:
+        process = wsgi("--debug")
+        assert process.ask("/one").body == b"/one"
+        time.sleep(0.6)
+        write_app(tmp_path, WSGI.replace("[body]", "[b'changed']"))
+        process.wait_for(" serving ", times=2)
+        assert process.ask("/one").body == b"changed"
+
+    def test_kinds(self, wsgi: Serve) -> None:
+        for target in ("web:instance", "web:Holder.wsgi"):
+            assert wsgi(target=target).ask("/kind").body == b"/kind"
+
+    def test_what_is_none_is_refused(self, spawn: Serve, tmp_path: Path) -> None:
+        expected = "expected a WSGI callable, which takes (environ, start_response)"
+        errors = {
+            "web:none": f"module web has no none; {expected}",
+            "web:number": f"web:number is of type int; {expected}",
+            "web:make_app": f"web:make_app is of type function; {expected}",
+            "web:asgi": f"web:asgi is of type function; {expected}",
+            "web:tornado": f"web:tornado is of type Application; {expected}",
+            "none:app": "cannot import none: no module named none in ",
+        }
+        write_app(tmp_path, WSGI, "    import tornado.web\n    tornado = tornado.web.Application()")
+        processes = {target: spawn("--port", "0", "--wsgi", target=target, cwd=tmp_path) for target in errors}
+        for target, process in processes.items():
+            assert process.status() == 1
+            assert errors[target] in process.lines[0]
 
 
 def read_answer(connection: Connection) -> http.client.HTTPMessage:

@@ -11,6 +11,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -105,6 +106,17 @@ class TestSampleApp(AsyncHTTPTestCase):
     def test_echo(self) -> None:
         response = self.fetch("/echo", method="POST", body=b"\0\xff", headers={"Content-Type": "image/x-odd"})
         assert (response.body, response.headers["Content-Type"]) == (b"\0\xff", "image/x-odd")
+
+    def test_notes_are_kept_one_by_one(self) -> None:
+        with tempfile.TemporaryDirectory() as home:
+            self.monkeypatch.setenv("HOME", home)
+            assert self.text("/notes") == ""
+            for note in ("grüezi", "again", "again"):
+                assert self.fetch("/notes", method="POST", body=note).code == 201
+            for wrong in ("\n", "two\nlines", "x" * 201):
+                with ExpectLog("tornado.general", "400 POST /notes", required=False):
+                    assert self.fetch("/notes", method="POST", body=wrong).code == 400
+            assert self.text("/notes") == (Path(home) / "notes").read_text() == "grüezi\nagain\nagain\n"
 
     def test_upload_counts_raw_and_multipart_bodies(self) -> None:
         for kind in ("application/octet-stream", "multipart/form-data; boundary=x"):

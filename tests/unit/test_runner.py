@@ -36,6 +36,7 @@ runner = load()
     [
         (runner.parse_target, "web:app", ("web", "app")),
         (runner.parse_target, "shop.web:make_app", ("shop.web", "make_app")),
+        (runner.parse_target, "shop.web:server.wsgi_app", ("shop.web", "server.wsgi_app")),
         (runner.parse_size, "1", 1),
         (runner.parse_size, "64k", 65536),
         (runner.parse_size, "50M", 52428800),
@@ -60,7 +61,7 @@ def test_values(parse: Callable[[str], Any], text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("parse", "texts"),
     [
-        (runner.parse_target, ["", "web", "web:", ":app", "web:app:x", "web.py:app()", "my-web:app", "web.:app"]),
+        (runner.parse_target, ["", "web", "web:", ":app", "web:app:x", "web:app.", "web.py:app()", "my-web:app", "web.:app"]),
         (runner.parse_size, ["", "0", "-1", "1.5m", "5t", "k", "5 m"]),
         (runner.parse_mode, ["", "66", "668", "rw-", "1660"]),
         (runner.parse_seconds, ["", "-1", "nan", "inf", "1e3", "30s"]),
@@ -98,6 +99,10 @@ def test_defaults() -> None:
         ("web:app --port 1 --pid-fil x", {}, "unrecognized arguments: --pid-fil x"),
         ("web:app --socket s --reuse-port", {}, "argument --reuse-port: only with --port"),
         ("web:app --port 1 --key k", {}, "arguments --certificate and --key: both or none"),
+        ("web:app --port 1 --threads 4", {}, "argument --threads: only with --wsgi"),
+        ("web:app --port 1 --wsgi --threads 0", {}, "argument --threads: at least 1"),
+        ("web:app --port 1 --replace web", {}, "argument --replace: 'web' is not a whole number"),
+        ("web:app --port 1 --replace 9 --fork 2", {}, "argument --replace: goes with one process, and --fork makes 2"),
         ("web:app --port 1 --watch f", {}, "argument --watch: only with --debug"),
         ("web:app --port 1 --debug --fork 2", {}, "for one process, and --fork makes 2"),
         ("web:app --port 1 --debug", {"TORNADO_PROCESSES": "4"}, "for one process, and TORNADO_PROCESSES is 4"),

@@ -17,6 +17,7 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 HERE = Path(__file__).parent
 LONGEST_SLEEP = 60.0
+LONGEST_NOTE = 200
 
 
 def identity() -> dict[str, str | int]:
@@ -105,6 +106,31 @@ class EchoHandler(BaseHandler):
         self.write(self.request.body)
 
 
+class NotesHandler(BaseHandler):
+    """Keeps what it is told, a line each, for every process and release: in HOME, which outlives them."""
+
+    @property
+    def file(self) -> Path:
+        """Where the notes are."""
+        return Path.home() / "notes"
+
+    def get(self) -> None:
+        """Answer with all notes."""
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.write(self.file.read_bytes() if self.file.exists() else b"")
+
+    def post(self) -> None:
+        """Add the body."""
+        note = self.request.body.rstrip()
+        if not 0 < len(note) <= LONGEST_NOTE or len(note.splitlines()) > 1:
+            raise HTTPError(400, reason=f"a note is one line of at most {LONGEST_NOTE} bytes")
+        # Unbuffered, so that it is one write: lines of processes that append at the same time do not mix.
+        with self.file.open("ab", buffering=0) as file:
+            file.write(note + b"\n")
+        self.set_status(201)
+
+
 @stream_request_body
 class UploadHandler(BaseHandler):
     """Counts a body while it arrives: memory does not grow with it."""
@@ -166,6 +192,7 @@ def make_app(**settings: Any) -> Application:
             (r"/whoami", WhoAmIHandler),
             (r"/sleep", SleepHandler),
             (r"/echo", EchoHandler),
+            (r"/notes", NotesHandler),
             (r"/upload", UploadHandler),
             (r"/ws", EchoSocket),
             (r"/ticks", TickSocket),

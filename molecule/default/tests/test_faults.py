@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from tests.remote import ROOT, Site, address, apps, run_site
+from tests.remote import Site, address, apps, run_site
 
 HOST = "debian12"
 testinfra_hosts = [f"ansible://{HOST}"]
@@ -36,16 +35,6 @@ def provision(tmp_path: Path, variables: dict[str, Any]) -> tuple[int, str]:
     """Run site.yml on the host with ``variables``; return its exit status and what it printed, white space folded."""
     status, output = run_site(HOST, tmp_path, variables)
     return status, re.sub(r"\s+", " ", output)
-
-
-def code(tmp_path: Path, **files: str) -> dict[str, Any]:
-    """Return the source of a copy of the sample app in which ``files`` (``web`` for web.py) are other ones."""
-    directory = tmp_path / "app"
-    shutil.copytree(ROOT / "files/sample_app", directory)
-    for name, text in files.items():
-        path = directory / ("requirements.txt" if name == "requirements" else f"sample_app/{name}.py")
-        path.write_text(text)
-    return {"source": {"path": str(directory)}}
 
 
 def test_all_mistakes_of_a_file_come_in_one_message_before_anything_changes(tmp_path: Path) -> None:
@@ -100,20 +89,6 @@ def test_a_version_that_is_not_in_the_repository(tmp_path: Path) -> None:
     status, output = provision(tmp_path, apps(plain={"source": {"git": "/srv/plain.bundle", "version": "v9"}}))
     assert status != 0
     assert "tornado_apps.plain.source.version: /srv/plain.bundle has no branch, tag or commit v9" in output
-
-
-def test_requirements_that_do_not_resolve(tmp_path: Path) -> None:
-    status, output = provision(tmp_path, apps(sample=code(tmp_path, requirements="tornado==6.6.1\ntornado==6.5\n")))
-    assert status != 0
-    assert "tornado_apps.sample.source: requirements.txt cannot be installed" in output
-    assert "tornado==6.5" in output
-
-
-def test_an_app_that_does_not_import_is_explained_by_its_own_log(tmp_path: Path) -> None:
-    status, output = provision(tmp_path, apps(sample=code(tmp_path, web="import no_such_module\n")))
-    assert status != 0
-    assert re.search(r"process \d does not stay up", output), output
-    assert "No module named 'no_such_module'" in output.replace("\\'", "'").replace("''", "'")
 
 
 def test_a_broken_snippet_is_named_with_its_app_and_nginxs_own_words(tmp_path: Path) -> None:

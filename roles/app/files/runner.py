@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Serve a Tornado application in production.
 
-``python runner.py MODULE:ATTR [options]`` finds a `tornado.web.Application` (or calls the function that makes one) and
-serves it on a unix socket, a port, or a port shared with other processes. See ``--help`` for the options.
+``python runner.py MODULE:ATTR [options]`` finds a `tornado.web.Application` (or calls the function that makes one), or a
+WSGI callable, and serves it on a unix socket, a port, or a port shared with other processes. See ``--help``.
 
 The life of a process:
 
 1. The pid file is locked, the application is imported and made, then the socket appears: whoever can connect is served.
+   With ``--replace``, another process serves until then, and is told to stop only now.
 2. It serves. Everything that Python's ``logging`` is given, Tornado's three loggers included, is written one way.
 3. SIGTERM or SIGINT drains it: no new connections, websockets are closed with 1012 (service restart), idle connections
    are closed, requests in flight are answered with ``Connection: close``. Then, or after ``--drain`` seconds, it exits
@@ -44,7 +45,8 @@ import threading
 import time
 import traceback
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, NoReturn, TextIO, cast
@@ -53,11 +55,20 @@ import tornado
 from tornado import autoreload, netutil, process
 from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
-from tornado.httputil import HTTPConnection, HTTPMessageDelegate
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerRequest,
+    RequestStartLine,
+    ResponseStartLine,
+)
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream
+from tornado.log import app_log
 from tornado.web import Application
 from tornado.websocket import WebSocketHandler
+from tornado.wsgi import WSGIContainer
 
 log = logging.getLogger("runner")
 
@@ -76,6 +87,12 @@ DRAIN_STEP = 0.02
 
 LOG_INTERVAL = 0.1
 """Seconds that a line of the log may wait for others."""
+
+DEFAULT_THREADS = 10
+"""Requests that a WSGI application works on at a time."""
+
+KILL_GRACE = 5.0
+"""Seconds beyond ``--drain`` after which a process that was told to stop is killed."""
 
 ACCEPT_PAUSE = 1.0
 """Seconds without accepting after running out of file descriptors; asyncio's own servers wait as long."""
@@ -110,6 +127,8 @@ class Options(argparse.Namespace):
     """The command line, as `parse_arguments` returns it: sizes in bytes, times in seconds."""
 
     target: tuple[str, str]
+    wsgi: bool
+    threads: int | None
     socket: Path | None
     socket_mode: int
     port: int | None
@@ -129,14 +148,15 @@ class Options(argparse.Namespace):
     log_max_bytes: int
     log_backups: int
     pid_file: Path | None
+    replace: list[int]
     debug: bool
     watch: list[Path]
 
 
 def parse_target(text: str) -> tuple[str, str]:
-    """Split ``package.module:attribute``."""
+    """Split ``package.module:attribute``; the attribute may be one of another, as in ``shop.web:server.app``."""
     module, _, attribute = text.partition(":")
-    if not attribute.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+    if not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
         raise argparse.ArgumentTypeError(f"{text!r} is not MODULE:ATTR, such as shop.web:make_app")
     return module, attribute
 
@@ -209,7 +229,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(
         usage="%(prog)s MODULE:ATTR (--socket PATH | --port N) [options]",
-        description="Serve a Tornado application. The working directory comes first on the module search path.",
+        description="Serve a Tornado or WSGI application. The working directory comes first on the module search path.",
         epilog="SIGTERM or SIGINT drains the process, a second one ends it at once. In the environment, TORNADO_APP, "
         "TORNADO_SLOT, TORNADO_PROCESS and TORNADO_RELEASE are what each line of the log says of its process.",
         allow_abbrev=False,
@@ -218,7 +238,14 @@ def make_parser() -> argparse.ArgumentParser:
         "target",
         metavar="MODULE:ATTR",
         type=parse_target,
-        help="a tornado.web.Application, or a function (plain or async) that returns one",
+        help="a tornado.web.Application, or a function (plain or async) that returns one; with --wsgi, a WSGI callable",
+    )
+    parser.add_argument("--wsgi", action="store_true", help="serve a WSGI callable, in threads")
+    parser.add_argument(
+        "--threads",
+        metavar="N",
+        type=parse_count,
+        help=f"with --wsgi: requests that are worked on at a time; others wait (default: {DEFAULT_THREADS})",
     )
 
     listening = parser.add_argument_group("where to listen (exactly one of --socket and --port)")
@@ -325,6 +352,15 @@ def make_parser() -> argparse.ArgumentParser:
         help="held locked as long as the process lives; a stale one is replaced",
     )
     control.add_argument(
+        "--replace",
+        metavar="PID",
+        type=parse_count,
+        action="append",
+        default=[],
+        help="take the place of a process that serves here: it is stopped as soon as this one serves (repeatable). "
+        "A --port without --reuse-port has to be free first, and refuses connections for a moment",
+    )
+    control.add_argument(
         "--debug",
         action="store_true",
         help="switch on the application's debug settings and reload on changed code; for one process only",
@@ -348,16 +384,21 @@ def parse_arguments(arguments: list[str] | None = None, environment: Mapping[str
         options.fork = process.cpu_count()
     if options.xheaders is None:
         options.xheaders = options.socket is not None
-    if options.reuse_port and options.port is None:
-        parser.error("argument --reuse-port: only with --port")
-    if (options.certificate is None) != (options.key is None):
-        parser.error("arguments --certificate and --key: both or none")
-    if options.watch and not options.debug:
-        parser.error("argument --watch: only with --debug")
-    if options.debug and options.fork > 1:
-        parser.error(f"argument --debug: reloading is for one process, and --fork makes {options.fork}")
-    if options.debug and (processes := environment.get("TORNADO_PROCESSES", "1")) not in ("", "0", "1"):
-        parser.error(f"argument --debug: reloading is for one process, and TORNADO_PROCESSES is {processes}")
+    processes = environment.get("TORNADO_PROCESSES", "1")
+    one_process = "reloading is for one process, and"
+    refused = {
+        "argument --threads: only with --wsgi": options.threads is not None and not options.wsgi,
+        "argument --threads: at least 1": options.threads == 0,
+        "argument --reuse-port: only with --port": options.reuse_port and options.port is None,
+        "arguments --certificate and --key: both or none": (options.certificate is None) != (options.key is None),
+        "argument --watch: only with --debug": options.watch and not options.debug,
+        f"argument --debug: {one_process} --fork makes {options.fork}": options.debug and options.fork > 1,
+        f"argument --debug: {one_process} TORNADO_PROCESSES is {processes}": options.debug and processes not in ("", "0", "1"),
+        f"argument --replace: goes with one process, and --fork makes {options.fork}": options.replace and options.fork > 1,
+    }
+    for problem, found in refused.items():
+        if found:
+            parser.error(problem)
     return options
 
 
@@ -416,8 +457,8 @@ class BatchHandler(logging.StreamHandler[TextIO]):
             loop.call_later(LOG_INTERVAL, self.flush)
 
     def flush(self) -> None:
-        """Write the lines that wait."""
-        with self.lock or contextlib.nullcontext():
+        """Write the lines that wait; a full disk, or a reader that is gone, is no reason to fail requests."""
+        with self.lock or contextlib.nullcontext(), contextlib.suppress(OSError):
             lines, self.lines = self.lines, []
             self.stream.write("".join(lines))
             super().flush()
@@ -489,17 +530,20 @@ class PidFile(OwnFile):
     The lock tells whether the process lives, and dies with it; the id in the file is for people and scripts.
     """
 
-    def __init__(self, path: Path, inherited: int | None = None) -> None:
-        """Lock the file, unless it comes locked from before a reload; raises RunnerError."""
+    def __init__(self, path: Path, inherited: int | None = None, replaced: Collection[int] = ()) -> None:
+        """Lock the file, unless it comes locked from before a reload; raises RunnerError.
+
+        One that is locked by a process of ``replaced`` makes way for a new file of that name.
+        """
         try:
-            self.fd = self.lock(path) if inherited is None else inherited
+            self.fd = self.lock(path, replaced) if inherited is None else inherited
             os.ftruncate(self.fd, 0)
             os.pwrite(self.fd, b"%d\n" % os.getpid(), 0)
         except OSError as error:
             raise RunnerError(f"cannot use the pid file {path}: {describe(error)}") from None
         super().__init__(path)
 
-    def lock(self, path: Path) -> int:
+    def lock(self, path: Path, replaced: Collection[int]) -> int:
         """Open the file and lock it."""
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -507,7 +551,9 @@ class PidFile(OwnFile):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
-                raise RunnerError(f"already running: pid {holder} holds the lock on {path}") from None
+                if holder not in map(str, replaced):
+                    raise RunnerError(f"already running: pid {holder} holds the lock on {path}") from None
+                path.unlink(missing_ok=True)
             # Whoever held the lock before may have removed the file between the two calls.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(fd), path.stat()):
@@ -560,9 +606,9 @@ def is_live(path: Path) -> bool:
     return True
 
 
-def listen_unix(path: Path, mode: int, backlog: int) -> Listener:
+def listen_unix(path: Path, mode: int, backlog: int, *, replace: bool) -> Listener:
     """Listen on a unix socket, which appears under its name when it is ready and has its permissions."""
-    if is_live(path):
+    if is_live(path) and not replace:
         raise RunnerError(f"cannot listen on {path}: another process does")
     hidden = path.with_name(f".{os.getpid()}")
     hidden.unlink(missing_ok=True)
@@ -581,9 +627,13 @@ def listen_unix(path: Path, mode: int, backlog: int) -> Listener:
 class Endpoint:
     """Where the application is served: its listening sockets, and the name of the unix socket if it is one."""
 
-    def __init__(self, options: Options, inherited: Sequence[int] = ()) -> None:
-        """Listen, unless the sockets come from before a reload; raises RunnerError."""
+    def __init__(self, options: Options, inherited: Sequence[int] = (), *, replace: bool = False) -> None:
+        """Listen, unless the sockets come from before a reload; raises RunnerError.
+
+        :arg replace: whether a unix socket's name is taken from another process that listens there.
+        """
         self.options = options
+        self.replace = replace
         self.file: OwnFile | None = None
         self.listeners = [Listener(fileno=fd) for fd in inherited]
         if not self.listeners:
@@ -598,7 +648,7 @@ class Endpoint:
         """Bind and listen."""
         options = self.options
         if options.socket is not None:
-            return [listen_unix(options.socket, options.socket_mode, options.backlog)]
+            return [listen_unix(options.socket, options.socket_mode, options.backlog, replace=self.replace)]
         sockets = netutil.bind_sockets(options.port or 0, options.address, backlog=options.backlog, reuse_port=options.reuse_port)
         return [Listener(fileno=bound.detach()) for bound in sockets]
 
@@ -623,7 +673,96 @@ class Endpoint:
             listener.close()
 
 
+class Predecessor:
+    """A process that serves in the place that this one takes."""
+
+    def __init__(self, pid: int) -> None:
+        """Take hold of the process, if it lives; raises RunnerError.
+
+        By a descriptor of it (pidfd_open(2)): its id may be another process's by the time that it is told to stop.
+        """
+        self.pid = pid
+        self.fd: int | None = None
+        try:
+            self.fd = os.pidfd_open(pid)
+            signal.pidfd_send_signal(self.fd, 0)
+        except ProcessLookupError:
+            self.close()
+        except OSError as error:
+            raise RunnerError(f"cannot replace process {pid}: {describe(error)}") from None
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, if the process still lives."""
+        if self.fd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.fd, number)
+
+    def close(self) -> None:
+        """Let go of the process."""
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+
+    def kill(self) -> None:
+        """End the process, if it still lives."""
+        self.send(signal.SIGKILL)
+        self.close()
+
+
 # The application
+
+APPLICATION_EXPECTED = "a tornado.web.Application or a function that returns one"
+WSGI_EXPECTED = "a WSGI callable, which takes (environ, start_response)"
+
+
+class WsgiApplication(WSGIContainer):
+    """A WSGI application that is run by threads, and whose requests are always answered."""
+
+    async def handle_request(self, request: HTTPServerRequest) -> None:
+        """Answer one request; an exception is logged and becomes status 500, where Tornado would leave the client waiting."""
+        connection = cast(HTTP1Connection, request.connection)
+        if request.method == "HEAD":
+            request.connection = HeadConnection(connection)
+        try:
+            await super().handle_request(request)
+        except (Exception, SystemExit):
+            app_log.exception("Uncaught exception %s %s (%s)", request.method, request.uri, request.remote_ip)
+            if not connection.stream.closed():
+                connection.write_headers(
+                    ResponseStartLine("", 500, "Internal Server Error"), HTTPHeaders({"Content-Length": "0"})
+                )
+                connection.finish()
+            self._log(500, request)
+
+
+class HeadConnection(HTTPConnection):
+    """Takes an answer to HEAD without its body, which WSGI applications leave to the server, and Tornado to them."""
+
+    def __init__(self, connection: HTTP1Connection) -> None:
+        """Pass on to ``connection``."""
+        self.connection = connection
+
+    def write_headers(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders, chunk: bytes | None = None
+    ) -> asyncio.Future[None]:
+        """Write the headers that GET would be answered with."""
+        del chunk
+        return self.connection.write_headers(start_line, headers)
+
+    def finish(self) -> None:
+        """Pass on the end of the answer."""
+        self.connection.finish()
+
+
+def is_wsgi(thing: Any) -> bool:
+    """Tell whether something can be called as PEP 3333 says, unlike a factory, a Tornado or an ASGI application."""
+    try:
+        inspect.signature(thing).bind({}, print)
+    except TypeError:
+        return False
+    except ValueError:  # written in C, and says nothing of its arguments
+        return callable(thing)
+    return True
 
 
 def own_frames(trace: TracebackType | None) -> TracebackType | None:
@@ -636,13 +775,15 @@ def own_frames(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
-async def load_application(name: tuple[str, str]) -> Application:
+async def load_application(options: Options) -> Application | WSGIContainer:
     """Import the application, or call what makes it; raises RunnerError."""
-    module, attribute = name
-    expected = "a tornado.web.Application or a function that returns one"
+    module, attribute = options.target
+    expected = WSGI_EXPECTED if options.wsgi else APPLICATION_EXPECTED
     try:
-        found = getattr(importlib.import_module(module), attribute, None)
-        made = found() if callable(found) and not isinstance(found, Application) else found
+        found: Any = importlib.import_module(module)
+        for name in attribute.split("."):
+            found = getattr(found, name, None)
+        made = found() if not options.wsgi and callable(found) and not isinstance(found, Application) else found
         application = await made if inspect.isawaitable(made) else made
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module}.".startswith(f"{error.name}."):
@@ -655,10 +796,14 @@ async def load_application(name: tuple[str, str]) -> Application:
         raise failure(module, attribute, error) from error
     if found is None:
         raise RunnerError(f"module {module} has no {attribute}; expected {expected}")
-    if not isinstance(application, Application):
+    if not (is_wsgi(application) if options.wsgi else isinstance(application, Application)):
         what = f"{module}:{attribute}" if application is found else f"what {module}:{attribute} returned"
         raise RunnerError(f"{what} is of type {type(application).__name__}; expected {expected}")
-    return application
+    return (
+        WsgiApplication(application, ThreadPoolExecutor(options.threads or DEFAULT_THREADS))
+        if options.wsgi
+        else cast(Application, application)
+    )
 
 
 def failure(module: str, attribute: str, error: BaseException) -> RunnerError:
@@ -668,8 +813,11 @@ def failure(module: str, attribute: str, error: BaseException) -> RunnerError:
     return RunnerError(f"{doing}: {''.join(traceback.format_exception_only(error)[-1:]).strip()}")
 
 
-def switch_on_debug(application: Application) -> None:
+def switch_on_debug(application: Application | WSGIContainer) -> None:
     """Do to an application that exists what Tornado does to one that is made with ``debug=True``."""
+    if isinstance(application, WSGIContainer):
+        autoreload.start()
+        return
     settings = application.settings
     settings["debug"] = True
     settings.setdefault("autoreload", True)
@@ -683,6 +831,41 @@ def switch_on_debug(application: Application) -> None:
 # The server
 
 
+class Handshake(HTTPMessageDelegate):
+    """Passes on what is read of a request, and keeps the connection open when that asks for a websocket.
+
+    A server that drains ends each connection with its answer: a websocket would be cut before it could be closed with a code.
+    """
+
+    def __init__(self, delegate: HTTPMessageDelegate, exchange: HTTP1Connection) -> None:
+        """Pass on to ``delegate``."""
+        self.delegate = delegate
+        self.exchange = exchange
+
+    def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> Awaitable[None] | None:
+        """Look at the headers, after the connection has and before the application does."""
+        if is_handshake(headers):
+            self.exchange._disconnect_on_finish = False
+        return self.delegate.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        """Pass on a part of the body."""
+        return self.delegate.data_received(chunk)
+
+    def finish(self) -> None:
+        """Pass on the end of the request."""
+        self.delegate.finish()
+
+    def on_connection_close(self) -> None:
+        """Pass on that there is no more to come."""
+        self.delegate.on_connection_close()
+
+
+def is_handshake(headers: HTTPHeaders | None) -> bool:
+    """Tell whether a request asks for a websocket."""
+    return headers is not None and headers.get("Upgrade", "").lower() == "websocket"
+
+
 class Server(HTTPServer):
     """An HTTPServer that can be drained.
 
@@ -691,8 +874,8 @@ class Server(HTTPServer):
     connection is at, through the two methods by which a server learns of them, and tells the busy from the idle.
 
     Not documented by Tornado, and so pinned by tests: ``conn_params.no_keep_alive`` is read at the start of each request;
-    an exchange's ``_request_start_line`` is None until then, and its ``_disconnect_on_finish`` says ``Connection: close``
-    and does it; a stream's ``_read_buffer_size`` is how much has been read and not yet used.
+    an exchange's ``_request_start_line`` and ``_request_headers`` are None until then, and its ``_disconnect_on_finish``
+    says ``Connection: close`` and does it; a stream's ``_read_buffer_size`` is how much has been read and not yet used.
     """
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
@@ -702,8 +885,9 @@ class Server(HTTPServer):
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Note that a connection waits for its first or next request."""
-        self.exchanges[cast(HTTP1ServerConnection, server_conn)] = cast(HTTP1Connection, request_conn)
-        return super().start_request(server_conn, request_conn)
+        exchange = cast(HTTP1Connection, request_conn)
+        self.exchanges[cast(HTTP1ServerConnection, server_conn)] = exchange
+        return Handshake(super().start_request(server_conn, request_conn), exchange)
 
     def on_close(self, server_conn: object) -> None:
         """Note that a connection has ended, or has become a websocket."""
@@ -719,7 +903,7 @@ class Server(HTTPServer):
         """Let this answer, or the next one, be the last on each connection."""
         self.conn_params.no_keep_alive = True
         for exchange in self.busy:
-            exchange._disconnect_on_finish = True
+            exchange._disconnect_on_finish = not is_handshake(exchange._request_headers)
 
     def close_idle(self) -> None:
         """Close the connections on which no byte of a request has arrived."""
@@ -775,6 +959,7 @@ class Runner:
         self.tls: ssl.SSLContext | None = None
         self.pid_file: PidFile | None = None
         self.endpoint: Endpoint | None = None
+        self.replaced: list[Predecessor] = []
         self.parent: socket.socket | None = None
         self.served = mmap.mmap(-1, 1)  # shared with forked children: not 0 once one of them serves
         self.stopping = asyncio.Event()
@@ -784,7 +969,9 @@ class Runner:
         options = self.options
         try:
             lock, listeners = take_over()
-            if options.pid_file is not None:
+            if not listeners:  # a reload has nothing to replace any more
+                self.replaced = [one for one in map(Predecessor, options.replace) if one.fd is not None]
+            if options.pid_file is not None and not self.replaced:
                 self.pid_file = PidFile(options.pid_file, lock)
             if options.certificate is not None and options.key is not None:
                 self.tls = make_tls_context(options.certificate, options.key)
@@ -820,7 +1007,7 @@ class Runner:
         options = self.options
         loop = asyncio.get_running_loop()
         try:
-            application = await load_application(options.target)
+            application = await load_application(options)
         except RunnerError as error:
             if not options.debug or error.__cause__ is None:
                 raise
@@ -835,7 +1022,7 @@ class Runner:
             ssl_options=self.tls,
         )
         if self.endpoint is None:
-            self.endpoint = Endpoint(options)
+            self.endpoint = await self.take_place()
         server.add_sockets(self.endpoint.listeners)
         self.served[0] = 1
         self.handle_signals()
@@ -844,6 +1031,7 @@ class Runner:
         self.prepare_reload()  # an application that has its own debug settings reloads without --debug, too
         if options.debug:
             switch_on_debug(application)
+        self.outlive_readers()
         log.info(
             "serving %s on %s (Tornado %s, Python %s)",
             ":".join(options.target),
@@ -851,8 +1039,55 @@ class Runner:
             tornado.version,
             platform.python_version(),
         )
+        self.stop_replaced()
         await self.stopping.wait()
         await self.drain(server, self.endpoint)
+
+    async def take_place(self) -> Endpoint:
+        """Take the pid file and the socket or port, from the processes to replace if there are any; raises RunnerError."""
+        options = self.options
+        if not self.replaced:
+            return Endpoint(options)
+        if options.pid_file is not None:
+            self.pid_file = PidFile(options.pid_file, replaced=[one.pid for one in self.replaced])
+        if options.socket is not None or options.reuse_port:
+            return Endpoint(options, replace=True)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + options.drain + 2 * KILL_GRACE
+        self.stop_replaced()
+        while True:
+            try:
+                return Endpoint(options)
+            except RunnerError:
+                if loop.time() > end:
+                    raise
+            await asyncio.sleep(DRAIN_STEP)
+
+    def stop_replaced(self) -> None:
+        """Tell the processes whose place is taken to drain; one that does not end in time is killed."""
+        for one in self.replaced:
+            log.info("taking the place of pid %d", one.pid)
+            one.send(signal.SIGTERM)
+            asyncio.get_running_loop().call_later(self.options.drain + KILL_GRACE, one.kill)
+        self.replaced = []
+
+    def outlive_readers(self) -> None:
+        """Serve on when whoever reads stdout and stderr is gone, such as a supervisord that was killed.
+
+        Writing to such a pipe raises BrokenPipeError, wherever in the application that is. The kernel reports the end of
+        the last reader as an error of the pipe, which asyncio takes for something to read.
+        """
+        for fd in (1, 2):
+            with contextlib.suppress(OSError):  # it is closed
+                if stat.S_ISFIFO(os.fstat(fd).st_mode):
+                    asyncio.get_running_loop().add_reader(fd, self.discard_output, fd)
+
+    def discard_output(self, fd: int) -> None:
+        """Lead what is written to a pipe without a reader to nowhere."""
+        asyncio.get_running_loop().remove_reader(fd)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, fd)
+        os.close(null)
 
     def handle_signals(self) -> None:
         """Stop at the first signal; until now, it ended the process."""
@@ -886,9 +1121,11 @@ class Runner:
         while any(map(is_readable, endpoint.listeners)) and loop.time() < start + ACCEPT_GRACE:
             await asyncio.sleep(0)
         server.stop()
-        while server.exchanges or not all(stream.closed() for stream in websockets):
+        # A request in flight, or one that still came on an open connection, may have become a websocket.
+        while server.exchanges or not all(stream.closed() for stream in websockets) or (websockets := close_websockets()):
             if loop.time() >= end:
                 log.warning("the drain is over: %d requests are cut", len(server.busy))
+                close_websockets()
                 self.leave(0)
             if loop.time() >= start + IDLE_GRACE:
                 server.close_idle()

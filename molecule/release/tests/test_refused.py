@@ -1,0 +1,144 @@
+"""Releases that must not stay: both hosts go on with the processes that they have, no client notices, the message says why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+from tests.load import Load
+from tests.remote import ROOT, apps, deploy, done, left_behind, processes, run_playbook, sample_code
+
+Clients = Callable[..., AbstractContextManager[dict[str, Load]]]
+
+ALL = "app_hosts"
+
+#: What a release needs not wait for in these tests, and less of the clients than when everything goes well.
+QUICK = {"drain": 1, "processes": 2, "health": {"path": "/healthz", "timeout": 3}}
+GENTLE = {"pause": 0.4, "poll": "/sleep?seconds=1", "polls": 2, "websockets": 2}
+
+WEB = (ROOT / "files/sample_app/sample_app/web.py").read_text()
+
+#: What is wrong with a release, as lines at the end of the sample app's code, and what the message has to say of it.
+CODE = {
+    "fails to import": ("import no_such_module", r"process \d does not stay up.*No module named 'no_such_module'"),
+    "crashes after a second": (
+        "import threading\n\nthreading.Timer(0.7, os._exit, [3]).start()",  # to import all this takes a moment, too
+        r"process \d does not stay up",
+    ),
+    "answers 500": (
+        "HealthHandler.get = lambda self: self.send_error(500)",
+        r"process \d answered GET /healthz with 500 within 3 s \(health.timeout\).*500 GET /healthz",
+    ),
+    "never answers": (
+        "HealthHandler.get = lambda self: asyncio.sleep(60)",
+        r"process \d did not answer GET /healthz within 3 s \(health.timeout\)",
+    ),
+    "reports another release id": (
+        'HealthHandler.get = lambda self: self.write({"release": "0123456789ab"})',
+        r"process \d reports to be release 0123456789ab at GET /healthz within 3 s",
+    ),
+}
+
+#: What the message has to say of a hook that fails.
+HOOKS = {
+    "build": r"hooks.build: sh .* failed, so release \w+ is not built \(exit status 3\): no such table",
+    "before_switch": r"release \w+ did not go live: hooks.before_switch failed with exit status 3: no such table",
+    "after_switch": r"release \w+ was live for \d+ s and is no more: hooks.after_switch failed with exit status 3: no such table",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_entries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Begin with a release that is quick to leave, and end with the scenario's."""
+    directory = tmp_path_factory.mktemp("own")
+    done(deploy("sample", ALL, directory, apps(sample=QUICK)))
+    yield
+    done(deploy("sample", ALL, directory, {}))
+
+
+@pytest.fixture(autouse=True)
+def untouched(hosts: dict[str, Host], tmp_path: Path) -> Iterator[None]:
+    """Whatever a test tries, the same processes serve as before, and nothing of it is left."""
+    before: dict[str, tuple[dict[str, int], list[str]]] = {name: (processes(host, "sample"), []) for name, host in hosts.items()}
+    assert all(len(running) == 2 for running, _ in before.values())
+    yield
+    after = {name: (processes(host, "sample"), left_behind(host, "sample")) for name, host in hosts.items()}
+    if after != before:
+        done(deploy("sample", ALL, tmp_path, apps(sample=QUICK)))  # the other tests can do without this one's failure
+    assert after == before
+
+
+def refused(directory: Path, **keys: Any) -> str:
+    """Deploy the sample app with changed ``keys`` to both hosts; return what was said, white space and quotes made plain."""
+    status, output = deploy("sample", ALL, directory, apps(sample=QUICK | keys))
+    assert status != 0, output
+    return re.sub(r"\s+", " ", output.replace("''", "'").replace("\\'", "'"))
+
+
+@pytest.mark.parametrize("fault", CODE)
+def test_a_release_that(clients: Clients, tmp_path: Path, fault: str) -> None:
+    line, message = CODE[fault]
+    with clients(fault, **GENTLE):
+        output = refused(tmp_path, **sample_code(tmp_path, web=f"{WEB}\n\n{line}\n"))
+    assert re.search(rf"tornado_apps.sample: release \w+ did not go live: {message}", output), output
+
+
+@pytest.mark.parametrize("step", HOOKS)
+def test_a_release_whose_hook_fails(clients: Clients, tmp_path: Path, step: str) -> None:
+    with clients(f"fails its hook {step}", **GENTLE):
+        output = refused(tmp_path, hooks={step: "sh -c 'echo no such table; exit 3'"})
+    assert re.search(HOOKS[step], output), output
+
+
+def test_requirements_that_do_not_resolve(clients: Clients, tmp_path: Path) -> None:
+    with clients("requirements that do not resolve", **GENTLE):
+        output = refused(tmp_path, **sample_code(tmp_path, requirements="tornado==6.6.1\ntornado==6.5\n"))
+    assert "tornado_apps.sample.source: requirements.txt cannot be installed" in output
+    assert "tornado==6.5" in output
+
+
+def test_a_disk_that_is_full_on_one_host_keeps_both_as_they_are(hosts: dict[str, Host], clients: Clients, tmp_path: Path) -> None:
+    code = sample_code(tmp_path, web=f"{WEB}\n# Another release.\n")
+    (tmp_path / "app/large").write_bytes(b"x" * 5_000_000)
+    with clients("a full disk on debian13", **GENTLE), full_disk(hosts["debian13"], "/srv/sample/releases"):
+        output = refused(tmp_path, **code)
+        assert left_behind(hosts["debian13"], "sample") == []
+    assert re.search(r"tornado_apps.sample.*/srv/sample/releases.*No space left on device", output), output
+    assert re.search(r"debian12 : ok=\d+ changed=1 unreachable=0 failed=0", output), "built, and not switched"
+
+
+@contextmanager
+def full_disk(host: Host, directory: str) -> Iterator[None]:
+    """Put what is in a directory on a file system that has no room for more."""
+    script = f"""
+set -e
+mkdir /run/full
+mount -t tmpfs -o mode=711 full /run/full
+cp -a {directory}/. /run/full
+mount -o remount,size=$(($(df --output=used -k /run/full | tail -n 1) + 256))k /run/full
+mount --bind /run/full {directory}
+"""
+    host.run_expect([0], script)
+    try:
+        yield
+    finally:
+        host.run_expect([0], f"umount {directory} /run/full && rmdir /run/full")
+
+
+@pytest.mark.parametrize(
+    ("app", "release", "message"),
+    [
+        ("sample", "000000000000", "release 000000000000 was never served on this host"),
+        ("nosuch", "previous", "nosuch: nothing was served on this host before"),
+    ],
+)
+def test_a_rollback_to_what_was_never_served(app: str, release: str, message: str) -> None:
+    status, output = run_playbook("playbooks/rollback.yml", ALL, "-e", f"app={app}", "-e", f"release={release}")
+    assert status != 0
+    assert message in re.sub(r"\s+", " ", output)

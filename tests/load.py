@@ -1,0 +1,366 @@
+"""Keep a site busy as its clients do, and count what they notice: ``python -m tests.load ADDRESS`` until Ctrl-C.
+
+Nothing here repeats or hides what goes wrong, as HTTP libraries do, but for the one case in which any client may: a
+kept-alive connection that the server closes while the next request is on its way to it (RFC 9112, 9.3.1). That is
+counted apart. Tests use `Load`, which runs all this as a process of its own, so that their work does not slow it down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tornado.httpclient import HTTPError, HTTPRequest
+from tornado.websocket import WebSocketClientConnection, WebSocketClosedError, WebSocketError, websocket_connect
+
+#: Seconds after which a request counts as failed.
+TIMEOUT = 30.0
+
+#: How a server tells the client of a websocket to connect again: going away, and service restart (RFC 6455, 7.4.1).
+RECONNECT = ("1001", "1012")
+
+#: What is counted of a websocket that ends without a close frame.
+BROKEN = "broken"
+
+#: Reasons of failures that are kept.
+SHOWN_REASONS = 5
+
+
+class Latency(NamedTuple):
+    """Percentiles in milliseconds; 0 when there was no request."""
+
+    p50: float
+    p99: float
+    highest: float
+
+
+@dataclass
+class Result:
+    """What the clients saw.
+
+    ``requests`` are all that were sent, long-polls too; ``failed`` were answered by anything but 2xx, or not at all.
+    ``closes`` counts how websockets ended, by close code; ``exchanges`` are begin (``time.time()``) and seconds of each
+    answered request that is no long-poll.
+    """
+
+    requests: int = 0
+    failed: int = 0
+    repeated: int = 0
+    reconnects: int = 0
+    posted: int = 0
+    lost: int = 0
+    doubled: int = 0
+    polled: int = 0
+    messages: int = 0
+    closes: dict[str, int] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+    exchanges: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def cut(self) -> int:
+        """Websockets that ended without telling the client to connect again."""
+        return sum(count for code, count in self.closes.items() if code not in RECONNECT)
+
+    def latency(self, begin: float = 0.0, end: float = math.inf) -> Latency:
+        """Return the latency of the requests that were in progress between two moments."""
+        found = sorted(1000 * seconds for began, seconds in self.exchanges if began < end and began + seconds > begin)
+        return Latency(*(found[int(share * (len(found) - 1))] for share in (0.5, 0.99, 1.0))) if found else Latency(0, 0, 0)
+
+    def fail(self, reason: str) -> None:
+        """Count a failure."""
+        self.failed += 1
+        if len(self.reasons) < SHOWN_REASONS:
+            self.reasons.append(f"{time.strftime('%H:%M:%S')} {reason}")
+
+
+def table(results: Mapping[str, Result]) -> list[str]:
+    """Return a line for each of the named results, under a heading."""
+    counts = ("requests", "failed", "repeated", "posted", "lost", "doubled", "polled", "messages", "cut")
+    width = max(map(len, results), default=0)
+    lines = [" ".join([" " * width, *(f"{name:>8}" for name in counts), "   p50", "   p99", "   max ms", "websockets closed"])]
+    for name, result in results.items():
+        values = [f"{getattr(result, count):8}" for count in counts]
+        times = [f"{value:6.1f}" for value in result.latency()]
+        closes = [f"{code} x {count}" for code, count in sorted(result.closes.items())]
+        lines.append(" ".join([f"{name:{width}}", *values, *times, "  ", ", ".join(closes)]).rstrip())
+        lines += [f"{'':{width}} {reason}" for reason in result.reasons]
+    return lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What is sent. Each connection of ``connections`` alternates between a GET and a POST, ``pause`` seconds apart.
+
+    An empty path leaves out what it is for. What ``post`` is sent, a line each, has to be in what a GET of it answers.
+    """
+
+    address: str
+    port: int = 80
+    host: str = ""
+    connections: int = 40
+    polls: int = 4
+    websockets: int = 4
+    pause: float = 0.1
+    get: str = "/whoami"
+    post: str = "/notes"
+    poll: str = "/sleep?seconds=5"
+    websocket: str = "/ws"
+
+
+class Load:
+    """Keeps a site busy while a ``with`` block runs; the names of the options are those of `Shape`."""
+
+    def __init__(self, address: str, **options: Any) -> None:
+        """Nothing is sent yet."""
+        self.shape = Shape(address=address, **options)
+        self.result = Result()
+
+    def __enter__(self) -> Load:
+        """Return when every connection has had an answer."""
+        options = [f"--{name}={value}" for name, value in dataclasses.asdict(self.shape).items() if name != "address"]
+        command = [sys.executable, "-m", "tests.load", self.shape.address, "--json", *options]
+        self.process = subprocess.Popen(
+            command, cwd=Path(__file__).parents[1], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
+        assert self.stdout.readline() == "running\n", "the load generator did not start"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop, and take the result."""
+        with self.process:
+            self.stdin.close()
+            answer = self.stdout.read()
+        assert self.process.returncode == 0, "the load generator failed"
+        self.result = Result(**json.loads(answer))
+
+
+class Generator:
+    """All clients of a site."""
+
+    def __init__(self, shape: Shape) -> None:
+        """Nothing is sent yet."""
+        self.shape = shape
+        self.result = Result()
+        self.posted: list[str] = []
+        self.stopping = asyncio.Event()
+
+    async def run(self) -> Result:
+        """Keep the site busy until told to stop."""
+        shape = self.shape
+        busy = [asyncio.create_task(self.keep_busy(number)) for number in range(shape.connections)]
+        waiting = [asyncio.create_task(self.keep_polling()) for _ in range(shape.polls if shape.poll else 0)]
+        waiting += [asyncio.create_task(self.keep_talking()) for _ in range(shape.websockets if shape.websocket else 0)]
+        await self.stopping.wait()
+        await asyncio.gather(*busy)  # each to its end: whether its last POST was recorded is known by its answer
+        for task in waiting:
+            task.cancel()
+        for ended in await asyncio.gather(*waiting, return_exceptions=True):
+            if isinstance(ended, Exception):
+                raise ended
+        if shape.post:
+            await self.compare()
+        return self.result
+
+    async def keep_busy(self, number: int) -> None:
+        """Send short requests on one connection."""
+        connection = Connection(self.shape, self.result)
+        await asyncio.sleep(self.shape.pause * number / self.shape.connections)
+        for turn in itertools.count(number):
+            if self.stopping.is_set():
+                break
+            began, start = time.time(), time.monotonic()
+            if turn % 2 and self.shape.post:
+                note = uuid.uuid4().hex
+                answer = await connection.ask("POST", self.shape.post, note.encode())
+                self.posted += [note] * (answer is not None)
+            else:
+                answer = await connection.ask("GET", self.shape.get)
+            if answer is not None:
+                self.result.exchanges.append((round(began, 4), round(time.monotonic() - start, 5)))
+            await asyncio.sleep(self.shape.pause)
+        connection.close()
+
+    async def keep_polling(self) -> None:
+        """Ask for what takes its time, again and again."""
+        connection = Connection(self.shape, self.result)
+        while True:
+            answer = await connection.ask("GET", self.shape.poll)
+            self.result.polled += answer is not None
+            await asyncio.sleep(self.shape.pause)
+
+    async def keep_talking(self) -> None:
+        """Hold a websocket, and open another one whenever it is closed."""
+        shape = self.shape
+        url = f"ws://{shape.address}:{shape.port}{shape.websocket}"
+        request = HTTPRequest(url, headers={"Host": shape.host or shape.address}, connect_timeout=TIMEOUT)
+        for attempt in itertools.count():
+            self.result.requests += 1
+            self.result.reconnects += attempt > 0
+            try:
+                socket = await websocket_connect(request)
+            except (OSError, HTTPError, WebSocketError) as error:
+                self.result.fail(f"websocket: {error}")
+                await asyncio.sleep(shape.pause)
+                continue
+            with contextlib.suppress(WebSocketClosedError):
+                await self.talk(socket)
+            code = str(socket.close_code or BROKEN)
+            self.result.closes[code] = self.result.closes.get(code, 0) + 1
+
+    async def talk(self, socket: WebSocketClientConnection) -> None:
+        """Send messages that have to come back, until the websocket is closed."""
+        for number in itertools.count():
+            await socket.write_message(str(number))
+            try:
+                async with asyncio.timeout(TIMEOUT):
+                    answer = await socket.read_message()
+            except TimeoutError:
+                self.result.fail(f"websocket: no answer within {TIMEOUT:g} s")
+                return socket.close()
+            if answer is None:
+                return None
+            self.result.messages += 1
+            if answer != str(number):
+                self.result.fail(f"websocket: answered {answer!r} to {number}")
+            await asyncio.sleep(self.shape.pause)
+        return None
+
+    async def compare(self) -> None:
+        """Look which of the notes that were answered are there, and how often."""
+        content = await Connection(self.shape, self.result).ask("GET", self.shape.post)
+        recorded = Counter((content or b"").decode().split())
+        self.result.posted = len(self.posted)
+        self.result.lost = sum(recorded[note] == 0 for note in self.posted)
+        self.result.doubled = sum(recorded[note] > 1 for note in self.posted)
+
+
+class UnansweredError(Exception):
+    """The server closed the connection before the first byte of an answer."""
+
+
+class Connection:
+    """One connection that is kept, and made anew when the server closed it."""
+
+    def __init__(self, shape: Shape, result: Result) -> None:
+        """Connect with the first request."""
+        self.shape = shape
+        self.result = result
+        self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, method: str, path: str, body: bytes = b"") -> bytes | None:
+        """Return the body of a successful answer; a failure is counted, and None."""
+        self.result.requests += 1
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                status, content = await self.exchange(method, path, body)
+        except TimeoutError:
+            self.close()
+            self.result.fail(f"{method} {path}: no answer within {TIMEOUT:g} s")
+            return None
+        except (OSError, EOFError, UnansweredError, ValueError, KeyError) as error:
+            self.close()
+            self.result.fail(f"{method} {path}: {type(error).__name__} {error}")
+            return None
+        if 200 <= status < 300:
+            return content
+        self.result.fail(f"{method} {path}: status {status}")
+        return None
+
+    async def exchange(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        """Send a request, once more if the server closed a kept connection meanwhile; return status and body."""
+        if self.streams and self.streams[0].at_eof():  # closed while idle, and seen before anything was sent
+            self.close()
+            self.result.reconnects += 1
+        kept = self.streams is not None
+        try:
+            return await self.send(method, path, body)
+        except UnansweredError:
+            if not kept:
+                raise
+        self.close()
+        self.result.repeated += 1
+        self.result.reconnects += 1
+        return await self.send(method, path, body)
+
+    async def send(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        """Send a request and return the answer's status and body."""
+        if self.streams is None:
+            self.streams = await asyncio.open_connection(self.shape.address, self.shape.port)
+        reader, writer = self.streams
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {self.shape.host or self.shape.address}", f"Content-Length: {len(body)}"]
+        writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        except ConnectionError as error:
+            raise UnansweredError(str(error)) from error
+        except asyncio.IncompleteReadError as error:
+            if error.partial:
+                raise
+            raise UnansweredError("connection closed") from error
+        first, *rest = head.splitlines()
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
+        content = await reader.readexactly(int(headers["content-length"]))
+        if headers.get("connection", "").lower() == "close":
+            self.close()
+        return int(first.split()[1]), content
+
+    def close(self) -> None:
+        """Drop the connection; the next request makes another one."""
+        if self.streams:
+            self.streams[1].close()
+            self.streams = None
+
+
+async def generate(shape: Shape) -> Result:
+    """Keep the site busy until SIGINT, or until standard input is closed: with who started this, it ends."""
+    generator = Generator(shape)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, generator.stopping.set)
+    stdin = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
+    waiting = asyncio.create_task(stdin.read())
+    waiting.add_done_callback(lambda _: generator.stopping.set())
+    running = asyncio.create_task(generator.run())
+    while len(generator.result.exchanges) + generator.result.failed < shape.connections and not running.done():
+        await asyncio.sleep(0.05)
+    sys.stdout.write("running\n")
+    sys.stdout.flush()
+    return await running
+
+
+def main() -> None:
+    """Read the command line, and print a table or all that is known as JSON."""
+    parser = argparse.ArgumentParser(description="Keep a site busy until Ctrl-C, and count what its clients notice.")
+    parser.add_argument("address")
+    parser.add_argument("--json", action="store_true", help="print all that is known, not a table")
+    for option in dataclasses.fields(Shape):
+        if option.name != "address":
+            kind = {"int": int, "float": float, "str": str}[str(option.type)]
+            parser.add_argument(f"--{option.name}", type=kind, default=option.default, help="default: %(default)r")
+    options = vars(parser.parse_args())
+    as_json = options.pop("json")
+    result = asyncio.run(generate(Shape(**options)))
+    lines = [json.dumps(dataclasses.asdict(result))] if as_json else table({options["address"]: result})
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
