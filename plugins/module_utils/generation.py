@@ -18,13 +18,17 @@ from ansible_collections.funnel.tornado.plugins.module_utils import proc, superv
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import NGINX_GROUP, Layout, Slot, port_of
 from ansible_collections.funnel.tornado.plugins.module_utils.nginx import server_line
-from ansible_collections.funnel.tornado.plugins.module_utils.sockets import Address, ask, connections, listener_pid
+from ansible_collections.funnel.tornado.plugins.module_utils.sockets import TIMEOUT, Address, ask, connections, listener_pid
 
 #: Seconds between two looks at something that is waited for.
 INTERVAL = 0.1
 
 #: Seconds beyond ``drain`` until supervisord kills a process that was told to stop.
 STOP_MARGIN = 5
+
+#: Seconds that a process has to live before supervisord calls it RUNNING, and before it gets traffic: many a program that
+#: answers at once ends a moment later, when its first connection to something else fails.
+STARTING_SECONDS = 2
 
 #: Lines of a process's log that explain its failure.
 SHOWN_LINES = 25
@@ -109,6 +113,7 @@ class Generation:
             "process_name=%(process_num)d\n"
             f"numprocs={count}\n"
             f"user={self.layout.user}\n"
+            f"startsecs={STARTING_SECONDS}\n"
             "autorestart=true\n"
             "startretries=100\n"  # FATAL is final; 100 tries, each a second later than the last, take over an hour
             f"stopwaitsecs={self.description['drain'] + STOP_MARGIN}\n"
@@ -150,7 +155,8 @@ class Generation:
         waiting = list(self.processes)
         while waiting:
             infos = self._infos()
-            problems = {process: self._problem(process, infos.get(process)) for process in waiting}
+            patience = max(deadline - time.monotonic(), 1.0)
+            problems = {process: self._problem(process, infos.get(process), patience) for process in waiting}
             waiting = [process for process, problem in problems.items() if problem]
             if waiting and time.monotonic() > deadline:
                 process = waiting[0]
@@ -178,8 +184,8 @@ class Generation:
     def _infos(self) -> dict[int, supervisord.ProcessInfo]:
         return {int(info.name): info for info in supervisord.process_infos(self.server, self.layout.group(self.slot))}
 
-    def _problem(self, process: int, info: supervisord.ProcessInfo | None) -> str:
-        """Return what is wrong with a process, or nothing.
+    def _problem(self, process: int, info: supervisord.ProcessInfo | None, patience: float = TIMEOUT) -> str:
+        """Return what is wrong with a process, or nothing; its answer may take ``patience`` seconds, and never more than TIMEOUT.
 
         :raises GenerationError: when it does not stay up.
         """
@@ -188,7 +194,7 @@ class Generation:
         path = self.description["health"]["path"]
         address = self.address(process)
         try:
-            answer = ask(address, path, self.description["host"])
+            answer = ask(address, path, self.description["host"], min(patience, TIMEOUT))
             owner = listener_pid(address, info.pid)
         except OSError:
             return f"did not answer GET {path}"
@@ -198,7 +204,7 @@ class Generation:
             return "answers, but its address belongs to a process that supervisord did not start"
         if answer.release not in (None, self.release):
             return f"reports to be release {answer.release} at GET {path}"
-        return ""
+        return "" if info.state == "RUNNING" else "has not stayed up long enough"
 
     def _wait_for_workers(self, deadline: float) -> None:
         """Wait until supervisord finds that every worker stays up: nothing else can be asked of one."""
@@ -284,6 +290,12 @@ class Generation:
                 link.symlink_to(f"../../{other}/run/{process}.sock")
             elif process not in self.processes:
                 link.symlink_to(f"{process % len(self.processes)}.sock")
+
+    def end_leading_on(self) -> None:
+        """Remove the sockets of :meth:`lead_on`, which nginx does not know any more."""
+        for link in self.layout.run(self.slot).glob("*.sock"):
+            if link.is_symlink():
+                link.unlink()
 
 
 def describe(layout: Layout, release: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Served:
     release: str
     revision: str
     at: str
-    by: str
+    by: str = ""
     undone: str = ""
 
 

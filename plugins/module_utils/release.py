@@ -221,11 +221,12 @@ def _failure(layout: Layout, release: str, error: Exception) -> str:
     """Return why a release cannot be built; if there is no room for it, that comes first, whoever met it."""
     words = str(error)
     cannot = f"{VARIABLE}.{layout.app}: release {release} cannot be built"
-    if os.strerror(errno.ENOSPC) in words:
+    full = [line for line in words.splitlines() if os.strerror(errno.ENOSPC) in line]
+    if full:
         written = [path for path in (layout.releases, layout.environments, layout.cache) if path.exists()]
         fullest = min(written, key=lambda path: shutil.disk_usage(path).free)
         mount = next(path for path in (fullest, *fullest.parents) if path.is_mount())
         left = os.statvfs(mount)
         room = f"{left.f_bavail * left.f_frsize >> 20} MiB and {left.f_favail} files"
-        return f"{cannot}: the file system at {mount} is full, {room} are left: {words}"
+        return f"{cannot}: the file system at {mount} is full, {room} are left: {full[0]}"
     return words if isinstance(error, BuildError) else f"{cannot}: {words}"

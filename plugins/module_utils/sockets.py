@@ -78,15 +78,17 @@ class Answer:
         return 200 <= self.status < 400
 
 
-def ask(address: Address, path: str, host: str) -> Answer:
-    """Return the answer to ``GET path``. The release is that of the header X-Release, or of the key ``release`` in JSON.
+def ask(address: Address, path: str, host: str, timeout: float = TIMEOUT) -> Answer:
+    """Return the answer to ``GET path``, each part of which may take ``timeout`` seconds.
+
+    The release is that of the header X-Release, or of the key ``release`` in JSON.
 
     :raises OSError: when there is no answer.
     """
     if isinstance(address, tuple):
-        connection = http.client.HTTPConnection(*address, timeout=TIMEOUT)
+        connection = http.client.HTTPConnection(*address, timeout=timeout)
     else:
-        connection = UnixHTTPConnection(address)
+        connection = UnixHTTPConnection(address, timeout)
     try:
         connection.request("GET", path, headers={"Host": host, "Connection": "close"})
         response = connection.getresponse()

@@ -193,6 +193,8 @@ class Switcher:
             drain(self.layout, slot, describe(self.layout, release)["drain"] if release and release in self.kept else 0)
         with self._step("stop"):
             self._clear(slot)
+            if live := self.layout.live_slot():
+                self._generation(live).end_leading_on()
 
     def _has_other(self) -> bool:
         other = self.layout.other_slot()
@@ -248,10 +250,10 @@ class Switcher:
         pids = generation.pids()
         while time.monotonic() < deadline:
             time.sleep(min(SOAK_INTERVAL, max(deadline - time.monotonic(), 0)))
-            generation.require_healthy()
-            ended = [process for process, pid in generation.pids().items() if pid != pids[process]]
+            ended = [process for process, pid in generation.pids().items() if pid not in (0, pids[process])]
             if ended:
                 raise GenerationError(f"process {ended[0]} ended and was started again")
+            generation.require_healthy()
             answers.read()
             if answers.total >= SOAK_ANSWERS and answers.error_share > bound:
                 share = f"{answers.error_share:.0f} % of {answers.total} answers were 5xx"
