@@ -359,6 +359,8 @@ def _source_problems(source: Source, path: str) -> Iterator[str]:
     for key, kinds in SOURCE_KEYS.items():
         if getattr(source, key) is not None and kind not in kinds:
             yield f"{path}.{key}: goes with {' and '.join(f'source.{one}' for one in kinds)}; this is a source.{kind}"
+    if source.git is not None and re.match(r"https?://[^/]*@", source.git):
+        yield f"{path}.git: has a name or a password, which all users of a host could see among its processes; use deploy_key"
     if source.package is not None and source.version is None:
         yield f"{path}.version: is missing; without it the same entry would be another release tomorrow"
     if source.archive is not None and source.remote and source.checksum is None:
@@ -440,7 +442,7 @@ def _host_problems(apps: Mapping[str, App], host: Host) -> Iterator[str]:
             yield f"{path}.port: takes {ports[0]} to {ports[-1]}, of which {other} has some; move one of them"
         taken.update(dict.fromkeys(ports, app.name))
         if app.name in host.names:
-            yield f"{path}: this host has a user or a directory in /var/log of that name already; choose another"
+            yield f"{path}: this host has a user or a directory in /srv or /var/log of that name already; choose another"
         if app.open_files is not None and app.open_files > host.open_files:
             yield f"{path}.open_files: must be at most {host.open_files}, what this host gives; found {app.open_files}"
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import shutil
+import stat
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,7 +77,7 @@ def prepare(layout: Layout, app: App, source: Path, revision: str) -> Environmen
     inputs = [version, requirements.text, requirements.locked, revision if requirements.local else ""]
     digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:HASH_DIGITS]
     path = layout.environments / digest
-    if (path / COMPLETE).exists():
+    if _is_complete(path):
         return Environment(path, built=False)
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir()
@@ -88,11 +90,25 @@ def prepare(layout: Layout, app: App, source: Path, revision: str) -> Environmen
         if requirements.text:
             _install(layout, app, source, path, requirements)
         give(layout, path, "root", "root", 0o755)
-        (path / COMPLETE).touch()
+        _mark_complete(path)
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
     return Environment(path, built=True)
+
+
+def _is_complete(path: Path) -> bool:
+    """Say whether root has found the environment finished: what is built in it could make a file of that name, too."""
+    try:
+        mark = (path / COMPLETE).lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(mark.st_mode) and mark.st_uid == path.lstat().st_uid == os.geteuid()
+
+
+def _mark_complete(path: Path) -> None:
+    (path / COMPLETE).unlink(missing_ok=True)
+    os.close(os.open(path / COMPLETE, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644))
 
 
 def interpreter(app: App) -> Path:
@@ -136,6 +152,8 @@ def read(layout: Layout, app: App, source: Path, python: Path) -> Requirements:
     try:
         with as_user(layout):
             return read_files(source)
+    except RecursionError as error:
+        raise BuildError(f"{key}: {REQUIREMENTS} includes itself") from error
     except (OSError, ValueError) as error:
         raise BuildError(f"{key}: {error}") from error
 

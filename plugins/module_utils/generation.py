@@ -273,10 +273,6 @@ class Generation:
 
     # Traffic
 
-    def server_count(self) -> int:
-        """Return how many servers nginx's upstream has."""
-        return len(self.layout.upstream(self.slot).read_text().splitlines())
-
     def lead_on(self, count: int, other: Slot) -> None:
         """Give the slot the sockets that nginx knows until its reload: beyond its own they lead to processes that answer.
 

@@ -41,7 +41,8 @@ def resolve(layout: Layout, app: App) -> str:
         version = app.source.reference
         if not (version and COMMIT.fullmatch(version) and repository.has(version)):
             repository.fetch(version)
-        for name in (version, f"refs/heads/{version}", f"refs/tags/{version}") if version else (DEFAULT_BRANCH,):
+        names = [f"refs/tags/{version}", f"refs/heads/{version}"] if version else [DEFAULT_BRANCH]
+        for name in [version] if version and COMMIT.fullmatch(version) else names:
             found = repository.run("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
             if found.returncode == 0:
                 return found.stdout.strip()
@@ -63,7 +64,7 @@ def look_up(layout: Layout, app: App) -> str | None:
     if listed.returncode != 0:
         raise BuildError(f"{repository.key}.git: {repository.url} cannot be reached from this host: {last_lines(listed.stderr)}")
     commits = {name: commit for commit, name in (line.split("\t") for line in listed.stdout.splitlines())}
-    names = (f"refs/tags/{version}^{{}}", f"refs/tags/{version}", f"refs/heads/{version}", version) if version else ("HEAD",)
+    names = (f"refs/tags/{version}^{{}}", f"refs/tags/{version}", f"refs/heads/{version}") if version else ("HEAD",)
     found = next((commits[name] for name in names if name in commits), None)
     if found is None:
         raise BuildError(f"{repository.key}.version: {repository.url} has no branch or tag {version or 'HEAD'}")
@@ -105,7 +106,15 @@ class _Repository:
         command = ["git", "-c", "safe.directory=*", *arguments]
         environment = os.environ | self.environment | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
         try:
-            return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=BUILD_SECONDS)
+            return subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                errors="surrogateescape",  # file names are bytes
+                check=False,
+                env=environment,
+                timeout=BUILD_SECONDS,
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise BuildError(f"{self.key}.git: {error}") from error
 
@@ -117,16 +126,23 @@ class _Repository:
 
     def fetch(self, version: str | None) -> None:
         """Fetch all branches and tags, and a commit that none of them leads to by itself, if the server gives it."""
+        fetched = self._fetch_all()
+        if fetched.returncode != 0 and self.git("ls-remote", "--", self.url).returncode == 0:
+            # A fetch that was killed may have left half a mirror, or a lock in it. Nobody else uses it now.
+            shutil.rmtree(self.mirror)
+            fetched = self._fetch_all()
+        if fetched.returncode != 0:
+            raise BuildError(f"{self.key}.git: {self.url} cannot be fetched from this host: {last_lines(fetched.stderr)}")
+        if version and COMMIT.fullmatch(version) and not self.has(version):
+            self.run("fetch", "--quiet", "--", self.url, version)
+
+    def _fetch_all(self) -> subprocess.CompletedProcess[str]:
         if not self.mirror.exists():
             self.mirror.parent.mkdir(parents=True, exist_ok=True)
             self.git("init", "--quiet", "--bare", str(self.mirror))
             self.mirror.chmod(0o700)
         references = [f"+HEAD:{DEFAULT_BRANCH}", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
-        fetched = self.run("fetch", "--quiet", "--prune", "--force", "--", self.url, *references)
-        if fetched.returncode != 0:
-            raise BuildError(f"{self.key}.git: {self.url} cannot be fetched from this host: {last_lines(fetched.stderr)}")
-        if version and COMMIT.fullmatch(version) and not self.has(version):
-            self.run("fetch", "--quiet", "--", self.url, version)
+        return self.run("fetch", "--quiet", "--prune", "--force", "--", self.url, *references)
 
     def export(self, commit: str, directory: Path) -> None:
         packed = directory.with_name("source.tar")

@@ -39,10 +39,16 @@ def record(layout: Layout, release: str, revision: str, by: str) -> None:
     _write(layout, [*read(layout), Served(release, revision, now, by)])
 
 
-def undo(layout: Layout, reason: str) -> None:
-    """Note of the latest release why traffic has gone back from it."""
-    *entries, latest = read(layout)
-    _write(layout, [*entries, replace(latest, undone=reason)])
+def undo(layout: Layout, release: str, reason: str) -> None:
+    """Note of the latest entry, if it is of ``release``, why traffic has gone back from it."""
+    entries = read(layout)
+    if entries and entries[-1].release == release:
+        _write(layout, [*entries[:-1], replace(entries[-1], undone=reason)])
+
+
+def latest(layout: Layout) -> str | None:
+    """Return the release that went live last and was not undone."""
+    return next((entry.release for entry in reversed(read(layout)) if not entry.undone), None)
 
 
 def _write(layout: Layout, entries: list[Served]) -> None:
@@ -53,6 +59,5 @@ def _write(layout: Layout, entries: list[Served]) -> None:
 
 def previous(layout: Layout) -> str | None:
     """Return the release that was served before the one that is, and was not undone; None when there was none."""
-    live = layout.live_slot()
-    now = layout.slot_release(live) if live else None
+    now = layout.live_release()
     return next((entry.release for entry in reversed(read(layout)) if entry.release != now and not entry.undone), None)

@@ -30,10 +30,18 @@ class BuildError(Exception):
         super().__init__(re.sub(r"(https?://)[^/@\s]+@", r"\1***@", message))
 
 
+def is_ours(layout: Layout) -> bool:
+    """Say whether the host has the app's user, made by :func:`ensure_home`: without it nothing of that name is an app's."""
+    try:
+        return pwd.getpwnam(layout.user).pw_dir == str(layout.home)
+    except KeyError:
+        return False
+
+
 def ensure_home(layout: Layout) -> bool:
     """Make the app's user and directories; return whether something was missing.
 
-    :raises BuildError: when the name belongs to another user of the host.
+    :raises BuildError: when the name belongs to another user of the host, or to a directory that is no app's.
     """
     made = _ensure_user(layout)
     directories = {
@@ -51,14 +59,10 @@ def ensure_home(layout: Layout) -> bool:
 
 
 def _ensure_user(layout: Layout) -> bool:
-    try:
-        home = pwd.getpwnam(layout.user).pw_dir
-    except KeyError:
-        home = ""
-    if home == str(layout.home):
+    if is_ours(layout):
         return False
-    if home:
-        raise BuildError(f"{VARIABLE}.{layout.app}: the host has a user {layout.user} already ({home}); rename the app")
+    if layout.home.exists():
+        raise BuildError(f"{VARIABLE}.{layout.app}: the host has a directory {layout.home} that is no app's; rename the app")
     command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", str(layout.home)]
     try:
         run([*command, "--shell", "/usr/sbin/nologin", layout.user])

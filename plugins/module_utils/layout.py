@@ -178,6 +178,11 @@ class Layout:
         link = self.slot(slot) / "release"
         return link.readlink().name if link.is_symlink() else None
 
+    def live_release(self) -> str | None:
+        """Return the id of the release that is served; None before the first switch."""
+        live = self.live_slot()
+        return self.slot_release(live) if live else None
+
     def other_slot(self) -> Slot:
         """Return the slot that the next release goes to."""
         return "b" if self.live_slot() == "a" else "a"

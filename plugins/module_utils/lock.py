@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import fcntl
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
@@ -35,20 +36,28 @@ def deploy_lock(layout: Layout, by: str, *, wait: float = 0) -> Iterator[Note]:
     :arg by: who asked for the deploy.
     :arg wait: seconds that another deploy is waited for.
     :raises LockedError: when it takes longer than that.
+    :raises FileNotFoundError: when the app is not on this host, or has been removed meanwhile.
     """
-    with layout.lock.open("a+") as file:
-        layout.lock.chmod(0o600)
-        give_up = time.monotonic() + wait
-        while not _take(file):
-            if time.monotonic() >= give_up:
-                raise LockedError(f"{layout.app}: another deploy runs on this host{_holder(file)}; try again when it has ended")
-            time.sleep(INTERVAL)
+    give_up = time.monotonic() + wait
+    with contextlib.ExitStack() as opened:
+        while True:
+            file = opened.enter_context(layout.lock.open("a+"))
+            while not _take(file):
+                if time.monotonic() >= give_up:
+                    raise LockedError(
+                        f"{layout.app}: another deploy runs on this host{_holder(file)}; try again when it has ended"
+                    )
+                time.sleep(INTERVAL)
+            if layout.lock.exists() and os.path.samestat(os.fstat(file.fileno()), layout.lock.stat()):
+                break  # and not a file that was removed together with the app while we waited
+        os.fchmod(file.fileno(), 0o600)
         since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
         def note(doing: str) -> None:
-            file.truncate(0)
-            file.write(json.dumps({"by": by, "since": since, "doing": doing}))
-            file.flush()
+            with contextlib.suppress(OSError):  # a full disk may be why traffic has to go back
+                file.truncate(0)
+                file.write(json.dumps({"by": by, "since": since, "doing": doing}))
+                file.flush()
 
         try:
             note("begin")

@@ -17,7 +17,8 @@ STATE, PARENT, START = 0, 1, 19
 def stat(pid: int) -> list[str] | None:
     """Return the fields of /proc/PID/stat after the program's name, which may hold blanks itself; None if it has ended."""
     try:
-        fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        # The name is whatever a program likes to be called, any bytes.
+        fields = (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
     return None if fields[STATE] == "Z" else fields

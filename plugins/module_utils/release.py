@@ -23,7 +23,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.environment import 
 from ansible_collections.funnel.tornado.plugins.module_utils.home import (
     BuildError,
     as_user,
-    ensure_home,
     give,
     run_as_user,
 )
@@ -31,9 +30,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layou
 
 #: Digits of a release's id: 48 bits, so that two releases of an app do not meet in its lifetime.
 ID_DIGITS = 12
-
-#: Threads of a process that serves WSGI, if the entry does not say.
-THREADS = 10
 
 #: All that a program gets from us which is started by a path of its own.
 MINIMAL_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
@@ -95,8 +91,9 @@ def argv(app: App) -> list[str]:
     if app.run.command is not None:
         return shlex.split(app.run.command)
     listen = ["--socket", "{socket}"] if app.socket else ["--port", "{port}"]
-    wsgi = ["--wsgi", "--threads", str(app.run.threads or THREADS)] if app.run.wsgi is not None else []
-    options = [*wsgi, *listen, "--xheaders", "--max-body-size", app.upload_size, "--drain", str(app.drain)]
+    wsgi = ["--wsgi"] if app.run.wsgi is not None else []
+    threads = ["--threads", str(app.run.threads)] if app.run.threads is not None else []
+    options = [*wsgi, *threads, *listen, "--xheaders", "--max-body-size", app.upload_size, "--drain", str(app.drain)]
     return ["python", "../runner.py", str(app.run.wsgi or app.run.app), *options, "--pid-file", "{run}/{process}.pid"]
 
 
@@ -119,11 +116,12 @@ def build(layout: Layout, app: App, planned: Plan, programs: Programs, archive: 
     work = layout.releases / f".building-{planned.id}"
     source = work / "src"
     try:
-        ensure_home(layout)
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(mode=0o711)
+        for broken_off in layout.releases.glob(".building-*"):
+            shutil.rmtree(broken_off)
+        work.mkdir(mode=0o700)  # an archive may hold what nobody must reach before it has been given away
         _get_source(layout, app, planned, archive, source)
         give(layout, source, layout.user, layout.user, 0o750)
+        work.chmod(0o711)
         environment = prepare(layout, app, source, planned.revision)
         (work / "shared").symlink_to("../../shared")
         (work / "venv").symlink_to(os.path.relpath(environment.path, layout.release(planned.id)))
@@ -224,7 +222,7 @@ def _failure(layout: Layout, release: str, error: Exception) -> str:
     full = [line for line in words.splitlines() if os.strerror(errno.ENOSPC) in line]
     if full:
         written = [path for path in (layout.releases, layout.environments, layout.cache) if path.exists()]
-        fullest = min(written, key=lambda path: shutil.disk_usage(path).free)
+        fullest = min(written, key=lambda path: shutil.disk_usage(path).free, default=layout.base)
         mount = next(path for path in (fullest, *fullest.parents) if path.is_mount())
         left = os.statvfs(mount)
         room = f"{left.f_bavail * left.f_frsize >> 20} MiB and {left.f_favail} files"

@@ -149,4 +149,4 @@ def _tcp_rows(ports: set[int], state: str) -> Iterator[list[str]]:
 def _rows(table: Path) -> Iterator[list[str]]:
     """Yield the rows of one of the kernel's tables, without the heading."""
     if table.exists():
-        yield from (line.split() for line in table.read_text().splitlines()[1:])
+        yield from (line.split() for line in table.read_text(errors="surrogateescape").split("\n")[1:-1])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +16,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.generation import G
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, Layout, port_of
 from ansible_collections.funnel.tornado.plugins.module_utils.limits import open_files_of
 from ansible_collections.funnel.tornado.plugins.module_utils.sockets import ask, connections
+
+#: Bytes that are read of a file of starts: tens of thousands of lines.
+STARTS_SIZE = 1_000_000
 
 #: Headings of the table. ``conn`` are open connections; ``files`` the open ones of those allowed; ``MiB`` the resident memory.
 HEADINGS = ("app", "slot", "process", "release", "state", "pid", "uptime", "restarts", "conn", "files", "MiB", "health")
@@ -77,7 +82,9 @@ def look(layout: Layout, server: Any) -> Iterator[Process]:
         generation = Generation(layout, slot, release, server)
         for group in supervisord.groups(server, layout.group(slot)):
             worker = group.removeprefix(layout.group(slot)).removeprefix(".")
-            yield from (_process(generation, worker, info) for info in supervisord.process_infos(server, group))
+            for info in supervisord.process_infos(server, group):
+                with contextlib.suppress(OSError):  # it has ended, or its slot has been cleared, since we asked
+                    yield _process(generation, worker, info)
 
 
 def abandoned(names: list[str], base: Path = Path("/")) -> list[str]:
@@ -117,8 +124,16 @@ def _process(generation: Generation, worker: str, info: supervisord.ProcessInfo)
 
 
 def _restarts(starts: Path) -> int:
-    """Return how often a process was started after the first time: the launcher adds a line to this file each time."""
-    return max(len(starts.read_text().splitlines()) - 1, 0) if starts.exists() else 0
+    """Return how often a process was started after the first time: the launcher adds a line to this file each time.
+
+    The directory is the app's, which could put anything there, such as a pipe that nobody writes to.
+    """
+    try:
+        with os.fdopen(os.open(starts, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            return max(file.read(STARTS_SIZE).count(b"\n") - 1, 0) if regular else 0
+    except OSError:
+        return 0
 
 
 def _connections(generation: Generation, number: int, pid: int) -> int:

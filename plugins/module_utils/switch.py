@@ -115,8 +115,7 @@ class Switcher:
             self._finish()
         if self.outcome.changed:
             with self._step("prune"):
-                before = history.previous(self.layout)
-                self.outcome.pruned = _prune(self.layout, self.kept | ({before} if before else set()), KEPT_RELEASES)
+                self._prune()
         self.outcome.slot = self.layout.live_slot()
         return self.outcome
 
@@ -128,6 +127,10 @@ class Switcher:
         self.outcome.changed = True
         yield
         self.outcome.steps.append({"name": name, "seconds": round(time.monotonic() - began, 3)})
+
+    def _prune(self) -> None:
+        before = history.previous(self.layout)
+        self.outcome.pruned = _prune(self.layout, self.kept | ({before} if before else set()), KEPT_RELEASES)
 
     def _generation(self, slot: Slot) -> Generation:
         return Generation(self.layout, slot, self.layout.slot_release(slot) or self.wanted.release, self.server)
@@ -145,6 +148,7 @@ class Switcher:
                     generation.run_hook("before_switch")
         except (GenerationError, supervisord.SupervisorError) as error:
             self._clear(slot)
+            self._prune()  # or deploys that fail again and again fill the disk
             raise SwitchError(f"{self._name()} did not go live: {error}") from error
         except BaseException:
             self._clear(slot)
@@ -159,12 +163,7 @@ class Switcher:
             self._reload_mark(slot).touch()
         else:
             self._lead_on(live, generation)
-        before = self.layout.slot_release(live) if live else None
         _point(self.layout.live, f"slots/{slot}")
-        if live is None:
-            _point(self.layout.current, "live/release")
-        if before != self.wanted.release:
-            history.record(self.layout, self.wanted.release, generation.description["revision"], self.wanted.by)
 
     def _lead_on(self, live: Slot, generation: Generation) -> None:
         """Mark that nginx has to learn the slot's server lines, and let those that it knows lead to it until then."""
@@ -177,6 +176,7 @@ class Switcher:
         live = self.layout.live_slot()
         if live is None:
             return
+        self._note_served(live)
         self._reload_nginx(live)
         if self._unsettled_mark(live).exists():
             # A release that another one is about to replace need not prove itself any more.
@@ -185,6 +185,14 @@ class Switcher:
             self._unsettled_mark(live).unlink()
         if self._has_other():
             self._retire(self.layout.other_slot())
+
+    def _note_served(self, slot: Slot) -> None:
+        """Let ``current`` and the history say what is live."""
+        if not self.layout.current.is_symlink():
+            _point(self.layout.current, "live/release")
+        release = self.layout.slot_release(slot)
+        if release and history.latest(self.layout) != release:
+            history.record(self.layout, release, describe(self.layout, release)["revision"], self.wanted.by)
 
     def _retire(self, slot: Slot) -> None:
         """Let a slot that has no traffic any more finish what it has, and stop it."""
@@ -224,7 +232,10 @@ class Switcher:
     # The time after the switch
 
     def _settle(self, slot: Slot) -> None:
-        """Run what has to run after the switch, and watch; traffic goes back if that fails."""
+        """Run what has to run after the switch, and watch; traffic goes back if that fails.
+
+        Not if supervisord cannot be asked, of which the release can do nothing: then the next run goes on here.
+        """
         generation = self._generation(slot)
         began = time.monotonic()
         try:
@@ -234,7 +245,7 @@ class Switcher:
             if generation.description["soak"]:
                 with self._step("soak"):
                     self._soak(generation)
-        except (GenerationError, supervisord.SupervisorError) as error:
+        except GenerationError as error:
             seconds = time.monotonic() - began
             self._undo(slot, str(error).splitlines()[0])
             raise SwitchError(f"{self._name()} was live for {seconds:.0f} s and is no more: {error}") from error
@@ -267,8 +278,7 @@ class Switcher:
 
     def _undo(self, slot: Slot, reason: str) -> None:
         """Move traffic back to the other slot, which still runs; without one, nothing is served, as before."""
-        other = self.layout.other_slot()
-        history.undo(self.layout, reason)
+        other, release = self.layout.other_slot(), self.layout.slot_release(slot)
         with self._step("undo"):
             if self.layout.slot_release(other):
                 self._lead_on(slot, self._generation(other))
@@ -276,6 +286,8 @@ class Switcher:
             else:
                 self.layout.live.unlink()
                 self.layout.current.unlink(missing_ok=True)
+        if release and self.layout.live_release() != release:
+            history.undo(self.layout, release, reason)
         if self.layout.live_slot():
             self._reload_nginx(other)
         self._retire(slot)

@@ -58,7 +58,7 @@ nginx_workers:
   returned: success
   type: int
 names:
-  description: Names that an app may not have, as users or directories in C(/var/log) that are no app's have them.
+  description: Names that an app may not have, as users or directories in C(/srv) and C(/var/log) that are no app's have them.
   returned: success
   type: list
   elements: str
@@ -71,6 +71,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils.home import is_ours
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.limits import Capacity
 from ansible_collections.funnel.tornado.plugins.module_utils.packages import (
@@ -99,7 +100,8 @@ def main() -> None:
 def names() -> Iterator[str]:
     """Yield the names that are taken by something that is no app."""
     yield from (user.pw_name for user in pwd.getpwall() if user.pw_dir != str(Layout(user.pw_name).home))
-    yield from (path.name for path in Path("/var/log").iterdir() if path.is_dir() and not Layout(path.name).home.exists())
+    for directory in (Path("/var/log"), Path("/srv")):
+        yield from (path.name for path in directory.iterdir() if path.is_dir() and not is_ours(Layout(path.name)))
 
 
 if __name__ == "__main__":

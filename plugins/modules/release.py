@@ -118,11 +118,13 @@ def main() -> None:
         layout = Layout(app.name)
         if module.check_mode:
             module.exit_json(**release(module, layout, app))
-        layout.home.mkdir(mode=0o711, parents=True, exist_ok=True)
+        made = ensure_home(layout)
         with deploy_lock(layout, module.params["builder"], wait=module.params["wait"]) as note:
             note("the build of a release")
             result = release(module, layout, app)
-    except (BuildError, InvalidDataError, LockedError) as error:
+        if "changed" in result:
+            result["changed"] |= made
+    except (BuildError, InvalidDataError, LockedError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)
 
@@ -144,7 +146,6 @@ def release(module: AnsibleModule, layout: Layout, app: App) -> dict[str, Any]:
     planned = plan(app, revision, programs)
     result: dict[str, Any] = {"id": planned.id, "revision": revision, "changed": not layout.is_built(planned.id)}
     if not result["changed"]:
-        result["changed"] = not module.check_mode and ensure_home(layout)
         return result
     result["diff"] = difference(layout, f"{summary(planned.description)}\n")
     if module.check_mode:
@@ -178,8 +179,7 @@ def find_revision(module: AnsibleModule, layout: Layout, app: App) -> str | None
 
 
 def difference(layout: Layout, after: str) -> dict[str, str]:
-    live = layout.live_slot()
-    served = layout.slot_release(live) if live else None
+    served = layout.live_release()
     before = f"{summary(describe(layout, served))}\n" if served and layout.is_built(served) else "nothing\n"
     return {"before": before, "after": after, "before_header": f"release of {layout.app}"}
 

@@ -76,7 +76,7 @@ def main() -> None:
             with deploy_lock(layout, "", wait=module.params["wait"]) as note:
                 note("removal")
                 remove(layout)
-    except (CommandError, LockedError, SupervisorError) as error:
+    except (CommandError, LockedError, OSError, SupervisorError) as error:
         module.fail_json(msg=str(error))
     before = "".join(f"{line}\n" for line in found)
     module.exit_json(changed=bool(found), removed=found, diff={"before": before, "after": ""} if found else {})

@@ -129,14 +129,16 @@ def main() -> None:
     os.umask(0o022)  # whatever root's is: nginx has to pass through what is made
     layout = Layout(module.params["name"])
     try:
-        asked = wanted(layout, module.params)
         if module.check_mode:
-            module.exit_json(**predict(layout, asked))
-        require_built(layout, asked.release)
-        with deploy_lock(layout, asked.by, wait=module.params["wait"]) as note:
+            module.exit_json(**predict(layout, wanted(layout, module.params)))
+        if not layout.home.is_dir():
+            module.fail_json(msg=f"{layout.app}: nothing is served on this host")
+        with deploy_lock(layout, module.params["by"], wait=module.params["wait"]) as note:
+            asked = wanted(layout, module.params)
+            require_built(layout, asked.release)
             before = served(layout)
             outcome = Switcher(layout, asked, lambda step: note(f"{step} of release {asked.release}")).run()
-    except (LockedError, SwitchError, SupervisorError, ServiceError) as error:
+    except (LockedError, OSError, SwitchError, SupervisorError, ServiceError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**dataclasses.asdict(outcome), diff=difference(layout, before, served(layout)))
 
@@ -148,8 +150,7 @@ def wanted(layout: Layout, params: dict[str, Any]) -> Wanted:
     """
     release = params["release"]
     if release == "live":
-        live = layout.live_slot()
-        release = (layout.slot_release(live) if live else None) or ""
+        release = layout.live_release() or ""
         if not release:
             raise SwitchError(f"{layout.app}: nothing is served on this host")
     elif release == "previous":
@@ -189,8 +190,7 @@ def is_once(layout: Layout, release: str) -> bool:
 
 def served(layout: Layout) -> str:
     """Return what is served, as a line of a diff."""
-    live = layout.live_slot()
-    release = layout.slot_release(live) if live else None
+    live, release = layout.live_slot(), layout.live_release()
     if live is None or release is None or not layout.is_built(release):
         return "nothing\n"
     return line(layout, live, release)
@@ -213,7 +213,7 @@ def predict(layout: Layout, asked: Wanted) -> dict[str, Any]:
     """Return the result that a run would have, also on a host that has no supervisord yet."""
     before = served(layout)
     live = layout.live_slot()
-    switched = asked.restart or not asked.release or live is None or layout.slot_release(live) != asked.release
+    switched = asked.restart or not asked.release or layout.live_release() != asked.release
     leftovers = False
     if not switched:
         switcher = Switcher(layout, asked)

@@ -60,7 +60,10 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
             {"nginx": entry()},
             "tornado_apps.nginx: the name nginx belongs to a service of this collection; choose another",
         ),
-        ({"backup": entry()}, "tornado_apps.backup: this host has a user or a directory in /var/log of that name already"),
+        (
+            {"backup": entry()},
+            "tornado_apps.backup: this host has a user or a directory in /srv or /var/log of that name already",
+        ),
         ({"shop": {"run": {"app": "a:b"}}}, "tornado_apps.shop.source: is missing; dict is wanted"),
         ({"shop": entry(domain=["a.example"])}, "tornado_apps.shop.domain: no such key; did you mean domains?"),
         ({"shop": entry(name="other")}, "tornado_apps.shop.name: no such key;"),
@@ -75,6 +78,10 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
         (
             {"shop": entry(source={"path": ".", "version": "v1"})},
             "tornado_apps.shop.source.version: goes with source.git and source.package; this is a source.path",
+        ),
+        (
+            {"shop": entry(source={"git": "https://user:token@git.example/shop.git"})},
+            "tornado_apps.shop.source.git: has a name or a password, which all users of a host could see among its processes",
         ),
         (
             {"shop": entry(source={"package": "shop"})},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -86,6 +87,19 @@ def test_what_is_not_there_is_named(shop: Path, layout: Layout) -> None:
 def test_looking_up_writes_nothing(shop: Path, layout: Layout) -> None:
     look_up(layout, app(shop))
     assert not layout.home.exists()
+
+
+@pytest.mark.parametrize("left", ["refs/heads/main.lock", ""])
+def test_what_a_killed_fetch_has_left_is_no_obstacle(shop: Path, layout: Layout, left: str) -> None:
+    resolve(layout, app(shop, "main"))
+    if left:
+        (layout.mirror / left).parent.mkdir(parents=True, exist_ok=True)
+        (layout.mirror / left).touch()
+    else:
+        shutil.rmtree(layout.mirror)
+        layout.mirror.mkdir()
+    new = commit(shop, later="1")
+    assert resolve(layout, app(shop, "main")) == new
 
 
 @pytest.fixture

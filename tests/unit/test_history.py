@@ -44,8 +44,10 @@ def test_a_restart_of_the_same_release_is_not_what_was_before(layout: Layout) ->
 def test_what_was_undone_is_not_what_was_before(layout: Layout) -> None:
     serve(layout, "r1")
     serve(layout, "r2")
-    history.undo(layout, "half of all answers were 5xx")
+    history.undo(layout, "r2", "half of all answers were 5xx")
+    assert history.latest(layout) == "r1"
     serve(layout, "r3")
+    history.undo(layout, "r1", "is not the latest")
     assert history.previous(layout) == "r1"
     assert [entry.undone for entry in history.read(layout)] == ["", "half of all answers were 5xx", ""]
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -51,3 +52,13 @@ def test_the_owner_of_a_socket_is_who_has_it_open() -> None:
         inode = os.fstat(opened.fileno()).st_ino
         assert proc.holds_socket(os.getpid(), {inode})
     assert not proc.holds_socket(os.getpid(), {inode})
+
+
+def test_a_program_may_be_called_anything() -> None:
+    code = "open('/proc/self/comm', 'wb').write(b'a) b\\xff'); print(flush=True); import time; time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        assert proc.parent(process.pid) == os.getpid()
+        assert process.pid in proc.children(os.getpid())
+        process.kill()

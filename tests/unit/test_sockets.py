@@ -105,3 +105,15 @@ def test_the_listener_of_a_port_is_known_only_as_its_own_process() -> None:
         assert listener_pid(address, os.getpid()) == os.getpid()
         assert listener_pid(address, other.pid) is None
         other.kill()
+
+
+def test_other_programs_sockets_may_be_called_anything(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        path = os.fsencode(tmp_path) + b"/w\xff.sock"
+        server.bind(path)
+        server.listen()
+        client.connect(path)
+        assert connections(tmp_path, set()) >= 0
+        accepted, _ = server.accept()
+        with accepted:
+            assert connections(tmp_path, set()) == 1

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.status import HEADINGS, Process, table
+from ansible_collections.funnel.tornado.plugins.module_utils.status import HEADINGS, Process, _restarts, table
 
 
 def process(**changes: Any) -> Process:
@@ -47,3 +49,15 @@ def test_columns_line_up() -> None:
 def test_well_is_running_and_healthy(changes: dict[str, Any]) -> None:
     assert process().well
     assert not process(**changes).well
+
+
+@pytest.mark.parametrize(("lines", "restarts"), [(0, 0), (1, 0), (3, 2)])
+def test_every_start_but_the_first_is_a_restart(tmp_path: Path, lines: int, restarts: int) -> None:
+    (tmp_path / "0.starts").write_text("812 99\n" * lines)
+    assert _restarts(tmp_path / "0.starts") == restarts
+
+
+def test_what_an_app_puts_in_the_place_of_its_starts_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "0.starts")
+    (tmp_path / "1.starts").symlink_to("/dev/zero")
+    assert [_restarts(tmp_path / f"{process}.starts") for process in range(3)] == [0, 0, 0]

@@ -53,6 +53,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layou
 from ansible_collections.funnel.tornado.plugins.module_utils.lock import deploy_lock
 from ansible_collections.funnel.tornado.plugins.module_utils.switch import Switcher, Wanted
 release, fatal = sys.argv[1:]
+if fatal == "renamed":  # after traffic has moved, and before anything says so
+    Switcher._note_served = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 layout = Layout("sample")
 os.umask(0o022)
 with deploy_lock(layout, "driver") as tell:
@@ -130,12 +132,13 @@ def test_the_switch_is_killed_in_every_step(hosts: dict[str, Host], clients: Cli
         """Kill every second step on this host, the others on the other one."""
         host, target, other = hosts[name], light[name], dark[name]
         steps = drive(host, target)
-        for step in steps[number::2]:
+        for step in ["renamed", *steps][number::2]:
             target, other = other, target
             drive(host, target, step)
             drive(host, target)
             assert served(host) == target, step
             assert left_behind(host, "sample") == [], step
+            assert json.loads(host.check_output("cat /srv/sample/history.json"))[-1]["release"] == target, step
         return steps
 
     with clients("switch killed in every step", reload=True, **GENTLE), ThreadPoolExecutor() as threads:

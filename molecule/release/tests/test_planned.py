@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -118,6 +119,7 @@ def test_new_code(hosts: dict[str, Host], clients: Clients, tmp_path: Path) -> N
         output = done(deploy("sample", ALL, tmp_path, changed))
     assert served(hosts) == after
     assert len(re.findall(r"changed=0 ", output)) == len(hosts)
+    assert all(int(count) <= 10 for count in re.findall(r" : ok=(\d+) ", output)), "tasks, those on the controller too"
     assert all(load.result.closes == {} for load in loads.values())
 
 
@@ -166,20 +168,28 @@ def test_more_open_files(hosts: dict[str, Host], clients: Clients, tmp_path: Pat
 
 def test_two_deploys_at_once(hosts: dict[str, Host], clients: Clients, tmp_path: Path) -> None:
     slow = {"env": {"SAMPLE_THEME": "light"}, "hooks": {"before_switch": "sleep 12"}}
+    before = served(hosts)
     with clients("two deploys at once"):
         first = start_playbook("playbooks/deploy.yml", ALL, "-e", "app=sample", *extra(tmp_path, variables(slow)))
         for host in hosts.values():
             eventually(lambda host=host: "before_switch" in host.check_output("cat /srv/sample/.lock"), 60)  # type: ignore[misc]
         status, refused = deploy("sample", ALL, tmp_path, variables(), "-e", "app_wait=0")
+        again = start_playbook("playbooks/restart.yml", ALL, "-e", "app=sample", *extra(tmp_path, variables()))
         second = deploy("sample", ALL, tmp_path, variables({"env": {"SAMPLE_THEME": "dark"}}))
         output, _ = first.communicate(timeout=60)
+        again.communicate(timeout=60)
     assert first.returncode == 0, output
     assert status != 0
     holder = re.search(r"sample: another deploy runs on this host: \S+@\S+, since (\S+), now at before_switch of", refused)
     assert holder, refused
     assert datetime.now(UTC) - datetime.fromisoformat(holder[1]) < timedelta(minutes=3)
+    assert again.returncode == 0
     done(second)
     assert all(b'data-theme="dark"' in Site(address(host)).get("/").body for host in hosts.values())
+    for name, host in hosts.items():
+        history = [entry["release"] for entry in json.loads(host.check_output("cat /srv/sample/history.json"))]
+        assert history[-3] == before[name]["release"]
+        assert before[name]["release"] not in history[-2:], "the restart is of what was live when its turn came"
 
 
 def test_a_program_on_ports(hosts: dict[str, Host], clients: Clients, tmp_path: Path) -> None:

@@ -135,10 +135,16 @@ mount --bind /run/full {directory}
     ("app", "release", "message"),
     [
         ("sample", "000000000000", "release 000000000000 was never served on this host"),
-        ("nosuch", "previous", "nosuch: nothing was served on this host before"),
+        ("sample", "refused", "was never served on this host"),
+        ("nosuch", "previous", "nosuch: nothing is served on this host"),
     ],
 )
-def test_a_rollback_to_what_was_never_served(app: str, release: str, message: str) -> None:
-    status, output = run_playbook("playbooks/rollback.yml", ALL, "-e", f"app={app}", "-e", f"release={release}")
+def test_a_rollback_to_what_was_never_served(
+    hosts: dict[str, Host], tmp_path: Path, app: str, release: str, message: str
+) -> None:
+    if release == "refused":  # built, and on the host
+        refused(tmp_path, hooks={"before_switch": "false"})
+        release = hosts["debian12"].check_output("ls -t /srv/sample/releases | head -n 1")
+    status, output = run_playbook("playbooks/rollback.yml", "debian12", "-e", f"app={app}", "-e", f"release={release}")
     assert status != 0
     assert message in re.sub(r"\s+", " ", output)

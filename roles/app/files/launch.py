@@ -130,7 +130,7 @@ def look(pid: int | str) -> tuple[int, str]:
     :raises OSError: when there is no such process.
     """
     # The second field, the program's name in parentheses, may itself hold spaces and parentheses.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     return int(fields[1]), fields[19]
 
 
