@@ -18,8 +18,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.schema import Inval
 PROGRAMS = Path(__file__).parents[2] / "roles/app/files"
 
 
-#: Bytes of a packed source that travels with the module: a file of its own is three round trips more.
-SMALL_SOURCE = 500_000
+#: Bytes of a packed source that travels with the module, wanted or not: asking first, and a file of its own, are four round
+#: trips more.
+SMALL_SOURCE = 200_000
 
 
 class ActionModule(ActionBase):
@@ -61,15 +62,12 @@ class ActionModule(ActionBase):
             "builder": operator(),
             "wait": wait,
         }
-        result = self._module(arguments, task_vars)
-        if not (local and result.pop("needs_source", False)):
-            return result
-        try:
-            packed = source.pack(local) if local.is_dir() else local.read_bytes()
-        except source.SourceError as error:
-            raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.path: {error}") from error
+        packed = self._pack(app, local) if local else b""
         if len(packed) <= SMALL_SOURCE:
-            return self._module(arguments | {"content": base64.b64encode(packed).decode()}, task_vars)
+            return self._module(arguments | ({"content": base64.b64encode(packed).decode()} if local else {}), task_vars)
+        result = self._module(arguments, task_vars)
+        if not result.pop("needs_source", False):
+            return result
         temporary = self._make_tmp_path()
         try:
             path = self._connection._shell.join_path(temporary, "source")
@@ -77,6 +75,12 @@ class ActionModule(ActionBase):
             return self._module(arguments | {"archive": path}, task_vars)
         finally:
             self._remove_tmp_path(temporary)
+
+    def _pack(self, app: App, local: Path) -> bytes:
+        try:
+            return source.pack(local) if local.is_dir() else local.read_bytes()
+        except source.SourceError as error:
+            raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.path: {error}") from error
 
     def _module(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         result: dict[str, Any] = self._execute_module(

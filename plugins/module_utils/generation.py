@@ -26,9 +26,9 @@ INTERVAL = 0.1
 #: Seconds beyond ``drain`` until supervisord kills a process that was told to stop.
 STOP_MARGIN = 5
 
-#: Seconds that a process has to live before supervisord calls it RUNNING, and before it gets traffic: many a program that
+#: Seconds after which processes that were found healthy are looked at once more, before they get traffic: many a program that
 #: answers at once ends a moment later, when its first connection to something else fails.
-STARTING_SECONDS = 2
+STEADY_SECONDS = 1.2
 
 #: Lines of a process's log that explain its failure.
 SHOWN_LINES = 25
@@ -113,7 +113,6 @@ class Generation:
             "process_name=%(process_num)d\n"
             f"numprocs={count}\n"
             f"user={self.layout.user}\n"
-            f"startsecs={STARTING_SECONDS}\n"
             "autorestart=true\n"
             "startretries=100\n"  # FATAL is final; 100 tries, each a second later than the last, take over an hour
             f"stopwaitsecs={self.description['drain'] + STOP_MARGIN}\n"
@@ -146,7 +145,7 @@ class Generation:
     # Health
 
     def wait_healthy(self) -> None:
-        """Wait until every process answers its health path with success, and is a process of this release and slot.
+        """Wait until every process answers its health path with success, and is one of this release and slot; then look again.
 
         :raises GenerationError: when one does not within ``health.timeout`` seconds, or does not stay up.
         """
@@ -164,6 +163,14 @@ class Generation:
                 raise GenerationError(f"process {process} {problems[process]} within {timeout} s (health.timeout){log}")
             if waiting:
                 time.sleep(INTERVAL)
+        pids = self.pids()
+        time.sleep(STEADY_SECONDS)
+        infos = self._infos()
+        for process in self.processes:
+            info = infos.get(process)
+            if info is None or info.pid != pids.get(process):
+                raise self._down(f"process {process}", info, self.layout.log(self.slot, process))
+        self.require_healthy()
         self._wait_for_workers(deadline)
 
     def require_healthy(self) -> None:
@@ -204,7 +211,7 @@ class Generation:
             return "answers, but its address belongs to a process that supervisord did not start"
         if answer.release not in (None, self.release):
             return f"reports to be release {answer.release} at GET {path}"
-        return "" if info.state == "RUNNING" else "has not stayed up long enough"
+        return ""
 
     def _wait_for_workers(self, deadline: float) -> None:
         """Wait until supervisord finds that every worker stays up: nothing else can be asked of one."""

@@ -28,7 +28,7 @@ WEB = (ROOT / "files/sample_app/sample_app/web.py").read_text()
 CODE = {
     "fails to import": ("import no_such_module", r"process \d does not stay up.*No module named 'no_such_module'"),
     "crashes after a second": (
-        "import threading\n\nthreading.Timer(0.7, os._exit, [3]).start()",  # to import all this takes a moment, too
+        "import threading\n\nthreading.Timer(1, os._exit, [3]).start()",
         r"process \d does not stay up",
     ),
     "answers 500": (
