@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.environment import pylock, read_files, requirement_lines
+from ansible_collections.funnel.tornado.plugins.module_utils.environment import (
+    COMPLETE,
+    _is_complete,
+    _mark_complete,
+    pylock,
+    read_files,
+    requirement_lines,
+)
 
 WHEEL = {"url": "https://a.test/tornado.whl", "hashes": {"sha256": "aa"}}
 
@@ -99,3 +106,15 @@ def test_a_lock_is_a_list_of_requirements_for_the_hosts_own_index(package: dict[
 def test_what_no_line_can_name_is_refused(package: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pylock({"packages": [{"name": "tornado", **package}]})
+
+
+def test_what_is_built_in_an_environment_cannot_lead_its_mark_elsewhere(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    for made in ("nothing", "link"):
+        (tmp_path / made).mkdir()
+    (tmp_path / "link" / COMPLETE).symlink_to(outside)
+    assert [_is_complete(tmp_path / made) for made in ("missing", "nothing", "link")] == [False, False, False]
+    for made in ("nothing", "link"):
+        _mark_complete(tmp_path / made)
+        assert _is_complete(tmp_path / made)
+    assert not outside.exists()

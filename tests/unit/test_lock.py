@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -54,3 +55,24 @@ def test_the_lock_of_a_killed_deploy_is_free_and_its_words_are_no_longer_read(la
     with deploy_lock(layout, "bob@desk"):
         assert "bob@desk" in layout.lock.read_text()
     assert layout.lock.read_text() == ""
+
+
+def test_whoever_waited_while_the_app_was_removed_still_keeps_all_others_out(layout: Layout) -> None:
+    refused: list[str] = []
+
+    def wait_for_it() -> None:
+        with deploy_lock(layout, "bob@desk", wait=5):
+            try:
+                with deploy_lock(layout, "carol@desk"):
+                    pass
+            except LockedError as error:
+                refused.append(str(error))
+
+    waiting = threading.Thread(target=wait_for_it)
+    with deploy_lock(layout, "alice@desk"):
+        waiting.start()
+        time.sleep(0.3)
+        layout.lock.unlink()
+    waiting.join()
+    assert len(refused) == 1
+    assert "bob@desk" in refused[0]
