@@ -105,10 +105,6 @@ def deployed(sources: Path, host: Host, tmp_path_factory: pytest.TempPathFactory
     assert status != 0
     assert "tornado_apps still has sample: take it out first" in re.sub(r"\s+", " ", output)
 
-    status, output = run_playbook("playbooks/remove.yml", HOST, "-e", "app=apt")  # has a directory in /var/log
-    assert status == 0, output
-    assert "changed=0" in output
-
     status, output = run_playbook("playbooks/remove.yml", HOST, "-e", "app=paas", "--check", "--diff")
     assert status == 0, output
     assert all(f"-{line}\n" in output for line in ("/srv/paas", "/var/log/paas", "user paas"))
@@ -118,6 +114,10 @@ def deployed(sources: Path, host: Host, tmp_path_factory: pytest.TempPathFactory
         status, output = run_playbook("playbooks/remove.yml", HOST, "-e", f"app={app}")
         assert status == 0, output
     assert host.check_output(users) == ""
+
+    status, output = run_playbook("playbooks/remove.yml", HOST, "-e", "app=apt")  # has a directory in /var/log
+    assert status == 0, output
+    assert "changed=0" in output
     left = "find /srv /var/log /run /etc/supervisor /etc/nginx -name '*legacy*' -o -name '*paas*'"
     assert host.check_output(left) == ""
     assert not host.check_output("supervisorctl status | grep -E 'legacy|paas' || true")
