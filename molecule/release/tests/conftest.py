@@ -53,6 +53,8 @@ def clients(pytestconfig: pytest.Config, hosts: dict[str, Host]) -> Clients:
             assert result.failed == 0 or requests_fail, shown
             assert result.cut == 0 or websockets_break, shown
             assert result.repeated == 0 or reload or requests_fail, shown
+            # Whatever else is connected again was closed while it was idle.
+            assert result.reconnects <= sum(result.closes.values()) or reload or requests_fail, shown
 
     return clients
 
