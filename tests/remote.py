@@ -208,8 +208,9 @@ def run_playbook(playbook: str, name: str, *options: str) -> tuple[int, str]:
 def start_playbook(playbook: str, name: str, *options: str) -> subprocess.Popen[str]:
     """Start a playbook on a host or a group of the scenario, in a process group of its own."""
     command = ["ansible-playbook", playbook, "-i", os.environ["MOLECULE_INVENTORY_FILE"], "--limit", name, *options]
+    plain = os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}  # Molecule asks for colours on a terminal
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command, cwd=ROOT, env=plain, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
 
 
