@@ -20,7 +20,8 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -150,6 +151,10 @@ class Load:
             answer = self.stdout.read()
         assert self.process.returncode == 0, "the load generator failed"
         self.result = Result(**json.loads(answer))
+
+
+#: What the scenario's fixture ``clients`` is: it keeps a site of several hosts busy, and gives the load of each by its name.
+Clients = Callable[..., AbstractContextManager[dict[str, Load]]]
 
 
 class Generator:

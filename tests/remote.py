@@ -30,6 +30,22 @@ ROOT = Path(__file__).parents[1]
 VARIABLES = yaml.safe_load((ROOT / "molecule/shared/group_vars/app_hosts.yml").read_text())
 
 
+#: The group of the scenarios' app hosts.
+ALL = "app_hosts"
+
+#: The sample app as a program that knows of a port only, and nothing of being stopped: Tornado's own way of being started.
+#: What it has in progress when ``drain`` is over is cut, so that is longer than a long-poll.
+PORTED: dict[str, Any] = {
+    "source": {"path": str(ROOT / "files/sample_app")},
+    "run": {"command": "python -m sample_app --port={port}"},
+    "port": 8100,
+    "domains": ["ported.test"],
+    "health": {"path": "/healthz"},
+    "processes": 2,
+    "drain": 6,
+}
+
+
 @dataclass(frozen=True)
 class Answer:
     """An HTTP response; header names are in lower case."""

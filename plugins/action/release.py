@@ -103,23 +103,18 @@ def with_versions(apps: Any, versions: dict[str, str | None]) -> Any:
 def local_source(app: App, playbook: str) -> Path | None:
     """Return the directory or archive that a source is on the controller; None when the host gets it by itself.
 
-    It is looked for where ansible-playbook was started, then beside the playbook.
-
-    :raises AnsibleActionFail: when there is none.
+    :raises AnsibleActionFail: when it is not there.
     """
     if app.source.path is not None:
-        key, name, what = "path", app.source.path, "directory"
+        key, name = "path", app.source.path
     elif app.source.archive is not None and not app.source.remote:
-        key, name, what = "archive", app.source.archive, "file"
+        key, name = "archive", app.source.archive
     else:
         return None
-    path = Path(name).expanduser()
-    tried = [Path.cwd() / path, Path(playbook) / path]
-    for found in tried:
-        if found.is_dir() if what == "directory" else found.is_file():
-            return found
-    places = " or ".join(dict.fromkeys(map(str, tried)))
-    raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.{key}: there is no {what} {places}")
+    try:
+        return source.locate(name, playbook, directory=key == "path")
+    except source.SourceError as error:
+        raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.{key}: {error}") from error
 
 
 def revision(app: App, local: Path) -> str:

@@ -10,6 +10,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.module_utils import wheelhouse
+from ansible_collections.funnel.tornado.plugins.module_utils.source import SourceError, locate
 
 
 class ActionModule(ActionBase):
@@ -26,7 +27,10 @@ class ActionModule(ActionBase):
         name = arguments.pop("wheelhouse", "")
         if not name:
             return self._module(arguments, task_vars)
-        directory = self._directory(name)
+        try:
+            directory = locate(name, self._loader.get_basedir(), directory=True)
+        except SourceError as error:
+            raise AnsibleActionFail(f"wheelhouse: {error}") from error
         packages = wheelhouse.manifest(directory)
         if not packages:
             raise AnsibleActionFail(f"wheelhouse: {directory} has no packages ({', '.join(wheelhouse.PATTERNS)})")
@@ -44,15 +48,6 @@ class ActionModule(ActionBase):
             return self._module(arguments | {"archive": path}, task_vars)
         finally:
             self._remove_tmp_path(temporary)
-
-    def _directory(self, name: str) -> Path:
-        """Return the directory that ``name`` means: where ansible-playbook was started, or beside the playbook."""
-        path = Path(name).expanduser()
-        tried = [Path.cwd() / path, Path(self._loader.get_basedir()) / path]
-        for directory in tried:
-            if directory.is_dir():
-                return directory
-        raise AnsibleActionFail(f"wheelhouse: there is no directory {' or '.join(dict.fromkeys(map(str, tried)))}")
 
     def _module(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         result: dict[str, Any] = self._execute_module("funnel.tornado.uv", arguments, task_vars=task_vars)

@@ -310,6 +310,12 @@ def describe(layout: Layout, release: str) -> dict[str, Any]:
     return found
 
 
+def count_processes(description: dict[str, Any]) -> str:
+    """Return how many processes a release has, in words for a diff."""
+    count = description["processes"]
+    return f"{count} process{'' if count == 1 else 'es'}"
+
+
 def drain(layout: Layout, slot: Slot, seconds: float) -> None:
     """Wait until nobody is connected to a slot, at most ``seconds``."""
     upstream = layout.upstream(slot)

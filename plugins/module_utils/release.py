@@ -20,6 +20,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils import git, procfil
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App
 from ansible_collections.funnel.tornado.plugins.module_utils.archive import fetch, unpack, untar
 from ansible_collections.funnel.tornado.plugins.module_utils.environment import Environment, prepare
+from ansible_collections.funnel.tornado.plugins.module_utils.generation import count_processes
 from ansible_collections.funnel.tornado.plugins.module_utils.home import (
     BuildError,
     as_user,
@@ -99,9 +100,7 @@ def argv(app: App) -> list[str]:
 
 def summary(description: dict[str, Any]) -> str:
     """Return a release's description in a line, as a diff shows it."""
-    count = description["processes"]
-    processes = f"{count} process{'es' if count != 1 else ''}"
-    return f"release {description['id']} of revision {description['revision']}, {processes}"
+    return f"release {description['id']} of revision {description['revision']}, {count_processes(description)}"
 
 
 def build(layout: Layout, app: App, planned: Plan, programs: Programs, archive: Path | None, builder: str) -> Environment:

@@ -19,7 +19,21 @@ NEVER_PACKED = frozenset({".git", ".hg", ".svn", ".venv", "venv", "node_modules"
 
 
 class SourceError(Exception):
-    """The source cannot be sent. The message says which file and why."""
+    """The source is not there, or cannot be sent. The message says which file and why."""
+
+
+def locate(name: str, playbook: str, *, directory: bool) -> Path:
+    """Return the directory, or the file, that ``name`` means: where ansible-playbook was started, or beside the playbook.
+
+    :raises SourceError: when there is none.
+    """
+    path = Path(name).expanduser()
+    tried = [Path.cwd() / path, Path(playbook) / path]
+    for found in tried:
+        if found.is_dir() if directory else found.is_file():
+            return found
+    places = " or ".join(dict.fromkeys(map(str, tried)))
+    raise SourceError(f"there is no {'directory' if directory else 'file'} {places}")
 
 
 def files(directory: Path) -> list[Path]:

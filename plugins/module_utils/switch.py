@@ -104,6 +104,18 @@ class Switcher:
 
         :raises SwitchError: when it does not serve; the slot that was live still is.
         """
+        try:
+            self._bring_live()
+        except SwitchError:
+            self._prune()  # or deploys that fail again and again fill the disk
+            raise
+        if self.outcome.changed:
+            with self._step("prune"):
+                self._prune()
+        self.outcome.slot = self.layout.live_slot()
+        return self.outcome
+
+    def _bring_live(self) -> None:
         self._finish()
         if self.wanted.restart or not self.is_served():
             slot = self.layout.other_slot()
@@ -113,11 +125,6 @@ class Switcher:
             with self._step("switch"):
                 self._move_traffic(slot)
             self._finish()
-        if self.outcome.changed:
-            with self._step("prune"):
-                self._prune()
-        self.outcome.slot = self.layout.live_slot()
-        return self.outcome
 
     @contextlib.contextmanager
     def _step(self, name: str) -> Iterator[None]:
@@ -148,7 +155,6 @@ class Switcher:
                     generation.run_hook("before_switch")
         except (GenerationError, supervisord.SupervisorError) as error:
             self._clear(slot)
-            self._prune()  # or deploys that fail again and again fill the disk
             raise SwitchError(f"{self._name()} did not go live: {error}") from error
         except BaseException:
             self._clear(slot)

@@ -100,7 +100,7 @@ def main() -> None:
 def names() -> Iterator[str]:
     """Yield the names that are taken by something that is no app."""
     yield from (user.pw_name for user in pwd.getpwall() if user.pw_dir != str(Layout(user.pw_name).home))
-    for directory in (Path("/var/log"), Path("/srv")):
+    for directory in filter(Path.is_dir, (Path("/var/log"), Path("/srv"))):
         yield from (path.name for path in directory.iterdir() if path.is_dir() and not is_ours(Layout(path.name)))
 
 

@@ -104,7 +104,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils import history
-from ansible_collections.funnel.tornado.plugins.module_utils.generation import describe
+from ansible_collections.funnel.tornado.plugins.module_utils.generation import count_processes, describe
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.lock import LockedError, deploy_lock
 from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError
@@ -200,8 +200,7 @@ def line(layout: Layout, slot: str, release: str) -> str:
     """Return a release in a slot, as a line of a diff; one that is not built yet has its processes in the diff of its build."""
     if not layout.is_built(release):
         return f"release {release}, slot {slot}\n"
-    count = describe(layout, release)["processes"]
-    return f"release {release}, slot {slot}, {count} process{'' if count == 1 else 'es'}\n"
+    return f"release {release}, slot {slot}, {count_processes(describe(layout, release))}\n"
 
 
 def difference(layout: Layout, before: str, after: str) -> dict[str, str]:

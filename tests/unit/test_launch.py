@@ -1,20 +1,23 @@
+"""What the launcher and others each reckon for themselves, because the programs of a release stand alone, is the same."""
+
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
+from ansible_collections.funnel.tornado.plugins.module_utils.generation import STOP_MARGIN
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, port_of
+from tests.programs import load
 
 
 def test_the_ports_of_both_slots_interleave() -> None:
-    spec = importlib.util.spec_from_file_location("launch", Path(__file__).parents[2] / "roles/app/files/launch.py")
-    assert spec
-    assert spec.loader
-    launch = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(launch)
+    launch = load("launch")
 
     def ports(slot: str) -> list[str]:
         return [launch.placeholders(8000, slot, n, Path("/run"))["port"] for n in range(3)]
 
     assert [ports("a"), ports("b")] == [["8000", "8002", "8004"], ["8001", "8003", "8005"]]
     assert [ports(slot) for slot in SLOTS] == [[str(port_of(8000, slot, n)) for n in range(3)] for slot in SLOTS]
+
+
+def test_whoever_ends_a_process_waits_as_long_beyond_its_drain() -> None:
+    assert STOP_MARGIN == load("launch").STOP_MARGIN == load("runner").KILL_GRACE

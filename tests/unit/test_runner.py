@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.programs import load
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
 
-
-def load() -> ModuleType:
-    """Import the runner, which is a program and in no package."""
-    path = Path(__file__).parents[2] / "roles/app/files/runner.py"
-    spec = importlib.util.spec_from_file_location("tornado_runner", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-runner = load()
+runner = load("runner")
 
 
 @pytest.mark.parametrize(

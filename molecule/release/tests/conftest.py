@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 import testinfra
 from testinfra.host import Host
 
-from tests.load import Load, Result, table
+from tests.load import Clients, Load, Result, table
 from tests.remote import address
 
 RESULTS = pytest.StashKey[dict[str, Result]]()
-
-Clients = Callable[..., AbstractContextManager[dict[str, Load]]]
 
 
 @pytest.fixture(scope="session")

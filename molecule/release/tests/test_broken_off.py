@@ -8,17 +8,17 @@ import os
 import signal
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from testinfra.host import Host
 
-from tests.load import Load
+from tests.load import Clients
 from tests.remote import (
+    ALL,
     ROOT,
     Site,
     address,
@@ -31,10 +31,6 @@ from tests.remote import (
     run_site,
     start_playbook,
 )
-
-Clients = Callable[..., AbstractContextManager[dict[str, Load]]]
-
-ALL = "app_hosts"
 
 GENTLE = {"pause": 0.4, "poll": "/sleep?seconds=1", "polls": 2, "websockets": 2}
 

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from tests.remote import ROOT, Site, address, apps, deploy, left_behind, processes, run_playbook, run_site, sample_code
+from tests.remote import ALL, ROOT, Site, address, apps, deploy, left_behind, processes, run_playbook, run_site, sample_code
 
-ALL = "app_hosts"
 WEB = (ROOT / "files/sample_app/sample_app/web.py").read_text()
 
 #: Where the link that a switch renames leads, as a hook sees it from the source's directory.

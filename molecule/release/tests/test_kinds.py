@@ -120,7 +120,8 @@ def deployed(sources: Path, host: Host, tmp_path_factory: pytest.TempPathFactory
     assert "changed=0" in output
     left = "find /srv /var/log /run /etc/supervisor /etc/nginx -name '*legacy*' -o -name '*paas*'"
     assert host.check_output(left) == ""
-    assert not host.check_output("supervisorctl status | grep -E 'legacy|paas' || true")
+    groups = {line.partition("-")[0] for line in host.check_output("supervisorctl status").splitlines()}
+    assert groups == {"sample", "plain"}
     assert Site(address(host), "paas.test").get("/").status == Site(address(host), "nobodys.test").get("/").status
     assert Site(address(host)).get("/whoami").status == 200
 

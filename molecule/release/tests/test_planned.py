@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,10 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from tests.load import Load
+from tests.load import Clients, Load
 from tests.remote import (
+    ALL,
+    PORTED,
     ROOT,
     Site,
     address,
@@ -31,22 +32,6 @@ from tests.remote import (
     sample_code,
     start_playbook,
 )
-
-Clients = Callable[..., AbstractContextManager[dict[str, Load]]]
-
-ALL = "app_hosts"
-
-#: The same code as a program that knows of a port only, and nothing of being stopped: Tornado's own way of being started.
-#: What it has in progress when ``drain`` is over is cut, so that is longer than a long-poll.
-PORTED: dict[str, Any] = {
-    "source": {"path": str(ROOT / "files/sample_app")},
-    "run": {"command": "python -m sample_app --port={port}"},
-    "port": 8100,
-    "domains": ["ported.test"],
-    "health": {"path": "/healthz"},
-    "processes": 2,
-    "drain": 6,
-}
 
 #: Long-polls take 5 s: what the drain leaves of them is the app's to finish, which takes as long once more.
 SAMPLE: dict[str, Any] = {"drain": 3, "processes": 2}

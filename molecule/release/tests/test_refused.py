@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from testinfra.host import Host
 
-from tests.load import Load
-from tests.remote import ROOT, apps, deploy, done, left_behind, processes, run_playbook, sample_code
-
-Clients = Callable[..., AbstractContextManager[dict[str, Load]]]
-
-ALL = "app_hosts"
+from tests.load import Clients
+from tests.remote import ALL, ROOT, apps, deploy, done, left_behind, processes, run_playbook, sample_code
 
 #: What a release needs not wait for in these tests, and less of the clients than when everything goes well.
 QUICK = {"drain": 1, "processes": 2, "health": {"path": "/healthz", "timeout": 3}}
@@ -72,6 +68,8 @@ def untouched(hosts: dict[str, Host], tmp_path: Path) -> Iterator[None]:
     if after != before:
         done(deploy("sample", ALL, tmp_path, apps(sample=QUICK)))  # the other tests can do without this one's failure
     assert after == before
+    for host in hosts.values():
+        assert int(host.check_output("ls /srv/sample/releases | wc -l")) <= 5, "the live one, the one before, the three newest"
 
 
 def refused(directory: Path, **keys: Any) -> str:

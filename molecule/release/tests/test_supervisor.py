@@ -5,18 +5,18 @@ from __future__ import annotations
 import itertools
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from testinfra.host import Host
 
-from tests.load import Load
+from tests.load import Clients
 from tests.remote import (
-    ROOT,
+    ALL,
+    PORTED,
     Site,
     address,
     apps,
@@ -31,20 +31,7 @@ from tests.remote import (
     start_playbook,
 )
 
-Clients = Callable[..., AbstractContextManager[dict[str, Load]]]
-
-ALL = "app_hosts"
-
 SAMPLE: dict[str, Any] = {"drain": 5, "processes": 2}
-
-#: The same code as a program that knows of a port only, and nothing of being stopped.
-PORTED = SAMPLE | {
-    "source": {"path": str(ROOT / "files/sample_app")},
-    "run": {"command": "python -m sample_app --port={port}"},
-    "port": 8200,
-    "domains": ["ported.test"],
-    "health": {"path": "/healthz"},
-}
 
 #: A long-poll that begins while its process drains has to end before that does.
 SHORT_POLLS = {"poll": "/sleep?seconds=2"}
@@ -58,7 +45,7 @@ KILL = "kill -9 $(pgrep --exact supervisord) && sleep 0.2"
 STARTED = "timeout 30 sh -c 'until pgrep --parent $(pgrep --exact supervisord || echo none) >/dev/null 2>&1; do sleep 0.01; done'"
 
 
-OWN = apps(sample=SAMPLE, ported=PORTED)
+OWN = apps(sample=SAMPLE, ported=PORTED | SAMPLE)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -192,5 +179,5 @@ def test_stopped_in_vain_it_is_killed_with_all_of_them(hosts: dict[str, Host]) -
     supervised(hosts, "sample")
 
 
-def test_memory_that_is_out_costs_one_process_only(hosts: dict[str, Host]) -> None:
+def test_systemd_is_told_to_leave_the_others_alone_when_memory_is_out(hosts: dict[str, Host]) -> None:
     assert set(at_once(hosts, "systemctl show --property OOMPolicy --value supervisor").values()) == {"continue"}
