@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
 import uuid
@@ -18,8 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import testinfra
 import yaml
+from cryptography import x509
 from testinfra.host import Host
+from tornado.httpclient import HTTPRequest
+from tornado.netutil import DefaultExecutorResolver, OverrideResolver
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 T = TypeVar("T")
@@ -29,6 +34,9 @@ ROOT = Path(__file__).parents[1]
 #: What the scenarios set for their app hosts.
 VARIABLES = yaml.safe_load((ROOT / "molecule/shared/group_vars/app_hosts.yml").read_text())
 
+
+#: For what a program prints to be read by a test: Molecule asks for colours when it runs on a terminal.
+PLAIN = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
 
 #: The group of the scenarios' app hosts.
 ALL = "app_hosts"
@@ -62,10 +70,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Site:
-    """One site of one host, as the network sees it."""
+    """One site of one host, as the network sees it: by ``name``, over TLS with ``https``.
+
+    A certificate has to be signed by that of the file ``ca``, and for ``name``; without one any will do.
+    """
 
     address: str
     name: str = ""
+    https: bool = False
+    ca: Path | None = None
 
     def get(self, path: str = "/", **headers: str) -> Answer:
         """GET ``path`` on a connection of its own; ``X_Real_IP="x"`` is the header X-Real-IP."""
@@ -73,21 +86,36 @@ class Site:
 
     def request(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
         """Send one request on a connection of its own."""
-        connection = http.client.HTTPConnection(self.address, timeout=60)
+        connection = http.client.HTTPConnection(self.address)
         named = {name.replace("_", "-"): value for name, value in (headers or {}).items()}
         try:
-            connection.request(method, path, body=body, headers={"Host": self.name or self.address, **named})
+            connection.sock = self.connect()
+            connection.request(method, path, body=body, headers={"Host": self.host, **named})
             answer = connection.getresponse()
             received = {name.lower(): value for name, value in answer.getheaders()}
             return Answer(answer.status, received, answer.read())
         finally:
             connection.close()
 
-    def websocket(self, path: str, talk: Callable[[WebSocketClientConnection], Any]) -> Any:
-        """Open a websocket, return what the coroutine ``talk`` makes of it."""
+    def connect(self) -> socket.socket:
+        """Return a connection, with its TLS if the site has some, to say anything on."""
+        plain = socket.create_connection((self.address, 443 if self.https else 80), timeout=60)
+        return self.tls.wrap_socket(plain, server_hostname=self.host) if self.https else plain
+
+    def certificate(self) -> x509.Certificate:
+        """Return the certificate that the site shows."""
+        with cast(ssl.SSLSocket, self.connect()) as connection:
+            return x509.load_der_x509_certificate(connection.getpeercert(binary_form=True) or b"")
+
+    def websocket(self, path: str, talk: Callable[[WebSocketClientConnection], Any], **headers: str) -> Any:
+        """Open a websocket, return what the coroutine ``talk`` makes of it; ``headers`` are as for `get`."""
 
         async def conversation() -> Any:
-            connection = await websocket_connect(f"ws://{self.address}{path}", connect_timeout=10)
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            url = f"{'wss' if self.https else 'ws'}://{self.host}{path}"
+            request = HTTPRequest(url, headers=named, ssl_options=self.tls if self.https else None, connect_timeout=10)
+            resolver = OverrideResolver(resolver=DefaultExecutorResolver(), mapping={self.host: self.address})
+            connection = await websocket_connect(request, resolver=resolver)
             try:
                 return await asyncio.wait_for(talk(connection), 20)
             finally:
@@ -96,10 +124,30 @@ class Site:
         return asyncio.run(conversation())
 
     @property
+    def host(self) -> str:
+        """What a client calls the site."""
+        return self.name or self.address
+
+    @property
+    def tls(self) -> ssl.SSLContext:
+        """What a client expects of the site's TLS."""
+        context = ssl.create_default_context(cafile=self.ca)
+        if self.ca is None:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+    @property
     def client_address(self) -> str:
         """The address that this machine has for the host."""
         with socket.create_connection((self.address, 22), timeout=5) as connection:
             return str(connection.getsockname()[0])
+
+
+def hosts() -> dict[str, Host]:
+    """Return the app hosts of a scenario by their names, for tests that deal with both at once."""
+    inventory = os.environ["MOLECULE_INVENTORY_FILE"]
+    return {name: testinfra.get_host(f"ansible://{name}", ansible_inventory=inventory) for name in ("debian12", "debian13")}
 
 
 def address(host: Host) -> str:
@@ -224,9 +272,14 @@ def run_playbook(playbook: str, name: str, *options: str) -> tuple[int, str]:
 def start_playbook(playbook: str, name: str, *options: str) -> subprocess.Popen[str]:
     """Start a playbook on a host or a group of the scenario, in a process group of its own."""
     command = ["ansible-playbook", playbook, "-i", os.environ["MOLECULE_INVENTORY_FILE"], "--limit", name, *options]
-    plain = os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}  # Molecule asks for colours on a terminal
     return subprocess.Popen(
-        command, cwd=ROOT, env=plain, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=ROOT,
+        env=os.environ | PLAIN,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
-import testinfra
 from testinfra.host import Host
 
+from tests import remote
 from tests.load import Clients, Load, Result, table
 from tests.remote import address
 
@@ -20,8 +19,7 @@ RESULTS = pytest.StashKey[dict[str, Result]]()
 @pytest.fixture(scope="session")
 def hosts() -> dict[str, Host]:
     """Return the hosts by their names."""
-    inventory = os.environ["MOLECULE_INVENTORY_FILE"]
-    return {name: testinfra.get_host(f"ansible://{name}", ansible_inventory=inventory) for name in ("debian12", "debian13")}
+    return remote.hosts()
 
 
 @pytest.fixture(scope="session")

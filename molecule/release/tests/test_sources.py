@@ -19,7 +19,7 @@ import pytest
 import yaml
 from testinfra.host import Host
 
-from tests.remote import ROOT, Site, address, apps, deploy, extra, run_playbook, run_site
+from tests.remote import PLAIN, ROOT, Site, address, apps, deploy, extra, run_playbook, run_site
 
 TORNADO = "tornado==6.6.1"
 UV = yaml.safe_load((ROOT / "roles/python/defaults/main.yml").read_text())["python_uv_version"]
@@ -163,7 +163,7 @@ def sha256(file: Path) -> str:
 def ansible(host: str, module: str, arguments: dict[str, Any], *options: str) -> tuple[dict[str, Any], str]:
     """Run one module on a host; return its result and all that was printed."""
     command = ["ansible", host, "-i", os.environ["MOLECULE_INVENTORY_FILE"], "-m", module, "-a", json.dumps(arguments)]
-    environment = os.environ | {"ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
+    environment = os.environ | PLAIN | {"ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
     done = subprocess.run(
         [*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120, env=environment
     )

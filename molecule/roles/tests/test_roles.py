@@ -8,7 +8,7 @@ import subprocess
 import testinfra
 from testinfra.host import Host
 
-from tests.remote import ROOT, Site, address, eventually, python
+from tests.remote import PLAIN, ROOT, Site, address, eventually, python
 
 
 def on(name: str) -> Host:
@@ -65,7 +65,7 @@ def test_a_higher_limit_reaches_a_running_supervisord_without_a_restart() -> Non
     pid, before = state()
     command = ["ansible-playbook", str(ROOT / "molecule/roles/raise.yml"), "-i", os.environ["MOLECULE_INVENTORY_FILE"]]
     for changed in ("changed=1", "changed=0"):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | PLAIN, capture_output=True, text=True, check=False, timeout=120)
         assert changed in done.stdout, done.stdout + done.stderr
     assert (before, state()) == ("8192", (pid, "12000"))
 
