@@ -36,7 +36,11 @@ class FileSetError(Exception):
 
 @dataclass(frozen=True)
 class File:
-    """A file as it has to be. ``label`` names the variable it was made from, for messages about it."""
+    """A file as it has to be; of a symbolic link (``is_link``) the content is its target, as `os.readlink` gives it.
+
+    ``label`` names the variable it was made from, for messages about it. ``needs`` are files elsewhere that the check of the
+    daemon reads because of it.
+    """
 
     path: str
     content: bytes
@@ -45,6 +49,8 @@ class File:
     group: str = "root"
     secret: bool = False
     label: str = ""
+    is_link: bool = False
+    needs: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,9 @@ class FileSet:
                 target = copy / change.path.relative_to(self.root)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.unlink(missing_ok=True)
-                if change.after:
+                if change.after and change.after.is_link:
+                    target.symlink_to(os.fsdecode(change.after.content))
+                elif change.after:
                     target.write_bytes(change.after.content)
             yield copy
 
@@ -203,8 +211,7 @@ class Swap:
                 if before is None:
                     change.path.unlink(missing_ok=True)
                 elif before.is_link:
-                    change.path.unlink(missing_ok=True)
-                    change.path.symlink_to(os.fsdecode(before.content))
+                    _link_beside(change.path, before.content, leftovers).replace(change.path)
                 else:
                     ready = _write_beside(change.path, before.content, before.mode, before.uid, before.gid, leftovers)
                     os.utime(ready, ns=(before.mtime_ns, before.mtime_ns))
@@ -222,6 +229,8 @@ class Swap:
             self._directories.append(directory)
             directory.chmod(0o755)  # whatever the umask is
         file = change.after
+        if file.is_link:
+            return _link_beside(change.path, file.content, leftovers)
         uid, gid = _uid(file.owner), _gid(file.group)
         if uid is None or gid is None:
             who = f"user {file.owner}" if uid is None else f"group {file.group}"
@@ -250,7 +259,8 @@ def converge(
 ) -> Outcome:
     """Make the files and the service what they have to be, or leave both as they were.
 
-    In check mode everything is compared and, if the daemon is installed, checked, but nothing is changed.
+    In check mode everything is compared and, if the daemon is installed and finds what files need, checked, but nothing is
+    changed: an earlier task would have made what is missing.
 
     :raises FileSetError: when the files are wrong, refused, or the service does not take them.
     """
@@ -261,7 +271,8 @@ def converge(
         if wanted and state:
             action = service.action_for(wanted, state, changed=_concerns_service(file_set, changes, state))
         installed = shutil.which(check[0] if check else "") and (state is None or state.exists)
-        if changes and check and (installed or not check_mode):
+        complete = all(Path(path).exists() for file in file_set.files for path in file.needs)
+        if changes and check and ((installed and complete) or not check_mode):
             file_set.check(check, changes)
         if not check_mode:
             _carry_out(changes, wanted, state, action)
@@ -334,7 +345,9 @@ def _is_right(change: Change) -> bool:
     before, after = change.before, change.after
     if before is None or after is None:
         return before is None and after is None
-    return not before.is_link and (before.content, before.mode, before.uid, before.gid) == (
+    if before.is_link or after.is_link:
+        return before.is_link == after.is_link and before.content == after.content
+    return (before.content, before.mode, before.uid, before.gid) == (
         after.content,
         after.mode,
         _uid(after.owner),
@@ -367,6 +380,15 @@ def _write_beside(path: Path, content: bytes, mode: int, uid: int, gid: int, lef
     return ready
 
 
+def _link_beside(path: Path, target: bytes, leftovers: contextlib.ExitStack) -> Path:
+    """Make a symbolic link to be renamed to ``path``."""
+    ready = path.with_name(f".{path.name}.link.new")
+    ready.unlink(missing_ok=True)
+    leftovers.callback(ready.unlink, missing_ok=True)
+    ready.symlink_to(os.fsdecode(target))
+    return ready
+
+
 def _kind(existing: Existing) -> str:
     return "link" if existing.is_link else "file"
 
@@ -389,6 +411,7 @@ class Entry:
     group: str = "root"
     secret: bool = False
     label: str = ""
+    needs: list[str] = field(default_factory=list)
 
 
 def parse_files(entries: Mapping[str, object]) -> list[File]:
@@ -408,7 +431,8 @@ def parse_files(entries: Mapping[str, object]) -> list[File]:
             problems.extend(error.problems)
         else:
             content, mode = entry.content.encode(), int(entry.mode, 8)
-            files.append(File(path, content, mode, entry.owner, entry.group, entry.secret, entry.label))
+            file = File(path, content, mode, entry.owner, entry.group, entry.secret, entry.label, needs=entry.needs)
+            files.append(file)
     if problems:
         raise FileSetError("\n".join(problems))
     return files

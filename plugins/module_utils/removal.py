@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
+from ansible_collections.funnel.tornado.plugins.module_utils.certificate_store import Place, discard
+from ansible_collections.funnel.tornado.plugins.module_utils.certificates import APP_SET
 from ansible_collections.funnel.tornado.plugins.module_utils.command import run
 from ansible_collections.funnel.tornado.plugins.module_utils.home import is_ours
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, Layout
@@ -16,16 +19,19 @@ def belongings(layout: Layout) -> list[str]:
     if not is_ours(layout):
         return []
     paths: list[Path] = [layout.home, layout.logs, *(layout.supervisor_file(slot) for slot in SLOTS)]
-    return [*(str(path) for path in paths if path.exists()), f"user {layout.user}"]
+    certificate = Place(APP_SET, layout.app, layout.base)
+    paths += [certificate.chain, certificate.key, certificate.lineage.configuration]
+    return [*(str(path) for path in paths if os.path.lexists(path)), f"user {layout.user}"]
 
 
 def remove(layout: Layout) -> None:
     """End the app and remove all of it, what it wrote into ``shared`` too; its user last, by whom the rest is known as its.
 
     :raises SupervisorError: when a process does not end.
-    :raises CommandError: when the user cannot be removed.
+    :raises CommandError: when the user cannot be removed, or certbot does not forget the certificate.
     """
     withdraw(layout)
+    discard(Place(APP_SET, layout.app, layout.base))
     for directory in (layout.home, layout.logs):
         if directory.exists():
             shutil.rmtree(directory)

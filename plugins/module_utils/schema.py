@@ -7,18 +7,21 @@ A schema is a dataclass. Its annotations are what is checked, and ``Annotated`` 
         path: Annotated[str, Doc("Path that is asked."), Pattern(r"/.*", "a path that starts with /")] = "/"
         timeout: Annotated[int, Doc("Seconds it may take."), Range(1, 600)] = 30
 
-Understood are ``str``, ``int``, ``bool``, ``Literal``, ``list[X]``, ``dict[str, X]``, other schemas and their unions.
+Understood are ``str``, ``int``, ``bool``, ``Literal``, ``list[X]``, ``dict[str, X]``, other schemas and their unions. A schema
+may build on another one, whose keys then come after its own.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
+import ipaddress
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -59,6 +62,28 @@ class Pattern:
         if isinstance(value, str) and not re.fullmatch(self.regex, value):
             return f"must be {self.wanted}"
         return None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A text, or each text of a list, must be an IP address or network, as nginx takes them."""
+
+    wanted: ClassVar = 'an IP address or a network, such as "192.0.2.7", "10.0.0.0/8" or "2001:db8::/32"'
+
+    def objection(self, value: object) -> str | None:
+        """Return what is right when ``value`` is not."""
+        try:
+            ipaddress.ip_network(str(value))
+        except ValueError:
+            return f"must be {self.wanted}"
+        return None
+
+
+#: A host's name, or *. and a name, as DNS, certificates and nginx know them: RFC 1123.
+DOMAIN = Pattern(
+    r"(?=.{1,253}$)(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?",
+    "a domain name in lower case",
+)
 
 
 class Hidden:
@@ -106,11 +131,11 @@ def keys(schema: Any, path: str = "") -> Iterator[Key]:
         doc = "".join(rule.text for rule in rules if isinstance(rule, Doc))
         bounds = ", ".join(_bounds(rules))
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        nested = [kind for kind in _members(annotation) if dataclasses.is_dataclass(kind)]
+        nested = dict(_nested(annotation, name))
         default = None if required or nested else _default(field)
         yield Key(name, _type_name(annotation), default, required, bounds, doc)
-        for kind in nested:
-            yield from keys(kind, f"{name}.")
+        for inside, kind in nested.items():
+            yield from keys(kind, f"{inside}.")
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -124,7 +149,7 @@ def _fields(schema: type) -> Iterator[tuple[dataclasses.Field[Any], Any, tuple[A
     A field with ``metadata={"internal": True}`` is the program's own: data cannot set it.
     """
     hints = get_type_hints(schema, include_extras=True)
-    for field in dataclasses.fields(schema):
+    for field in sorted(dataclasses.fields(schema), key=lambda field: field.name not in inspect.get_annotations(schema)):
         if field.metadata.get("internal"):
             continue
         annotation = hints[field.name]
@@ -133,6 +158,15 @@ def _fields(schema: type) -> Iterator[tuple[dataclasses.Field[Any], Any, tuple[A
             yield field, bare, tuple(rules)
         else:
             yield field, annotation, ()
+
+
+def _nested(annotation: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield the schemas in ``annotation``, each with its path; that of a dict's values ends with ``*``."""
+    for kind in _members(annotation):
+        if dataclasses.is_dataclass(kind):
+            yield path, kind
+        elif get_origin(kind) is dict:
+            yield from _nested(get_args(kind)[1], f"{path}.*")
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
@@ -163,7 +197,7 @@ def _bounds(rules: tuple[Any, ...]) -> Iterator[str]:
     for rule in rules:
         if isinstance(rule, Range):
             yield f"{rule.low} to {rule.high}"
-        elif isinstance(rule, Pattern):
+        elif isinstance(rule, Pattern | Network):
             yield rule.wanted
 
 
@@ -183,12 +217,14 @@ class _Parser:
     def _checked(self, kind: Any, data: Any, path: str, rules: tuple[Any, ...]) -> Any:
         if dataclasses.is_dataclass(kind):
             return self._mapping(kind, data, path)
+        if get_origin(kind) is Literal:
+            return _word(data)
         if get_origin(kind) is list:
             return [self.value(get_args(kind)[0], item, f"{path}[{i}]", rules) for i, item in enumerate(data)]
         if get_origin(kind) is dict:
             return {str(key): self.value(get_args(kind)[1], item, f"{path}.{key}", rules) for key, item in data.items()}
         for rule in rules:
-            objection = rule.objection(data) if isinstance(rule, Range | Pattern) else None
+            objection = rule.objection(data) if isinstance(rule, Range | Pattern | Network) else None
             if objection:
                 self._refuse(path, data, objection, rules)
         return data
@@ -229,7 +265,7 @@ def _fits(kind: Any, data: object) -> bool:
     """Say whether ``data`` has the outer shape of ``kind``; what is inside is looked at later."""
     origin = get_origin(kind)
     if origin is Literal:
-        return data in get_args(kind)
+        return _word(data) in get_args(kind)
     if origin is dict or dataclasses.is_dataclass(kind):
         return isinstance(data, Mapping)
     if kind is types.NoneType:
@@ -237,3 +273,8 @@ def _fits(kind: Any, data: object) -> bool:
     if kind is int:
         return isinstance(data, int) and not isinstance(data, bool)
     return isinstance(data, origin or kind)
+
+
+def _word(data: object) -> object:
+    """Return the word that was written: to YAML 1.1 ``off`` and ``on`` without quotes are no words but false and true."""
+    return ("on" if data else "off") if isinstance(data, bool) else data

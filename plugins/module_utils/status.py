@@ -1,4 +1,4 @@
-"""What an app is doing on a host: read from its slots, supervisord and the kernel, never from the memory of a deploy."""
+"""What an app is doing on a host: read from its slots, its certificate, supervisord and the kernel, as they are now."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils import proc, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.certificate_store import ALARM_DAYS, Place, date, read_pair
+from ansible_collections.funnel.tornado.plugins.module_utils.certificates import APP_SET, Wanted
 from ansible_collections.funnel.tornado.plugins.module_utils.generation import Generation
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, Layout, port_of
 from ansible_collections.funnel.tornado.plugins.module_utils.limits import open_files_of
@@ -22,6 +24,9 @@ STARTS_SIZE = 1_000_000
 
 #: Headings of the table. ``conn`` are open connections; ``files`` the open ones of those allowed; ``MiB`` the resident memory.
 HEADINGS = ("app", "slot", "process", "release", "state", "pid", "uptime", "restarts", "conn", "files", "MiB", "health")
+
+#: Headings of the table of certificates. ``days`` are those that are left of it.
+CERTIFICATE_HEADINGS = ("app", "certificate", "issuer", "until", "days", "names")
 
 
 @dataclass(frozen=True)
@@ -93,11 +98,66 @@ def abandoned(names: list[str], base: Path = Path("/")) -> list[str]:
     return sorted(app for app in found if app not in names)
 
 
-def table(processes: list[Process]) -> list[str]:
-    """Return the processes as lines of a table."""
-    rows = [HEADINGS, *(process.row() for process in processes)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+def in_maintenance(layouts: Sequence[Layout]) -> dict[str, str]:
+    """Return the apps of which nginx says that they are being worked on, and since when."""
+    signs = {layout.app: layout.maintenance for layout in layouts if layout.maintenance.exists()}
+    return {app: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(sign.stat().st_mtime)) for app, sign in signs.items()}
+
+
+@dataclass(frozen=True)
+class CertificateState:
+    """The certificate of an app: who it is to be from, and what is there; ``days`` are left until it ends.
+
+    ``kind`` is C(temporary) while an ACME server has not issued any, and C(missing) without one that can be used.
+    """
+
+    app: str
+    kind: str
+    names: list[str]
+    issuer: str
+    until: str
+    days: int
+
+    @property
+    def problem(self) -> str:
+        """What is not as it has to be."""
+        if self.kind == "missing":
+            return f"{self.app}: its certificate is missing, or its key; site.yml makes one"
+        if self.kind == "temporary":
+            return f"{self.app}: its certificate is a temporary one; site.yml says why none was issued"
+        if self.days < ALARM_DAYS:
+            return f"{self.app}: its certificate ends on {self.until}, in {self.days} days; it should have been renewed"
+        return ""
+
+    def row(self) -> tuple[str, ...]:
+        """Return what the table shows."""
+        if self.kind == "missing":
+            return (self.app, self.kind, "", "", "", "")
+        return (self.app, self.kind, self.issuer, self.until, str(self.days), ", ".join(self.names))
+
+
+def certificates(wanted: Mapping[str, Wanted], base: Path = Path("/")) -> Iterator[CertificateState]:
+    """Yield the certificate of each app that has one, or has to have one.
+
+    :raises CommandError: when the host has no openssl.
+    """
+    for app, one in wanted.items():
+        place = Place(APP_SET, app, base)
+        found = read_pair(place)
+        if found is None:
+            yield CertificateState(app, "missing", [], "", "", 0)
+            continue
+        kind = "temporary" if one.provider == "acme" and place.temporary else one.provider
+        yield CertificateState(app, kind, sorted(found.names), found.issuer, date(found.ends), found.days(time.time()))
+
+
+def table(headings: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return the rows as lines of a table; nothing without any."""
+    if not rows:
+        return []
+    cells = [tuple(headings), *rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
 def _process(generation: Generation, worker: str, info: supervisord.ProcessInfo) -> Process:

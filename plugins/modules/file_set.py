@@ -30,6 +30,7 @@ options:
       - C(mode), octal in quotes (V("0644")), C(owner) and C(group) (V(root)).
       - C(secret), whether the content must be kept out of output and diffs (V(false)).
       - C(label), the variable the file was made from, named in messages about it.
+      - C(needs), a list of files elsewhere that O(check) reads because of it, such as certificates.
       - Missing directories are made with mode 0755. A symbolic link in a file's place is replaced by the file.
       - After a change below C(/etc/systemd/system), systemd reads its units again; that alone does not reload the
         service.
@@ -48,7 +49,8 @@ options:
   check:
     description:
       - The daemon's own checker and its arguments; C({root}) is replaced by the staged copy of O(root).
-      - It runs only if something differs. In check mode it is left out while the checker or the service is not installed.
+      - It runs only if something differs. In check mode it is left out while the checker, the service or a file that is
+        needed is missing.
     type: list
     elements: str
     default: []

@@ -11,6 +11,9 @@ short_description: Tell what the apps of a host are doing
 version_added: 0.1.0
 description:
   - Reads, for every process of every app, its release, state, uptime, restarts, connections, open files, memory and health.
+  - Reads of every certificate who issued it, and how long it is still good. It is a problem when that is less than 14 days,
+    when it is a temporary one, and when it or its key is missing.
+  - Tells which apps are in maintenance, which is no problem.
   - Apps that the host has and that are not named are shown too, and are problems.
   - Changes nothing.
 options:
@@ -19,6 +22,10 @@ options:
     type: list
     elements: str
     required: true
+  certificates:
+    description: Their certificates, as P(funnel.tornado.app_certificates#filter) gives them.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     support: full
@@ -32,17 +39,29 @@ EXAMPLES = r"""
 - name: See what the apps are doing
   funnel.tornado.status:
     names: "{{ tornado_apps | list }}"
+    certificates: "{{ tornado_apps | funnel.tornado.app_certificates }}"
   register: found
 """
 
 RETURN = r"""
-processes:
-  description: The processes, with RV(processes[].uptime) in seconds and RV(processes[].rss) in bytes.
+status:
+  description: What was found.
   returned: success
-  type: list
-  elements: dict
+  type: dict
+  contains:
+    processes:
+      description: The processes, with C(uptime) in seconds and C(rss) in bytes.
+      type: list
+      elements: dict
+    certificates:
+      description: The certificates, with C(days) that are left.
+      type: list
+      elements: dict
+    maintenance:
+      description: The apps that are in maintenance, and since when.
+      type: dict
 table:
-  description: The same, as lines of a table.
+  description: The same, as lines of two tables and a line for each app in maintenance.
   returned: success
   type: list
   elements: str
@@ -58,13 +77,20 @@ import dataclasses
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils import status, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.certificates import parse_wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 
 
 def main() -> None:
     """Look at each app."""
     module = AnsibleModule(
-        argument_spec={"names": {"type": "list", "elements": "str", "required": True}}, supports_check_mode=True
+        argument_spec={
+            "names": {"type": "list", "elements": "str", "required": True},
+            "certificates": {"type": "dict", "default": {}},
+        },
+        supports_check_mode=True,
     )
     server = supervisord.connect()
     names = module.params["names"]
@@ -72,15 +98,26 @@ def main() -> None:
     layouts = [Layout(name) for name in [*names, *abandoned]]
     try:
         found = [process for layout in layouts for process in status.look(layout, server)]
-    except supervisord.SupervisorError as error:
+        certificates = list(status.certificates(parse_wanted(module.params["certificates"])))
+    except (CommandError, InvalidDataError, supervisord.SupervisorError) as error:
         module.fail_json(msg=str(error))
+    maintenance = status.in_maintenance(layouts)
     problems = [f"{one.app}: process {one.slot}/{one.name} is {one.state}, health {one.health}" for one in found if not one.well]
     problems += [f"{layout.app}: is not served" for layout in layouts if layout.live_slot() is None]
+    problems += [one.problem for one in certificates if one.problem]
     problems += [f"{app}: is on this host and not in tornado_apps; remove.yml ends it" for app in abandoned]
     module.exit_json(
         changed=False,
-        processes=[dataclasses.asdict(process) for process in found],
-        table=status.table(found),
+        status={
+            "processes": list(map(dataclasses.asdict, found)),
+            "certificates": list(map(dataclasses.asdict, certificates)),
+            "maintenance": maintenance,
+        },
+        table=[
+            *status.table(status.HEADINGS, [one.row() for one in found]),
+            *status.table(status.CERTIFICATE_HEADINGS, [one.row() for one in certificates]),
+            *(f"{app} is in maintenance since {since}" for app, since in maintenance.items()),
+        ],
         problems=problems,
     )
 

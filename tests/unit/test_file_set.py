@@ -72,6 +72,21 @@ def test_a_set_is_applied_once(root: Path) -> None:
     assert not converge(wanted, check=["/does/not/exist"]).changed, "nothing differs, so nothing is checked either"
 
 
+def test_a_link_takes_the_place_of_a_file_and_the_other_way_round(root: Path) -> None:
+    link = File("main.conf", b"sites/theirs.conf", is_link=True)
+    assert converge(FileSet(root, [link]), check=CHECK).changed
+    assert (root / "main.conf").readlink() == Path("sites/theirs.conf")
+    assert not converge(FileSet(root, [link])).changed
+    other = FileSet(root, [File("main.conf", b"elsewhere", is_link=True)])
+    swap = Swap(other.changes())
+    swap.make()
+    assert (root / "main.conf").readlink() == Path("elsewhere")
+    swap.undo()
+    assert (root / "main.conf").readlink() == Path("sites/theirs.conf")
+    assert converge(FileSet(root, [file("main.conf", "theirs\n")])).changed, "the same text, but no link"
+    assert not (root / "main.conf").is_symlink()
+
+
 def test_check_mode_says_the_same_and_changes_nothing(root: Path) -> None:
     before = tree(root)
     wanted = FileSet(root, [file("main.conf", "new\n")], absent=["sites/theirs.conf"])
@@ -79,6 +94,15 @@ def test_check_mode_says_the_same_and_changes_nothing(root: Path) -> None:
     assert (outcome.files, outcome.removed) == ([str(root / "main.conf")], [str(root / "sites/theirs.conf")])
     assert tree(root) == before
     assert sorted(path.name for path in root.parent.iterdir()) == ["etc"], "the staged copy is gone"
+
+
+def test_check_mode_leaves_the_check_out_while_something_that_it_reads_is_still_to_be_made(root: Path, tmp_path: Path) -> None:
+    needed = tmp_path / "certificate"
+    wanted = FileSet(root, [File("a.conf", b"bad\n", needs=[str(needed)])])
+    assert converge(wanted, check=["false"], check_mode=True).changed
+    needed.touch()
+    with pytest.raises(FileSetError):
+        converge(wanted, check=["false"], check_mode=True)
 
 
 def test_check_mode_on_a_bare_host(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_a_slot_that_is_not_served_says_so() -> None:
 
 
 def test_columns_line_up() -> None:
-    heading, first, second = table([process(), process(pid=12_345, health=0)])
+    heading, first, second = table(HEADINGS, [process().row(), process(pid=12_345, health=0).row()])
     assert heading.index("uptime") == first.index("1d") == second.index("1d")
     assert second.endswith("no answer")
 

@@ -23,7 +23,7 @@ def test_the_status_is_right_and_its_exit_status_says_whether_all_is_well(host: 
     running = processes(host, "sample") | processes(host, "plain")
     status, output = look("-e", f"json={tmp_path}/status.json")
     assert status == 0, output
-    found = json.loads((tmp_path / "status.json").read_text())[HOST]
+    found = json.loads((tmp_path / "status.json").read_text())[HOST]["processes"]
     assert {f"{one['app']}-{one['slot']}:{one['process']}": one["pid"] for one in found} == running
     assert {one["open_files_limit"] for one in found} == {16_384, 4_096}
     assert {one["release"] for one in found if one["app"] == "sample"} == {site.get("/whoami").json["release"]}

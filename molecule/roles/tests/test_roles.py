@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 
 import testinfra
 from testinfra.host import Host
@@ -80,6 +81,12 @@ def test_nginx_serves_any_upstream_and_other_names_get_nothing_of_it() -> None:
     assert answer.body == b"from behind\n"
     assert answer.headers["x-served-by"] == "nginx"
     assert Site(site.address, "other.test").get("/").status == 404
+
+
+def test_certificates_are_there_for_whatever_reads_them(tmp_path: Path) -> None:
+    host = on("nginx")
+    (tmp_path / "files.pem").write_text(host.check_output("cat /etc/ssl/funnel/certificates.files.pem"))
+    assert Site(address(host), "files.test", https=True, ca=tmp_path / "files.pem").get("/").body == b"from behind\n"
 
 
 def test_app_serves() -> None:

@@ -1,0 +1,80 @@
+"""Certificates for tests, made as they are needed: authorities, and what they sign."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import NameOID
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+
+def key_pem(key: PrivateKey, passphrase: bytes | None = None) -> str:
+    """Return a private key as text."""
+    encryption = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption).decode()
+
+
+class Leaf:
+    """A certificate and its key."""
+
+    def __init__(self, certificate: x509.Certificate, key: PrivateKey) -> None:
+        """Hold what belongs together."""
+        self.certificate, self.key = certificate, key
+
+    @property
+    def pem(self) -> str:
+        """The certificate as text."""
+        return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+    @property
+    def key_pem(self) -> str:
+        """The key as text."""
+        return key_pem(self.key)
+
+    def write(self, directory: Path, chain: str = "") -> dict[str, str]:
+        """Write both, ``chain`` after the certificate; return the keys of an app's ``tls`` for them."""
+        certificate, key = directory / "chain.pem", directory / "key.pem"
+        certificate.write_text(self.pem + chain)
+        key.touch(mode=0o600)
+        key.write_text(self.key_pem)
+        return {"provider": "files", "certificate": str(certificate), "key": str(key)}
+
+
+class Authority(Leaf):
+    """An authority, whose certificates count their days from ``now``."""
+
+    def __init__(self, name: str, now: datetime, issuer: Authority | None = None) -> None:
+        """Make one that ``issuer`` has signed, or itself."""
+        self.now = now
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        key = ec.generate_private_key(ec.SECP256R1())
+        builder = _builder(self.name, key, now, (-1, 365)).issuer_name(issuer.name if issuer else self.name)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        super().__init__(builder.sign(issuer.key if issuer else key, hashes.SHA256()), key)
+
+    def authority(self, name: str) -> Authority:
+        """Make an authority below this one."""
+        return Authority(name, self.now, self)
+
+    def leaf(self, *names: str, days: tuple[int, int] = (-1, 90), rsa_bits: int = 0) -> Leaf:
+        """Make a certificate for ``names`` that is good from and until these days; with ``rsa_bits`` its key is of RSA."""
+        key = rsa.generate_private_key(65_537, rsa_bits) if rsa_bits else ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0] if names else "leaf")])
+        builder = _builder(subject, key, self.now, days).issuer_name(self.name)
+        # Nobody answers there, and nobody asks; that a certificate can be revoked is looked for all the same.
+        point = x509.DistributionPoint([x509.UniformResourceIdentifier("http://crl.test/")], None, None, None)
+        builder = builder.add_extension(x509.CRLDistributionPoints([point]), critical=False)
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+        return Leaf(builder.sign(self.key, hashes.SHA256()), key)
+
+
+def _builder(subject: x509.Name, key: PrivateKey, now: datetime, days: tuple[int, int]) -> x509.CertificateBuilder:
+    first, last = (now + timedelta(days=number) for number in days)
+    builder = x509.CertificateBuilder().subject_name(subject).public_key(key.public_key())
+    return builder.serial_number(x509.random_serial_number()).not_valid_before(first).not_valid_after(last)
