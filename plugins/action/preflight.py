@@ -7,8 +7,10 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.funnel.tornado.plugins.action.certificates import read_files
 from ansible_collections.funnel.tornado.plugins.action.release import local_source, with_versions
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, Host, load
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, Host, app_certificates, load
+from ansible_collections.funnel.tornado.plugins.module_utils.certificates import parse_wanted
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError, nearest
 
 
@@ -30,18 +32,21 @@ class ActionModule(ActionBase):
             }
         )
         apps = with_versions(arguments["apps"], arguments["versions"])
-        self._refuse([*misspelt(variables), *self._missing_sources(apps), *unknown(arguments["names"], apps)])
+        self._refuse([*misspelt(variables), *self._wrong_files(apps), *unknown(arguments["names"], apps)])
         host: dict[str, Any] = self._execute_module(module_name="funnel.tornado.preflight", module_args={}, task_vars=variables)
         if not host.get("failed"):
             found = Host(host["cpus"], host["open_files"], frozenset(host["names"]))
             self._refuse(attempt(apps, found))
         return host
 
-    def _missing_sources(self, apps: object) -> list[str]:
+    def _wrong_files(self, apps: object) -> list[str]:
+        """Return what is wrong with the entries or, if that is nothing, with the controller's files that they name."""
         problems = attempt(apps, None)
         if problems:
             return problems
-        for app in load(apps).values():
+        entries = load(apps)
+        _, problems = read_files(parse_wanted(app_certificates(entries)), self._loader)
+        for app in entries.values():
             try:
                 local_source(app, self._loader.get_basedir())
             except AnsibleActionFail as error:

@@ -50,6 +50,7 @@ class ActionModule(ActionBase):
 
     def _release(self, app: App, local: Path | None, wait: int, task_vars: dict[str, Any]) -> dict[str, Any]:
         entry = to_dict(app)
+        del entry["basic_auth"]  # hashes of passwords are nginx's alone
         arguments = {
             "name": app.name,
             # What is secret travels in options of its own, which Ansible neither logs nor shows.

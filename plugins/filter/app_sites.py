@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App, load
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App, load, to_dict
+from ansible_collections.funnel.tornado.plugins.module_utils.certificates import APP_SET, CHALLENGES, chain_path, key_path
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.nginx import SiteOptions
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 
 DOCUMENTATION = r"""
@@ -48,16 +51,28 @@ def app_sites(apps: object) -> dict[str, dict[str, Any]]:
 
 
 def site(app: App) -> dict[str, Any]:
-    """Return the site of one app: all it names of the host leads through the link that a switch renames."""
-    layout = Layout(app.name)
-    static = [{"url": app.static.url, "path": str(layout.live_static)}] if app.static else []
+    """Return the site of one app: all it names of a release leads through the link that a switch renames."""
+    layout, entry = Layout(app.name), to_dict(app)
     return {
+        **{option.name: entry[option.name] for option in dataclasses.fields(SiteOptions)},
         "upstream": {"include": str(layout.live_upstream)},
-        "domains": app.domains,
-        "upload_size": app.upload_size,
-        "static": static,
-        "extra": app.extra,
+        "tls": tls(app),
+        "static": [{"url": app.static.url, "live": str(layout.live)}] if app.static else [],
+        "maintenance": {**entry["maintenance"], "file": str(layout.maintenance)},
         "origin": f"{VARIABLE}.{app.name}",
+    }
+
+
+def tls(app: App) -> dict[str, Any] | None:
+    """Return what HTTPS takes, if the app has it; the role certificates has put the files there."""
+    if app.tls.provider == "off":
+        return None
+    return {
+        "certificate": str(chain_path(APP_SET, app.name)),
+        "key": str(key_path(APP_SET, app.name)),
+        "redirect": app.tls.redirect,
+        "hsts": app.tls.hsts,
+        "challenges": str(CHALLENGES) if app.tls.provider == "acme" else None,
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.funnel.tornado.plugins.module_utils.nginx import site_files
+from ansible_collections.funnel.tornado.plugins.module_utils.nginx import Addresses, site_files
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 
 DOCUMENTATION = r"""
@@ -39,6 +39,16 @@ options:
     type: list
     elements: str
     required: true
+  listen_tls:
+    description: Addresses that nginx.conf listens on for TLS, as C(nginx_listen_tls) of the role.
+    type: list
+    elements: str
+    default: []
+  trusted_proxies:
+    description: Addresses and networks of proxies, as C(nginx_trusted_proxies) of the role; they are only checked.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -53,11 +63,17 @@ _value:
 
 
 def nginx_files(
-    sites: Mapping[str, object], *, upstreams: Mapping[str, object], name: str, listen: Sequence[str]
+    sites: Mapping[str, object],
+    *,
+    upstreams: Mapping[str, object],
+    name: str,
+    listen: Sequence[str],
+    listen_tls: Sequence[str] = (),
+    trusted_proxies: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
     """Return the files of a set of sites, or fail with every mistake in them."""
     try:
-        return site_files(sites, upstreams, name=name, listen=listen)
+        return site_files(sites, upstreams, name=name, addresses=Addresses(listen, listen_tls, trusted_proxies))
     except InvalidDataError as error:
         raise AnsibleFilterError(str(error)) from error
 

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-#: Where nginx.conf of the nginx role logs, and the end of its lines: "request" status bytes "referer" "agent" "upstreams".
-#: Quotes inside of the quoted fields are escaped by nginx.
+#: Where nginx.conf of the nginx role logs, and the end of its lines if they are text: "request" status bytes "referer" "agent"
+#: "upstreams" "their seconds" seconds id. Quotes inside of the quoted fields are escaped by nginx.
 ACCESS_LOG = Path("/var/log/nginx/access.log")
-LINE = re.compile(r'" (?P<status>\d{3}) \d+ "[^"]*" "[^"]*" "(?P<upstream>[^"]*)"$')
+LINE = re.compile(r'" (?P<status>\d{3}) \d+ "[^"]*" "[^"]*" "(?P<upstream>[^"]*)" "[^"]*" \S+ \S+$')
+
+
+def parse(line: str) -> tuple[str, list[str]] | None:
+    """Return the status and the upstream addresses that a line tells of, which is text or JSON; None for any other line."""
+    if line.startswith("{"):
+        try:
+            found = json.loads(line)
+            status, upstream = str(found["status"]), str(found["upstream_addr"])
+        except (ValueError, KeyError):
+            return None
+    elif match := LINE.search(line):
+        status, upstream = match["status"], match["upstream"]
+    else:
+        return None
+    return status, re.split(r"[, ]+", upstream)
 
 
 class Answers:
@@ -34,10 +50,10 @@ class Answers:
         complete = text[: text.rfind(b"\n") + 1]
         self._end += len(complete)
         for line in complete.decode(errors="replace").splitlines():
-            found = LINE.search(line)
-            if found and any(map(self._is_ours, re.split(r"[, ]+", found["upstream"]))):
+            found = parse(line)
+            if found and any(map(self._is_ours, found[1])):
                 self.total += 1
-                self.errors += found["status"].startswith("5")
+                self.errors += found[0].startswith("5")
 
     @property
     def error_share(self) -> float:

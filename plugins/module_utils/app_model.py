@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
+from ansible_collections.funnel.tornado.plugins.module_utils.certificates import contradictions
+from ansible_collections.funnel.tornado.plugins.module_utils.nginx import SiteOptions, site_problems, size_in_bytes
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import (
     Doc,
     Hidden,
@@ -31,7 +33,6 @@ NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 #: Names that the collection's own services take on a host, maybe later than the app does.
 RESERVED_NAMES = frozenset({"etcd", "haproxy", "keepalived", "mongodb", "nginx", "supervisor"})
 
-SIZE = r"[1-9][0-9]*[kmg]?"
 RELATIVE_PATH = r"(?!.*(^|/)\.\.(/|$))[^/].*"
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -210,7 +211,28 @@ class Health:
 
 
 @dataclass(frozen=True, kw_only=True)
-class App:
+class Tls:
+    """The site's certificate, and what HTTPS comes with."""
+
+    provider: Annotated[
+        Literal["off", "self_signed", "files", "acme"],
+        Doc("C(off) is no HTTPS; C(self_signed) is made on the host; C(acme) is issued by an ACME server such as Let's Encrypt."),
+    ] = "off"
+    certificate: Annotated[
+        str | None,
+        Doc("PEM file on the controller, for C(files): the site's own certificate, then each the one that has signed the last."),
+    ] = None
+    key: Annotated[str | None, Doc("PEM file of its private key on the controller, which may be encrypted by Ansible Vault.")] = (
+        None
+    )
+    redirect: Annotated[bool, Doc("Whether what comes by HTTP is sent to HTTPS.")] = True
+    hsts: Annotated[
+        int, Doc("Seconds that browsers are to use nothing but HTTPS; they cannot be told to forget."), Range(0, 126_144_000)
+    ] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class App(SiteOptions):
     """One entry of ``tornado_apps``; ``name`` is its key there."""
 
     source: Annotated[Source, Doc("Where the code comes from: exactly one of C(path), C(git), C(archive) and C(package).")]
@@ -221,14 +243,6 @@ class App:
             "What the environment is made of, into which the first of these is installed: uv.lock, pylock.toml, requirements.txt."
         ),
     ] = field(default_factory=Python)
-    domains: Annotated[
-        list[str],
-        Doc("Names the site answers to. Without any it is the default site, which answers to every name that no other site has."),
-        Pattern(
-            r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?",
-            "a domain name in lower case",
-        ),
-    ] = field(default_factory=list)
     processes: Annotated[int | Literal["auto"], Doc("Processes of a slot; C(auto) is one per CPU."), Range(1, MAX_PROCESSES)] = (
         "auto"
     )
@@ -244,6 +258,7 @@ class App:
     secrets: Annotated[dict[str, str | int | float], Doc("Environment variables that are never shown or logged."), Hidden] = (
         field(default_factory=dict)
     )
+    tls: Annotated[Tls, Doc("The site's certificate, and what HTTPS comes with.")] = field(default_factory=Tls)
     static: Annotated[Static | None, Doc("Files that nginx serves itself; none if unset.")] = None
     health: Annotated[Health, Doc("How a new process shows that it can serve, before it gets traffic.")] = field(
         default_factory=Health
@@ -261,11 +276,18 @@ class App:
     open_files: Annotated[
         int | None, Doc("Open files of each process; supervisord's own limit if unset."), Range(64, 1_048_576)
     ] = None
-    upload_size: Annotated[
-        str, Doc("Largest request body, the same for nginx and the runner."), Pattern(SIZE, 'a size, such as "50m"')
-    ] = "50m"
-    extra: Annotated[str, Doc("Lines for the site's server block in nginx, checked by nginx before they are live.")] = ""
     name: str = field(default="", metadata={"internal": True})
+
+    @property
+    def names(self) -> list[str]:
+        """All names that the site answers to, and that its certificate has to be for."""
+        return [*self.domains, *self.aliases]
+
+    @property
+    def largest_upload(self) -> str:
+        """The largest request body of all paths, which the runner has to take; what is less elsewhere is nginx's to refuse."""
+        sizes = [self.upload_size, *(path.upload_size for path in self.paths.values() if path.upload_size)]
+        return max(sizes, key=size_in_bytes)
 
     @property
     def socket(self) -> bool:
@@ -343,6 +365,8 @@ def _app_problems(app: App, path: str) -> Iterator[str]:
     yield from _source_problems(app.source, f"{path}.source")
     yield from _run_problems(app, f"{path}.run")
     yield from _hook_problems(app.hooks, f"{path}.hooks")
+    yield from _tls_problems(app, f"{path}.tls")
+    yield from site_problems(app, path, [app.static.url] if app.static else [])
     for key in [*app.env, *app.secrets]:
         where = "secrets" if key in app.secrets else "env"
         if not VARIABLE_NAME.fullmatch(key):
@@ -399,6 +423,14 @@ def _hook_problems(hooks: Hooks, path: str) -> Iterator[str]:
                 yield f"{path}.{step}: must be a program and its arguments; found {command!r}"
 
 
+def _tls_problems(app: App, path: str) -> Iterator[str]:
+    """Yield what goes against the provider of the certificate."""
+    tls = app.tls
+    yield from contradictions(tls.provider, app.names, tls.certificate, tls.key, path)
+    if tls.hsts and tls.provider == "off":
+        yield f"{path}.hsts: goes with a provider; browsers believe it over HTTPS only"
+
+
 def _command_problems(app: App, command: str, path: str) -> Iterator[str]:
     try:
         words = shlex.split(command)
@@ -420,13 +452,12 @@ def _command_problems(app: App, command: str, path: str) -> Iterator[str]:
 def _shared_domains(apps: Mapping[str, App]) -> Iterator[str]:
     owners: dict[str, str] = {}
     for app in apps.values():
-        for domain in app.domains or [""]:
+        for domain in app.names or [""]:
             owner = owners.setdefault(domain, app.name)
             if owner != app.name:
                 what = f"{domain} is {owner}'s, too" if domain else f"{owner} is the default site, too"
-                yield f"{VARIABLE}.{app.name}.domains: {what}; each site needs names of its own"
-        for domain in sorted({domain for domain in app.domains if app.domains.count(domain) > 1}):
-            yield f"{VARIABLE}.{app.name}.domains: {domain} is named twice"
+                key = "aliases" if domain in app.aliases else "domains"
+                yield f"{VARIABLE}.{app.name}.{key}: {what}; each site needs names of its own"
 
 
 def _host_problems(apps: Mapping[str, App], host: Host) -> Iterator[str]:
@@ -445,6 +476,21 @@ def _host_problems(apps: Mapping[str, App], host: Host) -> Iterator[str]:
             yield f"{path}: this host has a user or a directory in /srv or /var/log of that name already; choose another"
         if app.open_files is not None and app.open_files > host.open_files:
             yield f"{path}.open_files: must be at most {host.open_files}, what this host gives; found {app.open_files}"
+
+
+def app_certificates(apps: Mapping[str, App]) -> dict[str, dict[str, Any]]:
+    """Return the certificates of ``apps``, by app, as the role certificates takes them."""
+    return {
+        app.name: {
+            "provider": app.tls.provider,
+            "domains": app.names,
+            "certificate": app.tls.certificate,
+            "key": app.tls.key,
+            "origin": f"{VARIABLE}.{app.name}.tls",
+        }
+        for app in apps.values()
+        if app.tls.provider != "off"
+    }
 
 
 def to_dict(app: App) -> dict[str, Any]:

@@ -83,12 +83,21 @@ class Generation:
         directory = self.layout.slot(self.slot)
         directory.mkdir(mode=0o711)
         (directory / "release").symlink_to(f"../../releases/{self.release}")
-        (directory / "static").symlink_to("release/static")
+        if before := self._before():
+            (directory / "before").symlink_to(f"../../releases/{before}")
         self.layout.upstream(self.slot).write_text("".join(f"{server_line(address)}\n" for address in self._addresses()))
         run_directory = self.layout.run(self.slot)
         run_directory.mkdir(mode=0o700)
         shutil.chown(run_directory, self.layout.user, NGINX_GROUP)
         run_directory.chmod(0o2750)
+
+    def _before(self) -> str | None:
+        """Return the release that this one replaces; processes that are only started anew replace none."""
+        live = self.layout.live_slot()
+        if live is None or self.layout.slot_release(live) != self.release:
+            return self.layout.live_release()
+        link = self.layout.slot(live) / "before"
+        return link.readlink().name if link.is_symlink() else None
 
     def _addresses(self) -> Iterator[str]:
         """Yield the address of each process as nginx gets it: a path goes through ``live``, so both slots have the same ones."""

@@ -3,18 +3,20 @@
     /srv/<app>/                       root's; others may pass through it, and list nothing
         releases/<id>/                an immutable release
             src/                      the code: readable by the app's user only
-            static/                   what nginx serves of it: readable by all
+            public/<url>/             what nginx serves of it, by its whole address: readable by all
+            versions/<SHA-512>.<type> the same files by their content, for pages of this release when the next one is live
             venv -> environments/<hash>
             launch.py  runner.py  release.json  secrets.json
         environments/<hash>/          virtual environments, shared by releases with the same dependencies
         slots/{a,b}/                  a generation of processes:
             release -> releases/<id>
-            static -> releases/<id>/static
+            before -> releases/<id>   the one that was served before it, if any, and whose pages are still open somewhere
             run/<process>.{sock,pid,starts}
             upstream.conf             the servers of nginx's upstream
         live -> slots/{a,b}           the switch: renaming a link over this one moves all traffic
         current -> live/release       for people
         history.json                  which releases were served, and when
+        maintenance                   while it exists, nginx answers that the site is being worked on
         shared/                       the app's own: writable, kept over releases
 
 The slots lie beside the releases, not under ``/run``: which slot is live then survives a reboot in one place, the link,
@@ -146,9 +148,9 @@ class Layout:
         return self.live / "upstream.conf"
 
     @property
-    def live_static(self) -> Path:
-        """The static files of the release that is served, as nginx finds them."""
-        return self.live / "static"
+    def maintenance(self) -> Path:
+        """The file whose presence puts the site in maintenance, over deploys too."""
+        return self.home / "maintenance"
 
     def log(self, slot: str, process: int, worker: str = "") -> Path:
         """Log of one process, or of one of a worker's."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import (
+    DOMAIN,
     Doc,
+    Hidden,
     InvalidDataError,
+    Network,
     Pattern,
     Range,
     nearest,
@@ -21,7 +25,31 @@ T = TypeVar("T")
 _PATH = Pattern(r"/[^\s;{}'\"\\$*?\[\]]*", "an absolute path, without blanks, quotes and any of ; { } $ * ? [ ]")
 _NAME = Pattern(r"[A-Za-z0-9][A-Za-z0-9_-]*", "a name of letters, digits, _ and -")
 _ADDRESS = Pattern(r"unix:/[^\s;{}'\"\\$]+|[^\s;{}'\"\\$/]+", 'host:port, or a socket such as "unix:/run/shop/0.sock"')
+_SIZE = Pattern(r"[1-9][0-9]*[kmg]?", 'a size, such as "50m"')
 _SECONDS = Range(1, 86400)
+
+#: What crypt(3) of Debian takes: SHA-256 and SHA-512, bcrypt, yescrypt, and the MD5 of htpasswd.
+_HASH = Pattern(
+    r"\$(5|6|y|2[aby]|apr1)\$[^\s:]+", "a hash, as openssl passwd -6 or htpasswd -B makes it; never the password itself"
+)
+
+#: The address of a path, as it stands in a location of nginx.
+_LOCATION = re.compile(r"/[A-Za-z0-9._~/-]*")
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
+
+#: Where nginx reads all files of this role from.
+DIRECTORY = "/etc/nginx"
+
+#: What a certificate authority asks for, whatever else is in the way of a request.
+CHALLENGE_URL = "/.well-known/acme-challenge/"
+
+#: Headers of every answer, unless the site or the app says otherwise: https://owasp.org/www-project-secure-headers/.
+HEADERS: Mapping[str, str] = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "SAMEORIGIN",
+    "Referrer-Policy": "strict-origin-when-cross-origin",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,61 +84,180 @@ class Upstream:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one client, known by its address, may ask for. The rest is answered with 429."""
+
+    requests: Annotated[int | None, Doc("Requests per second."), Range(1, 100_000)] = None
+    burst: Annotated[
+        int | None, Doc("Requests beyond that which are answered at once; as many as C(requests) if unset."), Range(0, 100_000)
+    ] = None
+    connections: Annotated[
+        int | None, Doc("Connections with a request in progress, websockets among them."), Range(1, 100_000)
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Path:
+    """What is different below a path of a site, or at one."""
+
+    read_timeout: Annotated[int | None, Doc("As the site's."), _SECONDS] = None
+    buffering: Annotated[
+        bool, Doc("Whether nginx takes in answers as fast as they come, and whole request bodies, before it passes them on.")
+    ] = True
+    upload_size: Annotated[str | None, Doc("As the site's."), _SIZE] = None
+    limits: Annotated[Limits, Doc("Each in place of the site's.")] = field(default_factory=Limits)
+    allow: Annotated[list[str], Doc("In place of the site's C(allow) and C(deny)."), Network()] = field(default_factory=list)
+    deny: Annotated[list[str], Doc("In place of the site's C(allow) and C(deny)."), Network()] = field(default_factory=list)
+    extra: Annotated[str, Doc("Lines for its location block.")] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maintenance:
+    """What is answered while a site is in maintenance."""
+
+    page: Annotated[str, Doc("The page, in HTML; a plain one if empty.")] = ""
+    retry_after: Annotated[int, Doc("Seconds after which clients are asked to try again."), _SECONDS] = 300
+    allow: Annotated[list[str], Doc("Addresses and networks that reach the app all the same."), Network()] = field(
+        default_factory=list
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteOptions:
+    """What a site of this role and an app have in common."""
+
+    domains: Annotated[
+        list[str],
+        Doc("Names the site answers to. Without any it is the default site, which answers to every name that no other site has."),
+        DOMAIN,
+    ] = field(default_factory=list)
+    aliases: Annotated[list[str], Doc("Names that are redirected to the first of C(domains)."), DOMAIN] = field(
+        default_factory=list
+    )
+    upload_size: Annotated[str, Doc("Largest request body, the same for nginx and the runner."), _SIZE] = "50m"
+    read_timeout: Annotated[int, Doc("Seconds that the app may be silent, on websockets too."), _SECONDS] = 200
+    paths: Annotated[
+        dict[str, Path],
+        Doc("What is different by path, such as C({/live/: {read_timeout: 3600}}); one without / at its end is exact."),
+    ] = field(default_factory=dict)
+    headers: Annotated[
+        dict[str, str],
+        Doc(
+            "Headers of every answer, unless the app sends its own. X-Content-Type-Options, X-Frame-Options and Referrer-Policy "
+            "are set anyway; an empty text removes one."
+        ),
+        Pattern(r'[^"\\\n]*', "one line without double quotes and backslashes"),
+    ] = field(default_factory=dict)
+    allow: Annotated[list[str], Doc("Addresses and networks that are let in; everybody if empty."), Network()] = field(
+        default_factory=list
+    )
+    deny: Annotated[list[str], Doc("Addresses and networks that are kept out, also of what C(allow) has."), Network()] = field(
+        default_factory=list
+    )
+    basic_auth: Annotated[
+        dict[str, str], Doc("Who is let in by a password: hashes by name, as C(openssl passwd -6) makes them."), _HASH, Hidden
+    ] = field(default_factory=dict)
+    limits: Annotated[Limits, Doc("What one client, known by its address, may ask for; the rest is answered with 429.")] = field(
+        default_factory=Limits
+    )
+    maintenance: Annotated[Maintenance, Doc("What is answered while the site is in maintenance.")] = field(
+        default_factory=Maintenance
+    )
+    extra: Annotated[str, Doc("Lines for the site's server block in nginx, checked by nginx before they are live.")] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Static:
     """Files that nginx serves itself."""
+
+    EXACTLY_ONE: ClassVar = ("path", "live")
 
     url: Annotated[
         str, Doc("Prefix of their addresses."), Pattern(r"/([\w.~-]+/)+", 'a path between slashes, such as "/static/"')
     ]
-    path: Annotated[str, Doc("Their directory on the host."), _PATH]
+    path: Annotated[str | None, Doc("Their directory on the host."), _PATH] = None
+    live: Annotated[
+        str | None,
+        Doc(
+            "A link that is moved with each release. Below it lie C(release/public), the files by their whole address, and "
+            "C(before), which has the same of the release before, and its files by the hash of their content in C(versions)."
+        ),
+        _PATH,
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
+class Tls:
+    """A site's certificate, and what HTTPS comes with."""
+
+    certificate: Annotated[str, Doc("PEM file on the host: the site's certificate and its chain."), _PATH]
+    key: Annotated[str, Doc("PEM file on the host: its private key."), _PATH]
+    redirect: Annotated[bool, Doc("Whether what comes by HTTP is sent to HTTPS.")] = True
+    hsts: Annotated[int, Doc("Seconds that browsers are to use nothing but HTTPS."), Range(0, 126_144_000)] = 0
+    challenges: Annotated[str | None, Doc("Directory with the answers to ACME's http-01 challenges."), _PATH] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteMaintenance(Maintenance):
+    """What is answered while a file exists."""
+
+    file: Annotated[str | None, Doc("The file; without one the site has no maintenance."), _PATH] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site(SiteOptions):
     """What nginx answers to the names of a site."""
 
     upstream: Annotated[str | Upstream, Doc("Name of one of the upstreams, or one of its own."), _NAME]
-    domains: Annotated[
-        list[str],
-        Doc("Names it answers to. Without any it answers to every name that no other site has."),
-        Pattern(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", "a domain name in lower case"),
-    ] = field(default_factory=list)
     listen: Annotated[list[str], Doc("Addresses it listens on, of those of the role; all of them if unset.")] = field(
         default_factory=list
     )
-    upload_size: Annotated[str, Doc("Largest request body."), Pattern(r"\d+[kKmMgG]?", 'a size, such as "50m"')] = "50m"
-    read_timeout: Annotated[int, Doc("Seconds that the upstream may be silent, on websockets too."), _SECONDS] = 200
+    tls: Annotated[Tls | None, Doc("Its certificate; HTTP only without.")] = None
     websocket: Annotated[bool, Doc("Whether websockets are passed on.")] = True
     static: Annotated[
         list[Static], Doc("Directories nginx serves itself; the first one also has favicon.ico and robots.txt.")
     ] = field(default_factory=list)
-    headers: Annotated[
-        dict[str, str],
-        Doc("Headers added to every answer."),
-        Pattern(r'[^"\\\n]*', "one line without double quotes and backslashes"),
-    ] = field(default_factory=dict)
-    extra: Annotated[str, Doc("Lines for its server block, checked by nginx before they are live.")] = ""
+    maintenance: Annotated[SiteMaintenance, Doc("What is answered while a file exists.")] = field(default_factory=SiteMaintenance)
     origin: Annotated[str, Doc("Variable that it was made from, named in messages about it.")] = ""
 
 
+@dataclass(frozen=True)
+class Addresses:
+    """Where nginx.conf listens, and which proxies it believes: the variables of the role that all sites depend on."""
+
+    listen: Sequence[str]
+    listen_tls: Sequence[str] = ()
+    trusted_proxies: Sequence[str] = ()
+
+
+def size_in_bytes(size: str) -> int:
+    """Return the bytes of a size such as ``50m``."""
+    return int(size.rstrip("kmg")) << {"k": 10, "m": 20, "g": 30}.get(size[-1], 0)
+
+
 def site_files(
-    sites: Mapping[str, object], upstreams: Mapping[str, object], *, name: str, listen: Sequence[str]
+    sites: Mapping[str, object], upstreams: Mapping[str, object], *, name: str, addresses: Addresses
 ) -> dict[str, dict[str, Any]]:
     """Return the ``files`` of funnel.tornado.file_set that a set of sites takes, below nginx's directory.
 
-    ``name`` is the set's; ``listen`` are the addresses that nginx.conf listens on.
+    ``name`` is the set's: every file's name begins with it and a dot.
 
     :raises InvalidDataError: with every mistake of all sites and upstreams.
     """
     problems: list[str] = []
     if _NAME.objection(name):
         problems.append(f"nginx_set: must be {_NAME.wanted}; found {name!r}")
+    for i, proxy in enumerate(addresses.trusted_proxies):
+        if objection := Network().objection(proxy):
+            problems.append(f"nginx_trusted_proxies[{i}]: {objection}; found {proxy!r}")
     parsed_upstreams = _parse_all(Upstream, upstreams, "nginx_upstreams", problems)
     parsed_sites = _parse_all(Site, sites, "nginx_sites", problems)
-    problems.extend(_cross_problems(parsed_sites, parsed_upstreams, listen))
+    problems.extend(_cross_problems(parsed_sites, parsed_upstreams, addresses))
     if problems:
         raise InvalidDataError(problems)
-    files = {f"sites-enabled/{name}.{key}.conf": _site_file(key, site, listen) for key, site in parsed_sites.items()}
+    files: dict[str, dict[str, Any]] = {}
+    for key, site in parsed_sites.items():
+        files |= _SiteFiles(f"{name}.{key}", key, site, addresses).files()
     if parsed_upstreams:
         shared = [_upstream_variables(key, upstream) for key, upstream in parsed_upstreams.items()]
         files[f"sites-enabled/{name}.conf"] = {
@@ -119,6 +266,37 @@ def site_files(
             "label": "nginx_upstreams",
         }
     return files
+
+
+def site_problems(site: SiteOptions, path: str, static: Collection[str]) -> Iterator[str]:
+    """Yield what is wrong between the keys of a site or an app, which stands at ``path``.
+
+    ``static`` are the prefixes that nginx serves files of.
+    """
+    names = [*site.domains, *site.aliases]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"{path}.{'aliases' if name in site.aliases else 'domains'}: {name} is named twice"
+    if site.aliases and (not site.domains or site.domains[0].startswith("*.")):
+        yield f"{path}.aliases: are redirected to the first of domains, which has to be a name without *"
+    for name in site.headers:
+        if not _HEADER_NAME.fullmatch(name):
+            yield f"{path}.headers.{name}: a header's name is letters, digits and -"
+    for user in site.basic_auth:
+        if not re.fullmatch(r"[^\s:]+", user):
+            yield f"{path}.basic_auth.{user}: a user's name has no colons and blanks"
+    yield from _limit_problems(site.limits, f"{path}.limits")
+    taken = {"/", *static, *(["/favicon.ico", "/robots.txt"] if static else [])}
+    for url, one in site.paths.items():
+        if not _LOCATION.fullmatch(url):
+            yield f"{path}.paths.{url}: must be a path of letters, digits and . _ ~ - that starts with /"
+        elif url in taken or url.startswith(CHALLENGE_URL):
+            yield f"{path}.paths.{url}: has settings of its own; the app's path must be another one"
+        yield from _limit_problems(one.limits, f"{path}.paths.{url}.limits")
+
+
+def _limit_problems(limits: Limits, path: str) -> Iterator[str]:
+    if limits.burst is not None and limits.requests is None:
+        yield f"{path}.burst: goes with requests"
 
 
 def _parse_all(schema: type[T], entries: Mapping[str, object], variable: str, problems: list[str]) -> dict[str, T]:
@@ -133,39 +311,173 @@ def _parse_all(schema: type[T], entries: Mapping[str, object], variable: str, pr
     return parsed
 
 
-def _cross_problems(sites: Mapping[str, Site], upstreams: Mapping[str, Upstream], listen: Sequence[str]) -> Iterator[str]:
+def _cross_problems(sites: Mapping[str, Site], upstreams: Mapping[str, Upstream], addresses: Addresses) -> Iterator[str]:
     owners: dict[str, str] = {}
     for key, site in sites.items():
-        path = f"nginx_sites.{key}"
+        path = site.origin or f"nginx_sites.{key}"
         if isinstance(site.upstream, str) and site.upstream not in upstreams:
             near = nearest(site.upstream, upstreams)
             yield f"{path}.upstream: nginx_upstreams has no {site.upstream}" + (f"; did you mean {near}?" if near else "")
         if isinstance(site.upstream, Upstream) and key in upstreams:
             yield f"{path}.upstream: nginx_upstreams has a {key}, too; name that instead, or rename one of them"
-        for address in site.listen:
-            if address not in listen:
-                yield f"{path}.listen: {address} is not in nginx_listen ({', '.join(listen)}); add it there"
-        for domain in site.domains or [""]:
+        yield from site_problems(site, path, [one.url for one in site.static])
+        yield from _listen_problems(site, path, addresses)
+        for domain in [*site.domains, *site.aliases] or [""]:
             owner = owners.setdefault(domain, key)
             if owner != key:
                 what = f"{domain} is {owner}'s, too" if domain else f"{owner} answers to all other names, too"
-                yield f"{path}.domains: {what}; each site needs names of its own"
+                yield f"{path}.{'aliases' if domain in site.aliases else 'domains'}: {what}; each site needs names of its own"
 
 
-def _site_file(key: str, site: Site, listen: Sequence[str]) -> dict[str, Any]:
-    own = {key: site.upstream} if isinstance(site.upstream, Upstream) else {}
-    label = f"{site.origin or f'nginx_sites.{key}'}{'.extra' if site.extra else ''}"
-    variables = {
-        **dataclasses.asdict(site),
-        "label": label,
-        "listen": site.listen or list(listen),
-        # To no name at all, and by a regular expression, to which nginx prefers every name proper, to any.
-        "names": site.domains or ['""', "~^"],
-        "upstream": key if own else site.upstream,
-        "upstreams": [_upstream_variables(name, upstream) for name, upstream in own.items()],
-        "static": [{"url": one.url, "path": one.path.rstrip("/")} for one in site.static],
-    }
-    return {"template": "site.conf.j2", "vars": variables, "label": label}
+def _listen_problems(site: Site, path: str, addresses: Addresses) -> Iterator[str]:
+    known = [*addresses.listen, *(addresses.listen_tls if site.tls else ())]
+    for address in site.listen:
+        if address not in known:
+            yield f"{path}.listen: {address} is not in nginx_listen ({', '.join(known)}); add it there"
+    if site.tls and not set(site.listen or known) & set(addresses.listen_tls):
+        yield f"{path}.tls: needs an address to listen on, such as nginx_listen_tls: ['443', '[::]:443']"
+    if site.tls and not site.domains:
+        yield f"{path}.tls: needs domains, which the certificate is for"
+
+
+@dataclass(frozen=True)
+class _SiteFiles:
+    """The files of one site: ``name`` is that of the files, ``key`` that of the site and of its own upstream."""
+
+    name: str
+    key: str
+    site: Site
+    addresses: Addresses
+
+    @property
+    def origin(self) -> str:
+        """The variable that the site comes from."""
+        return self.site.origin or f"nginx_sites.{self.key}"
+
+    def files(self) -> dict[str, dict[str, Any]]:
+        """Return the files by their paths.
+
+        Snippets have files of their own: what nginx says of one then names its key, and no brace of it ends a block around it.
+        """
+        site = self.site
+        found: dict[str, dict[str, Any]] = {
+            self._path("conf"): {
+                "template": "site.conf.j2",
+                "vars": self._variables(),
+                "label": self.origin,
+                "needs": [site.tls.certificate, site.tls.key] if site.tls else [],
+            }
+        }
+        snippets = {"extra": (site.extra, "extra")}
+        snippets |= {f"{i}.extra": (one.extra, f"paths.{url}.extra") for i, (url, one) in enumerate(site.paths.items())}
+        for suffix, (text, key) in snippets.items():
+            if text:
+                found[self._path(suffix)] = {"content": f"{text.rstrip()}\n", "label": f"{self.origin}.{key}"}
+        if site.maintenance.file:
+            page = {"content": site.maintenance.page} if site.maintenance.page else {"template": "maintenance.html.j2"}
+            found[self._path("html")] = {**page, "label": f"{self.origin}.maintenance.page"}
+        if site.basic_auth:
+            lines = "".join(f"{user}:{password}\n" for user, password in site.basic_auth.items())
+            found[self._path("htpasswd")] = {"content": lines, "mode": "0640", "group": "www-data", "secret": True}
+        return found
+
+    def _path(self, suffix: str) -> str:
+        return f"sites-enabled/{self.name}.{suffix}"
+
+    def _variables(self) -> dict[str, Any]:
+        site = self.site
+        own = {self.key: site.upstream} if isinstance(site.upstream, Upstream) else {}
+        zones, guards = self._limits(site.limits, self.name)
+        paths = []
+        for i, (url, one) in enumerate(site.paths.items()):
+            path_zones, lines = self._path_lines(one, f"{self.name}.{i}")
+            zones += path_zones
+            paths.append(
+                {
+                    "location": f"^~ {url}" if url.endswith("/") else f"= {url}",
+                    "lines": lines,
+                    "extra": one.extra and self._path(f"{i}.extra"),
+                }
+            )
+        return {
+            **dataclasses.asdict(site),
+            "listen": list(self._listen()),
+            # To no name at all, and by a regular expression, to which nginx prefers every name proper, to any.
+            "names": site.domains or ['""', "~^"],
+            "realm": site.domains[0] if site.domains else self.key,
+            "upstream": self.key if own else site.upstream,
+            "upstreams": [_upstream_variables(name, upstream) for name, upstream in own.items()],
+            "zones": zones,
+            "guards": [*guards, *_access(site.allow, site.deny)],
+            "paths": paths,
+            "headers": list(self._headers()),
+            "password_file": self._path("htpasswd") if site.basic_auth else "",
+            "page": f"{DIRECTORY}/{self._path('html')}",
+            "maintained": self._variable("maintained"),
+            "challenge_url": CHALLENGE_URL,
+            "extra": self._path("extra") if site.extra else "",
+        }
+
+    def _variable(self, word: str) -> str:
+        """Return the name of a variable that no other site has: what may not be in one becomes its number."""
+        escaped = (re.sub(r"[^a-z0-9]", lambda found: f"_{ord(found[0]):x}", part) for part in self.name.split("."))
+        return f"$funnel_{'__'.join(escaped)}__{word}"
+
+    def _listen(self) -> Iterator[str]:
+        site, addresses = self.site, self.addresses
+        yield from (address for address in addresses.listen if not site.listen or address in site.listen)
+        if site.tls:
+            yield from (f"{address} ssl" for address in addresses.listen_tls if not site.listen or address in site.listen)
+
+    def _headers(self) -> Iterator[dict[str, str]]:
+        """Yield the headers: each is made by a map, which is empty when the app's answer has one of that name."""
+        site = self.site
+        own = {name.lower() for name in site.headers}
+        wanted = {name: value for name, value in HEADERS.items() if name.lower() not in own} | site.headers
+        for name, value in wanted.items():
+            if value:
+                yield self._header(name, value, f"$upstream_http_{_word(name)}", '""')
+        if site.tls and site.tls.hsts and "strict-transport-security" not in own:
+            name = "Strict-Transport-Security"
+            yield self._header(name, f"max-age={site.tls.hsts}", f"$funnel_scheme$upstream_http_{_word(name)}", "https")
+
+    def _header(self, name: str, value: str, source: str, match: str) -> dict[str, str]:
+        return {"name": name, "value": value, "source": source, "match": match, "variable": self._variable(_word(name))}
+
+    def _limits(self, limits: Limits, zone: str) -> tuple[list[str], list[str]]:
+        """Return the lines that define the zones of limits, and those that apply them."""
+        zones, lines = [], []
+        if limits.requests is not None:
+            burst = limits.requests if limits.burst is None else limits.burst
+            zones.append(f"limit_req_zone $binary_remote_addr zone={zone}.requests:10m rate={limits.requests}r/s;")
+            lines.append(f"limit_req zone={zone}.requests{f' burst={burst} nodelay' if burst else ''};")
+        if limits.connections is not None:
+            zones.append(f"limit_conn_zone $binary_remote_addr zone={zone}.connections:10m;")
+            lines.append(f"limit_conn {zone}.connections {limits.connections};")
+        return zones, lines
+
+    def _path_lines(self, one: Path, zone: str) -> tuple[list[str], list[str]]:
+        """Return the lines that define the zones of a path, and those of its location."""
+        zones, lines = self._limits(one.limits, zone)
+        lines += _access(one.allow, one.deny)
+        if one.upload_size:
+            lines.append(f"client_max_body_size {one.upload_size};")
+        if one.read_timeout:
+            lines.append(f"proxy_read_timeout {one.read_timeout}s;")
+        if not one.buffering:
+            lines += ["proxy_buffering off;", "proxy_request_buffering off;"]
+        return zones, lines
+
+
+def _access(allow: Sequence[str], deny: Sequence[str]) -> list[str]:
+    """Return the lines that let in who may come in; nginx stops at the first one that is about a client."""
+    lines = [*(f"deny {network};" for network in deny), *(f"allow {network};" for network in allow)]
+    return [*lines, "deny all;"] if allow else lines
+
+
+def _word(header: str) -> str:
+    """Return a header's name as it stands in the names of nginx's variables."""
+    return header.lower().replace("-", "_")
 
 
 def _upstream_variables(name: str, upstream: Upstream) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -71,7 +72,7 @@ def plan(app: App, revision: str, programs: Programs) -> Plan:
         "drain": app.drain,
         "health": {"path": app.health.path, "timeout": app.health.timeout},
         "host": app.domains[0].removeprefix("*.") if app.domains else "localhost",
-        "static": app.static.path if app.static else None,
+        "static": [app.static.url, app.static.path] if app.static else None,
         "hooks": {step: shlex.split(command) for step, command in app.hooks.commands().items()},
         "hooks_once": app.hooks.once,
         "hooks_timeout": app.hooks.timeout,
@@ -94,7 +95,7 @@ def argv(app: App) -> list[str]:
     listen = ["--socket", "{socket}"] if app.socket else ["--port", "{port}"]
     wsgi = ["--wsgi"] if app.run.wsgi is not None else []
     threads = ["--threads", str(app.run.threads)] if app.run.threads is not None else []
-    options = [*wsgi, *threads, *listen, "--xheaders", "--max-body-size", app.upload_size, "--drain", str(app.drain)]
+    options = [*wsgi, *threads, *listen, "--xheaders", "--max-body-size", app.largest_upload, "--drain", str(app.drain)]
     return ["python", "../runner.py", str(app.run.wsgi or app.run.app), *options, "--pid-file", "{run}/{process}.pid"]
 
 
@@ -190,10 +191,28 @@ def _publish_static(app: App, work: Path, environment: Environment) -> None:
         raise BuildError(f"{key}: the source has no directory {app.static.path}")
     if not files.resolve().is_relative_to(top.resolve()):
         raise BuildError(f"{key}: {app.static.path} leads out of the source, to {files.resolve()}")
+    versions = work / "versions"
+    versions.mkdir(mode=0o755)
     for path in _plain_files(files):
-        target = work / "static" / path.relative_to(files)
+        target = work / "public" / app.static.url.strip("/") / path.relative_to(files)
         target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         os.link(path, target)
+        _publish_version(path, versions)
+
+
+def _publish_version(path: Path, versions: Path) -> None:
+    """Add a file, and what it was compressed to, under the version that ``tornado.web.StaticFileHandler`` gives it.
+
+    That is the SHA-512 of the content, in hexadecimal digits; the type is added, by which nginx says what it is.
+    """
+    with path.open("rb") as file:
+        version = hashlib.file_digest(file, "sha512").hexdigest()
+    kind = re.search(r"\.[A-Za-z0-9]+$", path.name)
+    compressed = path.with_name(f"{path.name}.gz")
+    for source, ending in ((path, ""), (compressed, ".gz")):
+        target = versions / f"{version}{kind[0] if kind else ''}{ending}"
+        if source.is_file() and not source.is_symlink() and not target.exists():
+            os.link(source, target)
 
 
 def _plain_files(directory: Path) -> Iterator[Path]:

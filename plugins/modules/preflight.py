@@ -62,6 +62,11 @@ names:
   returned: success
   type: list
   elements: str
+certificates:
+  description: Names of the apps' certificates that the host has.
+  returned: success
+  type: list
+  elements: str
 """
 
 import os
@@ -71,6 +76,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils.certificates import APP_SET, names_of
 from ansible_collections.funnel.tornado.plugins.module_utils.home import is_ours
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.limits import Capacity
@@ -94,6 +100,7 @@ def main() -> None:
         nginx_workers=max(1, cpus // 2),
         open_files=Capacity.of_host().most,
         names=sorted(set(names())),
+        certificates=names_of(APP_SET),
     )
 
 

@@ -258,6 +258,36 @@ class TestForwardingHeaders:
         assert self.seen(process, {"X-Forwarded-For": "10.0.0.9", "X-Real-Ip": "192.0.2.1"})[0] == "192.0.2.1"
 
 
+class TestEvents:
+    def test_nginx_is_asked_to_pass_them_on_at_once(self, serve: Serve) -> None:
+        connection = serve().connect()
+        connection.send_request("/events")
+        assert connection.getresponse().headers["X-Accel-Buffering"] == "no"
+
+    def test_and_nothing_else(self, serve: Serve) -> None:
+        assert "X-Accel-Buffering" not in serve().ask("/whoami").headers
+
+
+class TestRequestIds:
+    def test_every_line_about_a_request_ends_with_its_id(self, serve: Serve, tmp_path: Path) -> None:
+        process = serve("--socket", tmp_path / "s")
+        connection = process.connect()
+        connection.ask("/whoami", headers={"X-Request-ID": "one.1-a_b"})
+        connection.ask("/sleep?seconds=nonsense", headers={"X-Request-ID": "two"})
+        connection.ask("/healthz")
+        process.wait_for(r"200 GET /whoami .* request=one.1-a_b$")
+        process.wait_for(r"400 GET /sleep.* request=two$")
+        process.wait_for(r"200 GET /healthz \([\d.]+\) [\d.]+ms$")
+
+    def test_only_the_word_of_a_proxy_is_taken_and_only_a_word(self, serve: Serve, tmp_path: Path) -> None:
+        process = serve("--socket", tmp_path / "s")
+        process.ask("/whoami", headers={"X-Request-ID": "a b"})
+        process.wait_for(r"200 GET /whoami \([\d.]+\) [\d.]+ms$")
+        process = serve()
+        process.ask("/whoami", headers={"X-Request-ID": "mine"})
+        process.wait_for(r"200 GET /whoami \([\d.]+\) [\d.]+ms$")
+
+
 class TestLimits:
     def test_body_size(self, serve: Serve) -> None:
         process = serve("--max-body-size", "100k")
@@ -589,7 +619,7 @@ class TestReaderOfTheOutput:
 
 
 WSGI = """\
-    import sys, threading, time
+    import logging, sys, threading, time
 
     def app(environ, start_response):
         path = environ["PATH_INFO"]
@@ -601,6 +631,8 @@ WSGI = """\
             raise ValueError("no database")
         elif path == "/exit":
             sys.exit(7)
+        elif path == "/log":
+            logging.getLogger("shop").warning("hello")
         elif path == "/nothing":
             return [b"no start_response"]
         elif path == "/header":
@@ -680,6 +712,12 @@ class TestWsgi:
             process.wait_for(rf"ERROR tornado.access .* 500 GET {path} ")
         assert "ValueError: no database" in process.log
         assert connection.ask("/").status == 200
+
+    def test_lines_of_threads_end_with_the_id_of_their_request(self, wsgi: Serve, tmp_path: Path) -> None:
+        process = wsgi("--socket", tmp_path / "s")
+        process.ask("/log", headers={"X-Request-ID": "one"})
+        process.wait_for(r"WARNING shop .* hello request=one$")
+        process.wait_for(r"200 GET /log .* request=one$")
 
     def test_head_is_answered_without_the_body(self, wsgi: Serve) -> None:
         connection = wsgi().connect()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ OURS = "unix:/srv/shop/live/run/0.sock"
 
 
 def line(status: int, upstream: str = OURS, agent: str = "curl/8") -> str:
-    return f'10.0.0.1 - - [21/Nov/2026:03:14:15 +0000] "GET /a HTTP/1.1" {status} 12 "-" "{agent}" "{upstream}"\n'
+    what = f'"GET /a HTTP/1.1" {status} 12 "-" "{agent}" "{upstream}" "0.001" 0.002 9c41f3a7'
+    return f"10.0.0.1 - - [21/Nov/2026:03:14:15 +0000] {what}\n"
 
 
 @pytest.fixture
@@ -47,6 +49,12 @@ def test_an_answer_that_took_two_tries_counts_once(log: Path, answers: Answers) 
     add(log, line(504, f"unix:/srv/shop/live/run/1.sock, {OURS}"))
     answers.read()
     assert (answers.total, answers.errors) == (1, 1)
+
+
+def test_lines_in_json_count_as_well(log: Path, answers: Answers) -> None:
+    add(log, *(json.dumps({"status": str(status), "upstream_addr": OURS}) + "\n" for status in (200, 502)), "{}\n", "{\n", "\n")
+    answers.read()
+    assert (answers.total, answers.errors) == (2, 1)
 
 
 def test_a_line_that_is_half_written_counts_when_it_is_complete(log: Path, answers: Answers) -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, Host, load, to_dict
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, Host, app_certificates, load, to_dict
+from ansible_collections.funnel.tornado.plugins.module_utils.certificates import parse_wanted
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 
 HOST = Host(cpus=2, open_files=20_000, names=frozenset({"backup"}))
@@ -37,8 +38,29 @@ def test_auto_is_one_process_per_cpu() -> None:
     assert [shop().process_count(8), shop(processes=3).process_count(8)] == [8, 3]
 
 
+def test_off_without_quotes_which_yaml_reads_as_false_is_meant_as_a_word() -> None:
+    assert shop(tls={"provider": False}).tls.provider == "off"
+
+
+def test_a_certificate_is_for_all_names_and_is_none_without_a_provider() -> None:
+    app = shop(domains=["shop.test"], aliases=["www.shop.test"], tls={"provider": "acme"})
+    wanted = app_certificates({"shop": app, "blog": shop()})
+    assert parse_wanted(wanted).keys() == {"shop"}
+    assert wanted["shop"]["domains"] == ["shop.test", "www.shop.test"]
+    assert wanted["shop"]["origin"] == "tornado_apps.shop.tls"
+
+
 def test_numbers_in_the_environment_become_text() -> None:
     assert shop(env={"DEPTH": 3}).environment == {"DEPTH": "3"}
+
+
+def test_the_runner_takes_the_largest_body_of_all_paths() -> None:
+    assert shop(upload_size="2000k").largest_upload == "2000k"
+    assert shop(upload_size="2000k", paths={"/a": {"upload_size": "1g"}, "/b": {"upload_size": "3m"}}).largest_upload == "1g"
+
+
+def test_a_certificate_is_for_the_aliases_as_well() -> None:
+    assert shop(domains=["a.example"], aliases=["b.example"]).names == ["a.example", "b.example"]
 
 
 def test_the_plain_form_loads_again_as_the_same_app() -> None:
@@ -127,6 +149,27 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
             {"shop": entry(hooks={"before_switch": {"command": " ", "once": True}})},
             "tornado_apps.shop.hooks.before_switch: must be a program and its arguments; found ' '",
         ),
+        ({"shop": entry(tls={"provider": "acme"})}, "tornado_apps.shop.tls: needs domains, which the certificate is for"),
+        (
+            {"shop": entry(tls={"provider": True})},
+            'tornado_apps.shop.tls.provider: must be "off" or "self_signed" or "files" or "acme"; found True',
+        ),
+        (
+            {"shop": entry(tls={"provider": "acme"}, domains=["*.a.example"])},
+            "tornado_apps.shop.tls.provider: acme proves each name over HTTP, which *.a.example cannot be; use files for it",
+        ),
+        (
+            {"shop": entry(tls={"provider": "files", "key": "k.pem"}, domains=["a.example"])},
+            "tornado_apps.shop.tls.certificate: is missing; provider: files takes certificate and key, PEM files",
+        ),
+        (
+            {"shop": entry(tls={"key": "k.pem"})},
+            "tornado_apps.shop.tls.key: goes with provider: files; this is off",
+        ),
+        (
+            {"shop": entry(tls={"hsts": 300})},
+            "tornado_apps.shop.tls.hsts: goes with a provider; browsers believe it over HTTPS only",
+        ),
         (
             {"shop": entry(python={"version": "2.7"})},
             'tornado_apps.shop.python.version: must be "system" or a version, such as "3.13"; found \'2.7\'',
@@ -160,6 +203,28 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
             "tornado_apps.shop.static.path: must be a directory inside the source, relative to it; found '../etc'",
         ),
         ({"shop": entry(static={"url": "static"})}, "tornado_apps.shop.static.url: must be a path between slashes"),
+        ({"shop": entry(paths={"/static/": {}}, static={})}, "tornado_apps.shop.paths./static/: has settings of its own"),
+        (
+            {"shop": entry(paths={"/live/": {"buffring": True}})},
+            "tornado_apps.shop.paths./live/.buffring: no such key; did you mean buffering?",
+        ),
+        (
+            {"shop": entry(allow=["10.0.0.1/8"])},
+            "tornado_apps.shop.allow[0]: must be an IP address or a network, such as",
+        ),
+        (
+            {"shop": entry(basic_auth={"ann": "hunter2"})},
+            "tornado_apps.shop.basic_auth.ann: must be a hash, as openssl passwd -6 or htpasswd -B makes it; "
+            "never the password itself; found (not shown)",
+        ),
+        (
+            {"shop": entry(domains=["a.example"]), "blog": entry(domains=["b.example"], aliases=["a.example"])},
+            "tornado_apps.blog.aliases: a.example is shop's, too; each site needs names of its own",
+        ),
+        (
+            {"shop": entry(aliases=["a.example"])},
+            "tornado_apps.shop.aliases: are redirected to the first of domains, which has to be a name without *",
+        ),
         ({"shop": entry(health={"pth": "/"})}, "tornado_apps.shop.health.pth: no such key; did you mean path?"),
         (
             {"shop": entry(upload_size="50 MB")},

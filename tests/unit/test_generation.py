@@ -47,6 +47,21 @@ def test_supervisord_waits_longer_for_an_end_than_the_process_may_drain(tmp_path
     assert int(programs(generation(tmp_path))["program:shop-b"]["stopwaitsecs"]) > DESCRIPTION["drain"]
 
 
+def test_a_slot_knows_the_release_that_it_replaces_and_new_processes_replace_none(tmp_path: Path) -> None:
+    one = generation(tmp_path)
+    assert one._before() is None
+    one.layout.slot("a").mkdir(parents=True)
+    one.layout.live.symlink_to("slots/a")
+    release = one.layout.slot("a") / "release"
+    release.symlink_to("../../releases/0a1b")
+    assert one._before() == "0a1b"
+    release.unlink()
+    release.symlink_to("../../releases/1f2e")
+    assert one._before() is None
+    (one.layout.slot("a") / "before").symlink_to("../../releases/0a1b")
+    assert one._before() == "0a1b"
+
+
 def test_workers_are_groups_of_their_own_that_no_app_can_be_named_like(tmp_path: Path) -> None:
     found = programs(generation(tmp_path, workers={"worker": {"argv": ["w"], "count": 3}}))
     assert list(found) == ["program:shop-b", "program:shop-b.worker"]

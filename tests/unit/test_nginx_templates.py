@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
 from ansible_collections.funnel.tornado.plugins.module_utils import access_log
-from ansible_collections.funnel.tornado.plugins.module_utils.nginx import server_line, site_files
+from ansible_collections.funnel.tornado.plugins.module_utils.nginx import Addresses, server_line, site_files
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 
 TEMPLATES = Path(__file__).parents[2] / "roles/nginx/templates"
@@ -27,12 +28,18 @@ def render(template: str, variables: dict[str, Any]) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def files(sites: dict[str, Any], upstreams: dict[str, Any] | None = None, name: str = "nginx") -> dict[str, Any]:
-    return site_files(sites, upstreams or {}, name=name, listen=["80", "[::]:80"])
+ADDRESSES = Addresses(["80", "[::]:80"], ["443"])
+TLS = {"certificate": "/etc/ssl/shop.pem", "key": "/etc/ssl/shop.key"}
+
+
+def files(
+    sites: dict[str, Any], upstreams: dict[str, Any] | None = None, name: str = "nginx", addresses: Addresses = ADDRESSES
+) -> dict[str, Any]:
+    return site_files(sites, upstreams or {}, name=name, addresses=addresses)
 
 
 def site(**keys: Any) -> list[str]:
-    (entry,) = files({"shop": {**SHOP, **keys}}).values()
+    entry = files({"shop": {**SHOP, **keys}})["sites-enabled/nginx.shop.conf"]
     return render(entry["template"], entry["vars"])
 
 
@@ -52,19 +59,24 @@ def block(lines: list[str], opening: str) -> list[str]:
 
 
 def test_what_a_client_says_of_itself_is_overwritten_for_every_location() -> None:
-    lines = site(static=[{"url": "/static/", "path": "/srv/shop/live/static/"}])
+    lines = site(static=[{"url": "/static/", "live": "/srv/shop/live"}], paths={"/live/": {}, "/once": {}})
     server = block(lines, "server")
     assert {line for line in server if line.startswith("proxy_set_header")} == {
-        "proxy_set_header Host $http_host;",
+        "proxy_set_header Host $host$funnel_port;",
         "proxy_set_header X-Real-IP $remote_addr;",
         "proxy_set_header X-Forwarded-For $remote_addr;",
-        "proxy_set_header X-Scheme $scheme;",
-        "proxy_set_header X-Forwarded-Proto $scheme;",
+        "proxy_set_header X-Scheme $funnel_scheme;",
+        "proxy_set_header X-Forwarded-Proto $funnel_scheme;",
+        'proxy_set_header X-Forwarded-Host "";',
+        'proxy_set_header X-Forwarded-Port "";',
         'proxy_set_header Forwarded "";',
+        'proxy_set_header Proxy "";',
+        "proxy_set_header X-Request-ID $funnel_request_id;",
         "proxy_set_header Upgrade $funnel_upgrade;",
         "proxy_set_header Connection $funnel_connection;",
     }
-    for location in ("location /", "location @upstream"):
+    assert block(lines, "location @events") == ["proxy_buffering off;", "proxy_pass http://shop;"]
+    for location in ("location /", "location @upstream", "location ^~ /live/", "location = /once"):
         assert block(lines, location) == ["proxy_pass http://shop;"], "a header set here would undo those of the server"
 
 
@@ -106,70 +118,132 @@ def test_servers_may_have_weights_and_backups() -> None:
 
 
 def test_static_files_favicon_and_robots_come_from_the_directory() -> None:
-    lines = site(static=[{"url": "/static/", "path": "/srv/shop/live/static/"}])
-    assert block(lines, "location ^~ /static/") == ["alias /srv/shop/live/static/;", "expires $funnel_static_expires;"]
+    lines = site(static=[{"url": "/static/", "path": "/srv/shop/static/"}])
+    assert "alias /srv/shop/static/;" in block(lines, "location ^~ /static/")
     for name in ("favicon.ico", "robots.txt"):
-        assert block(lines, f"location = /{name}") == ["root /srv/shop/live/static;", "try_files $uri @upstream;"]
+        assert block(lines, f"location = /{name}") == ["root /srv/shop/static/;", "try_files $uri @upstream;"]
+
+
+def test_static_files_of_releases_are_looked_for_in_the_one_before_as_well() -> None:
+    lines = site(static=[{"url": "/a/b/", "live": "/srv/shop/live"}])
+    location = block(lines, "location ^~ /a/b/")
+    assert location[:2] == [
+        "root /srv/shop/live;",
+        "try_files /before/versions/$funnel_version /release/public$uri /before/public$uri =404;",
+    ]
+    assert block(lines, "location = /robots.txt")[0] == "root /srv/shop/live/release/public/a/b/;"
+
+
+def test_what_a_client_sends_as_a_version_is_no_path() -> None:
+    [pattern] = re.findall(r'"~(\^\(\?<funnel_hash>.*?)"', (TEMPLATES / "nginx.conf.j2").read_text())
+    version = re.compile(pattern.replace("?<", "?P<"))
+    digest = "0123456789abcdef" * 8
+    for uri, kind in (("/static/app.js", ".js"), ("/a.b/app", None), ("/static/x.tar.gz", ".gz")):
+        found = version.match(f"{digest} {uri}")
+        assert found
+        assert (found["funnel_hash"], found["funnel_type"]) == (digest, kind)
+    for sent in ("../../secrets", f"{digest}/..", digest.upper(), digest[:-1], ""):
+        assert not version.match(f"{sent} /static/app.js")
 
 
 def test_without_static_files_there_are_no_such_locations() -> None:
-    assert [line for line in site() if line.startswith("location")] == ["location / {"]
+    assert [line for line in site() if line.startswith("location")] == ["location @events {", "location / {"]
 
 
 def test_only_versioned_addresses_are_cached_for_long() -> None:
-    lines = render("nginx.conf.j2", BASE)
+    lines = base()
     assert block(lines, "map $arg_v $funnel_static_expires") == ["default max;", '"" -1;']
 
 
 def test_only_websockets_are_upgraded() -> None:
-    lines = render("nginx.conf.j2", BASE)
+    lines = base()
     assert block(lines, "map $http_upgrade $funnel_upgrade") == ['default "";', "websocket websocket;"]
     server = block(site(websocket=False), "server")
     assert 'proxy_set_header Connection "";' in server
     assert not [line for line in server if "Upgrade" in line]
 
 
-BASE = {
+BASE: dict[str, Any] = {
     "nginx_worker_processes": 1,
     "nginx_open_files": 16384,
     "nginx_worker_connections": 8192,
     "nginx_backlog": 4096,
     "nginx_listen": ["80", "[::]:80"],
+    "nginx_listen_tls": ["443"],
+    "nginx_trusted_proxies": [],
+    "nginx_access_log": "text",
     "nginx_extra": "",
-    "__nginx_packages": {"versions": {"nginx": "1.26.3"}},
+    "__nginx_mozilla": yaml.safe_load((TEMPLATES.parent / "vars/main/mozilla.yml").read_text())["__nginx_mozilla"],
+    "__nginx_packages": {"versions": {"nginx": "1.26.3", "openssl": "3.5.1"}},
 }
+
+
+def base(nginx: str = "1.26.3", openssl: str = "3.5.1", **variables: Any) -> list[str]:
+    return render("nginx.conf.j2", BASE | {"__nginx_packages": {"versions": {"nginx": nginx, "openssl": openssl}}} | variables)
 
 
 @pytest.mark.parametrize(("version", "has_it"), [("1.22.1", False), ("1.26.3", False), ("1.27.4", True), ("1.30.0", True)])
 def test_a_reload_leaves_idle_clients_some_time_where_nginx_can(version: str, *, has_it: bool) -> None:
-    lines = render("nginx.conf.j2", BASE | {"__nginx_packages": {"versions": {"nginx": version}}})
+    lines = base(version)
     assert ("keepalive_min_timeout 5s;" in lines) == has_it
 
 
-def test_the_answers_that_a_watched_release_is_judged_by_are_in_the_access_log() -> None:
-    template = (TEMPLATES / "nginx.conf.j2").read_text()
-    [log_format] = re.findall(r"log_format funnel ([^;]*);", template)
-    values = {"$status": "502", "$body_bytes_sent": "1", "$upstream_addr": "unix:/srv/shop/live/run/0.sock"}
-    text = "".join(re.findall(r"'([^']*)'", log_format))
-    logged = re.sub(r"\$\w+", lambda name: values.get(name[0], "-"), text)
-    found = access_log.LINE.search(logged)
-    assert found
-    assert (found["status"], found["upstream"]) == ("502", "unix:/srv/shop/live/run/0.sock")
+@pytest.mark.parametrize("kind", ["text", "json"])
+def test_the_answers_that_a_watched_release_is_judged_by_are_in_the_access_log(kind: str) -> None:
+    text = " ".join(base(nginx_access_log=kind))
+    [log_format] = re.findall(r"log_format funnel (?:escape=json )?((?:'[^']*' ?)+);", text)
+    values = {
+        "$status": "502",
+        "$body_bytes_sent": "1",
+        "$request_time": "0.01",
+        "$upstream_addr": "unix:/srv/shop/live/run/0.sock",
+    }
+    logged = re.sub(r"\$\w+", lambda name: values.get(name[0], "-"), "".join(re.findall(r"'([^']*)'", log_format)))
+    assert access_log.parse(logged) == ("502", ["unix:/srv/shop/live/run/0.sock"])
 
 
 def test_the_base_answers_unknown_names_itself() -> None:
-    lines = render("nginx.conf.j2", BASE)
+    lines = base()
     assert block(lines, "server") == [
         "listen 80 default_server backlog=4096;",
         "listen [::]:80 default_server backlog=4096;",
+        "listen 443 ssl default_server backlog=4096;",
+        "ssl_reject_handshake on;",
         "server_name _;",
         "return 404;",
     ]
     assert "worker_rlimit_nofile 16384;" in lines
 
 
+@pytest.mark.parametrize(("version", "directive"), [("1.22.1", False), ("1.25.1", True), ("1.26.3", True)])
+def test_http_2_is_asked_for_as_the_version_of_nginx_takes_it(version: str, *, directive: bool) -> None:
+    lines = base(version)
+    assert ("http2 on;" in lines) == directive
+    assert ("listen 443 ssl http2 default_server backlog=4096;" in lines) != directive
+    assert "listen 443 ssl;" in block(site(tls=TLS), "server"), "a site does not know the version"
+
+
+@pytest.mark.parametrize(("openssl", "known"), [("3.0.17-1~deb12u2", False), ("3.5.1-1", True)])
+def test_only_groups_that_openssl_knows_are_named(openssl: str, *, known: bool) -> None:
+    [curves] = [line for line in base(openssl=openssl) if line.startswith("ssl_ecdh_curve")]
+    assert ("MLKEM" in curves) == known
+    assert curves.endswith("X25519:prime256v1:secp384r1;")
+
+
+def test_without_addresses_for_tls_there_is_nothing_of_it() -> None:
+    assert not [line for line in base(nginx_listen_tls=[]) if "ssl" in line or "http2" in line]
+
+
+def test_only_trusted_proxies_are_believed() -> None:
+    trusted = base(nginx_trusted_proxies=["10.0.0.0/8", "fd00::/8"])
+    assert block(trusted, "geo $realip_remote_addr $funnel_trusted") == ["default 0;", "10.0.0.0/8 1;", "fd00::/8 1;"]
+    assert {"set_real_ip_from 10.0.0.0/8;", "set_real_ip_from fd00::/8;", "real_ip_recursive on;"} <= set(trusted)
+    assert not [line for line in base() if "real_ip" in line and not line.startswith("geo")]
+    assert block(base(), "geo $realip_remote_addr $funnel_trusted") == ["default 0;"]
+
+
 def test_the_base_includes_nothing_by_an_absolute_path() -> None:
-    includes = [line for line in render("nginx.conf.j2", BASE) if line.startswith("include ")]
+    includes = [line for line in base() if line.startswith("include ")]
     assert len(includes) == 4
     assert not [line for line in includes if "/" in line.split()[1][:1]]
 
@@ -180,23 +254,107 @@ def test_a_site_without_names_takes_those_of_no_other() -> None:
     assert not [line for line in site(domains=[]) if "default_server" in line]
 
 
-def test_sites_take_sizes_times_headers_and_lines() -> None:
-    server = block(
-        site(upload_size="1g", read_timeout=30, headers={"X-Frame-Options": "DENY"}, extra="etag off;\nmax_ranges 1;\n"),
-        "server",
+def test_sites_take_sizes_and_times() -> None:
+    lines = site(upload_size="1g", read_timeout=30, paths={"/up/": {"upload_size": "5g", "read_timeout": 9, "buffering": False}})
+    assert {"client_max_body_size 1g;", "proxy_read_timeout 30s;"} <= set(block(lines, "server"))
+    assert block(lines, "location ^~ /up/") == [
+        "client_max_body_size 5g;",
+        "proxy_read_timeout 9s;",
+        "proxy_buffering off;",
+        "proxy_request_buffering off;",
+        "proxy_pass http://shop;",
+    ]
+
+
+def test_headers_are_added_unless_the_app_sends_its_own() -> None:
+    lines = site(headers={"x-frame-options": "DENY", "Referrer-Policy": "", "X-Shop": "a; b"}, tls={**TLS, "hsts": 60})
+    prefix = "$funnel_nginx__shop__"
+    assert block(lines, f"map $upstream_http_x_frame_options {prefix}x_frame_options") == ['default "";', '"" "DENY";']
+    assert block(lines, f"map $upstream_http_x_shop {prefix}x_shop") == ['default "";', '"" "a; b";']
+    hsts = f"{prefix}strict_transport_security"
+    source = "$funnel_scheme$upstream_http_strict_transport_security"
+    assert block(lines, f"map {source} {hsts}") == ['default "";', 'https "max-age=60";']
+    added = [line.split()[1] for line in block(lines, "server") if line.startswith("add_header")]
+    assert added == ["X-Content-Type-Options", "x-frame-options", "X-Shop", "Strict-Transport-Security", "X-Request-ID"]
+
+
+def test_no_two_sites_share_a_variable() -> None:
+    names = {line for key in ("a-b", "a_b", "a_2db", "A-b") for line in found(key) if line.startswith("map ")}
+    assert len(names) == 4 * 3
+
+
+def found(key: str) -> list[str]:
+    entry = files({key: SHOP})[f"sites-enabled/nginx.{key}.conf"]
+    return render(entry["template"], entry["vars"])
+
+
+def test_who_may_come_in_and_how_often() -> None:
+    lines = site(
+        allow=["10.0.0.0/8"],
+        deny=["10.1.0.0/16"],
+        limits={"requests": 5, "connections": 9},
+        paths={"/admin/": {"allow": ["10.2.0.0/16"], "limits": {"requests": 1, "burst": 0}}},
     )
-    assert "client_max_body_size 1g;" in server
-    assert "proxy_read_timeout 30s;" in server
-    assert 'add_header X-Frame-Options "DENY" always;' in server
-    assert server[-2:] == ["etag off;", "max_ranges 1;"]
+    guards = [line for line in block(lines, "server") if line.split()[0] in ("deny", "allow", "limit_req", "limit_conn")]
+    assert guards == [
+        "limit_req zone=nginx.shop.requests burst=5 nodelay;",
+        "limit_conn nginx.shop.connections 9;",
+        "deny 10.1.0.0/16;",
+        "allow 10.0.0.0/8;",
+        "deny all;",
+    ]
+    assert block(lines, "location ^~ /admin/")[:-1] == [
+        "limit_req zone=nginx.shop.0.requests;",
+        "allow 10.2.0.0/16;",
+        "deny all;",
+    ]
+    assert [line for line in lines if "_zone " in line] == [
+        "limit_req_zone $binary_remote_addr zone=nginx.shop.requests:10m rate=5r/s;",
+        "limit_conn_zone $binary_remote_addr zone=nginx.shop.connections:10m;",
+        "limit_req_zone $binary_remote_addr zone=nginx.shop.0.requests:10m rate=1r/s;",
+    ]
 
 
-def test_files_are_named_after_the_set_and_labelled_after_their_variable() -> None:
-    found = files({"shop": {**SHOP, "extra": "x;", "origin": "tornado_apps.shop"}, "blog": {**SHOP, "domains": []}}, name="apps")
-    assert {path: entry["label"] for path, entry in found.items()} == {
-        "sites-enabled/apps.shop.conf": "tornado_apps.shop.extra",
+def test_passwords_are_a_secret_file_that_nginx_reads() -> None:
+    entries = files({"shop": {**SHOP, "basic_auth": {"ann": "$6$salt$hash"}}})
+    assert entries["sites-enabled/nginx.shop.htpasswd"] == {
+        "content": "ann:$6$salt$hash\n",
+        "mode": "0640",
+        "group": "www-data",
+        "secret": True,
+    }
+    lines = render("site.conf.j2", entries["sites-enabled/nginx.shop.conf"]["vars"])
+    assert "auth_basic_user_file sites-enabled/nginx.shop.htpasswd;" in block(lines, "server")
+
+
+def test_aliases_and_http_lead_to_the_first_domain_over_https() -> None:
+    lines = site(domains=["a.test", "b.test"], aliases=["c.test"], tls={**TLS, "challenges": "/var/lib/challenges"})
+    first, second = (i for i, line in enumerate(lines) if line == "server {")
+    for part in (lines[first:second], lines[second:]):
+        assert {"listen 80;", "listen 443 ssl;", "ssl_certificate /etc/ssl/shop.pem;"} <= set(part)
+        assert "root /var/lib/challenges;" in block(part, "location ^~ /.well-known/acme-challenge/")
+    assert block(lines[first:second], "if ($funnel_insecure)") == ["return 308 https://$host$request_uri;"]
+    assert block(lines[second:], "location /") == ["return 308 https://a.test$request_uri;"]
+    assert "server_name c.test;" in lines[second:]
+
+
+def test_snippets_are_files_of_their_own_so_that_what_is_wrong_with_one_is_said_of_its_key() -> None:
+    entries = files(
+        {
+            "shop": {**SHOP, "extra": "x;", "paths": {"/live/": {"extra": "y;"}}, "origin": "tornado_apps.shop"},
+            "blog": {**SHOP, "domains": []},
+        },
+        name="apps",
+    )
+    assert {path: entry["label"] for path, entry in entries.items()} == {
+        "sites-enabled/apps.shop.conf": "tornado_apps.shop",
+        "sites-enabled/apps.shop.extra": "tornado_apps.shop.extra",
+        "sites-enabled/apps.shop.0.extra": "tornado_apps.shop.paths./live/.extra",
         "sites-enabled/apps.blog.conf": "nginx_sites.blog",
     }
+    lines = render("site.conf.j2", entries["sites-enabled/apps.shop.conf"]["vars"])
+    assert block(lines, "server")[-1] == "include sites-enabled/apps.shop.extra;"
+    assert block(lines, "location ^~ /live/")[-1] == "include sites-enabled/apps.shop.0.extra;"
 
 
 def test_all_mistakes_come_at_once() -> None:
@@ -208,9 +366,22 @@ def test_all_mistakes_come_at_once() -> None:
         "e e": {"upstream": {"servers": ["a;b"], "include": "/x"}, "domains": ["e.example.com"]},
         "f": {"upstream": "aip", "domains": ["x.example.com"], "listen": ["82"]},
         "g": {"upstream": "api", "domains": ["x.example.com"]},
+        "h": {
+            "upstream": "api",
+            "domains": ["*.h.example.com", "h.example.com", "h.example.com"],
+            "aliases": ["x.example.com"],
+            "headers": {"X Y": "1"},
+            "basic_auth": {"a:b": "$6$a$b"},
+            "limits": {"burst": 1},
+            "paths": {"/a b": {}, "/static/": {}, "/c": {"limits": {"burst": 1}}},
+            "static": [{"url": "/static/", "path": "/srv/static"}],
+        },
+        "i": {"upstream": "api", "domains": ["i.example.com"], "allow": ["10.0.0.1/8"], "basic_auth": {"ann": "hunter2"}},
+        "j": {"upstream": "api", "domains": ["j.example.com"], "tls": TLS, "listen": ["80"]},
     }
     with pytest.raises(InvalidDataError) as caught:
-        files(sites, {"api": {"servers": ["127.0.0.1:1"]}})
+        files(sites, {"api": {"servers": ["127.0.0.1:1"]}}, addresses=Addresses(["80", "[::]:80"], ["443"], ["10.0.0.1", "lb"]))
+    assert "hunter2" not in str(caught.value)
     for part in (
         "nginx_sites.a.upsteam: no such key; did you mean upstream?",
         "nginx_sites.b.domains[0]: must be a domain name in lower case",
@@ -223,5 +394,19 @@ def test_all_mistakes_come_at_once() -> None:
         "nginx_sites.f.upstream: nginx_upstreams has no aip; did you mean api?",
         "nginx_sites.f.listen: 82 is not in nginx_listen (80, [::]:80)",
         "nginx_sites.g.domains: x.example.com is f's, too",
+        "nginx_sites.h.domains: h.example.com is named twice",
+        "nginx_sites.h.aliases: x.example.com is f's, too",
+        "nginx_sites.h.aliases: are redirected to the first of domains",
+        "nginx_sites.h.headers.X Y: a header's name is letters, digits and -",
+        "nginx_sites.h.basic_auth.a:b: a user's name has no colons and blanks",
+        "nginx_sites.h.limits.burst: goes with requests",
+        "nginx_sites.h.paths./a b: must be a path of letters",
+        "nginx_sites.h.paths./static/: has settings of its own",
+        "nginx_sites.h.paths./c.limits.burst: goes with requests",
+        "nginx_sites.i.allow[0]: must be an IP address or a network",
+        "nginx_sites.i.basic_auth.ann: must be a hash, as openssl passwd -6 or htpasswd -B makes it; never the password itself; "
+        "found (not shown)",
+        "nginx_sites.j.tls: needs an address to listen on",
+        "nginx_trusted_proxies[1]: must be an IP address or a network",
     ):
         assert part in str(caught.value)

@@ -6,11 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tornado.web import StaticFileHandler
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load
+from ansible_collections.funnel.tornado.plugins.module_utils.environment import Environment
 from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.release import Programs, _failure, argv, plan, summary
+from ansible_collections.funnel.tornado.plugins.module_utils.release import (
+    Programs,
+    _failure,
+    _publish_static,
+    argv,
+    plan,
+    summary,
+)
 
 PROGRAMS = Programs("launcher", "runner")
 
@@ -37,6 +46,7 @@ def test_the_same_inputs_are_the_same_release() -> None:
         {"open_files": 4096},
         {"drain": 1},
         {"static": {"path": "www"}},
+        {"static": {"url": "/assets/"}},
         {"health": {"path": "/up"}},
         {"upload_size": "1m"},
         {"hooks": {"build": "make"}},
@@ -55,7 +65,19 @@ def test_code_and_programs_make_another_release() -> None:
 
 
 def test_what_only_nginx_needs_makes_no_other_release() -> None:
-    assert release(extra="add_header X-Shop 1;") == release()
+    site: dict[str, Any] = {
+        "extra": "etag off;",
+        "aliases": ["b.test"],
+        "basic_auth": {"ann": "$6$a$b"},
+        "paths": {"/a": {"upload_size": "1m"}},
+        "maintenance": {"retry_after": 1},
+    }
+    assert release(domains=["a.test"], **site) == release(domains=["a.test"])
+
+
+def test_the_runner_is_started_with_the_largest_body_of_all_paths() -> None:
+    words = argv(app(upload_size="1m", paths={"/a": {"upload_size": "9m"}}))
+    assert words[words.index("--max-body-size") + 1] == "9m"
 
 
 @pytest.mark.parametrize("keys", [{"run": {"procfile": "api"}}, {"run": {"procfile": "web", "scale": {"worker": 2}}}])
@@ -114,6 +136,34 @@ def test_a_full_file_system_is_named_whoever_met_it(tmp_path: Path) -> None:
         )
     assert _failure(layout, "r1", BuildError("a reason")) == "a reason"
     assert _failure(layout, "r1", OSError("a reason")) == "tornado_apps.shop: release r1 cannot be built: a reason"
+
+
+def test_static_files_are_published_by_address_and_by_the_version_that_tornado_gives_them(tmp_path: Path) -> None:
+    work = tmp_path / "release"
+    static = work / "src/www"
+    (static / "css").mkdir(parents=True)
+    (static / "css/a.min.css").write_text("a")
+    (static / "css/a.min.css.gz").write_text("packed")
+    (static / "same.css").write_text("a")
+    (static / "LICENSE").write_text("b")
+    (static / "out.css").symlink_to("/etc/passwd")
+    (static / "away").symlink_to("/etc")
+    (work / "src/secret.py").write_text("c")
+    _publish_static(app(static={"url": "/x/y/", "path": "www"}), work, Environment(tmp_path / "venv", built=False))
+    published = {str(path.relative_to(work / "public")) for path in (work / "public").rglob("*") if path.is_file()}
+    assert published == {"x/y/css/a.min.css", "x/y/css/a.min.css.gz", "x/y/same.css", "x/y/LICENSE"}
+    version = StaticFileHandler.get_content_version(str(static / "same.css"))
+    names = {path.name: path.read_text() for path in (work / "versions").iterdir()}
+    assert (names[f"{version}.css"], names[f"{version}.css.gz"]) == ("a", "packed")
+    assert names[StaticFileHandler.get_content_version(str(static / "LICENSE"))] == "b"
+    assert (work / "public/x/y/LICENSE").stat().st_nlink == 3, "links cost no space"
+
+
+def test_a_static_directory_that_leads_out_of_the_source_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/static").symlink_to("/etc")
+    with pytest.raises(BuildError, match=r"tornado_apps.shop.static.path: static leads out of the source, to /etc"):
+        _publish_static(app(static={}), tmp_path, Environment(tmp_path / "venv", built=False))
 
 
 def test_a_command_is_split_as_a_shell_would_and_not_by_one() -> None:

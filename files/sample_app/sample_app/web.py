@@ -6,17 +6,20 @@ import asyncio
 import contextlib
 import datetime
 import hashlib
+import itertools
 import os
 import socket
 from pathlib import Path
 from typing import Any
 
 from tornado.ioloop import PeriodicCallback
+from tornado.iostream import StreamClosedError
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 HERE = Path(__file__).parent
 LONGEST_SLEEP = 60.0
+EVENT_INTERVAL = 0.5
 LONGEST_NOTE = 200
 
 
@@ -96,6 +99,27 @@ class SleepHandler(BaseHandler):
         self.write(self.whoami())
 
 
+class HeadersHandler(BaseHandler):
+    """Tells the headers of the request, as they got here."""
+
+    def get(self) -> None:
+        """Answer at once."""
+        self.write(dict(self.request.headers))
+
+
+class EventsHandler(BaseHandler):
+    """Sends an event each half second until the client leaves: server-sent events."""
+
+    async def get(self) -> None:
+        """Send the first event at once."""
+        self.set_header("Content-Type", "text/event-stream")
+        with contextlib.suppress(StreamClosedError):
+            for number in itertools.count(1):
+                self.write(f"data: {number}\n\n")
+                await self.flush()
+                await asyncio.sleep(EVENT_INTERVAL)
+
+
 class EchoHandler(BaseHandler):
     """Sends a body back, with its type."""
 
@@ -173,7 +197,8 @@ class TickSocket(WebSocketHandler):
         self.number += 1
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         with contextlib.suppress(WebSocketClosedError):
-            self.write_message({"tick": self.number, "time": now} | identity())
+            client = {"remote_ip": self.request.remote_ip, "protocol": self.request.protocol}
+            self.write_message({"tick": self.number, "time": now} | client | identity())
 
     def on_message(self, message: str | bytes) -> None:
         """Nothing is asked of the client."""
@@ -191,6 +216,8 @@ def make_app(**settings: Any) -> Application:
             (r"/healthz", HealthHandler),
             (r"/whoami", WhoAmIHandler),
             (r"/sleep", SleepHandler),
+            (r"/headers", HeadersHandler),
+            (r"/events", EventsHandler),
             (r"/echo", EchoHandler),
             (r"/notes", NotesHandler),
             (r"/upload", UploadHandler),

@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import contextvars
 import errno
 import fcntl
 import functools
@@ -45,11 +46,11 @@ import threading
 import time
 import traceback
 import urllib.parse
-from collections.abc import Awaitable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, NamedTuple, NoReturn, TextIO, cast
+from typing import Any, NamedTuple, NoReturn, ParamSpec, TextIO, TypeVar, cast
 
 import tornado
 from tornado import autoreload, netutil, process
@@ -66,11 +67,14 @@ from tornado.httputil import (
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream
 from tornado.log import app_log
-from tornado.web import Application
+from tornado.web import Application, OutputTransform
 from tornado.websocket import WebSocketHandler
 from tornado.wsgi import WSGIContainer
 
 log = logging.getLogger("runner")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 ACCEPT_GRACE = 1.0
 """Seconds that a drain goes on accepting at most: until nobody waits, which a busy port may keep from happening."""
@@ -99,6 +103,9 @@ ACCEPT_PAUSE = 1.0
 
 SERVICE_RESTART = 1012
 """The websocket close code for "service restart", https://www.iana.org/assignments/websocket/."""
+
+REQUEST_ID = contextvars.ContextVar("REQUEST_ID", default="")
+"""The id that the proxy gave to the request that is worked on, in the tasks and threads that it has started, too."""
 
 HANDED_OVER = "_TORNADO_RUNNER_HANDED_OVER"
 """The environment variable in which a reload tells the next program of its open files."""
@@ -409,6 +416,7 @@ class LineFormatter(logging.Formatter):
     """Formats every record one way: time, level, logger, process, message.
 
     ``2026-11-21T03:14:15.926Z INFO  tornado.access [shop a/0 1f2e3d4c pid 812] 200 GET / (10.0.0.1) 1.23ms``
+    A line about a request that has an id ends with it, as in ``request=9c41f3a7``.
     What follows a line break, such as a traceback, is indented: a message cannot pass itself off as another line.
     """
 
@@ -425,7 +433,9 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Format one record."""
-        return "\n    ".join(super().format(record).splitlines())
+        first, *others = super().format(record).splitlines()
+        request = REQUEST_ID.get()
+        return "\n    ".join([f"{first} request={request}" if request else first, *others])
 
 
 class BatchHandler(logging.StreamHandler[TextIO]):
@@ -735,6 +745,25 @@ class WsgiApplication(WSGIContainer):
             self._log(500, request)
 
 
+class PromptEvents(OutputTransform):
+    """Asks nginx to pass server-sent events on at once: over TLS it would collect them."""
+
+    def transform_first_chunk(self, *args: Any, **kwargs: Any) -> tuple[int, HTTPHeaders, bytes]:
+        """Add nginx's header for that, which it keeps to itself."""
+        status, headers, chunk = super().transform_first_chunk(*args, **kwargs)
+        if headers.get("Content-Type", "").startswith("text/event-stream"):
+            headers.setdefault("X-Accel-Buffering", "no")
+        return status, headers, chunk
+
+
+class ContextExecutor(ThreadPoolExecutor):
+    """Threads that know the request that they work for, as tasks do."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run ``fn`` in a thread, in the context of whoever asks for it."""
+        return super().submit(functools.partial(contextvars.copy_context().run, fn, *args, **kwargs))
+
+
 class HeadConnection(HTTPConnection):
     """Takes an answer to HEAD without its body, which WSGI applications leave to the server, and Tornado to them."""
 
@@ -800,7 +829,7 @@ async def load_application(options: Options) -> Application | WSGIContainer:
         what = f"{module}:{attribute}" if application is found else f"what {module}:{attribute} returned"
         raise RunnerError(f"{what} is of type {type(application).__name__}; expected {expected}")
     return (
-        WsgiApplication(application, ThreadPoolExecutor(options.threads or DEFAULT_THREADS))
+        WsgiApplication(application, ContextExecutor(options.threads or DEFAULT_THREADS))
         if options.wsgi
         else cast(Application, application)
     )
@@ -831,19 +860,22 @@ def switch_on_debug(application: Application | WSGIContainer) -> None:
 # The server
 
 
-class Handshake(HTTPMessageDelegate):
-    """Passes on what is read of a request, and keeps the connection open when that asks for a websocket.
+class Incoming(HTTPMessageDelegate):
+    """Passes on what is read of a request, notes its id, and keeps the connection open when it asks for a websocket.
 
     A server that drains ends each connection with its answer: a websocket would be cut before it could be closed with a code.
     """
 
-    def __init__(self, delegate: HTTPMessageDelegate, exchange: HTTP1Connection) -> None:
-        """Pass on to ``delegate``."""
+    def __init__(self, delegate: HTTPMessageDelegate, exchange: HTTP1Connection, *, xheaders: bool) -> None:
+        """Pass on to ``delegate``; with ``xheaders``, a proxy says what the request's id is."""
         self.delegate = delegate
         self.exchange = exchange
+        self.xheaders = xheaders
 
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> Awaitable[None] | None:
-        """Look at the headers, after the connection has and before the application does."""
+        """Look at the headers, after the connection has and before the application does: in the context that it gets."""
+        found = re.fullmatch(r"[\w.-]{1,128}", headers.get("X-Request-ID", ""), re.ASCII) if self.xheaders else None
+        REQUEST_ID.set(found[0] if found else "")
         if is_handshake(headers):
             self.exchange._disconnect_on_finish = False
         return self.delegate.headers_received(start_line, headers)
@@ -887,7 +919,7 @@ class Server(HTTPServer):
         """Note that a connection waits for its first or next request."""
         exchange = cast(HTTP1Connection, request_conn)
         self.exchanges[cast(HTTP1ServerConnection, server_conn)] = exchange
-        return Handshake(super().start_request(server_conn, request_conn), exchange)
+        return Incoming(super().start_request(server_conn, request_conn), exchange, xheaders=self.xheaders)
 
     def on_close(self, server_conn: object) -> None:
         """Note that a connection has ended, or has become a websocket."""
@@ -1013,6 +1045,8 @@ class Runner:
                 raise
             await self.wait_for_edit(error, error.__cause__)
             return
+        if isinstance(application, Application):
+            application.add_transform(PromptEvents)
         server = Server(
             application,
             xheaders=options.xheaders,
