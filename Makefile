@@ -54,7 +54,7 @@ molecule: molecule-$(SCENARIO) ## provision booted hosts and prove them: make mo
 # Molecule removes the hosts after a failure, but not after Ctrl-C; its state would be in the user's home, and shared with
 # every clone whose directory has the same name.
 molecule-%: .venv/installed
-	@$(PYTHON) -m tools.packages chromium chromium-driver
+	@$(PYTHON) -m tools.packages chromium chromium-driver slowhttptest testssl.sh
 	@trap '$(HOSTS) down --all --fleet molecule-$*; exit 130' INT TERM; \
 		MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/.cache/molecule/$* molecule test --scenario-name $*
 

@@ -144,10 +144,12 @@ class Site:
             return str(connection.getsockname()[0])
 
 
-def hosts() -> dict[str, Host]:
-    """Return the app hosts of a scenario by their names, for tests that deal with both at once."""
+def hosts(*names: str) -> dict[str, Host]:
+    """Return hosts of a scenario by their names, its app hosts if none is named, for tests that deal with several at once."""
     inventory = os.environ["MOLECULE_INVENTORY_FILE"]
-    return {name: testinfra.get_host(f"ansible://{name}", ansible_inventory=inventory) for name in ("debian12", "debian13")}
+    return {
+        name: testinfra.get_host(f"ansible://{name}", ansible_inventory=inventory) for name in names or ("debian12", "debian13")
+    }
 
 
 def address(host: Host) -> str:

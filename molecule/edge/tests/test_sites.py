@@ -1,0 +1,549 @@
+"""What nginx serves for an app, and to whom: every request goes through the network, as a client's does."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.client
+import json
+import re
+import socket
+import ssl
+import subprocess
+import threading
+import time
+import uuid
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+from tornado.websocket import WebSocketClientConnection
+
+from tests.remote import (
+    ALL,
+    PORTED,
+    Answer,
+    Site,
+    address,
+    apps,
+    deploy,
+    done,
+    eventually,
+    extra,
+    hosts,
+    python,
+    run_playbook,
+    run_site,
+    sample_code,
+)
+
+testinfra_hosts = ["ansible://app_hosts"]
+
+PASSWORD = "opensesame"
+HASH = "$6$pepper$G/7gYp4xKnO6p6NU38Wgib.pvlUttw5wpjIGMPM6WTEZBCFQxydtvr2DUWr3kblI0ZLcRgOhDkT/C.9CVckKb."
+NOBODY = "192.0.2.1"  # TEST-NET-1, RFC 5737: no client has it
+MEGABYTE = 1 << 20
+SECURITY_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "SAMEORIGIN",
+    "referrer-policy": "strict-origin-when-cross-origin",
+}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sites")
+
+
+@pytest.fixture(scope="module")
+def variables(directory: Path) -> dict[str, Any]:
+    """Return the variables: one site with all that can be set, one that lets in few, one that only has a name."""
+    common = {"run": {"app": "sample_app.web:make_app"}, "health": {"path": "/healthz"}, "processes": 1, "drain": 2}
+    shop = common | sample_code(directory)
+    static = Path(shop["source"]["path"]) / "sample_app/static"  # type: ignore[index]  # an entry's types are the schema's to say
+    (static / "app.js.gz").write_bytes(gzip.compress(b"// compressed before\n"))
+    (static / ".git").mkdir()
+    (static / ".git/config").write_text("secret")
+    (static / "code").symlink_to("../web.py")
+    (static / "only-before.txt").write_text("before")
+    shop |= {
+        "static": {"path": "sample_app/static"},
+        "hooks": {"build": "ln -s /etc/passwd sample_app/static/passwd"},
+        "domains": ["shop.test", "*.shop.test"],
+        "aliases": ["old.test"],
+        "tls": {"provider": "self_signed", "hsts": 3600},
+        "upload_size": "1m",
+        "headers": {"X-Frame-Options": "DENY", "Referrer-Policy": "", "X-Shop": "open"},
+        "paths": {
+            "/upload": {"upload_size": "3m", "buffering": False},
+            "/sleep": {"read_timeout": 1},
+            "/notes": {"deny": ["0.0.0.0/0"]},
+            "/ticks": {"extra": "return 204;"},
+        },
+        "maintenance": {"page": "<p>Painting</p>", "retry_after": 77},
+        "extra": "location = /extra { return 204; }",
+    }
+    guarded = common | {
+        "source": {"path": shop["source"]["path"]},  # type: ignore[index]  # as above
+        "domains": ["guarded.test"],
+        "basic_auth": {"ann": HASH},
+        "limits": {"requests": 20, "burst": 20, "connections": 2},
+        "paths": {"/headers": {"allow": [NOBODY]}, "/whoami": {"limits": {"requests": 1, "burst": 1}}},
+        "maintenance": {"allow": [f"{Site(address(next(iter(hosts().values())))).client_address}/32"]},
+    }
+    ported = PORTED | {"tls": {"provider": "self_signed", "hsts": 3600}}
+    return apps(sample={"domains": ["sample.test"]}, shop=shop, guarded=guarded, ported=ported) | {
+        "nginx_access_log": "json",
+        "nginx_trusted_proxies": [address(host) for host in hosts().values()],
+    }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def provisioned(directory: Path, variables: dict[str, Any]) -> Iterator[None]:
+    """Provision both hosts; take the further apps off them again."""
+    assert HASH not in done(run_site(ALL, directory, variables, "--diff", "-v"))
+    yield
+    done(run_site(ALL, directory, apps(sample={"domains": ["sample.test"]})))
+    for name in ("shop", "guarded", "ported"):
+        done(run_playbook("playbooks/remove.yml", ALL, "-e", f"app={name}", *extra(directory, {})))
+
+
+@pytest.fixture
+def shop(host: Host) -> Site:
+    return Site(address(host), "shop.test", https=True)
+
+
+@pytest.fixture
+def guarded(host: Host) -> Site:
+    return Site(address(host), "guarded.test")
+
+
+@pytest.fixture
+def sample(host: Host) -> Site:
+    return Site(address(host), "sample.test")
+
+
+def login(password: str = PASSWORD) -> dict[str, str]:
+    return {"Authorization": f"Basic {b64encode(f'ann:{password}'.encode()).decode()}"}
+
+
+def from_host(host: Host, name: str, path: str, headers: dict[str, str]) -> Answer:
+    """Ask the host's site from the host itself, which is a trusted proxy."""
+    code = f"""
+import http.client, json
+connection = http.client.HTTPConnection({address(host)!r}, timeout=10)
+connection.request("GET", {path!r}, headers={ {"Host": name, **headers}!r})
+answer = connection.getresponse()
+print(json.dumps([answer.status, {{name.lower(): value for name, value in answer.getheaders()}}, answer.read().decode()]))
+"""
+    status, received, body = python(host, code)
+    return Answer(status, received, body.encode())
+
+
+def headers_of(site: Site, method: str, path: str, **headers: str) -> list[tuple[str, str]]:
+    """Return the headers of an answer, each as often as it came."""
+    connection = http.client.HTTPConnection(site.address)
+    connection.sock = site.connect()
+    try:
+        connection.request(method, path, headers={"Host": site.host, **headers})
+        return [(name.lower(), value) for name, value in connection.getresponse().getheaders()]
+    finally:
+        connection.close()
+
+
+# Names
+
+
+def test_a_site_answers_to_its_names(host: Host, shop: Site) -> None:
+    assert shop.get("/whoami").json["app"] == "shop"
+    assert Site(address(host), "any.shop.test", https=True).get("/whoami").json["app"] == "shop"
+    assert Site(address(host), "sample.test").get("/whoami").json["app"] == "sample"
+
+
+@pytest.mark.parametrize("name", ["unknown.test", "shop.test.evil.test", "sample", "192.0.2.1", "-"])
+def test_a_name_of_no_site_gets_nothing_of_any(host: Host, name: str) -> None:
+    answer = Site(address(host), name).get("/whoami")
+    assert answer.status == 404
+    assert b"app" not in answer.body
+    assert answer.headers["server"] == "nginx", "without its version"
+
+
+@pytest.mark.parametrize("name", ["a b", "shop.test/", "sho\\p.test", ".."])
+def test_a_malformed_name_is_refused(host: Host, name: str) -> None:
+    answer = Site(address(host), name).get("/whoami")
+    assert answer.status in (400, 404)
+    assert b"pid" not in answer.body
+
+
+def test_over_tls_a_name_of_no_site_gets_no_handshake_and_no_answer_of_another_site(host: Host, shop: Site) -> None:
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        Site(address(host), "unknown.test", https=True).get("/")
+    assert shop.request("GET", "/whoami", headers={"Host": "unknown.test"}).status == 404
+    assert shop.request("GET", "/whoami", headers={"Host": "sample.test"}).status == 404
+
+
+@pytest.mark.parametrize("https", [False, True])
+def test_an_alias_is_redirected_to_the_first_name(host: Host, *, https: bool) -> None:
+    answer = Site(address(host), "old.test", https=https).request("POST", "/a?b=c%20d")
+    assert (answer.status, answer.headers["location"]) == (308, "https://shop.test/a?b=c%20d")
+
+
+def test_http_is_sent_to_https_and_only_there_browsers_are_told_to_stay(host: Host, shop: Site) -> None:
+    answer = Site(address(host), "b.shop.test").request("POST", "/echo?a=%2F", b"x")
+    assert (answer.status, answer.headers["location"]) == (308, "https://b.shop.test/echo?a=%2F")
+    assert "strict-transport-security" not in answer.headers
+    assert shop.get("/").headers["strict-transport-security"] == "max-age=3600"
+    assert shop.get("/whoami").json["protocol"] == "https"
+
+
+def test_http_2_is_spoken_over_tls(shop: Site) -> None:
+    context = shop.tls
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    plain = socket.create_connection((shop.address, 443), timeout=10)
+    with context.wrap_socket(plain, server_hostname=shop.name) as connection:
+        assert connection.selected_alpn_protocol() == "h2"
+        assert connection.version() == "TLSv1.3"
+        # The client's preface and empty SETTINGS, RFC 9113; the server's SETTINGS (type 4) come first.
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
+        assert connection.recv(9)[3] == 4
+
+
+# Static files
+
+
+def test_static_files_come_from_the_release(shop: Site) -> None:
+    version = hashlib.sha512(shop.get("/static/app.js").body).hexdigest()
+    assert f"/static/app.js?v={version}" in shop.get("/").body.decode()
+    cached, asked = shop.get(f"/static/app.js?v={version}"), shop.get("/static/app.js")
+    assert (cached.body, cached.headers["content-type"]) == (asked.body, asked.headers["content-type"])
+    assert "max-age=31" in cached.headers["cache-control"]
+    assert asked.headers["cache-control"] == "no-cache"
+    assert shop.get("/robots.txt").body == shop.get("/static/robots.txt").body != b""
+
+
+def test_what_was_compressed_before_is_sent_to_who_takes_it(shop: Site) -> None:
+    answer = shop.get("/static/app.js", Accept_Encoding="gzip")
+    assert (answer.headers["content-encoding"], gzip.decompress(answer.body)) == ("gzip", b"// compressed before\n")
+    assert answer.headers["content-type"] == shop.get("/static/app.js").headers["content-type"]
+
+
+@pytest.mark.parametrize("path", [".git/config", "passwd", "code", "..%2f..%2frelease.json", "%2e%2e/web.py", "", "nothing"])
+def test_nothing_else_is_a_static_file(shop: Site, path: str) -> None:
+    answer = shop.get(f"/static/{path}")
+    assert answer.status in (400, 403, 404)
+    assert not re.search(rb"secret|root:|revision|def make_app", answer.body)
+
+
+def test_pages_of_the_release_before_find_their_files_after_a_switch(
+    directory: Path, variables: dict[str, Any], host: Host, shop: Site
+) -> None:
+    static = Path(variables["tornado_apps"]["shop"]["source"]["path"]) / "sample_app/static"
+    before = (static / "style.css").read_bytes(), (static / "only-before.txt").read_bytes()
+    version = hashlib.sha512(before[0]).hexdigest()
+    name = host.check_output("hostname")
+    try:
+        (static / "style.css").write_bytes(b"/* new */")
+        (static / "only-before.txt").unlink()
+        done(deploy("shop", name, directory, variables))
+        assert shop.get("/static/style.css").body == b"/* new */", "at once, whatever nginx has open"
+        assert shop.get(f"/static/style.css?v={hashlib.sha512(b'/* new */').hexdigest()}").body == b"/* new */"
+        old = shop.get(f"/static/style.css?v={version}")
+        assert (old.body, old.headers["content-type"]) == (before[0], "text/css")
+        assert "max-age=31" in old.headers["cache-control"]
+        assert shop.get("/static/only-before.txt").body == before[1]
+        assert shop.get("/static/style.css?v=../../../secrets").body == b"/* new */"
+
+        done(run_playbook("playbooks/restart.yml", name, "-e", "app=shop", *extra(directory, variables)))
+        assert shop.get(f"/static/style.css?v={version}").body == before[0], "new processes are no other release"
+    finally:
+        (static / "style.css").write_bytes(before[0])
+        (static / "only-before.txt").write_bytes(before[1])
+        done(deploy("shop", name, directory, variables))
+    assert shop.get("/static/style.css").body == before[0]
+
+
+# Long requests
+
+
+@pytest.mark.parametrize("app", ["sample", "shop", "ported"])
+def test_events_arrive_as_they_are_sent(host: Host, app: str) -> None:
+    """Over HTTP and HTTPS, and from a program that knows nothing of nginx, as a browser's EventSource asks for them."""
+    site = Site(address(host), f"{app}.test", https=app != "sample")
+    accept = "Accept: text/event-stream\r\n" if app == "ported" else ""
+    began = time.monotonic()
+    with site.connect() as connection:
+        connection.sendall(f"GET /events HTTP/1.1\r\nHost: {site.host}\r\n{accept}\r\n".encode())
+        answer = b""
+        while b"data: 3\n" not in answer:
+            answer += connection.recv(4096)
+            assert time.monotonic() - began < 5, answer
+    assert b"data: 4\n" not in answer
+
+
+def test_a_websocket_passes(shop: Site) -> None:
+    async def talk(connection: WebSocketClientConnection) -> object:
+        await connection.write_message("funnel")
+        return await connection.read_message()
+
+    assert shop.websocket("/ws", talk) == "funnel"
+
+
+def test_how_long_an_answer_may_take_is_set_by_path(shop: Site, sample: Site) -> None:
+    assert shop.get("/sleep?seconds=3").status == 504
+    assert sample.get("/sleep?seconds=3").status == 200
+
+
+def post(site: Site, path: str, size: int) -> int:
+    """Return the status of an upload; nginx answers at the headers and closes, which can overtake its own answer."""
+    try:
+        return site.request("POST", path, b"x" * size).status
+    except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
+        return site.request("POST", path, headers={"Content-Length": str(size)}).status
+
+
+def test_the_size_of_an_upload_is_set_by_path_and_the_runner_takes_the_largest(host: Host, shop: Site) -> None:
+    assert [post(shop, "/echo", size) for size in (MEGABYTE, MEGABYTE + 1)] == [200, 413]
+    assert [post(shop, "/upload", size) for size in (3 * MEGABYTE, 3 * MEGABYTE + 1)] == [200, 413]
+    statuses = python(
+        host,
+        f"""
+import http.client, json, socket
+statuses = []
+for size in ({3 * MEGABYTE}, {3 * MEGABYTE + 1}):
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect("/srv/shop/live/run/0.sock")
+    connection.putrequest("POST", "/upload")
+    connection.putheader("Content-Length", str(size))
+    connection.endheaders()
+    try:
+        connection.send(b"x" * size)
+    except OSError:
+        pass
+    statuses.append(connection.getresponse().status)
+print(json.dumps(statuses))
+""",
+    )
+    assert statuses == [200, 400]
+
+
+# Who is let in
+
+
+def test_a_password_is_asked_for_and_kept(host: Host, guarded: Site) -> None:
+    assert guarded.get("/").status == 401
+    assert guarded.request("GET", "/", headers=login("wrong")).status == 401
+    assert guarded.request("GET", "/", headers=login()).status == 200
+    assert host.check_output("stat --format '%a %U:%G' /etc/nginx/sites-enabled/app.guarded.htpasswd") == "640 root:www-data"
+    assert host.run("grep --recursive --files-with-matches --fixed-strings %s /srv/guarded/releases", HASH).rc == 1
+
+
+def test_addresses_are_let_in_and_kept_out_by_path(guarded: Site, shop: Site) -> None:
+    assert guarded.request("GET", "/headers", headers=login()).status == 403
+    assert guarded.request("GET", "/healthz", headers=login()).status == 200
+    assert shop.get("/notes").status == 403
+
+
+def test_a_client_that_asks_too_often_is_told_so(guarded: Site) -> None:
+    statuses = [guarded.request("GET", "/whoami", headers=login()).status for _ in range(5)]
+    assert statuses[:2] == [200, 200]
+    assert 429 in statuses
+    eventually(lambda: guarded.request("GET", "/whoami", headers=login()).status == 200, 10)
+
+
+def test_a_client_with_too_many_requests_in_progress_is_told_so(guarded: Site) -> None:
+    statuses: list[int] = []
+
+    def ask() -> None:
+        statuses.append(guarded.request("GET", "/sleep?seconds=2", headers=login()).status)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses) == [200, 200, 429, 429]
+
+
+# Headers
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/whoami", 200),
+        ("GET", "/missing", 404),
+        ("GET", "/static/style.css", 200),
+        ("GET", "/static/no", 404),
+        ("GET", "/notes", 403),
+    ],
+)
+def test_security_headers_are_on_every_answer_and_may_be_changed(shop: Site, method: str, path: str, status: int) -> None:
+    answer = shop.request(method, path)
+    assert answer.status == status
+    wanted = {"x-content-type-options": "nosniff", "x-frame-options": "DENY", "x-shop": "open"}
+    assert wanted.items() <= answer.headers.items()
+    assert "referrer-policy" not in answer.headers
+
+
+def test_redirects_and_refusals_of_nginx_have_them_as_well(host: Host, sample: Site, guarded: Site) -> None:
+    redirect = Site(address(host), "shop.test").get("/")
+    assert (redirect.status, redirect.headers["x-frame-options"]) == (308, "DENY")
+    for answer in (guarded.get("/"), sample.request("POST", "/", headers={"Content-Length": str(1 << 40)})):
+        assert answer.status in (401, 413)
+        assert SECURITY_HEADERS.items() <= answer.headers.items()
+
+
+def test_a_header_that_the_app_sends_itself_comes_once(sample: Site) -> None:
+    for path in ("/whoami", "/notes"):  # the second one sends it
+        found = headers_of(sample, "GET", path)
+        assert [value for name, value in found if name == "x-content-type-options"] == ["nosniff"]
+        assert len([value for name, value in found if name == "x-request-id"]) == 1
+
+
+# Logs and ids
+
+
+def logged(host: Host, request_id: str) -> dict[str, Any]:
+    """Return the line of the access log, which is JSON, that tells of a request."""
+    line = eventually(lambda: host.check_output("grep --text --fixed-strings %s /var/log/nginx/access.log", request_id))
+    return dict(json.loads(line))
+
+
+def test_an_id_leads_from_the_answer_to_the_app_and_to_both_logs(host: Host, sample: Site) -> None:
+    answer = sample.get("/headers", User_Agent='"\\,{')
+    request_id = answer.headers["x-request-id"]
+    assert re.fullmatch(r"[0-9a-f]{32}", request_id)
+    assert answer.json["X-Request-Id"] == request_id
+    line = logged(host, request_id)
+    assert (line["status"], line["request"], line["http_user_agent"]) == ("200", "GET /headers HTTP/1.1", '"\\,{')
+    assert line["upstream_addr"].startswith("unix:/srv/sample/live/run/")
+    assert float(line["upstream_response_time"]) >= 0
+    assert (line["remote_addr"], line["scheme"]) == (sample.client_address, "http")
+    pattern = f"200 GET /headers .* request={request_id}$"
+    eventually(lambda: host.run("grep --quiet --recursive %s /var/log/sample", pattern).rc == 0)
+
+
+# Proxies in front
+
+
+def test_a_trusted_proxy_says_who_asks_how_and_by_which_id(host: Host) -> None:
+    theirs = f"proxy-{uuid.uuid4()}"
+    said = {"X-Forwarded-For": "6.6.6.6, 198.51.100.7", "X-Forwarded-Proto": "https", "X-Request-ID": theirs}
+    answer = from_host(host, "sample.test", "/whoami", said)
+    assert (answer.json["remote_ip"], answer.json["protocol"]) == ("198.51.100.7", "https")
+    assert answer.headers["x-request-id"] == theirs
+    assert logged(host, theirs)["remote_addr"] == "198.51.100.7"
+    assert from_host(host, "shop.test", "/whoami", {"X-Forwarded-Proto": "https"}).json["app"] == "shop", "it is HTTPS already"
+    odd = {"X-Forwarded-Proto": "gopher", "X-Request-ID": 'a"b c'}
+    answer = from_host(host, "sample.test", "/whoami", odd)
+    assert answer.json["protocol"] == "http"
+    assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
+
+
+def test_nobody_else_is_believed(sample: Site, host: Host) -> None:
+    said = {"X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "https", "X-Request-ID": "from-a-client"}
+    answer = sample.request("GET", "/whoami", headers=said)
+    assert (answer.json["remote_ip"], answer.json["protocol"]) == (sample.client_address, "http")
+    assert answer.headers["x-request-id"] != "from-a-client"
+    assert Site(address(host), "shop.test").request("GET", "/whoami", headers=said).status == 308
+
+
+# Maintenance
+
+
+def maintenance(app: str, state: str, directory: Path, variables: dict[str, Any], *options: str) -> str:
+    command = ("playbooks/maintenance.yml", ALL, "-e", f"app={app}", "-e", f"state={state}", *extra(directory, variables))
+    return done(run_playbook(*command, *options))
+
+
+def test_a_site_in_maintenance_says_so_to_all_but_who_works_on_it(
+    directory: Path, variables: dict[str, Any], host: Host, shop: Site, guarded: Site
+) -> None:
+    maintenance("shop", "on", directory, variables, "--check")
+    assert shop.get("/whoami").status == 200
+    maintenance("shop", "on", directory, variables)
+    try:
+        for method in ("GET", "POST"):
+            answer = shop.request(method, "/whoami")
+            assert (answer.status, answer.headers["retry-after"]) == (503, "77")
+            assert answer.body == b"<p>Painting</p>"
+            assert answer.headers["content-type"] == "text/html; charset=utf-8"
+            assert (answer.headers["x-frame-options"], answer.headers["cache-control"]) == ("DENY", "no-store")
+        assert shop.get("/.funnel/maintenance.html").status == 404
+        assert shop.get("/.funnel/anything").status == 503
+        assert re.search(r"changed=0.*\n.*changed=0", maintenance("shop", "on", directory, variables))
+        assert "changed=0" in done(run_site(host.check_output("hostname"), directory, variables))
+        assert shop.get("/whoami").status == 503
+        assert "shop is in maintenance since 20" in done(run_playbook("playbooks/status.yml", ALL, *extra(directory, variables)))
+        assert Site(address(host), "sample.test").get("/whoami").status == 200
+    finally:
+        maintenance("shop", "off", directory, variables)
+    assert shop.get("/whoami").status == 200
+
+    maintenance("guarded", "on", directory, variables)
+    try:
+        assert guarded.request("GET", "/healthz", headers=login()).status == 200, "its allow list has this client"
+        elsewhere = from_host(host, "guarded.test", "/healthz", login())
+        assert (elsewhere.status, elsewhere.headers["retry-after"]) == (503, "300")
+        assert b"Back in a moment" in elsewhere.body
+    finally:
+        maintenance("guarded", "off", directory, variables)
+
+
+def test_what_is_no_app_or_no_state_is_refused(directory: Path, variables: dict[str, Any]) -> None:
+    for words in (("app=shpo", "state=on"), ("app=shop", "state=maybe")):
+        status, output = run_playbook(
+            "playbooks/maintenance.yml", ALL, "-e", words[0], "-e", words[1], *extra(directory, variables)
+        )
+        assert status != 0
+        assert "app must be one of" in output
+
+
+# Snippets and mistakes
+
+
+def test_snippets_are_served(shop: Site) -> None:
+    assert (shop.get("/extra").status, shop.get("/ticks").status) == (204, 204)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"extra": "frobnicate on;"}, ["tornado_apps.shop.extra is refused", "frobnicate on;", 'unknown directive "frobnicate"']),
+        ({"extra": "}"}, ["tornado_apps.shop.extra is refused", 'unexpected "}"']),
+        ({"paths": {"/live/": {"extra": "proxy_pass;"}}}, ["tornado_apps.shop.paths./live/.extra is refused", "proxy_pass"]),
+        ({"allow": ["10.0.0.0/33"]}, ["tornado_apps.shop.allow[0]: must be an IP address or a network", "10.0.0.0/33"]),
+        ({"maintenance": {"allow": ["here"]}}, ["tornado_apps.shop.maintenance.allow[0]: must be an IP address or a network"]),
+        ({"domains": ["shop_1.test"]}, ["tornado_apps.shop.domains[0]: must be a domain name"]),
+        ({"aliases": ["sample.test"]}, ["tornado_apps.shop.aliases: sample.test is sample's, too"]),
+        ({"basic_auth": {"ann": "hunter2"}}, ["tornado_apps.shop.basic_auth.ann: must be a hash", "(not shown)"]),
+        ({"static": {"path": "../../../etc"}}, ["tornado_apps.shop.static.path: must be a directory inside the source"]),
+    ],
+)
+def test_a_mistake_is_said_with_its_key_and_changes_nothing(
+    directory: Path, variables: dict[str, Any], keys: dict[str, Any], words: list[str]
+) -> None:
+    entries = variables["tornado_apps"]
+    status, output = run_site(
+        "debian12", directory, variables | {"tornado_apps": entries | {"shop": entries["shop"] | keys}}, "--diff"
+    )
+    folded = re.sub(r"\s+", " ", output)
+    assert status != 0
+    for word in words:
+        assert word in folded
+    assert "hunter2" not in output
+    assert Site(address(hosts()["debian12"]), "shop.test", https=True).get("/whoami").json["app"] == "shop"
+    found = hosts()["debian12"].check_output("nginx -T 2>/dev/null")
+    assert "frobnicate" not in found
+    assert "location = /extra { return 204; }" in found
+
+
+def test_a_linter_finds_nothing_in_the_configuration(host: Host, tmp_path: Path) -> None:
+    rendered = tmp_path / "nginx.conf"
+    rendered.write_text(host.check_output("nginx -T 2>/dev/null"))
+    found = subprocess.run(["gixy", "--format", "json", "-ll", str(rendered)], capture_output=True, text=True, check=False)
+    assert json.loads(found.stdout) == [], found.stdout
