@@ -13,7 +13,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.module_utils.certificate_check import certificate_problems, key_problems
-from ansible_collections.funnel.tornado.plugins.module_utils.certificates import NAME, Wanted, parse_wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.certificates import NAME, Request, parse_wanted
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.source import SourceError, locate
 
@@ -50,7 +50,7 @@ class ActionModule(ActionBase):
         return result
 
 
-def read_files(wanted: Mapping[str, Wanted], loader: DataLoader) -> tuple[dict[str, tuple[str, str]], list[str]]:
+def read_files(wanted: Mapping[str, Request], loader: DataLoader) -> tuple[dict[str, tuple[str, str]], list[str]]:
     """Return chain and key of each certificate that comes from files, and what is wrong with these files."""
     pems: dict[str, tuple[str, str]] = {}
     problems: list[str] = []
@@ -69,16 +69,16 @@ def read_files(wanted: Mapping[str, Wanted], loader: DataLoader) -> tuple[dict[s
     return pems, problems
 
 
-def _read(wanted: Wanted, key: str, loader: DataLoader) -> tuple[Path, str]:
+def _read(request: Request, key: str, loader: DataLoader) -> tuple[Path, str]:
     """Return the file that a certificate's ``key`` names, and its text, decrypted if need be.
 
     :raises SourceError: with the path of the key.
     """
     try:
-        file = locate(str(getattr(wanted, key)), loader.get_basedir(), directory=False)
+        file = locate(str(getattr(request, key)), loader.get_basedir(), directory=False)
         return file, loader.get_text_file_contents(str(file))
     except (SourceError, AnsibleError) as error:
-        raise SourceError(f"{wanted.origin}.{key}: {error}") from error
+        raise SourceError(f"{request.origin}.{key}: {error}") from error
 
 
 def _exposed(key_file: Path) -> list[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from ansible_collections.funnel.tornado.plugins.module_utils.certificates import contradictions
-from ansible_collections.funnel.tornado.plugins.module_utils.nginx import SiteOptions, site_problems, size_in_bytes
+from ansible_collections.funnel.tornado.plugins.module_utils.nginx import STATIC_URL, SiteOptions, site_problems, size_in_bytes
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import (
     Doc,
     Hidden,
@@ -190,9 +190,7 @@ class Hooks:
 class Static:
     """Files that nginx serves itself."""
 
-    url: Annotated[
-        str, Doc("Prefix of their addresses."), Pattern(r"/([\w.~-]+/)+", 'a path between slashes, such as "/static/"')
-    ] = "/static/"
+    url: Annotated[str, Doc("Prefix of their addresses."), STATIC_URL] = "/static/"
     path: Annotated[
         str,
         Doc("Their directory in the source."),
@@ -220,11 +218,15 @@ class Tls:
     ] = "off"
     certificate: Annotated[
         str | None,
-        Doc("PEM file on the controller, for C(files): the site's own certificate, then each the one that has signed the last."),
+        Doc(
+            "PEM file on the controller, for C(files): the site's own certificate, then each the one that has signed the last. "
+            "A relative path starts where ansible-playbook was started, then beside the playbook."
+        ),
     ] = None
-    key: Annotated[str | None, Doc("PEM file of its private key on the controller, which may be encrypted by Ansible Vault.")] = (
-        None
-    )
+    key: Annotated[
+        str | None,
+        Doc("PEM file of its private key on the controller, found as C(certificate) is. Ansible Vault may have encrypted it."),
+    ] = None
     redirect: Annotated[bool, Doc("Whether what comes by HTTP is sent to HTTPS.")] = True
     hsts: Annotated[
         int, Doc("Seconds that browsers are to use nothing but HTTPS; they cannot be told to forget."), Range(0, 126_144_000)
@@ -250,7 +252,7 @@ class App(SiteOptions):
         int | None,
         Doc(
             "First port, for programs that cannot listen on a socket. Both slots together take two per process, on "
-            "127.0.0.1. A switch then needs a reload of nginx."
+            "127.0.0.1, where every user of the host reaches them. A switch then needs a reload of nginx."
         ),
         Range(1024, 65535),
     ] = None

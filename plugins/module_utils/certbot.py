@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import tempfile
@@ -17,6 +18,9 @@ ISSUE_SECONDS = 300.0
 
 #: Seconds that another certbot is waited for.
 LOCK_SECONDS = 120.0
+
+#: What renews certificates. Debian's package starts it; whoever has stopped it since has forgotten what depends on it.
+TIMER = "certbot.timer"
 
 #: How lines of certbot's begin that say nothing of what went wrong.
 _PHRASES = (
@@ -96,13 +100,19 @@ class Lineage:
         found = re.search(r"^server = (\S+)$", self.configuration.read_text(), re.MULTILINE)
         return found[1] if found else ""
 
+    def domains(self) -> set[str]:
+        """Return the names that it was asked for with; the server may have added others to the certificate."""
+        section = self.configuration.read_text().partition("[[webroot_map]]")[2].partition("[")[0]
+        return {line.partition("=")[0].strip() for line in section.splitlines() if "=" in line}
+
     def issue(self, domains: Sequence[str], account: Account, challenges: Path) -> None:
         """Get a certificate for ``domains``, in the place of the one before; its challenges' answers go below ``challenges``.
 
         :raises CertbotError: when there is none; that of before stays.
         """
-        what = ["--cert-name", self.name, *(word for domain in domains for word in ("--domain", domain))]
-        how = ["--webroot", "--webroot-path", str(challenges), "--force-renewal", "--renew-with-new-domains"]
+        # As a map it keeps all names; with --webroot-path only those that this time had a challenge.
+        what = ["--cert-name", self.name, "--webroot-map", json.dumps({",".join(domains): str(challenges)})]
+        how = ["--webroot", "--force-renewal", "--renew-with-new-domains"]
         # In a file, as arguments are seen by every user of the host; NamedTemporaryFile makes it for this user only.
         with tempfile.NamedTemporaryFile("w", suffix=".ini") as secrets:
             secrets.write(account.secrets())
@@ -134,6 +144,23 @@ def _certbot(arguments: Sequence[str]) -> Finished:
         if "Another instance of Certbot" not in done.output or time.monotonic() > give_up:
             return done
         time.sleep(2)
+
+
+def is_renewing() -> bool:
+    """Tell whether the host renews certificates, after a reboot, too.
+
+    :raises CommandError: when systemd is not there.
+    """
+    asked = (run(["systemctl", verb, "--quiet", TIMER], check=False) for verb in ("is-enabled", "is-active"))
+    return all(answer.status == 0 for answer in asked)
+
+
+def start_renewing() -> None:
+    """See that the host renews certificates, after a reboot, too.
+
+    :raises CommandError: when the timer cannot be started, such as one that is masked.
+    """
+    run(["systemctl", "enable", "--now", TIMER])
 
 
 def names(prefix: str, base: Path = Path("/")) -> set[str]:

@@ -14,6 +14,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from ansible_collections.funnel.tornado.plugins.module_utils.certificates import covered
+
 #: Bits of the weakest RSA key that Debian's OpenSSL lets a server use (SSL_CTX_set_security_level(3), level 2).
 RSA_BITS = 2048
 
@@ -66,12 +68,6 @@ def key_problems(key: str, chain: str) -> Iterator[str]:
         return  # that is the certificate's mistake
     if _public_bytes(private.public_key()) != _public_bytes(own.public_key()):
         yield f"does not belong to the certificate ({own.subject.rfc4514_string()})"
-
-
-def covered(domain: str, names: Sequence[str]) -> bool:
-    """Tell whether a certificate for ``names`` is one for ``domain``: ``*`` stands for one label (RFC 6125, 6.4.3)."""
-    wildcard = f"*.{domain.partition('.')[2]}"
-    return domain in names or (not domain.startswith("*.") and wildcard in names)
 
 
 def _names(certificate: x509.Certificate) -> list[str]:

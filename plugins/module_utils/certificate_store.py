@@ -17,8 +17,9 @@ from pathlib import Path
 from ansible_collections.funnel.tornado.plugins.module_utils import certbot, service
 from ansible_collections.funnel.tornado.plugins.module_utils.certificates import (
     CHALLENGES,
-    Wanted,
+    Request,
     chain_path,
+    covered,
     key_path,
     names_of,
 )
@@ -93,6 +94,10 @@ class Certificate:
         """Return the whole days that it is still good for; less than 0 when it is no more."""
         return int((self.ends - now) // _DAY)
 
+    def missing(self, domains: Iterable[str]) -> list[str]:
+        """Return those of ``domains`` that it is not for."""
+        return [domain for domain in domains if not covered(domain, self.names)]
+
     def describe(self) -> str:
         """Return a line for people."""
         by = "self-signed" if self.self_signed else f"issued by {self.issuer}"
@@ -119,7 +124,7 @@ def read(path: Path) -> Certificate | None:
     names = re.search(r"Subject Alternative Name:.*\n(.*)", shown.output)
     public = re.search(r"-----BEGIN PUBLIC KEY-----.*-----END PUBLIC KEY-----", shown.output, re.DOTALL)
     return Certificate(
-        names=frozenset(re.findall(r"DNS:([^,\s]+)", names[1] if names else "")),
+        names=frozenset(re.findall(r"dns:([^,\s]+)", names[1].lower() if names else "")),
         issuer=value["issuer"],
         ends=ssl.cert_time_to_seconds(value["notAfter"]),
         self_signed=value["issuer"] == value["subject"],
@@ -196,7 +201,7 @@ class Keeper:
     """
 
     of: str
-    wanted: Mapping[str, Wanted]
+    wanted: Mapping[str, Request]
     services: Sequence[str]
     account: certbot.Account
     contents: Mapping[str, Pem]
@@ -213,19 +218,20 @@ class Keeper:
             files = [file for name in self.wanted for file in self._files(name)]
             changes = FileSet(self.base, [*files, *self._hook()], absent=self._no_hook()).changes()
             reloaded = self._apply(changes)
+            timer = self._start_timer()
             pending = [name for name in self.wanted if self._is_pending(name)]
         except (CommandError, FileSetError, OSError, service.ServiceError) as error:
             raise CertificatesError(str(error)) from error
         paths = {change.path for change in changes}
         new = [name for name in self.wanted if paths & {self._at(name).chain, self._at(name).key}]
-        others = [f"{change.path}\n" for change in changes if change.path.suffix not in {".pem", ".key"}]
+        others = [*(change.path for change in changes if change.path.suffix not in {".pem", ".key"}), *timer]
         return Outcome(
-            changed=bool(changes or reloaded),
+            changed=bool(changes or reloaded or timer),
             pending=pending,
             leftover=self._leftover(),
             services=reloaded,
             before="".join(described[name] for name in new),
-            after="".join([*(self._intention(name) for name in new), *others]),
+            after="".join([*(self._intention(name) for name in new), *(f"{other}\n" for other in others)]),
         )
 
     def issue(self) -> Outcome:
@@ -290,14 +296,17 @@ class Keeper:
             return False
         if not lineage.exists() or lineage.server() != self.account.server:
             return True
+        if lineage.domains() != set(wanted.domains):
+            return True
         found = read(lineage.chain)
-        return found is None or found.names != set(wanted.domains) or found.ends < time.time()
+        return found is None or found.missing(wanted.domains) != [] or found.ends < time.time()
 
     def _issue(self, name: str) -> str:
         """Let certbot issue a certificate; return what is wrong, if anything."""
         wanted = self.wanted[name]
         challenges = self.base / CHALLENGES.relative_to("/")
         challenges.mkdir(parents=True, exist_ok=True)
+        challenges.chmod(0o755)  # whatever the umask is: nginx has to pass through
         try:
             self._at(name).lineage.issue(wanted.domains, self.account, challenges)
         except certbot.CertbotError as error:
@@ -314,6 +323,14 @@ class Keeper:
     def _no_hook(self) -> list[str]:
         return [] if self._hook() else [str(certbot.hook_path(self.of, self.base))]
 
+    def _start_timer(self) -> list[str]:
+        """See that what certbot issues is renewed, if it has anything to; return what was started, or would be."""
+        if not self._hook() or certbot.is_renewing():
+            return []
+        if not self.check_mode:
+            certbot.start_renewing()
+        return [certbot.TIMER]
+
     def _apply(self, changes: Sequence[Change]) -> list[str]:
         """Make the changes, let the services read them, and return the names of these; go back if one does not take them.
 
@@ -322,7 +339,7 @@ class Keeper:
         found = {name: service.look(name) for name in self.services}
         chains = [self._at(name).chain for name in self.wanted]
         concerned = any(change.path in {*chains, *(self._at(name).key for name in self.wanted)} for change in changes)
-        behind = {name: one for name, one in found.items() if one.active and (concerned or _newer(chains, one.settled_at))}
+        behind = {name: one for name, one in found.items() if one.active and (concerned or newer(chains, one.settled_at))}
         if self.check_mode:
             return list(behind)
         swap = Swap(changes)
@@ -337,7 +354,9 @@ class Keeper:
                 _reload(name, state)
         except (CommandError, service.ServiceError) as error:
             swap.undo()
-            raise CertificatesError(f"{error}\n{_back_to_before(reloaded)}") from error
+            # Else it is certbot that has replaced what the links lead to.
+            stale = f"{' and '.join(behind)}: the certificates of before are served until it can be reloaded."
+            raise CertificatesError(f"{error}\n{_back_to_before(reloaded) if concerned else stale}") from error
         return reloaded
 
     def _leftover(self) -> list[str]:
@@ -385,7 +404,7 @@ def _is_good(found: Certificate, domains: Sequence[str]) -> bool:
     return found.self_signed and found.names == set(domains) and found.days(time.time()) >= RENEW_DAYS
 
 
-def _newer(chains: Sequence[Path], moment: float) -> bool:
+def newer(chains: Sequence[Path], moment: float) -> bool:
     """Tell whether a certificate, or the link to it, is newer than ``moment``."""
     found = [path for path in chains if path.exists()]
     return any(max(path.stat().st_mtime, path.lstat().st_mtime) > moment for path in found)

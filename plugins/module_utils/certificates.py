@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -45,7 +45,7 @@ def names_of(certificates_set: str, base: Path = Path("/")) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class Request:
     """One certificate as a user describes it."""
 
     provider: Annotated[Literal["self_signed", "files", "acme"], Doc("Who it is from.")]
@@ -55,27 +55,33 @@ class Wanted:
     origin: Annotated[str, Doc("Variable that it was made from, named in messages about it.")] = ""
 
 
-def parse_wanted(entries: Mapping[str, object]) -> dict[str, Wanted]:
+def parse_wanted(entries: Mapping[str, object]) -> dict[str, Request]:
     """Return the certificates that a user describes, each with its ``origin``.
 
     :raises InvalidDataError: with every mistake of all entries.
     """
     problems: list[str] = []
-    parsed: dict[str, Wanted] = {}
+    parsed: dict[str, Request] = {}
     for name, entry in entries.items():
         path = f"certificates_wanted.{name}"
         if NAME.objection(name):
             problems.append(f"{path}: must be {NAME.wanted}")
         try:
-            wanted = parse(Wanted, entry, path)
+            request = parse(Request, entry, path)
         except InvalidDataError as error:
             problems.extend(error.problems)
         else:
-            parsed[name] = replace(wanted, origin=wanted.origin or path)
-            problems.extend(contradictions(wanted.provider, wanted.domains, wanted.certificate, wanted.key, path))
+            parsed[name] = replace(request, origin=request.origin or path)
+            problems.extend(contradictions(request.provider, request.domains, request.certificate, request.key, path))
     if problems:
         raise InvalidDataError(problems)
     return parsed
+
+
+def covered(domain: str, names: Collection[str]) -> bool:
+    """Tell whether a certificate for ``names`` is one for ``domain``: ``*`` stands for one label (RFC 6125, 6.4.3)."""
+    wildcard = f"*.{domain.partition('.')[2]}"
+    return domain in names or (not domain.startswith("*.") and wildcard in names)
 
 
 def contradictions(provider: str, domains: Sequence[str], certificate: str | None, key: str | None, path: str) -> Iterator[str]:

@@ -28,13 +28,16 @@ _ADDRESS = Pattern(r"unix:/[^\s;{}'\"\\$]+|[^\s;{}'\"\\$/]+", 'host:port, or a s
 _SIZE = Pattern(r"[1-9][0-9]*[kmg]?", 'a size, such as "50m"')
 _SECONDS = Range(1, 86400)
 
+#: Below which address static files are.
+STATIC_URL = Pattern(r"/((?!\.{1,2}/)[A-Za-z0-9._~-]+/)+", 'a path between slashes, such as "/static/"')
+
 #: What crypt(3) of Debian takes: SHA-256 and SHA-512, bcrypt, yescrypt, and the MD5 of htpasswd.
 _HASH = Pattern(
     r"\$(5|6|y|2[aby]|apr1)\$[^\s:]+", "a hash, as openssl passwd -6 or htpasswd -B makes it; never the password itself"
 )
 
-#: The address of a path, as it stands in a location of nginx.
-_LOCATION = re.compile(r"/[A-Za-z0-9._~/-]*")
+#: The address of a path, as it stands in a location of nginx, which compares it with normalized ones.
+_LOCATION = re.compile(r"/((?!\.{1,2}(/|$))[A-Za-z0-9._~-]+(/|$))*")
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
 
@@ -43,6 +46,9 @@ DIRECTORY = "/etc/nginx"
 
 #: What a certificate authority asks for, whatever else is in the way of a request.
 CHALLENGE_URL = "/.well-known/acme-challenge/"
+
+#: Below this are the role's own pages.
+_OWN_URL = "/.funnel/"
 
 #: Headers of every answer, unless the site or the app says otherwise: https://owasp.org/www-project-secure-headers/.
 HEADERS: Mapping[str, str] = {
@@ -102,13 +108,23 @@ class Path:
 
     read_timeout: Annotated[int | None, Doc("As the site's."), _SECONDS] = None
     buffering: Annotated[
-        bool, Doc("Whether nginx takes in answers as fast as they come, and whole request bodies, before it passes them on.")
-    ] = True
+        bool | None,
+        Doc(
+            "Whether nginx takes in answers as fast as they come, and whole request bodies, before it passes them on; "
+            "if unset, all but what a browser's EventSource asks for."
+        ),
+    ] = None
     upload_size: Annotated[str | None, Doc("As the site's."), _SIZE] = None
     limits: Annotated[Limits, Doc("Each in place of the site's.")] = field(default_factory=Limits)
     allow: Annotated[list[str], Doc("In place of the site's C(allow) and C(deny)."), Network()] = field(default_factory=list)
     deny: Annotated[list[str], Doc("In place of the site's C(allow) and C(deny)."), Network()] = field(default_factory=list)
-    extra: Annotated[str, Doc("Lines for its location block.")] = ""
+    extra: Annotated[
+        str,
+        Doc(
+            "Lines for its location block. C(proxy_set_header) only adds to what the site sends to the app, C(add_header) takes "
+            "the place of the site's header of that name. A C(location) or C(alias) in it needs C(buffering)."
+        ),
+    ] = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +179,13 @@ class SiteOptions:
     maintenance: Annotated[Maintenance, Doc("What is answered while the site is in maintenance.")] = field(
         default_factory=Maintenance
     )
-    extra: Annotated[str, Doc("Lines for the site's server block in nginx, checked by nginx before they are live.")] = ""
+    extra: Annotated[
+        str,
+        Doc(
+            "Lines for the site's server block in nginx, checked by nginx before they are live. A C(location) in it with a "
+            "C(proxy_set_header) or C(add_header) of its own has none of the site's and has to repeat them."
+        ),
+    ] = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,9 +194,7 @@ class Static:
 
     EXACTLY_ONE: ClassVar = ("path", "live")
 
-    url: Annotated[
-        str, Doc("Prefix of their addresses."), Pattern(r"/([\w.~-]+/)+", 'a path between slashes, such as "/static/"')
-    ]
+    url: Annotated[str, Doc("Prefix of their addresses."), STATIC_URL]
     path: Annotated[str | None, Doc("Their directory on the host."), _PATH] = None
     live: Annotated[
         str | None,
@@ -288,8 +308,8 @@ def site_problems(site: SiteOptions, path: str, static: Collection[str]) -> Iter
     taken = {"/", *static, *(["/favicon.ico", "/robots.txt"] if static else [])}
     for url, one in site.paths.items():
         if not _LOCATION.fullmatch(url):
-            yield f"{path}.paths.{url}: must be a path of letters, digits and . _ ~ - that starts with /"
-        elif url in taken or url.startswith(CHALLENGE_URL):
+            yield f"{path}.paths.{url}: must be a path of letters, digits and . _ ~ - that starts with /, without // and /../"
+        elif url in taken or url.startswith((CHALLENGE_URL, _OWN_URL)):
             yield f"{path}.paths.{url}: has settings of its own; the app's path must be another one"
         yield from _limit_problems(one.limits, f"{path}.paths.{url}.limits")
 
@@ -388,7 +408,7 @@ class _SiteFiles:
         site = self.site
         own = {self.key: site.upstream} if isinstance(site.upstream, Upstream) else {}
         zones, guards = self._limits(site.limits, self.name)
-        paths = []
+        paths: list[dict[str, Any]] = [{"location": "/", "lines": [], "extra": "", "events": "@events"}]
         for i, (url, one) in enumerate(site.paths.items()):
             path_zones, lines = self._path_lines(one, f"{self.name}.{i}")
             zones += path_zones
@@ -397,6 +417,8 @@ class _SiteFiles:
                     "location": f"^~ {url}" if url.endswith("/") else f"= {url}",
                     "lines": lines,
                     "extra": one.extra and self._path(f"{i}.extra"),
+                    # Where requests for events go on: proxy_buffering takes no variable.
+                    "events": f"@events.{i}" if one.buffering is None else "",
                 }
             )
         return {
@@ -430,16 +452,16 @@ class _SiteFiles:
             yield from (f"{address} ssl" for address in addresses.listen_tls if not site.listen or address in site.listen)
 
     def _headers(self) -> Iterator[dict[str, str]]:
-        """Yield the headers: each is made by a map, which is empty when the app's answer has one of that name."""
+        """Yield the headers: each is made by a map, which is empty when the answer has one of that name by then."""
         site = self.site
         own = {name.lower() for name in site.headers}
         wanted = {name: value for name, value in HEADERS.items() if name.lower() not in own} | site.headers
         for name, value in wanted.items():
             if value:
-                yield self._header(name, value, f"$upstream_http_{_word(name)}", '""')
+                yield self._header(name, value, f"$sent_http_{_word(name)}", '""')
         if site.tls and site.tls.hsts and "strict-transport-security" not in own:
             name = "Strict-Transport-Security"
-            yield self._header(name, f"max-age={site.tls.hsts}", f"$funnel_scheme$upstream_http_{_word(name)}", "https")
+            yield self._header(name, f"max-age={site.tls.hsts}", f"$funnel_scheme$sent_http_{_word(name)}", "https")
 
     def _header(self, name: str, value: str, source: str, match: str) -> dict[str, str]:
         return {"name": name, "value": value, "source": source, "match": match, "variable": self._variable(_word(name))}
@@ -464,7 +486,7 @@ class _SiteFiles:
             lines.append(f"client_max_body_size {one.upload_size};")
         if one.read_timeout:
             lines.append(f"proxy_read_timeout {one.read_timeout}s;")
-        if not one.buffering:
+        if one.buffering is False:
             lines += ["proxy_buffering off;", "proxy_request_buffering off;"]
         return zones, lines
 

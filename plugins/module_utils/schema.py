@@ -66,7 +66,7 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Network:
-    """A text, or each text of a list, must be an IP address or network, as nginx takes them."""
+    """A text, or each text of a list, must be an IP address or network, as nginx takes them: no zone, and a prefix's length."""
 
     wanted: ClassVar = 'an IP address or a network, such as "192.0.2.7", "10.0.0.0/8" or "2001:db8::/32"'
 
@@ -76,7 +76,7 @@ class Network:
             ipaddress.ip_network(str(value))
         except ValueError:
             return f"must be {self.wanted}"
-        return None
+        return None if re.fullmatch(r"[^/%]+(/[0-9]{1,3})?", str(value)) else f"must be {self.wanted}"
 
 
 #: A host's name, or *. and a name, as DNS, certificates and nginx know them: RFC 1123.

@@ -7,13 +7,13 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils import proc, supervisord
-from ansible_collections.funnel.tornado.plugins.module_utils.certificate_store import ALARM_DAYS, Place, date, read_pair
-from ansible_collections.funnel.tornado.plugins.module_utils.certificates import APP_SET, Wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.certificate_store import ALARM_DAYS, Place, date, newer, read_pair
+from ansible_collections.funnel.tornado.plugins.module_utils.certificates import APP_SET, Request
 from ansible_collections.funnel.tornado.plugins.module_utils.generation import Generation
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, Layout, port_of
 from ansible_collections.funnel.tornado.plugins.module_utils.limits import open_files_of
@@ -108,7 +108,8 @@ def in_maintenance(layouts: Sequence[Layout]) -> dict[str, str]:
 class CertificateState:
     """The certificate of an app: who it is to be from, and what is there; ``days`` are left until it ends.
 
-    ``kind`` is C(temporary) while an ACME server has not issued any, and C(missing) without one that can be used.
+    ``kind`` is C(temporary) while an ACME server has not issued any, and C(missing) without one that can be used. ``lacking``
+    are domains that it is not for; it is ``served`` when nginx has read it.
     """
 
     app: str
@@ -117,6 +118,8 @@ class CertificateState:
     issuer: str
     until: str
     days: int
+    lacking: list[str] = field(default_factory=list)
+    served: bool = True
 
     @property
     def problem(self) -> str:
@@ -125,6 +128,10 @@ class CertificateState:
             return f"{self.app}: its certificate is missing, or its key; site.yml makes one"
         if self.kind == "temporary":
             return f"{self.app}: its certificate is a temporary one; site.yml says why none was issued"
+        if self.lacking:
+            return f"{self.app}: its certificate is not for {', '.join(self.lacking)}; site.yml says why there is no other"
+        if not self.served:
+            return f"{self.app}: nginx still serves the certificate of before; nginx -t says why, site.yml reloads it"
         if self.days < ALARM_DAYS:
             return f"{self.app}: its certificate ends on {self.until}, in {self.days} days; it should have been renewed"
         return ""
@@ -136,9 +143,10 @@ class CertificateState:
         return (self.app, self.kind, self.issuer, self.until, str(self.days), ", ".join(self.names))
 
 
-def certificates(wanted: Mapping[str, Wanted], base: Path = Path("/")) -> Iterator[CertificateState]:
+def certificates(wanted: Mapping[str, Request], read_at: float, base: Path = Path("/")) -> Iterator[CertificateState]:
     """Yield the certificate of each app that has one, or has to have one.
 
+    :arg read_at: when nginx last read its files, in unix time.
     :raises CommandError: when the host has no openssl.
     """
     for app, one in wanted.items():
@@ -148,7 +156,16 @@ def certificates(wanted: Mapping[str, Wanted], base: Path = Path("/")) -> Iterat
             yield CertificateState(app, "missing", [], "", "", 0)
             continue
         kind = "temporary" if one.provider == "acme" and place.temporary else one.provider
-        yield CertificateState(app, kind, sorted(found.names), found.issuer, date(found.ends), found.days(time.time()))
+        yield CertificateState(
+            app=app,
+            kind=kind,
+            names=sorted(found.names),
+            issuer=found.issuer,
+            until=date(found.ends),
+            days=found.days(time.time()),
+            lacking=found.missing(one.domains),
+            served=not newer([place.chain], read_at),
+        )
 
 
 def table(headings: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -20,6 +20,7 @@ description:
     set in a second call, when the challenges can be answered. Once issued, both paths are links to what certbot keeps.
   - O(services) that are active check their configuration and are reloaded when something changed, which is confirmed.
     If one does not take it, the certificates of before are put back.
+  - With V(acme) among them C(certbot.timer), which renews them, is enabled and started.
 options:
   set:
     description: Name of the set. Certificates of other sets are left alone.
@@ -28,7 +29,8 @@ options:
   wanted:
     description:
       - The certificates by name. Each has C(provider), V(self_signed), V(files) or V(acme), C(domains), a list, with V(files)
-        also C(certificate) and C(key), paths of PEM files on the controller, and maybe C(origin), the variable that it was made
+        also C(certificate) and C(key), paths of PEM files on the controller (relative ones start where ansible-playbook was
+        started, then beside the playbook), and maybe C(origin), the variable that it was made
         from, for messages.
     type: dict
     required: true

@@ -12,7 +12,7 @@ version_added: 0.1.0
 description:
   - Reads, for every process of every app, its release, state, uptime, restarts, connections, open files, memory and health.
   - Reads of every certificate who issued it, and how long it is still good. It is a problem when that is less than 14 days,
-    when it is a temporary one, and when it or its key is missing.
+    when it is a temporary one or not for all domains, when nginx has not read it yet, and when it or its key is missing.
   - Tells which apps are in maintenance, which is no problem.
   - Apps that the host has and that are not named are shown too, and are problems.
   - Changes nothing.
@@ -54,7 +54,7 @@ status:
       type: list
       elements: dict
     certificates:
-      description: The certificates, with C(days) that are left.
+      description: The certificates, with C(days) that are left, domains that are C(lacking), and whether it is C(served).
       type: list
       elements: dict
     maintenance:
@@ -76,7 +76,7 @@ import dataclasses
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils import status, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils import service, status, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.certificates import parse_wanted
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
@@ -98,8 +98,8 @@ def main() -> None:
     layouts = [Layout(name) for name in [*names, *abandoned]]
     try:
         found = [process for layout in layouts for process in status.look(layout, server)]
-        certificates = list(status.certificates(parse_wanted(module.params["certificates"])))
-    except (CommandError, InvalidDataError, supervisord.SupervisorError) as error:
+        certificates = list(status.certificates(parse_wanted(module.params["certificates"]), service.look("nginx").settled_at))
+    except (CommandError, InvalidDataError, service.ServiceError, supervisord.SupervisorError) as error:
         module.fail_json(msg=str(error))
     maintenance = status.in_maintenance(layouts)
     problems = [f"{one.app}: process {one.slot}/{one.name} is {one.state}, health {one.health}" for one in found if not one.well]

@@ -10,10 +10,9 @@ from ansible.parsing.vault import PromptVaultSecret, VaultLib
 from ansible_collections.funnel.tornado.plugins.action.certificates import read_files
 from ansible_collections.funnel.tornado.plugins.module_utils.certificate_check import (
     certificate_problems,
-    covered,
     key_problems,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.certificates import parse_wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.certificates import covered, parse_wanted
 from tests.pki import Authority, key_pem
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)

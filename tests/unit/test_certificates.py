@@ -3,11 +3,16 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 from ansible_collections.funnel.tornado.plugins.module_utils.certbot import Account, hook_path
 from ansible_collections.funnel.tornado.plugins.module_utils.certificate_store import (
@@ -28,6 +33,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.status import Certi
 from tests.pki import Authority
 
 SERVER = "https://acme.test/dir"
+ROLE = Path(__file__).parents[2] / "roles/certificates"
 
 
 def keeper(base: Path, *, check_mode: bool = False, **entries: dict[str, Any]) -> Keeper:
@@ -39,13 +45,30 @@ def entry(provider: str, *domains: str) -> dict[str, Any]:
     return {"provider": provider, "domains": list(domains) or ["shop.test"]}
 
 
-def issued(base: Path, name: str, *domains: str, days: tuple[int, int] = (-1, 90), server: str = SERVER) -> None:
-    """Leave what certbot does."""
+def issued(
+    base: Path,
+    name: str,
+    *domains: str,
+    days: tuple[int, int] = (-1, 90),
+    server: str = SERVER,
+    asked: Sequence[str] | None = None,
+) -> None:
+    """Leave what certbot does, of a certificate that it was ``asked`` for with other names than it has."""
     lineage = Place("app", name, base).lineage
     leaf = Authority("acme", datetime.now(UTC)).leaf(*domains, days=days)
-    for path, text in {lineage.chain: leaf.pem, lineage.key: leaf.key_pem, lineage.configuration: f"server = {server}\n"}.items():
+    asked = "".join(f"{domain} = /var/lib/acme-challenges\n" for domain in (domains if asked is None else asked))
+    configuration = f"[renewalparams]\nserver = {server}\n[[webroot_map]]\n{asked}"
+    for path, text in {lineage.chain: leaf.pem, lineage.key: leaf.key_pem, lineage.configuration: configuration}.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+
+
+def program(directory: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    """Put a shell script in the place of a program of the host."""
+    directory.mkdir(exist_ok=True)
+    (directory / name).write_text(f"#!/bin/sh\n{text}")
+    (directory / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
 
 
 def written(files: list[File]) -> None:
@@ -129,7 +152,14 @@ def test_the_server_is_asked_again_only_when_something_is_another(
     assert keeper(tmp_path, shop=entry("acme", "shop.test"))._is_pending("shop"), "the names are other ones"
 
 
-CERTBOT = """#!/bin/sh
+def test_names_that_the_server_adds_are_no_reason_to_ask_again(tmp_path: Path) -> None:
+    issued(tmp_path, "shop", "shop.test", "www.shop.test", asked=["shop.test"])
+    assert not keeper(tmp_path, shop=entry("acme", "shop.test"))._is_pending("shop")
+    issued(tmp_path, "shop", "www.shop.test", asked=["shop.test"])
+    assert keeper(tmp_path, shop=entry("acme", "shop.test"))._is_pending("shop"), "a name that was asked for is not in it"
+
+
+CERTBOT = """
 case "$*" in
     *app.bad*) echo "ValueError: Requesting acme/dir: Connection refused"; exit 1 ;;
     *) cp -R "$READY/etc" "$BASE" ;;
@@ -140,10 +170,9 @@ esac
 def test_one_that_is_not_issued_keeps_no_other_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, ready = tmp_path / "base", tmp_path / "ready"
     issued(ready, "good", "good.test")
-    (ready / "certbot").write_text(CERTBOT)
-    (ready / "certbot").chmod(0o755)
+    program(ready, monkeypatch, "certbot", CERTBOT)
     base.mkdir()
-    for name, value in {"PATH": f"{ready}:{os.environ['PATH']}", "READY": str(ready), "BASE": str(base)}.items():
+    for name, value in {"READY": str(ready), "BASE": str(base)}.items():
         monkeypatch.setenv(name, value)
     bad = entry("acme", "bad.test") | {"origin": "tornado_apps.bad.tls"}
     with pytest.raises(CertificatesError) as caught:
@@ -156,12 +185,67 @@ def test_one_that_is_not_issued_keeps_no_other_from_it(tmp_path: Path, monkeypat
     assert not Place("app", "bad", base).chain.exists()
 
 
-def test_nothing_is_written_in_a_dry_run(tmp_path: Path) -> None:
-    outcome = keeper(tmp_path, check_mode=True, shop=entry("self_signed"), blog=entry("acme", "blog.test")).place()
+def test_whatever_the_umask_nginx_reaches_the_answers_to_challenges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path / "bin", monkeypatch, "certbot", "exit 1")
+    before = os.umask(0o077)
+    try:
+        with pytest.raises(CertificatesError):
+            keeper(tmp_path / "base", shop=entry("acme")).issue()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "base/var/lib/acme-challenges").stat().st_mode & 0o777 == 0o755
+
+
+#: A service that runs since the host was booted, and cannot be reloaded.
+STUBBORN = """
+case $1 in
+    show) printf '%s\\n' LoadState=loaded ActiveState=active UnitFileState=enabled MainPID=0 StateChangeTimestampMonotonic=0 ;;
+    *) echo "address in use"; exit 1 ;;
+esac
+"""
+
+
+def test_what_certbot_has_replaced_is_not_said_to_be_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path / "bin", monkeypatch, "systemctl", STUBBORN)
+    issued(tmp_path, "shop", "shop.test")
+    shop = replace(keeper(tmp_path, shop=entry("acme")), services=["web"])
+    written(shop._files("shop"))
+    with pytest.raises(CertificatesError, match="address in use") as caught:
+        shop.issue()
+    assert str(caught.value).splitlines()[-1] == "web: the certificates of before are served until it can be reloaded."
+
+
+#: certbot.timer is stopped until it is started.
+SYSTEMCTL = """
+case $1 in
+    is-*) test -e "$STARTED" ;;
+    *) echo "$@" >> "$STARTED" ;;
+esac
+"""
+
+
+def test_what_is_issued_is_renewed_even_if_somebody_has_stopped_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path / "bin", monkeypatch, "systemctl", SYSTEMCTL)
+    started = tmp_path / "started"
+    monkeypatch.setenv("STARTED", str(started))
+    assert keeper(tmp_path, shop=entry("self_signed"))._start_timer() == []
+    assert keeper(tmp_path, shop=entry("acme"), check_mode=True)._start_timer() == ["certbot.timer"]
+    assert not started.exists()
+    assert keeper(tmp_path, shop=entry("acme"))._start_timer() == ["certbot.timer"]
+    assert started.read_text() == "enable --now certbot.timer\n"
+    assert keeper(tmp_path, shop=entry("acme"))._start_timer() == []
+
+
+def test_nothing_is_written_in_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path / "bin", monkeypatch, "systemctl", "exit 1")
+    base = tmp_path / "base"
+    base.mkdir()
+    outcome = keeper(base, check_mode=True, shop=entry("self_signed"), blog=entry("acme", "blog.test")).place()
     assert outcome.changed
     assert outcome.pending == ["blog"]
     assert outcome.after.startswith("shop: shop.test, self-signed\nblog: blog.test, temporary\n")
-    assert list(tmp_path.iterdir()) == []
+    assert outcome.after.endswith("certbot.timer\n")
+    assert list(base.iterdir()) == []
 
 
 def test_what_is_no_longer_wanted_or_no_longer_certbots_is_left_over(tmp_path: Path) -> None:
@@ -192,12 +276,16 @@ def test_with_the_last_certificate_the_hook_goes(tmp_path: Path) -> None:
 
 
 def test_a_certificate_that_needs_somebody_is_a_problem(tmp_path: Path) -> None:
-    def state(provider: str, name: str = "shop") -> CertificateState:
-        return next(certificates(parse_wanted({name: entry(provider)}), tmp_path))
+    def state(provider: str, *domains: str, read_at: float = time.time() + 60) -> CertificateState:
+        return next(certificates(parse_wanted({"shop": entry(provider, *domains)}), read_at, tmp_path))
 
     assert state("self_signed").problem == "shop: its certificate is missing, or its key; site.yml makes one"
     written(keeper(tmp_path, shop=entry("self_signed"))._files("shop"))
     assert state("self_signed").problem == ""
+    assert state("self_signed", "shop.test", "www.shop.test").problem == (
+        "shop: its certificate is not for www.shop.test; site.yml says why there is no other"
+    )
+    assert state("self_signed", read_at=time.time() - 60).problem.startswith("shop: nginx still serves the certificate of before")
     assert state("acme").problem == "shop: its certificate is a temporary one; site.yml says why none was issued"
     issued(tmp_path, "shop", "shop.test", days=(-80, 10))
     written(keeper(tmp_path, shop=entry("acme"))._files("shop"))
@@ -223,3 +311,16 @@ def test_a_mistake_is_named_with_its_path_and_what_would_be_right(wanted: dict[s
     with pytest.raises(InvalidDataError) as caught:
         parse_wanted({"shop": wanted})
     assert any(problem.startswith(expected) for problem in caught.value.problems), caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, "https://acme-v02.api.letsencrypt.org/directory"),
+        ({"certificates_acme_staging": True}, "https://acme-staging-v02.api.letsencrypt.org/directory"),
+    ],
+)
+def test_lets_encrypt_is_asked_and_its_staging_servers_on_request(variables: dict[str, Any], expected: str) -> None:
+    defaults = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
+    templar = Templar(loader=DataLoader(), variables=defaults | variables)
+    assert templar.template(trust_as_template(defaults["certificates_acme_directory"])) == expected

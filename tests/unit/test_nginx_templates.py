@@ -62,7 +62,7 @@ def test_what_a_client_says_of_itself_is_overwritten_for_every_location() -> Non
     lines = site(static=[{"url": "/static/", "live": "/srv/shop/live"}], paths={"/live/": {}, "/once": {}})
     server = block(lines, "server")
     assert {line for line in server if line.startswith("proxy_set_header")} == {
-        "proxy_set_header Host $host$funnel_port;",
+        "proxy_set_header Host $funnel_host$funnel_port;",
         "proxy_set_header X-Real-IP $remote_addr;",
         "proxy_set_header X-Forwarded-For $remote_addr;",
         "proxy_set_header X-Scheme $funnel_scheme;",
@@ -75,9 +75,75 @@ def test_what_a_client_says_of_itself_is_overwritten_for_every_location() -> Non
         "proxy_set_header Upgrade $funnel_upgrade;",
         "proxy_set_header Connection $funnel_connection;",
     }
-    assert block(lines, "location @events") == ["proxy_buffering off;", "proxy_pass http://shop;"]
-    for location in ("location /", "location @upstream", "location ^~ /live/", "location = /once"):
-        assert block(lines, location) == ["proxy_pass http://shop;"], "a header set here would undo those of the server"
+    for location in ("@events", "@events.0", "@events.1"):
+        assert block(lines, f"location {location}") == ["proxy_buffering off;", "proxy_pass http://shop;"]
+    for location in ("/", "@upstream", "^~ /live/", "= /once"):
+        inside = [line for line in block(lines, f"location {location}") if not line.startswith("set ")]
+        assert inside == ["proxy_pass http://shop;"], "a header set here would undo those of the server"
+
+
+def test_what_a_path_adds_takes_nothing_away() -> None:
+    lines = site(paths={"/live/": {"extra": "proxy_set_header X-Live 1; add_header X-Live 1;"}})
+    server = [line for line in block(lines, "server") if line.startswith(("proxy_set_header", "add_header"))]
+    assert len(server) == 12 + 4
+    for location in ("^~ /live/", "@events.0"):
+        inside = block(lines, f"location {location}")
+        own = inside.index("include sites-enabled/nginx.shop.0.extra;")
+        assert sorted(inside[own + 1 :]) == sorted(server), "after those of the path, which the site's are not to repeat"
+
+
+def test_events_below_a_path_are_passed_on_at_once_unless_the_path_says_how() -> None:
+    lines = site(paths={"/a/": {"read_timeout": 9}, "/b/": {"buffering": True}, "/c/": {"buffering": False}})
+    assert block(lines, "location @events.0") == ["proxy_buffering off;", "proxy_read_timeout 9s;", "proxy_pass http://shop;"]
+    assert "location @events.1 {" not in lines
+    assert "location @events.2 {" not in lines
+    first = lines.index("location ^~ /a/ {")
+    assert lines[first + 1 : first + 4] == ["set $funnel_unbuffered @events.0;", "if ($funnel_events) {", "return 418;"]
+    assert block(lines, "location ^~ /b/") == ["proxy_pass http://shop;"]
+
+
+def test_dot_segments_are_refused_by_every_server() -> None:
+    lines = site(domains=["a.test"], aliases=["b.test"])
+    first, second = (i for i, line in enumerate(lines) if line == "server {")
+    for part in (lines[first:second], lines[second:]):
+        assert block(part, "if ($funnel_dot_segment)") == ["return 400;"]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "/a/../b",
+        "/a/./b",
+        "/a/..",
+        "/a/.",
+        "/..",
+        "/a/%2e%2e/b",
+        "/a/.%2E/b",
+        "/a/..%2fb",
+        "/a%2F..%2fb",
+        "//../b",
+        "/a/..\\b",
+        "/a%5c../b",
+        "/a/..%5Cb",
+        "/a/..?c",
+        "/a/..#c",
+        "/a#/../b",
+    ],
+)
+def test_what_may_be_decoded_to_a_dot_segment_is_known(uri: str) -> None:
+    assert dot_segment().search(uri)
+
+
+@pytest.mark.parametrize("uri", ["/", "/a.b/..c/c../...", "/.well-known/x", "/a?b=/../c", "/a?/..", "/%2e%2ea/", "/a/.../b"])
+def test_dots_and_queries_are_no_dot_segments(uri: str) -> None:
+    assert not dot_segment().search(uri)
+
+
+def dot_segment() -> re.Pattern[str]:
+    default, line = block(base(), "map $request_uri $funnel_dot_segment")
+    assert default == 'default "";'
+    [pattern] = re.findall(r'^"~\*(.*)" 1;$', line)
+    return re.compile(pattern, re.IGNORECASE)
 
 
 def test_a_failed_connection_is_tried_once_more_and_a_timeout_never() -> None:
@@ -127,9 +193,11 @@ def test_static_files_favicon_and_robots_come_from_the_directory() -> None:
 def test_static_files_of_releases_are_looked_for_in_the_one_before_as_well() -> None:
     lines = site(static=[{"url": "/a/b/", "live": "/srv/shop/live"}])
     location = block(lines, "location ^~ /a/b/")
-    assert location[:2] == [
+    assert location[:4] == [
         "root /srv/shop/live;",
-        "try_files /before/versions/$funnel_version /release/public$uri /before/public$uri =404;",
+        "try_files /release/versions/$funnel_version /before/versions/$funnel_version",
+        "/release/public$uri /before/public$uri =404;",
+        "expires $funnel_live_expires;",
     ]
     assert block(lines, "location = /robots.txt")[0] == "root /srv/shop/live/release/public/a/b/;"
 
@@ -147,12 +215,30 @@ def test_what_a_client_sends_as_a_version_is_no_path() -> None:
 
 
 def test_without_static_files_there_are_no_such_locations() -> None:
-    assert [line for line in site() if line.startswith("location")] == ["location @events {", "location / {"]
+    assert [line for line in site() if line.startswith("location")] == ["location / {", "location @events {"]
 
 
 def test_only_versioned_addresses_are_cached_for_long() -> None:
     lines = base()
     assert block(lines, "map $arg_v $funnel_static_expires") == ["default max;", '"" -1;']
+
+
+@pytest.mark.parametrize(
+    ("version", "file", "expires"),
+    [
+        ("", "release/public/static/app.js", "-1"),
+        ("3", "release/public/static/app.js", "max"),
+        ("ab" * 64, f"release/versions/{'ab' * 64}.js", "max"),
+        ("ab" * 64, f"before/versions/{'ab' * 64}", "max"),
+        ("ab" * 64, "release/public/static/app.js", "-1"),
+        ("ab" * 64, f"release/versions/{'cd' * 64}.js", "-1"),
+    ],
+)
+def test_a_file_of_a_release_is_cached_for_long_if_it_is_the_one_of_the_hash(version: str, file: str, expires: str) -> None:
+    default, *rules = block(base(), 'map "$arg_v $request_filename" $funnel_live_expires')
+    found = [rule.rsplit(" ", 1) for rule in rules]
+    wanted = [value for pattern, value in found if re.search(pattern[2:-1], f"{version} /srv/shop/live/{file}")]
+    assert [*wanted, default.split()[1]][0].rstrip(";") == expires
 
 
 def test_only_websockets_are_upgraded() -> None:
@@ -266,13 +352,22 @@ def test_sites_take_sizes_and_times() -> None:
     ]
 
 
+def test_the_sign_of_maintenance_is_shown_whatever_is_uploaded() -> None:
+    inside = block(site(maintenance={"file": "/srv/shop/maintenance"}), "location = /.funnel/maintenance.html")
+    assert "client_max_body_size 0;" in inside
+
+
+def test_a_request_without_a_name_has_one_for_the_app() -> None:
+    assert block(base(), "map $host $funnel_host") == ["default $host;", '"" localhost;']
+
+
 def test_headers_are_added_unless_the_app_sends_its_own() -> None:
     lines = site(headers={"x-frame-options": "DENY", "Referrer-Policy": "", "X-Shop": "a; b"}, tls={**TLS, "hsts": 60})
     prefix = "$funnel_nginx__shop__"
-    assert block(lines, f"map $upstream_http_x_frame_options {prefix}x_frame_options") == ['default "";', '"" "DENY";']
-    assert block(lines, f"map $upstream_http_x_shop {prefix}x_shop") == ['default "";', '"" "a; b";']
+    assert block(lines, f"map $sent_http_x_frame_options {prefix}x_frame_options") == ['default "";', '"" "DENY";']
+    assert block(lines, f"map $sent_http_x_shop {prefix}x_shop") == ['default "";', '"" "a; b";']
     hsts = f"{prefix}strict_transport_security"
-    source = "$funnel_scheme$upstream_http_strict_transport_security"
+    source = "$funnel_scheme$sent_http_strict_transport_security"
     assert block(lines, f"map {source} {hsts}") == ['default "";', 'https "max-age=60";']
     added = [line.split()[1] for line in block(lines, "server") if line.startswith("add_header")]
     assert added == ["X-Content-Type-Options", "x-frame-options", "X-Shop", "Strict-Transport-Security", "X-Request-ID"]
@@ -303,11 +398,15 @@ def test_who_may_come_in_and_how_often() -> None:
         "allow 10.0.0.0/8;",
         "deny all;",
     ]
-    assert block(lines, "location ^~ /admin/")[:-1] == [
-        "limit_req zone=nginx.shop.0.requests;",
-        "allow 10.2.0.0/16;",
-        "deny all;",
-    ]
+    assert (
+        block(lines, "location @events.0")[1:-1]
+        == block(lines, "location ^~ /admin/")[1:-1]
+        == [
+            "limit_req zone=nginx.shop.0.requests;",
+            "allow 10.2.0.0/16;",
+            "deny all;",
+        ]
+    )
     assert [line for line in lines if "_zone " in line] == [
         "limit_req_zone $binary_remote_addr zone=nginx.shop.requests:10m rate=5r/s;",
         "limit_conn_zone $binary_remote_addr zone=nginx.shop.connections:10m;",
@@ -354,7 +453,10 @@ def test_snippets_are_files_of_their_own_so_that_what_is_wrong_with_one_is_said_
     }
     lines = render("site.conf.j2", entries["sites-enabled/apps.shop.conf"]["vars"])
     assert block(lines, "server")[-1] == "include sites-enabled/apps.shop.extra;"
-    assert block(lines, "location ^~ /live/")[-1] == "include sites-enabled/apps.shop.0.extra;"
+    assert "include sites-enabled/apps.shop.0.extra;" in block(lines, "location ^~ /live/")
+
+
+ODD_PATHS = ("//admin/", "/a/../b", "/a/.", "/a//", "/.funnel/maintenance.html")
 
 
 def test_all_mistakes_come_at_once() -> None:
@@ -373,15 +475,22 @@ def test_all_mistakes_come_at_once() -> None:
             "headers": {"X Y": "1"},
             "basic_auth": {"a:b": "$6$a$b"},
             "limits": {"burst": 1},
-            "paths": {"/a b": {}, "/static/": {}, "/c": {"limits": {"burst": 1}}},
+            "paths": {"/a b": {}, "/static/": {}, "/c": {"limits": {"burst": 1}}, **{url: {} for url in ODD_PATHS}},
             "static": [{"url": "/static/", "path": "/srv/static"}],
         },
         "i": {"upstream": "api", "domains": ["i.example.com"], "allow": ["10.0.0.1/8"], "basic_auth": {"ann": "hunter2"}},
         "j": {"upstream": "api", "domains": ["j.example.com"], "tls": TLS, "listen": ["80"]},
+        "k": {
+            "upstream": "api",
+            "domains": ["k.example.com"],
+            "deny": ["10.0.0.0/255.0.0.0", "10.0.0.0/0.255.255.255", "fe80::1%eth0", "10.0.0.0/", "::1"],
+            "static": [{"url": "/a/../", "path": "/srv/static"}],
+        },
     }
     with pytest.raises(InvalidDataError) as caught:
         files(sites, {"api": {"servers": ["127.0.0.1:1"]}}, addresses=Addresses(["80", "[::]:80"], ["443"], ["10.0.0.1", "lb"]))
     assert "hunter2" not in str(caught.value)
+    assert "nginx_sites.k.deny[4]" not in str(caught.value)
     for part in (
         "nginx_sites.a.upsteam: no such key; did you mean upstream?",
         "nginx_sites.b.domains[0]: must be a domain name in lower case",
@@ -402,8 +511,15 @@ def test_all_mistakes_come_at_once() -> None:
         "nginx_sites.h.limits.burst: goes with requests",
         "nginx_sites.h.paths./a b: must be a path of letters",
         "nginx_sites.h.paths./static/: has settings of its own",
+        "nginx_sites.h.paths.//admin/: must be a path of letters",
+        "nginx_sites.h.paths./a/../b: must be a path of letters",
+        "nginx_sites.h.paths./a/.: must be a path of letters",
+        "nginx_sites.h.paths./a//: must be a path of letters",
+        "nginx_sites.h.paths./.funnel/maintenance.html: has settings of its own",
+        "nginx_sites.k.static[0].url: must be a path between slashes",
         "nginx_sites.h.paths./c.limits.burst: goes with requests",
         "nginx_sites.i.allow[0]: must be an IP address or a network",
+        *(f"nginx_sites.k.deny[{i}]: must be an IP address or a network" for i in range(4)),
         "nginx_sites.i.basic_auth.ann: must be a hash, as openssl passwd -6 or htpasswd -B makes it; never the password itself; "
         "found (not shown)",
         "nginx_sites.j.tls: needs an address to listen on",

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from testinfra.host import Host
 from tornado.websocket import WebSocketClientConnection
 
 from tests.remote import (
     ALL,
     PORTED,
+    ROOT,
     Answer,
     Site,
     address,
@@ -45,12 +47,56 @@ testinfra_hosts = ["ansible://app_hosts"]
 PASSWORD = "opensesame"
 HASH = "$6$pepper$G/7gYp4xKnO6p6NU38Wgib.pvlUttw5wpjIGMPM6WTEZBCFQxydtvr2DUWr3kblI0ZLcRgOhDkT/C.9CVckKb."
 NOBODY = "192.0.2.1"  # TEST-NET-1, RFC 5737: no client has it
+CERTIFICATE = "/etc/ssl/own.pem"
+CHALLENGES = "/var/lib/own-challenges"
+CLOSED = "/run/closed"
 MEGABYTE = 1 << 20
 SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "SAMEORIGIN",
     "referrer-policy": "strict-origin-when-cross-origin",
 }
+
+
+def live(app: str) -> dict[str, str]:
+    """Return the upstream of an app, for a site of another set."""
+    return {"include": f"/srv/{app}/live/upstream.conf"}
+
+
+#: Sites of no app: one for every name, one that lets in nobody, one that is for patient clients.
+SITES = {
+    "unnamed": {"listen": ["8080"], "upstream": live("sample")},
+    "closed": {
+        "domains": ["closed.test"],
+        "upstream": live("sample"),
+        "tls": {"certificate": CERTIFICATE, "key": CERTIFICATE, "challenges": CHALLENGES, "redirect": False},
+        "static": [{"url": "/static/", "path": "/usr/share/nginx/html"}],
+        "allow": [NOBODY],
+        "deny": ["192.0.2.2"],
+        "basic_auth": {"ann": HASH},
+        "maintenance": {"file": CLOSED},
+    },
+    "slow": {
+        "domains": ["slow.test"],
+        "upstream": live("ported"),
+        "tls": {"certificate": CERTIFICATE, "key": CERTIFICATE},
+        "static": [{"url": "/static/", "path": "/usr/share/nginx/html"}],
+        "limits": {"requests": 1, "burst": 0},
+        "paths": {"/events": {"read_timeout": 60, "limits": {"requests": 100}}},
+    },
+}
+
+
+def apply_own_sites(directory: Path, variables: dict[str, Any], sites: dict[str, Any]) -> None:
+    """Apply a set of sites besides those of the apps, as another role does."""
+    task = {
+        "name": "Serve them",
+        "ansible.builtin.include_role": {"name": "funnel.tornado.nginx", "tasks_from": "sites"},
+        "vars": {"nginx_set": "own", "nginx_sites": sites},
+    }
+    playbook = directory / "own-sites.yml"
+    playbook.write_text(yaml.safe_dump([{"hosts": ALL, "gather_facts": False, "tasks": [task]}]))
+    done(run_playbook(str(playbook), ALL, *extra(directory, variables)))
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +106,10 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def variables(directory: Path) -> dict[str, Any]:
-    """Return the variables: one site with all that can be set, one that lets in few, one that only has a name."""
+    """Return the variables: one app with all that can be set, one that lets in few, one that only has a name."""
     common = {"run": {"app": "sample_app.web:make_app"}, "health": {"path": "/healthz"}, "processes": 1, "drain": 2}
-    shop = common | sample_code(directory)
+    web = (ROOT / "files/sample_app/sample_app/web.py").read_text()
+    shop = common | sample_code(directory, web=web.replace('(r"/notes"', '(r"/private/.*", WhoAmIHandler), (r"/notes"'))
     static = Path(shop["source"]["path"]) / "sample_app/static"  # type: ignore[index]  # an entry's types are the schema's to say
     (static / "app.js.gz").write_bytes(gzip.compress(b"// compressed before\n"))
     (static / ".git").mkdir()
@@ -76,12 +123,14 @@ def variables(directory: Path) -> dict[str, Any]:
         "aliases": ["old.test"],
         "tls": {"provider": "self_signed", "hsts": 3600},
         "upload_size": "1m",
-        "headers": {"X-Frame-Options": "DENY", "Referrer-Policy": "", "X-Shop": "open"},
+        "headers": {"X-Frame-Options": "DENY", "Referrer-Policy": "", "X-Shop": "open", "Cache-Control": "private"},
         "paths": {
             "/upload": {"upload_size": "3m", "buffering": False},
             "/sleep": {"read_timeout": 1},
             "/notes": {"deny": ["0.0.0.0/0"]},
+            "/private/": {"deny": ["0.0.0.0/0"]},
             "/ticks": {"extra": "return 204;"},
+            "/headers": {"extra": "proxy_set_header X-Path 1;\nadd_header X-Path 1;\nadd_header X-Frame-Options SAMEORIGIN;"},
         },
         "maintenance": {"page": "<p>Painting</p>", "retry_after": 77},
         "extra": "location = /extra { return 204; }",
@@ -94,8 +143,9 @@ def variables(directory: Path) -> dict[str, Any]:
         "paths": {"/headers": {"allow": [NOBODY]}, "/whoami": {"limits": {"requests": 1, "burst": 1}}},
         "maintenance": {"allow": [f"{Site(address(next(iter(hosts().values())))).client_address}/32"]},
     }
-    ported = PORTED | {"tls": {"provider": "self_signed", "hsts": 3600}}
+    ported = PORTED | {"tls": {"provider": "self_signed"}}
     return apps(sample={"domains": ["sample.test"]}, shop=shop, guarded=guarded, ported=ported) | {
+        "nginx_listen": ["80", "[::]:80", "8080"],
         "nginx_access_log": "json",
         "nginx_trusted_proxies": [address(host) for host in hosts().values()],
     }
@@ -104,11 +154,21 @@ def variables(directory: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module", autouse=True)
 def provisioned(directory: Path, variables: dict[str, Any]) -> Iterator[None]:
     """Provision both hosts; take the further apps off them again."""
+    for host in hosts().values():
+        host.check_output(
+            f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=own -out {CERTIFICATE} -keyout {CERTIFICATE}.key && "
+            f"cat {CERTIFICATE}.key >> {CERTIFICATE} && rm {CERTIFICATE}.key && "
+            f"install -d {CHALLENGES}/.well-known/acme-challenge && echo proof > {CHALLENGES}/.well-known/acme-challenge/token"
+        )
     assert HASH not in done(run_site(ALL, directory, variables, "--diff", "-v"))
+    apply_own_sites(directory, variables, SITES)
     yield
+    apply_own_sites(directory, variables, {})
     done(run_site(ALL, directory, apps(sample={"domains": ["sample.test"]})))
     for name in ("shop", "guarded", "ported"):
         done(run_playbook("playbooks/remove.yml", ALL, "-e", f"app={name}", *extra(directory, {})))
+    for host in hosts().values():
+        host.check_output(f"rm -r {CERTIFICATE} {CHALLENGES}")
 
 
 @pytest.fixture
@@ -176,6 +236,24 @@ def test_a_malformed_name_is_refused(host: Host, name: str) -> None:
     answer = Site(address(host), name).get("/whoami")
     assert answer.status in (400, 404)
     assert b"pid" not in answer.body
+
+
+def test_a_client_without_a_name_gets_the_site_without_one(host: Host) -> None:
+    with socket.create_connection((address(host), 8080), timeout=10) as connection:
+        connection.sendall(b"GET /whoami HTTP/1.0\r\n\r\n")
+        head, _, body = b"".join(iter(lambda: connection.recv(4096), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert json.loads(body)["host"] == "localhost"
+
+
+def test_a_site_is_served_over_ipv6(host: Host) -> None:
+    code = """
+import http.client, json
+connection = http.client.HTTPConnection("::1", 80, timeout=10)
+connection.request("GET", "/whoami", headers={"Host": "sample.test"})
+print(connection.getresponse().read().decode())
+"""
+    assert python(host, code).items() >= {"app": "sample", "remote_ip": "::1"}.items()
 
 
 def test_over_tls_a_name_of_no_site_gets_no_handshake_and_no_answer_of_another_site(host: Host, shop: Site) -> None:
@@ -255,6 +333,9 @@ def test_pages_of_the_release_before_find_their_files_after_a_switch(
         assert "max-age=31" in old.headers["cache-control"]
         assert shop.get("/static/only-before.txt").body == before[1]
         assert shop.get("/static/style.css?v=../../../secrets").body == b"/* new */"
+        unknown = shop.get(f"/static/style.css?v={'0' * 128}")
+        assert (unknown.body, unknown.headers["cache-control"]) == (b"/* new */", "no-cache"), "it may be another host's"
+        assert shop.get(f"/static/only-before.txt?v={'0' * 128}").headers["cache-control"] == "no-cache"
 
         done(run_playbook("playbooks/restart.yml", name, "-e", "app=shop", *extra(directory, variables)))
         assert shop.get(f"/static/style.css?v={version}").body == before[0], "new processes are no other release"
@@ -268,11 +349,11 @@ def test_pages_of_the_release_before_find_their_files_after_a_switch(
 # Long requests
 
 
-@pytest.mark.parametrize("app", ["sample", "shop", "ported"])
-def test_events_arrive_as_they_are_sent(host: Host, app: str) -> None:
-    """Over HTTP and HTTPS, and from a program that knows nothing of nginx, as a browser's EventSource asks for them."""
-    site = Site(address(host), f"{app}.test", https=app != "sample")
-    accept = "Accept: text/event-stream\r\n" if app == "ported" else ""
+@pytest.mark.parametrize("name", ["sample", "shop", "ported", "slow"])
+def test_events_arrive_as_they_are_sent(host: Host, name: str) -> None:
+    """Over HTTP and HTTPS; as EventSource asks for them from a program that knows nothing of nginx, below a path, too."""
+    site = Site(address(host), f"{name}.test", https=name != "sample")
+    accept = "Accept: text/event-stream\r\n" if name in ("ported", "slow") else ""
     began = time.monotonic()
     with site.connect() as connection:
         connection.sendall(f"GET /events HTTP/1.1\r\nHost: {site.host}\r\n{accept}\r\n".encode())
@@ -280,7 +361,6 @@ def test_events_arrive_as_they_are_sent(host: Host, app: str) -> None:
         while b"data: 3\n" not in answer:
             answer += connection.recv(4096)
             assert time.monotonic() - began < 5, answer
-    assert b"data: 4\n" not in answer
 
 
 def test_a_websocket_passes(shop: Site) -> None:
@@ -347,6 +427,81 @@ def test_addresses_are_let_in_and_kept_out_by_path(guarded: Site, shop: Site) ->
     assert shop.get("/notes").status == 403
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/private/x", 403),
+        ("//private/x", 403),
+        ("/%70rivate/x", 403),
+        ("/private/../x", 400),
+        ("/private/%2e%2e/x", 400),
+        ("/private/.%2E/x", 400),
+        ("/private/..%2fx", 400),
+        ("/private/..%5cx", 400),
+        ("/private/..\\x", 400),
+        ("/private/./../x", 400),
+        ("/private/..", 400),
+        ("/private/..?x", 400),
+        ("/private/..#x", 400),
+        ("/x/../static/app.js", 400),
+        ("/x/%2e%2e/notes", 400),
+    ],
+)
+def test_no_detour_leads_past_the_settings_of_a_path(shop: Site, path: str, status: int) -> None:
+    answer = shop.get(path)
+    assert answer.status == status
+    assert "x-frame-options" in answer.headers
+    assert b"pid" not in answer.body
+
+
+def test_what_only_looks_like_a_detour_is_passed_on(host: Host, shop: Site, guarded: Site) -> None:
+    assert shop.get("/whoami?next=/a/../b").json["app"] == "shop"
+    assert shop.get("//whoami").status == 404, "the app's own answer"
+    assert guarded.request("GET", "/private/x..y/...", headers=login()).json["app"] == "guarded", "where no path is denied"
+    for name in ("shop.test", "old.test", "sample.test"):
+        assert Site(address(host), name).get("/a/../b").status == 400
+
+
+#: What is answered by locations of their own: the app's, robots.txt as well as favicon.ico, static files, events.
+EVERYWHERE: list[tuple[str, dict[str, str]]] = [
+    ("/healthz", {}),
+    ("/robots.txt", {}),
+    ("/static/index.html", {}),
+    ("/healthz", {"Accept": "text/event-stream"}),
+]
+
+
+@pytest.mark.parametrize(("path", "headers"), EVERYWHERE)
+def test_who_is_let_in_holds_for_all_of_a_site(host: Host, path: str, headers: dict[str, str]) -> None:
+    assert Site(address(host), "closed.test").request("GET", path, headers=headers | login()).status == 403
+    for client, known, status in (
+        (NOBODY, {}, 401),
+        (NOBODY, login("wrong"), 401),
+        (NOBODY, login(), 200),
+        ("192.0.2.2", login(), 403),
+    ):
+        assert from_host(host, "closed.test", path, headers | known | {"X-Forwarded-For": client}).status == status
+
+
+@pytest.mark.parametrize(("path", "headers"), EVERYWHERE)
+def test_limits_hold_for_all_of_a_site(host: Host, path: str, headers: dict[str, str]) -> None:
+    slow = Site(address(host), "slow.test", https=True)
+    eventually(lambda: slow.request("GET", path, headers=headers).status == 200, 10)
+    assert 429 in [slow.request("GET", path, headers=headers).status for _ in range(3)]
+
+
+def test_a_certificate_authority_is_let_in_always(host: Host) -> None:
+    url = "/.well-known/acme-challenge/token"
+    for https in (False, True):
+        site = Site(address(host), "closed.test", https=https)
+        assert (site.get(url).status, site.get(url).body, site.get("/").status) == (200, b"proof\n", 403)
+        host.check_output(f"touch {CLOSED}")
+        try:
+            assert (site.get(url).status, site.get("/").status) == (200, 503)
+        finally:
+            host.check_output(f"rm {CLOSED}")
+
+
 def test_a_client_that_asks_too_often_is_told_so(guarded: Site) -> None:
     statuses = [guarded.request("GET", "/whoami", headers=login()).status for _ in range(5)]
     assert statuses[:2] == [200, 200]
@@ -395,6 +550,24 @@ def test_redirects_and_refusals_of_nginx_have_them_as_well(host: Host, sample: S
     for answer in (guarded.get("/"), sample.request("POST", "/", headers={"Content-Length": str(1 << 40)})):
         assert answer.status in (401, 413)
         assert SECURITY_HEADERS.items() <= answer.headers.items()
+
+
+def test_what_a_path_adds_takes_nothing_away(shop: Site) -> None:
+    answer = shop.request("GET", "/headers", headers={"X-Real-IP": "6.6.6.6", "X-Forwarded-For": "6.6.6.6", "X-Scheme": "http"})
+    assert answer.json["X-Path"] == "1"
+    wanted = {"Host": "shop.test", "X-Real-Ip": shop.client_address, "X-Forwarded-For": shop.client_address, "X-Scheme": "https"}
+    assert wanted.items() <= answer.json.items()
+    found = headers_of(shop, "GET", "/headers")
+    assert [value for name, value in found if name == "x-frame-options"] == ["SAMEORIGIN"], "in place of the site's"
+    assert {("x-path", "1"), ("x-content-type-options", "nosniff"), ("x-shop", "open")} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("/static/app.js", "no-cache"), ("/static/app.js?v=1", "max-age=315360000"), ("/", "no-store"), ("/x", "private")],
+)
+def test_how_long_an_answer_is_kept_is_said_once(shop: Site, path: str, value: str) -> None:
+    assert [found for name, found in headers_of(shop, "GET", path) if name == "cache-control"] == [value]
 
 
 def test_a_header_that_the_app_sends_itself_comes_once(sample: Site) -> None:
@@ -473,6 +646,8 @@ def test_a_site_in_maintenance_says_so_to_all_but_who_works_on_it(
             assert answer.body == b"<p>Painting</p>"
             assert answer.headers["content-type"] == "text/html; charset=utf-8"
             assert (answer.headers["x-frame-options"], answer.headers["cache-control"]) == ("DENY", "no-store")
+        too_large = shop.request("POST", "/echo", headers={"Content-Length": str(1 << 40)})
+        assert (too_large.status, too_large.headers["retry-after"]) == (503, "77")
         assert shop.get("/.funnel/maintenance.html").status == 404
         assert shop.get("/.funnel/anything").status == 503
         assert re.search(r"changed=0.*\n.*changed=0", maintenance("shop", "on", directory, variables))
@@ -542,8 +717,27 @@ def test_a_mistake_is_said_with_its_key_and_changes_nothing(
     assert "location = /extra { return 204; }" in found
 
 
-def test_a_linter_finds_nothing_in_the_configuration(host: Host, tmp_path: Path) -> None:
-    rendered = tmp_path / "nginx.conf"
-    rendered.write_text(host.check_output("nginx -T 2>/dev/null"))
-    found = subprocess.run(["gixy", "--format", "json", "-ll", str(rendered)], capture_output=True, text=True, check=False)
-    assert json.loads(found.stdout) == [], found.stdout
+def test_a_dry_run_has_nginx_look_at_what_is_there(directory: Path, variables: dict[str, Any]) -> None:
+    entries = variables["tornado_apps"]
+    missing = {"sample": entries["sample"] | {"tls": {"provider": "self_signed"}}}
+    done(run_site("debian12", directory, variables | {"tornado_apps": entries | missing}, "--check"))
+    wrong = {"shop": entries["shop"] | {"domains": ["shop.test", "another.test"], "extra": "frobnicate on;"}}
+    status, output = run_site("debian12", directory, variables | {"tornado_apps": entries | wrong}, "--check")
+    assert status != 0
+    assert 'unknown directive "frobnicate"' in re.sub(r"\s+", " ", output)
+
+
+def findings(configuration: str, file: Path) -> set[str]:
+    """Return what a linter finds that is of medium severity or worse."""
+    file.write_text(configuration)
+    found = subprocess.run(["gixy", "--format", "json", "-ll", str(file)], capture_output=True, text=True, check=False)
+    return {finding["plugin"] for finding in json.loads(found.stdout)}
+
+
+def test_a_linter_finds_what_was_decided_and_nothing_else(host: Host, tmp_path: Path) -> None:
+    """HSTS is left to the user; a refusal, or what leads to a location with the same lists, need not wait for allow and deny."""
+    rendered = host.check_output("nginx -T 2>/dev/null")
+    assert findings(rendered, tmp_path / "nginx.conf") == {"hsts_header", "return_bypasses_allow_deny"}
+    start = rendered.rindex("\nserver {") + len("\nserver {")
+    wrong = f"{rendered[:start]}\nlocation /wrong/ {{ return 302 https://x$uri; }}\n{rendered[start:]}"
+    assert "http_splitting" in findings(wrong, tmp_path / "wrong.conf"), "it reads all of it"

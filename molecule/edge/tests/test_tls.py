@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
-import ssl
 import subprocess
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,29 +86,14 @@ def acme(both: dict[str, Host], tmp_path_factory: pytest.TempPathFactory) -> Ite
     leads = {name(host, template): address(one) for host, one in both.items() for template in (NAME, WWW)}
     leads |= {name(host, ASTRAY): address(server) for host in both}
     for found, target in leads.items():
-        request(f"http://{address(server)}:8055/add-a", {"host": found, "addresses": [target]})
+        entry = json.dumps({"host": found, "addresses": [target]}).encode()
+        urllib.request.urlopen(f"http://{address(server)}:8055/add-a", entry, timeout=10).close()
     done(run_site(ALL, directory, {}))
     yield server
     done(deploy("sample", ALL, directory, {}))
     done(run_playbook("playbooks/remove.yml", ALL, "-e", "app=shop"))
     for host in both.values():
         assert host.run("ls /etc/ssl/funnel/* /etc/letsencrypt/renewal/* /etc/letsencrypt/renewal-hooks/deploy/*").stdout == ""
-
-
-@pytest.fixture(scope="module")
-def ca(acme: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the file of the certificates that both ACME servers sign with."""
-    file = tmp_path_factory.mktemp("ca") / "ca.pem"
-    file.write_bytes(b"".join(request(f"https://{address(acme)}:{port}/roots/0") for port in (15000, 15001)))
-    return file
-
-
-def request(url: str, data: Any = None) -> bytes:
-    context = ssl._create_unverified_context() if url.startswith("https") else None
-    body = json.dumps(data).encode() if data else None
-    with urllib.request.urlopen(url, body, timeout=10, context=context) as answer:
-        found: bytes = answer.read()
-        return found
 
 
 def site(host: Host, domain: str, ca: Path | None = None) -> Site:
@@ -141,18 +127,17 @@ def watched(both: dict[str, Host], ask: Callable[[str, Host], int]) -> Iterator[
         while not stop.wait(0.05):
             try:
                 found[host].append(ask(host, both[host]))
-            except OSError as error:
+            except (OSError, http.client.HTTPException) as error:
                 found[host].append(error)
 
-    threads = [threading.Thread(target=watch, args=[host]) for host in both]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+    with ThreadPoolExecutor(len(both)) as executor:
+        watching = [executor.submit(watch, host) for host in both]
+        try:
+            yield
+        finally:
+            stop.set()
+    for one in watching:
+        one.result()
     for host, statuses in found.items():
         assert len(statuses) > 20
         assert set(statuses) == {200}, (host, statuses)
@@ -210,12 +195,14 @@ def test_other_names_are_another_certificate(both: dict[str, Host], ca: Path, is
         assert site(one, name(host, WWW), ca).get("/healthz").status == 200
         assert names(site(one, name(host)).certificate()) == {name(host), name(host, WWW)}
     assert serials(both).items().isdisjoint(issued.items())
+    done(deploy("shop", ALL, tmp_path, shop(ACME)))
+    output = done(deploy("shop", ALL, tmp_path, shop(ACME)))
+    assert output.count("changed=0") == len(issued), output[-500:]
 
 
 def test_a_renewal_is_served_and_cuts_nobody_off(both: dict[str, Host], ca: Path, issued: dict[str, int]) -> None:
     workers = {host: one.check_output("pgrep --full 'nginx: worker'") for host, one in both.items()}
     for one in both.values():
-        one.run_expect([0], "systemctl is-enabled certbot.timer && systemctl is-active certbot.timer")
         one.run_expect([0], "systemctl start certbot.service")
     assert {host: one.check_output("pgrep --full 'nginx: worker'") for host, one in both.items()} == workers, "nothing to renew"
     assert serials(both) == issued
@@ -228,15 +215,66 @@ def test_a_renewal_is_served_and_cuts_nobody_off(both: dict[str, Host], ca: Path
                 await connection.write_message(text)
                 echoes.append(await connection.read_message())
                 if text == "before":
-                    one.run_expect([0], "sed -i '1i renew_before_expiry = 9000 days' /etc/letsencrypt/renewal/app.shop.conf")
-                    one.run_expect([0], "systemctl start certbot.service")
+                    renew(one)
             return echoes
 
         assert site(one, name(host), ca).websocket("/ws", talk) == ["before", "after"]
-        one.run_expect([0], "sed -i 1d /etc/letsencrypt/renewal/app.shop.conf")
     eventually(lambda: serials(both).items().isdisjoint(issued.items()))
     for host, one in both.items():
         assert site(one, name(host), ca).get("/healthz").status == 200
+
+
+def renew(host: Host) -> None:
+    """Let certbot's service renew the app's certificate, however long that is still good."""
+    host.run_expect([0], "sed -i '1i renew_before_expiry = 9000 days' /etc/letsencrypt/renewal/app.shop.conf")
+    try:
+        host.run_expect([0], "systemctl start certbot.service")
+    finally:
+        host.run_expect([0], "sed -i 1d /etc/letsencrypt/renewal/app.shop.conf")
+
+
+def test_a_renewal_that_nginx_cannot_read_is_a_problem_until_it_can(
+    both: dict[str, Host], issued: dict[str, int], tmp_path: Path
+) -> None:
+    look = ["playbooks/status.yml", ALL, *extra(tmp_path, shop(ACME))]
+    done(run_playbook(*look))
+    with broken(both):
+        for one in both.values():
+            renew(one)
+        assert serials(both) == issued
+        status, output = run_playbook(*look)
+        assert status != 0
+        assert output.count("shop: nginx still serves the certificate of before; nginx -t says why") >= len(both)
+        output = refused(tmp_path, shop(ACME))
+        assert 'unknown directive "no_such_directive"' in output
+        assert "are back" not in output
+        assert "nginx: the certificates of before are served until it can be reloaded." in output
+    done(deploy("shop", ALL, tmp_path, shop(ACME)))
+    assert serials(both).items().isdisjoint(issued.items())
+    done(run_playbook(*look))
+
+
+@contextmanager
+def broken(both: dict[str, Host]) -> Iterator[None]:
+    """Keep nginx from reading its configuration."""
+    for one in both.values():
+        one.run_expect([0], "echo 'no_such_directive on;' > /etc/nginx/conf.d/broken.conf")
+    try:
+        yield
+    finally:
+        for one in both.values():
+            one.run_expect([0], "rm /etc/nginx/conf.d/broken.conf")
+
+
+def test_a_timer_that_somebody_has_stopped_is_started(both: dict[str, Host], issued: dict[str, int], tmp_path: Path) -> None:
+    for one in both.values():
+        one.run_expect([0], "systemctl disable --now certbot.timer")
+    output = done(run_site(ALL, tmp_path, shop(ACME), "--check", "--diff"))
+    assert output.count("+certbot.timer") == len(issued)
+    output = done(deploy("shop", ALL, tmp_path, shop(ACME)))
+    assert output.count("changed=1") == len(issued), output[-500:]
+    for one in both.values():
+        one.run_expect([0], "systemctl is-enabled certbot.timer && systemctl is-active certbot.timer")
 
 
 def test_a_name_that_leads_astray_is_not_issued_and_the_certificate_of_before_stays(
@@ -285,6 +323,16 @@ def test_a_server_that_wants_an_address_says_so(
         acme.run_expect([0], "systemctl stop wants-contact")
     assert output.count("Right would be an address in certificates_acme_email that the server takes") >= len(both)
     assert serials(both) == issued
+
+
+def test_an_account_is_made_with_the_address(both: dict[str, Host], issued: dict[str, int], tmp_path: Path) -> None:
+    for one in both.values():
+        one.run_expect([0], "rm -rf /etc/letsencrypt/accounts/acme:14000")
+    done(deploy("shop", ALL, tmp_path, shop(ACME, NAME, WWW) | {"certificates_acme_email": "admin@edge.test"}))
+    assert serials(both).items().isdisjoint(issued.items())
+    for one in both.values():
+        account = one.check_output("certbot show_account --server https://acme:14000/dir")
+        assert "Email contact: admin@edge.test" in account
 
 
 def test_until_the_first_is_issued_a_temporary_one_serves(both: dict[str, Host], tmp_path: Path) -> None:
@@ -366,24 +414,17 @@ def test_own_files_with_mistakes_are_refused_before_anything_changes(own: Author
 def test_a_certificate_that_nginx_does_not_take_is_put_back(both: dict[str, Host], tmp_path: Path) -> None:
     done(deploy("shop", ALL, tmp_path, shop({"provider": "self_signed"})))
     before = serials(both)
-    for one in both.values():
-        one.run_expect([0], "echo 'no_such_directive on;' > /etc/nginx/conf.d/broken.conf")
-    try:
+    with broken(both):
         output = refused(tmp_path, shop({"provider": "self_signed"}, NAME, WWW))
-    finally:
-        for one in both.values():
-            one.run_expect([0], "rm /etc/nginx/conf.d/broken.conf")
     assert 'unknown directive "no_such_directive"' in output
     assert "The certificates of before are back" in output
     assert serials(both) == before
 
 
-def test_testssl_finds_nothing_of_medium_or_worse(both: dict[str, Host], own: Authority, tmp_path: Path) -> None:
+def test_testssl_finds_nothing_of_medium_or_worse_but_compression(both: dict[str, Host], own: Authority, tmp_path: Path) -> None:
     (tmp_path / "own.pem").write_text(own.pem)
     tls = own.leaf("*.edge.test").write(tmp_path) | {"hsts": 31_536_000}
-    # An app whose page is too short to be compressed: that longer ones are is meant (BREACH is about what a page reflects, and
-    # Tornado masks its tokens), and would be a finding.
-    done(deploy("plain", ALL, tmp_path, apps(plain={"domains": [NAME], "tls": tls})))
+    done(deploy("shop", ALL, tmp_path, shop(tls)))
     scans = {}
     for host, one in both.items():
         files = ["--ip", address(one), "--add-ca", str(tmp_path / "own.pem"), "--jsonfile", str(tmp_path / f"{host}.json")]
@@ -393,5 +434,5 @@ def test_testssl_finds_nothing_of_medium_or_worse(both: dict[str, Host], own: Au
         output, _ = scan.communicate(timeout=400)
         findings = {one["id"]: one for one in json.loads((tmp_path / f"{host}.json").read_text())}
         assert {findings[name]["severity"] for name in ("TLS1_2", "TLS1_3", "HSTS_time")} == {"OK"}, output
-        bad = [one for one in findings.values() if one["severity"] in {"MEDIUM", "HIGH", "CRITICAL"}]
-        assert bad == [], output
+        bad = {name for name, one in findings.items() if one["severity"] in {"MEDIUM", "HIGH", "CRITICAL"}}
+        assert bad == {"BREACH"}, output  # answers are compressed over HTTPS, too: docs/decisions.md

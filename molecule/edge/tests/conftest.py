@@ -1,0 +1,26 @@
+"""What the tests of this scenario share."""
+
+from __future__ import annotations
+
+import ssl
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.remote import address, hosts
+
+
+@pytest.fixture(scope="session")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file of the certificates that both ACME servers sign with."""
+    file = tmp_path_factory.mktemp("ca") / "ca.pem"
+    server = address(hosts("acme")["acme"])
+    roots = []
+    for port in (15000, 15001):
+        with urllib.request.urlopen(
+            f"https://{server}:{port}/roots/0", timeout=10, context=ssl._create_unverified_context()
+        ) as answer:
+            roots.append(answer.read())
+    file.write_bytes(b"".join(roots))
+    return file
