@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -152,7 +153,9 @@ def test_more_open_files(hosts: dict[str, Host], clients: Clients, tmp_path: Pat
 
 
 def test_two_deploys_at_once(hosts: dict[str, Host], clients: Clients, tmp_path: Path) -> None:
-    slow = {"env": {"SAMPLE_THEME": "light"}, "hooks": {"before_switch": "sleep 12"}}
+    # As long as it takes here to be refused, and a minute at most.
+    wait = "sh -c 'for _ in $(seq 600); do [ ! -e ~/go ] || exit 0; sleep 0.1; done; exit 1'"
+    slow = {"env": {"SAMPLE_THEME": "light"}, "hooks": {"before_switch": wait}}
     before = served(hosts)
     with clients("two deploys at once"):
         first = start_playbook("playbooks/deploy.yml", ALL, "-e", "app=sample", *extra(tmp_path, variables(slow)))
@@ -160,6 +163,9 @@ def test_two_deploys_at_once(hosts: dict[str, Host], clients: Clients, tmp_path:
             eventually(lambda host=host: "before_switch" in host.check_output("cat /srv/sample/.lock"), 60)  # type: ignore[misc]
         status, refused = deploy("sample", ALL, tmp_path, variables(), "-e", "app_wait=0")
         again = start_playbook("playbooks/restart.yml", ALL, "-e", "app=sample", *extra(tmp_path, variables()))
+        time.sleep(4)  # it waits for its turn
+        for host in hosts.values():
+            host.check_output("touch /srv/sample/shared/go")
         second = deploy("sample", ALL, tmp_path, variables({"env": {"SAMPLE_THEME": "dark"}}))
         output, _ = first.communicate(timeout=60)
         again.communicate(timeout=60)
@@ -170,6 +176,8 @@ def test_two_deploys_at_once(hosts: dict[str, Host], clients: Clients, tmp_path:
     assert datetime.now(UTC) - datetime.fromisoformat(holder[1]) < timedelta(minutes=3)
     assert again.returncode == 0
     done(second)
+    for host in hosts.values():
+        host.check_output("rm /srv/sample/shared/go")
     assert all(b'data-theme="dark"' in Site(address(host)).get("/").body for host in hosts.values())
     for name, host in hosts.items():
         history = [entry["release"] for entry in json.loads(host.check_output("cat /srv/sample/history.json"))]
