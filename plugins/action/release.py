@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,8 @@ class ActionModule(ActionBase):
         del entry["basic_auth"]  # hashes of passwords are nginx's alone
         arguments = {
             "name": app.name,
-            # What is secret travels in options of its own, which Ansible neither logs nor shows.
-            "secrets": entry.pop("secrets"),
-            "deploy_key": entry["source"].pop("deploy_key", None),
-            "app": entry,
+            # One text: of a dict with secrets, Ansible would blot out each value wherever it stands in a result, and be it "1".
+            "app": json.dumps(entry),
             "revision": revision(app, local) if local else "",
             "launcher": (PROGRAMS / "launch.py").read_text(),
             "runner": (PROGRAMS / "runner.py").read_text(),

@@ -23,6 +23,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.schema import (
     Range,
     parse,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.services import Services, service_problems
 
 #: The variable that holds the entries: every path in a message begins with it.
 VARIABLE = "tornado_apps"
@@ -49,6 +50,9 @@ SOURCE_KEYS = {
     "deploy_key": ("git",),
     "host_key": ("git",),
 }
+
+#: Characters of a text that is worth hiding.
+SHORTEST_SECRET = 6
 
 #: Processes are numbered from 0; with 256 of them a slot still has its own half of an app's ports.
 MAX_PROCESSES = 256
@@ -260,6 +264,7 @@ class App(SiteOptions):
     secrets: Annotated[dict[str, str | int | float], Doc("Environment variables that are never shown or logged."), Hidden] = (
         field(default_factory=dict)
     )
+    services: Annotated[Services, Doc("What the app uses; its environment says where that is.")] = field(default_factory=Services)
     tls: Annotated[Tls, Doc("The site's certificate, and what HTTPS comes with.")] = field(default_factory=Tls)
     static: Annotated[Static | None, Doc("Files that nginx serves itself; none if unset.")] = None
     health: Annotated[Health, Doc("How a new process shows that it can serve, before it gets traffic.")] = field(
@@ -299,12 +304,18 @@ class App(SiteOptions):
     @property
     def environment(self) -> dict[str, str]:
         """Plain environment variables as text."""
-        return {key: str(value) for key, value in self.env.items()}
+        return {key: str(value) for key, value in self.env.items()} | self.services.environment
 
     @property
     def secret_environment(self) -> dict[str, str]:
         """Secret environment variables as text."""
-        return {key: str(value) for key, value in self.secrets.items()}
+        return {key: str(value) for key, value in self.secrets.items()} | self.services.secret_environment
+
+    @property
+    def hidden_texts(self) -> set[str]:
+        """What is replaced wherever a program prints it; a shorter text is no secret, and stands in many words."""
+        texts = {*self.secret_environment.values(), self.source.deploy_key or ""}
+        return {text for text in texts if len(text) >= SHORTEST_SECRET}
 
     def process_count(self, cpus: int) -> int:
         """Return the number of processes of a slot on a host with ``cpus`` CPUs."""
@@ -369,12 +380,17 @@ def _app_problems(app: App, path: str) -> Iterator[str]:
     yield from _hook_problems(app.hooks, f"{path}.hooks")
     yield from _tls_problems(app, f"{path}.tls")
     yield from site_problems(app, path, [app.static.url] if app.static else [])
+    mistakes = list(service_problems(app.services, f"{path}.services"))
+    yield from mistakes
+    service_variables = {} if mistakes else app.services.environment | app.services.secret_environment
     for key in [*app.env, *app.secrets]:
         where = "secrets" if key in app.secrets else "env"
         if not VARIABLE_NAME.fullmatch(key):
             yield f"{path}.{where}.{key}: a variable's name is letters, digits and _, and does not begin with a digit"
         elif key == "PORT" or key.startswith("TORNADO_"):
             yield f"{path}.{where}.{key}: is set by the launcher; choose another name"
+        elif key in service_variables:
+            yield f"{path}.{where}.{key}: is set by services; remove it here"
     for key in sorted(app.env.keys() & app.secrets.keys()):
         yield f"{path}.secrets.{key}: is in env, too; keep one"
 

@@ -75,6 +75,7 @@ environment:
 """
 
 import base64
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -91,12 +92,10 @@ from ansible_collections.funnel.tornado.plugins.module_utils.release import Prog
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.uv import build_environment
 
-#: What the action plugin sends instead of ``apps``: one app, what is secret of it apart, and what only the controller has.
+#: What the action plugin sends instead of ``apps``: one app, as JSON, and what only the controller has.
 ARGUMENTS = {
     "name": {"type": "str", "required": True},
-    "app": {"type": "dict", "required": True},
-    "secrets": {"type": "dict", "required": True, "no_log": True},
-    "deploy_key": {"type": "str", "no_log": True},
+    "app": {"type": "str", "required": True, "no_log": True},
     "revision": {"type": "str", "required": True},
     # Texts that would fill the host's journal, which Ansible writes a module's options to.
     "archive": {"type": "path"},
@@ -114,7 +113,8 @@ def main() -> None:
     os.umask(0o022)  # whatever root's is: nginx has to pass through what is made
     os.environ.update(build_environment())  # the certificates and the proxy for whatever is fetched
     try:
-        app = load_app(module.params)
+        app = load({module.params["name"]: json.loads(module.params["app"])})[module.params["name"]]
+        module.no_log_values.update(app.hidden_texts)  # a build may print what it was given
         layout = Layout(app.name)
         if module.check_mode:
             module.exit_json(**release(module, layout, app))
@@ -127,13 +127,6 @@ def main() -> None:
     except (BuildError, InvalidDataError, LockedError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)
-
-
-def load_app(params: dict[str, Any]) -> App:
-    entry = params["app"] | {"secrets": params["secrets"]}
-    if params["deploy_key"] is not None:
-        entry["source"] = entry["source"] | {"deploy_key": params["deploy_key"]}
-    return load({params["name"]: entry})[params["name"]]
 
 
 def release(module: AnsibleModule, layout: Layout, app: App) -> dict[str, Any]:

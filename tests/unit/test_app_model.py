@@ -54,6 +54,14 @@ def test_numbers_in_the_environment_become_text() -> None:
     assert shop(env={"DEPTH": 3}).environment == {"DEPTH": "3"}
 
 
+def test_what_is_too_short_for_a_secret_is_not_hidden_in_other_words() -> None:
+    app = shop(
+        secrets={"KEY": "hunter22", "LEVEL": 1},
+        services={"etcd": {"endpoints": ["http://a:1"], "user": "u", "password": "etcd-word"}},
+    )
+    assert app.hidden_texts == {"hunter22", "etcd-word"}
+
+
 def test_the_runner_takes_the_largest_body_of_all_paths() -> None:
     assert shop(upload_size="2000k").largest_upload == "2000k"
     assert shop(upload_size="2000k", paths={"/a": {"upload_size": "1g"}, "/b": {"upload_size": "3m"}}).largest_upload == "1g"
