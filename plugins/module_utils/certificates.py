@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import DOMAIN, Doc, InvalidDataError, Pattern, parse
+from ansible_collections.funnel.tornado.plugins.module_utils.schema import DOMAIN, Doc, InvalidDataError, Pattern, parse_each
 
 #: Where servers find every certificate, whoever it is from.
 DIRECTORY = Path("/etc/ssl/funnel")
@@ -23,6 +23,9 @@ CHALLENGES = Path("/var/lib/acme-challenges")
 
 #: The set that the role app keeps, each certificate under its app's name.
 APP_SET = "app"
+
+#: The role's variable with the certificates: paths in messages begin with it.
+VARIABLE = "certificates_wanted"
 
 #: A set's and a certificate's name; without a dot, so that together they name one certificate only.
 NAME = Pattern(r"[a-z0-9][a-z0-9_-]*", "a name of lower-case letters, digits, _ and -")
@@ -61,21 +64,12 @@ def parse_wanted(entries: Mapping[str, object]) -> dict[str, Request]:
     :raises InvalidDataError: with every mistake of all entries.
     """
     problems: list[str] = []
-    parsed: dict[str, Request] = {}
-    for name, entry in entries.items():
-        path = f"certificates_wanted.{name}"
-        if NAME.objection(name):
-            problems.append(f"{path}: must be {NAME.wanted}")
-        try:
-            request = parse(Request, entry, path)
-        except InvalidDataError as error:
-            problems.extend(error.problems)
-        else:
-            parsed[name] = replace(request, origin=request.origin or path)
-            problems.extend(contradictions(request.provider, request.domains, request.certificate, request.key, path))
+    parsed = parse_each(Request, entries, VARIABLE, problems, NAME)
+    for name, request in parsed.items():
+        problems.extend(contradictions(request.provider, request.domains, request.certificate, request.key, f"{VARIABLE}.{name}"))
     if problems:
         raise InvalidDataError(problems)
-    return parsed
+    return {name: replace(request, origin=request.origin or f"{VARIABLE}.{name}") for name, request in parsed.items()}
 
 
 def covered(domain: str, names: Collection[str]) -> bool:

@@ -22,7 +22,7 @@ from typing import Annotated
 
 from ansible_collections.funnel.tornado.plugins.module_utils import service
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, last_lines, run
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError, Pattern, parse
+from ansible_collections.funnel.tornado.plugins.module_utils.schema import Pattern, parse_each
 
 #: Below these a changed file is a unit's: systemd has to read it again, the service itself does not.
 UNIT_DIRECTORIES = (Path("/etc/systemd/system"),)
@@ -419,20 +419,15 @@ def parse_files(entries: Mapping[str, object]) -> list[File]:
 
     :raises FileSetError: naming every wrong path, key or value.
     """
-    problems: list[str] = []
-    files: list[File] = []
-    for path, data in entries.items():
-        where = f"files.{path}"
-        if not path or path.endswith("/") or ".." in Path(path).parts:
-            problems.append(f"{where}: a path has to name a file, without ..")
-        try:
-            entry = parse(Entry, data, where)
-        except InvalidDataError as error:
-            problems.extend(error.problems)
-        else:
-            content, mode = entry.content.encode(), int(entry.mode, 8)
-            file = File(path, content, mode, entry.owner, entry.group, entry.secret, entry.label, needs=entry.needs)
-            files.append(file)
+    problems = [
+        f"files.{path}: a path has to name a file, without .."
+        for path in entries
+        if not path or path.endswith("/") or ".." in Path(path).parts
+    ]
+    parsed = parse_each(Entry, entries, "files", problems)
     if problems:
         raise FileSetError("\n".join(problems))
-    return files
+    return [
+        File(path, one.content.encode(), int(one.mode, 8), one.owner, one.group, one.secret, one.label, needs=one.needs)
+        for path, one in parsed.items()
+    ]

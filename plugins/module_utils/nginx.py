@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import (
     DOMAIN,
@@ -17,10 +17,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.schema import (
     Pattern,
     Range,
     nearest,
-    parse,
+    parse_each,
 )
 
-T = TypeVar("T")
 
 _PATH = Pattern(r"/[^\s;{}'\"\\$*?\[\]]*", "an absolute path, without blanks, quotes and any of ; { } $ * ? [ ]")
 _NAME = Pattern(r"[A-Za-z0-9][A-Za-z0-9_-]*", "a name of letters, digits, _ and -")
@@ -270,8 +269,8 @@ def site_files(
     for i, proxy in enumerate(addresses.trusted_proxies):
         if objection := Network().objection(proxy):
             problems.append(f"nginx_trusted_proxies[{i}]: {objection}; found {proxy!r}")
-    parsed_upstreams = _parse_all(Upstream, upstreams, "nginx_upstreams", problems)
-    parsed_sites = _parse_all(Site, sites, "nginx_sites", problems)
+    parsed_upstreams = parse_each(Upstream, upstreams, "nginx_upstreams", problems, _NAME)
+    parsed_sites = parse_each(Site, sites, "nginx_sites", problems, _NAME)
     problems.extend(_cross_problems(parsed_sites, parsed_upstreams, addresses))
     if problems:
         raise InvalidDataError(problems)
@@ -317,18 +316,6 @@ def site_problems(site: SiteOptions, path: str, static: Collection[str]) -> Iter
 def _limit_problems(limits: Limits, path: str) -> Iterator[str]:
     if limits.burst is not None and limits.requests is None:
         yield f"{path}.burst: goes with requests"
-
-
-def _parse_all(schema: type[T], entries: Mapping[str, object], variable: str, problems: list[str]) -> dict[str, T]:
-    parsed: dict[str, T] = {}
-    for key, entry in entries.items():
-        if _NAME.objection(key):
-            problems.append(f"{variable}.{key}: must be {_NAME.wanted}")
-        try:
-            parsed[key] = parse(schema, entry, f"{variable}.{key}")
-        except InvalidDataError as error:
-            problems.extend(error.problems)
-    return parsed
 
 
 def _cross_problems(sites: Mapping[str, Site], upstreams: Mapping[str, Upstream], addresses: Addresses) -> Iterator[str]:

@@ -124,6 +124,25 @@ def parse(schema: type[T], data: object, path: str) -> T:
     return result  # type: ignore[no-any-return]  # what value() returns follows from `schema`, which no type can say
 
 
+def parse_each(
+    schema: type[T], entries: Mapping[str, object], path: str, problems: list[str], name: Pattern | None = None
+) -> dict[str, T]:
+    """Return each of ``entries`` that is an instance of ``schema``, and add what is wrong with the others to ``problems``.
+
+    :arg path: where the entries stand, such as ``tornado_apps``.
+    :arg name: what the entries' own names must be.
+    """
+    parsed: dict[str, T] = {}
+    for key, entry in entries.items():
+        if name and name.objection(key):
+            problems.append(f"{path}.{key}: must be {name.wanted}")
+        try:
+            parsed[key] = parse(schema, entry, f"{path}.{key}")
+        except InvalidDataError as error:
+            problems.extend(error.problems)
+    return parsed
+
+
 def keys(schema: Any, path: str = "") -> Iterator[Key]:
     """Yield every key of ``schema``, nested ones after the key that holds them."""
     for field, annotation, rules in _fields(schema):
