@@ -20,7 +20,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.schema import (
     parse_each,
 )
 
-
 _PATH = Pattern(r"/[^\s;{}'\"\\$*?\[\]]*", "an absolute path, without blanks, quotes and any of ; { } $ * ? [ ]")
 _NAME = Pattern(r"[A-Za-z0-9][A-Za-z0-9_-]*", "a name of letters, digits, _ and -")
 _ADDRESS = Pattern(r"unix:/[^\s;{}'\"\\$]+|[^\s;{}'\"\\$/]+", 'host:port, or a socket such as "unix:/run/shop/0.sock"')
