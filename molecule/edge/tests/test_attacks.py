@@ -20,7 +20,7 @@ import pytest
 from testinfra.host import Host
 from tornado.websocket import WebSocketClientConnection
 
-from tests.remote import ALL, Site, address, apps, done, hosts, run_playbook, run_site, sample_code
+from tests.remote import ALL, ROOT, Site, address, apps, done, eventually, hosts, processes, run_playbook, run_site, sample_code
 
 testinfra_hosts = ["ansible://app_hosts"]
 
@@ -41,6 +41,24 @@ MARKS = (b"def make_app", b'"revision"', b"repositoryformatversion", b"root:x:0"
 ODD_FILES = "cd sample_app/static && ln -s /etc/passwd passwd && mkdir .git && echo repositoryformatversion > .git/config"
 #: The name of the site that one host passes on to another one.
 PROXIED = "proxied.test"
+#: A request that ends the process that it reaches: a "query of death".
+DEADLY = """
+
+import os
+
+from tornado.web import Application, RequestHandler
+
+
+class DeadlyHandler(RequestHandler):
+    def post(self) -> None:
+        os._exit(1)
+
+
+def make_deadly_app() -> Application:
+    app = make_app()
+    app.add_handlers(".*", [("/deadly", DeadlyHandler)])
+    return app
+"""
 CROWD = 15_000
 #: One worker is to keep a crowd of clients: most of its files, and with a sixteenth more than they are, or it closes idle ones.
 ROOM = {"nginx_worker_connections": 16_200}
@@ -50,12 +68,14 @@ ROOM = {"nginx_worker_connections": 16_200}
 def provisioned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Serve the sample app by name, with and without TLS, some of its static files not being meant for all; return its keys."""
     directory = tmp_path_factory.mktemp("attacks")
-    source = sample_code(directory)
+    source = sample_code(directory, web=(ROOT / "files/sample_app/sample_app/web.py").read_text() + DEADLY)
     static = Path(source["source"]["path"]) / "sample_app/static"
     (static / "code.py").symlink_to("../web.py")
     (static / "above").symlink_to("..")
     (static / "large.bin").write_bytes(bytes(20_000_000))
     sample = source | {
+        "run": {"app": "sample_app.web:make_deadly_app"},
+        "processes": 4,
         "domains": [NAME, *map(address, hosts().values())],  # slowhttptest takes the name from the URL
         "tls": {"provider": "self_signed", "redirect": False, "hsts": 63_072_000},
         "upload_size": "1m",
@@ -319,6 +339,19 @@ def test_a_flood_of_headers_or_body_ends_at_its_limit(site: Site, head: str, bod
     request = f"POST /upload HTTP/1.1\r\nHost: {NAME}\r\n{head}\r\n\r\n".encode() + body * 20
     assert status_of(said(site, request)) in statuses
     assert site.get("/whoami").status == 200
+
+
+def test_a_deadly_request_that_changes_things_ends_one_process(host: Host, site: Site) -> None:
+    """It is never repeated on another process; one that only asks is, as nginx cannot tell it from one that came too late."""
+
+    def four() -> dict[str, int] | bool:
+        return len(found := processes(host, "sample")) == 4 and found
+
+    before = eventually(four)
+    assert site.request("POST", "/deadly", b"").status == 502
+    assert {site.get("/whoami").status for _ in range(50)} == {200}
+    after = eventually(four)
+    assert len(set(before.values()) & set(after.values())) == 3
 
 
 @pytest.mark.parametrize("attack", ["-H", "-B", "-X"], ids=["slow headers", "slow body", "slow read"])
