@@ -44,9 +44,9 @@ unit: .venv/installed ## the logic, without a host
 	pytest --quiet tests/unit
 
 .PHONY: integration
-integration: .venv/installed ## the runner, the sample app and this clone's own commands, on this machine
+integration: .venv/installed ## the runner, the sample apps and this clone's own commands, on this machine
 	@$(PYTHON) -m tools.packages openssl
-	pytest tests/integration
+	pytest tests/integration files
 
 .PHONY: molecule
 molecule: molecule-$(SCENARIO) ## provision booted hosts and prove them: make molecule SCENARIO=default

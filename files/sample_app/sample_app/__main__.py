@@ -1,26 +1,45 @@
-"""Serve the application for development: ``python -m sample_app --port=8888 --debug``."""
+"""Serve the application by itself: ``python -m sample_app --port=8888 --debug``."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
+import sys
 
-from tornado.options import define, options, parse_command_line
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.process import fork_processes
 
+from sample_app import logs
+from sample_app.settings import Settings, SettingsError, read
 from sample_app.web import make_app
 
-define("address", default="127.0.0.1", help="address to listen on, '' for all")
-define("port", default=8888, help="port to listen on")
-define("debug", default=False, help="reload on changed code, show tracebacks")
 
-
-async def main() -> None:
+async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
     """Serve until interrupted."""
-    parse_command_line()
-    make_app(debug=options.debug).listen(options.port, options.address)
-    logging.info("open http://%s:%d/", options.address or "localhost", options.port)
+    tls = {"certfile": settings.certificate, "keyfile": settings.key} if settings.ssl else None
+    server = HTTPServer(make_app(config=settings, debug=settings.debug), ssl_options=tls)
+    server.add_sockets(sockets)
+    scheme = "https" if settings.ssl else "http"
+    logging.info("open %s://%s:%d/", scheme, settings.address or "localhost", sockets[0].getsockname()[1])
     await asyncio.Event().wait()
 
 
+def main() -> None:
+    """Read the command line, open the port, and serve from as many processes as are wanted."""
+    try:
+        settings = read(sys.argv[1:])
+        sockets = bind_sockets(settings.port, settings.address)
+    except (SettingsError, OSError) as error:
+        sys.exit(f"sample_app: {error}")
+    if settings.proc != 1:
+        fork_processes(settings.proc)
+    logs.configure(settings)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve(settings, sockets))
+
+
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

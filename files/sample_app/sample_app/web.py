@@ -7,15 +7,23 @@ import contextlib
 import datetime
 import hashlib
 import itertools
-import os
-import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from tornado.ioloop import PeriodicCallback
 from tornado.iostream import StreamClosedError
-from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
+from tornado.log import app_log
+from tornado.web import Application, HTTPError, stream_request_body
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
+
+from sample_app.connector import FetchHandler
+from sample_app.documents import KEY, DocumentHandler, DocumentsHandler
+from sample_app.errors import UnavailableError
+from sample_app.handlers import BaseHandler, NotFoundHandler
+from sample_app.jobs import JobsHandler, start_jobs
+from sample_app.services import connect
+from sample_app.settings import Settings, identity, read
 
 HERE = Path(__file__).parent
 LONGEST_SLEEP = 60.0
@@ -23,41 +31,12 @@ EVENT_INTERVAL = 0.5
 LONGEST_NOTE = 200
 
 
-def identity() -> dict[str, str | int]:
-    """Return what this process knows of itself."""
-    return {
-        "app": os.environ.get("TORNADO_APP", ""),
-        "release": os.environ.get("TORNADO_RELEASE", ""),
-        "slot": os.environ.get("TORNADO_SLOT", ""),
-        "process": os.environ.get("TORNADO_PROCESS", ""),
-        "pid": os.getpid(),
-        "hostname": socket.gethostname(),
-    }
-
-
-class BaseHandler(RequestHandler):
-    """What the handlers have in common: answers that tell of a process are not for caches."""
-
-    def set_default_headers(self) -> None:
-        """Say so in every answer."""
-        self.set_header("Cache-Control", "no-store")
-
-    def whoami(self) -> dict[str, str | int]:
-        """Return what is known of the process and of this request."""
-        return identity() | {
-            "remote_ip": self.request.remote_ip or "",
-            "protocol": self.request.protocol,
-            "host": self.request.host,
-        }
-
-
 class PageHandler(BaseHandler):
     """The page."""
 
     def get(self) -> None:
         """Render it."""
-        theme = os.environ.get("SAMPLE_THEME", "auto")
-        self.render("index.html", who=self.whoami(), theme=theme, visits=self.count_visit())
+        self.render("index.html", who=self.whoami(), theme=self.config.theme, visits=self.count_visit())
 
     def count_visit(self) -> int | None:
         """Return how often this browser was here, as a signed cookie says; None without a secret to sign with."""
@@ -74,6 +53,27 @@ class HealthHandler(BaseHandler):
     def get(self) -> None:
         """Answer at once."""
         self.write({"status": "ok", "release": identity()["release"]})
+
+
+class ReadyHandler(BaseHandler):
+    """Tells whether what the app stands on is there: unlike ``/healthz``, which a restart of this process would help."""
+
+    async def get(self) -> None:
+        """Ask the database and the lock server, those that there are."""
+        checks = self.services.checks
+        states = dict(zip(checks, await asyncio.gather(*itertools.starmap(self.state, checks.items())), strict=True))
+        ready = all(state == "ok" for state in states.values())
+        self.set_status(200 if ready else 503)
+        self.write({"status": "ok" if ready else "unavailable", "env": self.config.env, **states})
+
+    async def state(self, name: str, check: Callable[[], Awaitable[None]]) -> str:
+        """Return ``ok``, or why not; the log has the details."""
+        try:
+            await check()
+        except UnavailableError as error:
+            app_log.warning("%s: %s", name, error.log_message)
+            return str(error.reason)
+        return "ok"
 
 
 class WhoAmIHandler(BaseHandler):
@@ -209,11 +209,16 @@ class TickSocket(WebSocketHandler):
 
 
 def make_app(**settings: Any) -> Application:
-    """Make the application; the settings are Tornado's own and come first."""
+    """Make the application; the settings are Tornado's own and come first. ``config``: this app's, if not the environment's."""
+    config: Settings = settings.setdefault("config", read())
+    services = connect(config)
+    if config.jobs:
+        start_jobs(config, services)
     return Application(
         [
             (r"/", PageHandler),
             (r"/healthz", HealthHandler),
+            (r"/readyz", ReadyHandler),
             (r"/whoami", WhoAmIHandler),
             (r"/sleep", SleepHandler),
             (r"/headers", HeadersHandler),
@@ -221,14 +226,21 @@ def make_app(**settings: Any) -> Application:
             (r"/echo", EchoHandler),
             (r"/notes", NotesHandler),
             (r"/upload", UploadHandler),
+            (r"/documents", DocumentsHandler),
+            (rf"/documents/(?P<key>{KEY})", DocumentHandler),
+            (r"/jobs", JobsHandler),
+            (r"/fetch/(?P<name>[\w-]{1,100})", FetchHandler),
             (r"/ws", EchoSocket),
             (r"/ticks", TickSocket),
         ],
         **{
             "template_path": str(HERE / "templates"),
             "static_path": str(HERE / "static"),
-            "cookie_secret": os.environ.get("COOKIE_SECRET") or None,
+            "cookie_secret": config.cookie_secret or None,
+            "compress_response": True,
+            "default_handler_class": NotFoundHandler,
             "websocket_ping_interval": 20,
+            "services": services,
             **settings,
         },
     )

@@ -96,8 +96,10 @@ def test_well_known_files_come_from_the_static_directory(site: Site, path: str) 
     assert site.get(path).body == site.get(f"/static{path}").body != b""
 
 
-def test_what_compresses_is_compressed(site: Site) -> None:
-    assert site.get("/", Accept_Encoding="gzip").headers["content-encoding"] == "gzip"
+@pytest.mark.parametrize("path", ["/", "/static/style.css"])
+def test_what_compresses_is_compressed(site: Site, path: str) -> None:
+    """By the app, or by nginx, which serves the static files."""
+    assert site.get(path, Accept_Encoding="gzip").headers["content-encoding"] == "gzip"
 
 
 def test_an_app_of_another_domain_answers_there_only(site: Site) -> None:

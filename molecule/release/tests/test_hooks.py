@@ -119,7 +119,7 @@ def test_a_watched_release_that_answers_with_errors_is_undone_and_says_so(hosts:
 def test_a_watched_release_whose_processes_end_is_undone(hosts: dict[str, Host], tmp_path: Path) -> None:
     ending = WEB.replace(
         "def make_app(**settings",
-        "import threading\n\nthreading.Timer(4, lambda: os._exit(1)).start()\n\n\ndef make_app(**settings",
+        "import os\nimport threading\n\nthreading.Timer(4, lambda: os._exit(1)).start()\n\n\ndef make_app(**settings",
     )
     assert ending != WEB
     output = refused(hosts["debian13"], tmp_path, sample_code(tmp_path, web=ending) | {"soak": 30})

@@ -24,7 +24,7 @@ WEB = (ROOT / "files/sample_app/sample_app/web.py").read_text()
 CODE = {
     "fails to import": ("import no_such_module", r"process \d does not stay up.*No module named 'no_such_module'"),
     "crashes after a second": (
-        "import threading\n\nthreading.Timer(1, os._exit, [3]).start()",
+        "import os\nimport threading\n\nthreading.Timer(1, os._exit, [3]).start()",
         r"process \d does not stay up",
     ),
     "answers 500": (

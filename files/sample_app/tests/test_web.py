@@ -1,46 +1,40 @@
-"""The sample app, as Tornado's own test case serves it, and as ``python -m sample_app`` does."""
+"""The app's pages, as Tornado's own test case serves them."""
 
 from __future__ import annotations
 
-import contextlib
+import gzip
 import hashlib
-import importlib
 import json
 import os
 import re
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_app.settings import Settings
+from sample_app.web import make_app
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.httputil import HTTPHeaders
 from tornado.testing import AsyncHTTPTestCase, ExpectLog, gen_test
 from tornado.web import Application
 from tornado.websocket import websocket_connect
 
-SAMPLE_APP = Path(__file__).parents[2] / "files/sample_app"
+from tests.sample_app import ROOT
+
 IDENTITY = {"TORNADO_APP": "sample", "TORNADO_RELEASE": "1f2e3d4c", "TORNADO_SLOT": "a", "TORNADO_PROCESS": "0"}
 
 
-class TestSampleApp(AsyncHTTPTestCase):
+class TestApp(AsyncHTTPTestCase):
     @pytest.fixture(autouse=True)
     def environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.syspath_prepend(str(SAMPLE_APP))
-        monkeypatch.setattr(sys, "dont_write_bytecode", True)  # what is deployed from here is what is here
         for name, value in IDENTITY.items():
             monkeypatch.setenv(name, value)
         self.monkeypatch = monkeypatch
 
     def get_app(self) -> Application:
-        application: Application = importlib.import_module("sample_app.web").make_app(cookie_secret="a test's")
-        return application
+        return make_app(config=Settings(origins="https://a.example,http://b.example:8080"), cookie_secret="a test's")
 
     def get_httpserver_options(self) -> dict[str, Any]:
         return {"xheaders": True, "max_body_size": 60 << 20}
@@ -64,11 +58,6 @@ class TestSampleApp(AsyncHTTPTestCase):
     def test_page_escapes_what_it_says(self) -> None:
         self.monkeypatch.setenv("TORNADO_RELEASE", "<b>1</b>")
         assert 'id="release">&lt;b&gt;1&lt;/b&gt;<' in self.text("/")
-
-    def test_theme_comes_from_the_environment(self) -> None:
-        assert 'data-theme="auto"' in self.text("/")
-        self.monkeypatch.setenv("SAMPLE_THEME", "dark")
-        assert 'data-theme="dark"' in self.text("/")
 
     def test_visits_are_counted_in_a_signed_cookie(self) -> None:
         first = self.fetch("/")
@@ -133,7 +122,7 @@ class TestSampleApp(AsyncHTTPTestCase):
         link = re.search(r'href="(/static/style\.css\?v=\w+)"', self.text("/"))
         assert link is not None
         versioned, plain = self.fetch(link[1]), self.fetch("/static/style.css")
-        assert versioned.body == plain.body == (SAMPLE_APP / "sample_app/static/style.css").read_bytes()
+        assert versioned.body == plain.body == (ROOT / "sample_app/static/style.css").read_bytes()
         assert "max-age=315360000" in versioned.headers["Cache-Control"]
         assert "Cache-Control" not in plain.headers
 
@@ -167,20 +156,70 @@ class TestSampleApp(AsyncHTTPTestCase):
         with pytest.raises(HTTPClientError, match="403"):
             await websocket_connect(HTTPRequest(self.socket_url("/ws"), headers=headers))
 
+    def error(self, path: str, status: int, reason: str, **options: Any) -> HTTPHeaders:
+        """Check an error's answer, and return its headers."""
+        with ExpectLog("tornado.general", ".*", required=False):
+            answer = self.fetch(path, **options)
+        assert json.loads(answer.body) == {"error": {"status": status, "reason": reason}}
+        assert (answer.code, answer.headers["Content-Type"]) == (status, "application/json; charset=UTF-8")
+        return answer.headers
 
-def test_module_serves_for_development() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-B", "-m", "sample_app", f"--port={port}"], cwd=SAMPLE_APP)
-    try:
-        for _ in range(200):
-            with contextlib.suppress(urllib.error.URLError):
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/whoami", timeout=5) as response:
-                    assert json.load(response)["pid"] == process.pid
-                break
-            time.sleep(0.05)
-        else:
-            pytest.fail("it did not serve")
-    finally:
-        process.kill()
-        process.wait(10)
+    def test_errors_are_json(self) -> None:
+        self.error("/none", 404, "Not Found")
+        self.error("/none", 404, "Not Found", method="POST", body="x")
+        self.error("/sleep?seconds=x", 400, "seconds must be a number from 0 to 60")
+
+    def test_other_verbs_are_refused_and_told(self) -> None:
+        assert self.error("/whoami", 405, "Method Not Allowed", method="DELETE")["Allow"] == "GET, OPTIONS"
+        headers = self.error("/notes", 405, "Method Not Allowed", method="TRACE", allow_nonstandard_methods=True)
+        assert headers["Allow"] == "GET, POST, OPTIONS"
+
+    def test_options_tell_the_verbs(self) -> None:
+        answer = self.fetch("/notes", method="OPTIONS")
+        assert (answer.code, answer.headers["Allow"], answer.body) == (204, "GET, POST, OPTIONS", b"")
+
+    def test_pages_of_allowed_origins_may_use_documents(self) -> None:
+        preflight = {"Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": "content-type"}
+        for path in ("/documents", f"/documents/{'0' * 24}"):
+            for origin in ("https://a.example", "http://b.example:8080"):
+                answer = self.fetch(path, method="OPTIONS", headers=preflight | {"Origin": origin})
+                assert answer.code == 204
+                assert answer.headers["Access-Control-Allow-Origin"] == origin
+                assert answer.headers["Access-Control-Allow-Methods"] == answer.headers["Allow"]
+                assert answer.headers["Access-Control-Allow-Headers"] == "Content-Type"
+                assert "Origin" in answer.headers["Vary"]
+        headers = self.error(
+            "/documents", 503, "there is no database: set MONGODB_URI or MONGODB_HOST", headers={"Origin": "https://a.example"}
+        )
+        assert headers["Access-Control-Allow-Origin"] == "https://a.example", "the page may read why"
+        assert "Access-Control-Allow-Credentials" not in headers
+
+    def test_pages_of_other_origins_may_not(self) -> None:
+        for path, origin in (("/documents", "https://b.example"), ("/documents", "null"), ("/whoami", "https://a.example")):
+            answer = self.fetch(path, method="OPTIONS", headers={"Origin": origin, "Access-Control-Request-Method": "GET"})
+            assert answer.code == 204
+            assert not [name for name in answer.headers if name.startswith("Access-Control")]
+
+    def test_large_answers_are_compressed_for_those_who_want_that(self) -> None:
+        path = "/static/style.css"
+        plain, packed = self.fetch(path), self.fetch(path, headers={"Accept-Encoding": "gzip"}, decompress_response=False)
+        assert "Content-Encoding" not in plain.headers
+        assert packed.headers["Content-Encoding"] == "gzip"
+        assert gzip.decompress(packed.body) == plain.body
+        assert "Accept-Encoding" in plain.headers["Vary"]
+
+    def test_without_an_upstream_fetch_says_so(self) -> None:
+        self.error("/fetch/one", 503, "there is no upstream: set SAMPLE_UPSTREAM")
+
+
+class TestDebug(AsyncHTTPTestCase):
+    def get_app(self) -> Application:
+        return make_app(config=Settings(theme="dark"), serve_traceback=True)
+
+    def test_an_error_has_its_traceback(self) -> None:
+        with ExpectLog("tornado.general", ".*", required=False):
+            error = json.loads(self.fetch("/sleep?seconds=x").body)["error"]
+        assert "HTTPError: HTTP 400" in error["traceback"]
+
+    def test_the_theme_is_a_setting(self) -> None:
+        assert b'data-theme="dark"' in self.fetch("/").body

@@ -1,0 +1,90 @@
+"""Real servers, and processes of the app that use them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests import servers
+from tests.sample_app import PATIENCE, App
+
+sys.dont_write_bytecode = True  # what is deployed from here is what is here
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., App]]:
+    """Return a function that starts the app with options and environment variables, and waits until it serves."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*arguments: str, **options: Any) -> App:
+            app = App(*arguments, **options)
+            stack.callback(app.kill)
+            return app
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def mongod_server() -> Iterator[servers.Server]:
+    with servers.mongod(auth=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def etcd_server() -> Iterator[servers.Server]:
+    with servers.etcd() as server:
+        yield server
+
+
+def up_again(server: servers.Server) -> None:
+    server.resume()
+    if server.process.poll() is not None:
+        server.start()
+
+
+@pytest.fixture
+def mongod(mongod_server: servers.Server) -> Iterator[servers.Server]:
+    """Return a database with a user; whatever a test does to it, the next test has it running."""
+    yield mongod_server
+    up_again(mongod_server)
+
+
+@pytest.fixture
+def etcd(etcd_server: servers.Server) -> Iterator[servers.Server]:
+    """Return a lock server; whatever a test does to it, the next test has it running."""
+    yield etcd_server
+    up_again(etcd_server)
+
+
+@pytest.fixture
+def database(mongod: servers.Server, request: pytest.FixtureRequest) -> dict[str, str]:
+    """Return the environment that leads to a database of the test's own."""
+    user, password = servers.ADMIN
+    name = re.sub(r"\W", "_", request.node.name)[-60:]
+    return {"MONGODB_URI": f"mongodb://{user}:{password}@127.0.0.1:{mongod.port}/{name}?authSource=admin"}
+
+
+@pytest.fixture
+def locks(etcd: servers.Server, request: pytest.FixtureRequest) -> dict[str, str]:
+    """Return the environment that leads to locks of the test's own."""
+    return {"ETCD_ENDPOINTS": f"http://127.0.0.1:{etcd.port}", "TORNADO_APP": request.node.name}
+
+
+@pytest.fixture
+def eventually() -> Callable[..., Any]:
+    """Return a function that waits until what it is given returns something true."""
+
+    def eventually(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+        end = time.monotonic() + seconds
+        while not (result := condition()):
+            assert time.monotonic() < end, "it did not happen"
+            time.sleep(0.05)
+        return result
+
+    return eventually

@@ -1,0 +1,177 @@
+"""Documents in a real MongoDB, and what its outages look like."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.sample_app import Answer, App
+from tests.servers import Server
+
+Start = Callable[..., App]
+
+QUICKLY = 4.0  # seconds until a client is told of an outage
+
+
+@pytest.fixture
+def app(start: Start, database: dict[str, str]) -> App:
+    return start(**database)
+
+
+def refused(answer: Answer, status: int, reason: str) -> None:
+    assert answer.json == {"error": {"status": status, "reason": reason}}
+    assert answer.status == status
+
+
+def test_a_document_is_created_read_updated_and_deleted(app: App) -> None:
+    created = app.ask("/documents", {"title": "Grüezi", "text": "$set.a\0"})
+    assert created.status == 201
+    path = created.headers["Location"]
+    document = {"id": path.rpartition("/")[2], "title": "Grüezi", "text": "$set.a\0"}
+    assert created.json == document
+    assert app.ask(path).json == document
+    assert app.ask("/documents").json == {"documents": [document]}
+
+    assert app.ask(path, {"title": "Other"}, "PUT").json == document | {"title": "Other", "text": ""}
+    assert app.ask(path).json["title"] == "Other"
+
+    deleted = app.ask(path, method="DELETE")
+    assert (deleted.status, deleted.body) == (204, b"")
+    for method, body in (("GET", None), ("PUT", {"title": "x"}), ("DELETE", None)):
+        refused(app.ask(path, body, method), 404, "there is no such document")
+    assert app.ask("/documents").json == {"documents": []}
+
+
+def test_documents_are_listed_in_pages(app: App) -> None:
+    ids = [app.ask("/documents", {"title": str(number)}).json["id"] for number in range(5)]
+    seen: list[str] = []
+    while page := app.ask(f"/documents?limit=2{f'&after={seen[-1]}' if seen else ''}").json["documents"]:
+        assert len(page) <= 2
+        seen += [document["id"] for document in page]
+    assert seen == ids
+    for wrong in ("0", "1001", "-1", "x", "%C2%B2", "9" * 5000):
+        refused(app.ask(f"/documents?limit={wrong}"), 400, "limit must be a whole number from 1 to 1000")
+    refused(app.ask("/documents?after=x"), 400, "after must be the id of a document")
+
+
+def test_a_document_may_come_from_a_form(app: App) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert app.ask("/documents", b"title=a+b&text=%24", headers=form).json.items() >= {"title": "a b", "text": "$"}.items()
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "the body is not JSON"),
+        (b"{", "the body is not JSON"),
+        (b"\xff", "the body is not JSON"),
+        (b'{"title": NaN}', "the body is not JSON"),
+        (b'{"title": "\\ud800"}', "the body is not JSON"),
+        (b"[" * 200_000, "the body is not JSON"),
+        (b"[]", "the body must be a JSON object"),
+        (b"{}", "title must be a text of at most 200 characters"),
+        (b'{"title": " "}', "title must not be empty"),
+        (b'{"title": {"$gt": ""}}', "title must be a text of at most 200 characters"),
+        (b'{"title": "a", "text": 1}', "text must be a text of at most 10000 characters"),
+        (b'{"title": "a", "_id": "b"}', "a document has no other keys than title, text"),
+    ],
+)
+def test_a_body_that_is_none_is_refused(shared: App, body: bytes, reason: str) -> None:
+    refused(shared.ask("/documents", body), 400, reason)
+
+
+@pytest.fixture(scope="module")
+def shared(mongod_server: Server) -> Any:
+    app = App(MONGODB_HOST="127.0.0.1", MONGODB_PORT=str(mongod_server.port))
+    yield app
+    app.kill()
+
+
+def test_a_body_of_another_type_is_refused(shared: App) -> None:
+    refused(
+        shared.ask("/documents", b"<a/>", headers={"Content-Type": "text/xml"}),
+        415,
+        "the body must be application/json or a form",
+    )
+
+
+def test_a_body_that_is_too_large_is_not_parsed(shared: App) -> None:
+    refused(shared.ask("/documents", b" " * (1 << 20) + b"{}"), 413, "Request Entity Too Large")
+
+
+def test_without_a_database_all_else_is_served(start: Start) -> None:
+    app = start()
+    assert app.ask("/whoami").status == 200
+    assert app.ask("/readyz").status == 200
+    for path in ("/documents", "/jobs"):
+        refused(app.ask(path), 503, "there is no database: set MONGODB_URI or MONGODB_HOST")
+
+
+def test_a_wrong_password_is_told_and_not_shown(start: Start, database: dict[str, str]) -> None:
+    app = start(MONGODB_URI=database["MONGODB_URI"].replace("not-for-others", "guessed"))
+    for path in ("/documents", "/readyz"):
+        answer = app.ask(path)
+        assert answer.status == 503
+        assert "the database refuses the user of this app" in answer.body.decode()
+    assert "Authentication failed" in app.wait_for(" 503 GET /documents .*")[0]
+    assert "guessed" not in "\n".join(app.lines)
+
+
+@pytest.mark.parametrize("outage", ["stop", "kill", "pause"])
+def test_an_outage_is_a_clean_503_and_ends_by_itself(app: App, mongod: Server, eventually: Any, outage: str) -> None:
+    path = app.ask("/documents", {"title": "kept"}).headers["Location"]
+    getattr(mongod, outage)()
+    for sent in (None, {"title": "lost"}):
+        began = time.monotonic()
+        answer = app.ask("/documents", sent)
+        assert time.monotonic() - began < QUICKLY
+        refused(answer, 503, "the database does not answer")
+        assert answer.headers["Retry-After"] == "1"
+    assert app.ask("/healthz").status == 200
+    ready = app.ask("/readyz")
+    assert (ready.status, ready.json["database"]) == (503, "the database does not answer")
+
+    mongod.resume() if outage == "pause" else mongod.start()
+    assert eventually(lambda: app.ask("/readyz").status == 200, 10)
+    assert app.ask(path).json["title"] == "kept"
+
+
+def test_what_was_acknowledged_outlives_a_power_cut_of_the_database(app: App, mongod: Server) -> None:
+    acknowledged: set[str] = set()
+    statuses: set[int] = set()
+    over = threading.Event()
+
+    def write(number: int) -> None:
+        for count in range(10_000):
+            if over.is_set():
+                return
+            answer = app.ask("/documents", {"title": f"{number}/{count}"})
+            statuses.add(answer.status)
+            if answer.status == 201:
+                acknowledged.add(answer.json["id"])
+
+    writers = [threading.Thread(target=write, args=[number]) for number in range(8)]
+    for writer in writers:
+        writer.start()
+    try:
+        for _ in range(2):
+            time.sleep(1)
+            mongod.kill()
+            mongod.start()
+        time.sleep(1)
+    finally:
+        over.set()
+        for writer in writers:
+            writer.join()
+    assert statuses == {201, 503}
+    assert len(acknowledged) > 50
+    found: set[str] = set()
+    last = ""
+    while page := app.ask(f"/documents?limit=1000{last}").json["documents"]:
+        found |= {document["id"] for document in page}
+        last = f"&after={page[-1]['id']}"
+    assert acknowledged <= found

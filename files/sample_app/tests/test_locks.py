@@ -1,0 +1,277 @@
+"""Locks in a real etcd."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sample_app.errors import UnavailableError
+from sample_app.etcd import Etcd, encode
+from sample_app.locks import Lock, LockHeldError, LockLostError, LockManager, Taken
+
+from tests import servers
+from tests.pki import Authority
+
+TTL = 2  # the least that etcd grants
+
+
+@pytest.fixture
+def manager(etcd: servers.Server, request: pytest.FixtureRequest) -> Callable[[], LockManager]:
+    """Return a function that makes what each process has."""
+    return lambda: LockManager(Etcd([f"http://127.0.0.1:{etcd.port}"]), prefix=request.node.name, ttl=TTL)
+
+
+def test_a_lock_is_held_by_one_at_a_time_and_tokens_grow(manager: Callable[[], LockManager]) -> None:
+    holders: list[int] = []
+    tokens: list[int] = []
+
+    async def hold() -> None:
+        async with manager().lock("a") as lock:
+            assert lock.held
+            tokens.append(lock.token)
+            holders.append(1)
+            assert len(holders) == 1
+            await asyncio.sleep(0.05)
+            holders.pop()
+
+    async def run() -> None:
+        await asyncio.gather(*(hold() for _ in range(5)))
+
+    asyncio.run(run())
+    assert len(tokens) == 5
+    assert tokens == sorted(set(tokens))
+
+
+def test_without_blocking_a_held_lock_is_an_error_or_silence(manager: Callable[[], LockManager]) -> None:
+    async def run() -> None:
+        other = manager()
+        async with manager().lock("a"), other.lock("b"):
+            with pytest.raises(LockHeldError):
+                async with other.lock("a", blocking=False):
+                    pytest.fail("held twice")
+            async with other.lock("a", blocking=False, silent=True) as lock:
+                assert not lock.held
+        async with other.lock("a", blocking=False) as lock:
+            assert lock.held
+
+    asyncio.run(run())
+
+
+def test_a_lock_is_given_back_after_an_error_or_a_cancellation(manager: Callable[[], LockManager]) -> None:
+    async def run() -> None:
+        locks = manager()
+        with pytest.raises(TimeoutError, match="own"):
+            async with locks.lock("a"):
+                raise TimeoutError("own")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1), locks.lock("a", blocking=False):
+                await asyncio.sleep(5)
+        async with locks.lock("a", blocking=False):
+            pass
+
+    asyncio.run(run())
+
+
+def test_a_lock_is_kept_for_longer_than_its_lease(manager: Callable[[], LockManager]) -> None:
+    async def run() -> None:
+        async with manager().lock("a"):
+            for _ in range(int(TTL * 2.5 / 0.1)):
+                await asyncio.sleep(0.1)
+                with pytest.raises(LockHeldError):
+                    async with manager().lock("a", blocking=False):
+                        pass
+
+    asyncio.run(run())
+
+
+def test_a_holder_that_is_cut_off_stops_before_its_lease_can_have_ended(
+    manager: Callable[[], LockManager], etcd: servers.Server
+) -> None:
+    began = time.monotonic()
+
+    async def work() -> None:
+        nonlocal began
+        async with manager().lock("a"):
+            etcd.pause()
+            began = time.monotonic()
+            try:
+                await asyncio.sleep(10)
+            finally:
+                cancelled.append(time.monotonic() - began)
+
+    cancelled: list[float] = []
+    with pytest.raises(LockLostError):
+        asyncio.run(work())
+    assert 0.5 < cancelled[0] < TTL
+
+
+class EndingLocks(LockManager):
+    """Locks whose leases end right after they were taken."""
+
+    async def take(self, name: str) -> Taken | None:
+        taken = await super().take(name)
+        if taken:
+            await self.release(taken.lease)
+        return taken
+
+
+def test_a_lock_whose_lease_has_ended_is_lost(etcd: servers.Server) -> None:
+    async def work() -> None:
+        locks = EndingLocks(Etcd([f"http://127.0.0.1:{etcd.port}"]), prefix="ending", ttl=TTL)
+        async with locks.lock("a") as lock:
+            assert lock.held
+            with pytest.raises(LockLostError):
+                await locks.note(lock, 1)
+            await asyncio.sleep(TTL)
+            pytest.fail("nothing was cancelled")
+
+    with pytest.raises(LockLostError):
+        asyncio.run(work())
+
+
+def test_once_is_once_for_each_occasion(manager: Callable[[], LockManager]) -> None:
+    done: list[int] = []
+
+    def work(occasion: int) -> Callable[[Lock], Awaitable[None]]:
+        async def work(_lock: Lock) -> None:
+            await asyncio.sleep(0.1)
+            done.append(occasion)
+
+        return work
+
+    async def process() -> list[int]:
+        locks = manager()
+        return [occasion for occasion in (1, 2, 5) if await locks.once("job", occasion, work(occasion))]
+
+    async def run() -> list[int]:
+        mine = await asyncio.gather(*(process() for _ in range(6)))
+        assert not await manager().once("job", 4, work(4)), "it was later already"
+        return [occasion for one in mine for occasion in one]
+
+    assert sorted(asyncio.run(run())) == done == [1, 2, 5]
+
+
+def test_once_is_tried_by_another_if_it_fails(manager: Callable[[], LockManager]) -> None:
+    async def fail(_lock: Lock) -> None:
+        raise ValueError("its own")
+
+    async def succeed(_lock: Lock) -> None:
+        pass
+
+    async def run() -> None:
+        with pytest.raises(ValueError, match="its own"):
+            await manager().once("job", 1, fail)
+        assert await manager().once("job", 1, succeed)
+
+    asyncio.run(run())
+
+
+def test_the_decorator_runs_in_one_process_and_does_nothing_in_the_others(manager: Callable[[], LockManager]) -> None:
+    async def process() -> str | None:
+        @manager().run_once("report")
+        async def report(name: str) -> str:
+            await asyncio.sleep(0.5)
+            return name
+
+        return await report("done")
+
+    async def run() -> list[str | None]:
+        return await asyncio.gather(*(process() for _ in range(5)))
+
+    assert sorted(asyncio.run(run()), key=str) == [None] * 4 + ["done"]
+
+
+def test_the_next_endpoint_is_asked_if_one_does_not_answer(etcd: servers.Server) -> None:
+    async def run() -> list[str]:
+        dead = f"http://127.0.0.1:{servers.free_port()}"
+        client = Etcd([dead, f"http://127.0.0.1:{etcd.port}"])
+        assert await client.get("none") is None
+        return client.endpoints
+
+    assert asyncio.run(run())[0].endswith(str(etcd.port))
+
+
+def test_an_etcd_that_does_not_answer_is_unavailable(etcd: servers.Server) -> None:
+    etcd.stop()
+
+    async def run() -> None:
+        with pytest.raises(UnavailableError, match="the lock server does not answer"):
+            await Etcd([f"http://127.0.0.1:{etcd.port}"]).get("a")
+
+    asyncio.run(run())
+
+
+def test_etcd_with_users() -> None:
+    with servers.etcd() as server:
+        url = f"http://127.0.0.1:{server.port}"
+
+        async def run() -> None:
+            plain = Etcd([url])
+            for method, body in (
+                ("auth/user/add", {"name": "root", "password": "r"}),
+                ("auth/role/add", {"name": "root"}),
+                ("auth/user/grant", {"user": "root", "role": "root"}),
+                ("auth/user/add", {"name": "app", "password": "a"}),
+                ("auth/role/add", {"name": "app"}),
+                ("auth/role/grant", {"name": "app", "perm": {"permType": 2, "key": encode("x/"), "range_end": encode("x0")}}),
+                ("auth/user/grant", {"user": "app", "role": "app"}),
+                ("auth/enable", {}),
+            ):
+                await plain.call(method, **body)
+            with pytest.raises(UnavailableError, match="refuses the user"):
+                await plain.get("a")
+            with pytest.raises(UnavailableError, match="refuses the user"):
+                await Etcd([url], user="root", password="wrong").get("a")
+
+            app = Etcd([url], user="app", password="a")
+            with pytest.raises(UnavailableError, match="refuses the user"):
+                await app.get("y/a")
+            locks = LockManager(app, prefix="x", ttl=TTL)
+            await locks.ping()
+
+            async def work(_lock: Lock) -> None:
+                await asyncio.sleep(TTL * 1.5)
+
+            assert await locks.once("job", 1, work)
+            async with locks.lock("job", blocking=False):
+                pass
+            server.stop()
+            server.start()  # etcd's simple tokens are in its memory
+            assert not await locks.once("job", 1, work)
+
+        asyncio.run(run())
+
+
+def test_etcd_with_tls(tmp_path: Path) -> None:
+    authority = Authority("test", datetime.now(UTC))
+    (tmp_path / "authority.pem").write_text(authority.pem)
+    files = authority.leaf("localhost").write(tmp_path)
+    other = tmp_path / "other.pem"
+    other.write_text(Authority("other", datetime.now(UTC)).pem)
+
+    async def run(url: str) -> None:
+        assert await Etcd([url], ca=str(tmp_path / "authority.pem")).get("a") is None
+        for ca in (str(other), ""):
+            with pytest.raises(UnavailableError, match=r"does not answer.*certificate"):
+                await Etcd([url], ca=ca).get("a")
+
+    with servers.etcd(files["certificate"], files["key"]) as server:
+        asyncio.run(run(f"https://localhost:{server.port}"))
+
+
+def test_an_app_without_the_lock_server_is_not_ready_and_serves(
+    start: Any, locks: dict[str, str], etcd: servers.Server, eventually: Any
+) -> None:
+    app = start(**locks)
+    assert app.ask("/readyz").json == {"status": "ok", "env": "development", "locks": "ok"}
+    etcd.pause()
+    answer = app.ask("/readyz")
+    assert (answer.status, answer.json["locks"]) == (503, "the lock server does not answer")
+    assert app.ask("/whoami").status == 200
+    etcd.resume()
+    assert eventually(lambda: app.ask("/readyz").status == 200)
