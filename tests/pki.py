@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
@@ -62,7 +63,7 @@ class Authority(Leaf):
         return Authority(name, self.now, self)
 
     def leaf(self, *names: str, days: tuple[int, int] = (-1, 90), rsa_bits: int = 0) -> Leaf:
-        """Make a certificate for ``names`` that is good from and until these days; with ``rsa_bits`` its key is of RSA."""
+        """Make a certificate for domains and addresses, good from and until these days; with ``rsa_bits`` its key is of RSA."""
         key = rsa.generate_private_key(65_537, rsa_bits) if rsa_bits else ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0] if names else "leaf")])
         builder = _builder(subject, key, self.now, days).issuer_name(self.name)
@@ -70,8 +71,15 @@ class Authority(Leaf):
         point = x509.DistributionPoint([x509.UniformResourceIdentifier("http://crl.test/")], None, None, None)
         builder = builder.add_extension(x509.CRLDistributionPoints([point]), critical=False)
         if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+            builder = builder.add_extension(x509.SubjectAlternativeName(list(map(_general_name, names))), critical=False)
         return Leaf(builder.sign(self.key, hashes.SHA256()), key)
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _builder(subject: x509.Name, key: PrivateKey, now: datetime, days: tuple[int, int]) -> x509.CertificateBuilder:

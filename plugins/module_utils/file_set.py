@@ -8,6 +8,7 @@ before come back when the service does not take the new ones.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import grp
 import os
 import pwd
@@ -299,7 +300,8 @@ def _back_to_before(changes: Sequence[Change], wanted: service.Wanted | None, st
         _reload_units(changes)
         if wanted and state and state.active:
             again = service.look(wanted.name)
-            service.activate(wanted, again, action if again.active else "start")
+            before = dataclasses.replace(wanted, udp_port=None)  # it may have been another one
+            service.activate(before, again, action if again.active else "start")
     except (CommandError, service.ServiceError) as error:
         return f"The files of before are back, but not the service: {error}"
     kept = f", and {wanted.name} runs with them" if wanted and state and state.active else ""

@@ -29,13 +29,14 @@ class Wanted:
     """How a service is told that its files changed, and where it shows the result.
 
     ``log`` is a file the service writes its errors to when that is not the journal; ``socket`` is a unix socket that
-    accepts connections once the service is ready.
+    accepts connections once the service is ready, ``udp_port`` one that it then has for itself.
     """
 
     name: str
     on_change: OnChange = "none"
     log: Path | None = None
     socket: Path | None = None
+    udp_port: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class State:
     settled_at: float
 
 
+def unit_of(name: str) -> str:
+    """Return the unit that is called ``name``: a service's, unless it says otherwise."""
+    return name if name.endswith(".timer") else f"{name}.service"
+
+
 def look(name: str) -> State:
     """Return the state of a service.
 
@@ -56,7 +62,7 @@ def look(name: str) -> State:
     """
     properties = ("LoadState", "ActiveState", "UnitFileState", "MainPID", "StateChangeTimestampMonotonic")
     try:
-        shown = run(["systemctl", "show", f"--property={','.join(properties)}", f"{name}.service"]).output
+        shown = run(["systemctl", "show", f"--property={','.join(properties)}", unit_of(name)]).output
     except CommandError as error:
         raise ServiceError(str(error)) from error
     value = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
@@ -65,7 +71,7 @@ def look(name: str) -> State:
         exists=value["LoadState"] != "not-found",
         active=value["ActiveState"] in {"active", "reloading"},
         enabled=value["UnitFileState"] in {"enabled", "enabled-runtime", "static", "alias", "generated"},
-        main_pid=int(value["MainPID"]),
+        main_pid=int(value.get("MainPID", 0)),  # a timer has none
         settled_at=time.time() - (time.clock_gettime(time.CLOCK_MONOTONIC) - monotonic),
     )
 
@@ -93,10 +99,10 @@ def activate(wanted: Wanted, before: State, action: str) -> None:
     log_size = wanted.log.stat().st_size if wanted.log and wanted.log.exists() else 0
     try:
         if not before.enabled:
-            run(["systemctl", "enable", f"{wanted.name}.service"])
+            run(["systemctl", "enable", unit_of(wanted.name)])
         if action in {"start", "reload", "restart"}:
             old_workers = set(_serving_workers(before.main_pid))
-            run(["systemctl", action, f"{wanted.name}.service"], timeout=120.0)
+            run(["systemctl", action, unit_of(wanted.name)], timeout=120.0)
             _confirm(wanted, old_workers)
     except (CommandError, ServiceError) as error:
         raise ServiceError(f"{error}\n{_last_words(wanted, began, log_size)}".rstrip()) from error
@@ -117,6 +123,8 @@ def _missing(wanted: Wanted, old_workers: set[int]) -> Iterator[str]:
         yield "it was not active"
     elif wanted.socket and not _accepts(wanted.socket):
         yield f"{wanted.socket} did not accept a connection"
+    elif wanted.udp_port and not _has_udp_port(state.main_pid, wanted.udp_port):
+        yield f"it did not get UDP port {wanted.udp_port}"
     elif old_workers:
         # `systemctl reload nginx` only sends a signal; the master then either starts new workers and tells the old ones
         # to shut down, or logs an error and keeps the old ones.
@@ -133,6 +141,15 @@ def _accepts(path: Path) -> bool:
         except OSError:
             return False
         return True
+
+
+def _has_udp_port(pid: int, port: int) -> bool:
+    """Tell whether a process has a UDP socket of that port: proc(5), /proc/net/udp."""
+    rows = [line.split() for path in Path("/proc/net").glob("udp*") for line in path.read_text().splitlines()[1:]]
+    inodes = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(f":{port:04X}")}
+    with contextlib.suppress(OSError):
+        return any(str(file.readlink()) in inodes for file in Path(f"/proc/{pid}/fd").iterdir())
+    return False
 
 
 def _serving_workers(pid: int) -> Iterator[int]:
@@ -155,7 +172,7 @@ def _last_words(wanted: Wanted, began: float, log_size: int) -> str:
     words = ""
     # An error is being reported here: it must not be hidden by another one.
     with contextlib.suppress(CommandError):
-        query = ["--unit", f"{wanted.name}.service", "--since", f"@{began - 1:.0f}", "--no-pager", "--output", "cat"]
+        query = ["--unit", unit_of(wanted.name), "--since", f"@{began - 1:.0f}", "--no-pager", "--output", "cat"]
         words = run(["journalctl", *query]).output
     if wanted.log:
         with contextlib.suppress(OSError), wanted.log.open(errors="replace") as log:

@@ -59,7 +59,7 @@ options:
     type: dict
     suboptions:
       name:
-        description: Name of the service, without C(.service).
+        description: Name of the service, without C(.service). That of a timer ends with C(.timer).
         type: str
         required: true
       on_change:
@@ -76,6 +76,9 @@ options:
       socket:
         description: Unix socket that accepts connections when the service is ready.
         type: path
+      udp_port:
+        description: UDP port that the service's main process has when it is ready.
+        type: int
   secret_contents:
     description: The contents of secret files. The action plugin fills it; do not use it.
     type: dict
@@ -144,6 +147,7 @@ SERVICE = {
     "on_change": {"type": "str", "choices": ["reload", "restart", "restart_if_idle", "none"], "default": "none"},
     "log": {"type": "path"},
     "socket": {"type": "path"},
+    "udp_port": {"type": "int"},
 }
 
 
@@ -187,6 +191,7 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> Outcome:
         on_change=service["on_change"],
         log=service["log"] and Path(service["log"]),
         socket=service["socket"] and Path(service["socket"]),
+        udp_port=service["udp_port"],
     )
     file_set = FileSet(root, files, params["owns"], params["absent"])
     return converge(file_set, check=params["check"], wanted=wanted, check_mode=check_mode)

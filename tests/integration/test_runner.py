@@ -841,23 +841,71 @@ class TestLogs:
         assert process.stop() == 0
         assert "SIGTERM: stopping" in (tmp_path / "web.log").read_text()
 
-    def test_syslog(self, spawn: Serve, tmp_path: Path) -> None:
+    def test_syslog_beside_stderr(self, spawn: Serve, tmp_path: Path, eventually: Eventually) -> None:
         with socket.socket(type=socket.SOCK_DGRAM) as syslog:
             syslog.settimeout(10)
             syslog.bind(("127.0.0.1", 0))
-            where = f"udp://127.0.0.1:{syslog.getsockname()[1]}"
-            process = spawn("--socket", tmp_path / "s", "--log-to", where, env={"TORNADO_APP": "shop"})
-            line = syslog.recv(9999).decode()
-        head = rf"<14>shop\[{process.pid}\]: {STAMP} INFO  runner \[shop pid {process.pid}\] serving "
-        assert re.match(head, line), "user.info, and no NUL at the end"
-        assert not line.endswith("\0")
+            where = f"udp://localhost:{syslog.getsockname()[1]}"
+            environment = {"TORNADO_APP": "shop", "TORNADO_PROCESS": "1"}
+            process = spawn("--socket", tmp_path / "s", "--log-to", "stderr", "--log-to", where, env=environment)
+            first = syslog.recv(9999).decode()
+            process.place = eventually((tmp_path / "s").is_socket) and tmp_path / "s"
+            process.ask("/none", headers={"X-Request-ID": "9c41f3a7"})
+            lines = [first]
+            while " 404 GET /none" not in lines[-1]:
+                lines.append(syslog.recv(9999).decode())
+            assert process.stop() == 0
+            lines.append(syslog.recv(9999).decode())
+        head = rf"<14>1 {STAMP} {re.escape(socket.gethostname())} shop {process.pid} - - "
+        assert re.match(rf"{head}{STAMP} INFO  runner \[shop 1 pid {process.pid}\] serving ", first), "user.info, from this host"
+        assert lines[-2].startswith("<12>1 "), "user.warning"
+        assert lines[-2].endswith(" request=9c41f3a7")
+        assert all(line.partition(" - - ")[2] in process.log for line in lines), "both say the same"
 
-    def test_destination_that_cannot_be_is_refused_at_the_start(self, spawn: Serve) -> None:
-        processes = {where: spawn("--port", "0", "--log-to", where) for where in ("udp://no-such-host.invalid:514", "/none/log")}
-        for where, process in processes.items():
+    def test_syslog_gets_what_a_process_that_ends_at_once_has_said(self, spawn: Serve) -> None:
+        with socket.socket(type=socket.SOCK_DGRAM) as syslog:
+            syslog.settimeout(10)
+            syslog.bind(("127.0.0.1", 0))
+            process = spawn("--port", "0", "--log-to", f"udp://localhost:{syslog.getsockname()[1]}", target="none:app")
             assert process.status() == 1
-            assert len(process.lines) == 1
-            assert process.log.startswith(f"runner.py: error: cannot log to {where}: ")
+            assert "CRITICAL runner" in (line := syslog.recv(9999).decode())
+        assert line.startswith("<10>1 "), "user.crit"
+
+    @pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1", "127.0.0.1"])
+    def test_syslog_that_cannot_be_reached_keeps_nobody_waiting(
+        self, spawn: Serve, tmp_path: Path, eventually: Eventually, host: str
+    ) -> None:
+        process = spawn("--socket", tmp_path / "s", "--log-to", "stderr", "--log-to", f"udp://{host}:9")
+        process.place = eventually((tmp_path / "s").is_socket) and tmp_path / "s"
+        with contextlib.closing(process.connect()) as connection:
+            began = time.monotonic()
+            for _ in range(500):
+                assert connection.ask("/healthz").status == 200
+            assert time.monotonic() - began < 5
+        assert process.stop() == 0
+        assert len([line for line in process.lines if "cannot log to" in line]) == (host == "no-such-host.invalid"), "said once"
+
+    def test_resolver_that_does_not_answer_keeps_nobody_waiting(
+        self, spawn: Serve, tmp_path: Path, eventually: Eventually
+    ) -> None:
+        (tmp_path / "sitecustomize.py").write_text(
+            "import socket, time\nreal = socket.getaddrinfo\n"
+            "def slow(host, *arguments, **options):\n"
+            "    time.sleep(30 if host == 'logs.invalid' else 0)\n"
+            "    return real(host, *arguments, **options)\n"
+            "socket.getaddrinfo = slow\n"
+        )
+        began = time.monotonic()
+        process = spawn("--socket", tmp_path / "s", "--log-to", "udp://logs.invalid:9", env={"PYTHONPATH": str(tmp_path)})
+        process.place = eventually((tmp_path / "s").is_socket) and tmp_path / "s"
+        assert process.ask("/healthz").status == 200
+        assert process.stop() == 0
+        assert time.monotonic() - began < 10
+
+    def test_file_that_cannot_be_is_refused_at_the_start(self, spawn: Serve) -> None:
+        process = spawn("--port", "0", "--log-to", "stderr", "--log-to", "/none/log")
+        assert process.status() == 1
+        assert process.lines == ["runner.py: error: cannot log to /none/log: No such file or directory"]
 
     def test_failure_is_on_stderr_too(self, spawn: Serve, tmp_path: Path) -> None:
         process = spawn("--port", "0", "--log-to", tmp_path / "web.log", target="none:app")

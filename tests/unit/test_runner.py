@@ -69,7 +69,7 @@ def test_values_that_are_none(parse: Callable[[str], Any], texts: list[str]) -> 
 def test_defaults() -> None:
     options = runner.parse_arguments(["web:app", "--port", "8888"], {})
     assert (options.address, options.fork, options.backlog, options.drain) == ("127.0.0.1", 1, 4096, 30)
-    assert (options.max_body_size, options.log_to, options.socket_mode) == (50 << 20, None, 0o660)
+    assert (options.max_body_size, options.log_to, options.socket_mode) == (50 << 20, [None], 0o660)
     assert options.xheaders is False
     assert runner.parse_arguments(["web:app", "--socket", "s"], {}).xheaders is True
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import collections
 import contextlib
 import contextvars
 import errno
@@ -92,6 +93,18 @@ DRAIN_STEP = 0.02
 LOG_INTERVAL = 0.1
 """Seconds that a line of the log may wait for others."""
 
+LOOKUP_INTERVAL = 30.0
+"""Seconds after which the address of the syslog daemon's host is looked up again: it may not be known yet, or have moved."""
+
+LOOKUP_GRACE = 1.0
+"""Seconds that the end of a process is held up at most by a lookup, so that its last words can be sent."""
+
+SYSLOG_WAITING = 1000
+"""Lines that wait for the first lookup; older ones are dropped."""
+
+SYSLOG_BYTES = 8192
+"""The largest datagram: what syslog daemons take is 8 KiB by default, and 64 KiB is the most that UDP has."""
+
 DEFAULT_THREADS = 10
 """Requests that a WSGI application works on at a time."""
 
@@ -150,7 +163,7 @@ class Options(argparse.Namespace):
     max_body_size: int
     idle_timeout: float
     drain: float
-    log_to: Path | SyslogAddress | None
+    log_to: list[Path | SyslogAddress | None]
     log_level: str
     log_max_bytes: int
     log_backups: int
@@ -330,9 +343,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--log-to",
         metavar="WHERE",
         type=parse_log_to,
-        default="stderr",
-        help="stderr, a FILE that is rotated, or udp://HOST:PORT of a syslog daemon; with --fork, each child's FILE "
-        "has its number before the suffix (default: %(default)s)",
+        action="append",
+        default=[],
+        help="stderr, a FILE that is rotated, or udp://HOST:PORT of a syslog daemon, which gets lines of at most 8 KiB and "
+        "may be unreachable; with --fork, each child's FILE has its number before the suffix (repeatable; default: stderr)",
     )
     logs.add_argument(
         "--log-level",
@@ -387,6 +401,7 @@ def parse_arguments(arguments: list[str] | None = None, environment: Mapping[str
     """Read the command line (by default the process's own); exit with status 2 when it is not understood."""
     parser = make_parser()
     options = parser.parse_args(arguments, namespace=Options())
+    options.log_to = options.log_to or [None]
     if options.fork == 0:
         options.fork = process.cpu_count()
     if options.xheaders is None:
@@ -474,38 +489,98 @@ class BatchHandler(logging.StreamHandler[TextIO]):
             super().flush()
 
 
-def make_log_handler(options: Options) -> logging.Handler:
-    """Open what ``--log-to`` names."""
-    target = options.log_to
+class SyslogHandler(logging.Handler):
+    """Sends each line to a syslog daemon, in a datagram as RFC 5424 has it; the process never waits for that, nor fails by it.
+
+    The daemon's host is looked up in a thread, because a resolver that does not answer would block the event loop for seconds.
+    What cannot be sent at once is dropped: a full send buffer, a network that is down, a firewall.
+    """
+
+    def __init__(self, target: SyslogAddress) -> None:
+        """Look the host up at the first line."""
+        super().__init__()
+        self.target = target
+        self.pid = os.getpid()
+        self.head = f"{socket.gethostname()} {os.environ.get('TORNADO_APP') or 'tornado'} {self.pid} - -"
+        self.waiting: collections.deque[bytes] = collections.deque(maxlen=SYSLOG_WAITING)
+        self.found: tuple[socket.socket, Any] | None = None
+        self.failed = False
+        self.next_lookup = 0.0
+        self.looked_up = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a line, or keep it until it is known where to."""
+        try:
+            severity = logging.handlers.SysLogHandler.priority_map.get(record.levelname, "warning")
+            priority = logging.handlers.SysLogHandler.LOG_USER << 3 | logging.handlers.SysLogHandler.priority_names[severity]
+            when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            line = f"<{priority}>1 {when}.{int(record.msecs):03d}Z {self.head} {self.format(record)}"
+            self.waiting.append(line.encode(errors="replace")[:SYSLOG_BYTES])
+            if time.monotonic() >= self.next_lookup:
+                self.next_lookup = time.monotonic() + LOOKUP_INTERVAL
+                self.looked_up.clear()
+                threading.Thread(target=self.look_up, daemon=True).start()
+            self.flush()
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Send the lines that wait."""
+        with self.lock or contextlib.nullcontext():
+            while self.found is not None and self.waiting:
+                sender, address = self.found
+                with contextlib.suppress(OSError):
+                    sender.sendto(self.waiting.popleft(), address)
+
+    def look_up(self) -> None:
+        """Find out where the daemon is; it is said once when that fails, and what was known before still holds."""
+        problem = ""
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(*self.target, type=socket.SOCK_DGRAM)[0]
+            sender = socket.socket(family, kind, protocol)
+            sender.settimeout(0)
+            self.found = sender, address
+        except OSError as error:
+            problem = describe(error)
+        self.looked_up.set()  # without the lock, which is held by whoever waits for it
+        self.flush()
+        if problem and self.found is None and not self.failed:
+            self.failed = True
+            log.warning("cannot log to udp://%s:%d yet: %s", *self.target, problem)
+
+    def close(self) -> None:
+        """Give the last words of a short life a moment; those of a parent are not its child's to repeat."""
+        if self.pid == os.getpid() and self.waiting and self.looked_up.wait(LOOKUP_GRACE):
+            self.flush()
+        super().close()
+
+
+def make_log_handler(target: Path | SyslogAddress | None, options: Options) -> logging.Handler:
+    """Open one of what ``--log-to`` names."""
     if target is None:
         return BatchHandler()
+    if isinstance(target, SyslogAddress):
+        return SyslogHandler(target)
+    if (number := process.task_id()) is not None:
+        target = target.with_suffix(f".{number}{target.suffix}")  # two processes cannot rotate one file
     try:
-        if isinstance(target, SyslogAddress):
-            # The address is looked up here, once: the handler itself would ask the resolver again for every line.
-            address = socket.getaddrinfo(*target, type=socket.SOCK_DGRAM)[0][4]
-            handler = logging.handlers.SysLogHandler((str(address[0]), target.port))
-            handler.append_nul = False
-            handler.ident = f"{os.environ.get('TORNADO_APP') or 'tornado'}[{os.getpid()}]: "
-            return handler
-        if (number := process.task_id()) is not None:
-            target = target.with_suffix(f".{number}{target.suffix}")  # two processes cannot rotate one file
         return logging.handlers.RotatingFileHandler(
             target, maxBytes=options.log_max_bytes, backupCount=options.log_backups, encoding="utf-8"
         )
     except OSError as error:
-        where = "udp://{}:{}".format(*target) if isinstance(target, SyslogAddress) else target
-        raise RunnerError(f"cannot log to {where}: {describe(error)}") from None
+        raise RunnerError(f"cannot log to {target}: {describe(error)}") from None
 
 
 def configure_logging(options: Options) -> None:
     """Send every logger to where ``--log-to`` says.
 
-    This comes before the import of the application: the root logger has its handler by then, which is what keeps
+    This comes before the import of the application: the root logger has its handlers by then, which is what keeps
     ``logging.basicConfig`` and ``tornado.options.parse_command_line`` from adding theirs.
     """
-    handler = make_log_handler(options)
-    handler.setFormatter(LineFormatter())
-    logging.basicConfig(handlers=[handler], level=options.log_level.upper(), force=True)
+    handlers = [make_log_handler(target, options) for target in options.log_to]
+    for handler in handlers:
+        handler.setFormatter(LineFormatter())
+    logging.basicConfig(handlers=handlers, level=options.log_level.upper(), force=True)
 
 
 # What a process has on the host: its pid file and its listening sockets
@@ -1288,9 +1363,9 @@ def main() -> int:
 
 
 def report(error: RunnerError, options: Options) -> None:
-    """Log why the application is not served, and say it on stderr too, where who started it will look."""
+    """Log why the application is not served, and say it on stderr in any case, where who started it will look."""
     log.critical("%s", error, exc_info=error.__cause__)
-    if options.log_to is not None:
+    if None not in options.log_to:
         sys.stderr.write(f"runner.py: error: {error}\n")
 
 

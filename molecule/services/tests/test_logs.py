@@ -1,0 +1,273 @@
+"""What becomes of a line of a log: on its own host, on its way to the log server, and there."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from testinfra.host import Host
+
+from tests.remote import Site, address, done, eventually, hosts, processes, python, run_playbook
+
+testinfra_hosts = ["ansible://debian12"]
+
+STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+
+ROTATE = "logrotate --force --state /var/lib/logrotate/fleet /etc/fleet-logrotate.conf"
+
+#: Says which of the ids in a file are in none of the logs that a pattern names.
+MISSING = """
+import glob, gzip, json, re, sys
+ids, found = set(open("/tmp/ids").read().split()), set()
+for path in (path for pattern in sys.argv[1:] for path in glob.glob(pattern)):
+    with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
+        for line in file:
+            found.update(re.findall(r"[0-9a-f]{32}", line.decode(errors="replace")))
+print(json.dumps([len(ids), sorted(ids - found)]))
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def served(serve: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return serve()
+
+
+@pytest.fixture
+def db() -> Host:
+    return hosts("db")["db"]
+
+
+@pytest.fixture
+def site(sites: dict[str, Site]) -> Site:
+    return sites["debian12"]
+
+
+def provision(directory: Path, **variables: Any) -> tuple[int, str]:
+    """Run the role on the log server."""
+    playbook = directory / "play.yml"
+    play = {"name": "Provision the log server", "hosts": "logs", "gather_facts": False, "roles": ["funnel.tornado.logs"]}
+    playbook.write_text(yaml.safe_dump([play]))
+    return run_playbook(str(playbook), "db", "-e", json.dumps(variables))
+
+
+def ask(site: Site, path: str) -> str:
+    """Ask for ``path`` and return the request's id."""
+    return site.get(path).headers["x-request-id"]
+
+
+def ids_of_many_requests(site: Site, number: int) -> list[str]:
+    """Return the ids of requests that were made one after the other on one connection."""
+    connection = http.client.HTTPConnection(site.address, timeout=30)
+    ids = []
+    for _ in range(number):
+        connection.request("GET", "/healthz")
+        with connection.getresponse() as answer:
+            assert answer.read()
+            assert answer.status == 200
+            ids.append(answer.headers["X-Request-ID"])
+    connection.close()
+    return ids
+
+
+def received(db: Host, host: str, text: str) -> list[str]:
+    """Return the lines with ``text`` that the log server has of a host."""
+    return db.run("grep -hF %s /var/log/fleet/%s/sample.log", text, host).stdout.splitlines()
+
+
+def send(host: Host, *datagrams: str) -> None:
+    """Send datagrams from a host to the log server."""
+    code = "import json, socket, sys\ns = socket.socket(type=socket.SOCK_DGRAM)\n"
+    code += "for one in json.loads(sys.argv[1]): s.sendto(one.encode(), ('db', 514))"
+    host.check_output("python3 -c %s %s", code, json.dumps(datagrams))
+
+
+@contextmanager
+def small_disk(host: Host, directory: str) -> Iterator[None]:
+    """Let the logs in a directory go to a disk of a megabyte that is full."""
+    host.check_output(
+        "mount -t tmpfs -o size=1m,mode=0755 none %s && dd if=/dev/zero of=%s/ballast bs=1k count=1000", *[directory] * 2
+    )
+    yield
+    host.check_output("umount --lazy %s", directory)
+
+
+def test_a_line_arrives_with_its_host_app_process_and_request(sites: dict[str, Site], db: Host) -> None:
+    for name, site in sites.items():
+        request = ask(site, "/nowhere")
+        (line,) = eventually(partial(received, db, name, request))
+        sender = re.escape(address(hosts(name)[name]))
+        what = r"WARNING tornado\.access \[sample [ab]/[01] [0-9a-f]+ pid \d+\] 404 GET /nowhere \(\S+\) \S+ms"
+        assert re.fullmatch(rf"\S+ {sender} {STAMP} {what} request={request}", line), line
+
+
+def test_the_lines_of_a_request_are_found_by_its_id(site: Site) -> None:
+    request = ask(site, "/nowhere")
+    output = eventually(lambda: text if (text := find(request)[1]).count(request) >= 3 else False)
+    assert re.search(rf'/var/log/nginx/access\.log:\S+ .* "GET /nowhere HTTP/1\.1" 404 .* {request}', output)
+    assert re.search(rf"/var/log/sample/[ab]-[01]\.log:.* 404 GET /nowhere .* request={request}", output)
+    assert re.search(rf"/var/log/fleet/debian12/sample\.log:.* 404 GET /nowhere .* request={request}", output)
+    for wrong, words in (("0" * 32, "no log of these hosts has a line of request 000"), ("a b;id", "id must be what an answer")):
+        status, output = find(wrong)
+        assert status != 0
+        assert words in output
+
+
+def find(request: str) -> tuple[int, str]:
+    """Return the status of the playbook, and what it prints, which breaks long lines, as one line."""
+    status, output = run_playbook("playbooks/find_request.yml", "all", "-e", json.dumps({"id": request}))
+    return status, " ".join(output.split())
+
+
+def test_no_line_is_lost_when_logs_are_rotated(site: Site, host: Host, db: Host) -> None:
+    before = processes(host, "sample")
+    ids: list[str] = []
+    clients = [threading.Thread(target=lambda: ids.extend(ids_of_many_requests(site, 750))) for _ in range(4)]
+    for client in clients:
+        client.start()
+    rotations = 0
+    while any(client.is_alive() for client in clients) and rotations < 8:
+        # To supervisord a log that was made longer is as good as one that has become so.
+        host.check_output("truncate --size 50M /var/log/sample/[ab]-[01].log")
+        host.check_output("logrotate --force /etc/logrotate.d/nginx")
+        db.check_output(ROTATE)
+        rotations += 1
+    for client in clients:
+        client.join()
+    assert len(ids) == 3000
+    assert rotations >= 2, "they are rotated while lines are written"
+    for where, logs in (
+        (host, ["/var/log/nginx/access.log*", "/var/log/sample/*"]),
+        (db, ["/var/log/fleet/debian12/sample.log*"]),
+    ):
+        where.check_output("printf %%s %s > /tmp/ids", " ".join(ids))
+        for log in logs:
+            eventually(partial(has_all, where, log))
+    assert processes(host, "sample") == before
+    assert len(host.check_output("ls /var/log/sample | grep -E '^[ab]-0.log.[1-5]$'").splitlines()) >= 2
+    host.check_output("rm /var/log/sample/*.log.*")
+
+
+def has_all(host: Host, logs: str) -> bool:
+    count, missing = json.loads(host.check_output("python3 -c %s %s", MISSING, logs))
+    assert count == 3000
+    return not missing
+
+
+def test_names_that_are_none_lead_nowhere(host: Host, db: Host) -> None:
+    stamp = "2026-11-21T03:14:15Z"
+    send(
+        host,
+        f"<14>1 {stamp} .. ../../../tmp/evil 1 - - first",
+        f"<14>1 {stamp} ../../../tmp shop 1 - - second",
+        f"<14>1 {stamp} web1 .. 1 - - third",
+        "<14>../../../tmp/evil: fourth",
+        "<14>shop[7]: of a sender that says neither when nor where",
+        f"<14>1 {stamp} web1 shop 1 - - two\n{stamp} lines\x1b[31m",
+    )
+    eventually(lambda: db.run("grep -q lines /var/log/fleet/web1/shop.log").rc == 0)
+    others = db.check_output("cat /var/log/fleet/other.log")
+    assert [word for word in ("first", "second", "third", "fourth") if word not in others] == []
+    assert db.check_output("find / -xdev -name '*evil*' -newer /var/log/fleet/other.log -o -path /tmp/shop.log") == ""
+    assert "neither when nor where" in db.check_output(f"cat /var/log/fleet/{address(host)}/shop.log")
+    assert re.fullmatch(
+        rf"\S+ {address(host)} two#012{stamp} lines#033\[31m", db.check_output("cat /var/log/fleet/web1/shop.log")
+    )
+    assert db.check_output("stat --format '%U %G %a' /var/log/fleet/web1 /var/log/fleet/web1/shop.log").splitlines() == [
+        "root adm 750", "root adm 640",
+    ]  # fmt: skip
+    db.check_output("rm -r /var/log/fleet/web1 /var/log/fleet/%s && systemctl kill --signal=HUP rsyslog", address(host))
+
+
+def test_only_senders_of_the_named_networks_are_heard(sites: dict[str, Site], db: Host, tmp_path: Path) -> None:
+    done(provision(tmp_path, logs_senders=[f"{address(hosts('debian12')['debian12'])}/32"]))
+    try:
+        unheard, heard = ask(sites["debian13"], "/nowhere"), ask(sites["debian12"], "/nowhere")
+        eventually(lambda: received(db, "debian12", heard))
+        assert received(db, "debian13", unheard) == []
+    finally:
+        done(provision(tmp_path))
+    heard = ask(sites["debian13"], "/nowhere")
+    eventually(lambda: received(db, "debian13", heard))
+
+
+def test_a_port_that_is_taken_leaves_the_log_server_as_it_was(site: Site, db: Host, tmp_path: Path) -> None:
+    holder = "import socket, time; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('0.0.0.0', 5514)); time.sleep(60)"
+    db.check_output("systemd-run --unit=holder python3 -c %s", holder)
+    try:
+        status, output = provision(tmp_path, logs_port=5514)
+    finally:
+        db.check_output("systemctl stop holder")
+    assert status != 0
+    assert "rsyslog: it did not get UDP port 5514" in output
+    assert "The files of before are back, and rsyslog runs with them." in output
+    heard = ask(site, "/nowhere")
+    eventually(lambda: received(db, "debian12", heard))
+
+
+def test_what_a_firewall_drops_holds_up_nobody(site: Site, host: Host, db: Host) -> None:
+    rules = "add table inet cut; add chain inet cut out { type filter hook output priority 0; };"
+    rules += "add rule inet cut out udp dport 514 drop"
+    host.check_output("nft %s", rules)
+    try:
+        unheard = ids_of_many_requests(site, 200)[-1]
+    finally:
+        host.check_output("nft delete table inet cut")
+    heard = ask(site, "/nowhere")
+    eventually(lambda: received(db, "debian12", heard))
+    assert received(db, "debian12", unheard) == []
+    assert host.run("grep -rqF %s /var/log/sample", unheard).rc == 0
+
+
+def test_a_full_disk_of_the_log_server_costs_lines_and_nothing_else(site: Site, db: Host) -> None:
+    with small_disk(db, "/var/log/fleet"):
+        db.check_output("systemctl kill --signal=HUP rsyslog")
+        requests = ids_of_many_requests(site, 500)
+        eventually(lambda: "No space left on device" in db.check_output("journalctl --unit rsyslog --since -1min"))
+        assert received(db, "debian12", requests[-1]) == []
+        db.check_output("logger still-here")
+        eventually(lambda: db.run("grep -q still-here /var/log/syslog").rc == 0)
+        # There is room again: nobody has to be told.
+        db.check_output("rm /var/log/fleet/ballast")
+        eventually(lambda: received(db, "debian12", ask(site, "/nowhere")))
+    db.check_output("systemctl kill --signal=HUP rsyslog")
+    heard = ask(site, "/nowhere")
+    eventually(lambda: received(db, "debian12", heard))
+
+
+def test_a_full_disk_of_logs_does_not_keep_an_app_from_serving(site: Site, host: Host) -> None:
+    with small_disk(host, "/var/log/sample"):
+        done(run_playbook("playbooks/restart.yml", "debian12", "-e", "app=sample"))
+        before = processes(host, "sample")
+        requests = ids_of_many_requests(site, 1000)
+        assert "/dev/" not in host.check_output("df --output=avail /var/log/sample | tail -1").replace("0", "")
+        assert host.run("grep -rqF %s /var/log/sample", requests[-1]).rc != 0
+        host.check_output("rm /var/log/sample/ballast")
+        heard = ask(site, "/nowhere")
+        eventually(lambda: host.run("grep -rqF %s /var/log/sample", heard).rc == 0)
+        assert processes(host, "sample") == before
+    done(run_playbook("playbooks/restart.yml", "debian12", "-e", "app=sample"))
+
+
+def test_all_files_together_have_a_bound(db: Host, tmp_path: Path) -> None:
+    done(provision(tmp_path, logs_total_bytes=300_000))
+    try:
+        code = "import os, pathlib\nhome = pathlib.Path('/var/log/fleet/web2')\nhome.mkdir()\n"
+        code += "for age in range(5):\n path = home / f'shop.log.{age + 1}'\n path.write_bytes(b'x' * 100_000)\n"
+        code += " os.utime(path, (10**9 - age, 10**9 - age))\nprint(0)"
+        assert python(db, code) == 0
+        db.check_output("systemctl start fleet-logrotate")
+        left = db.check_output("ls /var/log/fleet/web2").split()
+        assert left == ["shop.log.1", "shop.log.2"][: len(left)]
+        assert "/var/log/fleet/debian12/sample.log" in db.check_output("ls /var/log/fleet/debian12/*")
+    finally:
+        db.check_output("rm -r /var/log/fleet/web2")
+        done(provision(tmp_path))

@@ -1,0 +1,385 @@
+"""A cluster of etcd: who its members are, and who may read and write what.
+
+It is asked by its JSON interface (https://etcd.io/docs/v3.5/dev-guide/api_grpc_gateway/), which etcd 3.4 and newer have, and
+where a password is neither an argument of a program nor in a file.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import json
+import re
+import ssl
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+CLIENT_PORT = 2379
+PEER_PORT = 2380
+
+#: Seconds that a member may take to answer.
+TIMEOUT = 5.0
+
+#: Seconds in which a new member has to catch up with the others.
+CATCH_UP_SECONDS = 60.0
+
+
+class EtcdError(Exception):
+    """etcd refuses what is wanted, or what is wanted makes no sense. The message says what would."""
+
+
+class UnreachableError(EtcdError):
+    """A member does not answer."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """One member, as its clients see it; ``ca`` is the PEM text of who has signed its certificate."""
+
+    url: str
+    ca: str = ""
+    token: str = field(default="", repr=False)
+
+    def call(self, path: str, **body: Any) -> dict[str, Any]:
+        """Return the answer to a POST of ``body`` to ``/v3/<path>``.
+
+        :raises UnreachableError: when there is none.
+        :raises EtcdError: in etcd's words.
+        """
+        return self._ask("POST", f"/v3/{path}", body)
+
+    def version(self) -> str:
+        """Return the version that the whole cluster speaks, such as ``3.4.0``.
+
+        :raises EtcdError: as for `call`.
+        """
+        return str(self._ask("GET", "/version")["etcdcluster"])
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        try:
+            with contextlib.closing(self._connection()) as connection:
+                content = None if body is None else json.dumps(body)
+                connection.request(method, path, content, {"Authorization": self.token} if self.token else {})
+                response = connection.getresponse()
+                text = response.read().decode(errors="replace")
+        except (OSError, HTTPException) as error:
+            raise UnreachableError(f"etcd at {self.url} does not answer: {error}") from error
+        try:
+            answer = dict(json.loads(text))
+        except ValueError:
+            answer = {"message": text.strip()[:200]}
+        if response.status != HTTPStatus.OK:
+            raise EtcdError(f"etcd at {self.url}: {answer.get('message', response.reason)}")
+        return answer
+
+    def _connection(self) -> HTTPConnection:
+        place = urlsplit(self.url)
+        host = place.hostname or ""
+        if place.scheme == "http":
+            return HTTPConnection(host, place.port, timeout=TIMEOUT)
+        context = ssl.create_default_context(cadata=self.ca or None)
+        # What etcd and its clients take is good enough; Python 3.13 asks for more of an authority than they do.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        return HTTPSConnection(host, place.port, timeout=TIMEOUT, context=context)
+
+    def login(self, name: str, password: str) -> Client:
+        """Return a client that is ``name``; the same one where authentication is off.
+
+        :raises EtcdError: as for `call`, and when it is the wrong password.
+        """
+        try:
+            return dataclasses.replace(self, token=self.call("auth/authenticate", name=name, password=password)["token"])
+        except EtcdError as error:
+            if "authentication is not enabled" in str(error):
+                return self
+            raise
+
+
+# Members
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The members as they are wanted: addresses by name, the first of them the one that founds the cluster."""
+
+    name: str
+    members: Mapping[str, str]
+    tls: bool = False
+    ca: str = ""
+    root_password: str = field(default="", repr=False)
+
+    @property
+    def scheme(self) -> str:
+        """How members are reached."""
+        return "https" if self.tls else "http"
+
+    def peer_url(self, name: str) -> str:
+        """Return where the other members reach this one."""
+        return f"{self.scheme}://{self.members[name]}:{PEER_PORT}"
+
+    def client(self, name: str) -> Client:
+        """Return a member, as seen from the others."""
+        return Client(f"{self.scheme}://{self.members[name]}:{CLIENT_PORT}", self.ca)
+
+    @property
+    def local(self) -> Client:
+        """The member on this host."""
+        return Client(f"{self.scheme}://127.0.0.1:{CLIENT_PORT}", self.ca)
+
+    @property
+    def others(self) -> list[str]:
+        """Names of the other members."""
+        return [name for name in self.members if name != self.name]
+
+    def any_other(self) -> Client:
+        """Return another member that answers.
+
+        :raises UnreachableError: when there is none, saying of each why.
+        """
+        reasons = []
+        for name in self.others:
+            try:
+                self.client(name).call("cluster/member/list")
+            except UnreachableError as error:
+                reasons.append(str(error))
+            else:
+                return self.client(name)
+        raise UnreachableError("; ".join(reasons))
+
+
+@dataclass(frozen=True)
+class Membership:
+    """How this host belongs to the cluster, and what etcd has to be told at its first start.
+
+    ``member``: it has been started before. ``learner``: the same, but it has no vote yet. ``founder``: the cluster begins
+    with it. ``joining``: the cluster knows of it.
+    """
+
+    state: Literal["member", "learner", "founder", "joining"]
+    changed: bool = False
+    initial_cluster: str = ""
+    warnings: Sequence[str] = ()
+
+
+def belong(cluster: Cluster, data: Path, version: str, *, check_mode: bool = False) -> Membership:
+    """See that the cluster knows of this host, if there is a cluster.
+
+    A host is added as a learner, which has no vote: should it never start, the others can still agree.
+
+    :arg data: the directory of etcd's data on this host.
+    :arg version: of etcd on this host.
+    :raises EtcdError: when it cannot be added.
+    """
+    if (data / "member").is_dir():
+        return _look(cluster)
+    first = next(iter(cluster.members))
+    try:
+        other = cluster.any_other()
+    except UnreachableError as error:
+        if cluster.name != first:
+            raise EtcdError(
+                f"etcd_members: {cluster.name} has no member to join. {first} comes first, and the others follow one "
+                f"after the other (serial: 1): {error}"
+            ) from error
+        return Membership("founder", initial_cluster=f"{cluster.name}={cluster.peer_url(cluster.name)}")
+    _require_version(other, version)
+    return _join(cluster, other, check_mode=check_mode)
+
+
+def _look(cluster: Cluster) -> Membership:
+    try:
+        found = cluster.local.call("cluster/member/list")
+    except UnreachableError:  # it is to be started; then there is something to look at
+        return Membership("member")
+    own = next(one for one in found["members"] if one["ID"] == found["header"]["member_id"])
+    wanted = cluster.peer_url(cluster.name)
+    if own.get("name") and own["peerURLs"] != [wanted]:
+        raise EtcdError(
+            f"etcd_members.{cluster.name}: the cluster knows it as {own['peerURLs'][0]}, not {wanted}. Set its address, or "
+            f"etcd_tls, back; or move it first: etcdctl member update {int(own['ID']):x} --peer-urls={wanted}"
+        )
+    unknown = [one for one in found["members"] if one.get("name") not in (*cluster.members, None, "")]
+    return Membership(
+        "learner" if own.get("isLearner") else "member",
+        warnings=[
+            f"the cluster has a member {one['name']}, which etcd_members does not name; "
+            f"if it is gone for good: etcdctl member remove {int(one['ID']):x}"
+            for one in unknown
+        ],
+    )
+
+
+def _require_version(other: Client, version: str) -> None:
+    """Refuse what etcd itself would refuse at its start: data of the next minor version; or of one too long ago."""
+    spoken, own = (tuple(map(int, text.split(".")[:2])) for text in (other.version(), version))
+    if not spoken <= own <= (spoken[0], spoken[1] + 1):
+        raise EtcdError(
+            f"this host has etcd {version}, and the cluster speaks {spoken[0]}.{spoken[1]}: a member needs that version or, "
+            "while the cluster is being upgraded, the next one. Debian 12 has 3.4, Debian 13 has 3.5"
+        )
+
+
+def _join(cluster: Cluster, other: Client, *, check_mode: bool) -> Membership:
+    url = cluster.peer_url(cluster.name)
+    root = other.login("root", cluster.root_password)
+    members = root.call("cluster/member/list")["members"]
+    mine = [one for one in members if one.get("name") == cluster.name or one["peerURLs"] == [url]]
+    # One without a name was added and never started. One with a name has lost its data, and can never be the same again.
+    lost = [one for one in mine if one.get("name")]
+    changed = bool(lost) or not mine
+    if changed and not check_mode:
+        for one in lost:
+            root.call("cluster/member/remove", ID=one["ID"])
+        members = root.call("cluster/member/add", peerURLs=[url], isLearner=True)["members"]
+    known = [f"{one['name']}={peer}" for one in members if one.get("name") and one not in lost for peer in one["peerURLs"]]
+    return Membership("joining", changed=changed, initial_cluster=",".join([*known, f"{cluster.name}={url}"]))
+
+
+def vote(cluster: Cluster) -> None:
+    """Give a member that has caught up with the others its vote.
+
+    :raises EtcdError: when it does not catch up, or no other member answers.
+    """
+    other = cluster.any_other()
+    root = other.login("root", cluster.root_password)
+    end = time.monotonic() + CATCH_UP_SECONDS
+    while learner := next(
+        (one for one in root.call("cluster/member/list")["members"] if one.get("name") == cluster.name and one.get("isLearner")),
+        None,
+    ):
+        try:
+            root.call("cluster/member/promote", ID=learner["ID"])
+        except EtcdError as error:
+            if "in sync with leader" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+
+
+# Users
+
+
+@dataclass(frozen=True)
+class User:
+    """Who may read and write the keys that begin with one of ``prefixes``; the empty one is all keys."""
+
+    password: str = field(repr=False)
+    prefixes: Sequence[str]
+
+
+def key_range(prefix: str) -> dict[str, str]:
+    """Return the range of keys that begin with ``prefix``, as a permission has it: from, up to but without.
+
+    >>> base64.b64decode(key_range("/shop/")["range_end"])
+    b'/shop0'
+    """
+    key = prefix.encode()
+    end = key.rstrip(b"\xff")
+    if not end:  # a zero byte is the first of all keys, and as an end it is none
+        return {"key": _base64(b"\0"), "range_end": _base64(b"\0")}
+    return {"key": _base64(key), "range_end": _base64(end[:-1] + bytes([end[-1] + 1]))}
+
+
+def _base64(text: bytes) -> str:
+    return base64.b64encode(text).decode()
+
+
+def apply_users(client: Client, root_password: str, users: Mapping[str, User], *, check_mode: bool = False) -> list[str]:
+    """See that root and ``users`` are all the users there are, and that nobody else gets in; return what was done.
+
+    :raises EtcdError: when ``root_password`` is not root's.
+    """
+    root = _as_root(client, root_password)
+    is_on = bool(root.token)
+    if not root_password:
+        return []
+    done = []
+    for change, path, body in _changes(client, root, root_password, users, is_on=is_on):
+        done.append(change)
+        if not check_mode:
+            root.call(path, **body)
+    return done
+
+
+def _as_root(client: Client, password: str) -> Client:
+    try:
+        return client.login("root", password)
+    except UnreachableError:
+        raise
+    except EtcdError as error:
+        wrong = "is not the password of root" if password else "is missing, and the cluster asks for it"
+        raise EtcdError(f"etcd_root_password: {wrong}; it is changed by etcdctl user passwd root ({error})") from error
+
+
+Step = tuple[str, str, dict[str, Any]]
+"""What is done, in words, and the call that does it."""
+
+
+def _changes(client: Client, root: Client, root_password: str, users: Mapping[str, User], *, is_on: bool) -> Iterator[Step]:
+    found = set(root.call("auth/user/list").get("users", []))
+    roles = set(root.call("auth/role/list").get("roles", []))
+    if not is_on:
+        yield from _root_steps(found, roles, root_password)
+    for name, user in users.items():
+        if name not in roles:
+            yield f"add role {name}", "auth/role/add", {"name": name}
+        granted = root.call("auth/role/get", role=name).get("perm", []) if name in roles else []
+        yield from _permission_steps(name, granted, user.prefixes)
+        if name not in found:
+            yield f"add user {name}", "auth/user/add", {"name": name, "password": user.password}
+        elif not is_on or not _is_password(client, name, user.password):
+            yield f"change the password of {name}", "auth/user/changepw", {"name": name, "password": user.password}
+        if name not in found or name not in root.call("auth/user/get", name=name).get("roles", []):
+            yield f"give {name} its role", "auth/user/grant", {"user": name, "role": name}
+    for name in sorted(found - users.keys() - {"root"}):
+        yield f"remove user {name}", "auth/user/delete", {"name": name}
+    for name in sorted(roles - users.keys() - {"root"}):
+        yield f"remove role {name}", "auth/role/delete", {"role": name}
+    if not is_on:
+        yield "ask everybody for a password", "auth/enable", {}
+
+
+def _root_steps(found: set[str], roles: set[str], password: str) -> Iterator[Step]:
+    verb = ("change the password of", "changepw") if "root" in found else ("add user", "add")
+    yield f"{verb[0]} root", f"auth/user/{verb[1]}", {"name": "root", "password": password}
+    if "root" not in roles:
+        yield "add role root", "auth/role/add", {"name": "root"}
+    yield "give root its role", "auth/user/grant", {"user": "root", "role": "root"}
+
+
+def _permission_steps(role: str, granted: Sequence[Mapping[str, str]], prefixes: Sequence[str]) -> Iterator[Step]:
+    wanted = {prefix: {"permType": "READWRITE", **key_range(prefix)} for prefix in prefixes}
+    for permission in granted:
+        if permission not in wanted.values():
+            key = base64.b64decode(permission.get("key", "")).decode(errors="replace")
+            ends = {name: permission[name] for name in ("key", "range_end") if name in permission}
+            yield f"take {key!r} from {role}", "auth/role/revoke", {"role": role, **ends}
+    for prefix, permission in wanted.items():
+        if permission not in granted:
+            yield f"give {prefix!r} to {role}", "auth/role/grant", {"name": role, "perm": permission}
+
+
+def _is_password(client: Client, name: str, password: str) -> bool:
+    try:
+        client.login(name, password)
+    except UnreachableError:
+        raise
+    except EtcdError:
+        return False
+    return True
+
+
+def own_version(output: str) -> str:
+    """Return the version that ``etcd --version`` prints.
+
+    :raises EtcdError: when it is something else.
+    """
+    if match := re.search(r"^etcd Version: (\d+\.\d+\.\d+)", output, re.MULTILINE):
+        return match[1]
+    raise EtcdError(f"etcd --version says something else than a version: {output[:200]}")

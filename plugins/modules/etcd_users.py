@@ -1,0 +1,116 @@
+#!/usr/bin/python
+# Copyright: The funnel.tornado developers
+# MIT License (see LICENSE)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: etcd_users
+short_description: Say who may read and write what in etcd
+description:
+  - Sees that root and O(users) are all the users there are, each with a role of its own name, then that etcd asks for passwords.
+  - Without O(root_password) nothing is done, and whoever reaches etcd may do everything.
+version_added: 0.1.0
+author: The funnel.tornado developers
+options:
+  root_password:
+    description: Password of root.
+    type: str
+    default: ""
+  users:
+    description: The other users.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Name of the user, and of its role.
+        type: str
+        required: true
+      password:
+        description: Password of the user.
+        type: str
+        required: true
+      prefixes:
+        description: What the keys begin with that the user may read and write. Everything begins with V("").
+        type: list
+        elements: str
+        required: true
+  url:
+    description: Where etcd is reached.
+    type: str
+    default: http://127.0.0.1:2379
+  ca:
+    description: Certificate, in PEM, that has signed etcd's.
+    type: str
+    default: ""
+attributes:
+  check_mode:
+    description: Can run in check_mode and return changed status prediction without modifying target.
+    support: full
+  diff_mode:
+    description: Will return details on what has changed (or possibly needs changing in check_mode), when in diff mode.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Let the shop have its own keys
+  funnel.tornado.etcd_users:
+    root_password: "{{ vault_etcd_root_password }}"
+    users:
+      - {name: shop, password: "{{ vault_etcd_shop_password }}", prefixes: [/shop/]}
+"""
+
+RETURN = r"""
+done:
+  description: What was done, or would be.
+  returned: success
+  type: list
+  elements: str
+  sample: [add user shop, give shop its role]
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.funnel.tornado.plugins.module_utils.etcd import (
+    Client,
+    EtcdError,
+    UnreachableError,
+    User,
+    apply_users,
+)
+
+USER = {
+    "name": {"type": "str", "required": True},
+    "password": {"type": "str", "required": True, "no_log": True},
+    "prefixes": {"type": "list", "elements": "str", "required": True},
+}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "root_password": {"type": "str", "default": "", "no_log": True},
+            "users": {"type": "list", "elements": "dict", "default": [], "options": USER},
+            "url": {"type": "str", "default": "http://127.0.0.1:2379"},
+            "ca": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    given = module.params
+    users = {user["name"]: User(user["password"], user["prefixes"]) for user in given["users"]}
+    try:
+        done = apply_users(Client(given["url"], given["ca"]), given["root_password"], users, check_mode=module.check_mode)
+    except UnreachableError as error:
+        if not module.check_mode:  # what an earlier task would have started has no users yet
+            module.fail_json(msg=str(error))
+        done = [f"add user {name}" for name in ("root", *users)] if given["root_password"] else []
+    except EtcdError as error:
+        module.fail_json(msg=str(error))
+    diff = {"before": "", "after": "".join(f"{change}\n" for change in done)}
+    module.exit_json(changed=bool(done), done=done, diff=diff if module._diff else {})
+
+
+if __name__ == "__main__":
+    main()
