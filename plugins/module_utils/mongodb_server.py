@@ -1,0 +1,174 @@
+"""mongod on a host: what can be seen before it is started, its first administrator, and what the host remembers of that one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import pwd
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.funnel.tornado.plugins.module_utils import proc, service, sockets
+from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
+from ansible_collections.funnel.tornado.plugins.module_utils.file_set import File, FileSet, converge
+from ansible_collections.funnel.tornado.plugins.module_utils.limits import Capacity
+from ansible_collections.funnel.tornado.plugins.module_utils.mongodb import ADMIN, DATA, bootstrap_configuration
+from ansible_collections.funnel.tornado.plugins.module_utils.mongodb_client import (
+    INTERVAL,
+    MongodbError,
+    connect,
+    explained,
+    hello,
+)
+
+SERVICE = "mongod"
+
+#: The user and group that mongod runs as.
+USER = "mongodb"
+
+#: The administrator's password, for backups and for the role itself when the inventory has a new one. Root's alone.
+PASSWORD_FILE = Path("/etc/mongodb/admin.password")
+
+#: The mongod that makes the administrator: a transient unit, which systemd ends when nobody else does.
+BOOTSTRAP = "mongod-bootstrap"
+BOOTSTRAP_SECONDS = 60
+
+
+def remembered_password() -> str:
+    """Return the administrator's password that this host was last given, or nothing."""
+    return PASSWORD_FILE.read_text() if PASSWORD_FILE.exists() else ""
+
+
+def remember_password(password: str, *, check_mode: bool = False) -> bool:
+    """Write the administrator's password where root finds it; return whether it is another one."""
+    file = File(str(PASSWORD_FILE), password.encode(), mode=0o600, secret=True)
+    return converge(FileSet(Path("/"), [file]), check_mode=check_mode).changed
+
+
+def address_problems(addresses: Sequence[str], port: int) -> Iterator[str]:
+    """Yield why mongod could not listen there, which only the host knows; what it listens on already is no problem."""
+    pid = service.look(SERVICE).main_pid
+    for address in addresses:
+        try:
+            family, kind, protocol, _, target = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        except OSError as error:
+            yield f"mongodb_addresses: this host cannot resolve {address}: {error.strerror}"
+            continue
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind(target)
+                trial.listen()
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    yield f"mongodb_addresses: mongod cannot listen on {address}: {error.strerror}"
+                elif not pid or not sockets.listener_pid((address, port), pid):
+                    yield f"mongodb_port: {port} of {address} is taken by {_holder(address, port)}"
+
+
+def limit_problems(open_files: int) -> list[str]:
+    """Return why mongod could not hold so many files open."""
+    problem = Capacity.of_host().problem(open_files)
+    return [problem.replace("limits_open_files", "mongodb_open_files")] if problem else []
+
+
+def _holder(address: str, port: int) -> str:
+    for pid in proc.pids():
+        if sockets.listener_pid((address, port), pid) == pid:
+            with contextlib.suppress(OSError):
+                return f"{(proc.PROC / str(pid) / 'comm').read_text().strip()} (pid {pid})"
+    return "another program"
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """The making of the first administrator, on new data and out of everybody's reach.
+
+    mongod runs for it on a directory of its own, with one unix socket in a directory that only root and mongod can enter, and no
+    other address. The data take their place by a rename once the administrator is in them.
+    """
+
+    program: str
+    configuration: Mapping[str, Any]
+    password: str
+    data: Path = Path(DATA)
+
+    def needed(self) -> bool:
+        """Say whether there are no data yet."""
+        return not (self.data / "WiredTiger").exists()
+
+    def run(self) -> None:
+        """Make the data.
+
+        :raises MongodbError: when mongod does not start on them, in its words; there are none then, as before.
+        """
+        if service.look(SERVICE).active:
+            raise MongodbError(f"mongod is running but {self.data} has no data: `systemctl stop {SERVICE}`, then run this again")
+        new, configuration = self.data.with_name(".new"), self.data.with_name(".new.conf")
+        directory = Path("/run") / BOOTSTRAP
+        try:
+            run(["systemctl", "stop", BOOTSTRAP], check=False)  # of a run that was cut off
+            shutil.rmtree(new, ignore_errors=True)
+            _own_directory(self.data.parent)
+            _own_directory(new)
+            written = bootstrap_configuration(self.configuration, str(new), str(directory / "mongod.sock"))
+            configuration.write_text(json.dumps(written))
+            began = time.time()
+            properties = {"User": USER, "Group": USER, "RuntimeDirectory": BOOTSTRAP, "RuntimeDirectoryMode": "0700"}
+            properties["RuntimeMaxSec"] = str(2 * BOOTSTRAP_SECONDS)
+            options = [f"--property={name}={value}" for name, value in properties.items()]
+            unit = ["systemd-run", "--quiet", "--collect", f"--unit={BOOTSTRAP}", "--service-type=exec", *options]
+            run([*unit, self.program, "--config", str(configuration)])
+            self._make_administrator(directory / "mongod.sock", began)
+            run(["systemctl", "stop", BOOTSTRAP])
+            new.rename(self.data)
+        except (OSError, CommandError) as error:
+            raise MongodbError(f"mongod's first data cannot be made: {error}") from error
+        finally:
+            run(["systemctl", "stop", BOOTSTRAP], check=False)
+            configuration.unlink(missing_ok=True)
+            shutil.rmtree(new, ignore_errors=True)
+
+    def _make_administrator(self, path: Path, began: float) -> None:
+        give_up = time.monotonic() + BOOTSTRAP_SECONDS
+        while True:
+            try:
+                hello(str(path), seconds=1.0)
+                break
+            except MongodbError as error:
+                if not service.look(BOOTSTRAP).active:
+                    said = run(["journalctl", f"--unit={BOOTSTRAP}", f"--since=@{began - 1:.0f}", "--output=cat", "--no-pager"])
+                    words = f"mongodb_settings: mongod does not start with new data:\n{last_errors(said.output)}"
+                    raise MongodbError(words) from error
+                if time.monotonic() > give_up:
+                    raise
+            time.sleep(INTERVAL)
+        with explained("the administrator cannot be made"), contextlib.closing(connect(str(path))) as client:
+            client.admin.command("createUser", ADMIN, pwd=self.password, roles=["root"])
+
+
+def last_errors(log: str, count: int = 5) -> str:
+    """Return the last errors in mongod's log, a line each; its last lines if there are none."""
+    errors = []
+    for line in log.splitlines():
+        try:
+            entry = json.loads(line)
+            if entry["s"] in {"E", "F"}:
+                errors.append(f"{entry['msg'].strip()}: {json.dumps(entry.get('attr', {}))}")
+        except (ValueError, KeyError, TypeError):
+            continue
+    return "\n".join((errors or log.splitlines())[-count:])
+
+
+def _own_directory(path: Path) -> None:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    user = pwd.getpwnam(USER)
+    os.chown(path, user.pw_uid, user.pw_gid)
+    path.chmod(0o700)
