@@ -67,11 +67,12 @@ table ip {table} {{
 
 @dataclass(frozen=True)
 class Host:
-    """A host of a fleet: its name, the code name of its Debian release and its IPv4 address."""
+    """A host of a fleet: its name, the code name of its Debian release, its IPv4 address; what it has of this machine."""
 
     name: str
     release: str
     address: str
+    binds: Sequence[str] = ()
 
 
 def free_network(taken: Iterable[IPv4Network], first: int) -> IPv4Network:
@@ -188,11 +189,11 @@ class Fleet:
         except subprocess.TimeoutExpired:
             return subprocess.CompletedProcess(argv, 255, "", f"no answer within {BOOT_TIMEOUT:.0f} s")
 
-    def up(self, wishes: Mapping[str, str | None]) -> None:
+    def up(self, wishes: Mapping[str, str | None], binds: Sequence[str] = ()) -> None:
         """Boot hosts, wished for as name to release; one that runs is left alone.
 
-        Raises `ToolError` if a host is there with another release, or cannot be made or booted; what this call made is
-        removed then.
+        New hosts have the directories `binds` of this machine, at the same paths. Raises `ToolError` if a host is there with
+        another release, or cannot be made or booted; what this call made is removed then.
         """
         for name, release in wishes.items():
             if release and name in self.hosts and self.hosts[name].release != release:
@@ -202,7 +203,7 @@ class Fleet:
         try:
             with locked(LOCK):
                 self._connect()
-            self._create(new)
+            self._create(new, binds)
             booted = [name for name in wishes if not self.running(name)]
             for name in booted:
                 self._boot(self.hosts[name])
@@ -281,7 +282,7 @@ class Fleet:
         # ssh takes a key only if it belongs to the user who runs it.
         os.chown(self.key, int(os.environ.get("SUDO_UID", "0")), int(os.environ.get("SUDO_GID", "0")))
 
-    def _create(self, new: dict[str, str]) -> None:
+    def _create(self, new: dict[str, str], binds: Sequence[str]) -> None:
         """Make root file systems for new hosts, given as name to release, and tell the whole fleet of them."""
         if not new or self.network is None:
             return
@@ -289,7 +290,7 @@ class Fleet:
         releases = sorted(set(new.values()))
         taken = {host.address for host in self.hosts.values()}
         free = (str(address) for address in list(self.network)[11:-1] if str(address) not in taken)
-        hosts = [Host(name, release, next(free)) for name, release in new.items()]
+        hosts = [Host(name, release, next(free), binds) for name, release in new.items()]
         with ThreadPoolExecutor() as pool:
             archives = dict(zip(releases, pool.map(cached, map(machine_recipe, releases)), strict=True))
             files = [shared | own_files(host, self.network) for host in hosts]
@@ -328,7 +329,7 @@ class Fleet:
         cgroup.mkdir(parents=True, exist_ok=True)
         nspawn = [f"--directory={self.root(host.name)}", f"--machine={self._machine(host)}", f"--hostname={host.name}"]
         nspawn += ["--boot", "--quiet", "--keep-unit", "--register=no", "--settings=no", "--resolv-conf=off"]
-        nspawn += [f"--network-bridge={self.mark}"]
+        nspawn += [f"--network-bridge={self.mark}", *(f"--bind={path}" for path in host.binds)]
         with self._log(host).open("a") as log:
             argv = ["sh", "-c", BOOT_LOOP, "boot", str(cgroup), self._link(host), *nspawn]
             loop = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)

@@ -36,6 +36,14 @@ def parse_wish(text: str) -> tuple[str, str | None]:
     return parse_name(name), release or None
 
 
+def parse_directory(text: str) -> str:
+    """Return the absolute path of a directory."""
+    path = Path(text).resolve()
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no directory {path}")
+    return str(path)
+
+
 def inventory(fleet: Fleet, group: str) -> dict[str, object]:
     """Return what an inventory script of Ansible prints: the fleet's hosts in a group, with how to reach each."""
     variables = {
@@ -86,6 +94,14 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", parents=[common], help="boot hosts; those that run are left alone")
     up.add_argument("wishes", nargs="+", type=parse_wish, metavar="NAME[:RELEASE]", help=f"one of {', '.join(RELEASES)}")
+    up.add_argument(
+        "--bind",
+        metavar="DIRECTORY",
+        type=parse_directory,
+        action="append",
+        default=[],
+        help="give new hosts this directory of this machine, at the same path (repeatable)",
+    )
     listing = commands.add_parser("list", parents=[common], help="tell name, address, release and state of each host")
     listing.add_argument("--json", action="store_true", help="in the words of Molecule's instance_config.yml")
     reboot = commands.add_parser("reboot", parents=[common], help="reboot a host and wait until it runs")
@@ -131,7 +147,7 @@ def perform(arguments: argparse.Namespace) -> None:
     with locked(fleet.lock):
         fleet.load()
         if arguments.command == "up":
-            fleet.up(dict(arguments.wishes))
+            fleet.up(dict(arguments.wishes), arguments.bind)
             return
         names = arguments.names or list(fleet.hosts)
         known(fleet, names)

@@ -47,15 +47,13 @@ class ActionModule(ActionBase):
         except (InvalidDataError, KeyError) as error:
             raise AnsibleActionFail(str(error)) from error
         local = local_source(app, self._loader.get_basedir())
-        return self._release(app, local, arguments["wait"], task_vars or {}) | {"once": app.hooks.once}
+        return {"waiting": False, "once": app.hooks.once} | self._release(app, local, arguments["wait"], task_vars or {})
 
     def _release(self, app: App, local: Path | None, wait: int, task_vars: dict[str, Any]) -> dict[str, Any]:
-        entry = to_dict(app)
-        del entry["basic_auth"]  # hashes of passwords are nginx's alone
         arguments = {
             "name": app.name,
             # One text: of a dict with secrets, Ansible would blot out each value wherever it stands in a result, and be it "1".
-            "app": json.dumps(entry),
+            "app": json.dumps(entry(app)),
             "revision": revision(app, local) if local else "",
             "launcher": (PROGRAMS / "launch.py").read_text(),
             "runner": (PROGRAMS / "runner.py").read_text(),
@@ -88,6 +86,13 @@ class ActionModule(ActionBase):
         )
         result.pop("invocation", None)  # two programs' texts are no help to anybody
         return result
+
+
+def entry(app: App) -> dict[str, Any]:
+    """Return what a host needs to know of an app to build it."""
+    known = to_dict(app)
+    del known["basic_auth"]  # hashes of passwords are nginx's alone
+    return known
 
 
 def with_versions(apps: Any, versions: dict[str, str | None]) -> Any:

@@ -5,15 +5,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App, load, to_dict
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App, load, site_owner, to_dict
 from ansible_collections.funnel.tornado.plugins.module_utils.certificates import APP_SET, CHALLENGES, chain_path, key_path
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.nginx import SiteOptions
+from ansible_collections.funnel.tornado.plugins.module_utils.nginx import Mount, SiteOptions
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 
 DOCUMENTATION = r"""
@@ -45,20 +45,38 @@ _value:
 def app_sites(apps: object) -> dict[str, dict[str, Any]]:
     """Return the sites of ``apps``, or fail with every mistake in them."""
     try:
-        return {name: site(app) for name, app in load(apps).items()}
+        loaded = load(apps)
     except InvalidDataError as error:
         raise AnsibleFilterError(str(error)) from error
-
-
-def site(app: App) -> dict[str, Any]:
-    """Return the site of one app: all it names of a release leads through the link that a switch renames."""
-    layout, entry = Layout(app.name), to_dict(app)
+    mounted = [app for app in loaded.values() if app.prefix is not None]
     return {
-        **{option.name: entry[option.name] for option in dataclasses.fields(SiteOptions)},
+        name: site(app, [other for other in mounted if site_owner(other, loaded.values()) == app])
+        for name, app in loaded.items()
+        if app.prefix is None
+    }
+
+
+def site(app: App, mounted: Iterable[App]) -> dict[str, Any]:
+    """Return the site of an app, with the apps ``mounted`` in it."""
+    maintenance = {**to_dict(app)["maintenance"], "file": str(Layout(app.name).maintenance)}
+    mounts = {
+        str(other.prefix): part(other, Mount) | {"maintenance_file": str(Layout(other.name).maintenance)} for other in mounted
+    }
+    return part(app, SiteOptions) | {"tls": tls(app), "maintenance": maintenance, "mounts": mounts}
+
+
+def part(app: App, options: type) -> dict[str, Any]:
+    """Return the ``options`` that an app's entry has, and its place on the host.
+
+    All that this names of a release leads through the link that a switch renames.
+    """
+    layout, entry = Layout(app.name), to_dict(app)
+    # What is run where it lies has no files for nginx: the app sends its own.
+    served = app.static if app.source.directory is None else None
+    return {
+        **{option.name: entry[option.name] for option in dataclasses.fields(options) if option.name in entry},
         "upstream": {"include": str(layout.live_upstream)},
-        "tls": tls(app),
-        "static": [{"url": app.static.url, "live": str(layout.live)}] if app.static else [],
-        "maintenance": {**entry["maintenance"], "file": str(layout.maintenance)},
+        "static": [{"url": served.url, "live": str(layout.live)}] if served else [],
         "origin": f"{VARIABLE}.{app.name}",
     }
 

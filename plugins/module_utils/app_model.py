@@ -5,16 +5,25 @@ The filter, the modules, the argument specs and the documentation all take it fr
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import re
 import shlex
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from ansible_collections.funnel.tornado.plugins.module_utils.certificates import contradictions
-from ansible_collections.funnel.tornado.plugins.module_utils.nginx import STATIC_URL, SiteOptions, site_problems, size_in_bytes
+from ansible_collections.funnel.tornado.plugins.module_utils.nginx import (
+    MOUNT_URL,
+    STATIC_URL,
+    SiteOptions,
+    is_reserved,
+    place_problems,
+    site_problems,
+    size_in_bytes,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import (
     Doc,
     Hidden,
@@ -32,7 +41,7 @@ VARIABLE = "tornado_apps"
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 
 #: Names that the collection's own services take on a host, maybe later than the app does.
-RESERVED_NAMES = frozenset({"etcd", "haproxy", "keepalived", "mongodb", "nginx", "supervisor"})
+RESERVED_NAMES = frozenset({"etcd", "fleet", "git", "haproxy", "keepalived", "mongodb", "nginx", "supervisor"})
 
 RELATIVE_PATH = r"(?!.*(^|/)\.\.(/|$))[^/].*"
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -49,7 +58,16 @@ SOURCE_KEYS = {
     "checksum": ("archive",),
     "deploy_key": ("git",),
     "host_key": ("git",),
+    "keys": ("push",),
 }
+
+#: Kinds of SSH keys; those of hardware begin with sk-.
+KEY_KIND = r"ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com"
+#: A line of a public key: its kind, itself in base64, and whose it is. No options stand before it.
+PUBLIC_KEY = rf"({KEY_KIND}) +[A-Za-z0-9+/]+=*( [^\n]*)?\n?"
+
+#: Keys of the server that a site is: those of an app with a prefix are in the entry of the app whose site it is a part of.
+SERVER_KEYS = ("aliases", "basic_auth", "headers", "maintenance", "tls")
 
 #: Characters of a text that is worth hiding.
 SHORTEST_SECRET = 6
@@ -62,7 +80,7 @@ MAX_PROCESSES = 256
 class Source:
     """Where the code comes from."""
 
-    EXACTLY_ONE: ClassVar = ("path", "git", "archive", "package")
+    EXACTLY_ONE: ClassVar = ("path", "git", "archive", "package", "push", "directory")
 
     path: Annotated[
         str | None,
@@ -79,6 +97,24 @@ class Source:
         str | None,
         Doc("Name of a Python package, extras too, that is installed into the environment; there is no other code."),
         Pattern(r"[A-Za-z0-9][\w.-]*(\[[\w.,-]+\])?", 'the name of a package, such as "shop" or "shop[redis]"'),
+    ] = None
+    push: Annotated[
+        str | None,
+        Doc("Branch that is built and served when it is pushed: C(git push git@host:<app> <branch>). Without submodules."),
+        Pattern(r"(?!.*(\.\.|//|\.lock$|[./]$))[A-Za-z0-9][\w./-]{0,99}", 'the name of a branch, such as "main"'),
+    ] = None
+    keys: Annotated[
+        list[str] | None,
+        Doc("SSH public keys that may C(push), each with whose it is: C(ssh-ed25519 AAAA... alice). Required for it."),
+        Pattern(PUBLIC_KEY, 'a line of an SSH public key, such as "ssh-ed25519 AAAA... alice"'),
+    ] = None
+    directory: Annotated[
+        str | None,
+        Doc(
+            "Directory on the host that is run where it lies, for development: needs C(debug). A release of it is environment "
+            "and settings only; C(static) is left to the app. The app's user, named as the app, has to be able to read it."
+        ),
+        Pattern(r"/.*", "the absolute path of a directory on the host"),
     ] = None
     version: Annotated[
         str | None,
@@ -241,7 +277,10 @@ class Tls:
 class App(SiteOptions):
     """One entry of ``tornado_apps``; ``name`` is its key there."""
 
-    source: Annotated[Source, Doc("Where the code comes from: exactly one of C(path), C(git), C(archive) and C(package).")]
+    source: Annotated[
+        Source,
+        Doc("Where the code comes from: exactly one of C(path), C(git), C(archive), C(package), C(push) and C(directory)."),
+    ]
     run: Annotated[Run, Doc("How a process is started: exactly one of C(app), C(wsgi), C(command) and C(procfile).")]
     python: Annotated[
         Python,
@@ -260,11 +299,32 @@ class App(SiteOptions):
         ),
         Range(1024, 65535),
     ] = None
+    debug: Annotated[
+        bool,
+        Doc(
+            "For development: C(app) and C(wsgi) run in one process, which reloads on changed code and, if Tornado's, shows "
+            "tracebacks to everybody."
+        ),
+    ] = False
+    watch: Annotated[
+        list[str],
+        Doc("Files of the source on whose change C(debug) reloads as well, such as C([config.yml])."),
+        Pattern(RELATIVE_PATH, "a file inside the source, relative to it"),
+    ] = field(default_factory=list)
     env: Annotated[dict[str, str | int | float], Doc("Plain configuration: environment variables.")] = field(default_factory=dict)
     secrets: Annotated[dict[str, str | int | float], Doc("Environment variables that are never shown or logged."), Hidden] = (
         field(default_factory=dict)
     )
     services: Annotated[Services, Doc("What the app uses; its environment says where that is.")] = field(default_factory=Services)
+    prefix: Annotated[
+        str | None,
+        Doc(
+            "Part of a site that is the app's, by whole addresses; the rest of it is another app's, with the same C(domains) and "
+            "no prefix, whose entry has C(aliases), C(basic_auth), C(headers), C(maintenance) and C(tls) for both. C(extra) is "
+            "for the location block here, without a C(location) in it; C(limits), C(allow) and C(deny) are the other's if unset."
+        ),
+        MOUNT_URL,
+    ] = None
     tls: Annotated[Tls, Doc("The site's certificate, and what HTTPS comes with.")] = field(default_factory=Tls)
     static: Annotated[Static | None, Doc("Files that nginx serves itself; none if unset.")] = None
     health: Annotated[Health, Doc("How a new process shows that it can serve, before it gets traffic.")] = field(
@@ -319,7 +379,9 @@ class App(SiteOptions):
 
     def process_count(self, cpus: int) -> int:
         """Return the number of processes of a slot on a host with ``cpus`` CPUs."""
-        return min(cpus, MAX_PROCESSES) if self.processes == "auto" else self.processes
+        if self.processes == "auto":
+            return 1 if self.debug else min(cpus, MAX_PROCESSES)
+        return self.processes
 
     def ports(self, cpus: int) -> range:
         """Return all ports of both slots; slot a has the even places, slot b the odd ones."""
@@ -349,21 +411,47 @@ def load(entries: object, host: Host | None = None) -> dict[str, App]:
     problems: list[str] = []
     apps: dict[str, App] = {}
     for name, entry in entries.items():
-        path = f"{VARIABLE}.{name}"
-        problems.extend(_name_problems(str(name), path))
         try:
-            app = dataclasses.replace(parse(App, entry, path), name=str(name))
+            apps[str(name)] = _parse(str(name), entry, problems)
         except InvalidDataError as error:
             problems.extend(error.problems)
-        else:
-            apps[app.name] = app
-            problems.extend(_app_problems(app, path))
     problems.extend(_shared_domains(apps))
+    if len(apps) == len(entries):  # or the app that is missed may be there, and have a mistake
+        problems.extend(_prefix_problems(apps))
     if host:
         problems.extend(_host_problems(apps, host))
     if problems:
         raise InvalidDataError(problems)
     return apps
+
+
+def load_one(name: str, entry: object) -> App:
+    """Return one app without a look at the others, whom a host is not told of when it builds a release.
+
+    :raises InvalidDataError: with every mistake of the entry.
+    """
+    problems: list[str] = []
+    app = _parse(name, entry, problems)
+    if problems:
+        raise InvalidDataError(problems)
+    return app
+
+
+def _parse(name: str, entry: object, problems: list[str]) -> App:
+    """Return the app, and add what is wrong between its keys to ``problems``.
+
+    :raises InvalidDataError: when it cannot be read.
+    """
+    path = f"{VARIABLE}.{name}"
+    problems.extend(_name_problems(name, path))
+    app = dataclasses.replace(parse(App, entry, path), name=name)
+    problems.extend(_app_problems(app, path))
+    return app
+
+
+def site_owner(app: App, apps: Iterable[App]) -> App | None:
+    """Return the app whose site one with a prefix is a part of, if there is any."""
+    return next((other for other in apps if other.prefix is None and set(other.domains) == set(app.domains)), None)
 
 
 def _name_problems(name: str, path: str) -> Iterator[str]:
@@ -377,9 +465,12 @@ def _app_problems(app: App, path: str) -> Iterator[str]:
     """Yield what is wrong between the keys of one app."""
     yield from _source_problems(app.source, f"{path}.source")
     yield from _run_problems(app, f"{path}.run")
+    yield from _debug_problems(app, path)
     yield from _hook_problems(app.hooks, f"{path}.hooks")
     yield from _tls_problems(app, f"{path}.tls")
     yield from site_problems(app, path, [app.static.url] if app.static else [])
+    if app.prefix is not None:
+        yield from _own_prefix_problems(app, app.prefix, path)
     mistakes = list(service_problems(app.services, f"{path}.services"))
     yield from mistakes
     service_variables = {} if mistakes else app.services.environment | app.services.secret_environment
@@ -407,6 +498,20 @@ def _source_problems(source: Source, path: str) -> Iterator[str]:
         yield f"{path}.version: is missing; without it the same entry would be another release tomorrow"
     if source.archive is not None and source.remote and source.checksum is None:
         yield f"{path}.checksum: is missing; what a URL has to give is known by it"
+    if source.push is not None and source.keys is None:
+        yield f"{path}.keys: is missing; it has the SSH public keys that may push"
+    for number, key in enumerate(source.keys or ()):
+        if not _is_whole(key):
+            yield f"{path}.keys[{number}]: is not a whole key; copy the line of the .pub file anew"
+
+
+def _is_whole(key: str) -> bool:
+    """Say whether what a public key is in base64 begins as its kind does (RFC 4253, 6.6)."""
+    kind, blob = key.split()[:2]
+    try:
+        return base64.b64decode(blob).startswith(len(kind).to_bytes(4, "big") + kind.encode())
+    except ValueError:
+        return False
 
 
 def _run_problems(app: App, path: str) -> Iterator[str]:
@@ -428,6 +533,18 @@ def _run_problems(app: App, path: str) -> Iterator[str]:
             yield f"{path}.scale.{name}: must be the name of a process type"
         elif name == run.procfile:
             yield f"{path}.scale.{name}: is what is served; processes says how many"
+
+
+def _debug_problems(app: App, path: str) -> Iterator[str]:
+    """Yield what goes against a process that reloads on changed files, and needs to."""
+    if app.watch and not app.debug:
+        yield f"{path}.watch: goes with debug: true"
+    if app.source.directory is not None and not app.debug:
+        yield f"{path}.source.directory: is run in place, for development only, and needs debug: true; serve source.path or git"
+    if app.debug and app.run.app is None and app.run.wsgi is None:
+        yield f"{path}.debug: goes with run.app and run.wsgi, which the collection's runner serves"
+    if app.debug and app.processes not in ("auto", 1):
+        yield f"{path}.processes: must be 1 with debug, as only one process can reload; found {app.processes}"
 
 
 def _hook_problems(hooks: Hooks, path: str) -> Iterator[str]:
@@ -470,12 +587,45 @@ def _command_problems(app: App, command: str, path: str) -> Iterator[str]:
 def _shared_domains(apps: Mapping[str, App]) -> Iterator[str]:
     owners: dict[str, str] = {}
     for app in apps.values():
-        for domain in app.names or [""]:
+        for domain in (app.names or [""]) if app.prefix is None else []:
             owner = owners.setdefault(domain, app.name)
             if owner != app.name:
                 what = f"{domain} is {owner}'s, too" if domain else f"{owner} is the default site, too"
                 key = "aliases" if domain in app.aliases else "domains"
                 yield f"{VARIABLE}.{app.name}.{key}: {what}; each site needs names of its own"
+
+
+def _prefix_problems(apps: Mapping[str, App]) -> Iterator[str]:
+    """Yield what is wrong with the apps that are part of another one's site."""
+    owners: dict[tuple[frozenset[str], str], str] = {}
+    for app in apps.values():
+        if app.prefix is None:
+            continue
+        path = f"{VARIABLE}.{app.name}"
+        site = f"the site of {', '.join(app.domains)}" if app.domains else "the default site"
+        owner = site_owner(app, apps.values())
+        if owner is None:
+            yield f"{path}.prefix: is a part of {site}, and no app without a prefix has the same domains; add one"
+            continue
+        first = owners.setdefault((frozenset(app.domains), app.prefix), app.name)
+        if first != app.name:
+            yield f"{path}.prefix: {app.prefix} of {site} is {first}'s, too; choose another"
+        if app.prefix in {*owner.paths, *([owner.static.url] if owner.static else [])}:
+            yield f"{path}.prefix: {app.prefix} has settings in {VARIABLE}.{owner.name}; choose another, or remove those"
+        blank = App(source=app.source, run=app.run)
+        for key in SERVER_KEYS:
+            if getattr(app, key) != getattr(blank, key):
+                yield f"{path}.{key}: belongs to the site, which is {owner.name}'s; set it in {VARIABLE}.{owner.name}.{key}"
+
+
+def _own_prefix_problems(app: App, prefix: str, path: str) -> Iterator[str]:
+    """Yield what of an app's entry does not lie below its prefix."""
+    if is_reserved(prefix):
+        yield f"{path}.prefix: {prefix} is kept for the site itself; choose another"
+    if prefix in app.paths:
+        yield f"{path}.paths.{prefix}: is the prefix, whose settings are the app's own; move them there"
+    yield from place_problems(prefix, {f"{path}.paths.{url}": url for url in app.paths})
+    yield from place_problems(prefix, {f"{path}.static.url": app.static.url} if app.static else {})
 
 
 def _host_problems(apps: Mapping[str, App], host: Host) -> Iterator[str]:

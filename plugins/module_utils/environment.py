@@ -97,6 +97,25 @@ def prepare(layout: Layout, app: App, source: Path, revision: str) -> Environmen
     return Environment(path, built=True)
 
 
+def fingerprint(app: App, directory: Path) -> str:
+    """Return the hash of the files that name the dependencies of a directory that is run where it lies.
+
+    :raises BuildError: when there is no such directory, or one of the files cannot be read.
+    """
+    key = f"{VARIABLE}.{app.name}.source.directory"
+    if not directory.is_dir():
+        raise BuildError(f"{key}: this host has no directory {directory}")
+    digest = hashlib.sha256(str(directory).encode())
+    try:
+        for name in (UV_LOCK, PYLOCK, PROJECT):
+            digest.update((directory / name).read_bytes() if (directory / name).exists() else b"")
+        if (directory / REQUIREMENTS).exists():
+            digest.update("\n".join(requirement_lines(directory / REQUIREMENTS)).encode())
+    except (OSError, ValueError, RecursionError) as error:
+        raise BuildError(f"{key}: {error}") from error
+    return digest.hexdigest()
+
+
 def _is_complete(path: Path) -> bool:
     """Say whether root has found the environment finished: what is built in it could make a file of that name, too."""
     try:

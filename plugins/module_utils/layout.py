@@ -2,11 +2,12 @@
 
     /srv/<app>/                       root's; others may pass through it, and list nothing
         releases/<id>/                an immutable release
-            src/                      the code: readable by the app's user only
+            src/                      the code: readable by the app's user only; of source.directory, a link to it
             public/<url>/             what nginx serves of it, by its whole address: readable by all
             versions/<SHA-512>.<type> the same files by their content, for pages of this release when the next one is live
             venv -> environments/<hash>
             launch.py  runner.py  release.json  secrets.json
+            source.tar                what was pushed, if it was: the code of the next release with other settings
         environments/<hash>/          virtual environments, shared by releases with the same dependencies
         slots/{a,b}/                  a generation of processes:
             release -> releases/<id>
@@ -32,6 +33,8 @@ from typing import Literal
 Slot = Literal["a", "b"]
 SLOTS: tuple[Slot, Slot] = ("a", "b")
 
+#: In a release: the archive that was pushed.
+PUSHED = "source.tar"
 
 #: nginx's group on Debian: it reaches the sockets, and nothing else of an app.
 NGINX_GROUP = "www-data"
@@ -121,6 +124,10 @@ class Layout:
     def release(self, release: str) -> Path:
         """Directory of one release."""
         return self.releases / release
+
+    def pushed_source(self, release: str) -> Path:
+        """Archive that a release was made of, if it was pushed to this host."""
+        return self.release(release) / PUSHED
 
     def is_built(self, release: str) -> bool:
         """Say whether a release is there; one whose build was broken off is not, as a release appears by a rename."""

@@ -26,8 +26,10 @@ _ADDRESS = Pattern(r"unix:/[^\s;{}'\"\\$]+|[^\s;{}'\"\\$/]+", 'host:port, or a s
 _SIZE = Pattern(r"[1-9][0-9]*[kmg]?", 'a size, such as "50m"')
 _SECONDS = Range(1, 86400)
 
-#: Below which address static files are.
-STATIC_URL = Pattern(r"/((?!\.{1,2}/)[A-Za-z0-9._~-]+/)+", 'a path between slashes, such as "/static/"')
+#: Below which address static files are, or another upstream is.
+_BETWEEN_SLASHES = r"/((?!\.{1,2}/)[A-Za-z0-9._~-]+/)+"
+STATIC_URL = Pattern(_BETWEEN_SLASHES, 'a path between slashes, such as "/static/"')
+MOUNT_URL = Pattern(_BETWEEN_SLASHES, 'a path between slashes, such as "/api/"')
 
 #: What crypt(3) of Debian takes: SHA-256 and SHA-512, bcrypt, yescrypt, and the MD5 of htpasswd.
 _HASH = Pattern(
@@ -223,6 +225,23 @@ class SiteMaintenance(Maintenance):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mount(Path):
+    """Another upstream, below a path of a site. What it does not say of limits and of who is let in is the site's."""
+
+    upstream: Annotated[str | Upstream, Doc("Name of one of the upstreams, or one of its own."), _NAME]
+    paths: Annotated[dict[str, Path], Doc("What is different by path, by whole addresses; the rest is the mount's.")] = field(
+        default_factory=dict
+    )
+    static: Annotated[list[Static], Doc("Directories nginx serves itself, below the mount.")] = field(default_factory=list)
+    maintenance_file: Annotated[
+        str | None,
+        Doc("While it exists, the site's sign of maintenance is up here; the site's own file then counts no more."),
+        _PATH,
+    ] = None
+    origin: Annotated[str, Doc("Variable that it was made from, named in messages about it.")] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Site(SiteOptions):
     """What nginx answers to the names of a site."""
 
@@ -231,6 +250,9 @@ class Site(SiteOptions):
         default_factory=list
     )
     tls: Annotated[Tls | None, Doc("Its certificate; HTTP only without.")] = None
+    mounts: Annotated[dict[str, Mount], Doc("Other upstreams, by the paths below which they are asked; the longest wins.")] = (
+        field(default_factory=dict)
+    )
     websocket: Annotated[bool, Doc("Whether websockets are passed on.")] = True
     static: Annotated[
         list[Static], Doc("Directories nginx serves itself; the first one also has favicon.ico and robots.txt.")
@@ -303,13 +325,51 @@ def site_problems(site: SiteOptions, path: str, static: Collection[str]) -> Iter
         if not re.fullmatch(r"[^\s:]+", user):
             yield f"{path}.basic_auth.{user}: a user's name has no colons and blanks"
     yield from _limit_problems(site.limits, f"{path}.limits")
-    taken = {"/", *static, *(["/favicon.ico", "/robots.txt"] if static else [])}
-    for url, one in site.paths.items():
+    yield from _path_problems(site.paths, f"{path}.paths", {"/", *static, *(["/favicon.ico", "/robots.txt"] if static else [])})
+
+
+def _path_problems(paths: Mapping[str, Path], path: str, taken: Collection[str]) -> Iterator[str]:
+    for url, one in paths.items():
         if not _LOCATION.fullmatch(url):
-            yield f"{path}.paths.{url}: must be a path of letters, digits and . _ ~ - that starts with /, without // and /../"
-        elif url in taken or url.startswith((CHALLENGE_URL, _OWN_URL)):
-            yield f"{path}.paths.{url}: has settings of its own; the app's path must be another one"
-        yield from _limit_problems(one.limits, f"{path}.paths.{url}.limits")
+            yield f"{path}.{url}: must be a path of letters, digits and . _ ~ - that starts with /, without // and /../"
+        elif url in taken or is_reserved(url):
+            yield f"{path}.{url}: has settings of its own; the app's path must be another one"
+        yield from _limit_problems(one.limits, f"{path}.{url}.limits")
+
+
+def is_reserved(url: str) -> bool:
+    """Say whether a path is the role's own, on every site."""
+    return url.startswith((CHALLENGE_URL, _OWN_URL))
+
+
+def place_problems(prefix: str, places: Mapping[str, str]) -> Iterator[str]:
+    """Yield which of ``places``, addresses by their keys, are not below ``prefix``, where all of them have to be."""
+    for key, url in places.items():
+        if not url.startswith(prefix):
+            yield f"{key}: must begin with {prefix}, below which it is served; found {url!r}"
+
+
+def _mount_problems(site: Site, path: str, upstreams: Mapping[str, Upstream]) -> Iterator[str]:
+    taken = {*site.paths, *(one.url for one in site.static)}
+    for url, mount in site.mounts.items():
+        here = mount.origin or f"{path}.mounts.{url}"
+        if objection := MOUNT_URL.objection(url):
+            yield f"{here}: {objection}"
+        elif url in taken or is_reserved(url):
+            yield f"{here}: {url} has settings of its own already; choose another"
+        yield from _upstream_problems(mount.upstream, here, upstreams)
+        yield from _limit_problems(mount.limits, f"{here}.limits")
+        yield from _path_problems(mount.paths, f"{here}.paths", {url, *(one.url for one in mount.static)})
+        yield from place_problems(url, {f"{here}.paths.{one}": one for one in mount.paths})
+        yield from place_problems(url, {f"{here}.static[{i}].url": one.url for i, one in enumerate(mount.static)})
+        if mount.maintenance_file and not site.maintenance.file:
+            yield f"{here}.maintenance_file: goes with the site's maintenance.file"
+
+
+def _upstream_problems(upstream: str | Upstream, path: str, upstreams: Mapping[str, Upstream]) -> Iterator[str]:
+    if isinstance(upstream, str) and upstream not in upstreams:
+        near = nearest(upstream, upstreams)
+        yield f"{path}.upstream: nginx_upstreams has no {upstream}" + (f"; did you mean {near}?" if near else "")
 
 
 def _limit_problems(limits: Limits, path: str) -> Iterator[str]:
@@ -321,9 +381,8 @@ def _cross_problems(sites: Mapping[str, Site], upstreams: Mapping[str, Upstream]
     owners: dict[str, str] = {}
     for key, site in sites.items():
         path = site.origin or f"nginx_sites.{key}"
-        if isinstance(site.upstream, str) and site.upstream not in upstreams:
-            near = nearest(site.upstream, upstreams)
-            yield f"{path}.upstream: nginx_upstreams has no {site.upstream}" + (f"; did you mean {near}?" if near else "")
+        yield from _upstream_problems(site.upstream, path, upstreams)
+        yield from _mount_problems(site, path, upstreams)
         if isinstance(site.upstream, Upstream) and key in upstreams:
             yield f"{path}.upstream: nginx_upstreams has a {key}, too; name that instead, or rename one of them"
         yield from site_problems(site, path, [one.url for one in site.static])
@@ -344,6 +403,51 @@ def _listen_problems(site: Site, path: str, addresses: Addresses) -> Iterator[st
         yield f"{path}.tls: needs an address to listen on, such as nginx_listen_tls: ['443', '[::]:443']"
     if site.tls and not site.domains:
         yield f"{path}.tls: needs domains, which the certificate is for"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A location of a site other than its root: what holds there, and the variable that says so.
+
+    ``name`` is that of what belongs to it: files, zones, a named location. A place in a mount has what the mount itself has.
+    """
+
+    name: str
+    url: str
+    one: Path
+    upstream: str
+    origin: str
+    mount: _Place | None = None
+
+    @property
+    def buffering(self) -> bool | None:
+        """Whether answers are collected; None is all but events."""
+        return self.mount.buffering if self.one.buffering is None and self.mount else self.one.buffering
+
+    @property
+    def zones(self) -> list[str]:
+        """The lines that define the zones of its own limits."""
+        return _zones(self.one.limits, self.name)
+
+    @property
+    def settings(self) -> dict[str, list[str]]:
+        """The lines of its location, by what they are about."""
+        found = self.mount.settings.copy() if self.mount else {}
+        found |= _limit_lines(self.one.limits, self.name)
+        if self.one.allow or self.one.deny:
+            found["access"] = _access(self.one.allow, self.one.deny)
+        if self.one.upload_size:
+            found["upload_size"] = [f"client_max_body_size {self.one.upload_size};"]
+        if self.one.read_timeout:
+            found["read_timeout"] = [f"proxy_read_timeout {self.one.read_timeout}s;"]
+        if self.one.buffering is not None:
+            found["buffering"] = [] if self.one.buffering else ["proxy_buffering off;", "proxy_request_buffering off;"]
+        return found
+
+    @property
+    def guards(self) -> list[str]:
+        """The lines that say who may ask, and how much: those for files as well."""
+        return [line for about in ("requests", "connections", "access") for line in self.settings.get(about, [])]
 
 
 @dataclass(frozen=True)
@@ -374,11 +478,11 @@ class _SiteFiles:
                 "needs": [site.tls.certificate, site.tls.key] if site.tls else [],
             }
         }
-        snippets = {"extra": (site.extra, "extra")}
-        snippets |= {f"{i}.extra": (one.extra, f"paths.{url}.extra") for i, (url, one) in enumerate(site.paths.items())}
-        for suffix, (text, key) in snippets.items():
+        snippets = {self._path("extra"): (site.extra, self.origin)}
+        snippets |= {_snippet(place): (place.one.extra, place.origin) for place in self._places()}
+        for path, (text, origin) in snippets.items():
             if text:
-                found[self._path(suffix)] = {"content": f"{text.rstrip()}\n", "label": f"{self.origin}.{key}"}
+                found[path] = {"content": f"{text.rstrip()}\n", "label": f"{origin}.extra"}
         if site.maintenance.file:
             page = {"content": site.maintenance.page} if site.maintenance.page else {"template": "maintenance.html.j2"}
             found[self._path("html")] = {**page, "label": f"{self.origin}.maintenance.page"}
@@ -390,40 +494,85 @@ class _SiteFiles:
     def _path(self, suffix: str) -> str:
         return f"sites-enabled/{self.name}.{suffix}"
 
+    def _places(self) -> list[_Place]:
+        """Return all locations but the root's, numbered."""
+        found: list[_Place] = []
+
+        def add(url: str, one: Path, upstream: str, origin: str, mount: _Place | None = None) -> _Place:
+            found.append(_Place(f"{self.name}.{len(found)}", url, one, upstream, origin, mount))
+            return found[-1]
+
+        for url, one in self.site.paths.items():
+            add(url, one, self._upstream_name, f"{self.origin}.paths.{url}")
+        for prefix, mount in self.site.mounts.items():
+            upstream = mount.upstream if isinstance(mount.upstream, str) else f"{self.key}.{len(found)}"
+            top = add(prefix, mount, upstream, mount.origin or f"{self.origin}.mounts.{prefix}")
+            for url, one in mount.paths.items():
+                add(url, one, upstream, f"{top.origin}.paths.{url}", top)
+        return found
+
+    @property
+    def _upstream_name(self) -> str:
+        return self.site.upstream if isinstance(self.site.upstream, str) else self.key
+
+    def _upstreams(self, mounts: Sequence[tuple[_Place, Mount]]) -> Iterator[dict[str, Any]]:
+        """Yield what the template takes of the upstreams that are the site's own."""
+        for name, one in [(self.key, self.site.upstream), *((place.upstream, mount.upstream) for place, mount in mounts)]:
+            if isinstance(one, Upstream):
+                yield _upstream_variables(name, one)
+
+    def _static(self, mounts: Sequence[tuple[_Place, Mount]]) -> Iterator[dict[str, Any]]:
+        """Yield what the template takes of all static files; ``lines`` are those of its location."""
+        yield from ({**dataclasses.asdict(one), "lines": []} for one in self.site.static)
+        for place, mount in mounts:
+            yield from ({**dataclasses.asdict(one), "lines": place.guards} for one in mount.static)
+
+    def _icons(self) -> str:
+        """Return the directory of favicon.ico and robots.txt; nothing without static files."""
+        if not self.site.static:
+            return ""
+        first = self.site.static[0]
+        return f"{first.live}/release/public{first.url}" if first.live else str(first.path)
+
     def _variables(self) -> dict[str, Any]:
-        site = self.site
-        own = {self.key: site.upstream} if isinstance(site.upstream, Upstream) else {}
-        zones, guards = self._limits(site.limits, self.name)
-        paths: list[dict[str, Any]] = [{"location": "/", "lines": [], "extra": "", "events": "@events"}]
-        for i, (url, one) in enumerate(site.paths.items()):
-            path_zones, lines = self._path_lines(one, f"{self.name}.{i}")
-            zones += path_zones
-            paths.append(
-                {
-                    "location": f"^~ {url}" if url.endswith("/") else f"= {url}",
-                    "lines": lines,
-                    "extra": one.extra and self._path(f"{i}.extra"),
-                    # Where requests for events go on: proxy_buffering takes no variable.
-                    "events": f"@events.{i}" if one.buffering is None else "",
-                }
-            )
+        site, places = self.site, self._places()
+        mounts = [(place, place.one) for place in places if isinstance(place.one, Mount)]
+        signs = {url: mount.maintenance_file for url, mount in site.mounts.items() if mount.maintenance_file}
         return {
             **dataclasses.asdict(site),
             "listen": list(self._listen()),
             # To no name at all, and by a regular expression, to which nginx prefers every name proper, to any.
             "names": site.domains or ['""', "~^"],
             "realm": site.domains[0] if site.domains else self.key,
-            "upstream": self.key if own else site.upstream,
-            "upstreams": [_upstream_variables(name, upstream) for name, upstream in own.items()],
-            "zones": zones,
-            "guards": [*guards, *_access(site.allow, site.deny)],
-            "paths": paths,
+            "upstream": self._upstream_name,
+            "upstreams": list(self._upstreams(mounts)),
+            "zones": [*_zones(site.limits, self.name), *(zone for place in places for zone in place.zones)],
+            "guards": [*_flat(_limit_lines(site.limits, self.name)), *_access(site.allow, site.deny)],
+            "paths": [
+                {"location": "/", "lines": [], "extra": "", "events": "@events", "upstream": self._upstream_name},
+                *map(self._path_variables, places),
+            ],
+            "static": list(self._static(mounts)),
+            "icons": self._icons(),
             "headers": list(self._headers()),
             "password_file": self._path("htpasswd") if site.basic_auth else "",
             "page": f"{DIRECTORY}/{self._path('html')}",
             "maintained": self._variable("maintained"),
+            "sign": self._variable("sign") if signs else site.maintenance.file,
+            # The first that matches counts.
+            "signs": [{"pattern": f"~^{re.escape(url)}", "file": signs[url]} for url in sorted(signs, key=len, reverse=True)],
             "challenge_url": CHALLENGE_URL,
             "extra": self._path("extra") if site.extra else "",
+        }
+
+    def _path_variables(self, place: _Place) -> dict[str, Any]:
+        return {
+            "location": f"^~ {place.url}" if place.url.endswith("/") else f"= {place.url}",
+            "lines": _flat(place.settings),
+            "extra": place.one.extra and _snippet(place),
+            # Where requests for events go on: proxy_buffering takes no variable.
+            "events": f"@events{place.name.removeprefix(self.name)}" if place.buffering is None else "",
+            "upstream": place.upstream,
         }
 
     def _variable(self, word: str) -> str:
@@ -452,29 +601,35 @@ class _SiteFiles:
     def _header(self, name: str, value: str, source: str, match: str) -> dict[str, str]:
         return {"name": name, "value": value, "source": source, "match": match, "variable": self._variable(_word(name))}
 
-    def _limits(self, limits: Limits, zone: str) -> tuple[list[str], list[str]]:
-        """Return the lines that define the zones of limits, and those that apply them."""
-        zones, lines = [], []
-        if limits.requests is not None:
-            burst = limits.requests if limits.burst is None else limits.burst
-            zones.append(f"limit_req_zone $binary_remote_addr zone={zone}.requests:10m rate={limits.requests}r/s;")
-            lines.append(f"limit_req zone={zone}.requests{f' burst={burst} nodelay' if burst else ''};")
-        if limits.connections is not None:
-            zones.append(f"limit_conn_zone $binary_remote_addr zone={zone}.connections:10m;")
-            lines.append(f"limit_conn {zone}.connections {limits.connections};")
-        return zones, lines
 
-    def _path_lines(self, one: Path, zone: str) -> tuple[list[str], list[str]]:
-        """Return the lines that define the zones of a path, and those of its location."""
-        zones, lines = self._limits(one.limits, zone)
-        lines += _access(one.allow, one.deny)
-        if one.upload_size:
-            lines.append(f"client_max_body_size {one.upload_size};")
-        if one.read_timeout:
-            lines.append(f"proxy_read_timeout {one.read_timeout}s;")
-        if one.buffering is False:
-            lines += ["proxy_buffering off;", "proxy_request_buffering off;"]
-        return zones, lines
+def _snippet(place: _Place) -> str:
+    """Return the file of a place's own lines, below nginx's directory."""
+    return f"sites-enabled/{place.name}.extra"
+
+
+def _zones(limits: Limits, name: str) -> list[str]:
+    """Return the lines that define the zones of limits."""
+    zones = []
+    if limits.requests is not None:
+        zones.append(f"limit_req_zone $binary_remote_addr zone={name}.requests:10m rate={limits.requests}r/s;")
+    if limits.connections is not None:
+        zones.append(f"limit_conn_zone $binary_remote_addr zone={name}.connections:10m;")
+    return zones
+
+
+def _limit_lines(limits: Limits, name: str) -> dict[str, list[str]]:
+    """Return the lines that apply limits, by what they limit."""
+    lines = {}
+    if limits.requests is not None:
+        burst = limits.requests if limits.burst is None else limits.burst
+        lines["requests"] = [f"limit_req zone={name}.requests{f' burst={burst} nodelay' if burst else ''};"]
+    if limits.connections is not None:
+        lines["connections"] = [f"limit_conn {name}.connections {limits.connections};"]
+    return lines
+
+
+def _flat(lines: Mapping[str, Sequence[str]]) -> list[str]:
+    return [line for about in lines.values() for line in about]
 
 
 def _access(allow: Sequence[str], deny: Sequence[str]) -> list[str]:

@@ -28,7 +28,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.home import (
     give,
     run_as_user,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import PUSHED, Layout
 
 #: Digits of a release's id: 48 bits, so that two releases of an app do not meet in its lifetime.
 ID_DIGITS = 12
@@ -95,8 +95,12 @@ def argv(app: App) -> list[str]:
     listen = ["--socket", "{socket}"] if app.socket else ["--port", "{port}"]
     wsgi = ["--wsgi"] if app.run.wsgi is not None else []
     threads = ["--threads", str(app.run.threads)] if app.run.threads is not None else []
-    options = [*wsgi, *threads, *listen, "--xheaders", "--max-body-size", app.largest_upload, "--drain", str(app.drain)]
-    return ["python", "../runner.py", str(app.run.wsgi or app.run.app), *options, "--pid-file", "{run}/{process}.pid"]
+    syslog = app.services.syslog
+    logs = ["--log-to", "stderr", "--log-to", f"udp://{syslog.host}:{syslog.port}"] if syslog else []
+    debug = ["--debug", *(word for file in app.watch for word in ("--watch", file))] if app.debug else []
+    sizes = ["--max-body-size", app.largest_upload, "--drain", str(app.drain)]
+    options = [*wsgi, *threads, *listen, "--xheaders", *sizes, *logs, *debug]
+    return ["python", "{release}/runner.py", str(app.run.wsgi or app.run.app), *options, "--pid-file", "{run}/{process}.pid"]
 
 
 def summary(description: dict[str, Any]) -> str:
@@ -120,16 +124,19 @@ def build(layout: Layout, app: App, planned: Plan, programs: Programs, archive: 
             shutil.rmtree(broken_off)
         work.mkdir(mode=0o700)  # an archive may hold what nobody must reach before it has been given away
         _get_source(layout, app, planned, archive, source)
-        give(layout, source, layout.user, layout.user, 0o750)
+        if not source.is_symlink():
+            give(layout, source, layout.user, layout.user, 0o750)
         work.chmod(0o711)
         environment = prepare(layout, app, source, planned.revision)
+        _require_tornado(app, environment)
         (work / "shared").symlink_to("../../shared")
         (work / "venv").symlink_to(os.path.relpath(environment.path, layout.release(planned.id)))
         _write(layout, work, _complete(layout, app, planned, source), app, programs, builder)
         _run_hook(layout, app, planned, work)
-        _compile(layout, source)
-        give(layout, source, "root", layout.user, 0o750)
-        _publish_static(app, work, environment)
+        if not source.is_symlink():
+            _compile(layout, source)
+            give(layout, source, "root", layout.user, 0o750)
+            _publish_static(app, work, environment)
         shutil.rmtree(layout.release(planned.id), ignore_errors=True)
         work.rename(layout.release(planned.id))
     except (BuildError, OSError) as error:
@@ -141,7 +148,10 @@ def build(layout: Layout, app: App, planned: Plan, programs: Programs, archive: 
 
 def _get_source(layout: Layout, app: App, planned: Plan, archive: Path | None, source: Path) -> None:
     key = f"{VARIABLE}.{app.name}.source"
-    if app.source.git is not None:
+    if app.source.directory is not None:
+        _require_readable(layout, Path(app.source.directory), f"{key}.directory")
+        source.symlink_to(app.source.directory)
+    elif app.source.git is not None:
         git.export(layout, app, planned.revision, source)
     elif app.source.archive is not None:
         file = archive or source.with_name("source.archive")
@@ -152,7 +162,30 @@ def _get_source(layout: Layout, app: App, planned: Plan, archive: Path | None, s
     else:
         source.mkdir()
         if archive:
-            untar(archive, source, f"{key}.path")
+            untar(archive, source, f"{key}.{'path' if app.source.push is None else 'push'}")
+        if archive and app.source.push is not None:
+            os.link(archive, source.with_name(PUSHED))
+
+
+def _require_readable(layout: Layout, directory: Path, key: str) -> None:
+    """See that the app's user can list the directory, and name the first one on the way to it that is in the way."""
+    with as_user(layout):
+        for path in (*reversed(directory.parents), directory):
+            wanted = os.R_OK | os.X_OK if path == directory else os.X_OK
+            if not os.access(path, wanted, effective_ids=True):
+                right = "rx" if path == directory else "x"
+                raise BuildError(
+                    f"{key}: user {layout.user}, which the app runs as, cannot read {directory}: {path} is closed to it; "
+                    f"try setfacl -m u:{layout.user}:{right} {path}, or chmod o+{right} {path}"
+                )
+
+
+def _require_tornado(app: App, environment: Environment) -> None:
+    if (app.run.app or app.run.wsgi) and not (environment.packages / "tornado").is_dir():
+        raise BuildError(
+            f"{VARIABLE}.{app.name}.run: is served by Tornado, and the app does not depend on it; "
+            "add a line such as tornado==6.6.1 to its requirements.txt"
+        )
 
 
 def _complete(layout: Layout, app: App, planned: Plan, source: Path) -> dict[str, Any]:

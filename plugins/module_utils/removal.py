@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+from ansible_collections.funnel.tornado.plugins.module_utils import push
 from ansible_collections.funnel.tornado.plugins.module_utils.certificate_store import Place, discard
 from ansible_collections.funnel.tornado.plugins.module_utils.certificates import APP_SET
 from ansible_collections.funnel.tornado.plugins.module_utils.command import run
@@ -21,6 +22,7 @@ def belongings(layout: Layout) -> list[str]:
     paths: list[Path] = [layout.home, layout.logs, *(layout.supervisor_file(slot) for slot in SLOTS)]
     certificate = Place(APP_SET, layout.app, layout.base)
     paths += [certificate.chain, certificate.key, certificate.lineage.configuration]
+    paths += [push.entry(layout.app), push.repository(layout.app)]
     return [*(str(path) for path in paths if os.path.lexists(path)), f"user {layout.user}"]
 
 
@@ -32,7 +34,8 @@ def remove(layout: Layout) -> None:
     """
     withdraw(layout)
     discard(Place(APP_SET, layout.app, layout.base))
-    for directory in (layout.home, layout.logs):
+    push.entry(layout.app).unlink(missing_ok=True)
+    for directory in (push.repository(layout.app), layout.home, layout.logs):
         if directory.exists():
             shutil.rmtree(directory)
     run(["userdel", layout.user])

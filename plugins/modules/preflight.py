@@ -67,6 +67,11 @@ certificates:
   returned: success
   type: list
   elements: str
+pushed:
+  description: Names of the apps that are pushed to the host.
+  returned: success
+  type: list
+  elements: str
 """
 
 import os
@@ -84,6 +89,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.packages import (
     PackagesError,
     require_supported_distribution,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.push import ENTRIES
 
 
 def main() -> None:
@@ -101,6 +107,7 @@ def main() -> None:
         open_files=Capacity.of_host().most,
         names=sorted(set(names())),
         certificates=names_of(APP_SET),
+        pushed=sorted(path.stem for path in ENTRIES.glob("*.json")),
     )
 
 

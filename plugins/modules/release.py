@@ -54,16 +54,23 @@ once:
   description: Whether something has to run on one host before any other one switches.
   returned: success
   type: bool
+waiting:
+  description:
+    - Whether the app is one that is pushed, and nothing has been pushed to the host yet. Then nothing is built, and what is
+      served stays.
+    - Later on, what was pushed last and went live is built with the present settings.
+  returned: success
+  type: bool
 id:
-  description: The release's id; empty when check mode cannot know it, as the host has no git yet.
+  description: The release's id; empty when check mode cannot know it, as the host has no git yet, and without any release.
   returned: success
   type: str
   sample: 3f1c0a9be2d4
 revision:
   description:
-    - What the source is known by. The commit of a git source, the hash of the files of a path, that of an archive, or the
-      name and version of a package.
-    - Empty when check mode cannot know it, as the host has no git yet.
+    - What the source is known by. The commit of a git source or of a push, the hash of the files of a path, that of an
+      archive, the name and version of a package, or the hash of what a directory on the host depends on.
+    - Empty when check mode cannot know it, as the host has no git yet, and when nothing has been pushed yet.
   returned: success
   type: str
   sample: 8f2b1c0d9e3a4b5c6d7e8f9a0b1c2d3e4f5a6b7c
@@ -82,8 +89,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils import git
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load
+from ansible_collections.funnel.tornado.plugins.module_utils import git, pushed
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load_one
+from ansible_collections.funnel.tornado.plugins.module_utils.environment import fingerprint
 from ansible_collections.funnel.tornado.plugins.module_utils.generation import describe
 from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError, ensure_home
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
@@ -113,7 +121,7 @@ def main() -> None:
     os.umask(0o022)  # whatever root's is: nginx has to pass through what is made
     os.environ.update(build_environment())  # the certificates and the proxy for whatever is fetched
     try:
-        app = load({module.params["name"]: json.loads(module.params["app"])})[module.params["name"]]
+        app = load_one(module.params["name"], json.loads(module.params["app"]))
         module.no_log_values.update(app.hidden_texts)  # a build may print what it was given
         layout = Layout(app.name)
         if module.check_mode:
@@ -131,7 +139,10 @@ def main() -> None:
 
 def release(module: AnsibleModule, layout: Layout, app: App) -> dict[str, Any]:
     """Return the module's result; ``needs_source`` tells the action plugin to send the source and call again."""
-    revision = find_revision(module, layout, app)
+    last = pushed.live(layout) if app.source.push is not None else None
+    if app.source.push is not None and last is None:
+        return {"changed": False, "id": layout.live_release() or "", "revision": "", "waiting": True}
+    revision = last.revision if last else find_revision(module, layout, app)
     if revision is None:
         later = f"a release of {app.source.version or 'the default branch'}, which git will be asked for\n"
         return {"changed": True, "id": "", "revision": "", "diff": difference(layout, later)}
@@ -143,7 +154,7 @@ def release(module: AnsibleModule, layout: Layout, app: App) -> dict[str, Any]:
     result["diff"] = difference(layout, f"{summary(planned.description)}\n")
     if module.check_mode:
         return result
-    archive = sent(module)
+    archive = last.archive if last else sent(module)
     if archive is None and (app.source.path is not None or (app.source.archive is not None and not app.source.remote)):
         return {"needs_source": True}
     environment = build(layout, app, planned, programs, archive, module.params["builder"])
@@ -164,6 +175,8 @@ def find_revision(module: AnsibleModule, layout: Layout, app: App) -> str | None
     source = app.source
     if source.git is not None:
         return git.look_up(layout, app) if module.check_mode else git.resolve(layout, app)
+    if source.directory is not None:
+        return fingerprint(app, Path(source.directory))
     if source.package is not None:
         return f"{source.package}=={source.version}"
     if source.remote:

@@ -13,7 +13,7 @@ description:
   - Reads, for every process of every app, its release, state, uptime, restarts, connections, open files, memory and health.
   - Reads of every certificate who issued it, and how long it is still good. It is a problem when that is less than 14 days,
     when it is a temporary one or not for all domains, when nginx has not read it yet, and when it or its key is missing.
-  - Tells which apps are in maintenance, which is no problem.
+  - Tells which apps are in maintenance, and to which nothing has been pushed yet, which is no problem.
   - Apps that the host has and that are not named are shown too, and are problems.
   - Changes nothing.
 options:
@@ -61,7 +61,7 @@ status:
       description: The apps that are in maintenance, and since when.
       type: dict
 table:
-  description: The same, as lines of two tables and a line for each app in maintenance.
+  description: The same, as lines of two tables and a line for each app in maintenance, or without a push.
   returned: success
   type: list
   elements: str
@@ -76,7 +76,7 @@ import dataclasses
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils import service, status, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils import push, service, status, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.certificates import parse_wanted
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
@@ -103,7 +103,9 @@ def main() -> None:
         module.fail_json(msg=str(error))
     maintenance = status.in_maintenance(layouts)
     problems = [f"{one.app}: process {one.slot}/{one.name} is {one.state}, health {one.health}" for one in found if not one.well]
-    problems += [f"{layout.app}: is not served" for layout in layouts if layout.live_slot() is None]
+    idle = [layout.app for layout in layouts if layout.live_slot() is None]
+    awaited = [app for app in idle if push.entry(app).exists()]
+    problems += [f"{app}: is not served" for app in idle if app not in awaited]
     problems += [one.problem for one in certificates if one.problem]
     problems += [f"{app}: is on this host and not in tornado_apps; remove.yml ends it" for app in abandoned]
     module.exit_json(
@@ -117,6 +119,7 @@ def main() -> None:
             *status.table(status.HEADINGS, [one.row() for one in found]),
             *status.table(status.CERTIFICATE_HEADINGS, [one.row() for one in certificates]),
             *(f"{app} is in maintenance since {since}" for app, since in maintenance.items()),
+            *(f"{app}: nothing has been pushed yet" for app in awaited),
         ],
         problems=problems,
     )

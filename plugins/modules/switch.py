@@ -136,6 +136,8 @@ def main() -> None:
         with deploy_lock(layout, module.params["by"], wait=module.params["wait"]) as note:
             asked = wanted(layout, module.params)
             require_built(layout, asked.release)
+            if not module.params["rollback"]:
+                require_last_push(layout, asked.release)
             before = served(layout)
             outcome = Switcher(layout, asked, lambda step: note(f"{step} of release {asked.release}")).run()
     except (LockedError, OSError, SwitchError, SupervisorError, ServiceError) as error:
@@ -181,6 +183,19 @@ def require_built(layout: Layout, release: str) -> None:
     """
     if not layout.is_built(release):
         raise SwitchError(f"{layout.app}: release {release} is not on this host; deploy its version again")
+
+
+def require_last_push(layout: Layout, release: str) -> None:
+    """See that nothing was pushed since a release was built of what had been pushed before.
+
+    :raises SwitchError: when something was: it is served, and would be lost.
+    """
+    live = layout.live_release()
+    if live is None or not all(layout.pushed_source(one).exists() for one in (live, release)):
+        return
+    last, built = (str(describe(layout, one)["revision"]) for one in (live, release))
+    if last != built:
+        raise SwitchError(f"{layout.app}: {last} was pushed meanwhile and is served; run again, to have it with other settings")
 
 
 def is_once(layout: Layout, release: str) -> bool:

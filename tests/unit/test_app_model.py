@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, Host, app_certificates, load, to_dict
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import (
+    App,
+    Host,
+    app_certificates,
+    load,
+    load_one,
+    site_owner,
+    to_dict,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.certificates import parse_wanted
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 
@@ -36,6 +44,105 @@ def test_everything_but_source_and_run_has_a_default() -> None:
 
 def test_auto_is_one_process_per_cpu() -> None:
     assert [shop().process_count(8), shop(processes=3).process_count(8)] == [8, 3]
+
+
+def test_an_app_in_debug_is_one_process() -> None:
+    assert shop(debug=True).process_count(8) == 1
+
+
+DEVELOPED = {"source": {"directory": "/home/ann/shop"}, "debug": True}
+
+
+def test_a_directory_of_the_host_is_run_in_debug() -> None:
+    assert shop(**DEVELOPED, watch=["config.yml"]).source.directory == "/home/ann/shop"
+
+
+def site(**mounted: dict[str, Any]) -> dict[str, Any]:
+    """Return an app that has a site, and others that are a part of it."""
+    shop = entry(domains=["a.example", "b.example"], static={}, paths={"/own/": {}}, tls={"provider": "self_signed"})
+    return {"shop": shop, **{name: entry(domains=["b.example", "a.example"], **keys) for name, keys in mounted.items()}}
+
+
+def test_an_app_may_be_a_part_of_the_site_of_another_one() -> None:
+    apps = load(
+        site(api={"prefix": "/api/", "static": {"url": "/api/static/"}, "paths": {"/api/x": {}}}, new={"prefix": "/api/v2/"})
+    )
+    assert site_owner(apps["api"], apps.values()) == site_owner(apps["new"], apps.values()) == apps["shop"]
+    assert app_certificates(apps).keys() == {"shop"}
+
+
+def test_an_app_may_be_a_part_of_the_default_site() -> None:
+    apps = load({"shop": entry(), "api": entry(prefix="/api/")})
+    assert site_owner(apps["api"], apps.values()) == apps["shop"]
+
+
+def test_a_host_that_builds_a_part_of_a_site_need_not_know_the_rest() -> None:
+    assert load_one("api", entry(prefix="/api/")).prefix == "/api/"
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ({"shop": entry(watch=["a"])}, ["tornado_apps.shop.watch: goes with debug: true"]),
+        ({"shop": entry(debug=True, watch=["/a"])}, ["tornado_apps.shop.watch[0]: must be a file inside the source"]),
+        ({"shop": entry(debug=True, processes=2)}, ["tornado_apps.shop.processes: must be 1 with debug, as only one process"]),
+        ({"shop": command("a {socket}", debug=True)}, ["tornado_apps.shop.debug: goes with run.app and run.wsgi"]),
+        (
+            {"shop": entry(source={"directory": "/home/ann/shop"})},
+            ["tornado_apps.shop.source.directory: is run in place, for development only, and needs debug: true"],
+        ),
+        (
+            {"shop": entry(source={"directory": "shop"}, debug=True)},
+            ["tornado_apps.shop.source.directory: must be the absolute path of a directory on the host"],
+        ),
+        (
+            {"api": entry(prefix="/api/", domains=["a.example"]), "shop": entry(domains=["a.example", "b.example"])},
+            [
+                "tornado_apps.api.prefix: is a part of the site of a.example, and no app without a prefix has the same domains",
+            ],
+        ),
+        (
+            {"api": entry(prefix="/api/")},
+            ["tornado_apps.api.prefix: is a part of the default site, and no app without a prefix has the same domains"],
+        ),
+        ({"shop": entry(), "api": entry(prefix="/api")}, ["tornado_apps.api.prefix: must be a path between slashes"]),
+        (site(api={"prefix": "/.funnel/"}), ["tornado_apps.api.prefix: /.funnel/ is kept for the site itself"]),
+        (site(api={"prefix": "/static/"}), ["tornado_apps.api.prefix: /static/ has settings in tornado_apps.shop"]),
+        (site(api={"prefix": "/own/"}), ["tornado_apps.api.prefix: /own/ has settings in tornado_apps.shop"]),
+        (
+            site(api={"prefix": "/api/"}, new={"prefix": "/api/"}),
+            ["tornado_apps.new.prefix: /api/ of the site of b.example, a.example is api's, too; choose another"],
+        ),
+        (
+            site(api={"prefix": "/api/", "static": {}, "paths": {"/x": {}, "/api/": {}}}),
+            [
+                "tornado_apps.api.paths./api/: is the prefix, whose settings are the app's own; move them there",
+                "tornado_apps.api.paths./x: must begin with /api/, below which it is served; found '/x'",
+                "tornado_apps.api.static.url: must begin with /api/, below which it is served; found '/static/'",
+            ],
+        ),
+        (
+            site(
+                api={
+                    "prefix": "/api/",
+                    "aliases": ["c.example"],
+                    "basic_auth": {"ann": "$6$salt$hash"},
+                    "headers": {"X-A": "1"},
+                    "maintenance": {"retry_after": 1},
+                    "tls": {"provider": "self_signed"},
+                }
+            ),
+            [
+                f"tornado_apps.api.{key}: belongs to the site, which is shop's; set it in tornado_apps.shop.{key}"
+                for key in ("aliases", "basic_auth", "headers", "maintenance", "tls")
+            ],
+        ),
+    ],
+)
+def test_what_cannot_be_developed_or_be_a_part_of_a_site_is_named(entries: object, expected: list[str]) -> None:
+    found = problems(entries)
+    assert len(found) == len(expected)
+    assert all(one.startswith(start) for one, start in zip(found, expected, strict=True)), found
 
 
 def test_off_without_quotes_which_yaml_reads_as_false_is_meant_as_a_word() -> None:
@@ -99,11 +206,11 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
         ({"shop": entry(name="other")}, "tornado_apps.shop.name: no such key;"),
         (
             {"shop": entry(source={})},
-            "tornado_apps.shop.source: exactly one of path, git, archive, package is wanted; found none",
+            "tornado_apps.shop.source: exactly one of path, git, archive, package, push, directory is wanted; found none",
         ),
         (
             {"shop": entry(source={"path": ".", "git": "x"})},
-            "tornado_apps.shop.source: exactly one of path, git, archive, package is wanted; found path and git",
+            "tornado_apps.shop.source: exactly one of path, git, archive, package, push, directory is wanted; found path and git",
         ),
         (
             {"shop": entry(source={"path": ".", "version": "v1"})},

@@ -42,6 +42,35 @@ def test_the_nginx_role_takes_the_site_of_any_app() -> None:
     }
 
 
+def test_an_app_with_a_prefix_is_a_part_of_the_other_ones_site() -> None:
+    source = {"source": {"path": "."}, "run": {"app": "web:app"}}
+    api = {
+        "prefix": "/api/",
+        "upload_size": "1m",
+        "paths": {"/api/x": {"limits": {"requests": 1}}},
+        "static": {"url": "/api/static/"},
+        "extra": "etag off;",
+        "deny": ["192.0.2.1"],
+    }
+    found = app_sites({"shop": source, "api": source | api})
+    assert found.keys() == {"shop"}
+    mount = found["shop"]["mounts"]["/api/"]
+    assert (mount["upload_size"], mount["read_timeout"], mount["extra"], mount["deny"]) == ("1m", 200, "etag off;", ["192.0.2.1"])
+    assert mount["upstream"] == {"include": "/srv/api/live/upstream.conf"}
+    assert mount["static"] == [{"url": "/api/static/", "live": "/srv/api/live"}]
+    assert mount["maintenance_file"] == "/srv/api/maintenance"
+    files = site_files(found, {}, name="app", addresses=Addresses(["80"], ["443"]))
+    assert {path: file["label"] for path, file in files.items()} == {
+        "sites-enabled/app.shop.conf": "tornado_apps.shop",
+        "sites-enabled/app.shop.html": "tornado_apps.shop.maintenance.page",
+        "sites-enabled/app.shop.0.extra": "tornado_apps.api.extra",
+    }
+
+
+def test_what_is_run_where_it_lies_sends_its_own_static_files() -> None:
+    assert site(source={"directory": "/home/ann/shop"}, debug=True, static={"path": "www"})["static"] == []
+
+
 def test_an_app_has_every_key_of_a_site_that_is_about_no_place_on_the_host() -> None:
-    only = {"upstream", "tls", "static", "maintenance", "listen", "websocket", "origin"}
+    only = {"upstream", "tls", "static", "maintenance", "listen", "websocket", "origin", "mounts"}
     assert site().keys() >= {option.name for option in dataclasses.fields(Site)} - only

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, load
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, load, site_owner
 from tools.docs import ROOT, pages
 
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
@@ -22,6 +22,22 @@ def test_the_entries_that_the_readme_shows_are_right() -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", textwrap.dedent((ROOT / "README.md").read_text()), re.DOTALL)
     entries = [found["tornado_apps"] for block in blocks if "tornado_apps" in (found := yaml.safe_load(textwrap.dedent(block)))]
     assert [name for entry in entries for name in load(entry)] == ["shop", "shop", "blog", "queue"]
+
+
+def test_each_of_the_two_apps_that_are_one_site_takes_twelve_lines() -> None:
+    entries: dict[str, object] = {}
+    for name in ("reporting_app", "rest_api"):
+        [block] = re.findall(r"```yaml\n(.*?)```", (ROOT / f"files/{name}/README.md").read_text(), re.DOTALL)
+        assert len(block.splitlines()) <= 12
+        entries |= yaml.safe_load(block)["tornado_apps"]
+    apps = load(entries)
+    assert site_owner(apps["rest_api"], apps.values()) == apps["reporting_app"]
+
+
+def test_the_entries_of_the_inventory_for_development_are_right() -> None:
+    text = (ROOT / "inventories/dev/group_vars/all.yml").read_text().replace("{{ code }}", str(ROOT / "files"))
+    apps = load(yaml.safe_load(text)["tornado_apps"])
+    assert all(app.debug and Path(str(app.source.directory)).is_dir() for app in apps.values())
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -5,14 +5,17 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load
 from ansible_collections.funnel.tornado.plugins.module_utils.environment import (
     COMPLETE,
     _is_complete,
     _mark_complete,
+    fingerprint,
     pylock,
     read_files,
     requirement_lines,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError
 
 WHEEL = {"url": "https://a.test/tornado.whl", "hashes": {"sha256": "aa"}}
 
@@ -118,3 +121,32 @@ def test_what_is_built_in_an_environment_cannot_lead_its_mark_elsewhere(tmp_path
         _mark_complete(tmp_path / made)
         assert _is_complete(tmp_path / made)
     assert not outside.exists()
+
+
+def developed(directory: Path) -> App:
+    return load({"shop": {"source": {"directory": str(directory)}, "run": {"app": "shop:app"}, "debug": True}})["shop"]
+
+
+def test_a_directory_that_is_run_in_place_is_known_by_what_it_depends_on(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("-r more.txt\n")
+    (tmp_path / "more.txt").write_text("tornado==6.6.1\n")
+    found = [fingerprint(developed(tmp_path), tmp_path)]
+    (tmp_path / "shop.py").write_text("app = None\n")
+    assert fingerprint(developed(tmp_path), tmp_path) == found[0], "its code is not a part of the release"
+    for name, text in (("more.txt", "tornado==6.5\n"), ("uv.lock", "a"), ("pylock.toml", "b")):
+        (tmp_path / name).write_text(text)
+        found.append(fingerprint(developed(tmp_path), tmp_path))
+    assert len(set(found)) == 4
+
+
+@pytest.mark.parametrize(("text", "expected"), [("-r requirements.txt\n", "recursion"), ("-r none.txt\n", "No such file")])
+def test_requirements_that_cannot_be_read_are_named(tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "requirements.txt").write_text(text)
+    with pytest.raises(BuildError, match=rf"tornado_apps\.shop\.source\.directory: .*{expected}"):
+        fingerprint(developed(tmp_path), tmp_path)
+
+
+def test_a_directory_that_the_host_does_not_have_is_named(tmp_path: Path) -> None:
+    missing = tmp_path / "none"
+    with pytest.raises(BuildError, match="directory: this host has no directory /"):
+        fingerprint(developed(missing), missing)

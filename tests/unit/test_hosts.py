@@ -13,7 +13,7 @@ import pytest
 
 from tools import fleet
 from tools.fleet import Fleet, Host, free_network, own_files, reachable_resolvers
-from tools.hosts import inventory, parse_wish
+from tools.hosts import inventory, parse_arguments, parse_wish
 from tools.packages import ToolError
 from tools.rootfs import KEYRING, Recipe, Source, debian_lines, locked, machine_sources, parse_deb822, parse_one_line
 
@@ -189,3 +189,10 @@ def count(lock: Path, counter: Path) -> None:
             number = int(counter.read_text())
             time.sleep(0.0005)
             counter.write_text(str(number + 1))
+
+
+def test_a_host_is_given_directories_that_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse_arguments(["up", "--bind", f"{tmp_path}/.", "web1"]).bind == [str(tmp_path)]
+    with pytest.raises(SystemExit):
+        parse_arguments(["up", "--bind", f"{tmp_path}/none", "web1"])
+    assert f"there is no directory {tmp_path}/none" in capsys.readouterr().err

@@ -102,6 +102,79 @@ def test_events_below_a_path_are_passed_on_at_once_unless_the_path_says_how() ->
     assert block(lines, "location ^~ /b/") == ["proxy_pass http://shop;"]
 
 
+API = {"servers": ["127.0.0.1:9000"]}
+
+
+def test_another_upstream_is_asked_below_its_mount_with_the_headers_of_the_site() -> None:
+    lines = site(mounts={"/api/": {"upstream": API, "paths": {"/api/x": {}}}, "/api/v2/": {"upstream": API}})
+    assert "server 127.0.0.1:9000 max_fails=0;" in block(lines, "upstream shop.0")
+    assert "server 127.0.0.1:9000 max_fails=0;" in block(lines, "upstream shop.2")
+    for location, upstream in (("/", "shop"), ("^~ /api/", "shop.0"), ("= /api/x", "shop.0"), ("^~ /api/v2/", "shop.2")):
+        inside = [line for line in block(lines, f"location {location}") if not line.startswith("set ")]
+        assert inside == [f"proxy_pass http://{upstream};"], "a header set here would undo those of the server"
+    for number, upstream in ((0, "shop.0"), (1, "shop.0"), (2, "shop.2")):
+        assert block(lines, f"location @events.{number}") == ["proxy_buffering off;", f"proxy_pass http://{upstream};"]
+
+
+def test_a_path_of_a_mount_has_what_it_does_not_say_itself_from_the_mount() -> None:
+    mount = {
+        "upstream": API,
+        "read_timeout": 9,
+        "upload_size": "1m",
+        "limits": {"requests": 5, "connections": 2},
+        "deny": ["192.0.2.1"],
+        "extra": "etag off;",
+        "paths": {
+            "/api/x": {"upload_size": "9m"},
+            "/api/y/": {"limits": {"requests": 7}, "allow": ["192.0.2.2"], "buffering": True},
+        },
+    }
+    lines = site(mounts={"/api/": mount})
+    own = [line for line in lines if line.startswith("limit_req_zone")]
+    assert [re.findall(r"zone=(\S+?):.* rate=(\S+);", line)[0] for line in own] == [
+        ("nginx.shop.0.requests", "5r/s"),
+        ("nginx.shop.2.requests", "7r/s"),
+    ]
+    shared = ["limit_conn nginx.shop.0.connections 2;", "proxy_read_timeout 9s;", "proxy_pass http://shop.0;"]
+    x, y = block(lines, "location @events.1"), block(lines, "location ^~ /api/y/")
+    assert sorted(x) == sorted(
+        [
+            *shared,
+            "limit_req zone=nginx.shop.0.requests burst=5 nodelay;",
+            "deny 192.0.2.1;",
+            "client_max_body_size 9m;",
+            "proxy_buffering off;",
+        ]
+    )
+    access = ["allow 192.0.2.2;", "deny all;"]
+    assert sorted(y) == sorted(
+        [*shared, "limit_req zone=nginx.shop.2.requests burst=7 nodelay;", *access, "client_max_body_size 1m;"]
+    )
+    assert [line for line in lines if line.endswith(".extra;")] == ["include sites-enabled/nginx.shop.0.extra;"] * 2
+
+
+def test_files_of_a_mount_are_for_those_who_are_let_in_there() -> None:
+    static = [{"url": "/api/static/", "live": "/srv/api/live"}]
+    lines = site(mounts={"/api/": {"upstream": API, "static": static, "deny": ["192.0.2.1"]}})
+    assert block(lines, "location ^~ /api/static/")[:2] == ["deny 192.0.2.1;", "root /srv/api/live;"]
+    assert "location = /robots.txt {" not in lines, "those are the site's own"
+
+
+def test_each_upstream_has_a_sign_of_maintenance_of_its_own() -> None:
+    mounts = {
+        "/a.b/": {"upstream": API, "maintenance_file": "/srv/ab/maintenance"},
+        "/a.b/c/": {"upstream": API, "maintenance_file": "/srv/abc/maintenance"},
+        "/d/": {"upstream": API},
+    }
+    lines = site(maintenance={"file": "/srv/shop/maintenance"}, mounts=mounts)
+    default, *rules = block(lines, "map $uri $funnel_nginx__shop__sign")
+    assert "if (-f $funnel_nginx__shop__sign) {" in lines
+    found = [re.findall(r'"~(.*)" (.*);', rule)[0] for rule in rules]
+    for uri, app in (("/a.b/x", "ab"), ("/a.b/c/x", "abc"), ("/d/x", "shop"), ("/acb/", "shop"), ("/x/a.b/", "shop")):
+        [file, *_] = [*(file for pattern, file in found if re.search(pattern, uri)), default.split()[1].rstrip(";")]
+        assert file == f"/srv/{app}/maintenance", uri
+
+
 def test_dot_segments_are_refused_by_every_server() -> None:
     lines = site(domains=["a.test"], aliases=["b.test"])
     first, second = (i for i, line in enumerate(lines) if line == "server {")
@@ -486,6 +559,16 @@ def test_all_mistakes_come_at_once() -> None:
             "deny": ["10.0.0.0/255.0.0.0", "10.0.0.0/0.255.255.255", "fe80::1%eth0", "10.0.0.0/", "::1"],
             "static": [{"url": "/a/../", "path": "/srv/static"}],
         },
+        "l": {
+            "upstream": "api",
+            "domains": ["l.example.com"],
+            "paths": {"/own/": {}},
+            "mounts": {
+                "/x": {"upstream": "aip", "limits": {"burst": 1}},
+                "/own/": {"upstream": "api", "maintenance_file": "/srv/m", "paths": {"/y": {}, "/own/": {}}},
+                "/z/": {"upstream": "api", "static": [{"url": "/s/", "path": "/srv/static"}], "origin": "elsewhere"},
+            },
+        },
     }
     with pytest.raises(InvalidDataError) as caught:
         files(sites, {"api": {"servers": ["127.0.0.1:1"]}}, addresses=Addresses(["80", "[::]:80"], ["443"], ["10.0.0.1", "lb"]))
@@ -523,6 +606,14 @@ def test_all_mistakes_come_at_once() -> None:
         "nginx_sites.i.basic_auth.ann: must be a hash, as openssl passwd -6 or htpasswd -B makes it; never the password itself; "
         "found (not shown)",
         "nginx_sites.j.tls: needs an address to listen on",
+        "nginx_sites.l.mounts./x: must be a path between slashes",
+        "nginx_sites.l.mounts./x.upstream: nginx_upstreams has no aip; did you mean api?",
+        "nginx_sites.l.mounts./x.limits.burst: goes with requests",
+        "nginx_sites.l.mounts./own/: /own/ has settings of its own already",
+        "nginx_sites.l.mounts./own/.paths./y: must begin with /own/",
+        "nginx_sites.l.mounts./own/.paths./own/: has settings of its own",
+        "nginx_sites.l.mounts./own/.maintenance_file: goes with the site's maintenance.file",
+        "elsewhere.static[0].url: must begin with /z/, below which it is served; found '/s/'",
         "nginx_trusted_proxies[1]: must be an IP address or a network",
     ):
         assert part in str(caught.value)

@@ -16,6 +16,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.release import (
     Programs,
     _failure,
     _publish_static,
+    _require_tornado,
     argv,
     plan,
     summary,
@@ -54,6 +55,7 @@ def test_the_same_inputs_are_the_same_release() -> None:
         {"soak": 5},
         {"python": {"version": "3.13"}},
         {"run": {"wsgi": "shop.web:make_app"}},
+        {"debug": True},
     ],
 )
 def test_whatever_a_process_is_started_with_makes_another_release(keys: dict[str, Any]) -> None:
@@ -98,15 +100,25 @@ def test_secrets_are_not_in_the_description() -> None:
 
 def test_the_runner_serves_an_app_on_its_socket_behind_nginx() -> None:
     assert " ".join(argv(app())) == (
-        "python ../runner.py shop.web:make_app --socket {socket} --xheaders --max-body-size 50m --drain 30"
+        "python {release}/runner.py shop.web:make_app --socket {socket} --xheaders --max-body-size 50m --drain 30"
         " --pid-file {run}/{process}.pid"
     )
 
 
 def test_the_runner_serves_wsgi_from_threads() -> None:
     words = " ".join(argv(app(run={"wsgi": "shop.wsgi:application", "threads": 3})))
-    assert words.startswith("python ../runner.py shop.wsgi:application --wsgi --threads 3 --socket {socket} ")
+    assert words.startswith("python {release}/runner.py shop.wsgi:application --wsgi --threads 3 --socket {socket} ")
     assert "--threads" not in argv(app(run={"wsgi": "shop.wsgi:application"})), "the runner's own number"
+
+
+def test_the_runner_logs_to_its_own_host_and_to_the_syslog_daemon() -> None:
+    words = " ".join(argv(app(services={"syslog": {"host": "logs1", "port": 5514}})))
+    assert " --log-to stderr --log-to udp://logs1:5514 " in words
+
+
+def test_the_runner_reloads_in_debug_also_when_a_watched_file_changes() -> None:
+    assert argv(app(debug=True, watch=["a.yml", "b/c"]))[-7:-2] == ["--debug", "--watch", "a.yml", "--watch", "b/c"]
+    assert "--debug" not in argv(app())
 
 
 def test_hooks_are_split_as_a_shell_would_and_keep_their_braces() -> None:
@@ -136,6 +148,17 @@ def test_a_full_file_system_is_named_whoever_met_it(tmp_path: Path) -> None:
         )
     assert _failure(layout, "r1", BuildError("a reason")) == "a reason"
     assert _failure(layout, "r1", OSError("a reason")) == "tornado_apps.shop: release r1 cannot be built: a reason"
+
+
+def test_what_the_runner_serves_has_to_depend_on_tornado(tmp_path: Path) -> None:
+    packages = tmp_path / "lib/python3.11/site-packages"
+    packages.mkdir(parents=True)
+    environment = Environment(tmp_path, built=False)
+    _require_tornado(app(run={"command": "x {socket}"}), environment)
+    with pytest.raises(BuildError, match=r"tornado_apps\.shop\.run: .* add a line such as tornado=="):
+        _require_tornado(app(run={"wsgi": "shop:app"}), environment)
+    (packages / "tornado").mkdir()
+    _require_tornado(app(run={"wsgi": "shop:app"}), environment)
 
 
 def test_static_files_are_published_by_address_and_by_the_version_that_tornado_gives_them(tmp_path: Path) -> None:

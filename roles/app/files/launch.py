@@ -94,7 +94,8 @@ def placeholders(port: int | None, slot: str, process: int, run: Path) -> dict[s
     The slots' ports interleave, so that a slot with more processes than the other never takes one of its ports.
     """
     own = str(port + 2 * process + "ab".index(slot)) if port else ""
-    return {"process": str(process), "socket": str(run / f"{process}.sock"), "port": own, "run": str(run)}
+    socket_path = str(run / f"{process}.sock")
+    return {"process": str(process), "socket": socket_path, "port": own, "run": str(run), "release": str(HERE)}
 
 
 def base_environment() -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""Pages that report on sequencing runs, in Flask; the runs are read from a REST API."""

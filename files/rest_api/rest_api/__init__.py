@@ -1,0 +1,1 @@
+"""A REST API of sequencing runs, in Flask."""

@@ -1,0 +1,61 @@
+"""What the tests of this scenario share: the sample app with all that it can use, and a server that often fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.flaky import Flaky
+from tests.remote import ALL, ROOT, Site, address, apps, done, hosts, run_site
+
+
+def variables(group: str) -> dict[str, Any]:
+    """Return what the scenario sets for a group of hosts."""
+    found: dict[str, Any] = yaml.safe_load((ROOT / f"molecule/shared/group_vars/{group}.yml").read_text())
+    return found
+
+
+@pytest.fixture(scope="session")
+def services() -> dict[str, Any]:
+    """Return what the sample app uses, as its entry says it."""
+    notes = variables("mongodb")["mongodb_users"]["notes"]
+    return {
+        "mongodb": {"hosts": ["db"], "database": "notes", "user": "notes", "password": notes["password"]},
+        "etcd": {"endpoints": ["http://lock:2379"]},
+        "syslog": {"host": "db"},
+    }
+
+
+@pytest.fixture(scope="session")
+def flaky() -> Iterator[Flaky]:
+    """Run the server."""
+    with Flaky() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def sites() -> dict[str, Site]:
+    """Return the sample app's site of each app host."""
+    return {name: Site(address(host)) for name, host in hosts().items()}
+
+
+@pytest.fixture(scope="session")
+def serve(
+    tmp_path_factory: pytest.TempPathFactory, services: dict[str, Any], flaky: Flaky, sites: dict[str, Site]
+) -> Callable[..., dict[str, Any]]:
+    """Return a function that serves the sample app from two processes of each host; it returns the variables of that."""
+    own_address = next(iter(sites.values())).client_address
+
+    def serve(**env: Any) -> dict[str, Any]:
+        upstream = {"SAMPLE_UPSTREAM": f"http://{own_address}:{flaky.server_port}"}
+        changed = apps(sample={"processes": 2, "services": services, "env": upstream | env})
+        done(run_site(ALL, tmp_path_factory.mktemp("served"), changed))
+        return changed
+
+    return serve

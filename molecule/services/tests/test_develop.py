@@ -1,0 +1,166 @@
+"""Development on a host that stands for a developer's own machine: its code is in her home, and Ansible runs there itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import pytest
+from testinfra.host import Host
+from tornado.websocket import WebSocketClientConnection
+
+from tests.remote import ROOT, Site, address, eventually, hosts, processes
+
+testinfra_hosts = ["ansible://lock"]
+
+HOME = "/home/ann"
+CLONE = f"{HOME}/clone"
+APPS = ("sample", "rest_api", "reporting_app")
+RELEASED = re.compile(r": (\w+) is release ")
+
+
+def copy_clone(host: Host) -> None:
+    """Copy what a clone has to the host, as the developer's."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, stdout=subprocess.PIPE, check=True
+    )
+    present = [name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).exists()]
+    packed = subprocess.run(["tar", "-cz", *present], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
+    variables: dict[str, Any] = host.ansible.get_variables()  # type: ignore[attr-defined]  # testinfra types its modules as one
+    ssh = ["ssh", "-i", variables["ansible_ssh_private_key_file"], *variables["ansible_ssh_common_args"].split()]
+    unpack = f"mkdir {CLONE} && tar -xz -C {CLONE} && chown -R ann:ann {HOME} && chmod 0700 {HOME}"
+    subprocess.run([*ssh, f"root@{address(host)}", unpack], input=packed, check=True, timeout=60)
+
+
+def provision(host: Host, *options: str) -> tuple[int, str]:
+    """Run site.yml on the machine itself; return its exit status and all it printed."""
+    command = f"cd {CLONE} && ANSIBLE_NOCOLOR=1 timeout 250 {HOME}/venv/bin/ansible-playbook site.yml -i inventories/dev"
+    done = host.run(" ".join([command, *options, "2>&1"]))
+    return done.rc, done.stdout
+
+
+class Machine(NamedTuple):
+    """The developer's machine, and what site.yml printed: when her home was nobody else's to read, and when it was."""
+
+    host: Host
+    refused: str
+    output: str
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    """Return the machine, which has provisioned itself with an Ansible of its own; take the apps off it again."""
+    [host] = hosts("lock").values()
+    pin = next(line for line in (ROOT / "requirements-dev.txt").read_text().splitlines() if line.startswith("ansible-core=="))
+    host.check_output("useradd --create-home ann")
+    copy_clone(host)
+    host.check_output("apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -qy install python3-venv")
+    host.check_output(f"python3 -m venv {HOME}/venv && timeout 200 {HOME}/venv/bin/pip install -q {pin.split()[0]}")
+    status, refused = provision(host)
+    assert status != 0
+    host.check_output(f"chmod o+x {HOME}")
+    status, output = provision(host)
+    assert status == 0, output[-3000:]
+    yield Machine(host, refused, output)
+    host.check_output(f"cd {CLONE} && echo 'tornado_apps: {{}}' > inventories/dev/group_vars/all.yml")
+    names = json.dumps({"app_names": APPS})
+    remove = f"{HOME}/venv/bin/ansible-playbook playbooks/remove.yml -i inventories/dev -e app=all -e"
+    host.check_output(f"cd {CLONE} && {remove} %s", names)
+    host.check_output("userdel --remove ann")
+
+
+@pytest.fixture
+def site(machine: Machine) -> Site:
+    return Site(address(machine.host))
+
+
+def edit(host: Host, path: str, old: str, new: str) -> None:
+    """Replace a text in a file of the clone, as an editor does: by a new file that takes the place of the old one."""
+    host.check_output(
+        "python3 -c %s %s %s %s",
+        "import pathlib, sys; path = pathlib.Path(sys.argv[1]); text = path.read_text(); assert sys.argv[2] in text; "
+        "new = path.with_name('.new'); new.write_text(text.replace(sys.argv[2], sys.argv[3], 1)); new.rename(path)",
+        f"{CLONE}/files/{path}",
+        old,
+        new,
+    )
+
+
+def test_a_directory_that_the_app_may_not_read_is_named_with_what_would_be_right(machine: Machine) -> None:
+    assert (
+        f"tornado_apps.sample.source.directory: user sample, which the app runs as, cannot read {CLONE}/files/sample_app: "
+        f"{HOME} is closed to it; try setfacl -m u:sample:x {HOME}, or chmod o+x {HOME}"
+    ) in machine.refused
+
+
+def test_each_app_is_one_process_that_runs_where_the_code_lies(machine: Machine) -> None:
+    assert sorted(RELEASED.findall(machine.output)) == sorted(APPS)
+    for app in APPS:
+        [pid] = processes(machine.host, app).values()
+        assert machine.host.check_output("readlink /proc/%s/cwd", str(pid)).startswith(f"{CLONE}/files/")
+        assert machine.host.check_output("find %s/files -not -user ann", CLONE) == "", "nothing of it is anybody else's"
+
+
+def test_a_second_run_changes_nothing(machine: Machine) -> None:
+    status, output = provision(machine.host)
+    assert status == 0
+    assert "changed=0 " in output, output
+
+
+def test_changed_code_is_served_after_moments(machine: Machine, site: Site) -> None:
+    before = processes(machine.host, "reporting_app")
+    assert site.get("/healthz").json["status"] == "ok"
+    edit(machine.host, "reporting_app/reporting_app/web.py", '"status": "ok"', '"status": "fine"')
+    eventually(lambda: site.get("/healthz").json["status"] == "fine", 15)
+    edit(machine.host, "reporting_app/reporting_app/templates/runs.html", "in all", "altogether")
+    eventually(lambda: b"3 altogether" in site.get("/").body, 15)
+    assert processes(machine.host, "reporting_app") == before, "it was not started again from outside"
+
+
+def test_a_changed_setting_is_served_after_moments(machine: Machine, site: Site) -> None:
+    assert site.get("/api/runs").json["total"] == 3
+    edit(machine.host, "reporting_app/reporting_app/config.toml", "Sequencing runs", "All of them")
+    edit(machine.host, "rest_api/rest_api/config.toml", "page_size = 20", "page_size = 1")
+    eventually(lambda: b"<title>All of them</title>" in site.get("/").body, 15)
+    eventually(lambda: len(site.get("/api/runs").json["runs"]) == 1, 15)
+
+
+def test_broken_code_is_waited_for_and_requests_meanwhile_are_answered_when_it_is_mended(machine: Machine, site: Site) -> None:
+    log = machine.host.check_output("ls /var/log/rest_api/*-0.log").split()[-1]
+    edit(machine.host, "rest_api/rest_api/web.py", "def index(", "def index((")
+    eventually(lambda: "waiting for a change" in machine.host.check_output("tail -n 20 %s", log), 15)
+    assert "SyntaxError" in machine.host.check_output("tail -n 20 %s", log)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(site.get, "/api/")
+        time.sleep(1)
+        assert not answer.done()
+        edit(machine.host, "rest_api/rest_api/web.py", "def index((", "def index(")
+        assert answer.result(timeout=30).status == 200
+
+
+def test_websockets_connect_again(machine: Machine) -> None:
+    site = Site(address(machine.host), "sample.localhost")
+    ready = threading.Event()
+
+    async def until_closed(connection: WebSocketClientConnection) -> Any:
+        await connection.write_message("before")
+        first = await connection.read_message()
+        ready.set()
+        return [first, await connection.read_message()]
+
+    async def echo(connection: WebSocketClientConnection) -> Any:
+        await connection.write_message("after")
+        return await connection.read_message()
+
+    with ThreadPoolExecutor(1) as pool:
+        conversation = pool.submit(site.websocket, "/ws", until_closed)
+        assert ready.wait(20)
+        edit(machine.host, "sample_app/sample_app/web.py", "from __future__", "# changed\nfrom __future__")
+        assert conversation.result() == ["before", None], "closed by the reload"
+    eventually(lambda: site.websocket("/ws", echo) == "after", 15)

@@ -1,0 +1,205 @@
+"""Documents in MongoDB, from a browser's page to the database and back, also while the database is away."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.webdriver.remote.webdriver import WebDriver
+
+from tests.browser import chromium
+from tests.flaky import Flaky
+from tests.remote import Answer, Site, address, eventually, hosts, processes, run_site
+
+testinfra_hosts = ["ansible://debian12"]
+
+#: Pages of this origin may use the documents, no others may.
+FRONT = "http://plain.test"
+
+#: Seconds in which a request is answered, whatever became of the database.
+PATIENCE = 6
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def served(serve: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    return serve(SAMPLE_ORIGINS=FRONT)
+
+
+def send(site: Site, method: str, path: str, document: dict[str, Any] | None = None) -> Answer:
+    return site.request(method, path, json.dumps(document) if document else None, JSON)
+
+
+def all_keys(site: Site) -> set[str]:
+    keys: list[str] = []
+    while True:
+        page = site.get(f"/documents?limit=1000{f'&after={keys[-1]}' if keys else ''}").json["documents"]
+        if not page:
+            return set(keys)
+        keys += [document["id"] for document in page]
+
+
+def test_a_document_is_created_read_changed_and_removed_by_any_host(sites: dict[str, Site]) -> None:
+    first, second = sites.values()
+    created = send(first, "POST", "/documents", {"title": "One", "text": "first"})
+    assert created.status == 201
+    where = created.headers["location"]
+    document = {"id": where.rpartition("/")[2], "title": "One", "text": "first"}
+    assert created.json == document
+    assert second.get(where).json == document
+    assert send(second, "PUT", where, {"title": "Two"}).json == document | {"title": "Two", "text": ""}
+    assert first.get(where).json["title"] == "Two"
+    assert document["id"] in all_keys(first)
+    assert first.request("DELETE", where).status == 204
+    assert [site.get(where).status for site in (first, second)] == [404, 404]
+    assert send(second, "PUT", where, {"title": "Two"}).status == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "reason"),
+    [
+        ("POST", "/documents", "{", 400, "the body is not JSON"),
+        ("POST", "/documents", '{"text": "no title"}', 400, "title must be"),
+        ("POST", "/documents", '{"title": "x", "author": "y"}', 400, "no other keys than title, text"),
+        ("GET", "/documents/000000000000000000000000", None, 404, "no such document"),
+        ("GET", "/documents/1", None, 404, "Not Found"),
+        ("PATCH", "/documents", "{}", 405, "Method Not Allowed"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_json(
+    sites: dict[str, Site], method: str, path: str, body: str | None, status: int, reason: str
+) -> None:
+    answer = sites["debian12"].request(method, path, body, JSON)
+    assert (answer.status, answer.json["error"]["status"]) == (status, status)
+    assert reason in answer.json["error"]["reason"]
+    assert status != 405 or "POST" in answer.headers["allow"]
+
+
+@dataclass
+class Writers:
+    """What clients that write without a pause were answered: keys of what was acknowledged, and all that went wrong."""
+
+    acknowledged: set[str] = field(default_factory=set)
+    refused: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def writing(sites: dict[str, Site]) -> Iterator[Writers]:
+    """Have clients of both hosts write until the block ends."""
+    found, over = Writers(), threading.Event()
+
+    def write(site: Site) -> None:
+        while not over.is_set():
+            began = time.monotonic()
+            answer = send(site, "POST", "/documents", {"title": "load"})
+            seconds = time.monotonic() - began
+            if answer.status == 201:
+                found.acknowledged.add(answer.json["id"])
+            elif answer.status == 503 and answer.json["error"]["reason"] and answer.headers.get("retry-after"):
+                found.refused += 1
+            else:
+                found.wrong.append(f"{answer.status} {answer.body[:200]!r}")
+            if seconds > PATIENCE:
+                found.wrong.append(f"{answer.status} after {seconds:.1f} s")
+            time.sleep(0.02)
+
+    threads = [threading.Thread(target=write, args=[site]) for site in sites.values() for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.mark.parametrize("end", ["systemctl stop mongod", "systemctl kill --signal=KILL mongod"])
+def test_a_database_that_goes_away_and_comes_back_costs_no_acknowledged_document(sites: dict[str, Site], end: str) -> None:
+    before = {name: processes(host, "sample") for name, host in hosts().items()}
+    database = hosts("db")["db"]
+    with writing(sites) as found:
+        eventually(lambda: len(found.acknowledged) > 50)
+        database.run_expect([0], end)
+        eventually(lambda: found.refused > 0)
+        assert sites["debian12"].get("/whoami").status == 200
+        assert sites["debian12"].get("/healthz").status == 200
+        database.run_expect([0], "systemctl start mongod")
+        # At once on both hosts, without any of their processes being started again.
+        reached = len(found.acknowledged)
+        eventually(lambda: len(found.acknowledged) > reached + 50)
+        eventually(lambda: all(site.get("/readyz").status == 200 for site in sites.values()))
+    assert found.wrong == []
+    assert found.acknowledged <= all_keys(sites["debian13"])
+    assert {name: processes(host, "sample") for name, host in hosts().items()} == before
+
+
+def test_a_password_that_the_database_does_not_take_is_said_and_the_old_release_goes_on(
+    served: dict[str, Any], sites: dict[str, Site], tmp_path: Path
+) -> None:
+    sample = served["tornado_apps"]["sample"]
+    wrong = {**sample["services"], "mongodb": sample["services"]["mongodb"] | {"password": "not-the-word"}}
+    entries = served["tornado_apps"] | {"sample": sample | {"services": wrong, "health": {"path": "/readyz", "timeout": 20}}}
+    release = sites["debian12"].get("/whoami").json["release"]
+    status, output = run_site("debian12", tmp_path, {"tornado_apps": entries})
+    assert status != 0
+    assert "failed: [debian12]" in output
+    assert re.search(r"did not go live: process [01] answered GET /readyz with 503 within 20 s", output)
+    assert "the database refuses the user of this app: Authentication failed" in output
+    assert "not-the-word" not in output
+    assert sites["debian12"].get("/whoami").json["release"] == release
+    assert sites["debian12"].get("/documents").status == 200
+
+
+FETCH = """
+const [method, url, body, done] = arguments;
+fetch(url, {method, body, headers: body ? {"Content-Type": "application/json"} : {}})
+    .then(async answer => done([answer.status, await answer.text()]), error => done([0, String(error)]));
+"""
+
+
+def ask(browser: WebDriver, method: str, url: str, document: dict[str, Any] | None = None) -> tuple[int, str]:
+    """Return the status and the body that a page's script gets; status 0 when the browser keeps it from asking."""
+    status, body = browser.execute_async_script(FETCH, method, url, json.dumps(document) if document else None)
+    return int(status), str(body)
+
+
+def test_a_page_of_an_allowed_origin_may_use_the_documents_and_no_other_page_may(sites: dict[str, Site]) -> None:
+    site = sites["debian12"]
+    documents = f"http://{site.address}/documents"
+    with chromium(plain_test=site.address, other_test=address(hosts()["debian13"])) as browser:
+        browser.get(f"{FRONT}/")
+        status, body = ask(browser, "POST", documents, {"title": "from a page"})
+        assert status == 201
+        own = f"{documents}/{json.loads(body)['id']}"
+        assert ask(browser, "PUT", own, {"title": "changed"})[0] == 200
+        assert json.loads(ask(browser, "GET", own)[1])["title"] == "changed"
+        # A browser asks first for what a form could not do: these are open to no other origin.
+        assert ask(browser, "PUT", f"http://{site.address}/notes", {"title": "x"})[0] == 0
+        assert ask(browser, "DELETE", own)[0] == 204
+        browser.get(f"http://{address(hosts()['debian13'])}/")
+        assert ask(browser, "POST", documents, {"title": "from elsewhere"})[0] == 0
+        assert ask(browser, "GET", documents)[0] == 0
+    asked = site.request("OPTIONS", "/documents", headers={"Origin": FRONT, "Access-Control-Request-Method": "PUT"})
+    assert (asked.status, asked.headers["access-control-allow-origin"]) == (204, FRONT)
+    other = site.request("OPTIONS", "/documents", headers={"Origin": "http://other.test", "Access-Control-Request-Method": "PUT"})
+    assert "access-control-allow-origin" not in other.headers
+
+
+def test_a_service_that_fails_is_asked_again_and_given_up_after_a_while(sites: dict[str, Site], flaky: Flaky) -> None:
+    site = sites["debian12"]
+    flaky.failures.update({"/items/twice": 2, "/items/always": 100})
+    assert site.get("/fetch/never").json == {"item": {"path": "/items/never"}}
+    assert site.get("/fetch/twice").json == {"item": {"path": "/items/twice"}}
+    assert site.get("/fetch/always").status == 502
+    assert flaky.asked == {"/items/never": 1, "/items/twice": 3, "/items/always": 4}

@@ -1,0 +1,295 @@
+"""Two Flask apps and a Tornado app that are one site, each below its own path: every request goes through the front door."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+from tornado.websocket import WebSocketClientConnection
+
+from tests.remote import ALL, ROOT, Answer, Site, address, apps, deploy, done, eventually, extra, hosts, run_playbook
+
+testinfra_hosts = ["ansible://app_hosts"]
+
+NAME = "reports.test"
+THREADS = 4
+NOBODY = "192.0.2.1"  # TEST-NET-1, RFC 5737: no client has it
+LIED = {"X-Real-IP": "203.0.113.9", "X-Forwarded-For": "203.0.113.9", "X-Scheme": "https", "X-Forwarded-Proto": "https"}
+
+#: A Tornado application below a longer path than the API's: tells what reaches it.
+NEXT = """
+from tornado.web import Application, RequestHandler
+from tornado.websocket import WebSocketHandler
+
+class Seen(RequestHandler):
+    def get(self):
+        self.write({"headers": dict(self.request.headers), "path": self.request.path,
+                    "remote_ip": self.request.remote_ip, "protocol": self.request.protocol})
+
+class Echo(WebSocketHandler):
+    async def on_message(self, message):
+        await self.write_message(message)
+
+def make_app():
+    return Application([("/api/next/seen", Seen), ("/api/next/open/seen", Seen), ("/api/next/echo", Echo)])
+"""
+
+
+#: A line of the API, and what it is to be for the API to fail while its health does not show it.
+LISTS = 'status = request.args.get("status")'
+FAILS = 'raise RuntimeError("no database")'
+
+
+def entries(directory: Path) -> dict[str, dict[str, Any]]:
+    """Return the apps of the site."""
+    code = directory / "next"
+    code.mkdir(exist_ok=True)
+    (code / "app.py").write_text(NEXT)
+    (code / "requirements.txt").write_text("tornado==6.6.1\n")
+    common = {"domains": [NAME], "processes": 1, "drain": 5}
+    return {
+        "reporting_app": {
+            **common,
+            "source": {"path": str(ROOT / "files/reporting_app")},
+            "run": {"wsgi": "reporting_app.web:app"},
+            "static": {"path": "reporting_app/static"},
+            "health": {"path": "/healthz"},
+            "env": {"REST_API_URL": f"http://{NAME}/api/"},
+            "maintenance": {"page": "<p>Painting</p>"},
+        },
+        "rest_api": {
+            **common,
+            "source": {"path": str(ROOT / "files/rest_api")},
+            "run": {"wsgi": "rest_api.web:app", "threads": THREADS},
+            "prefix": "/api/",
+            "health": {"path": "/api/healthz"},
+            "upload_size": "1k",
+            "paths": {"/api/kept/": {"deny": ["0.0.0.0/0"]}},
+        },
+        "next_api": {
+            **common,
+            "source": {"path": str(code)},
+            "run": {"app": "app:make_app"},
+            "prefix": "/api/next/",
+            "health": {"path": "/api/next/seen"},
+            "allow": [NOBODY],
+            "paths": {
+                "/api/next/open/": {"allow": ["0.0.0.0/0"], "extra": "add_header X-Open 1;"},
+                "/api/next/echo": {"deny": [NOBODY]},
+            },
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("wsgi")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def provisioned(directory: Path) -> Iterator[None]:
+    """Serve the apps on both hosts, which know their site by its name; take them off again."""
+    for host in hosts().values():
+        host.check_output(f"echo 127.0.0.1 {NAME} >> /etc/hosts")
+    done(run_playbook("playbooks/deploy.yml", ALL, *extra(directory, apps(**entries(directory)))))
+    yield
+    names = json.dumps({"app_names": ["next_api", "rest_api", "reporting_app"]})
+    done(run_playbook("playbooks/remove.yml", ALL, "-e", "app=all", "-e", names, *extra(directory, {})))
+    for host in hosts().values():
+        host.check_output(f"grep -v {NAME} /etc/hosts > /etc/hosts.new; cat /etc/hosts.new > /etc/hosts; rm /etc/hosts.new")
+
+
+@pytest.fixture
+def site(host: Host) -> Site:
+    return Site(address(host), NAME)
+
+
+def log(host: Host, app: str) -> str:
+    """Return what the app's processes have logged."""
+    return host.check_output("cat /var/log/%s/*.log", app)
+
+
+def logged(host: Host, app: str, answer: Answer) -> list[str]:
+    """Return the lines of the app's log about a request."""
+    wanted = f" request={answer.headers['x-request-id']}"
+    return eventually(lambda: [line for line in log(host, app).splitlines() if line.endswith(wanted)])
+
+
+def test_the_first_app_has_the_site_and_reads_from_the_second_which_has_a_path_of_it(site: Site) -> None:
+    assert site.get("/api/runs?status=failed").json["total"] == 1
+    page = site.get("/").body.decode()
+    assert "<title>Sequencing runs</title>" in page
+    assert "3 in all" in page
+    assert "<dt>Status</dt><dd>failed</dd>" in site.get("/runs/160708_E00306").body.decode()
+    assert site.get("/runs/none").status == 404
+    assert site.get("/static/style.css").headers["content-type"] == "text/css"
+
+
+def test_addresses_are_passed_on_whole_and_the_longest_path_wins(site: Site) -> None:
+    seen = site.get("/api/next/open/seen?a=b").json
+    assert seen["path"] == "/api/next/open/seen"
+    assert site.get("/api/nowhere").json["error"]["status"] == 404, "the API's own answer"
+    moved = site.get("/api")
+    assert (moved.status, moved.headers["location"]) == (301, "/api/")
+
+
+def test_what_a_client_says_of_itself_is_overwritten_below_a_path_as_well(host: Host, site: Site) -> None:
+    seen = site.get("/api/next/open/seen", **{name.replace("-", "_"): value for name, value in LIED.items()}).json
+    assert (seen["remote_ip"], seen["protocol"]) == (site.client_address, "http")
+    assert "203.0.113.9" not in str(seen["headers"])
+    answer = site.get("/api/runs", **{name.replace("-", "_"): value for name, value in LIED.items()})
+    assert any(f"({site.client_address})" in line for line in logged(host, "rest_api", answer))
+    assert "203.0.113.9" not in log(host, "rest_api")
+
+
+def test_answers_below_a_path_have_the_headers_of_the_site(site: Site) -> None:
+    for path in ("/", "/api/runs", "/api/fail", "/api/next/open/seen"):
+        headers = site.get(path).headers
+        assert headers["x-frame-options"] == "SAMEORIGIN", path
+        assert re.fullmatch(r"[0-9a-f]{32}", headers["x-request-id"]), path
+    assert site.get("/api/next/open/seen").headers["x-open"] == "1"
+
+
+def test_dot_segments_lead_from_no_path_to_another(site: Site) -> None:
+    for path in ("/api/../healthz", "/api/next/../kept/x", "/api/next/open/..%2f..%2fkept/"):
+        assert site.get(path).status == 400, path
+
+
+def test_each_app_has_its_own_limits(site: Site) -> None:
+    assert site.request("POST", "/api/runs", body=b"x" * 2000).status == 413
+    assert site.request("POST", "/", body=b"x" * 2000).status == 405
+    assert site.get("/api/kept/x").status == 403
+    assert site.get("/api/next/seen").status == 403
+    assert site.get("/api/next/open/seen").status == 200
+
+
+def test_websockets_are_passed_on_below_a_path(site: Site) -> None:
+    async def talk(connection: WebSocketClientConnection) -> Any:
+        await connection.write_message("hello")
+        return await connection.read_message()
+
+    assert site.websocket("/api/next/echo", talk) == "hello"
+
+
+def test_slow_requests_do_not_block_each_other_nor_others(site: Site) -> None:
+    with ThreadPoolExecutor(THREADS) as pool:
+        began = time.monotonic()
+        slow = [pool.submit(site.get, "/api/sleep?seconds=2") for _ in range(THREADS - 1)]
+        time.sleep(0.5)
+        assert site.get("/api/healthz").status == 200, "one thread is left"
+        assert site.get("/healthz").status == 200
+        assert not any(answer.done() for answer in slow)
+        assert {answer.result().status for answer in slow} == {200}
+        assert time.monotonic() - began < 2 * len(slow), "at the same time"
+
+
+def test_more_slow_requests_than_threads_wait_and_none_fails(site: Site) -> None:
+    with ThreadPoolExecutor(3 * THREADS) as pool:
+        began = time.monotonic()
+        answers = list(pool.map(site.get, ["/api/sleep?seconds=0.5"] * 3 * THREADS))
+        seconds = time.monotonic() - began
+    assert {answer.status for answer in answers} == {200}
+    assert len({answer.json["pid"] for answer in answers}) == 1
+    assert 3 * 0.5 <= seconds < 3 * THREADS * 0.5, f"{3 * THREADS} requests of half a second, {THREADS} at a time"
+
+
+def test_an_exception_is_logged_with_app_and_process_and_told_to_nobody(host: Host, site: Site) -> None:
+    answer = site.get("/api/fail")
+    assert (answer.status, answer.json["error"]["status"]) == (500, 500)
+    assert b"asked to fail" not in answer.body
+    lines = logged(host, "rest_api", answer)
+    assert all(re.search(r"Z (ERROR|WARNI|INFO) .* \[rest_api [ab]/0 [0-9a-f]{12} pid \d+\] ", line) for line in lines), lines
+    assert any("rest_api.web [" in line and "Exception on /api/fail [GET]" in line for line in lines)
+    assert any("tornado.access [" in line and "500 GET /api/fail" in line for line in lines), "formatted the same way"
+    assert "\n    RuntimeError: asked to fail" in log(host, "rest_api"), "the traceback, as a part of the line"
+
+
+@pytest.mark.parametrize(
+    ("app", "closed", "opened"),
+    [
+        ("rest_api", ["/api/runs", "/api/kept/x"], ["/healthz", "/static/style.css", "/api/next/open/seen"]),
+        ("next_api", ["/api/next/open/seen"], ["/healthz", "/api/runs"]),
+        ("reporting_app", ["/", "/static/style.css"], ["/api/runs", "/api/next/open/seen"]),
+    ],
+)
+def test_maintenance_is_of_one_app_alone(directory: Path, app: str, closed: list[str], opened: list[str]) -> None:
+    sites = [Site(address(host), NAME) for host in hosts().values()]
+    options = ["-e", f"app={app}", *extra(directory, apps(**entries(directory)))]
+    before = {path: {site.get(path).status for site in sites} for path in closed}
+    done(run_playbook("playbooks/maintenance.yml", ALL, "-e", "state=on", *options))
+    try:
+        for site in sites:
+            for path in closed:
+                answer = site.get(path)
+                assert (answer.status, answer.body, answer.headers["retry-after"]) == (503, b"<p>Painting</p>", "300"), path
+            assert {site.get(path).status for path in opened} == {200}
+    finally:
+        done(run_playbook("playbooks/maintenance.yml", ALL, "-e", "state=off", *options))
+    assert {path: {site.get(path).status for site in sites} for path in closed} == before
+
+
+def test_a_second_deploy_changes_nothing(directory: Path) -> None:
+    output = done(deploy("rest_api", ALL, directory, apps(**entries(directory))))
+    assert output.count("changed=0 ") == len(hosts()), output
+
+
+def changed(directory: Path, file: str, old: str, new: str) -> dict[str, Any]:
+    """Return the source of a copy of the API in which a text of one file is another one."""
+    copied = directory / uuid.uuid4().hex
+    shutil.copytree(ROOT / "files/rest_api", copied)
+    text = (copied / file).read_text()
+    assert old in text
+    (copied / file).write_text(text.replace(old, new))
+    return {"path": str(copied)}
+
+
+def test_a_release_below_a_path_is_judged_by_its_own_answers(directory: Path) -> None:
+    wanted = entries(directory)
+    wanted["rest_api"] |= {"soak": 4, "source": changed(directory, "rest_api/web.py", LISTS, FAILS)}
+    sites = [Site(address(host), NAME) for host in hosts().values()]
+    with ThreadPoolExecutor(1) as pool:
+        deployed = pool.submit(deploy, "rest_api", ALL, directory, apps(**wanted))
+        while not deployed.done():
+            for site in sites:
+                assert site.get("/healthz").status == 200
+                site.get("/api/runs")
+            time.sleep(0.05)
+        status, output = deployed.result()
+    assert status != 0
+    assert "answers were 5xx, more than 5 % (soak_errors)" in output
+    assert {site.get("/api/runs").status for site in sites} == {200}
+
+
+def test_the_server_of_an_app_has_to_be_among_its_dependencies(directory: Path) -> None:
+    wanted = entries(directory)
+    wanted["rest_api"] |= {"source": changed(directory, "requirements.txt", "tornado==6.6.1\n", "")}
+    status, output = deploy("rest_api", "debian12", directory, apps(**wanted))
+    assert status != 0
+    assert "tornado_apps.rest_api.run: is served by Tornado, and the app does not depend on it; add a line such as" in output
+    assert Site(address(hosts()["debian12"]), NAME).get("/api/runs").status == 200
+
+
+def test_who_has_the_site_does_not_leave_before_those_who_are_a_part_of_it(directory: Path) -> None:
+    left = {name: entry for name, entry in entries(directory).items() if name != "reporting_app"}
+    status, output = run_playbook("playbooks/remove.yml", ALL, "-e", "app=reporting_app", *extra(directory, apps(**left)))
+    assert status != 0
+    assert f"tornado_apps.rest_api.prefix: is a part of the site of {NAME}, and no app without a prefix" in output
+    assert {Site(address(host), NAME).get("/").status for host in hosts().values()} == {200}
+
+
+def test_a_part_of_a_site_leaves_alone(directory: Path) -> None:
+    left = {name: entry for name, entry in entries(directory).items() if name != "next_api"}
+    done(run_playbook("playbooks/remove.yml", ALL, "-e", "app=next_api", *extra(directory, apps(**left))))
+    for host in hosts().values():
+        site = Site(address(host), NAME)
+        assert site.get("/api/next/open/seen").json["error"]["status"] == 404, "the API's, which has a shorter path"
+        assert site.get("/").status == 200

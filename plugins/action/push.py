@@ -1,0 +1,61 @@
+"""Controller's half of the module push: says who may push what, and packs the program that takes it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.funnel.tornado.plugins.action.release import PROGRAMS, entry
+from ansible_collections.funnel.tornado.plugins.module_utils import push
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import load
+from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+
+#: The collection's own code, as a host imports it.
+CODE = Path(push.__file__).parent
+PACKAGE = Path("ansible_collections/funnel/tornado/plugins/module_utils")
+
+
+class ActionModule(ActionBase):
+    """Lets keys push to apps, and nobody else."""
+
+    _supports_check_mode = True
+    _requires_connection = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result."""
+        super().run(tmp, task_vars)
+        _, arguments = self.validate_argument_spec(argument_spec={"apps": {"type": "dict", "required": True}})
+        try:
+            apps = {name: app for name, app in load(arguments["apps"]).items() if app.source.push is not None}
+        except InvalidDataError as error:
+            raise AnsibleActionFail(str(error)) from error
+        result: dict[str, Any] = self._execute_module(
+            module_name="funnel.tornado.push",
+            module_args={
+                "entries": json.dumps({name: entry(app) for name, app in apps.items()}) if apps else "",
+                "authorized_keys": push.authorized_keys(apps),
+                "program": base64.b64encode(program()).decode() if apps else "",
+            },
+            task_vars=task_vars,
+        )
+        return result
+
+
+def program() -> bytes:
+    """Return the program as a zip file that Python runs (zipapp): the same bytes from the same code."""
+    files = {"__main__.py": PROGRAMS / "push.py", "launch.py": PROGRAMS / "launch.py", "runner.py": PROGRAMS / "runner.py"}
+    files |= {str(PACKAGE / path.name): path for path in CODE.glob("*.py")}
+    texts = {name: path.read_text() for name, path in files.items()}
+    texts |= {str(package / "__init__.py"): "" for package in (PACKAGE, *PACKAGE.parents) if package.name}
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in sorted(texts):
+            archive.writestr(zipfile.ZipInfo(name), texts[name], zipfile.ZIP_DEFLATED)
+    return b"#!/usr/bin/python3 -I\n" + packed.getvalue()

@@ -1,0 +1,95 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, The funnel.tornado developers
+# MIT License (see LICENSE)
+"""Let keys push to apps."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: push
+short_description: Let SSH keys push to apps, and so deploy them
+version_added: 0.1.0
+description:
+  - Makes the user C(git), which sshd lets in by the keys of C(source.keys), to push to the apps that these are for, and for
+    nothing else.
+  - What is pushed is built and goes live as by C(deploy.yml), with the present settings of the app; if it does not, the push
+    is rejected.
+  - Keys and apps that O(apps) does not have any more are taken away. Repositories stay until M(funnel.tornado.remove).
+options:
+  apps:
+    description: The value of C(tornado_apps). Those with another source than C(push) are left aside.
+    type: dict
+    required: true
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+    description: Of the entries, which hold secrets, only that they change.
+author:
+  - The funnel.tornado developers
+seealso:
+  - module: funnel.tornado.release
+  - module: funnel.tornado.switch
+"""
+
+EXAMPLES = r"""
+- name: Let the keys of the apps push to them
+  funnel.tornado.push:
+    apps: "{{ tornado_apps }}"
+"""
+
+RETURN = r"""
+files:
+  description: Files that were made or changed.
+  returned: success
+  type: list
+  elements: str
+removed:
+  description: Files that were removed, such as the entry of an app that is not pushed any more.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import base64
+import json
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.funnel.tornado.plugins.module_utils import push
+from ansible_collections.funnel.tornado.plugins.module_utils.file_set import FileSet, FileSetError, converge
+
+#: What the action plugin sends instead of ``apps``.
+ARGUMENTS = {
+    # Texts that are secret, or would fill the host's journal, which Ansible writes a module's options to.
+    "entries": {"type": "str", "required": True, "no_log": True},
+    "authorized_keys": {"type": "str", "required": True, "no_log": True},
+    "program": {"type": "str", "required": True, "no_log": True},
+}
+
+
+def main() -> None:
+    """Make the user and the files, or remove the files when nothing is pushed any more."""
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    os.umask(0o022)  # whatever root's is: sshd reads a user's keys with that user's rights
+    entries = json.loads(module.params["entries"] or "{}")
+    files = push.files(entries, module.params["authorized_keys"], base64.b64decode(module.params["program"])) if entries else []
+    owns = [f"{push.ENTRIES}/*.json", str(push.AUTHORIZED_KEYS), str(push.PROGRAM), f"{push.HOOKS}/*", push.SUDOERS_FILE]
+    check = ["visudo", "-cf", f"{{root}}/{push.SUDOERS_FILE}"] if entries else []
+    try:
+        made = bool(entries) and push.ensure_user(check_mode=module.check_mode)
+        outcome = converge(FileSet(push.SUDOERS, files, owns), check=check, check_mode=module.check_mode)
+    except (push.PushError, FileSetError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(
+        changed=made or outcome.changed,
+        files=outcome.files,
+        removed=outcome.removed,
+        diff=outcome.diff if module._diff else [],
+    )
+
+
+if __name__ == "__main__":
+    main()

