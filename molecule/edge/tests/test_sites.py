@@ -564,7 +564,7 @@ def test_what_a_path_adds_takes_nothing_away(shop: Site) -> None:
 
 @pytest.mark.parametrize(
     ("path", "value"),
-    [("/static/app.js", "no-cache"), ("/static/app.js?v=1", "max-age=315360000"), ("/", "no-store"), ("/x", "private")],
+    [("/static/app.js", "no-cache"), ("/static/app.js?v=1", "max-age=315360000"), ("/", "no-store"), ("/ws", "private")],
 )
 def test_how_long_an_answer_is_kept_is_said_once(shop: Site, path: str, value: str) -> None:
     assert [found for name, found in headers_of(shop, "GET", path) if name == "cache-control"] == [value]
