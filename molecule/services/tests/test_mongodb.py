@@ -376,9 +376,9 @@ def replica_set(members: dict[str, Host], **more: Any) -> dict[str, Any]:
 
 
 def whole(members: dict[str, Host], login: tuple[str, str, str] = NOTES) -> Client:
-    """Return a client of the set, as apps have one."""
+    """Return a client of the set, as apps have one: it waits 30 s for a primary, and an election begins after 10."""
     seeds = ",".join(address(host) for host in members.values())
-    return client(seeds, login, directConnection=False, replicaSet="rs0", w="majority")
+    return client(seeds, login, directConnection=False, replicaSet="rs0", w="majority", serverSelectionTimeoutMS=30_000)
 
 
 def has_one(host: Host) -> bool:
