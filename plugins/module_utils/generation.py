@@ -30,6 +30,9 @@ STOP_MARGIN = 5
 #: answers at once ends a moment later, when its first connection to something else fails.
 STEADY_SECONDS = 1.2
 
+#: How the words begin for a process that says nothing.
+SILENT = "did not answer"
+
 #: Lines of a process's log that explain its failure.
 SHOWN_LINES = 25
 
@@ -161,15 +164,19 @@ class Generation:
         timeout = self.description["health"]["timeout"]
         deadline = time.monotonic() + timeout
         waiting = list(self.processes)
+        answered: dict[int, str] = {}
         while waiting:
             infos = self._infos()
             patience = max(deadline - time.monotonic(), 1.0)
             problems = {process: self._problem(process, infos.get(process), patience) for process in waiting}
+            # What a process has answered before says more than that the last of its answers did not come in time.
+            answered |= {process: problem for process, problem in problems.items() if not problem.startswith(SILENT)}
             waiting = [process for process, problem in problems.items() if problem]
             if waiting and time.monotonic() > deadline:
                 process = waiting[0]
+                problem = answered.get(process, problems[process])
                 log = self._log(self.layout.log(self.slot, process))
-                raise GenerationError(f"process {process} {problems[process]} within {timeout} s (health.timeout){log}")
+                raise GenerationError(f"process {process} {problem} within {timeout} s (health.timeout){log}")
             if waiting:
                 time.sleep(INTERVAL)
         pids = self.pids()
@@ -213,7 +220,7 @@ class Generation:
             answer = ask(address, path, self.description["host"], min(patience, TIMEOUT))
             owner = listener_pid(address, info.pid)
         except OSError:
-            return f"did not answer GET {path}"
+            return f"{SILENT} GET {path}"
         if not answer.well:
             return f"answered GET {path} with {answer.status}"
         if owner is None:

@@ -30,6 +30,7 @@ LIES = {
     "X-Real-IP": "6.6.6.6",
     "X-Forwarded-For": "6.6.6.6",
     "X-Forwarded-Host": "evil.test",
+    "X-Forwarded-Prefix": "/evil.test",
     "Forwarded": "for=6.6.6.6;proto=https;host=evil.test",
     "X-Request-ID": "feedfacefeedface",
 }

@@ -33,7 +33,8 @@ def copy_clone(host: Host) -> None:
     present = [name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).exists()]
     packed = subprocess.run(["tar", "-cz", *present], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
     variables: dict[str, Any] = host.ansible.get_variables()  # type: ignore[attr-defined]  # testinfra types its modules as one
-    ssh = ["ssh", "-i", variables["ansible_ssh_private_key_file"], *variables["ansible_ssh_common_args"].split()]
+    key = variables.get("ansible_private_key_file") or variables["ansible_ssh_private_key_file"]  # Molecule's word, or ours
+    ssh = ["ssh", "-i", key, *variables["ansible_ssh_common_args"].split()]
     unpack = f"mkdir {CLONE} && tar -xz -C {CLONE} && chown -R ann:ann {HOME} && chmod 0700 {HOME}"
     subprocess.run([*ssh, f"root@{address(host)}", unpack], input=packed, check=True, timeout=60)
 

@@ -39,13 +39,21 @@ def send(site: Site, method: str, path: str, document: dict[str, Any] | None = N
     return site.request(method, path, json.dumps(document) if document else None, JSON)
 
 
+def all_documents(site: Site) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = []
+    last = ""
+    while page := site.get(f"/documents?limit=1000{last}").json["documents"]:
+        found += page
+        last = f"&after={page[-1]['id']}"
+    return found
+
+
 def all_keys(site: Site) -> set[str]:
-    keys: list[str] = []
-    while True:
-        page = site.get(f"/documents?limit=1000{f'&after={keys[-1]}' if keys else ''}").json["documents"]
-        if not page:
-            return set(keys)
-        keys += [document["id"] for document in page]
+    return {document["id"] for document in all_documents(site)}
+
+
+def titles(site: Site) -> set[str]:
+    return {document["title"] for document in all_documents(site)}
 
 
 def test_a_document_is_created_read_changed_and_removed_by_any_host(sites: dict[str, Site]) -> None:
@@ -161,6 +169,13 @@ def test_a_password_that_the_database_does_not_take_is_said_and_the_old_release_
     assert sites["debian12"].get("/documents").status == 200
 
 
+#: A form needs no leave of the site that it is sent to, and a page cannot read what became of it: the site has to refuse it.
+FORM = """
+const [url, title, done] = arguments;
+fetch(url, {method: "POST", body: new URLSearchParams({title}), mode: "no-cors", credentials: "include"})
+    .then(answer => done(answer.type), error => done(String(error)));
+"""
+
 FETCH = """
 const [method, url, body, done] = arguments;
 fetch(url, {method, body, headers: body ? {"Content-Type": "application/json"} : {}})
@@ -187,9 +202,13 @@ def test_a_page_of_an_allowed_origin_may_use_the_documents_and_no_other_page_may
         # A browser asks first for what a form could not do: these are open to no other origin.
         assert ask(browser, "PUT", f"http://{site.address}/notes", {"title": "x"})[0] == 0
         assert ask(browser, "DELETE", own)[0] == 204
+        assert browser.execute_async_script(FORM, documents, "a form from a page") == "opaque"
+        assert "a form from a page" in titles(site), "it would be seen"
         browser.get(f"http://{address(hosts()['debian13'])}/")
         assert ask(browser, "POST", documents, {"title": "from elsewhere"})[0] == 0
         assert ask(browser, "GET", documents)[0] == 0
+        assert browser.execute_async_script(FORM, documents, "a form from elsewhere") == "opaque", "it was sent"
+        assert "a form from elsewhere" not in titles(site)
     asked = site.request("OPTIONS", "/documents", headers={"Origin": FRONT, "Access-Control-Request-Method": "PUT"})
     assert (asked.status, asked.headers["access-control-allow-origin"]) == (204, FRONT)
     other = site.request("OPTIONS", "/documents", headers={"Origin": "http://other.test", "Access-Control-Request-Method": "PUT"})
@@ -198,8 +217,9 @@ def test_a_page_of_an_allowed_origin_may_use_the_documents_and_no_other_page_may
 
 def test_a_service_that_fails_is_asked_again_and_given_up_after_a_while(sites: dict[str, Site], flaky: Flaky) -> None:
     site = sites["debian12"]
-    flaky.failures.update({"/items/twice": 2, "/items/always": 100})
+    flaky.statuses.update({"/items/twice": [503] * 2, "/items/always": [503] * 100})
     assert site.get("/fetch/never").json == {"item": {"path": "/items/never"}}
     assert site.get("/fetch/twice").json == {"item": {"path": "/items/twice"}}
     assert site.get("/fetch/always").status == 502
-    assert flaky.asked == {"/items/never": 1, "/items/twice": 3, "/items/always": 4}
+    assert {path: len(times) for path, times in flaky.asked.items()} == {"/items/never": 1, "/items/twice": 3, "/items/always": 4}
+    assert flaky.asked["/items/always"][-1] - flaky.asked["/items/always"][0] > 0.6

@@ -53,6 +53,9 @@ def names_of_members(host: Host) -> dict[str, bool]:
 class Cluster:
     """The role, applied to the hosts of the cluster as a user's playbook does."""
 
+    #: What was said in check mode, when there was nothing yet.
+    checked = ""
+
     def __init__(self, directory: Path) -> None:
         """Write the certificates of the members."""
         self.directory = directory
@@ -72,9 +75,9 @@ class Cluster:
             },
         }
 
-    def provision(self, *names: str, **changes: Any) -> tuple[int, str]:
+    def provision(self, *names: str, check: bool = False, **changes: Any) -> tuple[int, str]:
         """Run the role on hosts, one after the other."""
-        return self.run(names, {"roles": ["funnel.tornado.etcd"], "serial": 1}, changes)
+        return self.run(names, {"roles": ["funnel.tornado.etcd"], "serial": 1, "check_mode": check}, changes)
 
     def tasks(self, part: str, **changes: Any) -> tuple[int, str]:
         """Run other tasks of the role on all hosts."""
@@ -92,6 +95,7 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path_factory.mktemp("etcd"))
+    cluster.checked = done(cluster.provision(*MEMBERS, check=True))
     done(cluster.provision(MEMBERS[0], etcd_hosts=[MEMBERS[0]]))
     says(hosts(*MEMBERS)[MEMBERS[0]], "put", "/shop/first", "kept")
     done(cluster.provision(*MEMBERS))
@@ -145,6 +149,13 @@ def test_a_port_that_is_taken_leaves_etcd_as_it_was(host: Host, tmp_path: Path) 
     assert "The files of before are back, and etcd runs with them." in output
     assert host.check_output("cat /etc/default/etcd") == before
     says(host, "endpoint", "health", url=SINGLE, user="")
+
+
+def test_check_mode_says_what_would_be_of_hosts_that_have_nothing(cluster: Cluster) -> None:
+    assert cluster.checked.count("failed=0") == 3
+    assert "changed=0 " not in cluster.checked
+    for name in MEMBERS[1:]:
+        assert f"etcd_members: {name} joins when another member answers" in " ".join(cluster.checked.split())
 
 
 def test_three_have_grown_from_one(members: dict[str, Host]) -> None:
@@ -208,6 +219,21 @@ def test_a_wrong_password_of_root_is_said(cluster: Cluster, members: dict[str, H
     assert says(members["db"], "get", "--print-value-only", "/shop/first") == "kept"
 
 
+def test_tls_is_not_given_up_while_it_serves(cluster: Cluster, members: dict[str, Host]) -> None:
+    status, output = cluster.provision("debian13", etcd_tls={})
+    assert status != 0
+    assert "etcd_members.debian13: the cluster knows it as https://debian13:2380, not http://debian13:2380" in " ".join(
+        output.split()
+    )
+    assert says(members["debian13"], "get", "--print-value-only", "/shop/first") == "kept"
+
+
+def test_users_without_a_password_of_root_are_refused(cluster: Cluster) -> None:
+    status, output = cluster.provision("db", etcd_root_password="")
+    assert status != 0
+    assert "etcd_users: goes with etcd_root_password" in output
+
+
 def test_a_member_that_is_down_keeps_nobody_from_writing_and_catches_up(members: dict[str, Host]) -> None:
     members["debian13"].check_output("systemctl stop etcd")
     says(members["db"], "put", "/shop/while", "down")
@@ -238,7 +264,7 @@ def test_no_second_cluster_is_founded_while_the_first_has_stopped(cluster: Clust
 
 
 def test_a_snapshot_is_taken_by_the_clock_and_by_hand_and_all_go_back_to_it(
-    cluster: Cluster, members: dict[str, Host], tmp_path: Path
+    cluster: Cluster, members: dict[str, Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for host in members.values():
         assert host.check_output("systemctl is-active etcd-backup.timer") == "active"
@@ -248,14 +274,14 @@ def test_a_snapshot_is_taken_by_the_clock_and_by_hand_and_all_go_back_to_it(
             "600 root",
         ]
     says(members["db"], "put", "/shop/a", "before")
-    done(cluster.tasks("backup", etcd_backup_fetch=str(tmp_path)))
-    (snapshot,) = tmp_path.iterdir()
+    monkeypatch.setenv("PWD", str(tmp_path))
+    done(cluster.tasks("backup", etcd_backup_fetch="backups"))
+    (snapshot,) = (tmp_path / "backups").iterdir()
+    assert [path.stat().st_mode & 0o777 for path in (snapshot.parent, snapshot)] == [0o700, 0o600]
     says(members["db"], "put", "/shop/a", "after")
-    for host in members.values():  # all is lost, and provisioned anew
-        host.check_output("systemctl stop etcd && rm -rf /var/lib/etcd/funnel")
-    done(cluster.provision(*MEMBERS))
-    assert says(members["db"], "get", "--print-value-only", "/shop/a") == ""
-    done(cluster.tasks("restore", etcd_restore_from=str(snapshot)))
+    for name in MEMBERS[1:]:  # the majority has lost its data
+        members[name].check_output("systemctl stop etcd && rm -rf /var/lib/etcd/funnel")
+    done(cluster.tasks("restore", etcd_restore_from=f"backups/{snapshot.name}"))
     for host in members.values():
         eventually(partial(reads, host, "/shop/a", "before"))
         assert host.run("ls /var/lib/etcd/funnel.snapshot").rc != 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from testinfra.host import Host
 
-from tests.remote import Site, eventually, hosts
+from tests.remote import Site, done, eventually, hosts, run_playbook
 
 testinfra_hosts = ["ansible://debian12"]
 
@@ -77,17 +78,17 @@ def test_a_tick_whose_process_is_killed_is_run_by_another(sites: dict[str, Site]
 @pytest.fixture
 def cut(sites: dict[str, Site]) -> Iterator[Callable[[str], Host]]:
     """Return a function that drops all that a host sends to etcd; the link is mended afterwards."""
-    done: list[Host] = []
+    victims: list[Host] = []
 
     def cut(name: str) -> Host:
         host = hosts()[name]
-        done.append(host)
+        victims.append(host)
         rules = "table inet cut { chain out { type filter hook output priority 0; tcp dport 2379 drop; }; }"
         host.run_expect([0], "nft %s", rules)
         return host
 
     yield cut
-    for host in done:
+    for host in victims:
         host.run("nft delete table inet cut")
     eventually(lambda: all(site.get("/readyz").status == 200 for site in sites.values()))
 
@@ -123,6 +124,17 @@ def test_a_lock_server_that_is_away_stops_nothing_else(sites: dict[str, Site]) -
         assert all(site.get("/documents").status == 200 for site in sites.values())
     finally:
         server.run_expect([0], "systemctl start etcd")
+    back = int(time.time())
+    found = eventually(lambda: complete(sites["debian12"], back, back + 4 * INTERVAL), 40)
+    assert isinstance(found, dict)
+    once_each(found)
+
+
+def test_a_lock_server_goes_back_to_a_backup_and_the_jobs_go_on(sites: dict[str, Site], tmp_path: Path) -> None:
+    done(run_playbook("playbooks/backup.yml", "lock", "-e", f"fetch={tmp_path}"))
+    (snapshot,) = tmp_path.iterdir()
+    done(run_playbook("playbooks/restore.yml", "lock", "-e", f"etcd={snapshot}"))
+    eventually(lambda: all(site.get("/readyz").status == 200 for site in sites.values()))
     back = int(time.time())
     found = eventually(lambda: complete(sites["debian12"], back, back + 4 * INTERVAL), 40)
     assert isinstance(found, dict)

@@ -130,35 +130,41 @@ def find(request: str) -> tuple[int, str]:
 def test_no_line_is_lost_when_logs_are_rotated(site: Site, host: Host, db: Host) -> None:
     before = processes(host, "sample")
     ids: list[str] = []
-    clients = [threading.Thread(target=lambda: ids.extend(ids_of_many_requests(site, 750))) for _ in range(4)]
+    enough = threading.Event()
+
+    def visit() -> None:
+        while not enough.wait(0.1):
+            ids.extend(ids_of_many_requests(site, 50))
+
+    clients = [threading.Thread(target=visit) for _ in range(4)]
     for client in clients:
         client.start()
-    rotations = 0
-    while any(client.is_alive() for client in clients) and rotations < 8:
+    for _ in range(3):
         # To supervisord a log that was made longer is as good as one that has become so.
         host.check_output("truncate --size 50M /var/log/sample/[ab]-[01].log")
         host.check_output("logrotate --force /etc/logrotate.d/nginx")
         db.check_output(ROTATE)
-        rotations += 1
+    enough.set()
     for client in clients:
         client.join()
-    assert len(ids) == 3000
-    assert rotations >= 2, "they are rotated while lines are written"
+    assert len(ids) > 200
     for where, logs in (
         (host, ["/var/log/nginx/access.log*", "/var/log/sample/*"]),
         (db, ["/var/log/fleet/debian12/sample.log*"]),
     ):
-        where.check_output("printf %%s %s > /tmp/ids", " ".join(ids))
+        where.check_output("rm -f /tmp/ids")
+        for start in range(0, len(ids), 1000):  # an argument has a bound
+            where.check_output("echo %s >> /tmp/ids", " ".join(ids[start : start + 1000]))
         for log in logs:
-            eventually(partial(has_all, where, log))
+            eventually(partial(has_all, where, log, len(ids)))
     assert processes(host, "sample") == before
     assert len(host.check_output("ls /var/log/sample | grep -E '^[ab]-0.log.[1-5]$'").splitlines()) >= 2
     host.check_output("rm /var/log/sample/*.log.*")
 
 
-def has_all(host: Host, logs: str) -> bool:
+def has_all(host: Host, logs: str, number: int) -> bool:
     count, missing = json.loads(host.check_output("python3 -c %s %s", MISSING, logs))
-    assert count == 3000
+    assert count == number
     return not missing
 
 
@@ -248,7 +254,7 @@ def test_a_full_disk_of_logs_does_not_keep_an_app_from_serving(site: Site, host:
         done(run_playbook("playbooks/restart.yml", "debian12", "-e", "app=sample"))
         before = processes(host, "sample")
         requests = ids_of_many_requests(site, 1000)
-        assert "/dev/" not in host.check_output("df --output=avail /var/log/sample | tail -1").replace("0", "")
+        assert int(host.check_output("df --output=avail /var/log/sample | tail -1")) == 0
         assert host.run("grep -rqF %s /var/log/sample", requests[-1]).rc != 0
         host.check_output("rm /var/log/sample/ballast")
         heard = ask(site, "/nowhere")
@@ -258,15 +264,15 @@ def test_a_full_disk_of_logs_does_not_keep_an_app_from_serving(site: Site, host:
 
 
 def test_all_files_together_have_a_bound(db: Host, tmp_path: Path) -> None:
-    done(provision(tmp_path, logs_total_bytes=300_000))
+    used = python(db, "import pathlib\nprint(sum(path.lstat().st_size for path in pathlib.Path('/var/log/fleet').rglob('*.*')))")
+    done(provision(tmp_path, logs_total_bytes=used + 250_000))
     try:
         code = "import os, pathlib\nhome = pathlib.Path('/var/log/fleet/web2')\nhome.mkdir()\n"
         code += "for age in range(5):\n path = home / f'shop.log.{age + 1}'\n path.write_bytes(b'x' * 100_000)\n"
         code += " os.utime(path, (10**9 - age, 10**9 - age))\nprint(0)"
         assert python(db, code) == 0
         db.check_output("systemctl start fleet-logrotate")
-        left = db.check_output("ls /var/log/fleet/web2").split()
-        assert left == ["shop.log.1", "shop.log.2"][: len(left)]
+        assert db.check_output("ls /var/log/fleet/web2").split() == ["shop.log.1", "shop.log.2"]
         assert "/var/log/fleet/debian12/sample.log" in db.check_output("ls /var/log/fleet/debian12/*")
     finally:
         db.check_output("rm -r /var/log/fleet/web2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -147,8 +148,15 @@ def test_what_the_host_shows_of_it(db: Host) -> None:
     assert db.run("ls /tmp/mongodb-27017.sock").rc != 0
     assert db.check_output("ps -o user= -p %s", str(pid(db))).strip() == "mongodb"
     assert re.search(r"Max open files\s+16384\s+16384", db.check_output("cat /proc/%s/limits", str(pid(db))))
-    modes = "/etc/mongodb/admin.password /var/lib/mongodb /var/lib/mongodb/data /usr/local/sbin/mongodb-backup"
-    assert db.check_output(f"stat -c '%a %U' {modes}").splitlines() == ["600 root", "700 mongodb", "700 mongodb", "755 root"]
+    modes = "/etc/mongodb/mongod.conf /etc/mongodb/admin.password /var/lib/mongodb /var/lib/mongodb/data /usr/local/sbin/mongodb-backup"
+    assert db.check_output(f"stat -c '%a %U' {modes}").splitlines() == [
+        "640 root",
+        "600 root",
+        "700 mongodb",
+        "700 mongodb",
+        "755 root",
+    ]
+    assert db.run("ls /etc/mongodb/bootstrap.conf").rc != 0
     assert db.check_output("systemctl is-enabled mongod mongodb-backup.timer").split() == ["enabled", "enabled"]
     assert "mongodb-backup.service" in db.check_output("systemctl list-timers --no-pager mongodb-backup.timer")
 
@@ -208,6 +216,26 @@ def test_what_is_wrong_in_the_inventory_is_said_at_once_and_changes_nothing(db: 
     assert "mongodb_addresses: mongod cannot listen on 192.0.2.1" in output
     assert "mongodb_open_files: 64000 is more than this host gives" in output
     assert pid(db) == before
+
+
+def test_a_host_with_data_does_not_lose_them_to_those_of_a_set(db: Host, tmp_path: Path) -> None:
+    client(db).notes.things.insert_one({"_id": 1})
+    wanted = {"name": "rs0", "members": ["other", "db"], "key": "bm90LWZvci1vdGhlcnM="}
+    output = refused(tmp_path, db, mongodb_replica_set=wanted)
+    assert "mongodb_replica_set.members: db:27017 has databases of its own, notes, and would lose them" in output
+    assert client(db).notes.things.find_one({"_id": 1})
+
+
+def test_the_hosts_password_is_that_of_the_administrator_even_if_a_user_is_refused(db: Host, tmp_path: Path) -> None:
+    users = {"notes": {"password": "another-one", "database": "notes", "roles": ["noSuchRole"]}}
+    try:
+        status, output = provision(tmp_path, "db", mongodb_admin_password="another-one", mongodb_users=users)
+        assert status != 0
+        assert "mongodb_users.notes: " in output
+        db.check_output("mongodb-backup create")
+    finally:
+        done(provision(tmp_path))
+    db.check_output("rm -rf /var/backups/mongodb")
 
 
 def test_a_setting_that_only_a_start_refuses_is_taken_back(db: Host, tmp_path: Path) -> None:
@@ -295,10 +323,10 @@ def test_backup_destroy_restore(db: Host, tmp_path: Path) -> None:
     fill(client(db, ADMIN))
     before = contents(db)
     assert set(before) == {"things", "capped", "view", "series"}
-    done(run_playbook("playbooks/backup.yml", "db", "-e", f"fetch={tmp_path / 'fetched'}"))
+    below = os.path.relpath(tmp_path, os.environ["PWD"])  # where ansible-playbook is started, as a shell says it
+    done(run_playbook("playbooks/backup.yml", "db", "-e", f"fetch={below}/fetched"))
     fetched = list((tmp_path / "fetched").iterdir())
-    assert len(fetched) == 1
-    assert (tmp_path / "fetched").stat().st_mode & 0o777 == 0o700
+    assert [one.stat().st_mode & 0o777 for one in (tmp_path / "fetched", *fetched)] == [0o700, 0o600]
     assert set(db.check_output("find /var/backups/mongodb -type f -printf '%m %u\\n'").splitlines()) == {"600 root"}
 
     db.check_output("systemctl stop mongod && rm -rf /var/lib/mongodb/data /var/backups/mongodb")
@@ -458,3 +486,28 @@ def test_a_backup_of_a_set_is_of_one_moment(members: dict[str, Host]) -> None:
     ids = {name: {one["_id"] for one in while_written.notes[name].find()} for name in ("left", "right")}
     assert ids["left"] == ids["right"]
     assert len(ids["left"]) > 3005
+
+
+def test_a_key_that_the_other_members_do_not_have_is_refused(members: dict[str, Host], tmp_path: Path) -> None:
+    variables = replica_set(members)
+    variables["mongodb_replica_set"] |= {"key": "YW5vdGhlci1vbmU="}
+    before = pid(members["lock"])
+    status, output = provision(tmp_path, "lock", **variables)
+    assert status != 0
+    assert "mongodb_replica_set.key: is another one than that by which" in output
+    assert members["lock"].check_output("cat /etc/mongodb/replica-set.key") == "bm90LWZvci1vdGhlcnM="
+    assert pid(members["lock"]) == before
+
+
+def test_the_primary_can_be_taken_out(members: dict[str, Host], tmp_path: Path) -> None:
+    """The last test: what is left has no majority without each of the two."""
+    with whole(members) as notes:
+        notes.notes.left.insert_one({"_id": 1})
+        primary = notes.primary
+    assert primary
+    rest = {name: host for name, host in members.items() if address(host) != primary[0]}
+    done(provision(tmp_path, ",".join(rest), **replica_set(rest)))
+    said = client(next(iter(rest.values())), None).admin.command("hello")
+    assert sorted(said["hosts"]) == sorted(f"{address(host)}:27017" for host in rest.values())
+    assert whole(rest).notes.left.find_one({"_id": 1}) == {"_id": 1}
+    whole(rest).notes.left.insert_one({"_id": 2})

@@ -23,7 +23,13 @@ testinfra_hosts = ["ansible://app_hosts"]
 NAME = "reports.test"
 THREADS = 4
 NOBODY = "192.0.2.1"  # TEST-NET-1, RFC 5737: no client has it
-LIED = {"X-Real-IP": "203.0.113.9", "X-Forwarded-For": "203.0.113.9", "X-Scheme": "https", "X-Forwarded-Proto": "https"}
+LIED = {
+    "X-Real-IP": "203.0.113.9",
+    "X-Forwarded-For": "203.0.113.9",
+    "X-Forwarded-Prefix": "/203.0.113.9",
+    "X-Scheme": "https",
+    "X-Forwarded-Proto": "https",
+}
 
 #: A Tornado application below a longer path than the API's: tells what reaches it.
 NEXT = """
@@ -73,7 +79,7 @@ def entries(directory: Path) -> dict[str, dict[str, Any]]:
             "prefix": "/api/",
             "health": {"path": "/api/healthz"},
             "upload_size": "1k",
-            "paths": {"/api/kept/": {"deny": ["0.0.0.0/0"]}},
+            "paths": {"/api/kept/": {"deny": ["0.0.0.0/0"]}, "/api/kept/slow/": {"read_timeout": 600}},
         },
         "next_api": {
             **common,
@@ -167,7 +173,7 @@ def test_dot_segments_lead_from_no_path_to_another(site: Site) -> None:
 def test_each_app_has_its_own_limits(site: Site) -> None:
     assert site.request("POST", "/api/runs", body=b"x" * 2000).status == 413
     assert site.request("POST", "/", body=b"x" * 2000).status == 405
-    assert site.get("/api/kept/x").status == 403
+    assert site.get("/api/kept/x").status == site.get("/api/kept/slow/x").status == 403
     assert site.get("/api/next/seen").status == 403
     assert site.get("/api/next/open/seen").status == 200
 
