@@ -30,7 +30,7 @@ def make_app() -> tornado.web.Application:
 
 
 async def serve(sockets: list[socket.socket]) -> None:
-    """Serve until SIGTERM, then answer what is in progress."""
+    """Serve until SIGTERM. What is in progress then is cut: whoever stops it has to send nothing here for a moment before."""
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     server = HTTPServer(make_app())

@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,15 +14,14 @@ import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils import procfile
 from tests.remote import eventually
+from tests.servers import free_port
 
 APP = Path(__file__).parents[2] / "files/procfile_app"
 
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture

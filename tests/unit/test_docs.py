@@ -34,6 +34,14 @@ def test_each_of_the_two_apps_that_are_one_site_takes_twelve_lines() -> None:
     assert site_owner(apps["rest_api"], apps.values()) == apps["reporting_app"]
 
 
+@pytest.mark.parametrize("name", ["sample_app", "procfile_app"])
+def test_an_app_to_start_from_takes_twelve_lines(name: str) -> None:
+    [block] = re.findall(r"```yaml\n(.*?)```", (ROOT / f"files/{name}/README.md").read_text(), re.DOTALL)
+    assert len(block.splitlines()) <= 12
+    [app] = load(yaml.safe_load(block)["tornado_apps"]).values()
+    assert (ROOT / str(app.source.path)).is_dir()
+
+
 def test_the_entries_of_the_inventory_for_development_are_right() -> None:
     text = (ROOT / "inventories/dev/group_vars/all.yml").read_text().replace("{{ code }}", str(ROOT / "files"))
     apps = load(yaml.safe_load(text)["tornado_apps"])

@@ -36,9 +36,12 @@ def main() -> None:
         sys.exit(f"sample_app: {error}")
     if settings.proc != 1:
         fork_processes(settings.proc)
-    logs.configure(settings)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(settings, sockets))
+    try:
+        logs.configure(settings)
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(serve(settings, sockets))
+    except SettingsError as error:  # of what is looked at only when it is used
+        sys.exit(f"sample_app: {error}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ class Documents(Dao):
 
 
 class Runs(Dao):
-    """What the example job did: one document for each tick, so that a second run of a tick would be seen.
+    """What the example job did: one document for each tick, with all attempts to run it, also those that were refused.
 
     A run writes only as long as nobody with a newer fencing token has: one that was stopped, and is continued after its lock
     was given to another, changes nothing any more. What a run has finished is not begun again, also if its process was gone
@@ -40,7 +40,7 @@ class Runs(Dao):
                 )
         except DuplicateKeyError:
             with available():
-                known = await self.collection.find_one({"_id": f"{job}/{tick}"})
+                known = await self.collection.find_one_and_update({"_id": f"{job}/{tick}"}, {"$push": {"attempts": attempt}})
             if known and known["finished"]:
                 return False
             raise LockLostError(job) from None

@@ -12,7 +12,7 @@ from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
 from sample_app.errors import UnavailableError
-from sample_app.settings import Settings
+from sample_app.settings import Settings, blamed
 
 Document = dict[str, Any]
 
@@ -29,24 +29,25 @@ REFUSED = (13, 18)
 def connect(settings: Settings) -> AsyncDatabase[Document]:
     """Return the database; nothing is sent before the first operation, and the driver connects again by itself.
 
-    A write is acknowledged when a majority of the servers has it on disk: then no outage loses it.
+    A write is acknowledged when a majority of the servers has it on disk: then no outage loses it. Raises SettingsError.
     """
     place: dict[str, Any] = {"host": settings.db_uri}
     if not settings.db_uri:
         place = {"host": settings.db_host, "port": settings.db_port}
         if settings.db_user:
             place |= {"username": settings.db_user, "password": settings.db_password, "authSource": settings.db_name}
-    client: AsyncMongoClient[Document] = AsyncMongoClient(
-        **place,
-        appname="sample_app",
-        tz_aware=True,
-        w="majority",
-        journal=True,
-        serverSelectionTimeoutMS=SELECTION_TIMEOUT,
-        connectTimeoutMS=SELECTION_TIMEOUT,
-        timeoutMS=TIMEOUT,
-    )
-    return client.get_default_database(settings.db_name)
+    with blamed("db_uri" if settings.db_uri else "db_host", PyMongoError, ValueError):
+        client: AsyncMongoClient[Document] = AsyncMongoClient(
+            **place,
+            appname="sample_app",
+            tz_aware=True,
+            w="majority",
+            journal=True,
+            serverSelectionTimeoutMS=SELECTION_TIMEOUT,
+            connectTimeoutMS=SELECTION_TIMEOUT,
+            timeoutMS=TIMEOUT,
+        )
+        return client.get_default_database(settings.db_name)
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ def decode(text: str) -> str:
 
 
 class Etcd:
-    """A client of one etcd, which may have several endpoints. Every method may raise UnavailableError, and EtcdError."""
+    """A client of one etcd, which may have several endpoints. Every method may raise UnavailableError."""
 
     def __init__(self, endpoints: Sequence[str], *, user: str = "", password: str = "", ca: str = "") -> None:
         """Take the URLs, the user if etcd asks for one, and the file of the authority if it is not one of the system's."""
@@ -67,7 +67,9 @@ class Etcd:
         except EtcdError as error:
             if error.status in REFUSED:
                 raise UnavailableError("the lock server refuses the user of this app", error) from error
-            raise
+            raise UnavailableError("the lock server does not answer as it should", error) from error
+        except (TypeError, ValueError) as error:
+            raise UnavailableError("the lock server does not answer as it should", error) from error
 
     async def ask(self, method: str, body: dict[str, Any]) -> dict[str, Any]:
         """Send a request to one endpoint after the other until one serves it; that one is asked first from then on."""
@@ -93,7 +95,9 @@ class Etcd:
                     raise EtcdError(status) from error
                 failed.append(f"{endpoint}: {f'status {status}' if head else error}")
             else:
-                result: dict[str, Any] = json.loads(answer.body)
+                result = json.loads(answer.body)
+                if not isinstance(result, dict):
+                    raise TypeError("its answer is no object")
                 return result
             if self.endpoints[0] == endpoint:
                 self.endpoints.append(self.endpoints.pop(0))

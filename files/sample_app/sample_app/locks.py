@@ -11,15 +11,15 @@ import contextlib
 import functools
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec
 
 from sample_app.errors import UnavailableError
-from sample_app.etcd import Etcd, EtcdError
+from sample_app.etcd import Etcd
 
 P = ParamSpec("P")
-T = TypeVar("T")
 
 POLL = 0.25
 """Seconds between two looks at a lock that another process holds."""
@@ -136,7 +136,7 @@ class LockManager:
 
     async def release(self, lease: str) -> None:
         """Give a lock back; if etcd cannot be told, it will see to it when the lease ends."""
-        with contextlib.suppress(UnavailableError, EtcdError):
+        with contextlib.suppress(UnavailableError):
             await self.etcd.revoke(lease)
 
     async def once(self, name: str, occasion: int, work: Callable[[Lock], Awaitable[None]]) -> bool:
@@ -174,14 +174,21 @@ class LockManager:
                 raise LockLostError(lock.name)
             await asyncio.sleep(POLL)
 
-    def run_once(self, name: str) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T | None]]]:
-        """Decorate a coroutine function so that one process of the fleet runs it: meanwhile it does nothing in the others."""
+    def run_once(self, name: str, every: int) -> Callable[[Callable[P, Awaitable[object]]], Callable[P, Awaitable[bool]]]:
+        """Decorate a coroutine function so that, of all calls in the fleet, only the first in each span of time does anything.
 
-        def decorate(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T | None]]:
+        A call returns when it is done, and tells whether it was done here; the rest is as for `once`.
+
+        :arg every: the seconds of a span. Spans begin where the unix time is a multiple of them, so clocks have to agree.
+        """
+
+        def decorate(function: Callable[P, Awaitable[object]]) -> Callable[P, Awaitable[bool]]:
             @functools.wraps(function)
-            async def run(*args: P.args, **kwargs: P.kwargs) -> T | None:
-                async with self.lock(name, blocking=False, silent=True) as lock:
-                    return await function(*args, **kwargs) if lock.held else None
+            async def run(*args: P.args, **kwargs: P.kwargs) -> bool:
+                async def work(_lock: Lock) -> None:
+                    await function(*args, **kwargs)
+
+                return await self.once(name, int(time.time()) // every * every, work)
 
             return run
 

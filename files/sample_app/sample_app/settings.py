@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, cast
 
@@ -121,6 +122,15 @@ def called(name: str) -> str:
     variable = next(setting.metadata["variable"] for setting in fields(Settings) if setting.name == name)
     switch = f"--{name.replace('_', '-')}"
     return f"{switch} ({variable})" if variable else switch
+
+
+@contextlib.contextmanager
+def blamed(name: str, *errors: type[Exception]) -> Iterator[None]:
+    """Turn errors of those who use a setting into a SettingsError that names it."""
+    try:
+        yield
+    except errors as error:
+        raise SettingsError(f"{called(name)}: {error}") from error
 
 
 def read(arguments: Sequence[str] = (), environment: Mapping[str, str] = os.environ) -> Settings:

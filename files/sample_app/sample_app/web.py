@@ -210,7 +210,9 @@ class TickSocket(WebSocketHandler):
 
 def make_app(**settings: Any) -> Application:
     """Make the application; the settings are Tornado's own and come first. ``config``: this app's, if not the environment's."""
-    config: Settings = settings.setdefault("config", read())
+    if "config" not in settings:
+        settings["config"] = read()
+    config: Settings = settings["config"]
     services = connect(config)
     if config.jobs:
         start_jobs(config, services)
@@ -238,6 +240,7 @@ def make_app(**settings: Any) -> Application:
             "static_path": str(HERE / "static"),
             "cookie_secret": config.cookie_secret or None,
             "compress_response": True,
+            "xsrf_cookies": True,  # is BaseHandler.check_xsrf_cookie(), which does without a cookie
             "default_handler_class": NotFoundHandler,
             "websocket_ping_interval": 20,
             "services": services,

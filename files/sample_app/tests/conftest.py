@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests import servers
-from tests.sample_app import PATIENCE, App
+from tests.flaky import Flaky
+from tests.sample_app import App
 
 sys.dont_write_bytecode = True  # what is deployed from here is what is here
 
@@ -77,14 +78,9 @@ def locks(etcd: servers.Server, request: pytest.FixtureRequest) -> dict[str, str
 
 
 @pytest.fixture
-def eventually() -> Callable[..., Any]:
-    """Return a function that waits until what it is given returns something true."""
-
-    def eventually(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-        end = time.monotonic() + seconds
-        while not (result := condition()):
-            assert time.monotonic() < end, "it did not happen"
-            time.sleep(0.05)
-        return result
-
-    return eventually
+def flaky() -> Iterator[Flaky]:
+    """Run a server that often fails."""
+    with Flaky() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()

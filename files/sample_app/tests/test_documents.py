@@ -8,9 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pymongo import MongoClient
 
+from tests.remote import eventually
 from tests.sample_app import Answer, App
-from tests.servers import Server
+from tests.servers import ADMIN, Server
 
 Start = Callable[..., App]
 
@@ -46,6 +48,23 @@ def test_a_document_is_created_read_updated_and_deleted(app: App) -> None:
     assert app.ask("/documents").json == {"documents": []}
 
 
+def connections(mongod: Server) -> int:
+    """Return how many connections all processes of the app have to the database."""
+    user, password = ADMIN
+    idle = {"$currentOp": {"allUsers": True, "idleConnections": True}}
+    with MongoClient[dict[str, Any]]("127.0.0.1", mongod.port, username=user, password=password) as client:
+        return len(list(client.admin.aggregate([idle, {"$match": {"appName": "sample_app"}}])))
+
+
+def test_requests_share_the_connection_of_their_process(app: App, mongod: Server) -> None:
+    assert app.ask("/documents").status == 200
+    eventually(lambda: connections(mongod) >= 2)  # one of them watches the server
+    before = connections(mongod)
+    for number in range(20):
+        assert app.ask("/documents", {"title": str(number)}).status == 201
+    assert connections(mongod) <= before + 1  # the driver's watch may have had to begin anew
+
+
 def test_documents_are_listed_in_pages(app: App) -> None:
     ids = [app.ask("/documents", {"title": str(number)}).json["id"] for number in range(5)]
     seen: list[str] = []
@@ -53,7 +72,7 @@ def test_documents_are_listed_in_pages(app: App) -> None:
         assert len(page) <= 2
         seen += [document["id"] for document in page]
     assert seen == ids
-    for wrong in ("0", "1001", "-1", "x", "%C2%B2", "9" * 5000):
+    for wrong in ("0", "1001", "-1", "x", "%C2%B2", "9" * 5000, "0000000001999999"):
         refused(app.ask(f"/documents?limit={wrong}"), 400, "limit must be a whole number from 1 to 1000")
     refused(app.ask("/documents?after=x"), 400, "after must be the id of a document")
 
@@ -122,7 +141,7 @@ def test_a_wrong_password_is_told_and_not_shown(start: Start, database: dict[str
 
 
 @pytest.mark.parametrize("outage", ["stop", "kill", "pause"])
-def test_an_outage_is_a_clean_503_and_ends_by_itself(app: App, mongod: Server, eventually: Any, outage: str) -> None:
+def test_an_outage_is_a_clean_503_and_ends_by_itself(app: App, mongod: Server, outage: str) -> None:
     path = app.ask("/documents", {"title": "kept"}).headers["Location"]
     getattr(mongod, outage)()
     for sent in (None, {"title": "lost"}):

@@ -15,15 +15,21 @@ from sample_app.etcd import Etcd, encode
 from sample_app.locks import Lock, LockHeldError, LockLostError, LockManager, Taken
 
 from tests import servers
+from tests.flaky import Flaky
 from tests.pki import Authority
+from tests.remote import eventually
 
 TTL = 2  # the least that etcd grants
 
 
 @pytest.fixture
-def manager(etcd: servers.Server, request: pytest.FixtureRequest) -> Callable[[], LockManager]:
+def manager(etcd: servers.Server, request: pytest.FixtureRequest) -> Callable[..., LockManager]:
     """Return a function that makes what each process has."""
-    return lambda: LockManager(Etcd([f"http://127.0.0.1:{etcd.port}"]), prefix=request.node.name, ttl=TTL)
+
+    def manager(ttl: int = TTL) -> LockManager:
+        return LockManager(Etcd([f"http://127.0.0.1:{etcd.port}"]), prefix=request.node.name, ttl=ttl)
+
+    return manager
 
 
 def test_a_lock_is_held_by_one_at_a_time_and_tokens_grow(manager: Callable[[], LockManager]) -> None:
@@ -90,13 +96,14 @@ def test_a_lock_is_kept_for_longer_than_its_lease(manager: Callable[[], LockMana
 
 
 def test_a_holder_that_is_cut_off_stops_before_its_lease_can_have_ended(
-    manager: Callable[[], LockManager], etcd: servers.Server
+    manager: Callable[[int], LockManager], etcd: servers.Server
 ) -> None:
+    ttl = 5
     began = time.monotonic()
 
     async def work() -> None:
         nonlocal began
-        async with manager().lock("a"):
+        async with manager(ttl).lock("a"):
             etcd.pause()
             began = time.monotonic()
             try:
@@ -107,7 +114,7 @@ def test_a_holder_that_is_cut_off_stops_before_its_lease_can_have_ended(
     cancelled: list[float] = []
     with pytest.raises(LockLostError):
         asyncio.run(work())
-    assert 0.5 < cancelled[0] < TTL
+    assert 0.5 < cancelled[0] < ttl
 
 
 class EndingLocks(LockManager):
@@ -171,19 +178,55 @@ def test_once_is_tried_by_another_if_it_fails(manager: Callable[[], LockManager]
     asyncio.run(run())
 
 
-def test_the_decorator_runs_in_one_process_and_does_nothing_in_the_others(manager: Callable[[], LockManager]) -> None:
-    async def process() -> str | None:
-        @manager().run_once("report")
-        async def report(name: str) -> str:
-            await asyncio.sleep(0.5)
-            return name
+def test_the_decorator_runs_once_in_the_fleet_in_each_span_of_time(
+    manager: Callable[[], LockManager], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
 
-        return await report("done")
+    async def process(number: int) -> bool:
+        @manager().run_once("report", every=60)
+        async def report(name: str, *, who: int) -> None:
+            await asyncio.sleep(0.3)
+            done.append(f"{name} {who}")
 
-    async def run() -> list[str | None]:
-        return await asyncio.gather(*(process() for _ in range(5)))
+        if number == 0:
+            await asyncio.sleep(1)  # the others are through by then
+        return await report("done by", who=number)
 
-    assert sorted(asyncio.run(run()), key=str) == [None] * 4 + ["done"]
+    async def run() -> list[bool]:
+        return await asyncio.gather(*(process(number) for number in range(5)))
+
+    for count, now in enumerate((600.0, 659.9, 660.0), 1):
+        monkeypatch.setattr("sample_app.locks.time.time", lambda now=now: now)
+        mine = asyncio.run(run())
+        assert sum(mine) == (count != 2)
+        assert len(done) == (1, 1, 2)[count - 1]
+        assert not sum(mine) or done[-1] == f"done by {mine.index(True)}"
+
+
+@pytest.mark.parametrize("status", [404, 429, 202])
+def test_an_answer_that_is_not_etcds_is_no_worse_than_none(start: Any, flaky: Flaky, status: int) -> None:
+    flaky.statuses["/v3/kv/range"] = [status]
+    app = start(ETCD_ENDPOINTS=f"http://127.0.0.1:{flaky.server_port}")
+    answer = app.ask("/readyz")
+    assert (answer.status, answer.json["locks"]) == (503, "the lock server does not answer as it should")
+
+
+def test_an_answer_that_is_not_etcds_does_not_end_the_keeping_of_a_lock(etcd: servers.Server, flaky: Flaky) -> None:
+    flaky.statuses["/v3/lease/keepalive"] = [404, 202]
+
+    class Keeping(Etcd):
+        async def keep_alive(self, lease: str) -> float:
+            if flaky.statuses["/v3/lease/keepalive"]:
+                return await Etcd([f"http://127.0.0.1:{flaky.server_port}"]).keep_alive(lease)
+            return await super().keep_alive(lease)
+
+    async def run() -> None:
+        async with LockManager(Keeping([f"http://127.0.0.1:{etcd.port}"]), prefix="keeping", ttl=5).lock("a"):
+            await asyncio.sleep(6)
+
+    asyncio.run(run())
+    assert len(flaky.asked["/v3/lease/keepalive"]) == 2
 
 
 def test_the_next_endpoint_is_asked_if_one_does_not_answer(etcd: servers.Server) -> None:
@@ -264,9 +307,7 @@ def test_etcd_with_tls(tmp_path: Path) -> None:
         asyncio.run(run(f"https://localhost:{server.port}"))
 
 
-def test_an_app_without_the_lock_server_is_not_ready_and_serves(
-    start: Any, locks: dict[str, str], etcd: servers.Server, eventually: Any
-) -> None:
+def test_an_app_without_the_lock_server_is_not_ready_and_serves(start: Any, locks: dict[str, str], etcd: servers.Server) -> None:
     app = start(**locks)
     assert app.ask("/readyz").json == {"status": "ok", "env": "development", "locks": "ok"}
     etcd.pause()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sample_app.settings import Settings
+from sample_app.settings import Settings, SettingsError
 from sample_app.web import make_app
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.httputil import HTTPHeaders
@@ -200,6 +200,36 @@ class TestApp(AsyncHTTPTestCase):
             assert answer.code == 204
             assert not [name for name in answer.headers if name.startswith("Access-Control")]
 
+    def test_pages_of_other_origins_change_nothing_not_even_by_a_form(self) -> None:
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        reason = "pages of that origin may change nothing here"
+        for path, origin in (
+            ("/documents", "https://b.example"),
+            ("/documents", "null"),
+            ("/documents", "http://["),
+            ("/notes", "https://a.example"),
+            ("/upload", "https://a.example"),
+            ("/echo", "https://a.example"),
+            ("/none", "https://b.example"),
+        ):
+            self.error(path, 403, reason, method="POST", body="title=x", headers=form | {"Origin": origin})
+        for method, body in (("PUT", "{}"), ("PATCH", "{}"), ("DELETE", None)):
+            path = f"/documents/{'0' * 24}"
+            self.error(path, 403, reason, method=method, body=body, headers={"Origin": "https://b.example"})
+
+    def test_own_pages_those_of_allowed_origins_and_clients_that_are_no_browser_may(self) -> None:
+        own = f"127.0.0.1:{self.get_http_port()}"
+        for headers in ({}, {"Origin": f"http://{own}"}, {"Origin": f"https://{own.upper()}"}):
+            assert self.text("/echo", method="POST", body="x", headers=headers) == "x"
+        self.error(
+            "/documents",
+            503,
+            "there is no database: set MONGODB_URI or MONGODB_HOST",
+            method="POST",
+            body="title=x",
+            headers={"Origin": "https://a.example"},
+        )
+
     def test_large_answers_are_compressed_for_those_who_want_that(self) -> None:
         path = "/static/style.css"
         plain, packed = self.fetch(path), self.fetch(path, headers={"Accept-Encoding": "gzip"}, decompress_response=False)
@@ -210,6 +240,13 @@ class TestApp(AsyncHTTPTestCase):
 
     def test_without_an_upstream_fetch_says_so(self) -> None:
         self.error("/fetch/one", 503, "there is no upstream: set SAMPLE_UPSTREAM")
+
+
+def test_the_environment_is_not_asked_if_there_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONGODB_PORT", "none")
+    with pytest.raises(SettingsError, match="MONGODB_PORT"):
+        make_app()
+    assert make_app(config=Settings(env="test")).settings["config"].env == "test"
 
 
 class TestDebug(AsyncHTTPTestCase):
