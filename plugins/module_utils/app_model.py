@@ -18,9 +18,11 @@ from ansible_collections.funnel.tornado.plugins.module_utils.certificates import
 from ansible_collections.funnel.tornado.plugins.module_utils.nginx import (
     MOUNT_URL,
     STATIC_URL,
+    Part,
     SiteOptions,
     is_reserved,
-    place_problems,
+    overlap_problems,
+    part_problems,
     site_problems,
     size_in_bytes,
 )
@@ -321,7 +323,8 @@ class App(SiteOptions):
         Doc(
             "Part of a site that is the app's, by whole addresses; the rest of it is another app's, with the same C(domains) and "
             "no prefix, whose entry has C(aliases), C(basic_auth), C(headers), C(maintenance) and C(tls) for both. C(extra) is "
-            "for the location block here, without a C(location) in it; C(limits), C(allow) and C(deny) are the other's if unset."
+            "for the location block here, without a C(location) in it; C(limits), C(allow) and C(deny) are the "
+            "other's if unset, those of the path that this one lies in if it has such."
         ),
         MOUNT_URL,
     ] = None
@@ -468,9 +471,10 @@ def _app_problems(app: App, path: str) -> Iterator[str]:
     yield from _debug_problems(app, path)
     yield from _hook_problems(app.hooks, f"{path}.hooks")
     yield from _tls_problems(app, f"{path}.tls")
-    yield from site_problems(app, path, [app.static.url] if app.static else [])
-    if app.prefix is not None:
-        yield from _own_prefix_problems(app, app.prefix, path)
+    yield from site_problems(app, path)
+    yield from part_problems(_part(app))
+    if app.prefix is not None and is_reserved(app.prefix):
+        yield f"{path}.prefix: {app.prefix} is kept for the site itself; choose another"
     mistakes = list(service_problems(app.services, f"{path}.services"))
     yield from mistakes
     service_variables = {} if mistakes else app.services.environment | app.services.secret_environment
@@ -598,7 +602,9 @@ def _shared_domains(apps: Mapping[str, App]) -> Iterator[str]:
 def _prefix_problems(apps: Mapping[str, App]) -> Iterator[str]:
     """Yield what is wrong with the apps that are part of another one's site."""
     owners: dict[tuple[frozenset[str], str], str] = {}
+    parts: dict[frozenset[str], list[Part]] = {}
     for app in apps.values():
+        parts.setdefault(frozenset(app.domains), []).append(_part(app))
         if app.prefix is None:
             continue
         path = f"{VARIABLE}.{app.name}"
@@ -610,22 +616,19 @@ def _prefix_problems(apps: Mapping[str, App]) -> Iterator[str]:
         first = owners.setdefault((frozenset(app.domains), app.prefix), app.name)
         if first != app.name:
             yield f"{path}.prefix: {app.prefix} of {site} is {first}'s, too; choose another"
-        if app.prefix in {*owner.paths, *([owner.static.url] if owner.static else [])}:
-            yield f"{path}.prefix: {app.prefix} has settings in {VARIABLE}.{owner.name}; choose another, or remove those"
         blank = App(source=app.source, run=app.run)
         for key in SERVER_KEYS:
             if getattr(app, key) != getattr(blank, key):
                 yield f"{path}.{key}: belongs to the site, which is {owner.name}'s; set it in {VARIABLE}.{owner.name}.{key}"
+    for site_parts in parts.values():
+        yield from overlap_problems(site_parts)
 
 
-def _own_prefix_problems(app: App, prefix: str, path: str) -> Iterator[str]:
-    """Yield what of an app's entry does not lie below its prefix."""
-    if is_reserved(prefix):
-        yield f"{path}.prefix: {prefix} is kept for the site itself; choose another"
-    if prefix in app.paths:
-        yield f"{path}.paths.{prefix}: is the prefix, whose settings are the app's own; move them there"
-    yield from place_problems(prefix, {f"{path}.paths.{url}": url for url in app.paths})
-    yield from place_problems(prefix, {f"{path}.static.url": app.static.url} if app.static else {})
+def _part(app: App) -> Part:
+    """Return what an app has of its site."""
+    path = f"{VARIABLE}.{app.name}"
+    static = {f"{path}.static.url": app.static.url} if app.static else {}
+    return Part(path, app.prefix or "/", static, {f"{path}.paths.{url}": url for url in app.paths})
 
 
 def _host_problems(apps: Mapping[str, App], host: Host) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -154,7 +154,10 @@ class SiteOptions:
     read_timeout: Annotated[int, Doc("Seconds that the app may be silent, on websockets too."), _SECONDS] = 200
     paths: Annotated[
         dict[str, Path],
-        Doc("What is different by path, such as C({/live/: {read_timeout: 3600}}); one without / at its end is exact."),
+        Doc(
+            "What is different by path, such as C({/live/: {read_timeout: 3600}}); one without / at its end is exact. What a "
+            "path does not say, but for C(extra), is as in the nearest one that it lies in."
+        ),
     ] = field(default_factory=dict)
     headers: Annotated[
         dict[str, str],
@@ -226,7 +229,7 @@ class SiteMaintenance(Maintenance):
 
 @dataclass(frozen=True, kw_only=True)
 class Mount(Path):
-    """Another upstream, below a path of a site. What it does not say of limits and of who is let in is the site's."""
+    """Another upstream, below a path of a site. What it does not say of limits and of who is let in holds as around it."""
 
     upstream: Annotated[str | Upstream, Doc("Name of one of the upstreams, or one of its own."), _NAME]
     paths: Annotated[dict[str, Path], Doc("What is different by path, by whole addresses; the rest is the mount's.")] = field(
@@ -270,6 +273,21 @@ class Addresses:
     trusted_proxies: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one upstream has of a site: all below ``prefix``. ``static`` and ``paths`` are addresses by their keys."""
+
+    origin: str
+    prefix: str
+    static: Mapping[str, str]
+    paths: Mapping[str, str]
+
+    @property
+    def places(self) -> dict[str, str]:
+        """All addresses by their keys."""
+        return {**self.static, **self.paths}
+
+
 def size_in_bytes(size: str) -> int:
     """Return the bytes of a size such as ``50m``."""
     return int(size.rstrip("kmg")) << {"k": 10, "m": 20, "g": 30}.get(size[-1], 0)
@@ -308,11 +326,8 @@ def site_files(
     return files
 
 
-def site_problems(site: SiteOptions, path: str, static: Collection[str]) -> Iterator[str]:
-    """Yield what is wrong between the keys of a site or an app, which stands at ``path``.
-
-    ``static`` are the prefixes that nginx serves files of.
-    """
+def site_problems(site: SiteOptions, path: str) -> Iterator[str]:
+    """Yield what is wrong between the keys of a site or an app, which stands at ``path``."""
     names = [*site.domains, *site.aliases]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"{path}.{'aliases' if name in site.aliases else 'domains'}: {name} is named twice"
@@ -325,15 +340,13 @@ def site_problems(site: SiteOptions, path: str, static: Collection[str]) -> Iter
         if not re.fullmatch(r"[^\s:]+", user):
             yield f"{path}.basic_auth.{user}: a user's name has no colons and blanks"
     yield from _limit_problems(site.limits, f"{path}.limits")
-    yield from _path_problems(site.paths, f"{path}.paths", {"/", *static, *(["/favicon.ico", "/robots.txt"] if static else [])})
+    yield from _path_problems(site.paths, f"{path}.paths")
 
 
-def _path_problems(paths: Mapping[str, Path], path: str, taken: Collection[str]) -> Iterator[str]:
+def _path_problems(paths: Mapping[str, Path], path: str) -> Iterator[str]:
     for url, one in paths.items():
         if not _LOCATION.fullmatch(url):
             yield f"{path}.{url}: must be a path of letters, digits and . _ ~ - that starts with /, without // and /../"
-        elif url in taken or is_reserved(url):
-            yield f"{path}.{url}: has settings of its own; the app's path must be another one"
         yield from _limit_problems(one.limits, f"{path}.{url}.limits")
 
 
@@ -342,26 +355,52 @@ def is_reserved(url: str) -> bool:
     return url.startswith((CHALLENGE_URL, _OWN_URL))
 
 
-def place_problems(prefix: str, places: Mapping[str, str]) -> Iterator[str]:
-    """Yield which of ``places``, addresses by their keys, are not below ``prefix``, where all of them have to be."""
-    for key, url in places.items():
-        if not url.startswith(prefix):
-            yield f"{key}: must begin with {prefix}, below which it is served; found {url!r}"
+def part_problems(part: Part) -> Iterator[str]:
+    """Yield which addresses are not below the part's prefix, where all of them have to be, or are taken."""
+    taken: set[str] = {"/favicon.ico", "/robots.txt"} if part.static and part.prefix == "/" else set()
+    for key, url in part.places.items():
+        if not url.startswith(part.prefix):
+            yield f"{key}: must begin with {part.prefix}, below which it is served; found {url!r}"
+        elif url == part.prefix:
+            yield f"{key}: must be a place below {url}; what holds for all of it is in {part.origin} itself"
+        elif url in taken or is_reserved(url):
+            yield f"{key}: {url} has settings of its own already; choose another"
+        taken.add(url)
+
+
+def overlap_problems(parts: Collection[Part]) -> Iterator[str]:
+    """Yield which addresses of a part of a site lie in another one, which nginx and the sign of maintenance take them for."""
+    for part in parts:
+        for key, url in part.places.items():
+            inner = [other for other in parts if len(other.prefix) > len(part.prefix) and url.startswith(other.prefix)]
+            if inner:
+                other = max(inner, key=lambda one: len(one.prefix))
+                yield f"{key}: {url} lies in {other.prefix}, the part of {other.origin}; move it there, or choose another"
+
+
+def _part(origin: str, prefix: str, one: Site | Mount) -> Part:
+    static = {f"{origin}.static[{i}].url": files.url for i, files in enumerate(one.static)}
+    return Part(origin, prefix, static, {f"{origin}.paths.{url}": url for url in one.paths})
+
+
+def _place_problems(site: Site, path: str) -> Iterator[str]:
+    mounts = [_part(mount.origin or f"{path}.mounts.{url}", url, mount) for url, mount in site.mounts.items()]
+    parts = [_part(path, "/", site), *mounts]
+    for part in parts:
+        yield from part_problems(part)
+    yield from overlap_problems(parts)
 
 
 def _mount_problems(site: Site, path: str, upstreams: Mapping[str, Upstream]) -> Iterator[str]:
-    taken = {*site.paths, *(one.url for one in site.static)}
     for url, mount in site.mounts.items():
         here = mount.origin or f"{path}.mounts.{url}"
         if objection := MOUNT_URL.objection(url):
             yield f"{here}: {objection}"
-        elif url in taken or is_reserved(url):
-            yield f"{here}: {url} has settings of its own already; choose another"
+        elif is_reserved(url):
+            yield f"{here}: {url} is kept for the site itself; choose another"
         yield from _upstream_problems(mount.upstream, here, upstreams)
         yield from _limit_problems(mount.limits, f"{here}.limits")
-        yield from _path_problems(mount.paths, f"{here}.paths", {url, *(one.url for one in mount.static)})
-        yield from place_problems(url, {f"{here}.paths.{one}": one for one in mount.paths})
-        yield from place_problems(url, {f"{here}.static[{i}].url": one.url for i, one in enumerate(mount.static)})
+        yield from _path_problems(mount.paths, f"{here}.paths")
         if mount.maintenance_file and not site.maintenance.file:
             yield f"{here}.maintenance_file: goes with the site's maintenance.file"
 
@@ -385,7 +424,8 @@ def _cross_problems(sites: Mapping[str, Site], upstreams: Mapping[str, Upstream]
         yield from _mount_problems(site, path, upstreams)
         if isinstance(site.upstream, Upstream) and key in upstreams:
             yield f"{path}.upstream: nginx_upstreams has a {key}, too; name that instead, or rename one of them"
-        yield from site_problems(site, path, [one.url for one in site.static])
+        yield from site_problems(site, path)
+        yield from _place_problems(site, path)
         yield from _listen_problems(site, path, addresses)
         for domain in [*site.domains, *site.aliases] or [""]:
             owner = owners.setdefault(domain, key)
@@ -409,7 +449,8 @@ def _listen_problems(site: Site, path: str, addresses: Addresses) -> Iterator[st
 class _Place:
     """A location of a site other than its root: what holds there, and the variable that says so.
 
-    ``name`` is that of what belongs to it: files, zones, a named location. A place in a mount has what the mount itself has.
+    ``name`` is that of what belongs to it: files, zones, a named location. What it does not say itself holds as in the place
+    ``above`` it, the nearest one that it lies in; but a mount has only the guards from there, as the rest is of another upstream.
     """
 
     name: str
@@ -417,12 +458,14 @@ class _Place:
     one: Path
     upstream: str
     origin: str
-    mount: _Place | None = None
+    above: _Place | None = None
 
     @property
     def buffering(self) -> bool | None:
         """Whether answers are collected; None is all but events."""
-        return self.mount.buffering if self.one.buffering is None and self.mount else self.one.buffering
+        if self.one.buffering is None and self.above and not isinstance(self.one, Mount):
+            return self.above.buffering
+        return self.one.buffering
 
     @property
     def zones(self) -> list[str]:
@@ -432,7 +475,9 @@ class _Place:
     @property
     def settings(self) -> dict[str, list[str]]:
         """The lines of its location, by what they are about."""
-        found = self.mount.settings.copy() if self.mount else {}
+        found: dict[str, list[str]] = {}
+        if self.above:
+            found |= self.above.guards if isinstance(self.one, Mount) else self.above.settings
         found |= _limit_lines(self.one.limits, self.name)
         if self.one.allow or self.one.deny:
             found["access"] = _access(self.one.allow, self.one.deny)
@@ -445,9 +490,9 @@ class _Place:
         return found
 
     @property
-    def guards(self) -> list[str]:
+    def guards(self) -> dict[str, list[str]]:
         """The lines that say who may ask, and how much: those for files as well."""
-        return [line for about in ("requests", "connections", "access") for line in self.settings.get(about, [])]
+        return {about: lines for about, lines in self.settings.items() if about in ("requests", "connections", "access")}
 
 
 @dataclass(frozen=True)
@@ -495,20 +540,19 @@ class _SiteFiles:
         return f"sites-enabled/{self.name}.{suffix}"
 
     def _places(self) -> list[_Place]:
-        """Return all locations but the root's, numbered."""
-        found: list[_Place] = []
-
-        def add(url: str, one: Path, upstream: str, origin: str, mount: _Place | None = None) -> _Place:
-            found.append(_Place(f"{self.name}.{len(found)}", url, one, upstream, origin, mount))
-            return found[-1]
-
+        """Return all locations but the root's, numbered, each after those that it lies in."""
+        wanted: dict[str, tuple[Path, str, str]] = {}
         for url, one in self.site.paths.items():
-            add(url, one, self._upstream_name, f"{self.origin}.paths.{url}")
-        for prefix, mount in self.site.mounts.items():
-            upstream = mount.upstream if isinstance(mount.upstream, str) else f"{self.key}.{len(found)}"
-            top = add(prefix, mount, upstream, mount.origin or f"{self.origin}.mounts.{prefix}")
+            wanted[url] = one, self._upstream_name, f"{self.origin}.paths.{url}"
+        for number, (prefix, mount) in enumerate(self.site.mounts.items()):
+            upstream = mount.upstream if isinstance(mount.upstream, str) else f"{self.key}.{number}"
+            origin = mount.origin or f"{self.origin}.mounts.{prefix}"
+            wanted[prefix] = mount, upstream, origin
             for url, one in mount.paths.items():
-                add(url, one, upstream, f"{top.origin}.paths.{url}", top)
+                wanted[url] = one, upstream, f"{origin}.paths.{url}"
+        found: list[_Place] = []
+        for number, url in enumerate(sorted(wanted)):
+            found.append(_Place(f"{self.name}.{number}", url, *wanted[url], _nearest_above(url, found)))
         return found
 
     @property
@@ -521,11 +565,11 @@ class _SiteFiles:
             if isinstance(one, Upstream):
                 yield _upstream_variables(name, one)
 
-    def _static(self, mounts: Sequence[tuple[_Place, Mount]]) -> Iterator[dict[str, Any]]:
+    def _static(self, places: Sequence[_Place]) -> Iterator[dict[str, Any]]:
         """Yield what the template takes of all static files; ``lines`` are those of its location."""
-        yield from ({**dataclasses.asdict(one), "lines": []} for one in self.site.static)
-        for place, mount in mounts:
-            yield from ({**dataclasses.asdict(one), "lines": place.guards} for one in mount.static)
+        for one in [*self.site.static, *(one for mount in self.site.mounts.values() for one in mount.static)]:
+            above = _nearest_above(one.url, places)
+            yield {**dataclasses.asdict(one), "lines": _flat(above.guards) if above else []}
 
     def _icons(self) -> str:
         """Return the directory of favicon.ico and robots.txt; nothing without static files."""
@@ -552,7 +596,7 @@ class _SiteFiles:
                 {"location": "/", "lines": [], "extra": "", "events": "@events", "upstream": self._upstream_name},
                 *map(self._path_variables, places),
             ],
-            "static": list(self._static(mounts)),
+            "static": list(self._static(places)),
             "icons": self._icons(),
             "headers": list(self._headers()),
             "password_file": self._path("htpasswd") if site.basic_auth else "",
@@ -600,6 +644,12 @@ class _SiteFiles:
 
     def _header(self, name: str, value: str, source: str, match: str) -> dict[str, str]:
         return {"name": name, "value": value, "source": source, "match": match, "variable": self._variable(_word(name))}
+
+
+def _nearest_above(url: str, places: Iterable[_Place]) -> _Place | None:
+    """Return the smallest of ``places`` that an address lies in: one without / at its end has nothing below it."""
+    around = [place for place in places if place.url.endswith("/") and url.startswith(place.url)]
+    return max(around, key=lambda place: len(place.url), default=None)
 
 
 def _snippet(place: _Place) -> str:

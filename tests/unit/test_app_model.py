@@ -107,8 +107,39 @@ def test_a_host_that_builds_a_part_of_a_site_need_not_know_the_rest() -> None:
         ),
         ({"shop": entry(), "api": entry(prefix="/api")}, ["tornado_apps.api.prefix: must be a path between slashes"]),
         (site(api={"prefix": "/.funnel/"}), ["tornado_apps.api.prefix: /.funnel/ is kept for the site itself"]),
-        (site(api={"prefix": "/static/"}), ["tornado_apps.api.prefix: /static/ has settings in tornado_apps.shop"]),
-        (site(api={"prefix": "/own/"}), ["tornado_apps.api.prefix: /own/ has settings in tornado_apps.shop"]),
+        (
+            site(api={"prefix": "/static/"}),
+            ["tornado_apps.shop.static.url: /static/ lies in /static/, the part of tornado_apps.api; move it there, or choose"],
+        ),
+        (
+            site(api={"prefix": "/own/"}),
+            ["tornado_apps.shop.paths./own/: /own/ lies in /own/, the part of tornado_apps.api; move"],
+        ),
+        (
+            {
+                "shop": entry(static={"url": "/api/static/"}, paths={"/api/upload/": {}, "/api": {}, "/apis/": {}}),
+                "api": entry(prefix="/api/"),
+            },
+            [
+                "tornado_apps.shop.static.url: /api/static/ lies in /api/, the part of tornado_apps.api;",
+                "tornado_apps.shop.paths./api/upload/: /api/upload/ lies in /api/, the part of tornado_apps.api;",
+            ],
+        ),
+        (
+            site(api={"prefix": "/api/", "paths": {"/api/v2/": {}, "/api/v2/x": {}}}, new={"prefix": "/api/v2/"}),
+            [
+                "tornado_apps.api.paths./api/v2/: /api/v2/ lies in /api/v2/, the part of tornado_apps.new;",
+                "tornado_apps.api.paths./api/v2/x: /api/v2/x lies in /api/v2/, the part of tornado_apps.new;",
+            ],
+        ),
+        (
+            site(api={"prefix": "/api/", "static": {"url": "/api/"}}),
+            ["tornado_apps.api.static.url: must be a place below /api/; what holds for all of it is in tornado_apps.api itself"],
+        ),
+        (
+            {"shop": entry(static={"url": "/.funnel/"})},
+            ["tornado_apps.shop.static.url: /.funnel/ has settings of its own already; choose another"],
+        ),
         (
             site(api={"prefix": "/api/"}, new={"prefix": "/api/"}),
             ["tornado_apps.new.prefix: /api/ of the site of b.example, a.example is api's, too; choose another"],
@@ -116,9 +147,9 @@ def test_a_host_that_builds_a_part_of_a_site_need_not_know_the_rest() -> None:
         (
             site(api={"prefix": "/api/", "static": {}, "paths": {"/x": {}, "/api/": {}}}),
             [
-                "tornado_apps.api.paths./api/: is the prefix, whose settings are the app's own; move them there",
-                "tornado_apps.api.paths./x: must begin with /api/, below which it is served; found '/x'",
                 "tornado_apps.api.static.url: must begin with /api/, below which it is served; found '/static/'",
+                "tornado_apps.api.paths./x: must begin with /api/, below which it is served; found '/x'",
+                "tornado_apps.api.paths./api/: must be a place below /api/; what holds for all of it is in tornado_apps.api",
             ],
         ),
         (
@@ -318,7 +349,10 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
             "tornado_apps.shop.static.path: must be a directory inside the source, relative to it; found '../etc'",
         ),
         ({"shop": entry(static={"url": "static"})}, "tornado_apps.shop.static.url: must be a path between slashes"),
-        ({"shop": entry(paths={"/static/": {}}, static={})}, "tornado_apps.shop.paths./static/: has settings of its own"),
+        (
+            {"shop": entry(paths={"/static/": {}}, static={})},
+            "tornado_apps.shop.paths./static/: /static/ has settings of its own already",
+        ),
         (
             {"shop": entry(paths={"/live/": {"buffring": True}})},
             "tornado_apps.shop.paths./live/.buffring: no such key; did you mean buffering?",

@@ -69,6 +69,7 @@ def test_what_a_client_says_of_itself_is_overwritten_for_every_location() -> Non
         "proxy_set_header X-Forwarded-Proto $funnel_scheme;",
         'proxy_set_header X-Forwarded-Host "";',
         'proxy_set_header X-Forwarded-Port "";',
+        'proxy_set_header X-Forwarded-Prefix "";',
         'proxy_set_header Forwarded "";',
         'proxy_set_header Proxy "";',
         "proxy_set_header X-Request-ID $funnel_request_id;",
@@ -85,7 +86,7 @@ def test_what_a_client_says_of_itself_is_overwritten_for_every_location() -> Non
 def test_what_a_path_adds_takes_nothing_away() -> None:
     lines = site(paths={"/live/": {"extra": "proxy_set_header X-Live 1; add_header X-Live 1;"}})
     server = [line for line in block(lines, "server") if line.startswith(("proxy_set_header", "add_header"))]
-    assert len(server) == 12 + 4
+    assert len(server) == 13 + 4
     for location in ("^~ /live/", "@events.0"):
         inside = block(lines, f"location {location}")
         own = inside.index("include sites-enabled/nginx.shop.0.extra;")
@@ -108,11 +109,11 @@ API = {"servers": ["127.0.0.1:9000"]}
 def test_another_upstream_is_asked_below_its_mount_with_the_headers_of_the_site() -> None:
     lines = site(mounts={"/api/": {"upstream": API, "paths": {"/api/x": {}}}, "/api/v2/": {"upstream": API}})
     assert "server 127.0.0.1:9000 max_fails=0;" in block(lines, "upstream shop.0")
-    assert "server 127.0.0.1:9000 max_fails=0;" in block(lines, "upstream shop.2")
-    for location, upstream in (("/", "shop"), ("^~ /api/", "shop.0"), ("= /api/x", "shop.0"), ("^~ /api/v2/", "shop.2")):
+    assert "server 127.0.0.1:9000 max_fails=0;" in block(lines, "upstream shop.1")
+    for location, upstream in (("/", "shop"), ("^~ /api/", "shop.0"), ("= /api/x", "shop.0"), ("^~ /api/v2/", "shop.1")):
         inside = [line for line in block(lines, f"location {location}") if not line.startswith("set ")]
         assert inside == [f"proxy_pass http://{upstream};"], "a header set here would undo those of the server"
-    for number, upstream in ((0, "shop.0"), (1, "shop.0"), (2, "shop.2")):
+    for number, upstream in ((0, "shop.0"), (1, "shop.1"), (2, "shop.0")):
         assert block(lines, f"location @events.{number}") == ["proxy_buffering off;", f"proxy_pass http://{upstream};"]
 
 
@@ -158,6 +159,118 @@ def test_files_of_a_mount_are_for_those_who_are_let_in_there() -> None:
     lines = site(mounts={"/api/": {"upstream": API, "static": static, "deny": ["192.0.2.1"]}})
     assert block(lines, "location ^~ /api/static/")[:2] == ["deny 192.0.2.1;", "root /srv/api/live;"]
     assert "location = /robots.txt {" not in lines, "those are the site's own"
+
+
+ACCESS = ["allow 10.0.0.0/8;", "deny all;"]
+PRIVATE = {"allow": ["10.0.0.0/8"]}
+
+
+def access(lines: list[str], location: str) -> list[str]:
+    return [line for line in block(lines, f"location {location}") if line.startswith(("allow ", "deny "))]
+
+
+def test_whom_a_path_does_not_let_in_is_not_let_in_by_what_lies_in_it() -> None:
+    files_below = {"url": "/api/x/files/", "live": "/srv/api/live"}
+    lines = site(
+        paths={
+            "/a/": PRIVATE,
+            "/a/b/": {"read_timeout": 9},
+            "/a/b/c": {"upload_size": "1m"},
+            "/a/open/": {"allow": ["0.0.0.0/0"]},
+        },
+        static=[{"url": "/a/b/static/", "live": "/srv/shop/live"}, {"url": "/static/", "live": "/srv/shop/live"}],
+        mounts={
+            "/a/tools/": {"upstream": API, "paths": {"/a/tools/x": {}}, "static": [{"url": "/a/tools/s/", "path": "/srv"}]},
+            "/a/own/": {"upstream": API, "allow": ["192.0.2.1"]},
+            "/api/": {"upstream": API, "paths": {"/api/x/": PRIVATE, "/api/x/y/": {}}, "static": [files_below]},
+            "/api/x/other/": {"upstream": API},
+        },
+    )
+    inside = ["^~ /a/b/", "= /a/b/c", "^~ /a/b/static/", "^~ /a/tools/", "= /a/tools/x", "^~ /a/tools/s/"]
+    inside += ["^~ /api/x/y/", "^~ /api/x/files/", "^~ /api/x/other/"]
+    assert {location: access(lines, location) for location in inside} == dict.fromkeys(inside, ACCESS)
+    events = [found for line in lines if (found := re.search(r"location (@events\.\d+) {", line))]
+    assert len(events) == 11
+    assert sum(access(lines, one[1]) == ACCESS for one in events) == 8, "/a/, /api/x/, and what is in them, but for files"
+    assert access(lines, "^~ /a/open/") == ["allow 0.0.0.0/0;", "deny all;"]
+    assert access(lines, "^~ /a/own/") == ["allow 192.0.2.1;", "deny all;"]
+    assert access(lines, "^~ /api/") == access(lines, "^~ /static/") == access(lines, "/") == []
+
+
+def test_a_path_without_a_slash_at_its_end_has_nothing_in_it() -> None:
+    lines = site(paths={"/a": PRIVATE, "/a/b": {}, "/ab/": {}}, mounts={"/a/c/": {"upstream": API}})
+    assert access(lines, "= /a") == ACCESS
+    assert access(lines, "= /a/b") == access(lines, "^~ /ab/") == access(lines, "^~ /a/c/") == []
+
+
+def test_a_path_has_the_rest_from_the_one_it_lies_in_and_a_mount_only_who_may_ask_and_how_much() -> None:
+    around = {"read_timeout": 9, "upload_size": "1g", "buffering": False, "limits": {"connections": 2}, "extra": "etag off;"}
+    lines = site(paths={"/a/": around, "/a/b/": {"read_timeout": 7}}, mounts={"/a/c/": {"upstream": API}})
+    inside = [line for line in block(lines, "location ^~ /a/b/") if not line.startswith("set ")]
+    connections = "limit_conn nginx.shop.0.connections 2;"
+    assert sorted(inside) == [
+        "client_max_body_size 1g;",
+        connections,
+        "proxy_buffering off;",
+        "proxy_pass http://shop;",
+        "proxy_read_timeout 7s;",
+        "proxy_request_buffering off;",
+    ]
+    mounted = block(lines, "location ^~ /a/c/")
+    assert mounted == ["set $funnel_unbuffered @events.2;", connections, "proxy_pass http://shop.0;"]
+
+
+def test_passwords_are_asked_for_below_every_path() -> None:
+    lines = site(
+        basic_auth={"ann": "$6$salt$hash"},
+        paths={"/a/": PRIVATE},
+        static=[{"url": "/a/static/", "live": "/srv/shop/live"}],
+        mounts={"/a/tools/": {"upstream": API}},
+    )
+    assert 'auth_basic "shop.example.com";' in block(lines, "server")
+    assert [line for line in lines if line.startswith("auth_basic ")] == ['auth_basic "shop.example.com";']
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"static": ["/s/", "/s/"]}, ["nginx_sites.shop.static[1].url: /s/ has settings of its own already; choose another"]),
+        (
+            {"static": ["/.funnel/", "/.well-known/acme-challenge/x/"]},
+            [
+                "nginx_sites.shop.static[0].url: /.funnel/ has settings of its own already; choose another",
+                "nginx_sites.shop.static[1].url: /.well-known/acme-challenge/x/ has settings of its own already; choose another",
+            ],
+        ),
+        (
+            {"static": ["/api/s/"], "paths": {"/api/up": {}, "/ap": {}}, "mounts": {"/api/": {"upstream": API}}},
+            [
+                "nginx_sites.shop.static[0].url: /api/s/ lies in /api/, the part of nginx_sites.shop.mounts./api/; move it "
+                "there, or choose another",
+                "nginx_sites.shop.paths./api/up: /api/up lies in /api/, the part of nginx_sites.shop.mounts./api/; move it "
+                "there, or choose another",
+            ],
+        ),
+        (
+            {
+                "mounts": {
+                    "/a/": {"upstream": API, "paths": {"/a/b/c/d": {}}},
+                    "/a/b/": {"upstream": API},
+                    "/a/b/c/": {"upstream": API},
+                }
+            },
+            [
+                "nginx_sites.shop.mounts./a/.paths./a/b/c/d: /a/b/c/d lies in /a/b/c/, the part of "
+                "nginx_sites.shop.mounts./a/b/c/; move it there, or choose another",
+            ],
+        ),
+    ],
+)
+def test_an_address_of_a_site_is_one_part_s_alone(keys: dict[str, Any], expected: list[str]) -> None:
+    static = [{"url": url, "path": "/srv/static"} for url in keys.get("static", [])]
+    with pytest.raises(InvalidDataError) as caught:
+        site(**{**keys, "static": static})
+    assert caught.value.problems == expected
 
 
 def test_each_upstream_has_a_sign_of_maintenance_of_its_own() -> None:
@@ -593,12 +706,12 @@ def test_all_mistakes_come_at_once() -> None:
         "nginx_sites.h.basic_auth.a:b: a user's name has no colons and blanks",
         "nginx_sites.h.limits.burst: goes with requests",
         "nginx_sites.h.paths./a b: must be a path of letters",
-        "nginx_sites.h.paths./static/: has settings of its own",
+        "nginx_sites.h.paths./static/: /static/ has settings of its own already; choose another",
         "nginx_sites.h.paths.//admin/: must be a path of letters",
         "nginx_sites.h.paths./a/../b: must be a path of letters",
         "nginx_sites.h.paths./a/.: must be a path of letters",
         "nginx_sites.h.paths./a//: must be a path of letters",
-        "nginx_sites.h.paths./.funnel/maintenance.html: has settings of its own",
+        "nginx_sites.h.paths./.funnel/maintenance.html: /.funnel/maintenance.html has settings of its own",
         "nginx_sites.k.static[0].url: must be a path between slashes",
         "nginx_sites.h.paths./c.limits.burst: goes with requests",
         "nginx_sites.i.allow[0]: must be an IP address or a network",
@@ -609,9 +722,9 @@ def test_all_mistakes_come_at_once() -> None:
         "nginx_sites.l.mounts./x: must be a path between slashes",
         "nginx_sites.l.mounts./x.upstream: nginx_upstreams has no aip; did you mean api?",
         "nginx_sites.l.mounts./x.limits.burst: goes with requests",
-        "nginx_sites.l.mounts./own/: /own/ has settings of its own already",
+        "nginx_sites.l.paths./own/: /own/ lies in /own/, the part of nginx_sites.l.mounts./own/; move it there",
         "nginx_sites.l.mounts./own/.paths./y: must begin with /own/",
-        "nginx_sites.l.mounts./own/.paths./own/: has settings of its own",
+        "nginx_sites.l.mounts./own/.paths./own/: must be a place below /own/; what holds for all of it is in nginx_sites.l",
         "nginx_sites.l.mounts./own/.maintenance_file: goes with the site's maintenance.file",
         "elsewhere.static[0].url: must begin with /z/, below which it is served; found '/s/'",
         "nginx_trusted_proxies[1]: must be an IP address or a network",
