@@ -27,8 +27,12 @@ PEER_PORT = 2380
 #: Seconds that a member may take to answer.
 TIMEOUT = 5.0
 
-#: Seconds in which a new member has to catch up with the others.
+#: Seconds in which a new member has to catch up with the others, and they with each other.
 CATCH_UP_SECONDS = 60.0
+
+#: What etcd refuses a change of members by until a learner has caught up, or all that vote have been connected for 5 s
+#: (HealthInterval in etcd's server.go): one may have been restarted a moment ago.
+PASSING = ("in sync with leader", "unhealthy cluster")
 
 
 class EtcdError(Exception):
@@ -41,10 +45,14 @@ class UnreachableError(EtcdError):
 
 @dataclass(frozen=True)
 class Client:
-    """One member, as its clients see it; ``ca`` is the PEM text of who has signed its certificate."""
+    """One member, as its clients see it.
+
+    ``ca`` is the PEM text of who has signed its certificate; ``trusting`` takes any certificate.
+    """
 
     url: str
     ca: str = ""
+    trusting: bool = False
     token: str = field(default="", repr=False)
 
     def call(self, path: str, **body: Any) -> dict[str, Any]:
@@ -87,6 +95,8 @@ class Client:
         context = ssl.create_default_context(cadata=self.ca or None)
         # What etcd and its clients take is good enough; Python 3.13 asks for more of an authority than they do.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if self.trusting:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         return HTTPSConnection(host, place.port, timeout=TIMEOUT, context=context)
 
     def login(self, name: str, password: str) -> Client:
@@ -132,6 +142,11 @@ class Cluster:
     def local(self) -> Client:
         """The member on this host."""
         return Client(f"{self.scheme}://127.0.0.1:{CLIENT_PORT}", self.ca)
+
+    @property
+    def local_before(self) -> Client:
+        """The same, should ``tls`` have changed since it was started. It is told no secrets: any certificate will do."""
+        return Client(f"{'http' if self.tls else 'https'}://127.0.0.1:{CLIENT_PORT}", trusting=True)
 
     @property
     def others(self) -> list[str]:
@@ -183,21 +198,29 @@ def belong(cluster: Cluster, data: Path, version: str, *, check_mode: bool = Fal
     try:
         other = cluster.any_other()
     except UnreachableError as error:
-        if cluster.name != first:
-            raise EtcdError(
-                f"etcd_members: {cluster.name} has no member to join. {first} comes first, and the others follow one "
-                f"after the other (serial: 1): {error}"
-            ) from error
-        return Membership("founder", initial_cluster=f"{cluster.name}={cluster.peer_url(cluster.name)}")
+        own = f"{cluster.name}={cluster.peer_url(cluster.name)}"
+        if cluster.name == first:
+            return Membership("founder", initial_cluster=own)
+        if check_mode:  # the one that founds the cluster has not been started either
+            warning = f"etcd_members: {cluster.name} joins when another member answers; now none does: {error}"
+            return Membership("joining", changed=True, initial_cluster=own, warnings=[warning])
+        raise EtcdError(
+            f"etcd_members: {cluster.name} has no member to join. {first} comes first, and the others follow one "
+            f"after the other (serial: 1): {error}"
+        ) from error
     _require_version(other, version)
     return _join(cluster, other, check_mode=check_mode)
 
 
 def _look(cluster: Cluster) -> Membership:
-    try:
-        found = cluster.local.call("cluster/member/list")
-    except UnreachableError:  # it is to be started; then there is something to look at
-        return Membership("member")
+    for client in (cluster.local, cluster.local_before):
+        with contextlib.suppress(UnreachableError):
+            return _judge(cluster, client.call("cluster/member/list"))
+    return Membership("member")  # it is to be started; then there is something to look at
+
+
+def _judge(cluster: Cluster, found: Mapping[str, Any]) -> Membership:
+    """Return how this host belongs to the cluster, by what its own etcd says of the members."""
     own = next(one for one in found["members"] if one["ID"] == found["header"]["member_id"])
     wanted = cluster.peer_url(cluster.name)
     if own.get("name") and own["peerURLs"] != [wanted]:
@@ -236,8 +259,8 @@ def _join(cluster: Cluster, other: Client, *, check_mode: bool) -> Membership:
     changed = bool(lost) or not mine
     if changed and not check_mode:
         for one in lost:
-            root.call("cluster/member/remove", ID=one["ID"])
-        members = root.call("cluster/member/add", peerURLs=[url], isLearner=True)["members"]
+            _insist(root, "cluster/member/remove", ID=one["ID"])
+        members = _insist(root, "cluster/member/add", peerURLs=[url], isLearner=True)["members"]
     known = [f"{one['name']}={peer}" for one in members if one.get("name") and one not in lost for peer in one["peerURLs"]]
     return Membership("joining", changed=changed, initial_cluster=",".join([*known, f"{cluster.name}={url}"]))
 
@@ -247,19 +270,22 @@ def vote(cluster: Cluster) -> None:
 
     :raises EtcdError: when it does not catch up, or no other member answers.
     """
-    other = cluster.any_other()
-    root = other.login("root", cluster.root_password)
+    root = cluster.any_other().login("root", cluster.root_password)
+    for one in root.call("cluster/member/list")["members"]:
+        if one.get("name") == cluster.name and one.get("isLearner"):
+            _insist(root, "cluster/member/promote", ID=one["ID"])
+
+
+def _insist(root: Client, path: str, **body: Any) -> dict[str, Any]:
+    """Call it, and again while etcd refuses it for what passes by itself."""
     end = time.monotonic() + CATCH_UP_SECONDS
-    while learner := next(
-        (one for one in root.call("cluster/member/list")["members"] if one.get("name") == cluster.name and one.get("isLearner")),
-        None,
-    ):
+    while True:
         try:
-            root.call("cluster/member/promote", ID=learner["ID"])
+            return root.call(path, **body)
         except EtcdError as error:
-            if "in sync with leader" not in str(error) or time.monotonic() > end:
+            if not any(words in str(error) for words in PASSING) or time.monotonic() > end:
                 raise
-            time.sleep(0.5)
+        time.sleep(0.5)
 
 
 # Users
@@ -293,8 +319,10 @@ def _base64(text: bytes) -> str:
 def apply_users(client: Client, root_password: str, users: Mapping[str, User], *, check_mode: bool = False) -> list[str]:
     """See that root and ``users`` are all the users there are, and that nobody else gets in; return what was done.
 
-    :raises EtcdError: when ``root_password`` is not root's.
+    :raises EtcdError: when ``root_password`` is not root's, or is missing.
     """
+    if users and not root_password:
+        raise EtcdError("etcd_users: goes with etcd_root_password; without one etcd asks nobody for a password")
     root = _as_root(client, root_password)
     is_on = bool(root.token)
     if not root_password:

@@ -52,7 +52,9 @@ def receive(stream: BinaryIO, archive: Path, key: str) -> Pushed:
     :raises BuildError: when it is too large, or not all of it.
     """
     size, tail = 0, b""
-    with os.fdopen(os.open(archive, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+    # One that a power cut has left may be a release's own, by another name: it is not to be written to.
+    archive.unlink(missing_ok=True)
+    with os.fdopen(os.open(archive, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
         while chunk := stream.read(_CHUNK):
             size, tail = size + len(chunk), (tail + chunk)[-len(END) :]
             if size > MOST_BYTES:

@@ -13,6 +13,7 @@ description:
     etcd has to be told then. A member that has lost its data is replaced. Whoever is added has no vote yet.
   - With O(state=voting), gives a member that was started its vote, as soon as it has caught up.
   - The cluster is never asked for what it cannot take back. A version of etcd that cannot join is refused.
+  - In check mode a host joins even if no other member answers, as none has been started before the first run; there is a warning.
 version_added: 0.1.0
 author: The funnel.tornado developers
 options:

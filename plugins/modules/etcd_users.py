@@ -10,12 +10,12 @@ module: etcd_users
 short_description: Say who may read and write what in etcd
 description:
   - Sees that root and O(users) are all the users there are, each with a role of its own name, then that etcd asks for passwords.
-  - Without O(root_password) nothing is done, and whoever reaches etcd may do everything.
+  - Without O(root_password) and O(users) nothing is done, and whoever reaches etcd may do everything.
 version_added: 0.1.0
 author: The funnel.tornado developers
 options:
   root_password:
-    description: Password of root.
+    description: Password of root, which O(users) go with.
     type: str
     default: ""
   users:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.etcd import (
     key_range,
     own_version,
 )
+from tests.pki import Authority
 
 
 class Fake(ThreadingHTTPServer):
@@ -34,6 +37,16 @@ class Fake(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: dict[str, Any] = {}
         self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    def speak_tls(self, directory: Path) -> None:
+        """Speak TLS, by the certificate of an authority that nobody has heard of."""
+        Authority("unknown", datetime.now(UTC)).leaf("a", "127.0.0.1").write(directory)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(directory / "chain.pem", directory / "key.pem")
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+
+    def handle_error(self, *_: Any) -> None:
+        """Say nothing."""
 
     @property
     def client(self) -> Client:
@@ -109,6 +122,13 @@ class TestBelong:
         ):
             belong(cluster("b", a="127.0.0.9", b="127.0.0.1"), tmp_path, "3.4.23")
 
+    def test_before_the_first_run_it_is_said_who_would_join(self, tmp_path: Path) -> None:
+        found = belong(cluster("b", a="127.0.0.9", b="127.0.0.1"), tmp_path, "3.4.23", check_mode=True)
+        assert (found.state, found.changed) == ("joining", True)
+        assert found.warnings[0].startswith(
+            "etcd_members: b joins when another member answers; now none does: etcd at http://127"
+        )
+
     def test_the_others_are_added_without_a_vote(self, fake: Fake, tmp_path: Path) -> None:
         fake.answers["cluster/member/list"] = {"members": [member("a", 1, "127.0.0.1")]}
         fake.answers["cluster/member/add"] = {
@@ -136,6 +156,26 @@ class TestBelong:
         assert [path for path, _ in changes(fake)] == ["cluster/member/remove", "cluster/member/add"]
         assert changes(fake)[0][1] == {"ID": "2"}
 
+    def test_a_cluster_whose_members_have_just_met_is_asked_again(
+        self, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fake.answers["cluster/member/list"] = {"members": [member("a", 1, "127.0.0.1")]}
+        fake.answers["cluster/member/add"] = {"message": "etcdserver: unhealthy cluster"}
+
+        def healthy(_: float) -> None:
+            fake.answers["cluster/member/add"] = {"members": [member("a", 1, "127.0.0.1")]}
+
+        monkeypatch.setattr("time.sleep", healthy)
+        belong(cluster("b", a="127.0.0.1", b="127.0.0.2"), tmp_path, "3.4.23")
+        assert [path for path, _ in changes(fake)] == ["cluster/member/add"] * 2
+
+    def test_one_that_stays_unhealthy_is_given_up(self, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(etcd, "CATCH_UP_SECONDS", 0.0)
+        fake.answers["cluster/member/list"] = {"members": [member("a", 1, "127.0.0.1")]}
+        fake.answers["cluster/member/add"] = {"message": "etcdserver: unhealthy cluster"}
+        with pytest.raises(EtcdError, match="unhealthy cluster"):
+            belong(cluster("b", a="127.0.0.1", b="127.0.0.2"), tmp_path, "3.4.23")
+
     @pytest.mark.parametrize("version", ["3.3.25", "3.6.1", "4.4.0"])
     def test_a_version_that_cannot_join_is_refused(self, fake: Fake, tmp_path: Path, version: str) -> None:
         with pytest.raises(EtcdError, match=rf"this host has etcd {version}, and the cluster speaks 3\.4: "):
@@ -157,6 +197,18 @@ class TestBelong:
         fake.answers["cluster/member/list"] = {"header": {"member_id": "1"}, "members": [member("a", 1, "127.0.0.7")]}
         with pytest.raises(EtcdError, match=r"etcd_members\.a: the cluster knows it as http://127\.0\.0\.7:2380, not "):
             belong(cluster("a", a="127.0.0.1"), tmp_path, "3.4.23")
+
+    @pytest.mark.parametrize("wanted", [True, False])
+    def test_tls_is_not_changed_behind_the_clusters_back(self, fake: Fake, tmp_path: Path, *, wanted: bool) -> None:
+        (tmp_path / "member").mkdir()
+        if not wanted:
+            fake.speak_tls(tmp_path)
+        before, after = ("http", "https") if wanted else ("https", "http")
+        known = member("a", 1, "127.0.0.1") | {"peerURLs": [f"{before}://127.0.0.1:2380"]}
+        fake.answers["cluster/member/list"] = {"header": {"member_id": "1"}, "members": [known]}
+        with pytest.raises(EtcdError, match=rf"the cluster knows it as {before}://127\.0\.0\.1:2380, not {after}://") as caught:
+            belong(Cluster("a", {"a": "127.0.0.1"}, tls=wanted), tmp_path, "3.4.23")
+        assert "or etcd_tls, back" in str(caught.value)
 
     def test_a_member_that_has_stopped_is_still_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(etcd, "CLIENT_PORT", 1)
@@ -206,6 +258,11 @@ class TestUsers:
         ) as caught:
             apply_users(fake.client, "wr0ng", {})
         assert "wr0ng" not in str(caught.value)
+
+    def test_users_are_not_left_out_for_want_of_one(self, fake: Fake) -> None:
+        with pytest.raises(EtcdError, match="etcd_users: goes with etcd_root_password"):
+            apply_users(fake.client, "", {"shop": self.SHOP})
+        assert fake.asked == []
 
     def test_a_missing_one_is_too(self, fake: Fake) -> None:
         fake.answers["auth/authenticate"] = {"message": "etcdserver: authentication failed, invalid user ID or password"}

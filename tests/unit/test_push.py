@@ -152,13 +152,53 @@ def test_all_that_root_needs_is_in_the_program(tmp_path: Path) -> None:
     assert refused.stderr == "no-app-of-this-host: nothing is pushed to that on this host any more\n"
 
 
+def git(directory: Path, *arguments: str) -> bytes:
+    """Return what git says."""
+    identity = ["-c", "user.name=a", "-c", "user.email=a@a.test", "-c", "commit.gpgSign=false"]
+    return subprocess.run(["git", "-C", str(directory), *identity, *arguments], check=True, capture_output=True).stdout
+
+
+def commit(directory: Path) -> None:
+    (directory / "file").write_text("a")
+    for arguments in (["init", "--quiet", "--initial-branch=main"], ["add", "file"], ["commit", "--quiet", "--message", "a"]):
+        git(directory, *arguments)
+
+
 def packed(directory: Path) -> bytes:
     """Return what git archive gives of a commit."""
-    identity = ["-c", "user.name=a", "-c", "user.email=a@a.test", "-c", "commit.gpgSign=false"]
-    (directory / "file").write_text("a")
-    for arguments in (["init", "--quiet"], ["add", "file"], ["commit", "--quiet", "--message", "a"]):
-        subprocess.run(["git", "-C", str(directory), *identity, *arguments], check=True)
-    return subprocess.run(["git", "-C", str(directory), "archive", "HEAD"], check=True, capture_output=True).stdout
+    commit(directory)
+    return git(directory, "archive", "HEAD")
+
+
+@pytest.mark.parametrize(("what", "reason"), [("main", ""), ("v1^{commit}", ""), ("v1", "a tag"), ("main^{tree}", "a tree")])
+def test_only_a_commit_goes_live(tmp_path: Path, what: str, reason: str) -> None:
+    directory, repository, programs = (tmp_path / name for name in ("clone", "shop.git", "bin"))
+    for path in (directory, repository, programs):
+        path.mkdir()
+    commit(directory)
+    git(directory, "tag", "--annotate", "--message=1", "v1")
+    git(repository, "init", "--quiet", "--bare")
+    (programs / "push").write_bytes(program())
+    (repository / "hooks/pre-receive").write_text(
+        f"#!/bin/sh\nexec {sys.executable} -I {programs}/push receive 3>{tmp_path}/lock\n"
+    )
+    (programs / "sudo").write_text(f"#!/bin/sh\ncat >{tmp_path}/deployed\n")  # root's part
+    for path in (repository / "hooks/pre-receive", programs / "sudo"):
+        path.chmod(0o755)
+    about = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PUSH_APP": "shop",
+        "PUSH_BRANCH": "main",
+        "PUSH_BY": "a",
+        "PUSH_LOCK": "3",
+    }
+    command = ["git", "-C", str(directory), "push", str(repository), f"{what}:refs/heads/main"]
+    finished = subprocess.run(command, env=os.environ | about, capture_output=True, text=True, check=False)
+    if not reason:
+        assert finished.returncode == 0, finished.stderr
+    else:
+        assert f"main has to be at a commit, and this is {reason}" in finished.stderr
+    assert (tmp_path / "deployed").exists() is not bool(reason)
 
 
 def test_what_is_received_is_known_by_its_commit_and_roots_alone(tmp_path: Path) -> None:
@@ -177,6 +217,16 @@ def test_what_did_not_come_whole_is_refused(tmp_path: Path) -> None:
     for content in (b"", whole[:600], whole.rstrip(b"\0"), plain.getvalue(), bytes(10240), b"no archive" + bytes(1024)):
         with pytest.raises(BuildError, match="key: what was pushed did not come whole"):
             pushed.receive(io.BytesIO(content), tmp_path / "archive", "key")
+
+
+def test_what_a_release_was_made_of_stays_as_it_is(tmp_path: Path) -> None:
+    kept, archive = tmp_path / "kept", tmp_path / "archive"
+    pushed.receive(io.BytesIO(packed(tmp_path)), archive, "key")
+    before = archive.read_bytes()
+    os.link(archive, kept)  # as a build does, and then the power is cut
+    with pytest.raises(BuildError):
+        pushed.receive(io.BytesIO(b"no archive"), archive, "key")
+    assert kept.read_bytes() == before
 
 
 def test_what_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

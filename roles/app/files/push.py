@@ -60,6 +60,10 @@ def receive() -> int:
     now = git("for-each-ref", "--format=%(objectname)", f"refs/heads/{branch}").strip()
     if now != ("" if push.NOTHING.fullmatch(old) else old):
         raise PushError(f"another push has moved {branch} meanwhile; push again, or fetch that first")
+    if (kind := git("cat-file", "-t", new).strip()) != "commit":  # git would refuse it only when it is live
+        raise PushError(
+            f"{branch} has to be at a commit, and this is a {kind}; push a tag's: git push <remote> <tag>^{{commit}}:{branch}"
+        )
     if any(line.startswith("160000 ") for line in git("ls-tree", "-r", new).splitlines()):
         raise PushError("the commit has submodules, which do not come with a push; use source.git")
     with subprocess.Popen(["git", "archive", "--format=tar", new], stdout=subprocess.PIPE) as packed:
