@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import socket
 import time
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,12 @@ GLANCE_SECONDS = 2.0
 
 #: Seconds between two looks at something that is waited for.
 INTERVAL = 0.5
+
+#: Seconds in which a primary that has handed over does not become one again.
+STEP_DOWN_SECONDS = 60
+
+#: Databases that every server has.
+INTERNAL = frozenset({"admin", "config", "local"})
 
 #: A member as a set's configuration has it.
 Member = dict[str, Any]
@@ -166,6 +173,7 @@ class ReplicaSet:
             changes.before.extend(f"member {one}\n" for one in sorted(unwanted))
             if not check_mode:
                 for one in sorted(unwanted):
+                    self._dismiss(one)
                     self._reconfigure(self.primary(), functools.partial(_without, one))
 
     def primary(self) -> str:
@@ -181,6 +189,18 @@ class ReplicaSet:
                         return str(said["primary"])
             self._pause(f"the replica set {self._name} has no primary; are more than half of its members up?")
 
+    def _dismiss(self, member: str) -> None:
+        """Let another member be the primary, which cannot leave the set."""
+        errors = driver().errors
+        while self.primary() == member:
+            with self._admin(member, f"{member} does not hand over, so it cannot be taken out of {self._name}") as client:
+                try:
+                    client.admin.command("replSetStepDown", STEP_DOWN_SECONDS)
+                except (errors.AutoReconnect, errors.OperationFailure):  # it is no longer; nobody else has all data yet
+                    if time.monotonic() > self._give_up:
+                        raise
+            self._pause(f"{member} is the primary of the replica set {self._name} still")
+
     def _is_member(self, said: Mapping[str, Any]) -> bool:
         if said.get("setName", self._name) != self._name:
             raise MongodbError(f"mongodb_replica_set.name: this host is in {said['setName']}, and sets cannot be renamed")
@@ -188,22 +208,20 @@ class ReplicaSet:
 
     def _join(self) -> None:
         """Begin the set if this is its first member and nobody else has one; else let the primary add this member."""
-        while not (exists := self._exists_elsewhere()) and self._me != self._members[0]:
-            self._pause(f"{self._members[0]} has not begun the replica set {self._name}; provision it first, or together")
-        if exists:
-            self._reconfigure(self.primary(), self._with_me)
-            return
-        config = {"_id": self._name, "version": 1, "members": [{"_id": 0, "host": self._me}]}
-        with self._admin(self._local, f"the replica set {self._name} cannot be begun") as client:
-            client.admin.command("replSetInitiate", config)
-
-    def _exists_elsewhere(self) -> bool:
-        for member in self._members:
-            if member != self._me:
-                with contextlib.suppress(MongodbError):
-                    if hello(member, GLANCE_SECONDS).get("setName"):
-                        return True
-        return False
+        while not any((others := {one: is_in_a_set(one) for one in self._members if one != self._me}).values()):
+            if self._me != self._members[0]:
+                self._pause(f"{self._members[0]} has not begun the replica set {self._name}; provision it first, or together")
+            elif silent := [one for one, known in others.items() if known is None]:
+                self._pause(
+                    f"{', '.join(silent)} of mongodb_replica_set.members cannot be asked whether the replica set {self._name} "
+                    "is there already, and a second one must not be begun; let this host reach its port, or take it out"
+                )
+            else:
+                config = {"_id": self._name, "version": 1, "members": [{"_id": 0, "host": self._me}]}
+                with self._admin(self._local, f"the replica set {self._name} cannot be begun") as client:
+                    client.admin.command("replSetInitiate", config)
+                return
+        self._reconfigure(self.primary(), self._with_me)
 
     def _with_me(self, members: list[Member]) -> list[Member]:
         if any(member["host"] == self._me for member in members):
@@ -248,6 +266,33 @@ class ReplicaSet:
         if time.monotonic() > self._give_up:
             raise MongodbError(waiting_for)
         time.sleep(INTERVAL)
+
+
+def is_in_a_set(member: str) -> bool | None:
+    """Say whether a host is in a replica set, which it is not while it refuses connections; None if it cannot be asked."""
+    host, _, port = member.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), GLANCE_SECONDS).close()
+        return "setName" in hello(member, GLANCE_SECONDS)
+    except ConnectionRefusedError:
+        return False
+    except (OSError, MongodbError):
+        return None
+
+
+def refuse_loss(address: str, password: str, me: str, members: Sequence[str]) -> None:
+    """See that a mongod, which is in no replica set yet, has no data that it would lose to those of a set that it joins.
+
+    :raises MongodbError: when it has.
+    """
+    login = (ADMIN, password, "admin")
+    with explained(f"the databases of {address} cannot be listed"), contextlib.closing(connect(address, login=login)) as client:
+        own = sorted(set(client.list_database_names()) - INTERNAL)
+    if own and (me != members[0] or any(is_in_a_set(one) is not False for one in members if one != me)):
+        raise MongodbError(
+            f"mongodb_replica_set.members: {me} has databases of its own, {', '.join(own)}, and would lose them to those of the "
+            "set; name it first in a new set, whose other hosts are up, or make a backup and drop them"
+        )
 
 
 def _without(host: str, members: list[Member]) -> list[Member]:

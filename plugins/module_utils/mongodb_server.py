@@ -17,9 +17,15 @@ from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils import proc, service, sockets
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
-from ansible_collections.funnel.tornado.plugins.module_utils.file_set import File, FileSet, converge
+from ansible_collections.funnel.tornado.plugins.module_utils.file_set import File, FileSet, FileSetError, converge
 from ansible_collections.funnel.tornado.plugins.module_utils.limits import Capacity
-from ansible_collections.funnel.tornado.plugins.module_utils.mongodb import ADMIN, DATA, bootstrap_configuration
+from ansible_collections.funnel.tornado.plugins.module_utils.mongodb import (
+    ADMIN,
+    CONFIG,
+    DATA,
+    KEY_FILE,
+    bootstrap_configuration,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.mongodb_client import (
     INTERVAL,
     MongodbError,
@@ -39,6 +45,9 @@ PASSWORD_FILE = Path("/etc/mongodb/admin.password")
 #: The mongod that makes the administrator: a transient unit, which systemd ends when nobody else does.
 BOOTSTRAP = "mongod-bootstrap"
 BOOTSTRAP_SECONDS = 60
+
+#: Its configuration. What root writes is never where mongod could put a link to something else.
+BOOTSTRAP_CONFIG = Path(CONFIG).with_name("bootstrap.conf")
 
 
 def remembered_password() -> str:
@@ -69,8 +78,22 @@ def address_problems(addresses: Sequence[str], port: int) -> Iterator[str]:
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     yield f"mongodb_addresses: mongod cannot listen on {address}: {error.strerror}"
-                elif not pid or not sockets.listener_pid((address, port), pid):
-                    yield f"mongodb_port: {port} of {address} is taken by {_holder(address, port)}"
+                    continue
+                numeric = str(target[0]).partition("%")[0]
+                if not pid or not sockets.listener_pid((numeric, port), pid):
+                    yield f"mongodb_port: {port} of {address} is taken by {_holder(numeric, port)}"
+
+
+def was_alone() -> bool:
+    """Say whether mongod has been in no replica set so far, as its configuration has it."""
+    config = Path(CONFIG)
+    return config.exists() and "replSetName" not in config.read_text()
+
+
+def has_other_key(key: str) -> bool:
+    """Say whether the members of this host's set know each other by another key."""
+    file = Path(KEY_FILE)
+    return bool(key) and file.exists() and file.read_text().strip() != key
 
 
 def limit_problems(open_files: int) -> list[str]:
@@ -111,29 +134,31 @@ class Bootstrap:
         """
         if service.look(SERVICE).active:
             raise MongodbError(f"mongod is running but {self.data} has no data: `systemctl stop {SERVICE}`, then run this again")
-        new, configuration = self.data.with_name(".new"), self.data.with_name(".new.conf")
+        new = self.data.with_name(".new")
         directory = Path("/run") / BOOTSTRAP
         try:
             run(["systemctl", "stop", BOOTSTRAP], check=False)  # of a run that was cut off
             shutil.rmtree(new, ignore_errors=True)
-            _own_directory(self.data.parent)
-            _own_directory(new)
+            self.data.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _give(self.data.parent)
+            make_directory(new)
             written = bootstrap_configuration(self.configuration, str(new), str(directory / "mongod.sock"))
-            configuration.write_text(json.dumps(written))
+            file = File(str(BOOTSTRAP_CONFIG), json.dumps(written).encode(), mode=0o640, group=USER, secret=True)
+            converge(FileSet(Path("/"), [file]))
             began = time.time()
             properties = {"User": USER, "Group": USER, "RuntimeDirectory": BOOTSTRAP, "RuntimeDirectoryMode": "0700"}
             properties["RuntimeMaxSec"] = str(2 * BOOTSTRAP_SECONDS)
             options = [f"--property={name}={value}" for name, value in properties.items()]
             unit = ["systemd-run", "--quiet", "--collect", f"--unit={BOOTSTRAP}", "--service-type=exec", *options]
-            run([*unit, self.program, "--config", str(configuration)])
+            run([*unit, self.program, "--config", str(BOOTSTRAP_CONFIG)])
             self._make_administrator(directory / "mongod.sock", began)
             run(["systemctl", "stop", BOOTSTRAP])
             new.rename(self.data)
-        except (OSError, CommandError) as error:
+        except (OSError, CommandError, FileSetError) as error:
             raise MongodbError(f"mongod's first data cannot be made: {error}") from error
         finally:
             run(["systemctl", "stop", BOOTSTRAP], check=False)
-            configuration.unlink(missing_ok=True)
+            BOOTSTRAP_CONFIG.unlink(missing_ok=True)
             shutil.rmtree(new, ignore_errors=True)
 
     def _make_administrator(self, path: Path, began: float) -> None:
@@ -167,8 +192,15 @@ def last_errors(log: str, count: int = 5) -> str:
     return "\n".join((errors or log.splitlines())[-count:])
 
 
-def _own_directory(path: Path) -> None:
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+def make_directory(path: Path) -> None:
+    """Make a directory for mongod where mongod itself may have put something else, such as a link to what is not its own.
+
+    :raises OSError: when something is there.
+    """
+    path.mkdir(mode=0o700)
+    _give(path)
+
+
+def _give(path: Path) -> None:
     user = pwd.getpwnam(USER)
-    os.chown(path, user.pw_uid, user.pw_gid)
-    path.chmod(0o700)
+    os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tarfile
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from ansible_collections.funnel.tornado.plugins.module_utils import proc
 from ansible_collections.funnel.tornado.plugins.module_utils.archive import ZIP_BEGINNINGS, fetch
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
 from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError
@@ -48,9 +51,10 @@ class Program:
         return self.path.is_file() and self.link.is_symlink() and self.link.readlink() == self.path
 
     def install(self, archive: Path | None, url: str, key: str) -> None:
-        """Install it from the file ``archive``, or from ``url``; keep the version that was linked, remove all others.
+        """Install it from the file ``archive``, or from ``url``; keep what was linked and what runs, remove all other versions.
 
-        The one before stays because a service may have to go back to it.
+        They stay because a service may have to go back to the one before. That is not the one that was linked, if the last
+        upgrade failed, but the one that runs.
 
         :arg key: the archive's place in the inventory, for messages.
         :raises ProgramError: when it cannot be fetched, is not in the archive, or does not run here.
@@ -65,10 +69,18 @@ class Program:
             ready.symlink_to(self.path)
             ready.replace(self.link)
             for other in self.home.iterdir():
-                if other not in {self.path.parent, before.parent}:
+                if other not in {self.path.parent, before.parent, *self._running()}:
                     shutil.rmtree(other)
         except (OSError, BuildError, CommandError) as error:
             raise ProgramError(str(error)) from error
+
+    def _running(self) -> Iterator[Path]:
+        home = self.home.resolve()  # as the kernel names what a process runs
+        for pid in proc.pids():
+            with contextlib.suppress(OSError):  # it has ended
+                executable = (proc.PROC / str(pid) / "exe").readlink()
+                if executable.is_relative_to(home):
+                    yield self.home / executable.relative_to(home).parts[0]
 
     def _build(self, archive: Path | None, url: str, key: str) -> None:
         with tempfile.TemporaryDirectory(prefix=".", suffix=".new", dir=self.home) as directory:

@@ -16,6 +16,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.command import Comm
 #: What to do when the files of a service changed. ``restart_if_idle`` restarts a supervisor only while it runs nothing.
 OnChange = Literal["reload", "restart", "restart_if_idle", "none"]
 
+#: Seconds a service may take to start or reload, unless it is known to need longer.
+START_SECONDS = 120.0
+
 #: Seconds a service may take to show that it runs with its new configuration.
 CONFIRM_SECONDS = 10.0
 
@@ -29,7 +32,8 @@ class Wanted:
     """How a service is told that its files changed, and where it shows the result.
 
     ``log`` is a file the service writes its errors to when that is not the journal; ``socket`` is a unix socket that
-    accepts connections once the service is ready, ``udp_port`` one that it then has for itself.
+    accepts connections once the service is ready, ``udp_port`` one that it then has for itself. ``timeout`` is
+    how many seconds it may take to start or reload; its unit may say less.
     """
 
     name: str
@@ -37,6 +41,7 @@ class Wanted:
     log: Path | None = None
     socket: Path | None = None
     udp_port: int | None = None
+    timeout: float = START_SECONDS
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ def activate(wanted: Wanted, before: State, action: str) -> None:
             run(["systemctl", "enable", unit_of(wanted.name)])
         if action in {"start", "reload", "restart"}:
             old_workers = set(_serving_workers(before.main_pid))
-            run(["systemctl", action, unit_of(wanted.name)], timeout=120.0)
+            run(["systemctl", action, unit_of(wanted.name)], timeout=wanted.timeout)
             _confirm(wanted, old_workers)
     except (CommandError, ServiceError) as error:
         raise ServiceError(f"{error}\n{_last_words(wanted, began, log_size)}".rstrip()) from error

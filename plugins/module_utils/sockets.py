@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import json
 import re
 import socket
@@ -25,6 +26,9 @@ UNIX_STATE, UNIX_CONNECTED, UNIX_PATH = 5, "03", 7
 #: Columns of /proc/net/tcp, and the states of connections and listeners (the kernel's tcp_states.h).
 TCP_LOCAL, TCP_STATE, TCP_INODE = 1, 3, 9
 TCP_ESTABLISHED, TCP_LISTEN = "01", "0A"
+
+#: What a listener on every address is bound to.
+ALL_ADDRESSES = (ipaddress.IPv4Address(0), ipaddress.IPv6Address(0))
 
 #: Bytes of an answer that are looked at.
 ANSWER_SIZE = 65_536
@@ -111,10 +115,13 @@ def _release(header: str | None, body: bytes) -> str | None:
 def listener_pid(address: Address, supervised: int) -> int | None:
     """Return the process that listens on ``address`` if it is ``supervised`` or a descendant of it.
 
-    The kernel names the listener of a unix socket (SO_PEERCRED, unix(7)). That of a port is who has the socket open.
+    The kernel names the listener of a unix socket (SO_PEERCRED, unix(7)). That of a port is who has the socket open that is
+    bound to the address, a numeric one, or to all; to any if the address stands for all.
     """
     if isinstance(address, tuple):
-        inodes = {int(row[TCP_INODE]) for row in _tcp_rows({address[1]}, TCP_LISTEN)}
+        host = ipaddress.ip_address(address[0])
+        rows = _tcp_rows({address[1]}, TCP_LISTEN)
+        inodes = {int(row[TCP_INODE]) for row in rows if host.is_unspecified or _bound(row) in (host, *ALL_ADDRESSES)}
         owners = (pid for pid in proc.pids() if supervised in proc.ancestry(pid) and proc.holds_socket(pid, inodes))
         return next(owners, None)
     with connect(address) as connection:
@@ -144,6 +151,13 @@ def _tcp_rows(ports: set[int], state: str) -> Iterator[list[str]]:
         for row in _rows(NET / name):
             if row[TCP_STATE] == state and int(row[TCP_LOCAL].rpartition(":")[2], 16) in ports:
                 yield row
+
+
+def _bound(row: list[str]) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return the local address of a row, which the kernel shows as words of 32 bits in the order of the machine."""
+    words = bytes.fromhex(row[TCP_LOCAL].rpartition(":")[0])
+    found = ipaddress.ip_address(struct.pack(f">{len(words) // 4}I", *struct.unpack(f"={len(words) // 4}I", words)))
+    return getattr(found, "ipv4_mapped", None) or found
 
 
 def _rows(table: Path) -> Iterator[list[str]]:

@@ -79,6 +79,12 @@ options:
       udp_port:
         description: UDP port that the service's main process has when it is ready.
         type: int
+      timeout:
+        description:
+          - Seconds that the service may take to start or reload. One that takes longer has failed, and is restarted with the
+            files of before. For one that first repairs its data that has to be long.
+        type: int
+        default: 120
   secret_contents:
     description: The contents of secret files. The action plugin fills it; do not use it.
     type: dict
@@ -148,6 +154,7 @@ SERVICE = {
     "log": {"type": "path"},
     "socket": {"type": "path"},
     "udp_port": {"type": "int"},
+    "timeout": {"type": "int", "default": 120},
 }
 
 
@@ -192,6 +199,7 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> Outcome:
         log=service["log"] and Path(service["log"]),
         socket=service["socket"] and Path(service["socket"]),
         udp_port=service["udp_port"],
+        timeout=service["timeout"],
     )
     file_set = FileSet(root, files, params["owns"], params["absent"])
     return converge(file_set, check=params["check"], wanted=wanted, check_mode=check_mode)

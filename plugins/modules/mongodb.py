@@ -149,6 +149,7 @@ def converge(given: dict[str, Any], *, check_mode: bool) -> Changes:
             if not check_mode:
                 with explained("mongodb_admin_password cannot be changed"):
                     client.admin.command("updateUser", ADMIN, pwd=given["admin_password"])
+                remember_password(given["admin_password"])  # at once, as what follows may fail, and backups log in with it
         converge_users(client, primary, given["users"], given["passwords"], changes, check_mode=check_mode)
     if remember_password(given["admin_password"], check_mode=check_mode) and not changes.changed:
         changes.after.append("the administrator's password on this host\n")

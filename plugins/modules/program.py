@@ -67,6 +67,7 @@ path:
   sample: /opt/mongodb/8adc92a9aa4f/mongod
 """
 
+import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -86,6 +87,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    os.umask(0o022)  # whatever root's is: the service's user has to get at it
     given = module.params
     program = Program(given["name"], given["checksum"], Path("/opt") / given["home"], Path("/usr/local/bin") / given["name"])
     result = {"changed": not program.is_right(), "path": str(program.path), "diff": {}}

@@ -261,3 +261,15 @@ def test_an_undefined_variable_names_file_and_template(tmp_path: Path) -> None:
         rendered(tmp_path, "{{ missing }}\n", {}, {})
     with pytest.raises(AnsibleActionFail, match="takes template or content, not both"):
         rendered(tmp_path, "x\n", {"content": "y"}, {})
+
+
+def test_a_service_may_be_given_longer_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    systemctl = tmp_path / "systemctl"
+    shown = "LoadState=loaded\\nActiveState=active\\nUnitFileState=enabled\\nMainPID=0\\nStateChangeTimestampMonotonic=0\\n"
+    systemctl.write_text(f"#!/bin/sh\ncase $1 in show) printf '{shown}' ;; *) sleep 0.5 ;; esac\n")
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    before = service.look("x")
+    with pytest.raises(service.ServiceError, match=r"did not end within 0\.1 s"):
+        service.activate(service.Wanted("x", timeout=0.1), before, "restart")
+    service.activate(service.Wanted("x", timeout=30), before, "restart")

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 from jinja2 import Template
 
+from ansible_collections.funnel.tornado.plugins.module_utils import mongodb_client
 from ansible_collections.funnel.tornado.plugins.module_utils.mongodb import bootstrap_configuration, plan
-from ansible_collections.funnel.tornado.plugins.module_utils.mongodb_server import last_errors
+from ansible_collections.funnel.tornado.plugins.module_utils.mongodb_client import MongodbError, ReplicaSet
+from ansible_collections.funnel.tornado.plugins.module_utils.mongodb_server import last_errors, make_directory
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 from tools.docs import ROOT
 
@@ -164,3 +168,35 @@ def test_the_vendors_packages_are_those_of_the_series_and_signed_by_its_key(sour
         "Components": "main",
         "Signed-By": f"/etc/apt/keyrings/mongodb-{source['series']}.asc",
     }
+
+
+def test_root_follows_no_link_that_mongod_left_where_its_data_are_made(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir(mode=0o755)
+    (tmp_path / ".new").symlink_to("etc")
+    before = (tmp_path / "etc").stat()
+    with pytest.raises(FileExistsError):
+        make_directory(tmp_path / ".new")
+    after = (tmp_path / "etc").stat()
+    assert (after.st_mode, after.st_uid, after.st_ctime_ns) == (before.st_mode, before.st_uid, before.st_ctime_ns)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_no_second_set_is_begun_while_a_member_does_not_answer(monkeypatch: pytest.MonkeyPatch, *, first: bool) -> None:
+    monkeypatch.setattr(mongodb_client, "GLANCE_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        other = f"127.0.0.1:{silent.getsockname()[1]}"
+        members = ["db1:27017", other] if first else [other, "db1:27017"]
+        replica_set = ReplicaSet("rs0", members, "db1:27017", "127.0.0.1:1", ["hush"], wait=0)
+        with pytest.raises(MongodbError, match=f"{other} .*(a second one must not be begun|has not begun the replica set rs0)"):
+            replica_set._join()
+
+
+def test_a_set_is_begun_when_the_other_members_have_no_mongod(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It then comes as far as its own mongod, of which there is none here."""
+    monkeypatch.setattr(mongodb_client, "GLANCE_SECONDS", 0.2)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        refuses = f"127.0.0.1:{closed.getsockname()[1]}"
+        replica_set = ReplicaSet("rs0", ["db1:27017", refuses], "db1:27017", refuses, [], wait=0)
+        with pytest.raises(MongodbError, match=f"mongod at {refuses} refuses it for the user admin"):
+            replica_set._join()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
@@ -88,3 +89,20 @@ def test_the_one_before_is_kept_and_older_ones_go(tmp_path: Path) -> None:
         programs.append(program(tmp_path, archive))
         programs[-1].install(archive, "", KEY)
     assert {path.name for path in (tmp_path / "opt").iterdir()} == {one.path.parent.name for one in programs[1:]}
+
+
+def test_what_still_runs_is_kept_when_one_upgrade_after_the_other_fails(tmp_path: Path) -> None:
+    programs = []
+    for number in range(4):
+        content = Path("/bin/sleep").read_bytes() + b"#" * number
+        archive = pack(tmp_path / f"{number}.tgz", "mongod", content=content)
+        programs.append(program(tmp_path, archive))
+        programs[-1].install(archive, "", KEY)
+        if number == 0:
+            runs = subprocess.Popen([programs[0].path, "60"])
+    try:
+        kept = {path.name for path in (tmp_path / "opt").iterdir()}
+    finally:
+        runs.kill()
+        runs.wait()
+    assert kept == {one.path.parent.name for one in (programs[0], *programs[2:])}

@@ -104,7 +104,25 @@ def test_the_listener_of_a_port_is_known_only_as_its_own_process() -> None:
         address = ("127.0.0.1", server.getsockname()[1])
         assert listener_pid(address, os.getpid()) == os.getpid()
         assert listener_pid(address, other.pid) is None
+        assert listener_pid(("127.0.0.2", address[1]), os.getpid()) is None, "another address"
         other.kill()
+
+
+@pytest.mark.parametrize(
+    ("bound", "asked"),
+    [
+        ("0.0.0.0", "127.0.0.2"),
+        ("127.0.0.1", "0.0.0.0"),
+        ("::", "127.0.0.2"),
+        ("::", "::1"),
+        ("::1", "::1"),
+        ("::ffff:127.0.0.3", "127.0.0.3"),
+    ],
+)
+def test_who_listens_on_all_addresses_listens_on_each(bound: str, asked: str) -> None:
+    family = socket.AF_INET6 if ":" in bound else socket.AF_INET
+    with socket.create_server((bound, 0), family=family, dualstack_ipv6=family == socket.AF_INET6) as server:
+        assert listener_pid((asked, server.getsockname()[1]), os.getpid()) == os.getpid()
 
 
 def test_other_programs_sockets_may_be_called_anything(tmp_path: Path) -> None:

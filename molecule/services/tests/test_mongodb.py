@@ -148,14 +148,8 @@ def test_what_the_host_shows_of_it(db: Host) -> None:
     assert db.run("ls /tmp/mongodb-27017.sock").rc != 0
     assert db.check_output("ps -o user= -p %s", str(pid(db))).strip() == "mongodb"
     assert re.search(r"Max open files\s+16384\s+16384", db.check_output("cat /proc/%s/limits", str(pid(db))))
-    modes = "/etc/mongodb/mongod.conf /etc/mongodb/admin.password /var/lib/mongodb /var/lib/mongodb/data /usr/local/sbin/mongodb-backup"
-    assert db.check_output(f"stat -c '%a %U' {modes}").splitlines() == [
-        "640 root",
-        "600 root",
-        "700 mongodb",
-        "700 mongodb",
-        "755 root",
-    ]
+    modes = "/etc/mongodb/mongod.conf /etc/mongodb/admin.password /var/lib/mongodb /var/lib/mongodb/data"
+    assert db.check_output(f"stat -c '%a %U' {modes}").splitlines() == ["640 root", "600 root", "700 mongodb", "700 mongodb"]
     assert db.run("ls /etc/mongodb/bootstrap.conf").rc != 0
     assert db.check_output("systemctl is-enabled mongod mongodb-backup.timer").split() == ["enabled", "enabled"]
     assert "mongodb-backup.service" in db.check_output("systemctl list-timers --no-pager mongodb-backup.timer")
