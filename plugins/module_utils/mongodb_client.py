@@ -177,7 +177,7 @@ class ReplicaSet:
                     self._reconfigure(self.primary(), functools.partial(_without, one))
 
     def primary(self) -> str:
-        """Return the address of the primary, as soon as there is one.
+        """Return the address of the primary, as soon as there is one that takes writes: others may name one that was it.
 
         :raises MongodbError: when there is none in time.
         """
@@ -185,8 +185,9 @@ class ReplicaSet:
             for member in (self._local, *(one for one in self._members if one != self._me)):
                 with contextlib.suppress(MongodbError):
                     said = hello(member, GLANCE_SECONDS)
-                    if said.get("setName") == self._name and "primary" in said:
-                        return str(said["primary"])
+                    named = said.get("primary") if said.get("setName") == self._name else None
+                    if named and hello(named, GLANCE_SECONDS).get("isWritablePrimary"):
+                        return str(named)
             self._pause(f"the replica set {self._name} has no primary; are more than half of its members up?")
 
     def _dismiss(self, member: str) -> None:
