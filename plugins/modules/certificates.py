@@ -67,10 +67,9 @@ options:
     description: Contents of C(key), by name. The action plugin fills it; do not use it.
     type: dict
     default: {}
+extends_documentation_fragment: funnel.tornado.attributes
 attributes:
-  check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
-    support: full
+  check_mode: {support: full}
   diff_mode:
     description: Shows names, issuer and end of the certificates that change; never a key.
     support: full

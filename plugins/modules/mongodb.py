@@ -51,10 +51,9 @@ options:
     description: Seconds in which the set has to have a primary, and this member all data.
     type: int
     default: 120
+extends_documentation_fragment: funnel.tornado.attributes
 attributes:
-  check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
-    support: full
+  check_mode: {support: full}
   diff_mode:
     description: Shows users with their roles, and members; never a password.
     support: full

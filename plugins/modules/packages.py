@@ -32,13 +32,10 @@ options:
       - They are also updated if they do not have one of the packages.
     type: int
     default: 3600
+extends_documentation_fragment: funnel.tornado.attributes
 attributes:
-  check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
-    support: full
-  diff_mode:
-    description: Will return details on what has changed (or possibly needs changing in check_mode), when in diff mode.
-    support: full
+  check_mode: {support: full}
+  diff_mode: {support: full}
 """
 
 EXAMPLES = r"""

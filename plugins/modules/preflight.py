@@ -26,11 +26,10 @@ options:
     description: Versions that take the place of the entries' own, by app.
     type: dict
     default: {}
+extends_documentation_fragment: funnel.tornado.attributes
 attributes:
-  check_mode:
-    support: full
-  diff_mode:
-    support: none
+  check_mode: {support: full}
+  diff_mode: {support: none}
 author:
   - The funnel.tornado developers
 """

@@ -41,13 +41,10 @@ options:
   file:
     description: The archive on the host. The action plugin fills it; do not use it.
     type: path
+extends_documentation_fragment: funnel.tornado.attributes
 attributes:
-  check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
-    support: full
-  diff_mode:
-    description: Will return details on what has changed (or possibly needs changing in check_mode), when in diff mode.
-    support: full
+  check_mode: {support: full}
+  diff_mode: {support: full}
 """
 
 EXAMPLES = r"""

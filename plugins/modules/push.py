@@ -20,9 +20,9 @@ options:
     description: The value of C(tornado_apps). Those with another source than C(push) are left aside.
     type: dict
     required: true
+extends_documentation_fragment: funnel.tornado.attributes
 attributes:
-  check_mode:
-    support: full
+  check_mode: {support: full}
   diff_mode:
     support: full
     description: Of the entries, which hold secrets, only that they change.

@@ -22,9 +22,9 @@ options:
     description: Seconds that a deploy of the app on this host is waited for.
     type: int
     default: 60
+extends_documentation_fragment: funnel.tornado.attributes
 attributes:
-  check_mode:
-    support: full
+  check_mode: {support: full}
   diff_mode:
     support: full
     description: Lists what is removed.

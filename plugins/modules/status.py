@@ -26,11 +26,10 @@ options:
     description: Their certificates, as P(funnel.tornado.app_certificates#filter) gives them.
     type: dict
     default: {}
+extends_documentation_fragment: funnel.tornado.attributes
 attributes:
-  check_mode:
-    support: full
-  diff_mode:
-    support: none
+  check_mode: {support: full}
+  diff_mode: {support: none}
 author:
   - The funnel.tornado developers
 """

@@ -43,9 +43,9 @@ options:
     description: Seconds that another deploy of the app on this host is waited for.
     type: int
     default: 60
+extends_documentation_fragment: funnel.tornado.attributes
 attributes:
-  check_mode:
-    support: full
+  check_mode: {support: full}
   diff_mode:
     support: full
     description: Shows the release, the slot and the processes that are served before and after.
