@@ -79,6 +79,27 @@ def test_demo_ends_with_the_url_of_a_served_page_and_leaves_no_trace(clone: Path
     assert traces() <= before
 
 
+def test_apps_are_developed_on_a_booted_host_where_their_code_lies(clone: Path) -> None:
+    """The commands of docs/operations.md, "Development"; on one's own machine the scenario services has them."""
+    before = traces()
+    hosts = ["python3", "-m", "tools.hosts"]
+    variables = "@inventories/dev/group_vars/all.yml"
+    try:
+        run(clone, *hosts, "up", "--bind", "files", "demo1")
+        run(clone, "ansible-playbook", "site.yml", "-i", "inventories/demo", "-e", variables)
+        url = f"http://{run(clone, *hosts, 'list').split()[1]}/"
+        assert "Painted" not in page(url)
+        template = clone / "files/reporting_app/reporting_app/templates/base.html"
+        template.write_text(template.read_text().replace("<body>", "<body>Painted"))
+        deadline = time.monotonic() + 30
+        while "Painted" not in page(url):
+            assert time.monotonic() < deadline, "what was changed is not served"
+            time.sleep(0.2)
+    finally:
+        run(clone, *hosts, "down", "--all")
+    assert traces() <= before
+
+
 @pytest.mark.parametrize("inventory", ["prod", "inventories/prod"])
 @pytest.mark.parametrize("look", ["--list-tasks", "--list-hosts", "--syntax-check"])
 def test_the_playbook_and_the_example_fleet_are_valid_from_the_root(inventory: str, look: str) -> None:
