@@ -349,7 +349,6 @@ def running(host: Host) -> dict[str, int] | bool:
 
 def test_a_deadly_request_that_changes_things_ends_one_process(host: Host, site: Site) -> None:
     """It is never repeated on another process; one that only asks is, as nginx cannot tell it from one that came too late."""
-
     before = eventually(lambda: running(host))
     assert site.request("POST", "/deadly", b"").status == 502
     assert {site.get("/whoami").status for _ in range(50)} == {200}
@@ -415,22 +414,25 @@ async def crowd(address: str, size: int) -> tuple[Counter[str], Counter[str]]:
     kept: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def come() -> str:
-        async with gate:
+        async with gate:  # until it has asked, as who is silent is let go
             one = await asyncio.wait_for(asyncio.open_connection(address, 80), 30)
-        kept.append(one)
-        return await ask(*one)
+            kept.append(one)
+            return await ask(*one)
+
+    async def come_again(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+        async with gate:
+            return await ask(reader, writer)
 
     async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
-        async with gate:
-            writer.write(request)
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
-            length = re.search(rb"(?i)content-length: (\d+)", head)
-            await reader.readexactly(int(length[1]) if length else 0)
-            return head.split(maxsplit=2)[1].decode()
+        writer.write(request)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        await reader.readexactly(int(length[1]) if length else 0)
+        return head.split(maxsplit=2)[1].decode()
 
     try:
         came = await asyncio.gather(*(come() for _ in range(size)), return_exceptions=True)
-        asked = await asyncio.gather(*(ask(*one) for one in kept), return_exceptions=True)
+        asked = await asyncio.gather(*(come_again(*one) for one in kept), return_exceptions=True)
         return Counter(map(str, came)), Counter(map(str, asked))
     finally:
         for _, writer in kept:
