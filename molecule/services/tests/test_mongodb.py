@@ -496,12 +496,12 @@ def test_a_key_that_the_other_members_do_not_have_is_refused(members: dict[str, 
 def test_the_primary_can_be_taken_out(members: dict[str, Host], tmp_path: Path) -> None:
     """The last test: what is left has no majority without each of the two."""
     with whole(members) as notes:
-        notes.notes.left.insert_one({"_id": 1})
+        notes.notes.staying.insert_one({"_id": 1})
         primary = notes.primary
     assert primary
     rest = {name: host for name, host in members.items() if address(host) != primary[0]}
     done(provision(tmp_path, ",".join(rest), **replica_set(rest)))
     said = client(next(iter(rest.values())), None).admin.command("hello")
     assert sorted(said["hosts"]) == sorted(f"{address(host)}:27017" for host in rest.values())
-    assert whole(rest).notes.left.find_one({"_id": 1}) == {"_id": 1}
-    whole(rest).notes.left.insert_one({"_id": 2})
+    assert whole(rest).notes.staying.find_one({"_id": 1}) == {"_id": 1}
+    whole(rest).notes.staying.insert_one({"_id": 2})
