@@ -47,10 +47,12 @@ DEADLY = """
 
 import os
 
-from tornado.web import Application, RequestHandler
+from tornado.web import Application
+
+from sample_app.handlers import BaseHandler
 
 
-class DeadlyHandler(RequestHandler):
+class DeadlyHandler(BaseHandler):
     def post(self) -> None:
         os._exit(1)
 
