@@ -420,7 +420,7 @@ def test_an_app_that_is_removed_leaves_neither_keys_nor_code(
 ) -> None:
     remaining = apps(tutorial=entries["tutorial"])
     done(run_playbook("playbooks/remove.yml", "debian12", "-e", "app=shout", *extra(directory, remaining)))
-    left = host.check_output("find /srv/shout /etc/funnel /var/lib/funnel/git -name '*shout*' 2>/dev/null || true")
+    left = host.check_output("find /srv /etc /var/lib/funnel /var/log -name '*shout*'")
     assert left == ""
     assert "shout" not in host.check_output("cat /var/lib/funnel/git/.ssh/authorized_keys")
     assert "may not push to shout" in repository.push(host)[1]
