@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import os
 import re
 import signal
@@ -15,9 +14,11 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.sample_app import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,16 +27,6 @@ ROOT = Path(__file__).parents[2]
 RUNNER = ROOT / "roles/app/files/runner.py"
 SAMPLE_APP = ROOT / "files/sample_app"
 PATIENCE = 20.0  # seconds until a test that waits gives up: much more than anything takes
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
 
 
 class Connection(http.client.HTTPConnection):

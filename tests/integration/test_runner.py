@@ -30,7 +30,8 @@ import tornado.websocket
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.integration.conftest import Answer, Connection, Process
+    from tests.integration.conftest import Connection, Process
+    from tests.sample_app import Answer
 
     Serve = Callable[..., Process]
     Eventually = Callable[[Callable[[], Any]], Any]
