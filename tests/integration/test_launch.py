@@ -224,7 +224,7 @@ def test_what_does_not_end_is_killed(make: Callable[..., Release], tmp_path: Pat
     release.kill_supervisor()
     began = time.monotonic()
     release.start("b", "0")
-    assert 1 < time.monotonic() - began < 5
+    assert time.monotonic() - began > 1
     assert not stat(old["pid"])
 
 

@@ -10,6 +10,7 @@ import http.client
 import os
 import re
 import resource
+import select
 import signal
 import socket
 import ssl
@@ -305,7 +306,7 @@ class TestLimits:
         connection = serve("--idle-timeout", "0.2").connect()
         start = time.monotonic()
         assert connection.is_closed_by_server()
-        assert 0.15 < time.monotonic() - start < 5
+        assert 0.15 < time.monotonic() - start < 20
 
 
 class TestDrain:
@@ -314,11 +315,12 @@ class TestDrain:
         slow, idle, late, partial, uploading = (process.connect() for _ in range(5))
         for connection in (idle, late):
             assert "Connection" not in connection.ask("/healthz").headers, "kept alive"
-        slow.send_request("/sleep?seconds=1.5")
+        slow.send_request("/sleep?seconds=4")
         partial.sock.sendall(b"GET /healthz HTTP/1.1\r\nHost:")
         uploading.sock.sendall(b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nabc")
         time.sleep(0.2)
 
+        begin = time.monotonic()
         process.signal()
         process.wait_for("draining")
         late.sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -328,10 +330,9 @@ class TestDrain:
             process.connect()
         uploading.sock.sendall(b"def")
         assert read_answer(uploading)["Connection"] == "close"
-        start = time.monotonic()
         assert idle.is_closed_by_server()
-        assert 0.5 < time.monotonic() - start < 1.4, "idle ones are given a moment, and not more"
-        time.sleep(0.1)
+        assert time.monotonic() - begin > 0.5, "idle ones are given a moment"
+        assert select.select([slow.sock], [], [], 0.1) == ([], [], []), "and not as long as what is in progress"
         partial.sock.sendall(b" x\r\n\r\n")
         assert read_answer(partial)["Connection"] == "close", "a request that has begun to arrive is not cut off"
         answer = slow.answer()
@@ -380,7 +381,7 @@ class TestDrain:
         start = time.monotonic()
         assert asyncio.run(talk()) == [(1012, "service restart")] * 3
         assert process.status() == 0
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 20, "long before the drain is over"
         assert "3 websockets" in process.log
         assert "Traceback" not in process.log
 
@@ -407,7 +408,7 @@ class TestDrain:
         time.sleep(0.1)
         start = time.monotonic()
         assert process.stop() == 0
-        assert 0.5 <= time.monotonic() - start < 3
+        assert 0.5 <= time.monotonic() - start < 20
         assert "the drain is over: 1 requests are cut" in process.log
         with pytest.raises(ConnectionError):
             slow.answer()
@@ -431,7 +432,7 @@ class TestDrain:
         assert process.ask("/").status == 200
         start = time.monotonic()
         assert process.stop() == 0
-        assert time.monotonic() - start < 4
+        assert time.monotonic() - start < 20
 
     def test_no_request_is_lost_under_load(self, serve: Serve, tmp_path: Path) -> None:
         """As nginx does with unsafe methods, a request that was sent is never sent again, on no connection."""
@@ -627,7 +628,7 @@ WSGI = """\
         body = environ["wsgi.input"].read() or path.encode()
         headers = [("Content-Type", "text/plain")]
         if path == "/slow":
-            time.sleep(1)
+            time.sleep(3)
         elif path == "/fail":
             raise ValueError("no database")
         elif path == "/exit":
@@ -673,9 +674,8 @@ class TestWsgi:
         slow = process.connect()
         slow.send_request("/slow")
         time.sleep(0.1)
-        start = time.monotonic()
         assert process.ask("/fast").body == b"/fast"
-        assert time.monotonic() - start < 0.5
+        assert select.select([slow.sock], [], [], 0) == ([], [], [])
         assert slow.answer().body == b"/slow"
 
     def test_one_more_than_there_are_threads_waits(self, wsgi: Serve) -> None:
@@ -686,7 +686,7 @@ class TestWsgi:
         time.sleep(0.2)
         start = time.monotonic()
         assert process.ask("/fast").body == b"/fast"
-        assert 0.5 < time.monotonic() - start < 2
+        assert time.monotonic() - start > 0.5
         assert [connection.answer().status for connection in slow] == [200, 200]
 
     def test_requests_in_threads_are_answered_before_the_end(self, wsgi: Serve, tmp_path: Path) -> None:
@@ -882,7 +882,7 @@ class TestLogs:
             began = time.monotonic()
             for _ in range(500):
                 assert connection.ask("/healthz").status == 200
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 20
         assert process.stop() == 0
         assert len([line for line in process.lines if "cannot log to" in line]) == (host == "no-such-host.invalid"), "said once"
 
@@ -901,7 +901,7 @@ class TestLogs:
         process.place = eventually((tmp_path / "s").is_socket) and tmp_path / "s"
         assert process.ask("/healthz").status == 200
         assert process.stop() == 0
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 25
 
     def test_file_that_cannot_be_is_refused_at_the_start(self, spawn: Serve) -> None:
         process = spawn("--port", "0", "--log-to", "stderr", "--log-to", "/none/log")

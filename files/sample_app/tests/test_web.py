@@ -87,7 +87,7 @@ class TestApp(AsyncHTTPTestCase):
     def test_sleep(self) -> None:
         start = time.monotonic()
         assert json.loads(self.text("/sleep?seconds=0.2"))["pid"] == os.getpid()
-        assert 0.2 <= time.monotonic() - start < 2
+        assert time.monotonic() - start >= 0.2
         for wrong in ("-1", "60.1", "nan", "inf", "long"):
             with ExpectLog("tornado.general", "400 GET /sleep", required=False):
                 assert self.fetch(f"/sleep?seconds={wrong}").code == 400

@@ -24,7 +24,7 @@ waiting = threading.Semaphore(0)
 
 def application(environ, start_response):
     if environ["PATH_INFO"] == "/slow":
-        time.sleep(2)
+        time.sleep(5)
     start_response("200 OK", [("Content-Type", "text/plain")])
     words = environ["REMOTE_ADDR"], environ["wsgi.url_scheme"], os.environ["TORNADO_PROCESS"], os.environ["GREETING"]
     return [" ".join(words).encode()]
@@ -132,9 +132,8 @@ def test_a_wsgi_app_answers_while_another_request_takes_its_time(site: Site) -> 
     slow = threading.Thread(target=legacy.get, args=("/slow",))
     slow.start()
     time.sleep(0.3)
-    began = time.monotonic()
     assert legacy.get("/").status == 200
-    assert time.monotonic() - began < 1
+    assert slow.is_alive()
     slow.join()
 
 
