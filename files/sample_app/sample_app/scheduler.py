@@ -101,7 +101,7 @@ class Scheduler:
 
     async def run_here(self, timetable: Timetable, job: Job) -> None:
         """Run a job in this process; ticks that it was too slow for are left out."""
-        while True:
+        while not is_cancelled():
             due = timetable(time.time())
             await sleep_until(due)
             await self.run(job, due)
@@ -111,7 +111,7 @@ class Scheduler:
         name, told = job.__name__, ""
         due = timetable(time.time())
         begun = due - 1
-        while True:
+        while not is_cancelled():
             await sleep_until(due)
             try:
                 last = await locks.last(name)
@@ -134,6 +134,15 @@ class Scheduler:
 async def run_under(job: Job, at: int, lock: Lock) -> None:
     """Run a single job, which has the lock."""
     await job(Tick(job.__name__, at, lock.token))
+
+
+def is_cancelled() -> bool:
+    """Say whether this task was told to end, even if nobody noticed.
+
+    Python 3.11's ``wait_for``, which the database's driver uses, may return a result instead: python/cpython#86296.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def sleep_until(at: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import os
 import signal
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 from sample_app.daos import Runs
 from sample_app.database import connect
-from sample_app.locks import LockLostError
+from sample_app.etcd import Etcd
+from sample_app.locks import LockLostError, LockManager
 from sample_app.scheduler import Scheduler, Tick, next_daily
 from sample_app.settings import Settings
 
@@ -58,6 +60,27 @@ def test_a_job_runs_every_so_often_and_another_once(caplog: pytest.LogCaptureFix
     assert len(seen) == len(ticks) + 1
     assert "a failure is no end" in caplog.text
     assert "single does not run: it is to run once in the fleet, and there is no lock server" in caplog.text
+
+
+@pytest.mark.parametrize("options", [{}, {"single": True}], ids=["here", "single"])
+def test_a_job_in_which_a_cancellation_is_lost_is_the_last_one(locks: dict[str, str], options: dict[str, bool]) -> None:
+    seen: list[Tick] = []
+
+    async def job(tick: Tick) -> None:
+        seen.append(tick)
+        with contextlib.suppress(*[asyncio.CancelledError] * (len(seen) == 1)):
+            await asyncio.sleep(60)
+
+    async def run() -> None:
+        scheduler = Scheduler(LockManager(Etcd([locks["ETCD_ENDPOINTS"]]), prefix=locks["TORNADO_APP"]))
+        scheduler.every(1, job, **options)
+        scheduler.start()
+        while not seen:
+            await asyncio.sleep(0.1)
+        await asyncio.wait_for(scheduler.stop(), 10)
+
+    asyncio.run(run())
+    assert len(seen) == 1
 
 
 def test_a_daily_job_is_due_at_its_time() -> None:
