@@ -20,11 +20,13 @@ from sample_app.web import make_app
 async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
     """Serve until interrupted."""
     tls = {"certfile": settings.certificate, "keyfile": settings.key} if settings.ssl else None
-    server = HTTPServer(make_app(config=settings, debug=settings.debug), ssl_options=tls)
-    server.add_sockets(sockets)
-    scheme = "https" if settings.ssl else "http"
-    logging.info("open %s://%s:%d/", scheme, settings.address or "localhost", sockets[0].getsockname()[1])
-    await asyncio.Event().wait()
+    app = make_app(config=settings, debug=settings.debug)
+    async with app.settings["services"].ending:
+        server = HTTPServer(app, ssl_options=tls)
+        server.add_sockets(sockets)
+        scheme = "https" if settings.ssl else "http"
+        logging.info("open %s://%s:%d/", scheme, settings.address or "localhost", sockets[0].getsockname()[1])
+        await asyncio.Event().wait()
 
 
 def main() -> None:

@@ -61,6 +61,7 @@ def start_jobs(config: Settings, services: Services) -> None:
     scheduler = Scheduler(services.locks)
     ExampleJobs(config, services.runs).schedule(scheduler)
     IOLoop.current().add_callback(scheduler.start)
+    services.ending.push_async_callback(scheduler.stop)
 
 
 class JobsHandler(BaseHandler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,12 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Services:
-    """What there is; None is for what there is not. A check returns when its service answers, and raises UnavailableError."""
+    """What there is; None is for what there is not. A check returns when its service answers, and raises UnavailableError.
+
+    ``ending`` has what is to be awaited at the end of the process, the last first: a driver's own tasks may miss a cancellation.
+    """
 
     documents: Documents | None = None
     runs: Runs | None = None
     locks: LockManager | None = None
     checks: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
+    ending: AsyncExitStack = field(default_factory=AsyncExitStack)
 
 
 def connect(config: Settings) -> Services:
@@ -35,6 +40,7 @@ def connect(config: Settings) -> Services:
         db = database.connect(config)
         services.documents, services.runs = daos.Documents(db), daos.Runs(db)
         services.checks["database"] = partial(database.ping, db)
+        services.ending.push_async_callback(db.client.close)
     if config.endpoints:
         etcd = Etcd(
             config.endpoints, user=config.lock_server_user, password=config.lock_server_password, ca=config.lock_server_ca
