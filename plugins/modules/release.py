@@ -31,7 +31,8 @@ options:
     default: 60
 extends_documentation_fragment: funnel.tornado.attributes
 attributes:
-  check_mode: {support: full}
+  check_mode:
+    support: full
     description:
       - Says which release would be built, of which revision and for how many processes, also on a bare host.
       - A git source is asked for its commit, and nothing is fetched.

@@ -11,6 +11,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VA
 from tools.docs import ROOT, pages
 
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
+PLUGINS = sorted((ROOT / "plugins").glob("modules/*.py")) + sorted((ROOT / "plugins").glob("filter/*.py"))
 
 
 @pytest.mark.parametrize("page", pages())
@@ -57,3 +58,11 @@ def test_a_roles_defaults_argument_specs_and_readme_name_the_same_variables(role
     assert defaults == set(specs["main"]["options"]) - {VARIABLE}
     assert all(f"`{name}`" in readme for name in defaults)
     assert all(name.startswith(f"{role}_") for name in defaults)
+
+
+@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.stem)
+def test_the_documentation_of_a_plugin_is_yaml(plugin: Path) -> None:
+    found = re.findall(r'^(DOCUMENTATION|EXAMPLES|RETURN) = r"""(.*?)"""', plugin.read_text(), re.DOTALL | re.MULTILINE)
+    blocks = {name: yaml.safe_load(text) for name, text in found}
+    assert list(blocks) == ["DOCUMENTATION", "EXAMPLES", "RETURN"]
+    assert plugin.stem in (blocks["DOCUMENTATION"].get("module"), blocks["DOCUMENTATION"].get("name"))
