@@ -26,7 +26,7 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         files = arguments.get("files") or {}
         if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
-            raise AnsibleActionFail("files: has to be a dictionary of path to a dictionary of template or content, mode, ...")
+            raise AnsibleActionFail("files: has to be a dictionary of path to a dictionary of template, content, link, mode, ...")
         rendered = {str(path): self.render(str(path), entry, task_vars or {}) for path, entry in files.items()}
         try:
             parse_files(rendered)

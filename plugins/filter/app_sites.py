@@ -29,6 +29,10 @@ options:
     description: The value of C(tornado_apps).
     type: dict
     required: true
+  tls:
+    description: Whether TLS of the apps ends here; if not, a balancer in front ends it, and the sites are plain HTTP.
+    type: bool
+    default: true
 """
 
 EXAMPLES = r"""
@@ -42,7 +46,7 @@ _value:
 """
 
 
-def app_sites(apps: object) -> dict[str, dict[str, Any]]:
+def app_sites(apps: object, *, tls: bool = True) -> dict[str, dict[str, Any]]:
     """Return the sites of ``apps``, or fail with every mistake in them."""
     try:
         loaded = load(apps)
@@ -50,19 +54,20 @@ def app_sites(apps: object) -> dict[str, dict[str, Any]]:
         raise AnsibleFilterError(str(error)) from error
     mounted = [app for app in loaded.values() if app.prefix is not None]
     return {
-        name: site(app, [other for other in mounted if site_owner(other, loaded.values()) == app])
+        name: site(app, [other for other in mounted if site_owner(other, loaded.values()) == app], tls=tls)
         for name, app in loaded.items()
         if app.prefix is None
     }
 
 
-def site(app: App, mounted: Iterable[App]) -> dict[str, Any]:
-    """Return the site of an app, with the apps ``mounted`` in it."""
+def site(app: App, mounted: Iterable[App], *, tls: bool) -> dict[str, Any]:
+    """Return the site of an app, with the apps ``mounted`` in it, and whether it has ``tls`` of its own."""
     maintenance = {**to_dict(app)["maintenance"], "file": str(Layout(app.name).maintenance)}
     mounts = {
         str(other.prefix): part(other, Mount) | {"maintenance_file": str(Layout(other.name).maintenance)} for other in mounted
     }
-    return part(app, SiteOptions) | {"tls": tls(app), "maintenance": maintenance, "mounts": mounts}
+    own = {"tls": site_tls(app) if tls else None, "health": app.health.path, "maintenance": maintenance, "mounts": mounts}
+    return part(app, SiteOptions) | own
 
 
 def part(app: App, options: type) -> dict[str, Any]:
@@ -81,7 +86,7 @@ def part(app: App, options: type) -> dict[str, Any]:
     }
 
 
-def tls(app: App) -> dict[str, Any] | None:
+def site_tls(app: App) -> dict[str, Any] | None:
     """Return what HTTPS takes, if the app has it; the role certificates has put the files there."""
     if app.tls.provider == "off":
         return None

@@ -45,10 +45,14 @@ options:
     elements: str
     default: []
   trusted_proxies:
-    description: Addresses and networks of proxies, as C(nginx_trusted_proxies) of the role; they are only checked.
+    description: Addresses and networks of proxies, as C(nginx_trusted_proxies) of the role.
     type: list
     elements: str
     default: []
+  proxy_protocol:
+    description: Whether connections begin with the PROXY protocol, as C(nginx_proxy_protocol) of the role.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -70,10 +74,12 @@ def nginx_files(
     listen: Sequence[str],
     listen_tls: Sequence[str] = (),
     trusted_proxies: Sequence[str] = (),
+    proxy_protocol: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Return the files of a set of sites, or fail with every mistake in them."""
+    addresses = Addresses(listen, listen_tls, trusted_proxies, proxy_protocol)
     try:
-        return site_files(sites, upstreams, name=name, addresses=Addresses(listen, listen_tls, trusted_proxies))
+        return site_files(sites, upstreams, name=name, addresses=addresses)
     except InvalidDataError as error:
         raise AnsibleFilterError(str(error)) from error
 

@@ -69,7 +69,7 @@ KEY_KIND = r"ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecd
 PUBLIC_KEY = rf"({KEY_KIND}) +[A-Za-z0-9+/]+=*( [^\n]*)?\n?"
 
 #: Keys of the server that a site is: those of an app with a prefix are in the entry of the app whose site it is a part of.
-SERVER_KEYS = ("aliases", "basic_auth", "headers", "maintenance", "tls")
+SERVER_KEYS = ("aliases", "balance", "basic_auth", "headers", "maintenance", "tls")
 
 #: Characters of a text that is worth hiding.
 SHORTEST_SECRET = 6
@@ -276,6 +276,19 @@ class Tls:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Balance:
+    """How load balancers share requests among the hosts."""
+
+    sticky: Annotated[bool, Doc("Whether a client stays with its host, which a cookie names, for as long as that serves.")] = (
+        False
+    )
+    connections: Annotated[
+        int | None, Doc("Requests and websockets that each host gets at a time; further ones wait."), Range(1, 1_000_000)
+    ] = None
+    queue: Annotated[int, Doc("Seconds that a request waits at most, before it is answered with 503."), Range(1, 86_400)] = 30
+
+
+@dataclass(frozen=True, kw_only=True)
 class App(SiteOptions):
     """One entry of ``tornado_apps``; ``name`` is its key there."""
 
@@ -322,13 +335,16 @@ class App(SiteOptions):
         str | None,
         Doc(
             "Part of a site that is the app's, by whole addresses; the rest of it is another app's, with the same C(domains) and "
-            "no prefix, whose entry has C(aliases), C(basic_auth), C(headers), C(maintenance) and C(tls) for both. C(extra) is "
-            "for the location block here, without a C(location) in it; C(limits), C(allow) and C(deny) are the "
+            "no prefix, whose entry has C(aliases), C(balance), C(basic_auth), C(headers), C(maintenance) and C(tls) for both. "
+            "C(extra) is for the location block here, without a C(location) in it; C(limits), C(allow) and C(deny) are the "
             "other's if unset, those of the path that this one lies in if it has such."
         ),
         MOUNT_URL,
     ] = None
     tls: Annotated[Tls, Doc("The site's certificate, and what HTTPS comes with.")] = field(default_factory=Tls)
+    balance: Annotated[Balance, Doc("How load balancers, if there are any, share requests among the hosts.")] = field(
+        default_factory=Balance
+    )
     static: Annotated[Static | None, Doc("Files that nginx serves itself; none if unset.")] = None
     health: Annotated[Health, Doc("How a new process shows that it can serve, before it gets traffic.")] = field(
         default_factory=Health

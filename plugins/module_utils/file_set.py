@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from ansible_collections.funnel.tornado.plugins.module_utils import service
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, last_lines, run
@@ -405,9 +405,12 @@ def _shown(content: bytes) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """How a task describes a file, once its template has been rendered."""
+    """How a task describes a file, once its template has been rendered, or a symbolic link by its target."""
 
-    content: str
+    EXACTLY_ONE: ClassVar = ("content", "link")
+
+    content: str = ""
+    link: str = ""
     mode: Annotated[str, Pattern(r"0?[0-7]{3}", 'octal in quotes, such as "0640"')] = "0644"
     owner: str = "root"
     group: str = "root"
@@ -430,6 +433,16 @@ def parse_files(entries: Mapping[str, object]) -> list[File]:
     if problems:
         raise FileSetError("\n".join(problems))
     return [
-        File(path, one.content.encode(), int(one.mode, 8), one.owner, one.group, one.secret, one.label, needs=one.needs)
+        File(
+            path,
+            os.fsencode(one.link or one.content),
+            int(one.mode, 8),
+            one.owner,
+            one.group,
+            one.secret,
+            one.label,
+            is_link=bool(one.link),
+            needs=one.needs,
+        )
         for path, one in parsed.items()
     ]

@@ -39,7 +39,7 @@ _HASH = Pattern(
 #: The address of a path, as it stands in a location of nginx, which compares it with normalized ones.
 _LOCATION = re.compile(r"/((?!\.{1,2}(/|$))[A-Za-z0-9._~-]+(/|$))*")
 
-_HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
+HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
 
 #: Where nginx reads all files of this role from.
 DIRECTORY = "/etc/nginx"
@@ -49,6 +49,9 @@ CHALLENGE_URL = "/.well-known/acme-challenge/"
 
 #: Below this are the role's own pages.
 _OWN_URL = "/.funnel/"
+
+#: Where load balancers ask whether the site's upstream is well.
+HEALTH_URL = f"{_OWN_URL}health"
 
 #: Headers of every answer, unless the site or the app says otherwise: https://owasp.org/www-project-secure-headers/.
 HEADERS: Mapping[str, str] = {
@@ -253,6 +256,11 @@ class Site(SiteOptions):
         default_factory=list
     )
     tls: Annotated[Tls | None, Doc("Its certificate; HTTP only without.")] = None
+    health: Annotated[
+        str | None,
+        Doc("Path that its upstream is asked for when one of C(nginx_trusted_proxies) asks the site for C(/.funnel/health)."),
+        _PATH,
+    ] = None
     mounts: Annotated[dict[str, Mount], Doc("Other upstreams, by the paths below which they are asked; the longest wins.")] = (
         field(default_factory=dict)
     )
@@ -271,6 +279,7 @@ class Addresses:
     listen: Sequence[str]
     listen_tls: Sequence[str] = ()
     trusted_proxies: Sequence[str] = ()
+    proxy_protocol: bool = False
 
 
 @dataclass(frozen=True)
@@ -334,7 +343,7 @@ def site_problems(site: SiteOptions, path: str) -> Iterator[str]:
     if site.aliases and (not site.domains or site.domains[0].startswith("*.")):
         yield f"{path}.aliases: are redirected to the first of domains, which has to be a name without *"
     for name in site.headers:
-        if not _HEADER_NAME.fullmatch(name):
+        if not HEADER_NAME.fullmatch(name):
             yield f"{path}.headers.{name}: a header's name is letters, digits and -"
     for user in site.basic_auth:
         if not re.fullmatch(r"[^\s:]+", user):
@@ -606,6 +615,8 @@ class _SiteFiles:
             # The first that matches counts.
             "signs": [{"pattern": f"~^{re.escape(url)}", "file": signs[url]} for url in sorted(signs, key=len, reverse=True)],
             "challenge_url": CHALLENGE_URL,
+            "health_url": HEALTH_URL,
+            "balancers": list(self.addresses.trusted_proxies),
             "extra": self._path("extra") if site.extra else "",
         }
 
@@ -626,9 +637,10 @@ class _SiteFiles:
 
     def _listen(self) -> Iterator[str]:
         site, addresses = self.site, self.addresses
-        yield from (address for address in addresses.listen if not site.listen or address in site.listen)
+        proxy = " proxy_protocol" if addresses.proxy_protocol else ""
+        yield from (f"{address}{proxy}" for address in addresses.listen if not site.listen or address in site.listen)
         if site.tls:
-            yield from (f"{address} ssl" for address in addresses.listen_tls if not site.listen or address in site.listen)
+            yield from (f"{address} ssl{proxy}" for address in addresses.listen_tls if not site.listen or address in site.listen)
 
     def _headers(self) -> Iterator[dict[str, str]]:
         """Yield the headers: each is made by a map, which is empty when the answer has one of that name by then."""
@@ -661,9 +673,9 @@ def _zones(limits: Limits, name: str) -> list[str]:
     """Return the lines that define the zones of limits."""
     zones = []
     if limits.requests is not None:
-        zones.append(f"limit_req_zone $binary_remote_addr zone={name}.requests:10m rate={limits.requests}r/s;")
+        zones.append(f"limit_req_zone $funnel_client zone={name}.requests:10m rate={limits.requests}r/s;")
     if limits.connections is not None:
-        zones.append(f"limit_conn_zone $binary_remote_addr zone={name}.connections:10m;")
+        zones.append(f"limit_conn_zone $funnel_client zone={name}.connections:10m;")
     return zones
 
 

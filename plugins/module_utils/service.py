@@ -158,10 +158,15 @@ def _has_udp_port(pid: int, port: int) -> bool:
 
 
 def _serving_workers(pid: int) -> Iterator[int]:
-    """Yield the children of a master that, by the titles nginx gives them, are workers taking new connections."""
-    for child in proc.children(pid) if pid else ():
-        title = _title(child)
-        if "worker process" in title and "shutting down" not in title:
+    """Yield the children of a master that are workers taking new connections.
+
+    nginx says by their titles which are; of HAProxy's, one that is replaced is named in the arguments of its successor (-sf).
+    """
+    titles = {child: _title(child) for child in (proc.children(pid) if pid else ())}
+    replaced = {word for title in titles.values() for word in title.partition(" -sf ")[2].split()}
+    for child, title in titles.items():
+        nginx = "worker process" in title and "shutting down" not in title
+        if nginx or ("haproxy " in title and str(child) not in replaced):
             yield child
 
 

@@ -27,6 +27,7 @@ options:
         An absolute path may lie outside of O(root); O(check) does not see it.
       - C(template), a template of the role or playbook, rendered with C(vars) added to the variables, or C(content),
         a text. Jinja's C(trim_blocks) and C(lstrip_blocks) are on.
+      - C(link), the target of a symbolic link, instead of both.
       - C(mode), octal in quotes (V("0644")), C(owner) and C(group) (V(root)).
       - C(secret), whether the content must be kept out of output and diffs (V(false)).
       - C(label), the variable the file was made from, named in messages about it.

@@ -42,6 +42,13 @@ def test_the_nginx_role_takes_the_site_of_any_app() -> None:
     }
 
 
+def test_behind_a_balancer_that_ends_tls_a_site_is_plain_http() -> None:
+    entry = {"source": {"path": "."}, "run": {"app": "web:app"}, "domains": ["shop.test"], "tls": {"provider": "self_signed"}}
+    with_tls, without = (app_sites({"shop": entry}, tls=tls)["shop"] for tls in (True, False))
+    assert with_tls["tls"]["redirect"]
+    assert without == with_tls | {"tls": None}
+
+
 def test_an_app_with_a_prefix_is_a_part_of_the_other_ones_site() -> None:
     source = {"source": {"path": "."}, "run": {"app": "web:app"}}
     api = {

@@ -443,6 +443,7 @@ BASE: dict[str, Any] = {
     "nginx_listen": ["80", "[::]:80"],
     "nginx_listen_tls": ["443"],
     "nginx_trusted_proxies": [],
+    "nginx_proxy_protocol": False,
     "nginx_access_log": "text",
     "nginx_extra": "",
     "__nginx_mozilla": yaml.safe_load((TEMPLATES.parent / "vars/main/mozilla.yml").read_text())["__nginx_mozilla"],
@@ -512,6 +513,45 @@ def test_only_trusted_proxies_are_believed() -> None:
     assert {"set_real_ip_from 10.0.0.0/8;", "set_real_ip_from fd00::/8;", "real_ip_recursive on;"} <= set(trusted)
     assert not [line for line in base() if "real_ip" in line and not line.startswith("geo")]
     assert block(base(), "geo $realip_remote_addr $funnel_trusted") == ["default 0;"]
+
+
+def test_of_a_proxy_that_passes_tls_on_only_whose_connection_it_is_is_believed() -> None:
+    lines = base(nginx_trusted_proxies=["192.0.2.1"], nginx_proxy_protocol=True)
+    assert {"set_real_ip_from 192.0.2.1;", "real_ip_header proxy_protocol;"} <= set(lines)
+    assert block(lines, "geo $realip_remote_addr $funnel_trusted") == ["default 0;"], "the headers are the client's own"
+    listens = [line for line in lines if line.startswith("listen ")]
+    assert len(listens) == 3
+    assert all(" proxy_protocol " in line for line in listens)
+    behind = Addresses(["80"], ["443"], ["192.0.2.1"], proxy_protocol=True)
+    entry = files({"shop": {**SHOP, "domains": ["a.test"], "tls": TLS}}, addresses=behind)["sites-enabled/nginx.shop.conf"]
+    own = [line for line in block(render(entry["template"], entry["vars"]), "server") if line.startswith("listen ")]
+    assert own == ["listen 80 proxy_protocol;", "listen 443 ssl proxy_protocol;"], "as the one for all names, or nginx warns"
+
+
+def test_balancers_alone_may_ask_whether_a_site_is_well_whatever_keeps_others_out() -> None:
+    keys = {
+        "health": "/healthz",
+        "basic_auth": {"ann": "$6$salt$hash"},
+        "limits": {"requests": 1},
+        "allow": ["10.0.0.0/8"],
+        "maintenance": {"file": "/srv/shop/maintenance"},
+        "tls": TLS,
+    }
+    balancers = Addresses(["80"], ["443"], ["192.0.2.1", "192.0.2.2"])
+    entry = files({"shop": {**SHOP, **keys}}, addresses=balancers)["sites-enabled/nginx.shop.conf"]
+    lines = render(entry["template"], entry["vars"])
+    inside = block(lines, "location = /.funnel/health")
+    assert inside[:5] == ["allow 192.0.2.1;", "allow 192.0.2.2;", "deny all;", "auth_basic off;", "access_log off;"]
+    assert inside[-1] == "proxy_pass http://shop/healthz;"
+    [open_in_maintenance] = [line for line in lines if line.startswith("if ($uri ~ ")]
+    assert re.search(open_in_maintenance.split('"')[1], "/.funnel/health")
+    assert [line for line in lines if line.startswith("limit_req_zone")] == [
+        "limit_req_zone $funnel_client zone=nginx.shop.requests:10m rate=1r/s;"
+    ]
+    assert '/.funnel/health "";' in block(base(), "map $uri $funnel_client"), "what has no key is not counted"
+    insecure = [line for line in block(base(), "map $funnel_scheme$uri $funnel_insecure") if line.endswith(" 1;")]
+    assert not re.search(insecure[0].split('"')[1][1:], "http/.funnel/health")
+    assert "location = /.funnel/health {" not in site()
 
 
 def test_the_base_includes_nothing_by_an_absolute_path() -> None:
@@ -594,9 +634,9 @@ def test_who_may_come_in_and_how_often() -> None:
         ]
     )
     assert [line for line in lines if "_zone " in line] == [
-        "limit_req_zone $binary_remote_addr zone=nginx.shop.requests:10m rate=5r/s;",
-        "limit_conn_zone $binary_remote_addr zone=nginx.shop.connections:10m;",
-        "limit_req_zone $binary_remote_addr zone=nginx.shop.0.requests:10m rate=1r/s;",
+        "limit_req_zone $funnel_client zone=nginx.shop.requests:10m rate=5r/s;",
+        "limit_conn_zone $funnel_client zone=nginx.shop.connections:10m;",
+        "limit_req_zone $funnel_client zone=nginx.shop.0.requests:10m rate=1r/s;",
     ]
 
 

@@ -1,0 +1,100 @@
+# Copyright: The funnel.tornado developers
+# MIT License (see LICENSE)
+"""The filter funnel.tornado.app_backends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App, load, site_owner
+from ansible_collections.funnel.tornado.plugins.module_utils.nginx import HEALTH_URL
+from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+
+DOCUMENTATION = r"""
+name: app_backends
+short_description: Backends of apps, as the haproxy role takes them
+version_added: 0.1.0
+author: The funnel.tornado developers
+description:
+  - Derives the C(haproxy_backends) of the haproxy role from C(tornado_apps), one for each app without C(prefix), by its name.
+  - Each has all hosts as its servers, and asks their nginx whether the app is healthy.
+positional: _input, addresses, tls_at
+options:
+  _input:
+    description: The value of C(tornado_apps).
+    type: dict
+    required: true
+  addresses:
+    description: IP addresses of the app hosts, by host, as P(funnel.tornado.fleet_addresses#filter) gives them.
+    type: dict
+    required: true
+  tls_at:
+    description: Where TLS ends. At V(app_hosts), their nginx has to expect the PROXY protocol.
+    type: str
+    choices: [balancers, app_hosts]
+    default: balancers
+"""
+
+EXAMPLES = r"""
+haproxy_backends: "{{ tornado_apps | funnel.tornado.app_backends(groups.app_hosts | funnel.tornado.fleet_addresses(hostvars)) }}"
+"""
+
+RETURN = r"""
+_value:
+  description: The value for C(haproxy_backends).
+  type: dict
+"""
+
+
+def app_backends(apps: object, addresses: Mapping[str, str], tls_at: str = "balancers") -> dict[str, dict[str, Any]]:
+    """Return the backends of ``apps``, or fail with every mistake in them."""
+    try:
+        loaded = load(apps)
+    except InvalidDataError as error:
+        raise AnsibleFilterError(str(error)) from error
+    owners = [app for app in loaded.values() if app.prefix is None]
+    return {
+        app.name: backend(app, [other for other in loaded.values() if site_owner(other, owners) == app], addresses, tls_at)
+        for app in owners
+    }
+
+
+def backend(app: App, parts: Iterable[App], addresses: Mapping[str, str], tls_at: str) -> dict[str, Any]:
+    """Return the backend of a site. ``parts`` are the apps that it is made of, ``app`` among them."""
+    limit = {} if app.balance.connections is None else {"max_connections": app.balance.connections}
+    tls = app.tls.provider != "off"
+    found = {
+        "servers": {host: {"address": _bracketed(address), **limit} for host, address in addresses.items()},
+        "health": {"path": HEALTH_URL},
+        "sticky": app.balance.sticky,
+        "queue": app.balance.queue,
+        "read_timeout": max(seconds for part in parts for seconds in _read_timeouts(part)),
+        "origin": f"{VARIABLE}.{app.name}",
+    }
+    if tls_at == "app_hosts":
+        return found | {"domains": app.names, "tls": "pass" if tls else "end", "proxy_protocol": True}
+    return found | {
+        "domains": app.domains,
+        "aliases": app.aliases,
+        "redirect": tls and app.tls.redirect,
+        "hsts": app.tls.hsts,
+    }
+
+
+def _read_timeouts(app: App) -> list[int]:
+    return [app.read_timeout, *(path.read_timeout for path in app.paths.values() if path.read_timeout)]
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+class FilterModule:
+    """Tells Ansible of the filter."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters of this file by name."""
+        return {"app_backends": app_backends}

@@ -1,0 +1,101 @@
+# Copyright: The funnel.tornado developers
+# MIT License (see LICENSE)
+"""The filter funnel.tornado.app_socket_backends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App, load
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.nginx import HEADERS
+from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+
+DOCUMENTATION = r"""
+name: app_socket_backends
+short_description: Backends of apps of the host itself, as the haproxy role takes them
+version_added: 0.1.0
+author: The funnel.tornado developers
+description:
+  - Derives the C(haproxy_backends) of the haproxy role from C(tornado_apps), for HAProxy in the place of nginx on an app host.
+    Each app is a backend, and each of its processes a server, by its socket.
+  - What only nginx can do for an app is refused, all of it at once.
+positional: _input, cpus
+options:
+  _input:
+    description: The value of C(tornado_apps).
+    type: dict
+    required: true
+  cpus:
+    description: CPUs of the host, as M(funnel.tornado.preflight) returns them.
+    type: int
+    required: true
+"""
+
+EXAMPLES = r"""
+haproxy_backends: "{{ tornado_apps | funnel.tornado.app_socket_backends(app_host.cpus) }}"
+"""
+
+RETURN = r"""
+_value:
+  description: The value for C(haproxy_backends).
+  type: dict
+"""
+
+#: Keys that say what nginx does for an app.
+OF_NGINX = ("allow", "basic_auth", "deny", "extra", "limits", "maintenance", "paths", "port", "prefix", "soak", "static")
+
+
+def app_socket_backends(apps: object, cpus: int) -> dict[str, dict[str, Any]]:
+    """Return the backends of ``apps``, or fail with every mistake in them."""
+    try:
+        loaded = load(apps)
+    except InvalidDataError as error:
+        raise AnsibleFilterError(str(error)) from error
+    if problems := [problem for app in loaded.values() for problem in _problems(app)]:
+        raise AnsibleFilterError("\n".join(problems))
+    return {name: backend(app, cpus) for name, app in loaded.items()}
+
+
+def backend(app: App, cpus: int) -> dict[str, Any]:
+    """Return the backend of an app. Its servers lead through the link that a switch renames."""
+    tls = app.tls.provider != "off"
+    return {
+        "servers": {str(process): f"unix@{_socket(app, process)}" for process in range(app.process_count(cpus))},
+        "domains": app.domains,
+        "aliases": app.aliases,
+        "headers": {**HEADERS, **app.headers},
+        "health": {"path": app.health.path},
+        "read_timeout": app.read_timeout,
+        "redirect": tls and app.tls.redirect,
+        "hsts": app.tls.hsts,
+        "origin": f"{VARIABLE}.{app.name}",
+    }
+
+
+def _socket(app: App, process: int) -> str:
+    layout = Layout(app.name)
+    return str(layout.live / layout.socket("a", process).relative_to(layout.slot("a")))
+
+
+def _problems(app: App) -> Iterator[str]:
+    blank = App(source=app.source, run=app.run)
+    for key in OF_NGINX:
+        if getattr(app, key) != getattr(blank, key):
+            yield f"{VARIABLE}.{app.name}.{key}: is for nginx, and HAProxy is in its place (app_proxy); leave it out"
+    if app.tls.provider == "acme":
+        yield (
+            f"{VARIABLE}.{app.name}.tls.provider: acme is for nginx, which answers the questions of certificate authorities, and "
+            "HAProxy is in its place (app_proxy); use files or self_signed"
+        )
+
+
+class FilterModule:
+    """Tells Ansible of the filter."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters of this file by name."""
+        return {"app_socket_backends": app_socket_backends}
