@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,6 +76,43 @@ def install(names: Sequence[str], *, lists_max_age: float) -> None:
         raise PackagesError(f"apt-get install {' '.join(names)} failed:\n{last_lines(installed.output)}")
 
 
+def upgradable(names: Sequence[str], *, lists_max_age: float) -> dict[str, tuple[str, str]]:
+    """Return the version that each package has and would get; one that is new, as a kernel's often is, has none yet.
+
+    The package lists are updated first if older than ``lists_max_age`` seconds; no package is removed, and held ones stay.
+
+    :arg names: the packages; all that are installed, if empty.
+    :raises PackagesError: with apt's last lines.
+    """
+    if _lists_age() > lists_max_age:
+        updated = _update("--option=APT::Update::Error-Mode=any")
+        if updated.status != 0:
+            raise PackagesError(f"apt-get update failed:\n{last_lines(updated.output)}")
+    return parse_simulated(_upgrade(names, "--simulate").output)
+
+
+def upgrade(names: Sequence[str]) -> None:
+    """Upgrade what `upgradable` returns.
+
+    :raises PackagesError: with apt's last lines.
+    """
+    _upgrade(names)
+
+
+def _upgrade(names: Sequence[str], *options: str) -> Finished:
+    command = ["install", "--only-upgrade", *names] if names else ["upgrade", "--with-new-pkgs"]
+    done = run([*_APT_GET, *options, *command], timeout=1800, environment=_ENVIRONMENT, check=False)
+    if done.status != 0:
+        raise PackagesError(f"apt-get {' '.join(command)} failed:\n{last_lines(done.output)}")
+    return done
+
+
+def parse_simulated(output: str) -> dict[str, tuple[str, str]]:
+    """Return what apt-get says it would install: `Inst nginx [1.22.1-9] (1.22.1-10 Debian:12.9/stable [amd64]) []`."""
+    found = re.finditer(r"^Inst (\S+) (?:\[(\S+)\] )?\((\S+)", output, re.MULTILINE)
+    return {one[1]: (one[2] or "", one[3]) for one in found}
+
+
 def candidates(names: Sequence[str]) -> dict[str, str]:
     """Return the versions of those of ``names`` that apt, as its lists are now, could install."""
     found: dict[str, str] = {}
@@ -95,11 +133,11 @@ def _lists_age() -> float:
         return float("inf")
 
 
-def _update() -> Finished:
+def _update(*options: str) -> Finished:
     """Update the package lists. That one source of several fails is no error here: the packages may be in the others."""
     give_up = time.monotonic() + LOCK_SECONDS
     while True:
-        updated = run([*_APT_GET, "update"], timeout=600, environment=_ENVIRONMENT, check=False)
+        updated = run([*_APT_GET, *options, "update"], timeout=600, environment=_ENVIRONMENT, check=False)
         # apt's own waiting (DPkg::Lock::Timeout) is for dpkg's lock, not for that of the lists.
         if "/lists/lock" not in updated.output or time.monotonic() > give_up:
             return updated

@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: packages
-short_description: Install Debian packages by dpkg-query and apt-get
+short_description: Install and upgrade Debian packages by dpkg-query and apt-get
 description:
   - Sees that packages are installed, without their recommendations. It first sees that the host is a supported Debian.
   - Unlike M(ansible.builtin.apt) it needs no C(python3-apt) on the host, so check mode works on a bare host too, and
@@ -17,19 +17,24 @@ version_added: 0.1.0
 author: The funnel.tornado developers
 options:
   name:
-    description: Names of the packages.
+    description:
+      - Names of the packages.
+      - With O(state=latest) those that are not installed are left out, and an empty list means all that are.
     type: list
     elements: str
     required: true
   state:
-    description: Only V(present) so far.
+    description:
+      - V(present) sees that they are installed, in whatever version.
+      - V(latest) upgrades those that are installed. None is removed for it, and held ones stay.
+      - For V(latest) the package lists are updated in check mode, too, as what there is to upgrade is known only then.
     type: str
-    choices: [present]
+    choices: [present, latest]
     default: present
   lists_max_age:
     description:
       - Seconds after which the package lists count as old and are updated before something is installed.
-      - They are also updated if they do not have one of the packages.
+      - They are also updated if they do not have one of the packages that is to be installed.
     type: int
     default: 3600
 extends_documentation_fragment: funnel.tornado.attributes
@@ -42,21 +47,35 @@ EXAMPLES = r"""
 - name: Install nginx
   funnel.tornado.packages:
     name: [nginx]
+
+- name: Upgrade all packages that are installed
+  funnel.tornado.packages:
+    name: []
+    state: latest
+    lists_max_age: 0
 """
 
 RETURN = r"""
 installed:
   description: Packages that were installed, or would be.
-  returned: success
+  returned: with O(state=present)
   type: list
   elements: str
   sample: [nginx]
 versions:
   description: What each package's authors call the version that is installed, or that would be as far as is known.
-  returned: success
+  returned: with O(state=present)
   type: dict
   sample: {nginx: 1.26.3}
+upgraded:
+  description: Packages that were upgraded, or would be, with both versions; those that are new come with a kernel or a library.
+  returned: with O(state=latest)
+  type: list
+  elements: str
+  sample: ["nginx 1.22.1-9 -> 1.22.1-9+deb12u1"]
 """
+
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -67,6 +86,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.packages import (
     install,
     installed,
     require_supported_distribution,
+    upgradable,
+    upgrade,
     upstream_version,
 )
 
@@ -75,30 +96,52 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "list", "elements": "str", "required": True},
-            "state": {"type": "str", "choices": ["present"], "default": "present"},
+            "state": {"type": "str", "choices": ["present", "latest"], "default": "present"},
             "lists_max_age": {"type": "int", "default": 3600},
         },
         supports_check_mode=True,
     )
+    apply = present if module.params["state"] == "present" else latest
     try:
         require_supported_distribution()
-        names = module.params["name"]
-        versions = installed(names)
-        wanted = [name for name in names if name not in versions]
-        if wanted and module.check_mode:
-            versions |= candidates(wanted)
-        elif wanted:
-            install(wanted, lists_max_age=module.params["lists_max_age"])
-            versions = installed(names)
+        result = apply(module.params["name"], module.params["lists_max_age"], check_mode=module.check_mode)
     except (PackagesError, CommandError) as error:
         module.fail_json(msg=str(error))
+    module.exit_json(**result if module._diff else result | {"diff": {}})
+
+
+def present(names: list[str], lists_max_age: float, *, check_mode: bool) -> dict[str, Any]:
+    versions = installed(names)
+    wanted = [name for name in names if name not in versions]
+    if wanted and check_mode:
+        versions |= candidates(wanted)
+    elif wanted:
+        install(wanted, lists_max_age=lists_max_age)
+        versions = installed(names)
     diff = {"before": "", "after": "".join(f"{name}\n" for name in wanted), "after_header": "installed packages"}
-    module.exit_json(
-        changed=bool(wanted),
-        installed=wanted,
-        versions={name: upstream_version(version) for name, version in versions.items()},
-        diff=diff if wanted and module._diff else {},
-    )
+    return {
+        "changed": bool(wanted),
+        "installed": wanted,
+        "versions": {name: upstream_version(version) for name, version in versions.items()},
+        "diff": diff if wanted else {},
+    }
+
+
+def latest(names: list[str], lists_max_age: float, *, check_mode: bool) -> dict[str, Any]:
+    found = upgradable(names, lists_max_age=lists_max_age)
+    if found and not check_mode:
+        upgrade(names)
+    diff = {
+        "before": "".join(f"{name} {before}\n" for name, (before, _) in found.items() if before),
+        "after": "".join(f"{name} {after}\n" for name, (_, after) in found.items()),
+        "before_header": "installed packages",
+        "after_header": "installed packages",
+    }
+    return {
+        "changed": bool(found),
+        "upgraded": [f"{name} {before or '(new)'} -> {after}" for name, (before, after) in found.items()],
+        "diff": diff if found else {},
+    }
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.packages import (
     PackagesError,
     candidates,
     installed,
+    parse_simulated,
     require_supported_distribution,
     upstream_version,
 )
@@ -44,3 +45,16 @@ def test_what_is_installed_and_what_could_be() -> None:
 )
 def test_the_authors_version_is_debians_without_epoch_and_revision(debian: str, upstream: str) -> None:
     assert upstream_version(debian) == upstream
+
+
+def test_what_an_upgrade_would_do_is_what_apt_says() -> None:
+    said = (
+        "Reading package lists...\n"
+        "Inst nginx [1.22.1-9] (1.22.1-9+deb12u1 Debian:12.9/stable [amd64]) []\n"
+        "Inst linux-image-6.1.0-32-amd64 (6.1.129-1 Debian:12.10/stable [amd64])\n"
+        "Conf nginx (1.22.1-9+deb12u1 Debian:12.9/stable [amd64])\n"
+    )
+    assert parse_simulated(said) == {
+        "nginx": ("1.22.1-9", "1.22.1-9+deb12u1"),
+        "linux-image-6.1.0-32-amd64": ("", "6.1.129-1"),
+    }

@@ -1,0 +1,41 @@
+"""Why a host should be rebooted: what runs on it is older than what is installed."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ansible_collections.funnel.tornado.plugins.module_utils import proc
+
+#: Code that a process runs and that is no longer the file's: proc(5), /proc/PID/maps.
+REPLACED = re.compile(r"^\S+ ..x. .* (/usr/\S+|/lib\S*) \(deleted\)$", re.MULTILINE)
+
+
+def reasons(base: Path = Path("/")) -> Iterator[str]:
+    """Yield why this host should be rebooted, in words.
+
+    Packages leave run/reboot-required only where a program such as unattended-upgrades is installed; vmlinuz is Debian's link
+    to the newest kernel.
+    """
+    if (base / "run/reboot-required").exists():
+        yield "/run/reboot-required says so"
+    kernel = base / "vmlinuz"
+    newest = kernel.readlink().name.removeprefix("vmlinuz-") if kernel.is_symlink() else platform.release()
+    if newest != platform.release():
+        yield f"it runs the kernel {platform.release()}, and {newest} is installed"
+    old = sorted({name for name in map(_running_replaced, proc.pids()) if name})
+    if old:
+        yield f"files were replaced that still run: {', '.join(old)}"
+
+
+def _running_replaced(pid: int) -> str:
+    """Return the name of a process that runs code which has been replaced since it was started."""
+    directory = proc.PROC / str(pid)
+    try:
+        if REPLACED.search((directory / "maps").read_text(errors="replace")):
+            return (directory / "comm").read_text(errors="replace").strip()
+    except OSError:  # it has ended
+        pass
+    return ""

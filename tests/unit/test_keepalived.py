@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils.keepalived import (
+    KeepalivedError,
+    Place,
+    find_place,
+    forwarding,
+    is_expected,
+    parse_address,
+    require_priority,
+)
+
+
+def interface(name: str, *addresses: str) -> dict[str, Any]:
+    """Return an interface as `ip -json -4 address show` does."""
+    pairs = (address.split("/") for address in addresses)
+    return {"ifname": name, "addr_info": [{"family": "inet", "local": ip, "prefixlen": int(length)} for ip, length in pairs]}
+
+
+LO = interface("lo", "127.0.0.1/8")
+TWO = [LO, interface("eth0", "198.51.100.7/24"), interface("eth1", "192.0.2.11/24", "10.0.0.11/8")]
+
+
+def test_an_address_belongs_to_the_interface_in_whose_network_it_is() -> None:
+    assert find_place(parse_address("192.0.2.100/24"), TWO, "lb1") == Place("eth1", "192.0.2.11", held=False)
+    assert find_place(parse_address("10.1.2.3/32"), TWO, "lb1") == Place("eth1", "10.0.0.11", held=False)
+    assert find_place(parse_address("198.51.100.100/24"), TWO, "lb1", "eth0") == Place("eth0", "198.51.100.7", held=False)
+
+
+def test_who_has_the_address_is_known_by_its_interface() -> None:
+    address = parse_address("192.0.2.100/24")
+    assert find_place(address, [LO, interface("eth1", "192.0.2.11/24", "192.0.2.100/24")], "lb1").held
+    # Whoever expects it has it on the loopback interface only.
+    expecting = [interface("lo", "127.0.0.1/8", "192.0.2.100/32"), interface("eth1", "192.0.2.11/24")]
+    assert not find_place(address, expecting, "lb1").held
+    assert is_expected(address, expecting)
+    assert not is_expected(address, TWO)
+    assert not is_expected(address, [LO, interface("eth1", "192.0.2.11/24", "192.0.2.100/24")])
+
+
+@pytest.mark.parametrize(
+    ("address", "wanted", "message"),
+    [
+        ("10.9.9.9/24", "eth0", "keepalived_address: 10.9.9.9/24 is in no network of lb1, which has 198.51.100.7/24 on eth0"),
+        (
+            "203.0.113.9/24",
+            "",
+            "keepalived_address: 203.0.113.9/24 is in no network of lb1, which has 198.51.100.7/24 on eth0, "
+            "192.0.2.11/24 on eth1, 10.0.0.11/8 on eth1",
+        ),
+        ("192.0.2.100/24", "eth7", "keepalived_interface: lb1 has no interface eth7; it has eth0, eth1"),
+        ("192.0.2.100/24", "lo", "keepalived_interface: lb1 has no interface lo; it has eth0, eth1"),
+        (
+            "198.51.100.7/24",
+            "",
+            "keepalived_address: 198.51.100.7 is the own address of lb1; it has to be one that no host has for itself",
+        ),
+        (
+            "192.0.2.255/24",
+            "",
+            "keepalived_address: 192.0.2.255 is no host's in 192.0.2.0/24, but the network itself or its broadcast",
+        ),
+    ],
+)
+def test_an_address_that_cannot_be_there_is_refused(address: str, wanted: str, message: str) -> None:
+    with pytest.raises(KeepalivedError) as error:
+        find_place(parse_address(address), TWO, "lb1", wanted)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("text", ["192.0.2.100", "192.0.2.300/24", "192.0.2.100/33", "lb.example.com/24", "2001:db8::1/64", ""])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(KeepalivedError, match=r"keepalived_address: must be an IPv4 address with the length .*; found '"):
+        parse_address(text)
+
+
+def test_a_priority_is_one_that_vrrp_can_elect_by() -> None:
+    require_priority(1)
+    require_priority(254)
+    for wrong in (0, 255, -1):
+        with pytest.raises(KeepalivedError, match=f"keepalived_priority: must be from 1 to 254; found {wrong}"):
+            require_priority(wrong)
+
+
+def test_connections_are_told_apart_by_who_has_begun_them() -> None:
+    rules = forwarding(parse_address("192.0.2.100/24"), "eth1", "192.0.2.12")
+    begun, moved = (line.strip() for line in rules.splitlines() if "ip daddr 192.0.2.100" in line)
+    assert "== syn update @moved" in begun
+    assert moved == 'ip daddr 192.0.2.100 ip saddr . tcp sport @moved fwd ip to 192.0.2.12 device "eth1"'

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils.reboot import REPLACED, reasons
+
+MAPS = "7f3a5c000000-7f3a5c022000 {} 00002000 fe:00 2238495                    {}\n"
+
+
+def test_packages_and_kernels_ask_for_a_reboot(tmp_path: Path) -> None:
+    def found() -> list[str]:
+        return [reason for reason in reasons(tmp_path) if not reason.startswith("files")]  # these are this machine's
+
+    assert found() == []
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/reboot-required").touch()
+    assert found() == ["/run/reboot-required says so"]
+    (tmp_path / "run/reboot-required").unlink()
+    (tmp_path / "vmlinuz").symlink_to(f"boot/vmlinuz-{platform.release()}")
+    assert found() == []
+    (tmp_path / "vmlinuz").unlink()
+    (tmp_path / "vmlinuz").symlink_to("boot/vmlinuz-9.9.9-1-amd64")
+    assert found() == [f"it runs the kernel {platform.release()}, and 9.9.9-1-amd64 is installed"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "file", "replaced"),
+    [
+        ("r-xp", "/usr/sbin/nginx (deleted)", True),
+        ("r-xp", "/usr/lib/x86_64-linux-gnu/libssl.so.3 (deleted)", True),
+        ("r-xp", "/usr/sbin/nginx", False),
+        ("r--p", "/usr/lib/locale/C.utf8/LC_CTYPE (deleted)", False),  # data, not code
+        ("r-xp", "/memfd:jit (deleted)", False),
+        ("rwxs", "/dev/zero (deleted)", False),
+    ],
+)
+def test_code_that_was_replaced_is_told_from_what_was_never_a_file(mode: str, file: str, *, replaced: bool) -> None:
+    text = MAPS.format("r-xp", "/usr/bin/true") + MAPS.format(mode, file) + MAPS.format("rw-p", "[heap]")
+    assert bool(REPLACED.search(text)) == replaced
