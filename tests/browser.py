@@ -35,3 +35,18 @@ def chromium(**addresses: str) -> Iterator[Chrome]:
         yield driver
     finally:
         driver.quit()
+
+
+def show_as(driver: Chrome, *, width: int, scheme: str = "light", media: str = "screen") -> None:
+    """Show pages as on a screen, or on paper, of ``width`` CSS pixels, to somebody who likes a light or a dark scheme."""
+    mobile = width < 700
+    metrics = {"width": width, "height": 2 * width if mobile else 800, "deviceScaleFactor": 1, "mobile": mobile}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+
+
+def is_too_wide(driver: Chrome) -> bool:
+    """Say whether the page has to be scrolled sideways."""
+    script = "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
+    return bool(driver.execute_script(script))

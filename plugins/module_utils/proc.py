@@ -37,6 +37,22 @@ def uptime(pid: int) -> int:
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) - began)
 
 
+def open_files(pid: int) -> int:
+    """Return how many files a process has open, 0 when it has ended."""
+    try:
+        return len(list((PROC / str(pid) / "fd").iterdir()))
+    except OSError:
+        return 0
+
+
+def rss(pid: int) -> int:
+    """Return the resident memory of a process in bytes, 0 when it has ended."""
+    try:
+        return int((PROC / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
 def pids() -> Iterator[int]:
     """Yield the ids of all processes."""
     yield from (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())

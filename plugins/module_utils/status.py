@@ -1,20 +1,22 @@
-"""What an app is doing on a host: read from its slots, its certificate, supervisord and the kernel, as they are now."""
+"""What the apps of a host are doing: read from their slots and certificates, supervisord and the kernel, as they are now."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils import proc, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils import history, proc, push, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.certificate_store import ALARM_DAYS, Place, date, newer, read_pair
-from ansible_collections.funnel.tornado.plugins.module_utils.certificates import APP_SET, Request
-from ansible_collections.funnel.tornado.plugins.module_utils.generation import Generation
+from ansible_collections.funnel.tornado.plugins.module_utils.certificates import Request
+from ansible_collections.funnel.tornado.plugins.module_utils.generation import Generation, describe
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, Layout, port_of
 from ansible_collections.funnel.tornado.plugins.module_utils.limits import open_files_of
 from ansible_collections.funnel.tornado.plugins.module_utils.sockets import ask, connections
@@ -22,11 +24,43 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sockets import ask,
 #: Bytes that are read of a file of starts: tens of thousands of lines.
 STARTS_SIZE = 1_000_000
 
-#: Headings of the table. ``conn`` are open connections; ``files`` the open ones of those allowed; ``MiB`` the resident memory.
-HEADINGS = ("app", "slot", "process", "release", "state", "pid", "uptime", "restarts", "conn", "files", "MiB", "health")
+#: How the services that read certificates say what they cannot read.
+SELF_CHECKS = {"nginx": "nginx -t", "haproxy": "haproxy -c -f /etc/haproxy/haproxy.cfg"}
 
-#: Headings of the table of certificates. ``days`` are those that are left of it.
-CERTIFICATE_HEADINGS = ("app", "certificate", "issuer", "until", "days", "names")
+#: Digits of a hash that hosts are compared by.
+CONTENT_DIGITS = 12
+
+#: What a release's description has that is the host's own, so that another host may have another.
+HOSTS_OWN = frozenset({"id", "processes", "built", "by"})
+
+
+@dataclass(frozen=True)
+class App:
+    """What is served of an app: the release, since when and by whom, and versions of what it runs with.
+
+    ``content`` is a hash of all that makes the release, but for the host's Python and number of CPUs: hosts that were told the
+    same of the app, and have another one, serve something else. ``processes`` are those that it is to have by its build;
+    ``maintenance`` says since when nginx answers that it is being worked on, if it does. Without a release all is empty, and
+    ``awaited`` tells whether it is to be pushed.
+    """
+
+    app: str
+    release: str = ""
+    revision: str = ""
+    content: str = ""
+    slot: str = ""
+    since: str = ""
+    by: str = ""
+    processes: int = 0
+    tornado: str = ""
+    python: str = ""
+    maintenance: str = ""
+    awaited: bool = False
+
+    @property
+    def problem(self) -> str:
+        """What is not as it has to be."""
+        return "" if self.release or self.awaited else f"{self.app}: is not served"
 
 
 @dataclass(frozen=True)
@@ -54,25 +88,15 @@ class Process:
     health: int
 
     @property
-    def well(self) -> bool:
-        """Whether it runs and, if it is served, answers its health path with success."""
-        return self.state == "RUNNING" and (bool(self.worker) or 200 <= self.health < 400)
+    def problem(self) -> str:
+        """What is not as it has to be: it runs and, if it is served, answers its health path with success."""
+        well = self.state == "RUNNING" and (self.worker or 200 <= self.health < 400)
+        return "" if well else f"{self.app}: process {self.slot}/{self.name} is {self.state}, health {self.health}"
 
     @property
     def name(self) -> str:
         """What it is called within its slot."""
         return f"{self.worker}.{self.process}" if self.worker else str(self.process)
-
-    def row(self) -> tuple[str, ...]:
-        """Return what the table shows."""
-        slot = f"{self.slot}{'' if self.live else ' (not live)'}"
-        files = f"{self.open_files}/{self.open_files_limit}"
-        uptime = time.strftime("%H:%M:%S", time.gmtime(self.uptime % 86400))
-        days = f"{self.uptime // 86400}d " if self.uptime >= 86400 else ""
-        megabytes = f"{self.rss / 2**20:.0f}"
-        health = "" if self.worker else str(self.health or "no answer")
-        cells = (self.app, slot, self.name, self.release, self.state, self.pid, days + uptime, self.restarts, self.connections)
-        return (*map(str, cells), files, megabytes, health)
 
 
 def look(layout: Layout, server: Any) -> Iterator[Process]:
@@ -98,10 +122,56 @@ def abandoned(names: list[str], base: Path = Path("/")) -> list[str]:
     return sorted(app for app in found if app not in names)
 
 
-def in_maintenance(layouts: Sequence[Layout]) -> dict[str, str]:
-    """Return the apps of which nginx says that they are being worked on, and since when."""
-    signs = {layout.app: layout.maintenance for layout in layouts if layout.maintenance.exists()}
-    return {app: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(sign.stat().st_mtime)) for app, sign in signs.items()}
+def look_at_app(layout: Layout) -> App:
+    """Return what is served of an app."""
+    maintenance = iso(layout.maintenance.stat().st_mtime) if layout.maintenance.exists() else ""
+    release, slot = layout.live_release(), layout.live_slot()
+    if release is None or slot is None:
+        return App(layout.app, maintenance=maintenance, awaited=push.entry(layout.app).exists())
+    description = describe(layout, release)
+    served = next((entry for entry in reversed(history.read(layout)) if entry.release == release), None)
+    environment = layout.release(release) / "venv"
+    return App(
+        app=layout.app,
+        release=release,
+        revision=str(description["revision"]),
+        content=content(layout, description),
+        slot=slot,
+        since=served.at if served else "",
+        by=served.by if served else "",
+        processes=description["processes"],
+        tornado=_tornado_version(environment),
+        python=_python_version(environment),
+        maintenance=maintenance,
+    )
+
+
+def content(layout: Layout, description: Mapping[str, Any]) -> str:
+    """Return a hash of what a release is on every host that was told the same of its app."""
+    directory = layout.release(description["id"])
+    told = {key: value for key, value in description.items() if key not in HOSTS_OWN}
+    files = [(directory / name).read_text() for name in ("secrets.json", "launch.py", "runner.py")]
+    return hashlib.sha256(json.dumps([told, files], sort_keys=True).encode()).hexdigest()[:CONTENT_DIGITS]
+
+
+def _tornado_version(environment: Path) -> str:
+    found = [path.stem.partition("-")[2] for path in environment.glob("lib/python3*/site-packages/tornado-*.dist-info")]
+    return found[0] if found else ""
+
+
+def _python_version(environment: Path) -> str:
+    """Return the version that an environment was made with, from the file that says so (the module venv's documentation)."""
+    try:
+        lines = (environment / "pyvenv.cfg").read_text().splitlines()
+    except OSError:
+        return ""
+    settings = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in lines)}
+    return settings.get("version_info") or settings.get("version", "")
+
+
+def iso(moment: float) -> str:
+    """Return a unix time in the format of ISO 8601."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
 
 
 @dataclass(frozen=True)
@@ -109,7 +179,7 @@ class CertificateState:
     """The certificate of an app: who it is to be from, and what is there; ``days`` are left until it ends.
 
     ``kind`` is C(temporary) while an ACME server has not issued any, and C(missing) without one that can be used. ``lacking``
-    are domains that it is not for; it is ``served`` when nginx has read it.
+    are domains that it is not for; ``stale`` are services that have not read it yet.
     """
 
     app: str
@@ -119,7 +189,7 @@ class CertificateState:
     until: str
     days: int
     lacking: list[str] = field(default_factory=list)
-    served: bool = True
+    stale: list[str] = field(default_factory=list)
 
     @property
     def problem(self) -> str:
@@ -130,27 +200,25 @@ class CertificateState:
             return f"{self.app}: its certificate is a temporary one; site.yml says why none was issued"
         if self.lacking:
             return f"{self.app}: its certificate is not for {', '.join(self.lacking)}; site.yml says why there is no other"
-        if not self.served:
-            return f"{self.app}: nginx still serves the certificate of before; nginx -t says why, site.yml reloads it"
+        if self.stale:
+            which, why = " and ".join(self.stale), " and ".join(SELF_CHECKS[name] for name in self.stale)
+            return f"{self.app}: {which} still serves the certificate of before; {why} says why, site.yml reloads it"
         if self.days < ALARM_DAYS:
             return f"{self.app}: its certificate ends on {self.until}, in {self.days} days; it should have been renewed"
         return ""
 
-    def row(self) -> tuple[str, ...]:
-        """Return what the table shows."""
-        if self.kind == "missing":
-            return (self.app, self.kind, "", "", "", "")
-        return (self.app, self.kind, self.issuer, self.until, str(self.days), ", ".join(self.names))
 
-
-def certificates(wanted: Mapping[str, Request], read_at: float, base: Path = Path("/")) -> Iterator[CertificateState]:
+def certificates(
+    wanted: Mapping[str, Request], of: str, readers: Mapping[str, float], base: Path = Path("/")
+) -> Iterator[CertificateState]:
     """Yield the certificate of each app that has one, or has to have one.
 
-    :arg read_at: when nginx last read its files, in unix time.
+    :arg of: the set that they are in.
+    :arg readers: the services that read them, and when each last did, in unix time.
     :raises CommandError: when the host has no openssl.
     """
     for app, one in wanted.items():
-        place = Place(APP_SET, app, base)
+        place = Place(of, app, base)
         found = read_pair(place)
         if found is None:
             yield CertificateState(app, "missing", [], "", "", 0)
@@ -164,23 +232,13 @@ def certificates(wanted: Mapping[str, Request], read_at: float, base: Path = Pat
             until=date(found.ends),
             days=found.days(time.time()),
             lacking=found.missing(one.domains),
-            served=not newer([place.chain], read_at),
+            stale=[name for name, read_at in readers.items() if newer([place.chain], read_at)],
         )
-
-
-def table(headings: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Return the rows as lines of a table; nothing without any."""
-    if not rows:
-        return []
-    cells = [tuple(headings), *rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
 def _process(generation: Generation, worker: str, info: supervisord.ProcessInfo) -> Process:
     layout, slot, number = generation.layout, generation.slot, int(info.name)
     alive = info.pid > 0 and proc.stat(info.pid) is not None
-    directory = proc.PROC / str(info.pid)
     return Process(
         app=layout.app,
         slot=slot,
@@ -193,9 +251,9 @@ def _process(generation: Generation, worker: str, info: supervisord.ProcessInfo)
         uptime=proc.uptime(info.pid) if alive else 0,
         restarts=_restarts(layout.starts(slot, number, worker)),
         connections=0 if worker else _connections(generation, number, info.pid),
-        open_files=len(list((directory / "fd").iterdir())) if alive else 0,
+        open_files=proc.open_files(info.pid),
         open_files_limit=open_files_of(info.pid)[0] if alive else 0,
-        rss=int((directory / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if alive else 0,
+        rss=proc.rss(info.pid),
         health=0 if worker else _health(generation, number),
     )
 

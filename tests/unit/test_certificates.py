@@ -277,7 +277,7 @@ def test_with_the_last_certificate_the_hook_goes(tmp_path: Path) -> None:
 
 def test_a_certificate_that_needs_somebody_is_a_problem(tmp_path: Path) -> None:
     def state(provider: str, *domains: str, read_at: float = time.time() + 60) -> CertificateState:
-        return next(certificates(parse_wanted({"shop": entry(provider, *domains)}), read_at, tmp_path))
+        return next(certificates(parse_wanted({"shop": entry(provider, *domains)}), "app", {"nginx": read_at}, tmp_path))
 
     assert state("self_signed").problem == "shop: its certificate is missing, or its key; site.yml makes one"
     written(keeper(tmp_path, shop=entry("self_signed"))._files("shop"))

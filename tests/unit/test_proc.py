@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +63,13 @@ def test_a_program_may_be_called_anything() -> None:
         assert proc.parent(process.pid) == os.getpid()
         assert process.pid in proc.children(os.getpid())
         process.kill()
+
+
+def test_what_a_process_uses_is_nothing_once_it_has_ended(tmp_path: Path) -> None:
+    before = proc.open_files(os.getpid())
+    with (tmp_path / "one").open("w"):
+        assert proc.open_files(os.getpid()) == before + 1
+    assert proc.rss(os.getpid()) > 1 << 20
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    assert (proc.open_files(ended.pid), proc.rss(ended.pid)) == (0, 0)

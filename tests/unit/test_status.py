@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.status import HEADINGS, Process, _restarts, table
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.status import App, CertificateState, Process, _restarts, look_at_app
 
 
 def process(**changes: Any) -> Process:
@@ -30,25 +32,65 @@ def process(**changes: Any) -> Process:
     return Process(**(fields | changes))
 
 
-def test_a_row_shows_what_an_operator_asks_for() -> None:
-    row = dict(zip(HEADINGS, process().row(), strict=True))
-    assert (row["uptime"], row["files"], row["MiB"], row["health"]) == ("1d 02:03:04", "20/16384", "31", "200")
-
-
-def test_a_slot_that_is_not_served_says_so() -> None:
-    assert process(live=False).row()[1] == "a (not live)"
-
-
-def test_columns_line_up() -> None:
-    heading, first, second = table(HEADINGS, [process().row(), process(pid=12_345, health=0).row()])
-    assert heading.index("uptime") == first.index("1d") == second.index("1d")
-    assert second.endswith("no answer")
-
-
-@pytest.mark.parametrize("changes", [{"state": "FATAL"}, {"health": 0}, {"health": 500}])
+@pytest.mark.parametrize("changes", [{"state": "FATAL"}, {"health": 0}, {"health": 500}, {"worker": "queue", "state": "EXITED"}])
 def test_well_is_running_and_healthy(changes: dict[str, Any]) -> None:
-    assert process().well
-    assert not process(**changes).well
+    assert process().problem == ""
+    assert process(worker="queue", health=0).problem == "", "nothing asks a worker how it is"
+    assert process(**changes).problem
+
+
+def test_the_problem_names_the_process() -> None:
+    assert process(state="STOPPED", health=0).problem == "shop: process a/0 is STOPPED, health 0"
+
+
+def test_what_still_serves_a_certificate_of_before_is_named_with_what_says_why() -> None:
+    found = CertificateState("shop", "files", ["shop.test"], "CN=ca", "2030-01-01", 90, stale=["haproxy"])
+    assert "haproxy still serves the certificate of before; haproxy -c -f /etc/haproxy/haproxy.cfg says why" in found.problem
+
+
+def release(base: Path, name: str, **changes: Any) -> Layout:
+    """Make a release of the app shop in slot a and serve it."""
+    layout = Layout("shop", base)
+    description = {"id": name, "revision": "8f2b1c0d", "processes": 2, "built": "2026-01-01", "by": "alice", "environment": {}}
+    directory = layout.release(name)
+    (directory / "venv/lib/python3.13/site-packages/tornado-6.6.dist-info").mkdir(parents=True)
+    (directory / "venv/pyvenv.cfg").write_text("home = /usr/bin\nversion_info = 3.13.5\n")
+    (directory / "release.json").write_text(json.dumps(description | changes))
+    for file in ("secrets.json", "launch.py", "runner.py"):
+        (directory / file).write_text("{}")
+    layout.slot("a").mkdir(parents=True)
+    (layout.slot("a") / "release").symlink_to(f"../../releases/{name}")
+    layout.live.symlink_to("slots/a")
+    return layout
+
+
+def test_an_app_is_the_release_that_is_live_and_what_it_runs_with(tmp_path: Path) -> None:
+    layout = release(tmp_path, "1f2e")
+    layout.history.write_text(json.dumps([{"release": "1f2e", "revision": "8f2b1c0d", "at": "2026-01-02T03:04:05", "by": "bob"}]))
+    found = look_at_app(layout)
+    assert (found.release, found.revision, found.slot, found.since, found.by) == (
+        "1f2e",
+        "8f2b1c0d",
+        "a",
+        "2026-01-02T03:04:05",
+        "bob",
+    )
+    assert (found.tornado, found.python, found.processes, found.problem) == ("6.6", "3.13.5", 2, "")
+
+
+def test_hosts_that_were_told_the_same_have_the_same_content_and_no_others(tmp_path: Path) -> None:
+    one = look_at_app(release(tmp_path / "one", "1f2e"))
+    other = look_at_app(release(tmp_path / "other", "3d4c", processes=8, built="2026-02-02", by="bob"))
+    assert one.content == other.content
+    assert look_at_app(release(tmp_path / "third", "5b6a", environment={"THEME": "dark"})).content != one.content
+    layout = release(tmp_path / "fourth", "7988")
+    (layout.release("7988") / "secrets.json").write_text('{"KEY": "x"}')
+    assert look_at_app(layout).content != one.content
+
+
+def test_an_app_without_a_release_is_a_problem_unless_it_is_to_be_pushed(tmp_path: Path) -> None:
+    assert look_at_app(Layout("shop", tmp_path)).problem == "shop: is not served"
+    assert App("shop", awaited=True).problem == ""
 
 
 @pytest.mark.parametrize(("lines", "restarts"), [(0, 0), (1, 0), (3, 2)])

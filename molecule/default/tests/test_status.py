@@ -1,12 +1,16 @@
-"""What the status says of a host, and with which exit status."""
+"""What the status says of a host, with which exit status, and how that is to be read."""
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from pathlib import Path
 
+from selenium.webdriver.common.by import By
 from testinfra.host import Host
 
+from tests.browser import chromium, is_too_wide, show_as
 from tests.remote import Site, address, processes, run_playbook
 
 HOST = "debian13"
@@ -23,7 +27,7 @@ def test_the_status_is_right_and_its_exit_status_says_whether_all_is_well(host: 
     running = processes(host, "sample") | processes(host, "plain")
     status, output = look("-e", f"json={tmp_path}/status.json")
     assert status == 0, output
-    found = json.loads((tmp_path / "status.json").read_text())[HOST]["processes"]
+    found = json.loads((tmp_path / "status.json").read_text())["hosts"][HOST]["processes"]
     assert {f"{one['app']}-{one['slot']}:{one['process']}": one["pid"] for one in found} == running
     assert {one["open_files_limit"] for one in found} == {16_384, 4_096}
     assert {one["release"] for one in found if one["app"] == "sample"} == {site.get("/whoami").json["release"]}
@@ -34,3 +38,31 @@ def test_the_status_is_right_and_its_exit_status_says_whether_all_is_well(host: 
     host.run_expect([0], f"supervisorctl start {name}")
     assert status != 0
     assert f"sample: process {name.removeprefix('sample-').replace(':', '/')} is STOPPED, health 0" in output
+
+
+def test_the_page_reads_well_on_a_phone_on_a_screen_and_in_print(host: Host, tmp_path: Path) -> None:
+    page = tmp_path / "status.html"
+    status, output = run_playbook("playbooks/status.yml", HOST, "-e", f"html={page}")
+    assert status == 0, output
+    running = processes(host, "sample") | processes(host, "plain")
+    with chromium() as driver:
+
+        def displayed(width: int, **how: str) -> dict[str, str]:
+            show_as(driver, width=width, **how)
+            driver.get(page.as_uri())
+            assert not is_too_wide(driver), width
+            head = driver.find_element(By.CSS_SELECTOR, "#processes thead").value_of_css_property("display")
+            ground = driver.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
+            return {"text": driver.find_element(By.TAG_NAME, "body").text, "head": head, "ground": ground}
+
+        screen, phone, dark = displayed(1280), displayed(360), displayed(360, scheme="dark")
+        paper = displayed(1032, media="print", scheme="dark")  # A4 across, without its margins
+        assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0, "it needs another file"
+        printed = driver.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})
+    for shown in (screen, phone, dark, paper):
+        assert shown["text"].startswith("All is well\n1 of 1 hosts")
+        assert {str(pid) for pid in running.values()} <= set(re.findall(r"\d+", shown["text"]))
+    assert (screen["head"], phone["head"], paper["head"]) == ("table-header-group", "none", "table-header-group")
+    assert dark["ground"] != phone["ground"] == paper["ground"]
+    width, height = re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", base64.b64decode(printed["data"]))[0]
+    assert float(width) > float(height), "its tables want paper across"

@@ -157,7 +157,7 @@ def test_a_worker_that_ends_is_started_again_and_the_status_counts_it_whatever_t
     status, output = run_playbook("playbooks/status.yml", HOST, "-e", f"json={tmp_path}/status.json")
     assert status != 0
     assert "paas: is on this host and not in tornado_apps; remove.yml ends it" in re.sub(r"\s+", " ", output)
-    found = json.loads((tmp_path / "status.json").read_text())[HOST]["processes"]
+    found = json.loads((tmp_path / "status.json").read_text())["hosts"][HOST]["processes"]
     assert {(one["worker"], one["process"]): one["restarts"] for one in found if one["app"] == "paas"} == {
         ("", 0): 0,
         ("worker", 0): 1,
