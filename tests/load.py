@@ -15,6 +15,7 @@ import itertools
 import json
 import math
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -27,10 +28,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tornado.httpclient import HTTPError, HTTPRequest
+from tornado.netutil import DefaultExecutorResolver, OverrideResolver
 from tornado.websocket import WebSocketClientConnection, WebSocketClosedError, WebSocketError, websocket_connect
-
-#: Seconds after which a request counts as failed.
-TIMEOUT = 30.0
 
 #: How a server tells the client of a websocket to connect again: going away, and service restart (RFC 6455, 7.4.1).
 RECONNECT = ("1001", "1012")
@@ -38,8 +37,11 @@ RECONNECT = ("1001", "1012")
 #: What is counted of a websocket that ends without a close frame.
 BROKEN = "broken"
 
-#: Reasons of failures that are kept.
+#: Failures whose reasons are shown.
 SHOWN_REASONS = 5
+
+#: Seconds from which on an answer is one that was held up.
+SLOW = 1.0
 
 
 class Latency(NamedTuple):
@@ -56,21 +58,37 @@ class Result:
 
     ``requests`` are all that were sent, long-polls too; ``failed`` were answered by anything but 2xx, or not at all.
     ``closes`` counts how websockets ended, by close code; ``exchanges`` are begin (``time.time()``) and seconds of each
-    answered request that is no long-poll.
+    answered request that is no long-poll, ``failures`` begin, seconds and reason of each failed one; ``notes`` is what
+    was sent by the POSTs that were answered.
     """
 
     requests: int = 0
-    failed: int = 0
     repeated: int = 0
     reconnects: int = 0
-    posted: int = 0
     lost: int = 0
     doubled: int = 0
     polled: int = 0
     messages: int = 0
     closes: dict[str, int] = field(default_factory=dict)
-    reasons: list[str] = field(default_factory=list)
     exchanges: list[tuple[float, float]] = field(default_factory=list)
+    failures: list[tuple[float, float, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def failed(self) -> int:
+        """Requests that failed."""
+        return len(self.failures)
+
+    @property
+    def posted(self) -> int:
+        """POSTs that were answered."""
+        return len(self.notes)
+
+    @property
+    def reasons(self) -> list[str]:
+        """The reasons of the first failures, each with the time at which it was noticed."""
+        shown = self.failures[:SHOWN_REASONS]
+        return [f"{time.strftime('%H:%M:%S', time.localtime(began + seconds))} {reason}" for began, seconds, reason in shown]
 
     @property
     def cut(self) -> int:
@@ -82,11 +100,21 @@ class Result:
         found = sorted(1000 * seconds for began, seconds in self.exchanges if began < end and began + seconds > begin)
         return Latency(*(found[int(share * (len(found) - 1))] for share in (0.5, 0.99, 1.0))) if found else Latency(0, 0, 0)
 
-    def fail(self, reason: str) -> None:
-        """Count a failure."""
-        self.failed += 1
-        if len(self.reasons) < SHOWN_REASONS:
-            self.reasons.append(f"{time.strftime('%H:%M:%S')} {reason}")
+    def whole_after(self, moment: float) -> float:
+        """Return the seconds from ``moment`` until requests that are sent are answered, and within `SLOW` seconds."""
+        slow = [began for began, seconds in self.exchanges if seconds >= SLOW]
+        failed = [began for began, _, _ in self.failures]
+        return max([0.0, *(began - moment for began in slow + failed)])
+
+    def compare(self, recorded: str) -> None:
+        """Count which of the notes that were answered are lost or doubled in what has been recorded, a line each."""
+        counts = Counter(recorded.split())
+        self.lost = sum(counts[note] == 0 for note in self.notes)
+        self.doubled = sum(counts[note] > 1 for note in self.notes)
+
+    def fail(self, began: float, reason: str) -> None:
+        """Count a failure of a request that was sent at ``began``."""
+        self.failures.append((round(began, 4), round(time.time() - began, 4), reason))
 
 
 def table(results: Mapping[str, Result]) -> list[str]:
@@ -107,20 +135,42 @@ def table(results: Mapping[str, Result]) -> list[str]:
 class Shape:
     """What is sent. Each connection of ``connections`` alternates between a GET and a POST, ``pause`` seconds apart.
 
-    An empty path leaves out what it is for. What ``post`` is sent, a line each, has to be in what a GET of it answers.
+    An empty path leaves out what it is for. What ``post`` is sent, a line each, has to be in what a GET of ``recorded``
+    answers; if that is empty, whoever has the result looks (`Result.compare`). ``expected`` has to be in each answer to
+    ``get``. What is not answered within ``timeout`` seconds has failed. The scheme ``https`` takes any certificate; without
+    a ``port`` it is the scheme's own.
     """
 
     address: str
-    port: int = 80
+    port: int = 0
+    scheme: str = "http"
     host: str = ""
     connections: int = 40
     polls: int = 4
     websockets: int = 4
     pause: float = 0.1
+    timeout: float = 30.0
     get: str = "/whoami"
+    expected: str = ""
     post: str = "/notes"
+    recorded: str = "/notes"
     poll: str = "/sleep?seconds=5"
     websocket: str = "/ws"
+
+    @property
+    def clients(self) -> int:
+        """How many there are, each with one request at a time."""
+        return self.connections + self.polls + self.websockets
+
+    @property
+    def authority(self) -> tuple[str, int]:
+        """The name of the site, and its port."""
+        return self.host or self.address, self.port or (443 if self.scheme == "https" else 80)
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """What is expected of the certificate: nothing."""
+        return ssl._create_unverified_context() if self.scheme == "https" else None
 
 
 class Load:
@@ -164,7 +214,6 @@ class Generator:
         """Nothing is sent yet."""
         self.shape = shape
         self.result = Result()
-        self.posted: list[str] = []
         self.stopping = asyncio.Event()
 
     async def run(self) -> Result:
@@ -180,8 +229,9 @@ class Generator:
         for ended in await asyncio.gather(*waiting, return_exceptions=True):
             if isinstance(ended, Exception):
                 raise ended
-        if shape.post:
-            await self.compare()
+        if shape.post and shape.recorded:
+            content = await Connection(shape, self.result).ask("GET", shape.recorded)
+            self.result.compare((content or b"").decode())
         return self.result
 
     async def keep_busy(self, number: int) -> None:
@@ -195,9 +245,9 @@ class Generator:
             if turn % 2 and self.shape.post:
                 note = uuid.uuid4().hex
                 answer = await connection.ask("POST", self.shape.post, note.encode())
-                self.posted += [note] * (answer is not None)
+                self.result.notes += [note] * (answer is not None)
             else:
-                answer = await connection.ask("GET", self.shape.get)
+                answer = await connection.ask("GET", self.shape.get, expected=self.shape.expected)
             if answer is not None:
                 self.result.exchanges.append((round(began, 4), round(time.monotonic() - start, 5)))
             await asyncio.sleep(self.shape.pause)
@@ -214,47 +264,42 @@ class Generator:
     async def keep_talking(self) -> None:
         """Hold a websocket, and open another one whenever it is closed."""
         shape = self.shape
-        url = f"ws://{shape.address}:{shape.port}{shape.websocket}"
-        request = HTTPRequest(url, headers={"Host": shape.host or shape.address}, connect_timeout=TIMEOUT)
+        host, port = shape.authority
+        url = f"{shape.scheme.replace('http', 'ws')}://{host}:{port}{shape.websocket}"
+        request = HTTPRequest(url, headers={"Host": host}, ssl_options=shape.tls, connect_timeout=shape.timeout)
+        resolver = OverrideResolver(resolver=DefaultExecutorResolver(), mapping={host: shape.address})
         for attempt in itertools.count():
             self.result.requests += 1
             self.result.reconnects += attempt > 0
+            began = time.time()
             try:
-                socket = await websocket_connect(request)
+                socket = await websocket_connect(request, resolver=resolver)
             except (OSError, HTTPError, WebSocketError) as error:
-                self.result.fail(f"websocket: {error}")
+                self.result.fail(began, f"websocket: {error}")
                 await asyncio.sleep(shape.pause)
                 continue
             with contextlib.suppress(WebSocketClosedError):
-                await self.talk(socket)
+                await self.talk(socket, began)
             code = str(socket.close_code or BROKEN)
             self.result.closes[code] = self.result.closes.get(code, 0) + 1
 
-    async def talk(self, socket: WebSocketClientConnection) -> None:
-        """Send messages that have to come back, until the websocket is closed."""
+    async def talk(self, socket: WebSocketClientConnection, began: float) -> None:
+        """Send messages that have to come back, until the websocket is closed: one request, which was sent at ``began``."""
         for number in itertools.count():
             await socket.write_message(str(number))
             try:
-                async with asyncio.timeout(TIMEOUT):
+                async with asyncio.timeout(self.shape.timeout):
                     answer = await socket.read_message()
             except TimeoutError:
-                self.result.fail(f"websocket: no answer within {TIMEOUT:g} s")
+                self.result.fail(began, f"websocket: no answer within {self.shape.timeout:g} s")
                 return socket.close()
             if answer is None:
                 return None
             self.result.messages += 1
             if answer != str(number):
-                self.result.fail(f"websocket: answered {answer!r} to {number}")
+                self.result.fail(began, f"websocket: answered {answer!r} to {number}")
             await asyncio.sleep(self.shape.pause)
         return None
-
-    async def compare(self) -> None:
-        """Look which of the notes that were answered are there, and how often."""
-        content = await Connection(self.shape, self.result).ask("GET", self.shape.post)
-        recorded = Counter((content or b"").decode().split())
-        self.result.posted = len(self.posted)
-        self.result.lost = sum(recorded[note] == 0 for note in self.posted)
-        self.result.doubled = sum(recorded[note] > 1 for note in self.posted)
 
 
 class UnansweredError(Exception):
@@ -270,24 +315,28 @@ class Connection:
         self.result = result
         self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(self, method: str, path: str, body: bytes = b"") -> bytes | None:
-        """Return the body of a successful answer; a failure is counted, and None."""
+    async def ask(self, method: str, path: str, body: bytes = b"", expected: str = "") -> bytes | None:
+        """Return the body of a successful answer that has ``expected`` in it; a failure is counted, and None."""
         self.result.requests += 1
+        began = time.time()
         try:
-            async with asyncio.timeout(TIMEOUT):
+            async with asyncio.timeout(self.shape.timeout):
                 status, content = await self.exchange(method, path, body)
         except TimeoutError:
             self.close()
-            self.result.fail(f"{method} {path}: no answer within {TIMEOUT:g} s")
+            self.result.fail(began, f"{method} {path}: no answer within {self.shape.timeout:g} s")
             return None
         except (OSError, EOFError, UnansweredError, ValueError, KeyError) as error:
             self.close()
-            self.result.fail(f"{method} {path}: {type(error).__name__} {error}")
+            self.result.fail(began, f"{method} {path}: {type(error).__name__} {error}")
             return None
-        if 200 <= status < 300:
-            return content
-        self.result.fail(f"{method} {path}: status {status}")
-        return None
+        if not 200 <= status < 300:
+            self.result.fail(began, f"{method} {path}: status {status}")
+            return None
+        if expected.encode() not in content:
+            self.result.fail(began, f"{method} {path}: {content[:200]!r} has no {expected}")
+            return None
+        return content
 
     async def exchange(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         """Send a request, once more if the server closed a kept connection meanwhile; return status and body."""
@@ -308,9 +357,11 @@ class Connection:
     async def send(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         """Send a request and return the answer's status and body."""
         if self.streams is None:
-            self.streams = await asyncio.open_connection(self.shape.address, self.shape.port)
+            host, port = self.shape.authority
+            tls = self.shape.tls
+            self.streams = await asyncio.open_connection(self.shape.address, port, ssl=tls, server_hostname=host if tls else None)
         reader, writer = self.streams
-        lines = [f"{method} {path} HTTP/1.1", f"Host: {self.shape.host or self.shape.address}", f"Content-Length: {len(body)}"]
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {self.shape.authority[0]}", f"Content-Length: {len(body)}"]
         writer.write("\r\n".join([*lines, "", ""]).encode() + body)
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")

@@ -260,11 +260,11 @@ def extra(directory: Path, variables: dict[str, Any]) -> list[str]:
     return ["-e", f"@{file}"]
 
 
-def run_playbook(playbook: str, name: str, *options: str) -> tuple[int, str]:
-    """Run a playbook on a host or a group of the scenario; return its exit status and all it printed."""
+def run_playbook(playbook: str, name: str, *options: str, seconds: float = 300) -> tuple[int, str]:
+    """Run a playbook on a host or a group of the scenario, for ``seconds`` at most; return its exit status and all it printed."""
     with start_playbook(playbook, name, *options) as process:
         try:
-            output, _ = process.communicate(timeout=300)
+            output, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             kill_playbook(process)
             raise

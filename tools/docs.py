@@ -23,7 +23,13 @@ ENTRY_POINTS = {
 #: The role's other variables: type, default, and what they are for.
 OPTIONS = {
     "app_names": ("list", "[]", "Apps that are dealt with; all of C(tornado_apps) if empty."),
+    "app_proxy": (
+        "str",
+        "nginx",
+        "What leads to the apps. C(haproxy) is for a host without balancers, and apps that want nothing only nginx can do.",
+    ),
     "app_versions": ("dict", "{}", "Versions that take the place of the entries' own, by app."),
+    "app_tls": ("bool", "true", "Whether the apps' TLS ends at this host; false behind a balancer that ends it."),
     "app_wait": ("int", "60", "Seconds that another deploy of an app on the host is waited for."),
 }
 

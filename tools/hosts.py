@@ -106,6 +106,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     listing.add_argument("--json", action="store_true", help="in the words of Molecule's instance_config.yml")
     reboot = commands.add_parser("reboot", parents=[common], help="reboot a host and wait until it runs")
     reboot.add_argument("names", nargs="+", metavar="NAME")
+    off = commands.add_parser("off", parents=[common], help="cut a host's power; `up` boots it again")
+    off.add_argument("names", nargs="+", metavar="NAME")
     ssh = commands.add_parser("ssh", parents=[common], help="run a command on a host as root, or without one a shell")
     ssh.add_argument("names", nargs=1, metavar="NAME")
     ssh.add_argument("remote", nargs=argparse.REMAINDER, metavar="COMMAND")
@@ -155,8 +157,9 @@ def perform(arguments: argparse.Namespace) -> None:
             fleet.down(names)
             say(f"Removed {', '.join(names) or 'what was left'}")
         else:
+            act = fleet.off if arguments.command == "off" else fleet.reboot
             for name in names:
-                fleet.reboot(name)
+                act(name)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -18,7 +21,8 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 from tornado.websocket import WebSocketHandler, WebSocketProtocol13
 
-from tests.load import Load, Result, table
+from tests.load import SLOW, Load, Result, table
+from tests.pki import Authority
 
 #: Few clients, who are quick: the tests are to be short.
 SHAPE = {"connections": 4, "polls": 1, "websockets": 2, "pause": 0.02}
@@ -55,13 +59,13 @@ def server(copies: Callable[[int], int] = lambda _turn: 1, **handlers: type[Requ
 
 
 @contextmanager
-def serving(application: Application) -> Iterator[int]:
+def serving(application: Application, tls: ssl.SSLContext | None = None) -> Iterator[int]:
     """Serve an application from another thread; give the port."""
     ready, stop, loops = threading.Event(), asyncio.Event(), list[asyncio.AbstractEventLoop]()
     sockets = bind_sockets(0, "127.0.0.1")
 
     async def serve() -> None:
-        HTTPServer(application).add_sockets(sockets)
+        HTTPServer(application, ssl_options=tls).add_sockets(sockets)
         loops.append(asyncio.get_running_loop())
         ready.set()
         await stop.wait()
@@ -81,8 +85,8 @@ def noticed() -> Iterator[Callable[..., Result]]:
     """Return a function that lets the clients talk to a server for a moment, and returns what they noticed."""
     with ExitStack() as servers:
 
-        def noticed(application: Application, **shape: Any) -> Result:
-            port = servers.enter_context(serving(application))
+        def noticed(application: Application, tls: ssl.SSLContext | None = None, **shape: Any) -> Result:
+            port = servers.enter_context(serving(application, tls))
             with Load("127.0.0.1", port=port, **SHAPE | shape) as load:
                 time.sleep(1)
             return load.result
@@ -101,6 +105,58 @@ def test_nothing_when_all_goes_well(noticed: Callable[..., Result]) -> None:
     assert 0 < latency.p50 <= latency.p99 <= latency.highest < 1000
     assert result.latency(end=min(began for began, _ in result.exchanges)).highest == 0
     assert str(result.requests) in "\n".join(table({"well": result}))
+
+
+def test_the_same_over_tls(noticed: Callable[..., Result], tmp_path: Path) -> None:
+    files = Authority("test", datetime.now(UTC)).leaf("site.test").write(tmp_path)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(files["certificate"], files["key"])
+    names = []
+    tls.sni_callback = lambda _socket, name, _context: names.append(name)
+
+    class Here(Short):
+        def get(self) -> None:
+            self.write(f"{self.request.protocol} {self.request.host_name}\n")
+
+    result = noticed(server(whoami=Here), tls, scheme="https", host="site.test", expected="https site.test")
+    assert set(names) == {"site.test"}
+    assert result.requests > 50
+    assert result.messages > 20
+    assert (result.failed, result.repeated, result.lost, result.doubled, result.cut) == (0, 0, 0, 0, 0)
+
+
+def test_answers_that_say_something_else(noticed: Callable[..., Result]) -> None:
+    result = noticed(server(), expected="there")
+    assert result.failed > 5
+    assert "GET /whoami: b'here\\n' has no there" in result.reasons[0]
+
+
+def test_when_all_is_well_again(noticed: Callable[..., Result]) -> None:
+    class Held(RequestHandler):
+        held: ClassVar[list[float]] = []
+
+        async def get(self) -> None:
+            if not self.held:
+                self.held.append(time.time())
+                await asyncio.sleep(SLOW + 0.3)
+                self.held.append(time.time())
+            elif len(self.held) == 2:
+                self.held.append(time.time())
+                self.send_error(500)
+
+    began = time.time()
+    result = noticed(server(whoami=Held), connections=1)
+    assert result.failed == 1
+    assert Held.held[1] < began + result.whole_after(began) < Held.held[2]
+    assert result.whole_after(time.time()) == 0
+
+
+def test_notes_that_whoever_has_the_result_looks_for(noticed: Callable[..., Result]) -> None:
+    result = noticed(server(lambda _turn: 0), recorded="")
+    assert (result.failed, result.lost) == (0, 0)
+    _lost, second, *others = result.notes
+    result.compare("\n".join([*others, *others[:1], second, "from-elsewhere"]))
+    assert (result.posted, result.lost, result.doubled) == (len(others) + 2, 1, 1)
 
 
 def test_answers_that_are_no_success(noticed: Callable[..., Result]) -> None:

@@ -1,0 +1,139 @@
+"""What fails: only requests that are in flight on what died may fail, once, and soon all is as before."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fleet import CUT, MEND, SCHEMES, Clients, Fleet, entry, harm, power, power_off
+from tests.remote import deploy, done, eventually, processes
+
+#: An app host that is neither the first member of the database nor of the lock servers.
+VICTIM = "web3"
+
+#: What is written to while an app serves and is deployed, but for its sockets.
+WRITTEN = "/srv/sample/releases /srv/sample/environments /srv/sample/shared /var/log /var/lib/nginx /tmp /var/tmp"
+
+#: Fills the disk as far as it is theirs: reads go on, and the next write has no space left. Logs are opened anew.
+FILL = f"""
+mkdir /run/full && mount -t tmpfs -o size=256k,mode=755 tmpfs /run/full
+for directory in {WRITTEN}; do
+    over=/run/full$(echo $directory | tr / -)
+    mkdir $over $over/upper $over/work && chown --reference=$directory $over/upper && chmod --reference=$directory $over/upper
+    mount -t overlay -o lowerdir=$directory,upperdir=$over/upper,workdir=$over/work overlay $directory || exit
+done
+head -c 1m /dev/zero > /run/full/zero 2> /dev/null
+nginx -s reopen && supervisorctl pid | xargs kill -USR2
+! echo full > /srv/sample/shared/new
+"""
+FREE = f"umount -l {WRITTEN} /run/full && rmdir /run/full && nginx -s reopen && supervisorctl pid | xargs kill -USR2"
+
+
+@pytest.fixture
+def disk_full(fleet: Fleet) -> Iterator[Callable[[], object]]:
+    """Return a function that fills an app host's disk; it has space again afterwards."""
+    host = fleet.hosts[VICTIM]
+    yield lambda: host.check_output(FILL)
+    host.check_output(FREE)
+
+
+def test_a_tornado_is_killed(fleet: Fleet, clients: Clients) -> None:
+    before = processes(fleet.hosts[VICTIM], "sample")
+    with clients("a Tornado is killed") as traffic:
+        traffic.strike(lambda: harm(fleet.hosts[VICTIM], f"kill -KILL {min(before.values())}"))
+    assert len(set(processes(fleet.hosts[VICTIM], "sample").values()) & set(before.values())) == 1
+
+
+def test_nginx_is_killed(fleet: Fleet, clients: Clients) -> None:
+    with clients("nginx is killed") as traffic:
+        traffic.strike(lambda: harm(fleet.hosts[VICTIM], "pkill -KILL -x nginx"))
+        eventually(fleet.whole)
+
+
+def test_haproxy_is_killed(fleet: Fleet, clients: Clients) -> None:
+    active = fleet.hosts[fleet.active()]
+    with clients("HAProxy is killed") as traffic:
+        # Connections are refused until systemd has started it again.
+        traffic.strike(lambda: harm(active, "pkill -KILL -x haproxy"), lasting=1.0)
+
+
+def test_haproxy_hangs(fleet: Fleet, clients: Clients) -> None:
+    sick = fleet.hosts[(name := fleet.active())]
+    try:
+        with clients("HAProxy hangs") as traffic:
+            # The kernel goes on taking connections for it, until the address has moved.
+            traffic.strike(lambda: harm(sick, "pkill -STOP -x haproxy"), lasting=2.5)
+            assert fleet.active() != name
+    finally:
+        sick.check_output("pkill -CONT -x haproxy")
+    with clients("HAProxy goes on"):
+        eventually(fleet.whole)
+        assert fleet.active() != name, "the address stays: to take it back would cut connections"
+
+
+def test_an_app_host_loses_its_power_and_misses_a_deploy(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
+    others = set(fleet.app_hosts) - {VICTIM}
+    dark = entry(env={"SAMPLE_THEME": "dark"})
+    with clients("an app host loses its power") as traffic:
+        traffic.strike(lambda: power_off(VICTIM))
+        assert fleet.serving() == others
+        power("up", VICTIM)
+    with clients("the app host is back"):
+        eventually(fleet.whole, 60)
+
+    power_off(VICTIM)
+    try:
+        with clients("a deploy without it", post="") as traffic:
+            status, output = deploy("sample", "app_hosts", tmp_path, dark, "-e", "strict=true")
+            assert status != 0
+            assert f"{VICTIM}: cannot be reached, and strict leaves none out; nothing was changed" in output
+            status, output = deploy("sample", "app_hosts", tmp_path, dark)
+            assert status != 0
+            assert re.search(rf"{VICTIM} .* unreachable=1 ", output)
+    finally:
+        power("up", VICTIM)
+    eventually(fleet.whole, 60)
+    assert {name for name, theme in fleet.themes().items() if theme == "dark"} == others
+    with clients("the same again"):
+        done(deploy("sample", "app_hosts", tmp_path, dark))
+    assert set(fleet.themes().values()) == {"dark"}
+
+
+def test_the_active_balancer_loses_its_power(fleet: Fleet, clients: Clients) -> None:
+    name, standby = fleet.active(), fleet.standby()
+    with clients("the active balancer loses its power") as traffic:
+        traffic.strike(lambda: power_off(name))
+    with clients("the balancer is back"):
+        power("up", name)
+        eventually(fleet.whole, 60)
+        assert fleet.active() == standby, "the address stays: to take it back would cut connections"
+
+
+def test_the_link_between_balancer_and_app_host_is_cut(fleet: Fleet, clients: Clients) -> None:
+    name, host = fleet.active(), fleet.hosts[VICTIM]
+    try:
+        with clients("a link is cut") as traffic:
+            traffic.strike(lambda: harm(host, CUT.format(fleet.addresses[name])))
+            assert fleet.servers(name)[VICTIM].startswith("DOWN")
+            assert fleet.servers(fleet.standby())[VICTIM] == "UP"
+        with clients("the link is mended"):
+            host.check_output(MEND)
+            eventually(fleet.whole)
+    finally:
+        host.run(MEND)
+
+
+def test_a_disk_is_full(fleet: Fleet, clients: Clients, disk_full: Callable[[], object], tmp_path: Path) -> None:
+    # What an app itself has to write it cannot; all else goes on.
+    with clients("a disk is full", post="/echo") as traffic:
+        disk_full()
+        status, output = deploy("sample", "app_hosts", tmp_path, entry(env={"SAMPLE_THEME": "light"}))
+        assert status != 0
+        assert VICTIM in output
+        assert "No space left on device" in output
+        assert "light" not in fleet.themes().values()
+        assert fleet.serving() == set(fleet.app_hosts)
+    assert set(traffic.loads) == set(SCHEMES)

@@ -1,0 +1,123 @@
+"""What an operator does to a fleet that is busy: no client notices any of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from testinfra.host import Host
+
+from tests.fleet import APP_HOSTS, BALANCERS, Clients, Fleet, entry
+from tests.remote import deploy, done, eventually, run_playbook
+
+#: Another one after each boot.
+BOOT = "cat /proc/sys/kernel/random/boot_id"
+
+#: Makes packages of a higher version of those that are installed, and a source of them for apt.
+NEWER = r"""
+mkdir --parents /opt/newer && cd /opt/newer
+for name in {}; do
+    apt-get download --quiet --quiet $name && dpkg-deb --raw-extract $name_*.deb tree && rm $name_*.deb || exit
+    sed --in-place '/^Version:/s/$/+newer/' tree/DEBIAN/control
+    dpkg-deb --build --root-owner-group tree $name.deb && rm --recursive tree || exit
+done
+for file in *.deb; do
+    dpkg-deb --field $file
+    digest=$(sha256sum $file | cut --delimiter=' ' --fields=1)
+    printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' $file $(stat --format=%s $file) $digest
+done > Packages
+echo 'deb [trusted=yes] file:/opt/newer ./' > /etc/apt/sources.list.d/newer.list
+"""
+PACKAGES = {"lb": ["haproxy", "keepalived"], "web": ["nginx", "supervisor"]}
+
+
+def boots(fleet: Fleet) -> dict[str, str]:
+    """Return which boot each host is in."""
+    return {name: host.check_output(BOOT) for name, host in fleet.hosts.items()}
+
+
+def versions(host: Host, packages: list[str]) -> list[str]:
+    """Return the versions of installed packages."""
+    return host.check_output(f"dpkg-query --show --showformat='${{Version}}\\n' {' '.join(packages)}").splitlines()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_entries() -> Iterator[None]:
+    """End with the scenario's entry, and nothing left to do."""
+    yield
+    done(run_playbook("site.yml", "all"))
+    output = done(run_playbook("site.yml", "all"))
+    assert len(re.findall(r" changed=0 ", output)) == len(BALANCERS + APP_HOSTS), output
+
+
+def test_batches(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
+    with clients("deploy, two hosts at a time") as traffic:
+        output = done(deploy("sample", "app_hosts", tmp_path, entry(env={"SAMPLE_THEME": "dark"}), "-e", "batch=2"))
+    assert set(fleet.themes().values()) == {"dark"}, output
+    for load in traffic.loads.values():
+        assert load.result.closes.get("1012", 0) >= load.shape.websockets, "all were told to connect again"
+
+
+def test_a_canary_that_does_badly_then_well_and_back(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
+    done(deploy("sample", "app_hosts", tmp_path, entry(env={"SAMPLE_THEME": "dark"})))
+    light = entry(env={"SAMPLE_THEME": "light"})
+    with clients("a canary that its check refuses"):
+        status, output = deploy("sample", "app_hosts", tmp_path, light, "-e", "canary=true", "-e", "check=false")
+    assert status != 0
+    assert fleet.themes() == {"web1": "light", "web2": "dark", "web3": "dark"}, output
+    assert all(f"sample: {name} " in output for name in APP_HOSTS), output
+    assert "playbooks/rollback.yml" in output
+
+    with clients("the same again, and its check is content"):
+        done(deploy("sample", "app_hosts", tmp_path, light, "-e", "canary=true", "-e", "check=true"))
+    assert set(fleet.themes().values()) == {"light"}
+
+    with clients("rollback"):
+        done(run_playbook("playbooks/rollback.yml", "app_hosts", "-e", "app=sample"))
+    assert set(fleet.themes().values()) == {"dark"}
+
+
+def test_a_release_that_is_not_healthy_stops_at_the_canary(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
+    before = fleet.themes()
+    sick = entry(env={"SAMPLE_THEME": "light"}, health={"path": "/none", "timeout": 3})
+    with clients("a canary that is not healthy"):
+        status, output = deploy("sample", "app_hosts", tmp_path, sick, "-e", "canary=true")
+    assert status != 0
+    assert fleet.themes() == before, output
+
+
+def test_reboot(fleet: Fleet, clients: Clients) -> None:
+    before = boots(fleet)
+    with clients("reboot.yml, all hosts", websockets_break=True):
+        done(run_playbook("playbooks/reboot.yml", "all", seconds=600))
+    after = boots(fleet)
+    assert [name for name in before if before[name] == after[name]] == []
+
+
+def test_upgrade(fleet: Fleet, clients: Clients) -> None:
+    for name, host in fleet.hosts.items():
+        host.check_output(NEWER.format(" ".join(PACKAGES[name[:-1]])))
+    fleet.hosts["web2"].check_output("touch /run/reboot-required")
+    before = boots(fleet)
+    with clients("upgrade.yml, all hosts", websockets_break=True):
+        done(run_playbook("playbooks/upgrade.yml", "all", seconds=600))
+    found = {name: versions(host, PACKAGES[name[:-1]]) for name, host in fleet.hosts.items()}
+    assert all(version.endswith("+newer") for one in found.values() for version in one), found
+    after = boots(fleet)
+    assert [name for name in before if before[name] != after[name]] == ["web2"]
+
+
+def test_a_host_is_added_and_removed(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
+    inventory = tmp_path / "hosts.yml"
+    fleet.add("web4", "trixie", inventory)
+    try:
+        with clients("a host is added"):
+            done(run_playbook("site.yml", "all", "-i", str(inventory)))
+            eventually(fleet.whole)
+        with clients("a host is removed"):
+            done(run_playbook("site.yml", "all"))
+            assert fleet.serving() == set(APP_HOSTS)
+    finally:
+        fleet.remove("web4")
