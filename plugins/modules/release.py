@@ -67,6 +67,10 @@ id:
   returned: success
   type: str
   sample: 3f1c0a9be2d4
+live:
+  description: Id of the release that is served meanwhile; empty without any.
+  returned: success
+  type: str
 revision:
   description:
     - What the source is known by. The commit of a git source or of a push, the hash of the files of a path, that of an
@@ -126,7 +130,7 @@ def main() -> None:
         module.no_log_values.update(app.hidden_texts)  # a build may print what it was given
         layout = Layout(app.name)
         if module.check_mode:
-            module.exit_json(**release(module, layout, app))
+            module.exit_json(live=layout.live_release() or "", **release(module, layout, app))
         made = ensure_home(layout)
         with deploy_lock(layout, module.params["builder"], wait=module.params["wait"]) as note:
             note("the build of a release")
@@ -135,7 +139,7 @@ def main() -> None:
             result["changed"] |= made
     except (BuildError, InvalidDataError, LockedError, OSError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(**result)
+    module.exit_json(live=layout.live_release() or "", **result)
 
 
 def release(module: AnsibleModule, layout: Layout, app: App) -> dict[str, Any]:

@@ -81,8 +81,8 @@ slot:
   type: str
   sample: a
 release:
-  description: The release that is served now.
-  returned: success
+  description: The release that is served now; after a failure, too.
+  returned: always
   type: str
 steps:
   description: What was done, in order, and the seconds it took.
@@ -141,7 +141,7 @@ def main() -> None:
             before = served(layout)
             outcome = Switcher(layout, asked, lambda step: note(f"{step} of release {asked.release}")).run()
     except (LockedError, OSError, SwitchError, SupervisorError, ServiceError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=str(error), release=layout.live_release() or "")
     module.exit_json(**dataclasses.asdict(outcome), diff=difference(layout, before, served(layout)))
 
 

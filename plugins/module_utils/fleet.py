@@ -1,0 +1,93 @@
+"""What the hosts of a fleet have to do with each other: where they are, and which balancers lead to which app hosts."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE
+from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+
+#: Where TLS may end, the values of ``fleet_tls_at``.
+TLS_AT = ("balancers", "app_hosts")
+
+
+def fleet_addresses(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the IP address at which each of ``hosts`` is reached by the others.
+
+    That is the variable ``fleet_address`` of the host, else its ``ansible_host``, else its name; names are looked up here.
+
+    :raises InvalidDataError: naming every host that none was found of.
+    """
+    found = {host: resolve(_address(host, hostvars.get(host, {}))) for host in hosts}
+    problems = [f"{host}: has no address that could be found here; set fleet_address" for host, ip in found.items() if not ip]
+    if problems:
+        raise InvalidDataError(problems)
+    return {host: ip for host, ip in found.items() if ip}
+
+
+def resolve(address: str) -> str | None:
+    """Return the IP address that ``address`` is or, of a name, has: its first of IPv4, or of IPv6 when it has no other."""
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        pass
+    try:
+        answers = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return None
+    return str(min(answers, key=lambda answer: answer[0] != socket.AF_INET)[4][0]) if answers else None
+
+
+def tier_problems(
+    apps: object, addresses: Mapping[str, str], backends: Mapping[str, Mapping[str, Any] | None], tls_at: str
+) -> Iterator[str]:
+    """Yield what is wrong between the balancers and the app hosts behind them.
+
+    :arg apps: the value of ``tornado_apps``, whose own mistakes are for the app model to find.
+    :arg addresses: the app hosts' own, by host.
+    :arg backends: ``haproxy_backends`` of each balancer as its inventory has it; None where it follows from the app hosts.
+    :arg tls_at: the value of ``fleet_tls_at``.
+    """
+    if tls_at not in TLS_AT:
+        yield f"fleet_tls_at: must be {' or '.join(TLS_AT)}; found {tls_at!r}"
+    for host in [host for host in backends if host in addresses]:
+        yield f"{host}: is in balancers and in app_hosts, and HAProxy takes the ports of nginx; a balancer is a host of its own"
+    if backends:
+        yield from _certificate_problems(apps)
+    for host, wanted in backends.items():
+        if wanted is not None and not wanted:
+            yield f"haproxy_backends of {host}: is empty, so there is nothing to balance; leave it out to have one of each app"
+        elif wanted is None and not (addresses and apps):
+            yield f"{host}: is in balancers and has no backend; app_hosts needs a host, and {VARIABLE} an app"
+    if backends and None not in backends.values():
+        led_to = {place for wanted in backends.values() for place in _places(wanted or {})}
+        for host in [host for host, address in addresses.items() if led_to and led_to.isdisjoint({host, address})]:
+            yield f"{host}: is in app_hosts, and in no backend of any balancer; add {addresses[host]} to haproxy_backends"
+
+
+def _certificate_problems(apps: object) -> Iterator[str]:
+    for name, entry in apps.items() if isinstance(apps, Mapping) else ():
+        tls = entry.get("tls") if isinstance(entry, Mapping) else None
+        if isinstance(tls, Mapping) and tls.get("provider") == "acme":
+            yield (
+                f"{VARIABLE}.{name}.tls.provider: acme is for hosts without balancers, as yet: an ACME server's questions could "
+                "reach any of a fleet; use files or self_signed"
+            )
+
+
+def _places(backends: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the name and the address of each server; what is no server is for the haproxy role to refuse."""
+    for backend in backends.values():
+        servers = backend.get("servers") if isinstance(backend, Mapping) else None
+        for name, server in servers.items() if isinstance(servers, Mapping) else ():
+            address = server.get("address") if isinstance(server, Mapping) else server
+            yield str(name)
+            yield resolve(urlsplit(f"//{address}").hostname or "") or str(address)
+
+
+def _address(host: str, variables: Mapping[str, Any]) -> str:
+    return str(variables.get("fleet_address") or variables.get("ansible_host") or host)
