@@ -1,0 +1,62 @@
+"""HAProxy in nginx's place, straight to the sockets of the slot that is live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+from tests.load import Load, table
+from tests.remote import VARIABLES, Site, address, deploy, done, run_site
+
+HOST = "debian13"
+testinfra_hosts = [f"ansible://{HOST}"]
+
+
+def variables(**keys: Any) -> dict[str, Any]:
+    """Return the variables under which HAProxy leads to the sample app, of whose static files it has none."""
+    entry = {key: value for key, value in VARIABLES["tornado_apps"]["sample"].items() if key != "static"}
+    return {"app_proxy": "haproxy", "tornado_apps": {"sample": entry | keys}}
+
+
+@pytest.fixture(scope="module")
+def site(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Have HAProxy serve; afterwards nginx does so again."""
+    directory = tmp_path_factory.mktemp("haproxy")
+    host.check_output("systemctl stop nginx")
+    try:
+        done(run_site(HOST, directory, variables()))
+        yield Site(address(host))
+    finally:
+        host.check_output("systemctl disable --now haproxy && systemctl start nginx")
+        done(run_site(HOST, directory, {}))
+
+
+def test_new_code_behind_haproxy(site: Site, tmp_path: Path) -> None:
+    told = site.get("/whoami", X_Forwarded_For="192.0.2.1", X_Real_IP="192.0.2.1", X_Forwarded_Proto="https", X_Scheme="https")
+    assert (told.json["remote_ip"], told.json["protocol"]) == (site.client_address, "http")
+    with Load(site.address, websockets=4) as load:
+        for theme in ("dark", "light"):
+            done(deploy("sample", HOST, tmp_path, variables(env={"SAMPLE_THEME": theme})))
+    result = load.result
+    shown = "\n".join(table({"deploys behind HAProxy": result}))
+    assert result.requests > 100, shown
+    assert result.posted > 10, shown
+    assert result.messages > 10, shown
+    assert (result.failed, result.lost, result.doubled, result.cut) == (0, 0, 0, 0), shown
+    assert 'data-theme="light"' in site.get("/").body.decode()
+    assert "changed=0" in done(run_site(HOST, tmp_path, variables(env={"SAMPLE_THEME": "light"})))
+
+
+def test_what_haproxy_cannot_do_is_refused_before_anything_changes(site: Site, tmp_path: Path) -> None:
+    status, output = run_site(
+        HOST, tmp_path, variables(static={"path": "sample_app/static"}, paths={"/live/": {"buffering": False}})
+    )
+    assert status != 0
+    for key in ("static", "paths"):
+        assert f"tornado_apps.sample.{key}: is for nginx, and HAProxy is in its place" in " ".join(output.split())
+    assert "changed=0" in output
+    assert site.get("/whoami").status == 200
