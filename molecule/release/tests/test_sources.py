@@ -307,10 +307,11 @@ def refusals(sources: Sources, repository: dict[str, Any], served: dict[str, Any
     path = str(sources.tree("unhashed", requirements_txt=f"{TORNADO} --hash=sha256:{'0' * 64}\n"))
     yield {"source": {"path": path}}, r"source: requirements.txt cannot be installed .*[Hh]ash"
 
+    no_tornado = {"run": {"command": "./serve {socket}"}}
     linked = sources.tree("linked")
     (linked / "static").symlink_to("/etc")
     yield (
-        {"source": {"archive": str(sources.tar(linked))}, "static": {}},
+        no_tornado | {"source": {"archive": str(sources.tar(linked))}, "static": {}},
         r"static\.path: static leads out of the source, to /etc",
     )
 
@@ -320,9 +321,9 @@ def refusals(sources: Sources, repository: dict[str, Any], served: dict[str, Any
 
     path = str(sources.tree("hooked"))
     hook = "sh -c 'echo half >half; echo cannot go on; exit 3'"
-    yield {"source": {"path": path}, "hooks": {"build": hook}}, r"hooks\.build: .* \(exit status 3\): cannot go on"
+    yield no_tornado | {"source": {"path": path}, "hooks": {"build": hook}}, r"hooks\.build: .* \(exit status 3\): cannot go on"
     yield (
-        {"source": {"path": path}, "hooks": {"build": "sh -c 'sleep 4321 & sleep 4321'", "timeout": 1}},
+        no_tornado | {"source": {"path": path}, "hooks": {"build": "sh -c 'sleep 4321 & sleep 4321'", "timeout": 1}},
         r"hooks\.build: .* did not end within 1 s",
     )
 
