@@ -2,14 +2,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.NOTPARALLEL:
 
 PYTHON := $(or $(shell command -v python3),python3)
 HOSTS := $(PYTHON) -m tools.hosts
 SCENARIO ?= default
-SCENARIOS := $(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml))
-# Five hosts under load take longer than a change can wait beside all others: make molecule SCENARIO=fleet
-LARGE := fleet
+# The longest first. Not fleet: five hosts under load take longer than a change can wait beside all others.
+SCENARIOS := services edge release default roles
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # In a collection Molecule would rather have them elsewhere.
@@ -30,7 +28,9 @@ demo-down: ## remove every trace of the demo
 	@$(HOSTS) down --all --fleet demo
 
 .PHONY: test
-test: lint unit $(patsubst %,molecule-%,$(filter-out $(LARGE),$(SCENARIOS))) integration ## run everything below, but for the scenario fleet
+test: lint unit ## run everything below, but for the scenario fleet
+	@# Two at a time, because much of it is waiting.
+	@$(MAKE) --no-print-directory --jobs=2 $(SCENARIOS:%=molecule-%) integration
 
 .PHONY: lint
 lint: .venv/installed ## yamllint, ansible-lint, ruff, mypy
@@ -58,7 +58,7 @@ molecule: molecule-$(SCENARIO) ## provision booted hosts and prove them: make mo
 molecule-%: .venv/installed
 	@$(PYTHON) -m tools.packages chromium chromium-driver slowhttptest testssl.sh
 	@trap '$(HOSTS) down --all --fleet molecule-$*; exit 130' INT TERM; \
-		MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/.cache/molecule/$* molecule test --scenario-name $*
+		MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/.cache/molecule/$* molecule test --scenario-name $* 2>&1 | sed --unbuffered 's/^/$*: /'
 
 .PHONY: bench
 bench: .venv/installed ## how fast, next to plain ways of doing the same

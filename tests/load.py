@@ -148,7 +148,7 @@ class Shape:
     connections: int = 40
     polls: int = 4
     websockets: int = 4
-    pause: float = 0.25
+    pause: float = 0.4
     timeout: float = 30.0
     get: str = "/whoami"
     expected: str = ""

@@ -62,10 +62,11 @@ def install(packages: Sequence[str]) -> None:
     if not missing:
         return
     to = f"install the Debian packages {' '.join(missing)}"
-    apt = [*as_root(to), "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet=2", "-oDPkg::Lock::Timeout=300"]
+    # Two of these may run at once, and an update waits for no other.
+    apt = [*as_root(to), "flock", "/run/funnel-packages.lock", "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet=2"]
     say(f"Installing Debian packages: {' '.join(missing)}")
     run([*apt, "update"], to)
-    run([*apt, "install", "--yes", "--no-install-recommends", *missing], to)
+    run([*apt, "-oDPkg::Lock::Timeout=300", "install", "--yes", "--no-install-recommends", *missing], to)
 
 
 if __name__ == "__main__":

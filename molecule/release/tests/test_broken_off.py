@@ -32,7 +32,7 @@ from tests.remote import (
     start_playbook,
 )
 
-GENTLE = {"pause": 0.4, "poll": "/sleep?seconds=1", "polls": 2, "websockets": 2}
+GENTLE = {"poll": "/sleep?seconds=1", "polls": 2, "websockets": 2}
 
 #: With every step that there is, each long enough to be hit; another number of processes lets nginx reload, too.
 HOOKS = {"build": "sleep 0.5", "before_switch": "sleep 0.5", "after_switch": "sleep 0.5"}

@@ -16,7 +16,7 @@ from tests.remote import ALL, ROOT, apps, deploy, done, left_behind, processes, 
 
 #: What a release needs not wait for in these tests, and less of the clients than when everything goes well.
 QUICK: dict[str, Any] = {"drain": 1, "processes": 2, "health": {"path": "/healthz", "timeout": 3}}
-GENTLE = {"pause": 0.4, "poll": "/sleep?seconds=1", "polls": 2, "websockets": 2}
+GENTLE = {"poll": "/sleep?seconds=1", "polls": 2, "websockets": 2}
 
 WEB = (ROOT / "files/sample_app/sample_app/web.py").read_text()
 

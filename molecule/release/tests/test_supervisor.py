@@ -135,7 +135,7 @@ def test_what_it_costs_on_ports(hosts: dict[str, Host], clients: Clients) -> Non
 def test_killed_in_the_middle_of_a_deploy(hosts: dict[str, Host], clients: Clients, tmp_path: Path, step: str) -> None:
     hooks = {"before_switch": "sleep 1"}
     variables = apps(sample=SAMPLE | {"env": {"SAMPLE_THEME": step}, "hooks": hooks}, ported=PORTED)
-    with clients(f"supervisord killed at step {step}", reload=True, pause=0.4, polls=2, websockets=2, **SHORT_POLLS):
+    with clients(f"supervisord killed at step {step}", reload=True, polls=2, websockets=2, **SHORT_POLLS):
         playbook = start_playbook("playbooks/deploy.yml", ALL, "-e", "app=sample", *extra(tmp_path, variables))
         at_once(hosts, f"timeout 60 sh -c 'until grep -q {step} /srv/sample/.lock; do sleep 0.01; done'; {KILL}")
         playbook.communicate(timeout=200)  # however it ends
