@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -69,6 +70,13 @@ async def ping(database: AsyncDatabase[Document]) -> None:
     """Return when the database answers, and lets this app in; raises UnavailableError."""
     with available():
         await database.list_collection_names()
+
+
+async def close(database: AsyncDatabase[Document]) -> None:
+    """End the driver's tasks; one that has missed it, and waits for the server, is told again when the event loop ends."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            await database.client.close()
 
 
 class Dao:

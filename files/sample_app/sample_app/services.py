@@ -40,7 +40,7 @@ def connect(config: Settings) -> Services:
         db = database.connect(config)
         services.documents, services.runs = daos.Documents(db), daos.Runs(db)
         services.checks["database"] = partial(database.ping, db)
-        services.ending.push_async_callback(db.client.close)
+        services.ending.push_async_callback(database.close, db)
     if config.endpoints:
         etcd = Etcd(
             config.endpoints, user=config.lock_server_user, password=config.lock_server_password, ca=config.lock_server_ca

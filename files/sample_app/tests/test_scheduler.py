@@ -210,7 +210,7 @@ def test_a_process_that_is_interrupted_gives_its_lock_back_at_once(fleet: Callab
     witness, *apps = fleet(3, SAMPLE_JOBS_SECONDS="1.5", SAMPLE_LOCK_TTL="120")
     victim, run = holder(witness, apps)
     os.kill(victim.pid, signal.SIGINT)
-    assert victim.popen.wait(10) == 0
+    assert victim.popen.wait(30) == 0
     again = after(witness, run["tick"])
     assert [attempt["pid"] for attempt in again["attempts"]] == [victim.pid, again["pid"]]
 
