@@ -356,7 +356,7 @@ class TestDrain:
     def test_connections_that_wait_to_be_accepted_are_served(self, serve: Serve, tmp_path: Path) -> None:
         process = serve("--socket", tmp_path / "s")
         process.signal(signal.SIGSTOP)
-        waiting = [process.connect() for _ in range(300)]  # Tornado accepts 128 at a time
+        waiting = [process.connect() for _ in range(900)]  # Tornado accepts 128 at a time
         for connection in waiting:
             connection.send_request("/whoami")
         process.signal()

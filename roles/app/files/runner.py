@@ -78,7 +78,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 ACCEPT_GRACE = 1.0
-"""Seconds that a drain goes on accepting at most: until nobody waits, which a busy port may keep from happening."""
+"""Seconds that a drain goes on accepting from a port at most: until nobody waits, which may never be. A socket was withdrawn."""
 
 IDLE_GRACE = 1.0
 """Seconds between the start of a drain and the closing of idle connections.
@@ -1227,7 +1227,8 @@ class Runner:
         )
         # Who has connected by now may wait to be accepted, and would be cut off with the listening socket.
         await asyncio.sleep(DRAIN_STEP)
-        while any(map(is_readable, endpoint.listeners)) and loop.time() < start + ACCEPT_GRACE:
+        accept_until = end if self.options.socket else start + ACCEPT_GRACE
+        while any(map(is_readable, endpoint.listeners)) and loop.time() < accept_until:
             await asyncio.sleep(0)
         server.stop()
         # A request in flight, or one that still came on an open connection, may have become a websocket.
