@@ -270,7 +270,12 @@ def converge(
         state = service.look(wanted.name) if wanted else None
         action = ""
         if wanted and state:
-            action = service.action_for(wanted, state, changed=_concerns_service(file_set, changes, state))
+            action = service.action_for(
+                wanted,
+                state,
+                changed=_concerns_service(file_set, changes, state),
+                listens_anew=bool(wanted.listener) and _concerns_listener(file_set, changes, wanted.listener),
+            )
         installed = shutil.which(check[0] if check else "") and (state is None or state.exists)
         complete = all(Path(path).exists() for file in file_set.files for path in file.needs)
         if changes and check and ((installed and complete) or not check_mode):
@@ -332,6 +337,15 @@ def _concerns_service(file_set: FileSet, changes: Sequence[Change], state: servi
         return True
     paths = [file_set.root / file.path for file in file_set.files]
     return any(path.stat().st_mtime > state.settled_at for path in paths if not _is_unit(path) and path.exists())
+
+
+def _concerns_listener(file_set: FileSet, changes: Sequence[Change], listener: str) -> bool:
+    """Tell whether systemd does not listen as the unit of that name has it, which an earlier run may have left so."""
+    if any(_is_unit(change.path) and change.path.name == listener for change in changes):
+        return True
+    state = service.look(listener)
+    paths = [file_set.root / file.path for file in file_set.files if Path(file.path).name == listener]
+    return any(path.stat().st_mtime > state.began_at for path in paths if path.exists())
 
 
 def _reload_units(changes: Sequence[Change]) -> None:

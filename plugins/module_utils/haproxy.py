@@ -116,12 +116,16 @@ def haproxy_files(backends: Mapping[str, object], addresses: Addresses) -> dict[
     if problems:
         raise InvalidDataError(problems)
     links = _links(addresses.certificates)
+    sni = _sni_rules(parsed)
+    takes_tls = bool(addresses.certificates or sni["rules"] or sni["default"])
+    listen = [*addresses.listen, *(addresses.listen_tls if takes_tls else ())]
+    binds = [_bind(number, address) for number, address in enumerate(listen)]
     variables = {
         "backends": [_backend_variables(name, one) for name, one in parsed.items()],
         "http": _http_rules(parsed),
-        "sni": _sni_rules(parsed),
-        "binds": [_bind(address) for address in addresses.listen],
-        "tls_binds": [_bind(address) for address in addresses.listen_tls],
+        "sni": sni,
+        "binds": binds[: len(addresses.listen)],
+        "tls_binds": binds[len(addresses.listen) :],
         "ends_tls": bool(addresses.certificates),
         # Sockets are www-data's, and lie outside of any directory that HAProxy could be locked into.
         "reaches_sockets": any(
@@ -129,7 +133,11 @@ def haproxy_files(backends: Mapping[str, object], addresses: Addresses) -> dict[
         ),
     }
     main = {"template": "haproxy.cfg.j2", "vars": variables, "needs": list(links.values())}
-    return {"haproxy.cfg": main, **{path: {"link": target} for path, target in links.items()}}
+    units = {
+        f"/etc/systemd/system/{path}": {"template": template, "vars": {"binds": binds}}
+        for path, template in (("haproxy.socket", "haproxy.socket.j2"), ("haproxy.service.d/50-funnel.conf", "unit.conf.j2"))
+    }
+    return {"haproxy.cfg": main, **units, **{path: {"link": target} for path, target in links.items()}}
 
 
 def _links(certificates: Sequence[str]) -> dict[str, str]:
@@ -204,11 +212,18 @@ def _server(server: str | Server) -> Server:
     return Server(address=server) if isinstance(server, str) else server
 
 
-def _bind(address: str) -> str:
-    """Return what follows ``bind``. One for IPv6 leaves IPv4 to others, as nginx does."""
-    if address.startswith("["):
-        return f"{address} v6only"
-    return address if ":" in address else f"*:{address}"
+def _bind(number: int, address: str) -> dict[str, str]:
+    """Return how systemd and HAProxy know an address. One for IPv6 leaves IPv4 to others, as nginx does.
+
+    ``socket``, which systemd hands over, is a file descriptor: they begin with 3 (sd_listen_fds(3)).
+    """
+    return {
+        "variable": f"BIND_{number}",
+        "socket": f"fd@{number + 3}",
+        "address": address if ":" in address else f"*:{address}",
+        "stream": address if ":" in address else f"0.0.0.0:{address}",
+        "options": " v6only" if address.startswith("[") else "",
+    }
 
 
 def _host_test(name: str) -> str:

@@ -23,6 +23,10 @@ START_SECONDS = 120.0
 CONFIRM_SECONDS = 10.0
 
 
+#: When a unit became active last, and when its state changed last, a reload included: microseconds since boot.
+_BEGAN, _SETTLED = "ActiveEnterTimestampMonotonic", "StateChangeTimestampMonotonic"
+
+
 class ServiceError(Exception):
     """A service is not there, or did not come up with its configuration. The message holds its last words."""
 
@@ -32,8 +36,9 @@ class Wanted:
     """How a service is told that its files changed, and where it shows the result.
 
     ``log`` is a file the service writes its errors to when that is not the journal; ``socket`` is a unix socket that
-    accepts connections once the service is ready, ``udp_port`` one that it then has for itself. ``timeout`` is
-    how many seconds it may take to start or reload; its unit may say less.
+    accepts connections once the service is ready, ``udp_port`` one that it then has for itself. ``listener`` is the unit of
+    the sockets that systemd listens at for it. ``timeout`` is how many seconds it may take to start or reload; its unit may
+    say less.
     """
 
     name: str
@@ -41,23 +46,25 @@ class Wanted:
     log: Path | None = None
     socket: Path | None = None
     udp_port: int | None = None
+    listener: str = ""
     timeout: float = START_SECONDS
 
 
 @dataclass(frozen=True)
 class State:
-    """What systemd says of a service; ``settled_at`` (unix time) is when it last started or was last reloaded."""
+    """What systemd says of a unit; of unix time, it started last at ``began_at``, was reloaded or started at ``settled_at``."""
 
     exists: bool
     active: bool
     enabled: bool
     main_pid: int
+    began_at: float
     settled_at: float
 
 
 def unit_of(name: str) -> str:
     """Return the unit that is called ``name``: a service's, unless it says otherwise."""
-    return name if name.endswith(".timer") else f"{name}.service"
+    return name if name.endswith((".timer", ".socket")) else f"{name}.service"
 
 
 def look(name: str) -> State:
@@ -65,27 +72,31 @@ def look(name: str) -> State:
 
     :raises ServiceError: when systemd does not run this host.
     """
-    properties = ("LoadState", "ActiveState", "UnitFileState", "MainPID", "StateChangeTimestampMonotonic")
+    properties = ("LoadState", "ActiveState", "UnitFileState", "MainPID", _BEGAN, _SETTLED)
     try:
         shown = run(["systemctl", "show", f"--property={','.join(properties)}", unit_of(name)]).output
     except CommandError as error:
         raise ServiceError(str(error)) from error
     value = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
-    monotonic = int(value["StateChangeTimestampMonotonic"]) / 1e6
+    booted = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
     return State(
         exists=value["LoadState"] != "not-found",
         active=value["ActiveState"] in {"active", "reloading"},
         enabled=value["UnitFileState"] in {"enabled", "enabled-runtime", "static", "alias", "generated"},
         main_pid=int(value.get("MainPID", 0)),  # a timer has none
-        settled_at=time.time() - (time.clock_gettime(time.CLOCK_MONOTONIC) - monotonic),
+        began_at=booted + int(value[_BEGAN]) / 1e6,
+        settled_at=booted + int(value[_SETTLED]) / 1e6,
     )
 
 
-def action_for(wanted: Wanted, state: State, *, changed: bool) -> str:
+def action_for(wanted: Wanted, state: State, *, changed: bool, listens_anew: bool = False) -> str:
     """Return what has to be done: ``start``, ``reload``, ``restart``, ``enable``, ``deferred`` or nothing (``""``).
 
     ``deferred``: the service runs children that must not be restarted, so the change waits for its next start.
+    ``listens_anew``: the unit of the sockets it is handed is not the one that systemd listens by.
     """
+    if listens_anew:
+        return "restart"
     if not state.active:
         return "start"
     if changed and wanted.on_change == "restart_if_idle":
@@ -107,7 +118,8 @@ def activate(wanted: Wanted, before: State, action: str) -> None:
             run(["systemctl", "enable", unit_of(wanted.name)])
         if action in {"start", "reload", "restart"}:
             old_workers = set(_serving_workers(before.main_pid))
-            run(["systemctl", action, unit_of(wanted.name)], timeout=wanted.timeout)
+            listener = [wanted.listener] if wanted.listener and action == "restart" else []
+            run(["systemctl", action, *listener, unit_of(wanted.name)], timeout=wanted.timeout)
             _confirm(wanted, old_workers)
     except (CommandError, ServiceError) as error:
         raise ServiceError(f"{error}\n{_last_words(wanted, began, log_size)}".rstrip()) from error
@@ -182,7 +194,8 @@ def _last_words(wanted: Wanted, began: float, log_size: int) -> str:
     words = ""
     # An error is being reported here: it must not be hidden by another one.
     with contextlib.suppress(CommandError):
-        query = ["--unit", unit_of(wanted.name), "--since", f"@{began - 1:.0f}", "--no-pager", "--output", "cat"]
+        units = [f"--unit={unit_of(name)}" for name in (wanted.name, wanted.listener) if name]
+        query = [*units, "--since", f"@{began - 1:.0f}", "--no-pager", "--output", "cat"]
         words = run(["journalctl", *query]).output
     if wanted.log:
         with contextlib.suppress(OSError), wanted.log.open(errors="replace") as log:

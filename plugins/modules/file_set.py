@@ -66,6 +66,7 @@ options:
       on_change:
         description:
           - What lets the service read changed files.
+          - V(reload) is a restart after a change of the unit O(service.listener).
           - V(restart_if_idle) restarts it only while its main process has no children, and else warns that the change
             waits.
         type: str
@@ -80,6 +81,10 @@ options:
       udp_port:
         description: UDP port that the service's main process has when it is ready.
         type: int
+      listener:
+        description: The systemd unit of the sockets that are handed to the service, such as V(haproxy.socket).
+        type: str
+        default: ""
       timeout:
         description:
           - Seconds that the service may take to start or reload. One that takes longer has failed, and is restarted with the
@@ -152,6 +157,7 @@ SERVICE = {
     "log": {"type": "path"},
     "socket": {"type": "path"},
     "udp_port": {"type": "int"},
+    "listener": {"type": "str", "default": ""},
     "timeout": {"type": "int", "default": 120},
 }
 
@@ -197,6 +203,7 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> Outcome:
         log=service["log"] and Path(service["log"]),
         socket=service["socket"] and Path(service["socket"]),
         udp_port=service["udp_port"],
+        listener=service["listener"],
         timeout=service["timeout"],
     )
     file_set = FileSet(root, files, params["owns"], params["absent"])

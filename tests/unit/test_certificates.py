@@ -199,7 +199,8 @@ def test_whatever_the_umask_nginx_reaches_the_answers_to_challenges(tmp_path: Pa
 #: A service that runs since the host was booted, and cannot be reloaded.
 STUBBORN = """
 case $1 in
-    show) printf '%s\\n' LoadState=loaded ActiveState=active UnitFileState=enabled MainPID=0 StateChangeTimestampMonotonic=0 ;;
+    show) printf '%s\\n' LoadState=loaded ActiveState=active UnitFileState=enabled MainPID=0 \\
+        ActiveEnterTimestampMonotonic=0 StateChangeTimestampMonotonic=0 ;;
     *) echo "address in use"; exit 1 ;;
 esac
 """

@@ -218,16 +218,23 @@ def test_all_mistakes_of_the_files_come_at_once() -> None:
 )
 def test_what_a_service_needs(on_change: service.OnChange, *, active: bool, changed: bool, action: str) -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
-        state = service.State(exists=True, active=active, enabled=True, main_pid=os.getpid(), settled_at=0.0)
+        state = service.State(exists=True, active=active, enabled=True, main_pid=os.getpid(), began_at=0.0, settled_at=0.0)
         assert child.pid in proc.children(os.getpid())
         found = service.action_for(service.Wanted("x", on_change), state, changed=changed)
         child.kill()
     assert found == action
 
 
+def test_what_listens_for_a_service_cannot_be_reloaded() -> None:
+    state = service.State(exists=True, active=True, enabled=True, main_pid=0, began_at=0.0, settled_at=0.0)
+    wanted = service.Wanted("x", "reload", listener="x.socket")
+    assert service.action_for(wanted, state, changed=True, listens_anew=True) == "restart"
+    assert service.action_for(wanted, state, changed=True) == "reload"
+
+
 def test_a_supervisor_without_children_is_restarted() -> None:
     with subprocess.Popen(["sleep", "60"]) as idle:
-        state = service.State(exists=True, active=True, enabled=True, main_pid=idle.pid, settled_at=0.0)
+        state = service.State(exists=True, active=True, enabled=True, main_pid=idle.pid, began_at=0.0, settled_at=0.0)
         found = service.action_for(service.Wanted("x", "restart_if_idle"), state, changed=True)
         idle.kill()
     assert found == "restart"
@@ -265,7 +272,8 @@ def test_an_undefined_variable_names_file_and_template(tmp_path: Path) -> None:
 
 def test_a_service_may_be_given_longer_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     systemctl = tmp_path / "systemctl"
-    shown = "LoadState=loaded\\nActiveState=active\\nUnitFileState=enabled\\nMainPID=0\\nStateChangeTimestampMonotonic=0\\n"
+    shown = "LoadState=loaded\\nActiveState=active\\nUnitFileState=enabled\\nMainPID=0\\n"
+    shown += "ActiveEnterTimestampMonotonic=0\\nStateChangeTimestampMonotonic=0\\n"
     systemctl.write_text(f"#!/bin/sh\ncase $1 in show) printf '{shown}' ;; *) sleep 0.5 ;; esac\n")
     systemctl.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)

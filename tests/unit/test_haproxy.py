@@ -97,7 +97,8 @@ def test_servers_give_up_before_the_balancer_does() -> None:
 
 def test_https_has_certificates_redirects_and_headers() -> None:
     lines = render({"shop": {**SHOP, "redirect": True, "hsts": 60, "aliases": ["*.example.org"]}}, TLS)
-    assert "bind *:443 ssl crt certificates strict-sni alpn h2,http/1.1" in section(lines, "frontend http")
+    assert 'bind "${BIND_1}" ssl crt certificates strict-sni alpn h2,http/1.1' in section(lines, "frontend http")
+    assert "presetenv BIND_1 *:443" in section(lines, "global")
     assert [line for line in section(lines, "backend shop") if "redirect" in line or "Strict" in line] == [
         "http-request redirect prefix https://shop.example.com code 308 if alias !challenge",
         "http-request redirect scheme https code 308 if !challenge !{ ssl_fc }",
@@ -117,6 +118,17 @@ def test_only_groups_that_openssl_knows_are_named(openssl: str, *, known: bool) 
     assert curves.endswith("X25519:prime256v1:secp384r1")
 
 
+def test_systemd_listens_in_the_order_in_which_haproxy_takes_the_sockets() -> None:
+    files = haproxy_files({"shop": SHOP}, Addresses(["80", "[::]:80"], ["192.0.2.1:443"], TLS.certificates))
+    binds = files["/etc/systemd/system/haproxy.socket"]["vars"]["binds"]
+    assert [(one["variable"], one["socket"], one["stream"], one["address"]) for one in binds] == [
+        ("BIND_0", "fd@3", "0.0.0.0:80", "*:80"),
+        ("BIND_1", "fd@4", "[::]:80", "[::]:80"),
+        ("BIND_2", "fd@5", "192.0.2.1:443", "192.0.2.1:443"),
+    ]
+    assert files["/etc/systemd/system/haproxy.service.d/50-funnel.conf"]["vars"]["binds"] == binds
+
+
 def test_without_certificates_there_is_no_tls() -> None:
     assert not [line for line in render({"shop": SHOP}) if "ssl-default" in line or ":443" in line or line == "frontend tls"]
 
@@ -126,8 +138,8 @@ def test_tls_is_passed_on_by_the_name_that_is_asked_for() -> None:
     lines = render({"shop": shop, "plain": {"servers": {"web1": "192.0.2.11"}}})
     tls = section(lines, "frontend tls")
     assert [line for line in tls if not line.startswith("tcp-request")] == [
-        "bind *:443",
-        "bind [::]:443 v6only",
+        'bind "${BIND_2}"',
+        'bind "${BIND_3}" v6only',
         "use_backend shop.tls if { req.ssl_sni,lower -m str shop.example.com }",
     ]
     assert "server web1 192.0.2.11:8443 track shop/web1 weight 100 send-proxy-v2" in section(lines, "backend shop.tls")

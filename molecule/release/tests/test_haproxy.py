@@ -31,7 +31,7 @@ def site(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]
         done(run_site(HOST, directory, variables()))
         yield Site(address(host))
     finally:
-        host.check_output("systemctl disable --now haproxy && systemctl start nginx")
+        host.check_output("systemctl disable haproxy && systemctl stop haproxy.socket && systemctl start nginx")
         done(run_site(HOST, directory, {}))
 
 
