@@ -147,6 +147,11 @@ class Fleet:
         pages = {name: Site(address(host), NAME).get("/").body.decode() for name, host in self.app_hosts.items()}
         return {name: re.findall('data-theme="([a-z]+)"', page)[0] for name, page in pages.items()}
 
+    def releases(self) -> dict[str, str]:
+        """Return which release each app host serves."""
+        sites = {name: Site(address(host), NAME) for name, host in self.app_hosts.items()}
+        return {name: site.get("/healthz").json["release"] for name, site in sites.items()}
+
     def notes(self) -> str:
         """Return what was posted, wherever it got to."""
         return "\n".join(host.check_output(f"cat {NOTES} 2> /dev/null; true") for host in self.app_hosts.values())

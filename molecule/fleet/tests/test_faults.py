@@ -14,22 +14,26 @@ from tests.remote import deploy, done, eventually, processes
 #: An app host that is neither the first member of the database nor of the lock servers.
 VICTIM = "web3"
 
-#: What is written to while an app serves and is deployed, but for its sockets.
-WRITTEN = "/srv/sample/releases /srv/sample/environments /srv/sample/shared /var/log /var/lib/nginx /tmp /var/tmp"
+#: The logs, and what else is written to while an app serves and is deployed, but for its sockets.
+LOGS = "/var/log/nginx /var/log/sample /var/log/supervisor"
+WRITTEN = "/srv/sample/releases /srv/sample/environments /srv/sample/shared /var/lib/nginx /tmp /var/tmp"
 
-#: Fills the disk as far as it is theirs: reads go on, and the next write has no space left. Logs are opened anew.
+#: Fills the disk as far as it is theirs: what is there can be read and opened, and the next write has no space left.
 FILL = f"""
-mkdir /run/full && mount -t tmpfs -o size=256k,mode=755 tmpfs /run/full
+mkdir /run/full && mount -t tmpfs -o size=200m,mode=755 tmpfs /run/full
 for directory in {WRITTEN}; do
     over=/run/full/$(echo $directory | tr / -)
     mkdir $over $over/upper $over/work && chown --reference=$directory $over/upper && chmod --reference=$directory $over/upper
     mount -t overlay -o lowerdir=$directory,upperdir=$over/upper,workdir=$over/work overlay $directory || exit
 done
-head -c 1m /dev/zero > /run/full/zero 2> /dev/null
-nginx -s reopen && supervisorctl pid | xargs kill -USR2
+for directory in {LOGS}; do
+    cp --archive $directory /run/full && mount --bind /run/full/$(basename $directory) $directory || exit
+done
+nginx -s reopen && kill -USR2 $(supervisorctl pid) || exit
+head -c 200m /dev/zero > /run/full/zero 2> /dev/null
 ! echo full > /srv/sample/shared/new
 """
-FREE = f"umount -l {WRITTEN} /run/full && rmdir /run/full && nginx -s reopen && supervisorctl pid | xargs kill -USR2"
+FREE = f"umount -l {WRITTEN} {LOGS} /run/full && rmdir /run/full && nginx -s reopen && kill -USR2 $(supervisorctl pid)"
 
 
 @pytest.fixture
@@ -128,13 +132,14 @@ def test_the_link_between_balancer_and_app_host_is_cut(fleet: Fleet, clients: Cl
 
 
 def test_a_disk_is_full(fleet: Fleet, clients: Clients, disk_full: Callable[[], object], tmp_path: Path) -> None:
+    before = fleet.releases()
     # What an app itself has to write it cannot; all else goes on.
     with clients("a disk is full", post="/echo") as traffic:
         disk_full()
-        status, output = deploy("sample", "app_hosts", tmp_path, entry(env={"SAMPLE_THEME": "light"}))
+        status, output = deploy("sample", "app_hosts", tmp_path, entry(env={"NEW": "which takes a build"}))
         assert status != 0
-        assert VICTIM in output
-        assert "No space left on device" in output
-        assert "light" not in fleet.themes().values()
+        assert f"failed: [{VICTIM}]" in output
+        assert "the file system at /srv/sample/releases is full" in output
+        assert fleet.releases() == before
         assert fleet.serving() == set(fleet.app_hosts)
     assert set(traffic.loads) == set(SCHEMES)
