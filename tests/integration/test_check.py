@@ -33,11 +33,11 @@ def fleet(apps: dict[str, Any] | None = None, web3: dict[str, Any] | None = None
     }
 
 
-def check(directory: Path, inventory: dict[str, Any], *options: str) -> tuple[int, str]:
-    """Return the exit status of check.yml, and what it says, white space folded."""
+def check(directory: Path, inventory: dict[str, Any], *options: str, playbook: str = "check") -> tuple[int, str]:
+    """Return the exit status of check.yml, or another playbook, and what it says, white space folded."""
     file = directory / "hosts.yml"
     file.write_text(yaml.safe_dump(inventory))
-    command = ["ansible-playbook", "playbooks/check.yml", "-i", str(file), *options]
+    command = ["ansible-playbook", f"playbooks/{playbook}.yml", "-i", str(file), *options]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | PLAIN, capture_output=True, text=True, check=False, timeout=120)
     assert re.search(r"changed=[1-9]", done.stdout) is None, done.stdout
     return done.returncode, re.sub(r"\s+", " ", done.stdout + done.stderr)
@@ -110,3 +110,16 @@ def test_a_host_that_is_away_is_named_and_the_others_are_checked(tmp_path: Path)
     assert status == 4, output
     assert re.search(r"web3 : ok=\d+ changed=0 unreachable=1", output), output
     assert len(re.findall(r"(web[12]|lb[12]) : ok=\d+ changed=0 unreachable=0 failed=0", output)) == 4
+
+
+@pytest.mark.parametrize("playbook", ["rollback", "restart"])
+def test_a_host_that_is_away_does_not_hold_up_a_roll_back_or_a_restart(tmp_path: Path, playbook: str) -> None:
+    inventory = fleet()
+    inventory["app_hosts"]["hosts"]["web1"] |= AWAY
+    status, output = check(tmp_path, inventory, "-e", "app=nosuch", "-e", "batch=1", playbook=playbook)
+    assert status != 0
+    assert re.search(r"web1 : ok=\d+ changed=0 unreachable=1", output), output
+    assert "nosuch: nothing is served on this host" in output
+    status, output = check(tmp_path, inventory, "-e", "app=nosuch", "-e", "strict=true", playbook=playbook)
+    assert "web1: cannot be reached, and strict leaves none out; nothing was changed" in output
+    assert "nothing is served" not in output
