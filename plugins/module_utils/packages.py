@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.command import Finished, last_lines, run
@@ -58,6 +58,13 @@ def upstream_version(version: str) -> str:
     """Return what the authors of a package call a version: Debian's without epoch and revision (deb-version(7))."""
     version = version.rpartition(":")[2]
     return version.rpartition("-")[0] or version
+
+
+def among(names: object, known: Mapping[str, str]) -> dict[str, str]:
+    """Return the versions of packages that are known, or nothing unless those of all are."""
+    if not isinstance(names, list) or not set(names) <= known.keys():
+        return {}
+    return {name: known[name] for name in names}
 
 
 def install(names: Sequence[str], *, lists_max_age: float) -> None:

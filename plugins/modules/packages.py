@@ -12,6 +12,8 @@ description:
   - Sees that packages are installed, without their recommendations. It first sees that the host is a supported Debian.
   - Unlike M(ansible.builtin.apt) it needs no C(python3-apt) on the host, so check mode works on a bare host too, and
     when nothing is to do it costs one C(dpkg-query) (measured beside a 0.3 s ping, 0.75-1.0 s for M(ansible.builtin.apt)).
+  - A host is not asked again for packages that are among the RV(versions) of an earlier task that is registered as
+    C(packages_known). So a play can install what several roles need at once.
   - Another apt or dpkg that is at work is waited for, at most two minutes. Changed configuration files are kept.
 version_added: 0.1.0
 author: The funnel.tornado developers

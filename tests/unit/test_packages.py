@@ -4,6 +4,7 @@ import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.packages import (
     PackagesError,
+    among,
     candidates,
     installed,
     parse_simulated,
@@ -58,3 +59,9 @@ def test_what_an_upgrade_would_do_is_what_apt_says() -> None:
         "nginx": ("1.22.1-9", "1.22.1-9+deb12u1"),
         "linux-image-6.1.0-32-amd64": ("", "6.1.129-1"),
     }
+
+
+def test_a_host_is_asked_again_unless_all_is_known() -> None:
+    known = {"nginx": "1.26.3", "openssl": "3.5.1", "curl": "8.14.1"}
+    assert among(["nginx", "openssl"], known) == {"nginx": "1.26.3", "openssl": "3.5.1"}
+    assert among(["nginx", "git"], known) == among([], known) == among(None, known) == {}

@@ -49,7 +49,7 @@ def clients(pytestconfig: pytest.Config, fleet: Fleet) -> Clients:
 
     @contextmanager
     def clients(title: str, *, websockets_break: bool = False, **shape: Any) -> Iterator[Traffic]:
-        options: dict[str, Any] = {"host": NAME, "connections": 16, "polls": 3, "websockets": 3, "pause": 0.15, "recorded": ""}
+        options: dict[str, Any] = {"host": NAME, "connections": 8, "polls": 3, "websockets": 3, "pause": 0.2, "recorded": ""}
         options |= {"poll": "/sleep?seconds=3", "timeout": TIMEOUT}
         with ExitStack() as stack:
             loads = {}

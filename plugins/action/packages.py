@@ -1,0 +1,29 @@
+"""Controller's half of the module packages: does not ask a host again for what it has just said that it has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.funnel.tornado.plugins.module_utils.packages import among
+
+#: What an earlier task of the play may be registered as, which installed the packages of several roles at once.
+KNOWN = "packages_known"
+
+
+class ActionModule(ActionBase):
+    """Installs and upgrades packages."""
+
+    _supports_check_mode = True
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result, or the same of what is known."""
+        super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        known = ((task_vars or {}).get(KNOWN) or {}).get("versions") or {}
+        if arguments.get("state", "present") == "present" and (versions := among(arguments.get("name"), known)):
+            return {"changed": False, "installed": [], "versions": versions}
+        result: dict[str, Any] = self._execute_module("funnel.tornado.packages", arguments, task_vars=task_vars)
+        return result
