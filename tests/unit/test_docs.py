@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, load, site_owner
+from tests.pages import GUIDES, PAGES, broken_links, commands, host_problem, problem, quoted, sources
 from tools.docs import ROOT, pages
 
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
@@ -66,3 +67,74 @@ def test_the_documentation_of_a_plugin_is_yaml(plugin: Path) -> None:
     blocks = {name: yaml.safe_load(text) for name, text in found}
     assert list(blocks) == ["DOCUMENTATION", "EXAMPLES", "RETURN"]
     assert plugin.stem in (blocks["DOCUMENTATION"].get("module"), blocks["DOCUMENTATION"].get("name"))
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=relative)
+def test_a_command_names_what_there_is(page: Path) -> None:
+    found = {command: problem(command) for command in commands(page)}
+    assert {command: wrong for command, wrong in found.items() if wrong} == {}
+
+
+def test_the_pages_have_commands() -> None:
+    assert all(commands(ROOT / name) for name in ("README.md", "CONTRIBUTING.md", "docs/operations.md", "docs/test-hosts.md"))
+    assert commands(ROOT / "docs/troubleshooting.md", "sh")
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong"),
+    [
+        ("ansible-playbook playbooks/deplyo.yml -i prod", "there is no playbooks/deplyo.yml"),
+        ("ansible-playbook site.yml -i production", "there is no production"),
+        ("ansible-playbook site.yml -i prod --dryrun", "unrecognized arguments: --dryrun"),
+        ("ansible-playbook playbooks/rollback.yml -i prod -e application=shop", "does not read application=shop"),
+        ("ansible-playbook playbooks/restart.yml -i prod -e version=v2", "does not read version=v2"),
+        ("ansible-playbook site.yml -i prod -e @nothing.yml", "there is no nothing.yml"),
+        ("make tests", "make knows no tests"),
+        ("make molecule SCENARIO=nosuch", "make knows no SCENARIO=nosuch"),
+        ("python3 -m tools.hosts start web1", "invalid choice: 'start'"),
+        ("pytest tests/unit/test_nothing.py", "there is no tests/unit/test_nothing.py"),
+        ("docker ps", "['docker'] is not known"),
+    ],
+)
+def test_a_command_that_names_something_else_is_found(command: str, wrong: str) -> None:
+    assert wrong in problem(command)
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=relative)
+def test_a_command_on_a_host_names_what_there_is(page: Path) -> None:
+    found = {command: host_problem(command) for command in commands(page, "sh")}
+    assert {command: wrong for command, wrong in found.items() if wrong} == {}
+    assert host_problem("service nginx restart") != ""
+    assert host_problem("journalctl -u apache2") != ""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_a_link_leads_somewhere(page: Path) -> None:
+    assert broken_links(page) == []
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# One, two\n\n[a](page.md) [b](#one-two) [c](http://a.test/#x) [d](no.md) [e](#three) [f](page.md#four)")
+    assert broken_links(page) == ["no.md", "#three", "page.md#four"]
+
+
+def test_messages_are_quoted_as_they_are() -> None:
+    text = sources()
+    messages = quoted(ROOT / "docs/troubleshooting.md")
+    assert len(messages) > 30
+    # A message may be put together of several, each after a colon.
+    parts = [part.strip(" :;,") for message in messages for part in re.split("(?:tornado_apps[.])?…|: ", message)]
+    assert [part for part in parts if part not in text] == []
+
+
+def test_what_is_said_to_prove_something_exists() -> None:
+    files = [path for name in ("molecule", "tests") for path in (ROOT / name).rglob("test_*.py")]
+    tests = {name for path in files for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)}
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/security.md").read_text()))
+    assert len(named) > 20
+    assert named - tests == set()
