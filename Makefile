@@ -7,7 +7,7 @@ PYTHON := $(or $(shell command -v python3),python3)
 HOSTS := $(PYTHON) -m tools.hosts
 SCENARIO ?= default
 # The longest first.
-SCENARIOS := fleet services release edge default roles
+SCENARIOS := fleet services release edge default roles consumer
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # In a collection Molecule would rather have them elsewhere.
@@ -57,8 +57,8 @@ molecule: molecule-$(SCENARIO) ## provision booted hosts and prove them: make mo
 # every clone whose directory has the same name.
 molecule-%: .venv/installed
 	@$(PYTHON) -m tools.packages chromium chromium-driver slowhttptest testssl.sh
-	@trap '$(HOSTS) down --all --fleet molecule-$*; exit 130' INT TERM; \
-		MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/.cache/molecule/$* molecule test --scenario-name $* 2>&1 | sed --unbuffered 's/^/$*: /'
+	@TIMEFORMAT='$*: took %0lR'; trap '$(HOSTS) down --all --fleet molecule-$*; exit 130' INT TERM; \
+		time MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/.cache/molecule/$* molecule test --scenario-name $* 2>&1 | sed --unbuffered 's/^/$*: /'
 
 .PHONY: bench
 bench: .venv/installed ## how fast, next to plain ways of doing the same

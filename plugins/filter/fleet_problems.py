@@ -4,10 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils.fleet import TLS_AT, fleet_addresses, tier_problems
+from ansible.errors import AnsibleError
+from ansible.module_utils.common.yaml import yaml_load
+
+from ansible_collections.funnel.tornado.plugins.module_utils import fleet
+from ansible_collections.funnel.tornado.plugins.module_utils.role_variables import role_variable_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.roll import roll_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 
@@ -18,10 +24,11 @@ version_added: 0.1.0
 author: The funnel.tornado developers
 description:
   - Looks for mistakes that no host can see by itself, such as an app host that no balancer leads to.
+  - A variable whose name is nearly, but not quite, that of a variable of one of the collection's roles is a mistake as well.
 positional: _input, hostvars, roll
 options:
   _input:
-    description: The hosts of all groups, C(groups); those of C(app_hosts) and C(balancers) matter.
+    description: The hosts of all groups, C(groups); those of C(app_hosts), C(balancers), C(mongodb), C(etcd) and C(logs) matter.
     type: dict
     required: true
   hostvars:
@@ -49,21 +56,56 @@ _value:
 def fleet_problems(
     groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Mapping[str, Any]], roll: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Return what is wrong with the roll and, if there is one, with the tier of balancers."""
-    return [*roll_problems(**roll or {}), *_tier_problems(groups.get("balancers", []), groups.get("app_hosts", []), hostvars)]
+    """Return what is wrong with the roll, with names of variables and, if there is one, with the tier of balancers."""
+    hosts = {host: _Variables(hostvars[host]) for group in fleet.GROUPS for host in groups.get(group, [])}
+    return [
+        *roll_problems(**roll or {}),
+        *role_variable_problems(hosts, role_options()),
+        *_tier_problems(groups.get("balancers", []), groups.get("app_hosts", []), hostvars),
+    ]
+
+
+@functools.cache
+def role_options() -> dict[str, dict[str, str]]:
+    """Return the types of each role's variables by their names, of all its entry points."""
+    options: dict[str, dict[str, str]] = {}
+    for file in (Path(__file__).parents[2] / "roles").glob("*/meta/argument_specs.yml"):
+        specs = yaml_load(file.read_text())["argument_specs"].values()
+        options[file.parents[1].name] = {name: option["type"] for spec in specs for name, option in spec["options"].items()}
+    options["fleet"] |= fleet.VARIABLES
+    return options
+
+
+class _Variables(Mapping[str, Any]):
+    """A host's variables, without the values that need what is not there yet, such as an extra variable of another playbook."""
+
+    def __init__(self, variables: Mapping[str, Any]) -> None:
+        self._variables = variables
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self._variables[name]
+        except AnsibleError as error:
+            raise KeyError(name) from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._variables)
+
+    def __len__(self) -> int:
+        return len(self._variables)
 
 
 def _tier_problems(balancers: Sequence[str], hosts: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
     if not balancers:
         return []
     try:
-        addresses = fleet_addresses(hosts, hostvars)
-        fleet_addresses(balancers, hostvars)
+        addresses = fleet.fleet_addresses(hosts, hostvars)
+        fleet.fleet_addresses(balancers, hostvars)
     except InvalidDataError as error:
         return error.problems
     apps = hostvars[hosts[0]].get("tornado_apps", {}) if hosts else {}
     backends = {host: hostvars[host].get("haproxy_backends") for host in balancers}
-    return tier_problems(apps, addresses, backends, hostvars[balancers[0]].get("fleet_tls_at", TLS_AT[0]))
+    return fleet.tier_problems(apps, addresses, backends, hostvars[balancers[0]].get("fleet_tls_at", fleet.TLS_AT[0]))
 
 
 class FilterModule:

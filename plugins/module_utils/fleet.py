@@ -11,6 +11,12 @@ from urllib.parse import urlsplit
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 
+#: The groups whose hosts are a fleet.
+GROUPS = ("app_hosts", "balancers", "mongodb", "etcd", "logs")
+
+#: The inventory's variables that are for the playbooks, beside those of the roles, with their types.
+VARIABLES = {"fleet_address": "str", "fleet_tls_at": "str"}
+
 #: Where TLS may end, the values of ``fleet_tls_at``.
 TLS_AT = ("balancers", "app_hosts")
 

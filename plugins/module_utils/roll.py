@@ -102,6 +102,5 @@ def _way_back(app: str, served: Mapping[str, Served], inventory: str) -> Iterato
             changed.setdefault(one.before, []).append(host)
     for release, hosts in changed.items():
         limit = f" --limit {','.join(hosts)}" if any(one.before != release for one in served.values()) else ""
-        yield (
-            f"to take {app} back: ansible-playbook playbooks/rollback.yml -i {inventory} -e app={app} -e release={release}{limit}"
-        )
+        command = f"ansible-playbook funnel.tornado.rollback -i {inventory} -e app={app} -e release={release}{limit}"
+        yield f"to take {app} back: {command}"

@@ -85,6 +85,11 @@ def test_a_right_fleet_is_let_through_and_nothing_is_changed(tmp_path: Path) -> 
             [],
             "tornado_apps.shop.tls.provider: acme is for hosts without balancers, as yet",
         ),
+        (
+            fleet(haproxy_listne=["80"], app_version="{{ version }}"),
+            [],
+            "haproxy_listne of lb1, lb2: no such variable of the role haproxy; did you mean haproxy_listen?",
+        ),
         (fleet(), ["-e", "batch=0"], "batch: must be a number of hosts, 1 or more, or a share of them, such as"),
         (fleet(), ["-e", "pause=soon"], "pause: must be seconds, such as 60; found soon"),
         (fleet(web3=AWAY), ["-e", "strict=true"], "web3: cannot be reached, and strict leaves none out; nothing was changed"),

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, load, site_owner
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import load, site_owner
 from tests.pages import GUIDES, PAGES, broken_links, commands, host_problem, problem, quoted, sources
 from tools.docs import ROOT, pages
 
-ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
 PLUGINS = sorted((ROOT / "plugins").glob("modules/*.py")) + sorted((ROOT / "plugins").glob("filter/*.py"))
 
 
@@ -48,17 +47,6 @@ def test_the_entries_of_the_inventory_for_development_are_right() -> None:
     text = (ROOT / "inventories/dev/group_vars/all.yml").read_text().replace("{{ code }}", str(ROOT / "files"))
     apps = load(yaml.safe_load(text)["tornado_apps"])
     assert all(app.debug and Path(str(app.source.directory)).is_dir() for app in apps.values())
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_a_roles_defaults_argument_specs_and_readme_name_the_same_variables(role: str) -> None:
-    directory = ROOT / "roles" / role
-    defaults = set(yaml.safe_load((directory / "defaults/main.yml").read_text()))
-    specs = yaml.safe_load((directory / "meta/argument_specs.yml").read_text())["argument_specs"]
-    readme = (directory / "README.md").read_text()
-    assert defaults == set(specs["main"]["options"]) - {VARIABLE}
-    assert all(f"`{name}`" in readme for name in defaults)
-    assert all(name.startswith(f"{role}_") for name in defaults)
 
 
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.stem)

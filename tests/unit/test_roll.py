@@ -73,13 +73,13 @@ def test_a_roll_that_stopped_on_the_way_can_go_on_or_back() -> None:
         f"  shop: web2 {OLD}, as before",
         f"  shop: web3 {OLD}, as before",
         "to go on when the reason is gone: the same command again",
-        f"to take shop back: ansible-playbook playbooks/rollback.yml -i prod -e app=shop -e release={OLD}",
+        f"to take shop back: ansible-playbook funnel.tornado.rollback -i prod -e app=shop -e release={OLD}",
     ]
 
 
 def test_hosts_that_served_different_releases_go_back_to_their_own() -> None:
     *_, first, second = said(web1=switched(), web2=switched(live=OLDER), web3=built())
-    command = "to take shop back: ansible-playbook playbooks/rollback.yml -i prod -e app=shop"
+    command = "to take shop back: ansible-playbook funnel.tornado.rollback -i prod -e app=shop"
     assert first == f"{command} -e release={OLD} --limit web1"
     assert second == f"{command} -e release={OLDER} --limit web2"
 

@@ -65,7 +65,7 @@ def test_a_canary_that_does_badly_then_well_and_back(fleet: Fleet, clients: Clie
     assert status != 0
     assert fleet.themes() == {"web1": "light", "web2": "dark", "web3": "dark"}, output
     assert all(f"sample: {name} " in output for name in APP_HOSTS), output
-    assert "playbooks/rollback.yml" in output
+    assert "ansible-playbook funnel.tornado.rollback -i" in output
 
     with clients("the same again, and its check is content"):
         done(deploy("sample", "app_hosts", tmp_path, light, "-e", "canary=true", "-e", "check=true"))

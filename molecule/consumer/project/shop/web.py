@@ -1,0 +1,18 @@
+"""An app as small as can be."""
+
+from __future__ import annotations
+
+import tornado.web
+
+
+class Main(tornado.web.RequestHandler):
+    """The page."""
+
+    def get(self) -> None:
+        """Greet."""
+        self.write("Hello")
+
+
+def make_app() -> tornado.web.Application:
+    """Return the app."""
+    return tornado.web.Application([("/", Main)])

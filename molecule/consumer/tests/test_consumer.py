@@ -1,0 +1,64 @@
+"""A project of somebody's own, with the installed collection: all of it, two of its roles, and one of its playbooks."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from testinfra.host import Host
+
+from tests.artefact import build, install, run
+from tests.remote import ROOT, Site, address, eventually, hosts
+
+SCENARIO = ROOT / "molecule/consumer"
+
+
+@pytest.fixture(scope="module")
+def host() -> Host:
+    return hosts("web1")["web1"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("consumer")
+    install(build(directory), directory / "home")
+    return directory / "home"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, host: Host) -> Path:
+    directory = tmp_path_factory.mktemp("project")
+    shutil.copytree(SCENARIO / "project", directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    known: dict[str, Any] = host.ansible.get_variables()  # type: ignore[attr-defined]  # as in tests/remote.py
+    reached = {name: value for name, value in known.items() if name.startswith("ansible_")}
+    (directory / "prod/hosts.yml").write_text(yaml.safe_dump({"app_hosts": {"hosts": {"web1": reached}}}))
+    return directory
+
+
+def test_two_lines_of_a_playbook_an_inventory_and_an_app_are_a_site(home: Path, project: Path, host: Host) -> None:
+    assert {path.name for path in project.iterdir()} == {"site.yml", "prod", "shop"}
+    run(project, "ansible-playbook", "site.yml", "-i", "prod", home=home)
+    assert Site(address(host), "shop.test").get("/").body == b"Hello"
+    assert "changed=0 " in run(project, "ansible-playbook", "site.yml", "-i", "prod", home=home)
+
+
+def test_a_role_of_the_projects_own_uses_two_of_the_collections(home: Path, project: Path, host: Host) -> None:
+    shutil.copytree(SCENARIO / "addition", project, dirs_exist_ok=True)
+    text = ["-e", "wiki_text=Welcome"]
+    run(project, "ansible-playbook", "wiki.yml", "-i", "prod", *text, home=home)
+    wiki = Site(address(host), "wiki.test")
+    assert eventually(lambda: (answer := wiki.get("/")).status == 200 and answer).body == b"Welcome\n"
+    pid = host.check_output("systemctl show --value --property MainPID wiki")
+    assert host.check_output(f"grep 'Max open files' /proc/{pid}/limits").split()[3] == "2048"
+    assert "changed=0 " in run(project, "ansible-playbook", "wiki.yml", "-i", "prod", *text, home=home)
+    assert Site(wiki.address, "shop.test").get("/").body == b"Hello"
+
+
+def test_a_playbook_of_the_collection_deploys_by_its_name(home: Path, project: Path, host: Host) -> None:
+    code = project / "shop/web.py"
+    code.write_text(code.read_text().replace("Hello", "Hello again"))
+    run(project, "ansible-playbook", "funnel.tornado.deploy", "-i", "prod", "-e", "app=shop", home=home)
+    assert Site(address(host), "shop.test").get("/").body == b"Hello again"

@@ -1,0 +1,79 @@
+"""What `ansible-galaxy collection build` makes of the clone is all that a user needs, wherever it is installed."""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.artefact import build, install, run, tracked
+from tests.remote import ROOT
+
+#: What users need of the clone, beside the documents in its root.
+NEEDED = ("changelogs", "docs", "LICENSE", "meta", "playbooks", "plugins", "roles")
+
+#: A host that nothing is to be asked of: it would not answer.
+WEB1 = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+
+
+@pytest.fixture(scope="module")
+def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("artefact"))
+
+
+@pytest.fixture(scope="module")
+def home(artefact: Path) -> Path:
+    directory = artefact.parent / "home"
+    install(artefact, directory)
+    return directory
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "site.yml").write_text(yaml.safe_dump([{"import_playbook": "funnel.tornado.site"}]))
+    (tmp_path / "prod").mkdir()
+    inventory = {"app_hosts": {"hosts": {"web1": WEB1}, "vars": {"tornado_apps": {}, "nginx_upstraems": {}}}}
+    (tmp_path / "prod/hosts.yml").write_text(yaml.safe_dump(inventory))
+    return tmp_path
+
+
+def test_it_has_what_users_need_and_nothing_else(artefact: Path) -> None:
+    with tarfile.open(artefact) as archive:
+        found = {member.name for member in archive if not member.isdir()}
+        assert all(member.isfile() or member.isdir() for member in archive)
+    needed = {name for name in tracked() if name.split("/")[0] in NEEDED or re.fullmatch(r"[^/]+\.md", name)}
+    assert found == needed | {"FILES.json", "MANIFEST.json"}
+    assert {
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "meta/runtime.yml",
+        "playbooks/site.yml",
+        "roles/nginx/tasks/main.yml",
+    } <= needed
+
+
+def test_every_playbook_is_found_by_its_name(home: Path, project: Path) -> None:
+    playbooks = [f"funnel.tornado.{path.stem}" for path in (ROOT / "playbooks").glob("*.yml")]
+    assert "funnel.tornado.site" in playbooks
+    output = run(project, "ansible-playbook", "-i", "prod", "--syntax-check", "site.yml", *playbooks, home=home)
+    assert output.count("playbook: ") == len(playbooks) + 1
+
+
+@pytest.mark.parametrize("kind", ["module", "filter"])
+def test_every_plugin_documents_itself(home: Path, project: Path, kind: str) -> None:
+    directory = ROOT / "plugins" / ("modules" if kind == "module" else kind)
+    names = {f"funnel.tornado.{path.stem}" for path in directory.glob("*.py")}
+    assert names
+    documented = json.loads(run(project, "ansible-doc", "--json", "--type", kind, *names, home=home))
+    assert {name for name, page in documented.items() if page["doc"]["short_description"] and page["examples"]} == names
+
+
+def test_a_mistake_is_refused_before_any_host_is_asked(home: Path, project: Path) -> None:
+    output = run(project, "ansible-playbook", "site.yml", "-i", "prod", home=home, status=2)
+    assert "nginx_upstraems: no such variable of the role nginx; did you mean nginx_upstreams?" in output
+    assert re.search(r"web1 +: ok=0 +changed=0 +unreachable=0 +failed=1", output)

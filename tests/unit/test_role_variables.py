@@ -1,0 +1,119 @@
+"""Which variables of a host are taken for misspelt ones of a role."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.filter.fleet_problems import fleet_problems, role_options
+from ansible_collections.funnel.tornado.plugins.module_utils.role_variables import meant, role_variable_problems
+
+ROOT = Path(__file__).parents[2]
+
+OPTIONS = {
+    "nginx": {"nginx_upstreams": "dict", "nginx_listen": "list"},
+    "app": {"app_names": "list", "app_versions": "dict", "app_wait": "int"},
+}
+
+
+class Undefined(Mapping[str, Any]):
+    """A host whose only variable needs another one that is not there."""
+
+    def __getitem__(self, name: str) -> Any:
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["app_version"])
+
+    def __len__(self) -> int:
+        return 1
+
+
+def test_a_misspelt_variable_that_all_hosts_have_is_named_with_what_was_meant() -> None:
+    hosts: dict[str, dict[str, Any]] = {"web1": {"nginx_upstraems": {}}, "web2": {"nginx_upstraems": {"shop": {}}}}
+    assert list(role_variable_problems(hosts, OPTIONS)) == [
+        "nginx_upstraems: no such variable of the role nginx; did you mean nginx_upstreams?"
+    ]
+
+
+def test_whether_one_or_several_are_meant_is_seen_by_the_value() -> None:
+    assert list(role_variable_problems({"web1": {"app_version": {"shop": "1.2"}, "nginx_upstraems": "{}"}}, OPTIONS)) == [
+        "app_version: no such variable of the role app; did you mean app_versions?",
+        "nginx_upstraems: no such variable of the role nginx; did you mean nginx_upstreams?",
+    ]
+
+
+def test_hosts_are_named_where_not_all_have_it() -> None:
+    hosts: dict[str, dict[str, Any]] = {"web1": {"app_wiat": 5}, "web2": {}, "web3": {"app_wiat": 9, "nginx_lsiten": []}}
+    assert list(role_variable_problems(hosts, OPTIONS)) == [
+        "app_wiat of web1, web3: no such variable of the role app; did you mean app_wait?",
+        "nginx_lsiten of web3: no such variable of the role nginx; did you mean nginx_listen?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("nginx_upstraems", "nginx_upstreams"),
+        ("nginx_site", "nginx_sites"),
+        ("nginx_trusted_proxy", "nginx_trusted_proxies"),
+        ("limits_open_file", "limits_open_files"),
+        ("app_tsl", "app_tls"),
+        ("python_uv_verison", "python_uv_version"),
+        ("mongodb_backup_nmae", "mongodb_backup_name"),
+        ("fleet_adress", "fleet_address"),
+        ("keepalived_adress", "keepalived_address"),
+    ],
+)
+def test_what_is_a_misspelling(name: str, right: str) -> None:
+    assert meant(name, role_options()[name.partition("_")[0]]) == right
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "python_version",
+        "app_host",
+        "app_set",
+        "app_port",
+        "logs_dir",
+        "logs_server",
+        "nginx_version",
+        "mongodb_host",
+        "mongodb_password",
+    ],
+)
+def test_what_only_begins_alike_is_somebody_elses(name: str) -> None:
+    assert meant(name, role_options()[name.partition("_")[0]]) is None
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"app_name": "shop", "app_version": "1.2", "nginx_upstream": ["127.0.0.1:8000"], "app_waits": [1]},
+        {"redis_listen": [], "nginx": {}, "": 1},
+        {"nginx_listen": [], "app_wait": 60},
+        Undefined(),
+    ],
+)
+def test_other_variables_are_left_alone(variables: Mapping[str, Any]) -> None:
+    assert list(role_variable_problems({"web1": variables}, OPTIONS)) == []
+
+
+def test_nothing_that_the_collection_itself_sets_is_taken_for_a_misspelling() -> None:
+    files = [*(ROOT / "roles").glob("*/*/*.yml"), *(ROOT / "playbooks").glob("**/*.yml")]
+    names = {name for file in files for name in re.findall(r"^ *(?:register: |)(\w+)(?::|$)", file.read_text(), re.MULTILINE)}
+    assert {"nginx_applied", "app_host", "certificates_placed"} <= names
+    options = role_options()
+    assert [name for name in names if meant(name, options.get(name.partition("_")[0], ()))] == []
+
+
+def test_every_host_of_the_fleets_groups_is_looked_at_and_no_other() -> None:
+    hostvars: dict[str, dict[str, Any]] = {host: {"mongodb_usres": {}} for host in ("db1", "mail1")}
+    assert fleet_problems({"app_hosts": [], "mongodb": ["db1"], "mail": ["mail1"]}, hostvars) == [
+        "mongodb_usres: no such variable of the role mongodb; did you mean mongodb_users?"
+    ]

@@ -1,0 +1,148 @@
+"""What a role's defaults, argument specs, page and files say of its variables is the same, and all of them do something."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jinja2 import Environment, nodes
+from jinja2.nativetypes import NativeEnvironment
+
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE
+
+ROOT = Path(__file__).parents[2]
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
+
+#: Letters of a default that fit into a table. A longer one is described there in words.
+SHORT = 60
+
+#: Keys of a task whose text is an expression, without braces.
+EXPRESSIONS = {"when", "that", "until", "changed_when", "failed_when"}
+
+
+def load(role: str, file: str) -> Any:
+    return yaml.safe_load((ROOT / "roles" / role / file).read_text())
+
+
+@functools.cache
+def defaults(role: str) -> dict[str, Any]:
+    return dict(load(role, "defaults/main.yml"))
+
+
+@functools.cache
+def options(role: str) -> dict[str, dict[str, Any]]:
+    """Return the variables in the argument specs, of all entry points, without the apps' own."""
+    entries = load(role, "meta/argument_specs.yml")["argument_specs"].values()
+    return {name: option for entry in entries for name, option in entry["options"].items() if name != VARIABLE}
+
+
+@functools.cache
+def rows(role: str) -> dict[str, str]:
+    """Return what the tables of variables on the role's page say is their default."""
+    table = re.findall(
+        r"^\| variable \| default \|.*\n\|---.*\n((?:\|.*\n)+)", (ROOT / "roles" / role / "README.md").read_text(), re.MULTILINE
+    )
+    cells = [line.split(" | ") for lines in table for line in lines.splitlines()]
+    return {name: default for names, default, *_ in cells for name in re.findall(r"`(\w+)`", names)}
+
+
+def names(text: str) -> set[str]:
+    """Return the variables in a Jinja template."""
+    return {node.name for node in Environment().parse(text).find_all(nodes.Name)}
+
+
+def templated(value: object) -> bool:
+    return "{{" in str(value)
+
+
+def rendered(role: str, name: str) -> Any:
+    """Return a default as it is where nothing else is set."""
+    value = defaults(role)[name]
+    if not templated(value):
+        return value
+    others = {other: rendered(role, other) for other in names(value) & defaults(role).keys()}
+    return NativeEnvironment().from_string(value).render(others)
+
+
+def named(value: object, key: str = "") -> Iterator[str]:
+    """Yield the variables that the texts in a piece of YAML name."""
+    if isinstance(value, dict):
+        for inside, item in value.items():
+            yield from named(str(inside))
+            yield from named(item, str(inside))
+    elif isinstance(value, list):
+        for item in value:
+            yield from named(item, key)
+    elif isinstance(value, str):
+        text = f"{{{{ {value} }}}}" if key in EXPRESSIONS else value
+        yield from names(text)
+
+
+@functools.cache
+def used(role: str) -> set[str]:
+    """Return the variables that the role's files name."""
+    directory = ROOT / "roles" / role
+    files = [file for part in ("defaults", "tasks", "handlers", "vars") for file in directory.glob(f"{part}/**/*.yml")]
+    found = {name for file in files for name in named(yaml.safe_load(file.read_text()))}
+    for template in directory.glob("templates/*"):
+        found |= names(template.read_text())
+    return found
+
+
+@functools.cache
+def made() -> set[str]:
+    """Return what the roles themselves set: what their tasks register, and their constants."""
+    registered = re.compile(r"^ *register: (\w+)", re.MULTILINE)
+    found = {name for file in (ROOT / "roles").glob("*/tasks/*.yml") for name in registered.findall(file.read_text())}
+    return found | {name for file in (ROOT / "roles").glob("*/vars/**/*.yml") for name in yaml.safe_load(file.read_text())}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_variable_is_the_roles_own_by_its_name(role: str) -> None:
+    assert [name for name in options(role) if not name.startswith(f"{role}_")] == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_defaults_and_argument_specs_have_the_same_variables(role: str) -> None:
+    optional = {name for name, option in options(role).items() if not option.get("required")}
+    assert set(defaults(role)) - set(options(role)) == set()
+    assert optional - set(defaults(role)) == set(), "a variable that need not be set has a default, or the role fails without it"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_argument_specs_say_what_the_defaults_are(role: str) -> None:
+    said = {name: option["default"] for name, option in options(role).items() if "default" in option}
+    assert said == {name: rendered(role, name) for name in said}
+    unsaid = [name for name, value in defaults(role).items() if name not in said and not options(role)[name].get("required")]
+    assert [name for name in unsaid if not templated(defaults(role)[name])] == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_page_has_every_variable_with_its_default(role: str) -> None:
+    assert rows(role).keys() == options(role).keys()
+    for name, cell in rows(role).items():
+        default = options(role)[name].get("default")
+        literals = [yaml.safe_load(text) for text in re.findall("`([^`]+)`", cell)]
+        if options(role)[name].get("required"):
+            assert cell == "required", name
+        elif default is not None and (literals or len(str(default)) <= SHORT):
+            assert default in literals, name
+        else:
+            assert cell, name
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_variable_does_something(role: str) -> None:
+    assert set(options(role)) - used(role) == set()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_variable_of_a_role_that_is_named_is_documented(role: str) -> None:
+    ours = {name for name in used(role) if name.partition("_")[0] in ROLES}
+    assert ours
+    assert ours - made() - {name for other in ROLES for name in options(other)} == set()
