@@ -115,7 +115,8 @@ def _playbook_problem(words: list[str]) -> str:
     if refused := _refusal(parse.parse_args, words[1:]):
         return refused
     options = parse.parse_args(words[1:])
-    playbooks = [ROOT / name for name in options.args]
+    # In another's project a playbook goes by the collection's name and its own.
+    playbooks = [ROOT / re.sub(r"^funnel\.tornado\.(\w+)$", r"playbooks/\1.yml", name) for name in options.args]
     named = [*playbooks, *(ROOT / name for name in options.inventory or ())]
     named += [ROOT / one[1:] for one in options.extra_vars if one.startswith("@")]
     missing = [str(path.relative_to(ROOT)) for path in named if not path.exists()]
