@@ -155,7 +155,7 @@ class Fleet:
 
     def save(self) -> None:
         """Write to disk what `load` reads."""
-        state = {"network": str(self.network), "hosts": [asdict(host) for host in self.hosts.values()]}
+        state = {"network": self.network and str(self.network), "hosts": [asdict(host) for host in self.hosts.values()]}
         partial = self.directory / "fleet.json.partial"
         partial.write_text(json.dumps(state, indent=2))
         partial.rename(self.directory / "fleet.json")
@@ -227,12 +227,13 @@ class Fleet:
             self._kill(CGROUP / self.mark / name)
             if name in self.hosts:
                 self._unplug(self.hosts[name])
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(remove, [self.root(name).parent for name in names]))
         self.hosts = {name: host for name, host in self.hosts.items() if name not in names}
-        if self.hosts:
+        if self.directory.exists():  # nobody's disks may be left by a run that is cut off, but no host without its disk
             self._introduce()
             self.save()
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(remove, [self.root(name).parent for name in names]))
+        if self.hosts:
             return
         self._kill(CGROUP / self.mark)
         with locked(LOCK):

@@ -168,7 +168,7 @@ def raise_process(name: str, pid: int, open_files: int, outcome: Outcome, *, che
         except PermissionError:
             outcome.warnings.append(
                 f"{name} (pid {pid}) keeps {soft} open files until its next start: its hard limit is {hard}, "
-                "and going above takes CAP_SYS_RESOURCE"
+                "and root, here, lacks CAP_SYS_RESOURCE, which it takes to raise it or another user's"
             )
             return
         confirmed = open_files_of(pid)[0]

@@ -196,3 +196,22 @@ def test_a_host_is_given_directories_that_there_are(tmp_path: Path, capsys: pyte
     with pytest.raises(SystemExit):
         parse_arguments(["up", "--bind", f"{tmp_path}/none", "web1"])
     assert f"there is no directory {tmp_path}/none" in capsys.readouterr().err
+
+
+def test_a_host_that_was_taken_down_by_half_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(fleet, "STATE", tmp_path)
+    half = Fleet("demo")
+    half.hosts = {name: Host(name, "bookworm", f"10.213.0.{number}") for number, name in enumerate(("demo1", "demo2"), 11)}
+    for name in half.hosts:
+        key = half.root(name) / fleet.HOST_KEY
+        key.parent.mkdir(parents=True)
+        key.with_suffix(".pub").write_text("ssh-ed25519 AAAA\n")
+
+    def cut_off(_directory: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fleet, "remove", cut_off)
+    monkeypatch.setattr(Fleet, "_unplug", lambda *_arguments: None)
+    with pytest.raises(KeyboardInterrupt):
+        half.down(["demo1"])
+    assert list(Fleet("demo").hosts) == ["demo2"]
