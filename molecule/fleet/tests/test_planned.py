@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from testinfra.host import Host
 
-from tests.fleet import APP_HOSTS, Clients, Fleet, entry
+from tests.fleet import APP_HOSTS, BALANCERS, Clients, Fleet, entry
 from tests.remote import deploy, done, eventually, run_playbook
 
 #: Another one after each boot.
@@ -115,6 +115,6 @@ def test_a_host_is_added_and_removed(fleet: Fleet, clients: Clients, tmp_path: P
             eventually(fleet.whole)
         with clients("a host is removed"):
             done(run_playbook("site.yml", "all"))
-            assert fleet.serving() == set(APP_HOSTS)
+            assert [set(fleet.servers(name)) for name in BALANCERS] == [set(APP_HOSTS)] * len(BALANCERS)
     finally:
         fleet.remove("web4")
