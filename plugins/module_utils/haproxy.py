@@ -116,14 +116,11 @@ def haproxy_files(backends: Mapping[str, object], addresses: Addresses) -> dict[
     if problems:
         raise InvalidDataError(problems)
     links = _links(addresses.certificates)
-    sni = _sni_rules(parsed)
-    takes_tls = bool(addresses.certificates or sni["rules"] or sni["default"])
-    listen = [*addresses.listen, *(addresses.listen_tls if takes_tls else ())]
-    binds = [_bind(number, address) for number, address in enumerate(listen)]
+    binds = [_bind(number, address) for number, address in enumerate([*addresses.listen, *addresses.listen_tls])]
     variables = {
         "backends": [_backend_variables(name, one) for name, one in parsed.items()],
         "http": _http_rules(parsed),
-        "sni": sni,
+        "sni": _sni_rules(parsed),
         "binds": binds[: len(addresses.listen)],
         "tls_binds": binds[len(addresses.listen) :],
         "ends_tls": bool(addresses.certificates),

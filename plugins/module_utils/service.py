@@ -22,7 +22,6 @@ START_SECONDS = 120.0
 #: Seconds a service may take to show that it runs with its new configuration.
 CONFIRM_SECONDS = 10.0
 
-
 #: When a unit became active last, and when its state changed last, a reload included: microseconds since boot.
 _BEGAN, _SETTLED = "ActiveEnterTimestampMonotonic", "StateChangeTimestampMonotonic"
 

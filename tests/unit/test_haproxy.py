@@ -130,7 +130,10 @@ def test_systemd_listens_in_the_order_in_which_haproxy_takes_the_sockets() -> No
 
 
 def test_without_certificates_there_is_no_tls() -> None:
-    assert not [line for line in render({"shop": SHOP}) if "ssl-default" in line or ":443" in line or line == "frontend tls"]
+    lines = render({"shop": SHOP})
+    assert not [line for line in lines if "ssl-default" in line or "ssl crt" in line]
+    assert "tcp-request connection reject" in section(lines, "frontend tls")
+    assert "frontend tls" not in render({"shop": SHOP}, Addresses(["80"]))
 
 
 def test_tls_is_passed_on_by_the_name_that_is_asked_for() -> None:
