@@ -43,10 +43,10 @@ def versions(host: Host, packages: list[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_entries() -> Iterator[None]:
-    """End with the scenario's entry, and nothing left to do."""
+def own_entry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """End with the scenario's entry."""
     yield
-    done(run_playbook("site.yml", "all"))
+    done(deploy("sample", "app_hosts", tmp_path_factory.mktemp("own"), entry()))
 
 
 def test_batches(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
