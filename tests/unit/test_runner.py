@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tornado.iostream import IOStream
+from tornado.testing import bind_unused_port
+from tornado.web import Application, RequestHandler
 
 from tests.programs import load
 
@@ -136,3 +140,26 @@ def test_line_names_its_process(environment: dict[str, str], context: str) -> No
 @pytest.mark.parametrize("line_break", ["\n", "\r\n", "\r", "\x0b", "\x85", "\u2028"])
 def test_nothing_starts_a_line_but_the_time(line_break: str) -> None:
     assert line({}, f"one{line_break}two", logging.ERROR).endswith("ERROR shop [pid 812] one\n    two")
+
+
+def test_a_request_is_not_lost_between_its_arrival_and_its_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = IOStream._finish_read
+
+    async def ask() -> bytes:
+        server = runner.Server(Application([("/", RequestHandler)]))
+        listener, port = bind_unused_port()
+        server.add_socket(listener)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+        def finish_and_drain(stream: IOStream, size: int) -> None:
+            finish(stream, size)
+            server.close_idle()
+
+        monkeypatch.setattr(IOStream, "_finish_read", finish_and_drain)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        server.stop()
+        return answer
+
+    assert asyncio.run(ask()).startswith(b"HTTP/1.1 405 ")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import sys
+import threading
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
@@ -15,6 +17,9 @@ from tornado.process import fork_processes
 from sample_app import logs
 from sample_app.settings import Settings, SettingsError, read
 from sample_app.web import make_app
+
+#: Seconds after an interrupt in which the process has ended, whatever it waits for.
+END = 5.0
 
 
 async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
@@ -26,7 +31,13 @@ async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
         server.add_sockets(sockets)
         scheme = "https" if settings.ssl else "http"
         logging.info("open %s://%s:%d/", scheme, settings.address or "localhost", sockets[0].getsockname()[1])
-        await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            # asyncio waits for every task that it has cancelled, and a driver's may miss that: python/cpython#86296.
+            timer = threading.Timer(END, os._exit, [0])
+            timer.daemon = True
+            timer.start()
 
 
 def main() -> None:

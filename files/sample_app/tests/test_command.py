@@ -45,6 +45,37 @@ def test_several_processes_serve_one_port(start: Start) -> None:
     assert len({app.pid, first, second}) == 3
 
 
+#: Serves, and has a task that misses that it is cancelled, as a driver's may.
+DEAF = """
+import asyncio, contextlib
+from sample_app import __main__ as command
+
+async def wait():
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+def make_app(**options):
+    tasks.append(asyncio.ensure_future(wait()))
+    return made(**options)
+
+tasks, made, command.make_app = [], command.make_app, make_app
+command.main()
+"""
+
+
+def test_an_interrupt_ends_it_whatever_it_waits_for() -> None:
+    argv = [sys.executable, "-c", DEAF, "--port=0"]
+    with subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr
+            assert " open http://" in process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize(
     ("option", "line"),
     [

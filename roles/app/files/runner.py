@@ -1016,7 +1016,8 @@ class Server(HTTPServer):
         """Close the connections on which no byte of a request has arrived."""
         for connection, exchange in list(self.exchanges.items()):
             stream = connection.stream
-            waiting = exchange._request_start_line is None and not stream._read_buffer_size
+            # A stream that does not read has just read a request, which is looked at in the loop's next round.
+            waiting = exchange._request_start_line is None and stream.reading() and not stream._read_buffer_size
             if waiting and not stream.closed() and not is_readable(stream.socket):
                 stream.close()
 
