@@ -1,0 +1,143 @@
+"""What clients get: three ways of serving the same app, each in turn, with as many Tornados as CPUs."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import resource
+import statistics
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+
+from tornado.httpclient import HTTPError
+from tornado.iostream import StreamClosedError
+from tornado.websocket import WebSocketClientConnection, websocket_connect
+
+from tests.bench.hosts import PLAIN, Fleet, run
+from tests.bench.table import Table, median, ratio, say
+
+SECONDS = 4
+CONNECTIONS = 40
+WEBSOCKETS = 1000
+#: Websockets that are opened at a time, as more than a server's backlog would wait a second for a repeated SYN.
+AT_A_TIME = 50
+#: Seconds after which an answer on a websocket is given up.
+LONGEST = 10.0
+
+DOCUMENTED, OURS, BARE = "documentation's nginx", "collection's nginx", "Tornados with reuse_port"
+#: What wrk asks for: its name, path and connections.
+ASKED = {
+    "small answers": ("/healthz", CONNECTIONS),
+    "small answers, one client": ("/healthz", 1),
+    "100 kB answers": ("/large", CONNECTIONS),
+    "static file": ("/static/style.css", CONNECTIONS),
+}
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """What was measured: answers per second, and percentiles of their latencies in milliseconds."""
+
+    rate: float
+    p50: float
+    p99: float
+
+
+class Serving:
+    """What was measured, by what was asked for and the way of serving, one for each round."""
+
+    def __init__(self, fleet: Fleet, host: str) -> None:
+        """Nothing has been measured yet."""
+        addresses = fleet.addresses()
+        fleet.ssh(PLAIN, "supervisorctl start shared:*")
+        self.stacks = {DOCUMENTED: (addresses[PLAIN], 80), OURS: (addresses[host], 80), BARE: (addresses[PLAIN], 8082)}
+        self.found: dict[tuple[str, str], list[Throughput]] = defaultdict(list)
+        self.websockets: dict[str, list[tuple[int, list[float]]]] = defaultdict(list)
+
+    def measure(self, rounds: int) -> None:
+        """Put each under each load, in turn."""
+        for number in range(1, rounds + 1):
+            say(f"serving, round {number} of {rounds}")
+            for name, (path, connections) in ASKED.items():
+                for stack, (address, port) in self.stacks.items():
+                    self.found[name, stack].append(load(f"http://{address}:{port}{path}", connections))
+                    say(f"  {name}, {stack}: {self.found[name, stack][-1].rate:.0f}/s")
+            for stack, (address, port) in self.stacks.items():
+                self.websockets[stack].append(asyncio.run(talk(f"ws://{address}:{port}/echo")))
+                say(f"  websockets, {stack}: {self.websockets[stack][-1][0]} open")
+
+    def table(self) -> Table:
+        """Return the medians, and the medians of the ratios within a round."""
+        table = Table(
+            "A client's answers",
+            "Answers per second, and the 50th and 99th percentile of the milliseconds to each; asked by wrk on the same\n"
+            f"machine, over {CONNECTIONS} connections. Each websocket sends a message a second, and waits for its return.",
+            ["", *self.stacks, "collection / documentation", "collection / bare"],
+        )
+        for name in ASKED:
+            rates = {stack: [one.rate for one in self.found[name, stack]] for stack in self.stacks}
+            cells = []
+            for stack in self.stacks:
+                found = self.found[name, stack]
+                p50, p99 = median([one.p50 for one in found]), median([one.p99 for one in found])
+                cells.append(f"{median(rates[stack]):.0f}/s, {p50:.1f} / {p99:.1f} ms")
+            ratios = (f"{ratio(rates[OURS], rates[other]):.2f}x" for other in (DOCUMENTED, BARE))
+            table.rows.append([name, *cells, *ratios])
+        cells = []
+        for rounds in self.websockets.values():
+            cells.append(f"{median([count for count, _ in rounds]):.0f} open")
+            if latencies := [latency for _, found in rounds for latency in found]:
+                cells[-1] += f", {percentile(latencies, 50):.1f} / {percentile(latencies, 99):.1f} ms"
+        table.rows.append([f"{WEBSOCKETS:,} websockets", *cells, "", ""])
+        return table
+
+
+def load(url: str, connections: int) -> Throughput:
+    """Keep the connections busy; any answer but success ends the benchmark."""
+    output = run(["wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--latency", url])
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
+    latency = {
+        name: float(value) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
+        for name, value, unit in re.findall(r"(\d+)%\s+([\d.]+)(us|ms|s)", output)
+    }
+    if not rate or "Non-2xx" in output or "Socket errors" in output:
+        sys.exit(f"{url} did not serve:\n{output}")
+    return Throughput(float(rate[1]), latency["50"], latency["99"])
+
+
+async def talk(url: str) -> tuple[int, list[float]]:
+    """Open the websockets and talk for a while; return how many opened, and the milliseconds that each message took."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2 * WEBSOCKETS, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    places = asyncio.Semaphore(AT_A_TIME)
+
+    async def connect() -> WebSocketClientConnection | None:
+        async with places:
+            try:
+                return await asyncio.wait_for(websocket_connect(url), LONGEST)
+            except (HTTPError, OSError, StreamClosedError, TimeoutError):
+                return None
+
+    sockets = [one for one in await asyncio.gather(*(connect() for _ in range(WEBSOCKETS))) if one]
+    latencies: list[float] = []
+
+    async def keep_talking(socket: WebSocketClientConnection, number: int) -> None:
+        await asyncio.sleep(number / max(len(sockets), 1))  # they do not speak all at once
+        for _ in range(SECONDS):
+            began = time.monotonic()
+            await socket.write_message("x" * 100)
+            if await asyncio.wait_for(socket.read_message(), LONGEST) is None:
+                sys.exit(f"{url} closed a websocket")
+            latencies.append((time.monotonic() - began) * 1000)
+            await asyncio.sleep(max(0.0, 1 - (time.monotonic() - began)))
+
+    await asyncio.gather(*(keep_talking(socket, number) for number, socket in enumerate(sockets)))
+    for socket in sockets:
+        socket.close()
+    return len(sockets), latencies
+
+
+def percentile(values: list[float], percent: int) -> float:
+    """Return a percentile of at least two values."""
+    return statistics.quantiles(values, n=100)[percent - 1]
