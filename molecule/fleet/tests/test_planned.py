@@ -6,40 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from testinfra.host import Host
 
 from tests.fleet import APP_HOSTS, BALANCERS, Clients, Fleet, entry
 from tests.remote import deploy, done, eventually, run_playbook
+from tests.upgrades import offer_newer, versions
 
 #: Another one after each boot.
 BOOT = "cat /proc/sys/kernel/random/boot_id"
 
-#: Makes packages of a higher version of those that are installed, and a source of them for apt.
-NEWER = r"""
-mkdir --parents /opt/newer && cd /opt/newer
-for name in {}; do
-    apt-get download -o APT::Sandbox::User=root $name && dpkg-deb --raw-extract ${{name}}_*.deb tree && rm ${{name}}_*.deb || exit
-    sed --in-place '/^Version:/s/$/+newer/' tree/DEBIAN/control
-    dpkg-deb --build --root-owner-group tree $name.deb && rm --recursive tree || exit
-done
-for file in *.deb; do
-    dpkg-deb --field $file
-    digest=$(sha256sum $file | cut --delimiter=' ' --fields=1)
-    printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' $file $(stat --format=%s $file) $digest
-done > Packages
-echo 'deb [trusted=yes] file:/opt/newer ./' > /etc/apt/sources.list.d/newer.list
-"""
+#: What is upgraded on which hosts.
 PACKAGES = {"lb": ["haproxy", "keepalived"], "web": ["nginx", "supervisor"]}
 
 
 def boots(fleet: Fleet) -> dict[str, str]:
     """Return which boot each host is in."""
     return {name: host.check_output(BOOT) for name, host in fleet.hosts.items()}
-
-
-def versions(host: Host, packages: list[str]) -> list[str]:
-    """Return the versions of installed packages."""
-    return host.check_output(f"dpkg-query --show --showformat='${{Version}}\\n' {' '.join(packages)}").splitlines()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,7 +32,9 @@ def own_entry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def test_batches(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
     with clients("deploy, two hosts at a time") as traffic:
-        output = done(deploy("sample", "app_hosts", tmp_path, entry(env={"SAMPLE_THEME": "dark"}), "-e", "batch=2"))
+        output = done(
+            deploy("sample", "app_hosts", tmp_path, entry(env={"SAMPLE_THEME": "dark"}), "-e", "batch=2", "-e", "pause=1")
+        )
     assert set(fleet.themes().values()) == {"dark"}, output
     for load in traffic.loads.values():
         assert load.result.closes.get("1012", 0) >= load.shape.websockets, "all were told to connect again"
@@ -95,11 +78,12 @@ def test_reboot(fleet: Fleet, clients: Clients) -> None:
 
 def test_upgrade(fleet: Fleet, clients: Clients) -> None:
     for name, host in fleet.hosts.items():
-        host.check_output(NEWER.format(" ".join(PACKAGES[name[:-1]])))
+        offer_newer(host, PACKAGES[name[:-1]])
     fleet.hosts["web2"].check_output("touch /run/reboot-required")
     before = boots(fleet)
     with clients("upgrade.yml, all hosts", websockets_break=True):
-        done(run_playbook("playbooks/upgrade.yml", "all", seconds=600))
+        done(run_playbook("playbooks/upgrade.yml", "balancers", "-e", f"packages={','.join(PACKAGES['lb'])}", seconds=600))
+        done(run_playbook("playbooks/upgrade.yml", "app_hosts", seconds=600))
     found = {name: versions(host, PACKAGES[name[:-1]]) for name, host in fleet.hosts.items()}
     assert all(version.endswith("+newer") for one in found.values() for version in one), found
     after = boots(fleet)
@@ -114,7 +98,7 @@ def test_a_host_is_added_and_removed(fleet: Fleet, clients: Clients, tmp_path: P
             done(run_playbook("site.yml", "all", "-i", str(inventory)))
             eventually(fleet.whole)
         with clients("a host is removed"):
-            done(run_playbook("site.yml", "all"))
+            done(run_playbook("playbooks/balancers.yml", "all"))
             assert [set(fleet.servers(name)) for name in BALANCERS] == [set(APP_HOSTS)] * len(BALANCERS)
     finally:
         fleet.remove("web4")

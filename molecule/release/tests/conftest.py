@@ -13,6 +13,9 @@ from tests import remote
 from tests.load import Clients, Load, Result, table
 from tests.remote import address
 
+#: Seconds between two requests of a client: with as many clients as there are, the processors are left to what is tested.
+PACE = {"pause": 0.8}
+
 RESULTS = pytest.StashKey[dict[str, Result]]()
 
 
@@ -36,7 +39,7 @@ def clients(pytestconfig: pytest.Config, hosts: dict[str, Host]) -> Clients:
         title: str, *, reload: bool = False, requests_fail: bool = False, websockets_break: bool = False, **shape: Any
     ) -> Iterator[dict[str, Load]]:
         with ExitStack() as stack:
-            loads = {name: stack.enter_context(Load(address(host), **shape)) for name, host in hosts.items()}
+            loads = {name: stack.enter_context(Load(address(host), **PACE | shape)) for name, host in hosts.items()}
             yield loads
         results = {f"{title}, {name}": load.result for name, load in loads.items()}
         pytestconfig.stash.setdefault(RESULTS, {}).update(results)
