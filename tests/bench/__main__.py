@@ -45,9 +45,10 @@ def main() -> None:
         if {"install", "operate"} & set(parts):
             tables.append(operations.table())
         if "serve" in parts:
+            sizes = memory.table(fleet, HOSTS[0])  # as long as no way of serving has been kept busy for longer
             serving = Serving(fleet, HOSTS[0])
             serving.measure(arguments.rounds)
-            tables += [serving.table(), memory.table(fleet, HOSTS[0])]
+            tables += [serving.table(), sizes]
         if "switch" in parts:
             tables.append(switching.measure(fleet, HOSTS[0], arguments.rounds))
     text = "\n".join(map(str, tables))

@@ -25,9 +25,8 @@ KINDS = {
 
 def table(fleet: Fleet, host: str) -> Table:
     """Return the sizes; of Tornado processes, the median one's."""
-    fleet.ssh(PLAIN, "supervisorctl stop shared:*")
     found = [sizes(fleet.ssh(name, LIST)) for name in (host, PLAIN)]
-    result = Table("A host's memory", "MB, shared pages in equal parts (PSS), after the load.", ["", "collection", "plain way"])
+    result = Table("A host's memory", "MB, shared pages in equal parts (PSS), before any load.", ["", "collection", "plain way"])
     for kind in KINDS:
         result.rows.append([kind, *(f"{(median if 'Tornado' in kind else sum)(one[kind]):.1f}" for one in found)])
     added = [sum(sum(values) for kind, values in one.items() if "Tornado" not in kind) for one in found]
