@@ -132,7 +132,7 @@ class Fleet:
 
     def tls_at(self) -> str:
         """Return the group of the hosts where TLS ends."""
-        return "balancers" if "ssl crt" in self.balancers["lb1"].file("/etc/haproxy/haproxy.cfg").content_string else "app_hosts"
+        return "balancers" if "ssl crt" in self.balancers["lb1"].check_output("cat /etc/haproxy/haproxy.cfg") else "app_hosts"
 
     def whole(self) -> bool:
         """Say whether all is well: every app host serves, and is up at both balancers, of which one has the address."""

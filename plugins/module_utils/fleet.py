@@ -35,17 +35,31 @@ def fleet_addresses(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, An
     return {host: ip for host, ip in found.items() if ip}
 
 
+def fleet_sources(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return the IP addresses from which each of ``hosts`` may reach the others: as `fleet_addresses`, but all that a name has.
+
+    :raises InvalidDataError: as there.
+    """
+    fleet_addresses(hosts := list(hosts), hostvars)
+    return {host: _resolve_all(_address(host, hostvars.get(host, {}))) for host in hosts}
+
+
 def resolve(address: str) -> str | None:
     """Return the IP address that ``address`` is or, of a name, has: its first of IPv4, or of IPv6 when it has no other."""
+    return next(iter(_resolve_all(address)), None)
+
+
+def _resolve_all(address: str) -> list[str]:
+    """Return the IP address that ``address`` is or, of a name, all that it has: those of IPv4 come first."""
     try:
-        return str(ipaddress.ip_address(address))
+        return [str(ipaddress.ip_address(address))]
     except ValueError:
         pass
     try:
         answers = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        return None
-    return str(min(answers, key=lambda answer: answer[0] != socket.AF_INET)[4][0]) if answers else None
+        return []
+    return [str(answer[4][0]) for answer in sorted(answers, key=lambda answer: answer[0] != socket.AF_INET)]
 
 
 def tier_problems(

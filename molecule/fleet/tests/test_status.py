@@ -63,9 +63,11 @@ def test_what_is_not_well_and_what_differs_from_the_inventory_is_named(fleet: Fl
     assert python(fleet.balancers["lb1"], SET.format("sample/web2 state drain")) == ""
     fleet.balancers[standby].run_expect([0], "systemctl stop keepalived")
     fleet.hosts["web2"].run_expect([0], "supervisorctl stop $(supervisorctl status | grep -o '^sample-[ab]:1')")
+    fleet.hosts["web3"].run_expect([0], "nft flush ruleset")
     try:
         status, found = look(tmp_path, "-i", str(more))
     finally:
+        fleet.hosts["web3"].run_expect([0], "systemctl reload funnel-firewall")
         fleet.hosts["web2"].run_expect([0], "supervisorctl start $(supervisorctl status | grep -o '^sample-[ab]:1')")
         fleet.balancers[standby].run_expect([0], "systemctl start keepalived")
         assert python(fleet.balancers["lb1"], SET.format("sample/web2 state ready")) == ""
@@ -79,6 +81,7 @@ def test_what_is_not_well_and_what_differs_from_the_inventory_is_named(fleet: Fl
         assert f"{name}: haproxy: sample has no server web9, which the inventory has; site.yml adds it" in problems
     assert "lb1: haproxy: server web2 of sample is DRAIN" in problems
     assert f"{standby}: keepalived: is not running" in problems
+    assert "web3: the firewall is not in force: its table was flushed, or is another one; firewall.yml sets it again" in problems
     assert "web2: sample: process" in problems
     assert "is STOPPED, health 0" in problems
     assert "sample: is not the same release everywhere: web1 " in problems
