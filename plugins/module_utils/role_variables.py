@@ -17,8 +17,8 @@ def role_variable_problems(hosts: Mapping[str, Mapping[str, object]], options: M
     having: dict[tuple[str, str, str], list[str]] = {}
     for host, variables in hosts.items():
         for name in variables:
-            role = name.partition("_")[0]
-            right = meant(name, options.get(role, ()))
+            role = role_of(name, options)
+            right = meant(name, role, options.get(role, ()))
             if right and _may_be(name, right, options[role][right], variables):
                 having.setdefault((name, role, right), []).append(host)
     for (name, role, right), some in having.items():
@@ -26,8 +26,13 @@ def role_variable_problems(hosts: Mapping[str, Mapping[str, object]], options: M
         yield f"{name}{where}: no such variable of the role {role}; did you mean {right}?"
 
 
-def meant(name: str, known: Collection[str]) -> str | None:
-    """Return the known variable that ``name`` is a misspelling of.
+def role_of(name: str, roles: Collection[str]) -> str:
+    """Return the role that a variable belongs to by its name; nothing if it is none's."""
+    return next((role for role in roles if name.startswith(f"{role}_")), "")
+
+
+def meant(name: str, role: str, known: Collection[str]) -> str | None:
+    """Return the known variable of the role that ``name`` is a misspelling of.
 
     That is the nearest one, if at most a quarter of its letters is missing (not counting the role's name), and as many others are
     there. What only begins like a role's variable, such as ``python_version``, is somebody else's.
@@ -36,7 +41,7 @@ def meant(name: str, known: Collection[str]) -> str | None:
     if right is None:
         return None
     letters, wanted = Counter(name), Counter(right)
-    tolerable = len(right.partition("_")[2]) // 4
+    tolerable = len(right.removeprefix(f"{role}_")) // 4
     return right if max((wanted - letters).total(), (letters - wanted).total()) <= tolerable else None
 
 

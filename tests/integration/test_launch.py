@@ -175,10 +175,19 @@ def test_a_worker_has_no_port_and_its_own_numbers(make: Callable[..., Release]) 
     assert (release.run / "mail.2.starts").read_text() == f"{noted['pid']} {stat(noted['pid'])[19]}\n"
 
 
-@pytest.mark.parametrize("slot", ["b", None])
-def test_a_hook_has_the_environment_of_a_process(make: Callable[..., Release], slot: str | None) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "slot"),
+    [
+        (["--hook", "before_switch", "b"], "b"),
+        (["--hook", "before_switch"], None),
+        (["--run", sys.executable, "program.py", "{}"], None),
+    ],
+)
+def test_a_hook_and_a_command_have_the_environment_of_a_process(
+    make: Callable[..., Release], arguments: list[str], slot: str | None
+) -> None:
     release = make(port=8000)
-    noted = release.start("--hook", "before_switch", *([slot] if slot else []))
+    noted = release.start(*arguments)
     assert noted["argv"] == ["{}"]
     assert noted["directory"] == f"{release.directory}/src"
     assert noted["environment"]["COOKIE_SECRET"] == "secret"

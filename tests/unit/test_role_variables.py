@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.filter.fleet_problems import fleet_problems, role_options
-from ansible_collections.funnel.tornado.plugins.module_utils.role_variables import meant, role_variable_problems
+from ansible_collections.funnel.tornado.plugins.module_utils.role_variables import meant, role_of, role_variable_problems
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,6 +18,12 @@ OPTIONS = {
     "nginx": {"nginx_upstreams": "dict", "nginx_listen": "list"},
     "app": {"app_names": "list", "app_versions": "dict", "app_wait": "int"},
 }
+
+
+def asked(name: str) -> str | None:
+    """Return what of the collection's own variables is meant."""
+    role = role_of(name, role_options())
+    return meant(name, role, role_options().get(role, ()))
 
 
 class Undefined(Mapping[str, Any]):
@@ -67,10 +73,11 @@ def test_hosts_are_named_where_not_all_have_it() -> None:
         ("mongodb_backup_nmae", "mongodb_backup_name"),
         ("fleet_adress", "fleet_address"),
         ("keepalived_adress", "keepalived_address"),
+        ("unattended_upgrades_enabeld", "unattended_upgrades_enabled"),
     ],
 )
 def test_what_is_a_misspelling(name: str, right: str) -> None:
-    assert meant(name, role_options()[name.partition("_")[0]]) == right
+    assert asked(name) == right
 
 
 @pytest.mark.parametrize(
@@ -85,10 +92,11 @@ def test_what_is_a_misspelling(name: str, right: str) -> None:
         "nginx_version",
         "mongodb_host",
         "mongodb_password",
+        "unattended_upgrades_mail",
     ],
 )
 def test_what_only_begins_alike_is_somebody_elses(name: str) -> None:
-    assert meant(name, role_options()[name.partition("_")[0]]) is None
+    assert asked(name) is None
 
 
 @pytest.mark.parametrize(
@@ -108,8 +116,7 @@ def test_nothing_that_the_collection_itself_sets_is_taken_for_a_misspelling() ->
     files = [*(ROOT / "roles").glob("*/*/*.yml"), *(ROOT / "playbooks").glob("**/*.yml")]
     names = {name for file in files for name in re.findall(r"^ *(?:register: |)(\w+)(?::|$)", file.read_text(), re.MULTILINE)}
     assert {"nginx_applied", "app_host", "certificates_placed"} <= names
-    options = role_options()
-    assert [name for name in names if meant(name, options.get(name.partition("_")[0], ()))] == []
+    assert [name for name in names if asked(name)] == []
 
 
 def test_every_host_of_the_fleets_groups_is_looked_at_and_no_other() -> None:

@@ -335,7 +335,7 @@ def test_backup_destroy_restore(db: Host, tmp_path: Path) -> None:
     assert status != 0
     assert "there are data in notes" in output
     assert client(db).notes.things.count_documents({}) == 2501
-    done(run_playbook("playbooks/restore.yml", "db", "-e", "mongodb=latest", "-e", "force=true"))
+    done(run_playbook("playbooks/restore.yml", "db", "-e", "mongodb=latest", "-e", "host=db", "-e", "force=true"))
     assert contents(db) == before
 
     backup = db.check_output("mongodb-backup list | tail -n 1")

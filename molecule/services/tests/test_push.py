@@ -223,9 +223,14 @@ def test_the_tutorials_app_goes_live_when_it_is_pushed_as_it_is(
     tutorial.git("init", "--quiet", "--initial-branch=main")
     tutorial.git("add", "--all")
     tutorial.git("commit", "--quiet", "--message", "As it is")
+    places = [f"git@{address(host)}:tutorial" for host in hosts.values()]
+    tutorial.git("remote", "add", "prod", places[0])
+    for place in places:
+        tutorial.git("remote", "set-url", "--add", "--push", "prod", place)
+    with tutorial.start("push", "prod", "main") as process:
+        words, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, words
     for host in hosts.values():
-        status, words = tutorial.push(host, "tutorial")
-        assert status == 0, words
         assert Site(address(host), "tutorial.test").get().body == b"Hello, world!"
         history = python(host, "print(open('/srv/tutorial/history.json').read())")
         assert [entry["by"] for entry in history] == ["bob_of_the_tests"]

@@ -1,9 +1,9 @@
-#!/usr/bin/python3 -I
 """Start what the release that this file lies in is made of, as the app's user.
 
 ``launch.py SLOT PROCESS``       a process that is served; from supervisord
 ``launch.py SLOT PROCESS TYPE``  a process of another type of the Procfile; from supervisord
 ``launch.py --hook STEP [SLOT]`` the command of a step of a deploy
+``launch.py --run PROGRAM ...``  a command of an operator, with its arguments
 
 The environment comes from files, not from supervisord's ``environment=``, where percent signs, quotes and semicolons have
 meanings of their own; and it is the release's alone: nothing of supervisord's leaks in.
@@ -62,10 +62,15 @@ def start_process(slot: str, process: str, kind: str = "") -> NoReturn:
 
 def start_hook(step: str, slot: str = "") -> NoReturn:
     """Become the command of a step; while the release is built there is no slot yet."""
+    start_command(*read_json("release.json")["hooks"][step], slot=slot)
+
+
+def start_command(*argv: str, slot: str = "") -> NoReturn:
+    """Become a command that ends by itself. One without a slot, such as an operator's, does not end with the slot's processes."""
     release = read_json("release.json")
     named = {"TORNADO_PROCESSES": str(release["processes"])} | ({"TORNADO_SLOT": slot} if slot else {})
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    become(release["hooks"][step], release, named)
+    become(list(argv), release, named)
 
 
 def become(argv: list[str], release: dict[str, Any], named: dict[str, str]) -> NoReturn:
@@ -169,6 +174,8 @@ if __name__ == "__main__":
     try:
         if sys.argv[1] == "--hook":
             start_hook(*sys.argv[2:])
+        if sys.argv[1] == "--run":
+            start_command(*sys.argv[2:])
         start_process(*sys.argv[1:])
     except (OSError, ValueError) as error:
         sys.exit(f"cannot start: {error}")

@@ -1,0 +1,57 @@
+"""Controller's half of the module app_logs: shows lines as they come, which a module can do only when it has ended."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import NAME
+
+#: Seconds between two looks at a host whose app logs all the time.
+INTERVAL = 1.0
+
+#: Seconds that the module waits for a line.
+PATIENCE = 10.0
+
+
+class ActionModule(ActionBase):
+    """Reads logs, once or for some time."""
+
+    _supports_check_mode = True
+    _requires_connection = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result; of several looks, that of the last one, without lines."""
+        super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        host = str((task_vars or {}).get("inventory_hostname"))
+        try:
+            seconds = int(arguments.pop("follow", 0))
+        except ValueError as error:
+            raise AnsibleActionFail(f"follow: must be a number of seconds; found {self._task.args['follow']!r}") from error
+        if not NAME.fullmatch(str(arguments.get("name"))):
+            raise AnsibleActionFail(
+                f"{arguments.get('name')}: an app's name is a lower-case letter, then up to 30 of a-z 0-9 _ -"
+            )
+        deadline = time.monotonic() + seconds
+        while True:
+            result = self._look(host, arguments, task_vars)
+            left = deadline - time.monotonic()
+            if not seconds or result.get("failed"):
+                return result
+            for line in result["lines"]:
+                self._display.display(line["text"])
+            if left <= 0:
+                return result | {"lines": []}
+            time.sleep(min(INTERVAL, left) if result["lines"] else 0)
+            arguments |= {"since": result["position"], "follow": math.ceil(min(PATIENCE, left))}
+
+    def _look(self, host: str, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        result: dict[str, Any] = self._execute_module("funnel.tornado.app_logs", module_args=arguments, task_vars=task_vars)
+        for line in result.get("lines", ()):
+            line["text"] = f"{host} {line.pop('process')}: {line['text']}"
+        return result

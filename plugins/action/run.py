@@ -1,0 +1,32 @@
+"""Controller's half of the module run: shows what the command has printed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import NAME
+
+
+class ActionModule(ActionBase):
+    """Runs the module, and puts the command's output on the terminal as it is."""
+
+    _supports_check_mode = True
+    _requires_connection = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result."""
+        super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        name = str(arguments.get("name"))
+        if not NAME.fullmatch(name):
+            raise AnsibleActionFail(f"{name}: an app's name is a lower-case letter, then up to 30 of a-z 0-9 _ -")
+        result: dict[str, Any] = self._execute_module("funnel.tornado.run", module_args=arguments, task_vars=task_vars)
+        if not result.get("failed"):
+            host = (task_vars or {}).get("inventory_hostname")
+            what = f"{arguments['command']}, in release {result['release']} of {name}"
+            shown = f"{host}: would run {what}" if self._task.check_mode else f"{host}: {what}\n{result['output']}"
+            self._display.display(shown.rstrip())
+        return result

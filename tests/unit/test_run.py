@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.modules.run import secrets, words
+
+
+def test_a_command_is_taken_apart_as_by_a_shell() -> None:
+    assert words("sh -c 'echo \"$HOME\" | wc'  a\\ b") == ["sh", "-c", 'echo "$HOME" | wc', "a b"]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("", "command: must be a program and its arguments; found ''"),
+        ("  ", "command: must be a program and its arguments; found '  '"),
+        ("echo 'a", 'command: no closing quotation; found "echo \'a"'),
+    ],
+)
+def test_what_is_no_command_is_refused(command: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        words(command)
+
+
+def test_secrets_are_hidden_but_for_those_that_stand_in_many_words(tmp_path: Path) -> None:
+    layout = Layout("shop", tmp_path)
+    layout.release("1f2e").mkdir(parents=True)
+    (layout.release("1f2e") / "secrets.json").write_text(json.dumps({"KEY": "not-for-others", "LEVEL": "1"}))
+    assert secrets(layout, "1f2e") == {"not-for-others"}
