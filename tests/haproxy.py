@@ -44,6 +44,7 @@ def configuration(
         {
             "haproxy_connections": connections,
             "haproxy_extra": extra,
+            "haproxy_metrics_listen": "127.0.0.1",
             "__haproxy_mozilla": mozilla,
             "__haproxy_packages": {"versions": {"openssl": openssl}},
             **haproxy_files(backends, addresses)["haproxy.cfg"]["vars"],
@@ -58,7 +59,7 @@ class Balancer:
         """Listen on free ports of 127.0.0.1."""
         self.directory, self.backends, self.certificates = directory, backends, certificates
         self.socket, self.master, self.state = directory / "admin.sock", directory / "master.sock", directory / "state"
-        self.port, self.tls_port, self.monitor_port = free_port(), free_port(), free_port()
+        self.port, self.tls_port, self.monitor_port, self.metrics_port = (free_port() for _ in range(4))
         self.write()
         program, environment = installed()
         self.log = directory / "log"
@@ -78,6 +79,7 @@ class Balancer:
             ("/run/haproxy/admin.sock user root", f"{self.socket} user {getpass.getuser()}"),
             ("/run/haproxy/state", str(self.state)),
             ("127.0.0.1:8404", f"127.0.0.1:{self.monitor_port}"),
+            ("127.0.0.1:8405", f"127.0.0.1:{self.metrics_port}"),
         ):
             text, count = re.subn(found, instead, text)
             assert count, f"{found} is not in the template any more"

@@ -1,4 +1,4 @@
-"""The programs that every release carries, as modules: they stand alone, in no package."""
+"""The programs that roles bring to hosts, as modules: they stand alone, in no package."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 
-def load(name: str) -> ModuleType:
-    """Import ``roles/app/files/<name>.py``."""
-    path = Path(__file__).parents[1] / f"roles/app/files/{name}.py"
+def load(name: str, role: str = "app") -> ModuleType:
+    """Import ``roles/<role>/files/<name>.py``."""
+    path = Path(__file__).parents[1] / f"roles/{role}/files/{name}.py"
     spec = importlib.util.spec_from_file_location(f"tornado_{name}", path)
     assert spec is not None
     assert spec.loader is not None

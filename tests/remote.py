@@ -178,7 +178,7 @@ home = pathlib.Path("/srv", app)
 live = (home / "live").readlink().name
 count = json.loads((home / "live/release/release.json").read_text())["processes"]
 releases = [path for path in (home / "releases").iterdir() if not path.name.startswith(".")]
-run = {f"{number}.{kind}" for number in range(count) for kind in ("sock", "pid", "starts")}
+run = {f"{number}.{kind}" for number in range(count) for kind in ("sock", "pid", "starts", "metrics")}
 left = [path for path in home.glob(".*") if path.name != ".lock"]
 left += (home / "releases").glob(".*")
 left += set((home / "environments").iterdir()) - {(path / "venv").resolve() for path in releases}

@@ -12,7 +12,7 @@
         slots/{a,b}/                  a generation of processes:
             release -> releases/<id>
             before -> releases/<id>   the one that was served before it, if any, and whose pages are still open somewhere
-            run/<process>.{sock,pid,starts}
+            run/<process>.{sock,pid,starts,metrics}
             upstream.conf             the servers of nginx's upstream
         live -> slots/{a,b}           the switch: renaming a link over this one moves all traffic
         current -> live/release       for people

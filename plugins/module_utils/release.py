@@ -36,6 +36,9 @@ ID_DIGITS = 12
 #: All that a program gets from us which is started by a path of its own.
 MINIMAL_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 
+#: First line of the launcher, which has to work whatever becomes of the app's own Python.
+LAUNCHED_BY = "#!/usr/bin/python3 -I"
+
 
 @dataclass(frozen=True)
 class Programs:
@@ -99,8 +102,9 @@ def argv(app: App) -> list[str]:
     logs = ["--log-to", "stderr", "--log-to", f"udp://{syslog.host}:{syslog.port}"] if syslog else []
     debug = ["--debug", *(word for file in app.watch for word in ("--watch", file))] if app.debug else []
     sizes = ["--max-body-size", app.largest_upload, "--drain", str(app.drain)]
-    options = [*wsgi, *threads, *listen, "--xheaders", *sizes, *logs, *debug]
-    return ["python", "{release}/runner.py", str(app.run.wsgi or app.run.app), *options, "--pid-file", "{run}/{process}.pid"]
+    own = ["--pid-file", "{run}/{process}.pid", "--metrics", "{run}/{process}.metrics"]
+    options = [*wsgi, *threads, *listen, "--xheaders", *sizes, *logs, *debug, *own]
+    return ["python", "{release}/runner.py", str(app.run.wsgi or app.run.app), *options]
 
 
 def summary(description: dict[str, Any]) -> str:
@@ -258,7 +262,7 @@ def _write(layout: Layout, work: Path, description: dict[str, Any], app: App, pr
     description = description | {"built": built, "by": builder}
     private = {"release.json": json.dumps(description, indent=1), "secrets.json": json.dumps(app.secret_environment)}
     gid = grp.getgrnam(layout.user).gr_gid
-    for name, text in (private | {"launch.py": programs.launcher, "runner.py": programs.runner}).items():
+    for name, text in (private | {"launch.py": f"{LAUNCHED_BY}\n{programs.launcher}", "runner.py": programs.runner}).items():
         path = work / name
         path.touch(mode=0o600)
         path.write_text(text)

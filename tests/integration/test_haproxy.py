@@ -22,6 +22,7 @@ import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.haproxy_socket import quiet_state, servers, sessions, tell
 from tests.haproxy import Balancer, balancer
+from tests.metrics import asked_for, names, total
 from tests.pki import Authority
 from tests.servers import PATIENCE
 
@@ -308,6 +309,18 @@ def test_the_monitor_knows_whether_anybody_serves(origins: list[Origin]) -> None
         place.wait_for(lambda: monitor(place) == 503)
         web1.healthy = True
         place.wait_for(lambda: monitor(place) == 200)
+
+
+def test_prometheus_is_told_what_the_dashboard_asks_for(origins: list[Origin]) -> None:
+    with balancer({"shop": backend(origins)}) as place:
+        assert get(place).status == 200
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", place.metrics_port, timeout=PATIENCE)) as client:
+            client.request("GET", "/metrics")
+            text = client.getresponse().read().decode()
+            client.request("GET", "/")
+            assert client.getresponse().status == 404
+    assert asked_for("haproxy_") - names(text) == set()
+    assert total(text, "haproxy_backend_http_responses_total", proxy="shop", code="2xx") == 1
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def test_secrets_are_not_in_the_description() -> None:
 def test_the_runner_serves_an_app_on_its_socket_behind_nginx() -> None:
     assert " ".join(argv(app())) == (
         "python {release}/runner.py shop.web:make_app --socket {socket} --xheaders --max-body-size 50m --drain 30"
-        " --pid-file {run}/{process}.pid"
+        " --pid-file {run}/{process}.pid --metrics {run}/{process}.metrics"
     )
 
 
@@ -117,7 +117,7 @@ def test_the_runner_logs_to_its_own_host_and_to_the_syslog_daemon() -> None:
 
 
 def test_the_runner_reloads_in_debug_also_when_a_watched_file_changes() -> None:
-    assert argv(app(debug=True, watch=["a.yml", "b/c"]))[-7:-2] == ["--debug", "--watch", "a.yml", "--watch", "b/c"]
+    assert argv(app(debug=True, watch=["a.yml", "b/c"]))[-9:-4] == ["--debug", "--watch", "a.yml", "--watch", "b/c"]
     assert "--debug" not in argv(app())
 
 

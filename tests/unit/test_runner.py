@@ -107,7 +107,7 @@ def test_usage_errors(capsys: pytest.CaptureFixture[str], arguments: str, enviro
 def test_help_tells_every_option_and_fits_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit, match="0"):
-        runner.parse_arguments(["--help"])
+        runner.parse_arguments(["--help"], {})
     text = capsys.readouterr().out
     assert all(action.help for action in runner.make_parser()._actions)
     assert max(map(len, text.splitlines())) <= 80

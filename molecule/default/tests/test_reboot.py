@@ -23,3 +23,5 @@ def test_everything_serves_again_after_a_reboot(host: Host) -> None:
     eventually(lambda: Site(site.address, "plain.test").get("/").body == b"plain v1\n")
     eventually(lambda: len(processes(host, "sample")) == int(host.check_output("nproc")))
     assert host.check_output("systemctl is-system-running --wait") == "running"
+    exporters = " ".join(f"prometheus-{name}-exporter" for name in ("node", "nginx", "tornado"))
+    assert host.check_output(f"systemctl is-active {exporters}").split() == ["active"] * 3

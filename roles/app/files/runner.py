@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Serve a Tornado application in production.
 
 ``python runner.py MODULE:ATTR [options]`` finds a `tornado.web.Application` (or calls the function that makes one), or a
@@ -13,6 +12,9 @@ The life of a process:
    are closed, requests in flight are answered with ``Connection: close``. Then, or after ``--drain`` seconds, it exits
    with status 0. A second signal ends it at once, with status 1.
 
+With ``--metrics`` it tells Prometheus of itself, until its end and on a socket that is nobody's way to the application. In the
+text format by hand: ``prometheus_client`` would have to be in the application's environment, whose contents are its own.
+
 This file needs Python 3.11 and the application's own Tornado 6.6, and nothing else.
 """
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import bisect
 import collections
 import contextlib
 import contextvars
@@ -30,6 +33,7 @@ import gc
 import importlib
 import inspect
 import ipaddress
+import itertools
 import json
 import logging
 import logging.handlers
@@ -37,6 +41,7 @@ import mmap
 import os
 import platform
 import re
+import resource
 import select
 import signal
 import socket
@@ -47,7 +52,8 @@ import threading
 import time
 import traceback
 import urllib.parse
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+import weakref
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -117,6 +123,15 @@ ACCEPT_PAUSE = 1.0
 SERVICE_RESTART = 1012
 """The websocket close code for "service restart", https://www.iana.org/assignments/websocket/."""
 
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+"""Seconds that histograms tell apart: the default of Prometheus' own client libraries."""
+
+STATUSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
+"""Classes of answers, each at its place. none: the client went away, or the body was too large, before there was an answer."""
+
+LAG_INTERVAL = 1.0
+"""Seconds between two looks at how late the event loop is."""
+
 REQUEST_ID = contextvars.ContextVar("REQUEST_ID", default="")
 """The id that the proxy gave to the request that is worked on, in the tasks and threads that it has started, too."""
 
@@ -168,6 +183,7 @@ class Options(argparse.Namespace):
     log_max_bytes: int
     log_backups: int
     pid_file: Path | None
+    metrics: Path | None
     replace: list[int]
     debug: bool
     watch: list[Path]
@@ -175,7 +191,7 @@ class Options(argparse.Namespace):
 
 def parse_target(text: str) -> tuple[str, str]:
     """Split ``package.module:attribute``; the attribute may be one of another, as in ``shop.web:server.app``."""
-    module, _, attribute = text.partition(":")
+    module, _colon, attribute = text.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
         raise argparse.ArgumentTypeError(f"{text!r} is not MODULE:ATTR, such as shop.web:make_app")
     return module, attribute
@@ -373,6 +389,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="held locked as long as the process lives; a stale one is replaced",
     )
     control.add_argument(
+        "--metrics",
+        metavar="PATH",
+        type=Path,
+        help="a unix socket, for owner and group, that answers any GET with metrics for Prometheus; it is left behind at the "
+        "end, and refuses then; with --fork, each child's has its number before the suffix",
+    )
+    control.add_argument(
         "--replace",
         metavar="PID",
         type=parse_count,
@@ -397,8 +420,8 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_arguments(arguments: list[str] | None = None, environment: Mapping[str, str] = os.environ) -> Options:
-    """Read the command line (by default the process's own); exit with status 2 when it is not understood."""
+def parse_arguments(arguments: list[str], environment: Mapping[str, str]) -> Options:
+    """Read the command line; exit with status 2 when it is not understood."""
     parser = make_parser()
     options = parser.parse_args(arguments, namespace=Options())
     options.log_to = options.log_to or [None]
@@ -438,7 +461,7 @@ class LineFormatter(logging.Formatter):
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 
-    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
         """Name the process by what is set of TORNADO_APP, TORNADO_SLOT, TORNADO_PROCESS and TORNADO_RELEASE."""
         place = "/".join(filter(None, map(environment.get, ("TORNADO_SLOT", "TORNADO_PROCESS"))))
         words = (environment.get("TORNADO_APP"), place, environment.get("TORNADO_RELEASE"), "pid")
@@ -536,7 +559,7 @@ class SyslogHandler(logging.Handler):
         """Find out where the daemon is; it is said once when that fails, and what was known before still holds."""
         problem = ""
         try:
-            family, kind, protocol, _, address = socket.getaddrinfo(*self.target, type=socket.SOCK_DGRAM)[0]
+            family, kind, protocol, _name, address = socket.getaddrinfo(*self.target, type=socket.SOCK_DGRAM)[0]
             sender = socket.socket(family, kind, protocol)
             sender.settimeout(0)
             self.found = sender, address
@@ -561,14 +584,18 @@ def make_log_handler(target: Path | SyslogAddress | None, options: Options) -> l
         return BatchHandler()
     if isinstance(target, SyslogAddress):
         return SyslogHandler(target)
-    if (number := process.task_id()) is not None:
-        target = target.with_suffix(f".{number}{target.suffix}")  # two processes cannot rotate one file
     try:
         return logging.handlers.RotatingFileHandler(
-            target, maxBytes=options.log_max_bytes, backupCount=options.log_backups, encoding="utf-8"
+            own_path(target), maxBytes=options.log_max_bytes, backupCount=options.log_backups, encoding="utf-8"
         )
     except OSError as error:
-        raise RunnerError(f"cannot log to {target}: {describe(error)}") from None
+        raise RunnerError(f"cannot log to {own_path(target)}: {describe(error)}") from None
+
+
+def own_path(path: Path) -> Path:
+    """Return the path of what each process has for itself: two children cannot rotate one file, nor answer on one socket."""
+    number = process.task_id()
+    return path if number is None else path.with_suffix(f".{number}{path.suffix}")
 
 
 def configure_logging(options: Options) -> None:
@@ -579,7 +606,7 @@ def configure_logging(options: Options) -> None:
     """
     handlers = [make_log_handler(target, options) for target in options.log_to]
     for handler in handlers:
-        handler.setFormatter(LineFormatter())
+        handler.setFormatter(LineFormatter(os.environ))
     logging.basicConfig(handlers=handlers, level=options.log_level.upper(), force=True)
 
 
@@ -932,11 +959,113 @@ def switch_on_debug(application: Application | WSGIContainer) -> None:
         autoreload.start()
 
 
+# Metrics
+
+
+class Histogram:
+    """How often something took how many seconds."""
+
+    def __init__(self) -> None:
+        """Count from zero."""
+        self.counts = [0] * (len(BUCKETS) + 1)
+        self.sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        self.counts[bisect.bisect_left(BUCKETS, seconds)] += 1
+        self.sum += seconds
+
+    def samples(self) -> dict[str, float]:
+        """Return the samples of the text format: those of a bucket contain those of all smaller ones."""
+        bounds = (*map(str, BUCKETS), "+Inf")
+        found: dict[str, float] = {
+            f'_bucket{{le="{bound}"}}': count for bound, count in zip(bounds, itertools.accumulate(self.counts), strict=True)
+        }
+        return found | {"_sum": self.sum, "_count": sum(self.counts)}
+
+
+class Metrics:
+    """What a process tells Prometheus of itself and its server, in Prometheus' text format.
+
+    https://prometheus.io/docs/instrumenting/exposition_formats/. What each process has goes by the names that Prometheus'
+    own client libraries give it. Whose numbers they are is for who asks to say: it knows which socket is whose.
+    """
+
+    def __init__(self, server: Server, path: Path) -> None:
+        """Answer on a unix socket; raises RunnerError."""
+        self.server = server
+        self.began = time.time()
+        self.lag = Histogram()
+        try:
+            bound = netutil.bind_unix_socket(str(path), mode=0o660)
+        except (OSError, ValueError) as error:
+            reason = describe(error) if isinstance(error, OSError) else "it exists and is not a socket"
+            raise RunnerError(f"cannot listen on {path} for --metrics: {reason}") from None
+        HTTPServer(self.answer).add_socket(Listener(fileno=bound.detach()))
+        self.wait_for_lag()
+
+    def wait_for_lag(self) -> None:
+        """Let the event loop come to this again."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + LAG_INTERVAL
+        loop.call_at(due, self.note_lag, due)
+
+    def note_lag(self, due: float) -> None:
+        """Note how much later than at ``due`` the event loop has come to this, as to all that was due then."""
+        self.lag.add(max(asyncio.get_running_loop().time() - due, 0))
+        self.wait_for_lag()
+
+    def answer(self, request: HTTPServerRequest) -> None:
+        """Answer a request, whatever its path is."""
+        body = "".join(f"{line}\n" for line in self.lines()).encode()
+        headers = HTTPHeaders({"Content-Type": "text/plain; version=0.0.4", "Content-Length": str(len(body))})
+        connection = cast(HTTPConnection, request.connection)
+        connection.write_headers(ResponseStartLine("", 200, "OK"), headers, body)
+        connection.finish()
+
+    def lines(self) -> Iterator[str]:
+        """Yield the text, line by line."""
+        for kind, name, meaning, value in self.families():
+            yield f"# HELP {name} {meaning}"
+            yield f"# TYPE {name} {kind}"
+            for suffix, number in (value if isinstance(value, dict) else {"": value}).items():
+                yield f"{name}{suffix} {number}"
+
+    def families(self) -> Iterator[tuple[str, str, str, float | dict[str, float]]]:
+        """Yield type, name and meaning of each metric, and its value, or its values by what follows the name."""
+        server = self.server
+        statuses: dict[str, float] = {f'{{status="{name}"}}': server.statuses[number] for number, name in enumerate(STATUSES)}
+        websockets = sum(not stream.closed() for stream in server.websockets)
+        memory = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        files = sum(1 for _file in Path("/proc/self/fd").iterdir()) - 1  # without the one that lists them
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        yield "counter", "tornado_requests_total", "Requests that are over, by the class of their answer's status.", statuses
+        yield "gauge", "tornado_requests_in_progress", "Requests that wait for their answer, or for its end.", len(server.busy)
+        yield (
+            "histogram",
+            "tornado_request_duration_seconds",
+            "Time from a request's headers to the end of its answer.",
+            server.durations.samples(),
+        )
+        yield "gauge", "tornado_websockets_open", "Websockets that are open.", websockets
+        yield (
+            "histogram",
+            "tornado_event_loop_lag_seconds",
+            "How late the event loop came to a callback, looked at once a second.",
+            self.lag.samples(),
+        )
+        yield "counter", "process_cpu_seconds_total", "CPU time of the process, user and system.", time.process_time()
+        yield "gauge", "process_resident_memory_bytes", "Resident memory size.", memory
+        yield "gauge", "process_open_fds", "Open file descriptors.", files
+        yield "gauge", "process_max_fds", "How many file descriptors may be open.", limit
+        yield "gauge", "process_start_time_seconds", "When the process began, in unix time.", self.began
+
+
 # The server
 
 
 class Incoming(HTTPMessageDelegate):
-    """Passes on what is read of a request, notes its id, and keeps the connection open when it asks for a websocket.
+    """Passes on what is read of a request, notes its id and begin, and keeps the connection open when it asks for a websocket.
 
     A server that drains ends each connection with its answer: a websocket would be cut before it could be closed with a code.
     """
@@ -946,11 +1075,13 @@ class Incoming(HTTPMessageDelegate):
         self.delegate = delegate
         self.exchange = exchange
         self.xheaders = xheaders
+        self.began: float | None = None
 
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> Awaitable[None] | None:
         """Look at the headers, after the connection has and before the application does: in the context that it gets."""
         found = re.fullmatch(r"[\w.-]{1,128}", headers.get("X-Request-ID", ""), re.ASCII) if self.xheaders else None
         REQUEST_ID.set(found[0] if found else "")
+        self.began = time.monotonic()
         if is_handshake(headers):
             self.exchange._disconnect_on_finish = False
         return self.delegate.headers_received(start_line, headers)
@@ -978,33 +1109,52 @@ class Server(HTTPServer):
 
     ``HTTPServer.stop`` leaves open connections alone, which then are served for as long as their clients like, and
     ``close_all_connections`` cuts requests in flight. This one knows the exchange (a request and its answer) that each
-    connection is at, through the two methods by which a server learns of them, and tells the busy from the idle.
+    connection is at, through the two methods by which a server learns of them, tells the busy from the idle, and counts:
+    an exchange is over when its connection waits for the next one, or has ended.
 
     Not documented by Tornado, and so pinned by tests: ``conn_params.no_keep_alive`` is read at the start of each request;
-    an exchange's ``_request_start_line`` and ``_request_headers`` are None until then, and its ``_disconnect_on_finish``
+    an exchange's ``_request_start_line`` and ``_request_headers`` are None until then, its ``_response_start_line`` until the
+    application answers, and its ``stream`` is, once it has become a websocket; its ``_disconnect_on_finish``
     says ``Connection: close`` and does it; a stream's ``_read_buffer_size`` is how much has been read and not yet used.
     """
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
         """Initialize as an HTTPServer does."""
         super().initialize(*args, **kwargs)
-        self.exchanges: dict[HTTP1ServerConnection, HTTP1Connection] = {}
+        self.incoming: dict[HTTP1ServerConnection, Incoming] = {}
+        self.websockets: weakref.WeakSet[IOStream] = weakref.WeakSet()
+        self.statuses: collections.Counter[int] = collections.Counter()
+        self.durations = Histogram()
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Note that a connection waits for its first or next request."""
-        exchange = cast(HTTP1Connection, request_conn)
-        self.exchanges[cast(HTTP1ServerConnection, server_conn)] = exchange
-        return Incoming(super().start_request(server_conn, request_conn), exchange, xheaders=self.xheaders)
+        connection, exchange = cast(HTTP1ServerConnection, server_conn), cast(HTTP1Connection, request_conn)
+        self.count(self.incoming.get(connection))
+        incoming = Incoming(super().start_request(server_conn, request_conn), exchange, xheaders=self.xheaders)
+        self.incoming[connection] = incoming
+        return incoming
 
     def on_close(self, server_conn: object) -> None:
         """Note that a connection has ended, or has become a websocket."""
-        self.exchanges.pop(cast(HTTP1ServerConnection, server_conn), None)
+        connection = cast(HTTP1ServerConnection, server_conn)
+        incoming = self.incoming.pop(connection, None)
+        self.count(incoming)
+        if incoming is not None and incoming.exchange.stream is None:
+            self.websockets.add(connection.stream)
         super().on_close(server_conn)
+
+    def count(self, incoming: Incoming | None) -> None:
+        """Count a request that is over, if there was one."""
+        if incoming is not None and incoming.began is not None:
+            answer = incoming.exchange._response_start_line
+            self.statuses[0 if answer is None else answer.code // 100] += 1
+            self.durations.add(time.monotonic() - incoming.began)
 
     @property
     def busy(self) -> list[HTTP1Connection]:
         """The exchanges whose request has been read, at least its headers."""
-        return [exchange for exchange in self.exchanges.values() if exchange._request_start_line is not None]
+        exchanges = [incoming.exchange for incoming in self.incoming.values()]
+        return [exchange for exchange in exchanges if exchange._request_start_line is not None]
 
     def end_keep_alive(self) -> None:
         """Let this answer, or the next one, be the last on each connection."""
@@ -1014,8 +1164,8 @@ class Server(HTTPServer):
 
     def close_idle(self) -> None:
         """Close the connections on which no byte of a request has arrived."""
-        for connection, exchange in list(self.exchanges.items()):
-            stream = connection.stream
+        for connection, incoming in list(self.incoming.items()):
+            stream, exchange = connection.stream, incoming.exchange
             # A stream that does not read has just read a request, which is looked at in the loop's next round.
             waiting = exchange._request_start_line is None and stream.reading() and not stream._read_buffer_size
             if waiting and not stream.closed() and not is_readable(stream.socket):
@@ -1131,6 +1281,8 @@ class Runner:
             idle_connection_timeout=options.idle_timeout,
             ssl_options=self.tls,
         )
+        if options.metrics is not None:
+            Metrics(server, own_path(options.metrics))
         if self.endpoint is None:
             self.endpoint = await self.take_place()
         server.add_sockets(self.endpoint.listeners)
@@ -1233,7 +1385,7 @@ class Runner:
             await asyncio.sleep(0)
         server.stop()
         # A request in flight, or one that still came on an open connection, may have become a websocket.
-        while server.exchanges or not all(stream.closed() for stream in websockets) or (websockets := close_websockets()):
+        while server.incoming or not all(stream.closed() for stream in websockets) or (websockets := close_websockets()):
             if loop.time() >= end:
                 log.warning("the drain is over: %d requests are cut", len(server.busy))
                 close_websockets()
@@ -1348,7 +1500,7 @@ def take_over() -> tuple[int | None, list[int]]:
 
 def main() -> int:
     """Run the program and return its exit status."""
-    options = parse_arguments()
+    options = parse_arguments(sys.argv[1:], os.environ)
     # Python puts this file's directory first, which is none of the application's business.
     own = str(Path(__file__).resolve().parent)
     sys.path[:] = [str(Path.cwd()), *(path for path in sys.path if path != own)]

@@ -1,0 +1,182 @@
+"""The exporter of the processes' metrics, the numbers of one process, and what the examples for Prometheus say."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.metrics import DOCUMENTS, PREFIXES, asked_for, parse, queries
+from tests.programs import load
+
+exporter = load("exporter", "metrics")
+runner = load("runner")
+
+ONE = """\
+# HELP tornado_requests_total Requests.
+# TYPE tornado_requests_total counter
+tornado_requests_total{status="2xx"} 3
+tornado_requests_total{status="5xx"} 0
+# HELP process_cpu_seconds_total CPU.
+# TYPE process_cpu_seconds_total counter
+process_cpu_seconds_total 1.5e-05
+"""
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Return a function that makes a process, which answers so whatever it is asked; a silent one does not say that it is all."""
+    with ExitStack() as resources:
+
+        def process(app: str, slot: str, number: int, answer: bytes | None, *, silent: bool = False) -> Path:
+            place = tmp_path / app / "slots" / slot
+            if not place.exists():
+                (place / "run").mkdir(parents=True)
+                (place / "release").symlink_to(f"../../releases/{app}{slot}0123456789")
+            path = place / "run" / f"{number}.metrics"
+            with ExitStack() as made:
+                listener = made.enter_context(socket.socket(socket.AF_UNIX))
+                listener.bind(str(path))
+                if answer is not None:
+                    listener.listen()
+                    resources.enter_context(made.pop_all())
+                    threading.Thread(target=serve, args=(listener, answer), kwargs={"silent": silent}, daemon=True).start()
+            return path
+
+        def serve(listener: socket.socket, answer: bytes, *, silent: bool) -> None:
+            connection = resources.enter_context(listener.accept()[0])
+            connection.recv(1000)
+            with suppress(BrokenPipeError):  # it is too much
+                connection.sendall(answer)
+                if not silent:
+                    connection.shutdown(socket.SHUT_RDWR)
+
+        yield process
+
+
+def collect(srv: Path) -> dict[str, float]:
+    """Return what the exporter says, by series without the release, which is that of the slot."""
+    text = asyncio.run(exporter.collect(srv))
+    samples = parse(text)
+    assert all(sample.labels["release"].startswith(sample.labels["app"] + sample.labels["slot"]) for sample in samples)
+    return {
+        " ".join([sample.name, *(value for name, value in sample.labels.items() if name != "release")]): sample.value
+        for sample in samples
+    }
+
+
+def test_each_process_of_each_slot_by_its_labels(process: Callable[..., Path], tmp_path: Path) -> None:
+    good = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" + ONE.encode()
+    process("shop", "a", 0, good)
+    process("shop", "b", 10, good)
+    process("blog", "a", 0, None)
+    (tmp_path / "shop/slots/a/run/0.sock").touch()
+    (tmp_path / "other").mkdir()
+    assert collect(tmp_path) == {
+        "tornado_up blog a 0": 0,
+        "tornado_up shop a 0": 1,
+        "tornado_up shop b 10": 1,
+        "tornado_requests_total shop a 0 2xx": 3,
+        "tornado_requests_total shop a 0 5xx": 0,
+        "tornado_requests_total shop b 10 2xx": 3,
+        "tornado_requests_total shop b 10 5xx": 0,
+        "process_cpu_seconds_total shop a 0": 1.5e-05,
+        "process_cpu_seconds_total shop b 10": 1.5e-05,
+    }
+
+
+def test_metrics_of_several_processes_stand_together_under_one_head() -> None:
+    text = exporter.merge([('app="a"', ONE), ('app="b"', ONE.replace("Requests.", "Requests, in the words of another release."))])
+    lines = [re.sub(r"[{ ].*", "", line) for line in text.splitlines() if not line.startswith("#")]
+    assert lines == ["tornado_up"] * 2 + ["tornado_requests_total"] * 4 + ["process_cpu_seconds_total"] * 2
+    assert text.count("# HELP tornado_requests_total ") == text.count("# TYPE tornado_requests_total ") == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 500 Internal Server Error\r\n\r\n" + ONE.encode(),
+        b"no HTTP\r\n\r\n" + ONE.encode(),
+        b"HTTP/1.1 200 OK\r\n\r\n\xff",
+        b"HTTP/1.1 200 OK\r\n\r\n" + ONE.encode() * 8000,
+    ],
+    ids=["nothing", "500", "no HTTP", "no text", "too much"],
+)
+def test_an_answer_that_is_none_is_down(process: Callable[..., Path], tmp_path: Path, answer: bytes) -> None:
+    process("shop", "a", 0, answer)
+    assert collect(tmp_path) == {"tornado_up shop a 0": 0}
+
+
+def test_a_process_that_does_not_end_its_answer_is_down_and_holds_up_no_other(
+    process: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "TIMEOUT", 0.2)
+    process("blog", "a", 0, b"HTTP/1.1 200 OK\r\n\r\n" + ONE.encode(), silent=True)
+    process("shop", "a", 0, b"HTTP/1.1 200 OK\r\n\r\n" + ONE.encode())
+    found = collect(tmp_path)
+    assert (found["tornado_up blog a 0"], found["tornado_up shop a 0"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'x{app="shop"} 1',
+        'x{status="2xx",app="shop"} 1',
+        'x{status="2\\"xx"} 1',
+        'x{status="2xx"} ',
+        'x{status="2xx} 1',
+        "x 1 2 3",
+        "x 0x1",
+        "x one",
+        "x{} 1",
+        "# EOF",
+        "",
+    ],
+)
+def test_a_line_that_speaks_for_others_or_is_none_is_left_out(line: str) -> None:
+    text = exporter.merge([('app="blog"', f"# HELP x X\n# TYPE x gauge\nx 7\n{line}\ny 1\n".replace("y 1", 'x{le="2"} 8'))])
+    assert [(sample.labels, sample.value) for sample in parse(text)[1:]] == [
+        ({"app": "blog"}, 7),
+        ({"app": "blog", "le": "2"}, 8),
+    ]
+
+
+def test_a_process_does_not_say_of_itself_that_it_is_up_twice() -> None:
+    text = exporter.merge([('app="blog"', "# HELP tornado_up Up.\n# TYPE tornado_up gauge\ntornado_up 7\n")])
+    assert [(sample.name, sample.value) for sample in parse(text)] == [("tornado_up", 1)]
+
+
+def test_buckets_hold_what_is_in_smaller_ones() -> None:
+    histogram = runner.Histogram()
+    for seconds in (0.001, 0.005, 0.2, 60):
+        histogram.add(seconds)
+    samples = histogram.samples()
+    assert [samples[f'_bucket{{le="{bound}"}}'] for bound in ("0.005", "0.01", "0.1", "0.25", "10", "+Inf")] == [2, 2, 2, 3, 3, 4]
+    assert (samples["_count"], samples["_sum"]) == (4, pytest.approx(60.206))
+
+
+def test_the_dashboard_asks_for_what_exporters_have() -> None:
+    """Whether it is really exported is seen where they run."""
+    assert len(list(queries())) > 20
+    words = {name for query in queries() for name in re.findall(r"\b[a-z]+_\w+", query)}
+    assert words - asked_for(*PREFIXES) == {"histogram_quantile"}
+
+
+def test_the_example_for_prometheus_has_the_ports_of_the_roles() -> None:
+    root = DOCUMENTS.parents[1]
+    ports = yaml.safe_load((root / "roles/metrics/vars/main.yml").read_text())["__metrics_ports"]
+    jobs = yaml.safe_load((DOCUMENTS / "prometheus.yml").read_text())["scrape_configs"]
+    found = {
+        job["job_name"]: {target.rpartition(":")[2] for config in job["static_configs"] for target in config["targets"]}
+        for job in jobs
+    }
+    assert found == {name: {str(port)} for name, port in (ports | {"haproxy": 8405}).items()}
+    assert "haproxy_metrics_listen }}:8405" in (root / "roles/haproxy/templates/haproxy.cfg.j2").read_text()
