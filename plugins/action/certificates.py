@@ -43,8 +43,8 @@ class ActionModule(ActionBase):
         if problems or found:
             raise AnsibleActionFail("\n".join([*problems, *found]))
         arguments["wanted"] = {name: asdict(one) for name, one in wanted.items()}
-        arguments["chains"] = {name: chain for name, (chain, _) in pems.items()}
-        arguments["keys"] = {name: key for name, (_, key) in pems.items()}
+        arguments["chains"] = {name: chain for name, (chain, _key) in pems.items()}
+        arguments["keys"] = {name: key for name, (_chain, key) in pems.items()}
         result: dict[str, Any] = self._execute_module("funnel.tornado.certificates", arguments, task_vars=task_vars)
         result.pop("invocation", None)  # the texts of certificates are no help to anybody
         return result

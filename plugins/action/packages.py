@@ -22,8 +22,10 @@ class ActionModule(ActionBase):
         """Return the module's result, or the same of what is known."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        known = ((task_vars or {}).get(KNOWN) or {}).get("versions") or {}
-        if arguments.get("state", "present") == "present" and (versions := among(arguments.get("name"), known)):
-            return {"changed": False, "installed": [], "versions": versions}
+        known = (task_vars or {}).get(KNOWN) or {}
+        if arguments.get("state", "present") == "present" and (
+            versions := among(arguments.get("name"), known.get("versions") or {})
+        ):
+            return {"changed": False, "installed": [], "versions": versions, "codename": known["codename"]}
         result: dict[str, Any] = self._execute_module("funnel.tornado.packages", arguments, task_vars=task_vars)
         return result

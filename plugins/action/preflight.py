@@ -24,7 +24,7 @@ class ActionModule(ActionBase):
         """Return what the host has; fail with every mistake of the variables."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
-        _, arguments = self.validate_argument_spec(
+        _result, arguments = self.validate_argument_spec(
             argument_spec={
                 "apps": {"type": "raw", "required": True},
                 "names": {"type": "list", "elements": "str", "default": []},
@@ -33,7 +33,7 @@ class ActionModule(ActionBase):
         )
         apps = with_versions(arguments["apps"], arguments["versions"])
         self._refuse([*misspelt(variables), *self._wrong_files(apps), *unknown(arguments["names"], apps)])
-        host: dict[str, Any] = self._execute_module(module_name="funnel.tornado.preflight", module_args={}, task_vars=variables)
+        host: dict[str, Any] = self._execute_module("funnel.tornado.preflight", {"apps": {}}, task_vars=variables)
         if not host.get("failed"):
             found = Host(host["cpus"], host["open_files"], frozenset(host["names"]))
             self._refuse(attempt(apps, found))
@@ -45,7 +45,7 @@ class ActionModule(ActionBase):
         if problems:
             return problems
         entries = load(apps)
-        _, problems = read_files(parse_wanted(app_certificates(entries)), self._loader)
+        _texts, problems = read_files(parse_wanted(app_certificates(entries)), self._loader)
         for app in entries.values():
             try:
                 local_source(app, self._loader.get_basedir())

@@ -34,7 +34,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the module's result."""
         super().run(tmp, task_vars)
-        _, arguments = self.validate_argument_spec(
+        _result, arguments = self.validate_argument_spec(
             argument_spec={
                 "name": {"type": "str", "required": True},
                 "apps": {"type": "dict", "required": True},
@@ -52,7 +52,8 @@ class ActionModule(ActionBase):
     def _release(self, app: App, local: Path | None, wait: int, task_vars: dict[str, Any]) -> dict[str, Any]:
         arguments = {
             "name": app.name,
-            # One text: of a dict with secrets, Ansible would blot out each value wherever it stands in a result, and be it "1".
+            # A text takes its place: of a dict with secrets, Ansible would blot out each value wherever it stands, and be it "1".
+            "apps": {},
             "app": json.dumps(entry(app)),
             "revision": revision(app, local) if local else "",
             "launcher": (PROGRAMS / "launch.py").read_text(),

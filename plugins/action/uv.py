@@ -24,7 +24,7 @@ class ActionModule(ActionBase):
         """Return the module's result."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        name = arguments.pop("wheelhouse", "")
+        name = arguments.get("wheelhouse", "")
         if not name:
             return self._module(arguments, task_vars)
         try:

@@ -17,7 +17,7 @@ DOCUMENTATION = r"""
 name: app_backends
 short_description: Backends of apps, as the haproxy role takes them
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 description:
   - Derives the C(haproxy_backends) of the haproxy role from C(tornado_apps), one for each app without C(prefix), by its name.
   - Each has all hosts as its servers, and asks their nginx whether the app is healthy.

@@ -17,7 +17,7 @@ DOCUMENTATION = r"""
 name: app_certificates
 short_description: Certificates of apps, as the certificates role takes them
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 description:
   - Derives the C(certificates_wanted) of the certificates role from C(tornado_apps).
 positional: _input

@@ -20,7 +20,7 @@ DOCUMENTATION = r"""
 name: app_sites
 short_description: Sites of apps, as the nginx role takes them
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 description:
   - Derives the C(nginx_sites) of the nginx role from C(tornado_apps).
 positional: _input

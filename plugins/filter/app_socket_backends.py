@@ -18,7 +18,7 @@ DOCUMENTATION = r"""
 name: app_socket_backends
 short_description: Backends of apps of the host itself, as the haproxy role takes them
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 description:
   - Derives the C(haproxy_backends) of the haproxy role from C(tornado_apps), for HAProxy in the place of nginx on an app host.
     Each app is a backend, and each of its processes a server, by its socket.

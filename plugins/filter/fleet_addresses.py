@@ -16,7 +16,7 @@ DOCUMENTATION = r"""
 name: fleet_addresses
 short_description: IP addresses at which hosts of a fleet reach each other
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 description:
   - Of each host that is its variable C(fleet_address), else its C(ansible_host), else its name.
   - Names are looked up on the controller.

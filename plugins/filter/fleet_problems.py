@@ -11,8 +11,9 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.yaml import yaml_load
+from ansible.module_utils.parsing.convert_bool import boolean
 
-from ansible_collections.funnel.tornado.plugins.module_utils import fleet
+from ansible_collections.funnel.tornado.plugins.module_utils import firewall, fleet
 from ansible_collections.funnel.tornado.plugins.module_utils.role_variables import role_variable_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.roll import roll_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
@@ -21,7 +22,7 @@ DOCUMENTATION = r"""
 name: fleet_problems
 short_description: What is wrong with a fleet, and with how a change is to go over it
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 description:
   - Looks for mistakes that no host can see by itself, such as an app host that no balancer leads to.
   - A variable whose name is nearly, but not quite, that of a variable of one of the collection's roles is a mistake as well.
@@ -61,6 +62,7 @@ def fleet_problems(
     return [
         *roll_problems(**roll or {}),
         *role_variable_problems(hosts, role_options()),
+        *_firewall_problems(hosts.values()),
         *_tier_problems(groups.get("balancers", []), groups.get("app_hosts", []), hostvars),
     ]
 
@@ -93,6 +95,22 @@ class _Variables(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._variables)
+
+
+def _firewall_problems(hosts: Iterable[Mapping[str, Any]]) -> Iterable[str]:
+    """Return what is wrong with the variables of the firewalls: mistakes that several hosts have are told once."""
+    wrong: list[str] = []
+    for variables in hosts:
+        try:
+            if boolean(variables.get("firewall_enabled", False), strict=False):
+                firewall.parse_rules(
+                    variables.get(firewall.ALLOW, []),
+                    variables.get(firewall.SSH_PORT, variables.get("ansible_port", 22)),
+                    variables.get(firewall.SSH_SOURCES, list(firewall.EVERYBODY)),
+                )
+        except InvalidDataError as error:
+            wrong += error.problems
+    return dict.fromkeys(wrong)
 
 
 def _tier_problems(balancers: Sequence[str], hosts: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:

@@ -15,7 +15,7 @@ DOCUMENTATION = r"""
 name: fleet_report
 short_description: What the hosts of a fleet are doing, and what differs from the inventory
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 description:
   - Puts together what M(funnel.tornado.status) has found on each host, and compares it with the inventory and between hosts.
 positional: _input, hostvars

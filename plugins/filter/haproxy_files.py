@@ -16,7 +16,7 @@ DOCUMENTATION = r"""
 name: haproxy_files
 short_description: Files of HAProxy's backends
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 description:
   - Checks the backends of the haproxy role and turns them into the files that M(funnel.tornado.file_set) applies.
   - All mistakes are reported at once.

@@ -16,7 +16,7 @@ DOCUMENTATION = r"""
 name: mongodb_plan
 short_description: What the variables of the mongodb role make
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 description:
   - Checks the variables of the mongodb role, and turns them into mongod's configuration, users and replica set.
   - All mistakes are reported at once.

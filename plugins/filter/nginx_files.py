@@ -16,7 +16,7 @@ DOCUMENTATION = r"""
 name: nginx_files
 short_description: Files of a set of nginx sites
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 description:
   - Checks the sites and upstreams of the nginx role and turns them into the files that M(funnel.tornado.file_set) applies.
   - All mistakes are reported at once.

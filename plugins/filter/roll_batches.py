@@ -16,7 +16,7 @@ DOCUMENTATION = r"""
 name: roll_batches
 short_description: Batches in which hosts switch
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 description:
   - Turns what a playbook is told of its batches into a play's C(serial).
 positional: _input

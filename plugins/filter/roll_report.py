@@ -13,7 +13,7 @@ DOCUMENTATION = r"""
 name: roll_report
 short_description: What the hosts serve after a roll has stopped, and how to go on or back
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 description:
   - Puts together what the builds and switches of the app role have returned on each host.
 positional: _input, hostvars

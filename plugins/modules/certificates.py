@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Copyright: The funnel.tornado developers
-# MIT License (see LICENSE)
+# MIT License (see LICENSE), compatible with the GNU General Public License version 3
 """Keep a set of certificates on a host."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: certificates
 short_description: Keep a set of certificates on a host
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 description:
   - Sees that C(/etc/ssl/funnel/<set>.<name>.pem), the chain, and C(/etc/ssl/funnel/<set>.<name>.key) are there for each
     certificate that is wanted.

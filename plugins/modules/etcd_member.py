@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Copyright: The funnel.tornado developers
-# MIT License (see LICENSE)
+# MIT License (see LICENSE), compatible with the GNU General Public License version 3
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ description:
   - The cluster is never asked for what it cannot take back. A version of etcd that cannot join is refused.
   - In check mode a host joins even if no other member answers, as none has been started before the first run; there is a warning.
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 options:
   name:
     description: Name of this host among O(members).

@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Copyright: The funnel.tornado developers
-# MIT License (see LICENSE)
+# MIT License (see LICENSE), compatible with the GNU General Public License version 3
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ description:
   - Sees that root and O(users) are all the users there are, each with a role of its own name, then that etcd asks for passwords.
   - Without O(root_password) and O(users) nothing is done, and whoever reaches etcd may do everything.
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 options:
   root_password:
     description: Password of root, which O(users) go with.

@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Copyright: The funnel.tornado developers
-# MIT License (see LICENSE)
+# MIT License (see LICENSE), compatible with the GNU General Public License version 3
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ description:
   - The reload is confirmed. If the service does not take the new files, those of before are put back and reactivated.
   - A run that was cut off between writing files and reloading the service is finished by the next one.
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 options:
   root:
     description: Directory that relative paths are below, and that is copied for O(check).

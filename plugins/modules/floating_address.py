@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Copyright: The funnel.tornado developers
-# MIT License (see LICENSE)
+# MIT License (see LICENSE), compatible with the GNU General Public License version 3
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ description:
     the address (V(expected)); the one that has it sends new connections there, stops what serves the old ones, which
     finishes them, and then keepalived (V(handed_over)); the other one sees that the address is its own (V(settled)).
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 options:
   address:
     description: IPv4 address, with the length of its network's prefix.

@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Copyright: The funnel.tornado developers
-# MIT License (see LICENSE)
+# MIT License (see LICENSE), compatible with the GNU General Public License version 3
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ description:
   - Sets the state and the weight of a server over HAProxy's own socket, in all backends that have it or in one.
   - What is set outlasts reloads of HAProxy, and ends when it is restarted.
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 options:
   server:
     description: Name of the server, as in C(haproxy_backends.<backend>.servers) of the role haproxy.

@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Copyright: The funnel.tornado developers
-# MIT License (see LICENSE)
+# MIT License (see LICENSE), compatible with the GNU General Public License version 3
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ description:
     every process of what is served of an app answers its health path. Fails with all that is not so in the end.
   - Changes nothing.
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 options:
   apps:
     description: Names of apps. One of which nothing is served yet is left out.

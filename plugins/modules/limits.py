@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Copyright: The funnel.tornado developers
-# MIT License (see LICENSE)
+# MIT License (see LICENSE), compatible with the GNU General Public License version 3
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ description:
   - What the host cannot give is found before anything is written, and reported with both numbers.
   - Running services are raised by C(prlimit), without a restart; so is one that has drifted from the files.
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 options:
   open_files:
     description: Files, sockets included, that one process may hold open.

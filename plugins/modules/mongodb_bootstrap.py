@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Copyright: The funnel.tornado developers
-# MIT License (see LICENSE)
+# MIT License (see LICENSE), compatible with the GNU General Public License version 3
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ description:
     administrator's password is wrong, if the other members of its replica set would no longer know it by its key, or if it would
     lose data of its own to those of a set.
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 options:
   program:
     description: Path of mongod.

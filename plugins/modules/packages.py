@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Copyright: The funnel.tornado developers
-# MIT License (see LICENSE)
+# MIT License (see LICENSE), compatible with the GNU General Public License version 3
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ DOCUMENTATION = r"""
 module: packages
 short_description: Install and upgrade Debian packages by dpkg-query and apt-get
 description:
-  - Sees that packages are installed, without their recommendations. It first sees that the host is a supported Debian.
+  - Sees that packages are installed, without their recommendations. It first sees that the host's distribution is supported.
   - Unlike M(ansible.builtin.apt) it needs no C(python3-apt) on the host, so check mode works on a bare host too, and
     when nothing is to do it costs one C(dpkg-query) (measured beside a 0.3 s ping, 0.75-1.0 s for M(ansible.builtin.apt)).
   - A host is not asked again for packages that are among the RV(versions) of an earlier task that is registered as
     C(packages_known). So a play can install what several roles need at once.
   - Another apt or dpkg that is at work is waited for, at most two minutes. Changed configuration files are kept.
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 options:
   name:
     description:
@@ -69,6 +69,11 @@ versions:
   returned: with O(state=present)
   type: dict
   sample: {nginx: 1.26.3}
+codename:
+  description: Code name of the release that the host runs; empty if it has none.
+  returned: success
+  type: str
+  sample: bookworm
 upgraded:
   description: Packages that were upgraded, or would be, with both versions; those that are new come with a kernel or a library.
   returned: with O(state=latest)
@@ -87,7 +92,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.packages import (
     candidates,
     install,
     installed,
-    require_supported_distribution,
+    require_supported_host,
     upgradable,
     upgrade,
     upstream_version,
@@ -105,11 +110,11 @@ def main() -> None:
     )
     apply = present if module.params["state"] == "present" else latest
     try:
-        require_supported_distribution()
+        distribution = require_supported_host()
         result = apply(module.params["name"], module.params["lists_max_age"], check_mode=module.check_mode)
     except (PackagesError, CommandError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(**result if module._diff else result | {"diff": {}})
+    module.exit_json(**result if module._diff else result | {"diff": {}}, codename=distribution.codename)
 
 
 def present(names: list[str], lists_max_age: float, *, check_mode: bool) -> dict[str, Any]:
@@ -134,8 +139,8 @@ def latest(names: list[str], lists_max_age: float, *, check_mode: bool) -> dict[
     if found and not check_mode:
         upgrade(names)
     diff = {
-        "before": "".join(f"{name} {before}\n" for name, (before, _) in found.items() if before),
-        "after": "".join(f"{name} {after}\n" for name, (_, after) in found.items()),
+        "before": "".join(f"{name} {before}\n" for name, (before, _after) in found.items() if before),
+        "after": "".join(f"{name} {after}\n" for name, (_before, after) in found.items()),
         "before_header": "installed packages",
         "after_header": "installed packages",
     }

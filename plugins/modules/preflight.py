@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Copyright: (c) 2026, The funnel.tornado developers
-# MIT License (see LICENSE)
+# MIT License (see LICENSE), compatible with the GNU General Public License version 3
 """Check the apps against the model and the host."""
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ attributes:
   check_mode: {support: full}
   diff_mode: {support: none}
 author:
-  - The funnel.tornado developers
+  - The funnel.tornado developers (@funnel)
 """
 
 EXAMPLES = r"""
@@ -84,18 +84,22 @@ from ansible_collections.funnel.tornado.plugins.module_utils.certificates import
 from ansible_collections.funnel.tornado.plugins.module_utils.home import is_ours
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.limits import Capacity
-from ansible_collections.funnel.tornado.plugins.module_utils.packages import (
-    PackagesError,
-    require_supported_distribution,
-)
+from ansible_collections.funnel.tornado.plugins.module_utils.packages import PackagesError, require_supported_host
 from ansible_collections.funnel.tornado.plugins.module_utils.push import ENTRIES
+
+#: All of it is judged on the controller, and nothing of it sent to the host.
+ARGUMENTS = {
+    "apps": {"type": "dict", "required": True},
+    "names": {"type": "list", "elements": "str", "default": []},
+    "versions": {"type": "dict", "default": {}},
+}
 
 
 def main() -> None:
     """Look at the host."""
-    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     try:
-        require_supported_distribution()
+        require_supported_host()
     except PackagesError as error:
         module.fail_json(msg=str(error))
     cpus = len(os.sched_getaffinity(0))

@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Copyright: The funnel.tornado developers
-# MIT License (see LICENSE)
+# MIT License (see LICENSE), compatible with the GNU General Public License version 3
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ description:
     after the archive's hash; C(/usr/local/bin) gets a link to it.
   - It has to run (C(--version)) before it takes the place of the one before, which is kept as well. Others are removed.
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 options:
   name:
     description: Name of the program, as in the archive.

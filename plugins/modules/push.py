@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Copyright: (c) 2026, The funnel.tornado developers
-# MIT License (see LICENSE)
+# MIT License (see LICENSE), compatible with the GNU General Public License version 3
 """Let keys push to apps."""
 
 from __future__ import annotations
@@ -20,6 +20,18 @@ options:
     description: The value of C(tornado_apps). Those with another source than C(push) are left aside.
     type: dict
     required: true
+  entries:
+    description: "Only for the controller's half of this module: the entries of O(apps) that the host has to know, as JSON."
+    type: str
+    default: ""
+  authorized_keys:
+    description: "Only for the controller's half of this module: the file that sshd reads."
+    type: str
+    default: ""
+  program:
+    description: "Only for the controller's half of this module: the program that takes a push, in Base64."
+    type: str
+    default: ""
 extends_documentation_fragment: funnel.tornado.attributes
 attributes:
   check_mode: {support: full}
@@ -27,7 +39,7 @@ attributes:
     support: full
     description: Of the entries, which hold secrets, only that they change.
 author:
-  - The funnel.tornado developers
+  - The funnel.tornado developers (@funnel)
 seealso:
   - module: funnel.tornado.release
   - module: funnel.tornado.switch
@@ -55,18 +67,19 @@ removed:
 import base64
 import json
 import os
+import sys
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils import push
 from ansible_collections.funnel.tornado.plugins.module_utils.file_set import FileSet, FileSetError, converge
 
-#: What the action plugin sends instead of ``apps``.
 ARGUMENTS = {
+    "apps": {"type": "dict", "required": True},
     # Texts that are secret, or would fill the host's journal, which Ansible writes a module's options to.
-    "entries": {"type": "str", "required": True, "no_log": True},
-    "authorized_keys": {"type": "str", "required": True, "no_log": True},
-    "program": {"type": "str", "required": True, "no_log": True},
+    "entries": {"type": "str", "default": "", "no_log": True},
+    "authorized_keys": {"type": "str", "default": "", "no_log": True},
+    "program": {"type": "str", "default": "", "no_log": True},
 }
 
 
@@ -75,7 +88,9 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     os.umask(0o022)  # whatever root's is: sshd reads a user's keys with that user's rights
     entries = json.loads(module.params["entries"] or "{}")
-    files = push.files(entries, module.params["authorized_keys"], base64.b64decode(module.params["program"])) if entries else []
+    # The Python that the modules run with: on Ubuntu 22.04 python3 is too old.
+    program = f"#!{sys.executable} -I\n".encode() + base64.b64decode(module.params["program"])
+    files = push.files(entries, module.params["authorized_keys"], program) if entries else []
     owns = [f"{push.ENTRIES}/*.json", str(push.AUTHORIZED_KEYS), str(push.PROGRAM), f"{push.HOOKS}/*", push.SUDOERS_FILE]
     check = ["visudo", "-cf", f"{{root}}/{push.SUDOERS_FILE}"] if entries else []
     try:

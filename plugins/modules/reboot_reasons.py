@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Copyright: The funnel.tornado developers
-# MIT License (see LICENSE)
+# MIT License (see LICENSE), compatible with the GNU General Public License version 3
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ description:
     processes run programs or libraries whose files have been replaced.
   - Changes nothing.
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 extends_documentation_fragment: funnel.tornado.attributes
 attributes:
   check_mode: {support: full}

@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Copyright: (c) 2026, The funnel.tornado developers
-# MIT License (see LICENSE)
+# MIT License (see LICENSE), compatible with the GNU General Public License version 3
 """Build a release of an app on a host."""
 
 from __future__ import annotations
@@ -29,6 +29,32 @@ options:
     description: Seconds that another deploy of the app on this host is waited for.
     type: int
     default: 60
+  app:
+    description: "Only for the controller's half of this module: the entry, as JSON."
+    type: str
+    default: ""
+  revision:
+    description: "Only for the controller's half of this module: the hash of a source that it has."
+    type: str
+    default: ""
+  archive:
+    description: "Only for the controller's half of this module: a file with that source."
+    type: path
+  content:
+    description: "Only for the controller's half of this module: that source, if it is small, in Base64."
+    type: str
+  launcher:
+    description: "Only for the controller's half of this module: the program that starts the app's processes."
+    type: str
+    default: ""
+  runner:
+    description: "Only for the controller's half of this module: the program that serves an Application or WSGI."
+    type: str
+    default: ""
+  builder:
+    description: "Only for the controller's half of this module: who runs this, and where."
+    type: str
+    default: ""
 extends_documentation_fragment: funnel.tornado.attributes
 attributes:
   check_mode:
@@ -40,7 +66,7 @@ attributes:
     support: full
     description: Shows the release that is served and the one that is built, without commands and settings.
 author:
-  - The funnel.tornado developers
+  - The funnel.tornado developers (@funnel)
 """
 
 EXAMPLES = r"""
@@ -105,17 +131,18 @@ from ansible_collections.funnel.tornado.plugins.module_utils.release import Prog
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.uv import build_environment
 
-#: What the action plugin sends instead of ``apps``: one app, as JSON, and what only the controller has.
 ARGUMENTS = {
     "name": {"type": "str", "required": True},
-    "app": {"type": "str", "required": True, "no_log": True},
-    "revision": {"type": "str", "required": True},
+    "apps": {"type": "dict", "required": True},
+    "version": {"type": "str"},
+    "app": {"type": "str", "default": "", "no_log": True},
+    "revision": {"type": "str", "default": ""},
     # Texts that would fill the host's journal, which Ansible writes a module's options to.
     "archive": {"type": "path"},
     "content": {"type": "str", "no_log": True},
-    "launcher": {"type": "str", "required": True, "no_log": True},
-    "runner": {"type": "str", "required": True, "no_log": True},
-    "builder": {"type": "str", "required": True},
+    "launcher": {"type": "str", "default": "", "no_log": True},
+    "runner": {"type": "str", "default": "", "no_log": True},
+    "builder": {"type": "str", "default": ""},
     "wait": {"type": "int", "default": 60},
 }
 

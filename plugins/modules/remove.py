@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Copyright: (c) 2026, The funnel.tornado developers
-# MIT License (see LICENSE)
+# MIT License (see LICENSE), compatible with the GNU General Public License version 3
 """Take an app off a host, with all it owns."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ attributes:
     support: full
     description: Lists what is removed.
 author:
-  - The funnel.tornado developers
+  - The funnel.tornado developers (@funnel)
 seealso:
   - module: funnel.tornado.switch
 """

@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Copyright: (c) 2026, The funnel.tornado developers
-# MIT License (see LICENSE)
+# MIT License (see LICENSE), compatible with the GNU General Public License version 3
 """Tell what a host of the fleet is doing."""
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ description:
     when it is a temporary one or not for all domains, when what serves it has not read it yet, and when it or its key is missing.
   - Reads from HAProxy, where that has to run, which servers it uses.
   - Apps that the host has and that are not named are shown too, and are problems.
+  - A firewall that was set and is not in force is a problem, too.
   - Changes nothing. What cannot be read is a problem, and the rest is read all the same.
 options:
   names:
@@ -55,7 +56,7 @@ attributes:
   check_mode: {support: full}
   diff_mode: {support: none}
 author:
-  - The funnel.tornado developers
+  - The funnel.tornado developers (@funnel)
 """
 
 EXAMPLES = r"""
@@ -113,7 +114,7 @@ from typing import Any, ClassVar, Protocol
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils import machine, service, status, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils import machine, nftables, service, status, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.certificates import parse_wanted
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.haproxy_socket import HaproxyError
@@ -149,7 +150,7 @@ def main() -> None:
     )
     params = module.params
     host = machine.look_at_machine()
-    problems = [host.problem] if host.problem else []
+    problems = [problem for problem in (host.problem, nftables.problem()) if problem]
 
     def read(look: Callable[[], Iterable[Part]]) -> list[dict[str, Any]] | None:
         try:

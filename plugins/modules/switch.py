@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Copyright: (c) 2026, The funnel.tornado developers
-# MIT License (see LICENSE)
+# MIT License (see LICENSE), compatible with the GNU General Public License version 3
 """Bring a release of an app live."""
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ options:
     description: Seconds that another deploy of the app on this host is waited for.
     type: int
     default: 60
+  by:
+    description: "Only for the controller's half of this module: who runs this, and where. It is noted in the app's history."
+    type: str
+    default: ""
 extends_documentation_fragment: funnel.tornado.attributes
 attributes:
   check_mode: {support: full}
@@ -50,7 +54,7 @@ attributes:
     support: full
     description: Shows the release, the slot and the processes that are served before and after.
 author:
-  - The funnel.tornado developers
+  - The funnel.tornado developers (@funnel)
 seealso:
   - module: funnel.tornado.release
 """
@@ -111,7 +115,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.service import Serv
 from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import SupervisorError
 from ansible_collections.funnel.tornado.plugins.module_utils.switch import Switcher, SwitchError, Wanted
 
-#: ``by`` comes from the action plugin: only the controller knows it.
 ARGUMENTS = {
     "name": {"type": "str", "required": True},
     "release": {"type": "str", "required": True},

@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # Copyright: The funnel.tornado developers
-# MIT License (see LICENSE)
+# MIT License (see LICENSE), compatible with the GNU General Public License version 3
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ description:
   - It is downloaded by the pip that the Debian package C(python3-venv) brings.
   - The version that is there stays until the new one has run.
 version_added: 0.1.0
-author: The funnel.tornado developers
+author: The funnel.tornado developers (@funnel)
 options:
   version:
     description: The version.
@@ -52,6 +52,13 @@ options:
       - None if empty.
     type: str
     default: ""
+  packages:
+    description: "Only for the controller's half of this module: the hash of each package in O(wheelhouse)."
+    type: dict
+    default: {}
+  archive:
+    description: "Only for the controller's half of this module: an archive of the packages that the host has asked for."
+    type: path
 extends_documentation_fragment: funnel.tornado.attributes
 attributes:
   check_mode: {support: full}
@@ -98,7 +105,7 @@ def main() -> None:
             "ca_bundle": {"type": "str", "default": ""},
             "proxy": {"type": "str", "default": "", "no_log": True},
             "no_proxy": {"type": "str", "default": ""},
-            # What the action plugin makes of `wheelhouse`: the hash of each package, and an archive of those asked for.
+            "wheelhouse": {"type": "str", "default": ""},
             "packages": {"type": "dict", "default": {}},
             "archive": {"type": "path"},
         },
