@@ -508,7 +508,7 @@ def _app_problems(app: App, path: str) -> Iterator[str]:
 
 def _source_problems(source: Source, path: str) -> Iterator[str]:
     """Yield the keys that do not go with the kind of source, and those that it lacks."""
-    kind = next(name for name in Source.EXACTLY_ONE if getattr(source, name) is not None)
+    [kind] = (name for name in Source.EXACTLY_ONE if getattr(source, name) is not None)
     for key, kinds in SOURCE_KEYS.items():
         if getattr(source, key) is not None and kind not in kinds:
             yield f"{path}.{key}: goes with {' and '.join(f'source.{one}' for one in kinds)}; this is a source.{kind}"
@@ -589,7 +589,7 @@ def _tls_problems(app: App, path: str) -> Iterator[str]:
 def _command_problems(app: App, command: str, path: str) -> Iterator[str]:
     try:
         words = shlex.split(command)
-        named = {name for _, name, _, _ in string.Formatter().parse(command) if name is not None}
+        named = {name for _text, name, _spec, _conversion in string.Formatter().parse(command) if name is not None}
     except ValueError as error:
         yield f"{path}: {str(error).lower()}; found {command!r}. A brace that is meant is written twice"
         return

@@ -5,16 +5,18 @@ Needs ``cryptography``, which ansible-core brings to the controller; hosts have 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import pairwise
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-
 from ansible_collections.funnel.tornado.plugins.module_utils.certificates import covered
+
+with contextlib.suppress(ImportError):  # a host can load this, and has to do without
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
 
 #: Bits of the weakest RSA key that Debian's OpenSSL lets a server use (SSL_CTX_set_security_level(3), level 2).
 RSA_BITS = 2048

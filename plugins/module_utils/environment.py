@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import stat
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,8 +24,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.home import BUILD_S
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.uv import build_environment
 
-#: The distribution's Python, whose security updates reach every app.
-SYSTEM_PYTHON = Path("/usr/bin/python3")
+#: The distribution's Python, whose security updates reach every app: the one that this runs with, as on Ubuntu 22.04 python3 is
+#: too old.
+SYSTEM_PYTHON = Path(sys.executable)
 
 #: Where uv installs others: root's, and the same for all apps.
 PYTHONS = Path("/opt/python")
@@ -231,7 +233,7 @@ def requirement_lines(file: Path) -> Iterator[str]:
         if not words or words[0].startswith("#"):
             continue
         yield " ".join(words)
-        option, _, value = words[0].partition("=")
+        option, _equals, value = words[0].partition("=")
         included = value or "".join(words[1:])
         if option in ("-r", "--requirement", "-c", "--constraint") and "://" not in included:
             yield from requirement_lines(file.parent / included)

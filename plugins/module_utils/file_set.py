@@ -133,7 +133,7 @@ class FileSet:
     @contextlib.contextmanager
     def staged(self, changes: Sequence[Change]) -> Iterator[Path]:
         """Give a copy of ``root`` with ``changes`` made in it, next to ``root``; it is removed afterwards."""
-        parent = next(path for path in self.root.parents if path.is_dir())
+        parent = next((path for path in self.root.parents if path.is_dir()), Path("/"))
         with tempfile.TemporaryDirectory(prefix=f".{self.root.name}.", suffix=".staged", dir=parent) as directory:
             copy = Path(directory) / self.root.name  # inside, because a copied directory takes on the mode of its original
             if self.root.is_dir():

@@ -76,7 +76,7 @@ class Generation:
         """
         self._require_free_ports()
         self._lay_out()
-        self._log_ends = {log: _size(log) for log, _ in self._logs()}
+        self._log_ends = {log: _size(log) for log, _process in self._logs()}
         self.layout.supervisor_file(self.slot).write_text(self._group_text())
         for group in (self.layout.group(self.slot), *self._worker_counts()):
             supervisord.add_group(self.server, group)

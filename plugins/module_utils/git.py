@@ -166,7 +166,7 @@ class _Repository:
         """Yield the path, the repository and the commit of each submodule that .gitmodules names."""
         listed = self.run("ls-tree", "-r", "-z", "--full-tree", commit).stdout
         entries = (entry.partition("\t") for entry in listed.split("\0"))
-        commits = {path: meta.split()[2] for meta, _, path in entries if meta.startswith(SUBMODULE_MODE)}
+        commits = {path: meta.split()[2] for meta, _tab, path in entries if meta.startswith(SUBMODULE_MODE)}
         if not commits:
             return
         found: dict[str, dict[str, str]] = {}

@@ -55,7 +55,9 @@ class Server:
 class Health:
     """How a server shows that it can serve."""
 
-    path: Annotated[str, Doc("Asked each second; 2xx and 3xx are healthy."), Pattern(r"/[^\s'\"\\#$]*", "a path")] = "/"
+    path: Annotated[
+        str, Doc("Servers are asked for it each second; 2xx and 3xx are healthy."), Pattern(r"/[^\s'\"\\#$]*", "a path")
+    ] = "/"
     host: Annotated[str | None, Doc("Name that it is asked for; the first of C(domains) if unset."), DOMAIN] = None
 
 
@@ -63,7 +65,7 @@ class Health:
 class Backend:
     """Servers, and what they are asked for."""
 
-    servers: Annotated[dict[str, str | Server], Doc("Addresses by name, or dicts of address and more."), _ADDRESS]
+    servers: Annotated[dict[str, str | Server], Doc("Addresses by name, or dicts of what follows."), _ADDRESS]
     domains: Annotated[
         list[str],
         Doc("Names whose requests it gets. Without any it is the default one, which gets those of names that no other has."),
@@ -76,9 +78,17 @@ class Backend:
     sticky: Annotated[bool, Doc("Whether a client stays with its server, which a cookie names, for as long as that serves.")] = (
         False
     )
-    queue: Annotated[int, Doc("Seconds that a request may wait for a connection."), _SECONDS] = 30
-    read_timeout: Annotated[int, Doc("Seconds that a server may be silent, on websockets too."), _SECONDS] = 200
-    redirect: Annotated[bool, Doc("Whether what comes by HTTP is sent to HTTPS.")] = False
+    queue: Annotated[int, Doc("Seconds that a request waits for a connection, then it gets 503."), _SECONDS] = 30
+    read_timeout: Annotated[
+        int,
+        Doc(
+            "Seconds that a server may be silent, on websockets too; 5 more are granted, so that it is the server that gives up."
+        ),
+        _SECONDS,
+    ] = 200
+    redirect: Annotated[
+        bool, Doc("Whether what comes by HTTP is sent to HTTPS, but for the questions of certificate authorities.")
+    ] = False
     hsts: Annotated[int, Doc("Seconds that browsers are to use nothing but HTTPS."), Range(0, 126_144_000)] = 0
     headers: Annotated[
         dict[str, str],
@@ -87,7 +97,10 @@ class Backend:
     ] = field(default_factory=dict)
     tls: Annotated[
         Literal["end", "pass"],
-        Doc("C(end): here, with C(haproxy_certificates). C(pass): at the servers, found by the name that the client asks for."),
+        Doc(
+            "C(end): here, with C(haproxy_certificates). C(pass): at the servers, found by the name that the client asks for; "
+            "then no TLS ends here for any backend."
+        ),
     ] = "end"
     tls_port: Annotated[int, Doc("Port of the servers that TLS is passed to."), Range(1, 65535)] = 443
     proxy_protocol: Annotated[bool, Doc("Whether servers learn of the client by the PROXY protocol, version 2.")] = False

@@ -123,7 +123,7 @@ def old_workers(master: Path = MASTER) -> list[int]:
 
     :raises HaproxyError: when nobody answers.
     """
-    _, _, old = ask("show proc", master).partition("# old workers")
+    old = ask("show proc", master).partition("# old workers")[2]
     return [int(pid) for pid in re.findall(r"^(\d+) +worker ", old, re.MULTILINE)]
 
 
@@ -138,7 +138,7 @@ def version(path: Path = SOCKET) -> str:
 
 def _rows(text: str, separator: str) -> list[dict[str, str]]:
     """Return the rows of a table, whose head is a comment. A worker that has just ended answers without one."""
-    _, _, table = text.partition("# ")
+    table = text.partition("# ")[2]
     return list(csv.DictReader(table.splitlines(), delimiter=separator))
 
 

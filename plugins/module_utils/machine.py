@@ -50,8 +50,9 @@ LEAST_FREE = 1 << 30
 class Machine:
     """What a host is: times in seconds, sizes in bytes.
 
-    ``load`` is the average of the last minute; ``disk`` is the directory of `WRITTEN` whose file system has the least room;
-    ``backlog`` connections may wait at a listener; ``reboot`` is why the host should be rebooted.
+    ``debian`` is its version of Debian, or the name of what it runs in its place; ``load`` is the average of the last minute;
+    ``disk`` is the directory of `WRITTEN` whose file system has the least room; ``backlog`` connections may wait at a listener;
+    ``reboot`` is why the host should be rebooted.
     """
 
     debian: str
@@ -82,7 +83,7 @@ def look_at_machine(base: Path = Path("/")) -> Machine:
     rooms = {name: shutil.disk_usage(base / name.lstrip("/")) for name in WRITTEN if (base / name.lstrip("/")).is_dir()}
     fullest = min(rooms, key=lambda name: rooms[name].free)
     return Machine(
-        debian=(base / "etc/debian_version").read_text().strip(),
+        debian=_release(base),
         kernel=platform.release(),
         python=platform.python_version(),
         cpus=len(os.sched_getaffinity(0)),
@@ -96,6 +97,12 @@ def look_at_machine(base: Path = Path("/")) -> Machine:
         uptime=proc.uptime(1),
         reboot=list(reboot.reasons(base)),
     )
+
+
+def _release(base: Path) -> str:
+    """Return what the host runs: of Debian the version with its point release, which os-release(5) does not have."""
+    found = packages.Distribution.of_host(base)
+    return found.name if found.id == "ubuntu" else (base / "etc/debian_version").read_text().strip()
 
 
 @dataclass(frozen=True)

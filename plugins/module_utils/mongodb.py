@@ -36,7 +36,7 @@ class Source:
     EXACTLY_ONE = ("series", "archive")
 
     series: Annotated[str, Pattern(r"[0-9]+\.[0-9]+", 'a series of MongoDB in quotes, such as "8.0"')] = ""
-    suite: Annotated[str, Pattern(r"[a-z]+", "the name of a Debian release, such as bookworm")] = "bookworm"
+    suite: Annotated[str | None, Pattern(r"[a-z]+", "the code name of a release, such as bookworm")] = None
     archive: Annotated[str, Pattern(r".+", "a URL, or a file on the controller")] = ""
     checksum: Annotated[str, Pattern(r"(sha256:[0-9a-f]{64})?", '"sha256:" and 64 digits')] = ""
 
@@ -53,7 +53,7 @@ class User:
 
     def grants(self) -> list[dict[str, str]]:
         """Return the roles as MongoDB writes them."""
-        pairs = ((role, other or self.database) for role, _, other in (one.partition("@") for one in self.roles))
+        pairs = ((role, other or self.database) for role, _at, other in (one.partition("@") for one in self.roles))
         return [{"role": role, "db": database} for role, database in pairs]
 
 

@@ -271,7 +271,7 @@ class ReplicaSet:
 
 def is_in_a_set(member: str) -> bool | None:
     """Say whether a host is in a replica set, which it is not while it refuses connections; None if it cannot be asked."""
-    host, _, port = member.rpartition(":")
+    host, _colon, port = member.rpartition(":")
     try:
         socket.create_connection((host, int(port)), GLANCE_SECONDS).close()
         return "setName" in hello(member, GLANCE_SECONDS)

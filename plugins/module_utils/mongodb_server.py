@@ -66,7 +66,7 @@ def address_problems(addresses: Sequence[str], port: int) -> Iterator[str]:
     pid = service.look(SERVICE).main_pid
     for address in addresses:
         try:
-            family, kind, protocol, _, target = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+            family, kind, protocol, _name, target = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
         except OSError as error:
             yield f"mongodb_addresses: this host cannot resolve {address}: {error.strerror}"
             continue

@@ -88,7 +88,6 @@ class Upstream:
         Literal["least_conn", "round_robin", "ip_hash", "random"], Doc("How a server is chosen for a request.")
     ] = "least_conn"
     keepalive: Annotated[int, Doc("Idle connections that each worker keeps."), Range(1, 10_000)] = 256
-    keepalive_time: Annotated[int, Doc("Seconds after which a connection takes no further request."), _SECONDS] = 2
     keepalive_timeout: Annotated[int, Doc("Seconds that a connection is kept idle."), _SECONDS] = 2
 
 

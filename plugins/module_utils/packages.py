@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import platform
 import re
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.command import Finished, last_lines, run
 
-#: The first Debian release that is supported: its Python is 3.11, which Tornado 6.6 needs.
+#: The first Debian release that is supported, and the Ubuntu releases that are.
 OLDEST_DEBIAN = 12
+UBUNTU = ("22.04", "24.04")
+
+#: What the modules need, as Tornado 6.6 does.
+OLDEST_PYTHON = (3, 11)
 
 #: Seconds to wait for another apt or dpkg, such as the daily upgrade of a host that was just booted.
 LOCK_SECONDS = 120
@@ -33,18 +39,53 @@ class PackagesError(Exception):
     """The host is not supported, or its packages cannot be installed. The message holds apt's last lines."""
 
 
-def require_supported_distribution(os_release: str | None = None) -> None:
-    """See that this host runs Debian 12 or newer; testing and unstable, which have no number, count as newer.
+@dataclass(frozen=True)
+class Distribution:
+    """What a host runs: ``id``, ``number`` and ``codename`` as in os-release(5), such as debian, 12 and bookworm.
 
-    ``os_release`` is the text of os-release(5), by default this host's.
-
-    :raises PackagesError: naming what the host runs.
+    Debian's testing and unstable have no number.
     """
-    release = _parse_os_release(_read_os_release() if os_release is None else os_release)
-    number = release.get("VERSION_ID", "")
-    if release.get("ID") != "debian" or (number.isdigit() and int(number) < OLDEST_DEBIAN):
-        name = release.get("PRETTY_NAME") or "an unknown system"
-        raise PackagesError(f"host {platform.node()} runs {name}; funnel.tornado supports Debian 12 and 13")
+
+    id: str
+    number: str
+    codename: str
+    name: str
+
+    @classmethod
+    def of_host(cls, base: Path = Path("/")) -> Distribution:
+        """Read what the host runs; nothing, if it does not say."""
+        try:
+            text = (base / "etc/os-release").read_text()
+        except OSError:
+            text = ""
+        pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
+        said = {key.strip(): value.strip().strip("\"'") for key, value in pairs}
+        names = (said.get(key, "") for key in ("ID", "VERSION_ID", "VERSION_CODENAME", "PRETTY_NAME"))
+        return cls(*names)
+
+    @property
+    def supported(self) -> bool:
+        """Whether it is one that the collection is for; what is newer than Debian's newest counts as that."""
+        if self.id == "ubuntu":
+            return self.number in UBUNTU
+        return self.id == "debian" and not (self.number.isdigit() and int(self.number) < OLDEST_DEBIAN)
+
+
+def require_supported_host(base: Path = Path("/"), python: tuple[int, int] = sys.version_info[:2]) -> Distribution:
+    """See that this host runs a distribution that is supported, and Ansible's modules a Python that is; return the former.
+
+    :raises PackagesError: naming what it runs, and what would be right.
+    """
+    found = Distribution.of_host(base)
+    host = f"host {platform.node()} runs"
+    if not found.supported:
+        known = f"Debian 12 and 13, Ubuntu {' and '.join(UBUNTU)}"
+        raise PackagesError(f"{host} {found.name or 'an unknown system'}; funnel.tornado supports {known}")
+    if python < OLDEST_PYTHON:
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        right = f"install python{oldest} there, and set ansible_python_interpreter to /usr/bin/python{oldest} for it"
+        raise PackagesError(f"{host} modules by Python {python[0]}.{python[1]}, and they need {oldest}; {right}")
+    return found
 
 
 def installed(names: Sequence[str]) -> dict[str, str]:
@@ -149,15 +190,3 @@ def _update(*options: str) -> Finished:
         if "/lists/lock" not in updated.output or time.monotonic() > give_up:
             return updated
         time.sleep(2)
-
-
-def _read_os_release() -> str:
-    try:
-        return Path("/etc/os-release").read_text()
-    except OSError:
-        return ""
-
-
-def _parse_os_release(text: str) -> dict[str, str]:
-    pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
-    return {key.strip(): value.strip().strip("\"'") for key, value in pairs}

@@ -161,10 +161,10 @@ def update(lines: Sequence[str], branch: str) -> tuple[str, str]:
     :raises PushError: when it is not the branch, and nothing else, that is to move.
     """
     updates = [line.split(maxsplit=2) for line in lines]
-    for reference in (reference.strip() for _, _, reference in updates if reference.strip() != f"refs/heads/{branch}"):
+    for reference in (reference.strip() for _old, _new, reference in updates if reference.strip() != f"refs/heads/{branch}"):
         name = re.sub("^refs/(heads|tags)/", "", reference)
         raise PushError(f"{name} is not what is served from here; {branch} is: git push <remote> HEAD:{branch}")
-    (old, new, _), *_ = updates
+    old, new, _reference = updates[0]
     if NOTHING.fullmatch(new):
         raise PushError(f"{branch} is what is served, and cannot be deleted; the playbook remove.yml takes an app off its hosts")
     return old, new

@@ -17,12 +17,12 @@ def reasons(base: Path = Path("/")) -> Iterator[str]:
     """Yield why this host should be rebooted, in words.
 
     Packages leave run/reboot-required only where a program such as unattended-upgrades is installed; vmlinuz is Debian's link
-    to the newest kernel.
+    to the newest kernel, boot/vmlinuz Ubuntu's.
     """
     if (base / "run/reboot-required").exists():
         yield "/run/reboot-required says so"
-    kernel = base / "vmlinuz"
-    newest = kernel.readlink().name.removeprefix("vmlinuz-") if kernel.is_symlink() else platform.release()
+    links = (link.readlink().name for link in (base / "vmlinuz", base / "boot/vmlinuz") if link.is_symlink())
+    newest = next(links, "").removeprefix("vmlinuz-") or platform.release()
     if newest != platform.release():
         yield f"it runs the kernel {platform.release()}, and {newest} is installed"
     old = sorted({name for name in map(_running_replaced, proc.pids()) if name})

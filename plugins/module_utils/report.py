@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App
 
 #: Where the page's template is.
@@ -74,6 +72,8 @@ class Report:
 
     def page(self) -> str:
         """Return it as a page of HTML that needs no other file."""
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined  # hosts, which have no use for a page, have none
+
         # Unlike Ansible's own, this environment escapes what is put in: apps, and who pushes, name themselves.
         environment = Environment(
             loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from ansible_collections.funnel.tornado.plugins.module_utils import proc
 
@@ -36,7 +37,7 @@ ANSWER_SIZE = 65_536
 #: A release's id, as far as it can be told from other things that an app may call its release.
 RELEASE_ID = re.compile(r"[0-9a-f]{12}")
 
-Address = Path | tuple[str, int]
+Address: TypeAlias = "Path | tuple[str, int]"
 
 
 class UnixHTTPConnection(http.client.HTTPConnection):
@@ -142,7 +143,7 @@ def connections(directory: Path, ports: set[int], names: set[str] | None = None)
         if len(row) > UNIX_PATH and row[UNIX_STATE] == UNIX_CONNECTED:
             path = Path(row[UNIX_PATH])
             count += path.parent == directory and (names is None or path.name in names)
-    return count + sum(1 for _ in _tcp_rows(ports, TCP_ESTABLISHED))
+    return count + sum(1 for _row in _tcp_rows(ports, TCP_ESTABLISHED))
 
 
 def _tcp_rows(ports: set[int], state: str) -> Iterator[list[str]]:

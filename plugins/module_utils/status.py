@@ -165,7 +165,7 @@ def _python_version(environment: Path) -> str:
         lines = (environment / "pyvenv.cfg").read_text().splitlines()
     except OSError:
         return ""
-    settings = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in lines)}
+    settings = {key.strip(): value.strip() for key, _colon, value in (line.partition("=") for line in lines)}
     return settings.get("version_info") or settings.get("version", "")
 
 

@@ -69,7 +69,7 @@ def reload_config(server: xmlrpc.client.ServerProxy) -> Reloaded:
 
     :raises SupervisorError: when they are wrong, with supervisord's reason.
     """
-    (added, changed, removed), *_ = _call(server, "reloadConfig")
+    (added, changed, removed), *_rest = _call(server, "reloadConfig")
     return Reloaded(added, changed, removed)
 
 

@@ -9,14 +9,24 @@ import yaml
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import load, site_owner
 from tests.pages import GUIDES, PAGES, broken_links, commands, host_problem, problem, quoted, sources
-from tools.docs import ROOT, pages
-
-PLUGINS = sorted((ROOT / "plugins").glob("modules/*.py")) + sorted((ROOT / "plugins").glob("filter/*.py"))
+from tools.docs import ROOT, pages, role_page
 
 
-@pytest.mark.parametrize("page", pages())
-def test_what_is_written_from_the_model_is_up_to_date(page: Path) -> None:
-    assert page.read_text() == pages()[page], "stale: run `make docs`"
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", pages(), ids=relative)
+def test_what_is_written_from_elsewhere_is_up_to_date(page: Path) -> None:
+    assert page.read_text() == pages()[page](), "stale: run `make docs`"
+
+
+def test_a_page_of_a_role_has_to_have_a_place_for_its_variables(tmp_path: Path) -> None:
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta/argument_specs.yml").write_text("argument_specs: {main: {options: {}}}")
+    (tmp_path / "README.md").write_text("# nothing\n")
+    with pytest.raises(ValueError, match=r"README.md: has no lines <!-- variables: begin --> and <!-- variables: end -->"):
+        role_page(tmp_path / "README.md")
 
 
 def test_the_entries_that_the_readme_shows_are_right() -> None:
@@ -47,18 +57,6 @@ def test_the_entries_of_the_inventory_for_development_are_right() -> None:
     text = (ROOT / "inventories/dev/group_vars/all.yml").read_text().replace("{{ code }}", str(ROOT / "files"))
     apps = load(yaml.safe_load(text)["tornado_apps"])
     assert all(app.debug and Path(str(app.source.directory)).is_dir() for app in apps.values())
-
-
-@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.stem)
-def test_the_documentation_of_a_plugin_is_yaml(plugin: Path) -> None:
-    found = re.findall(r'^(DOCUMENTATION|EXAMPLES|RETURN) = r"""(.*?)"""', plugin.read_text(), re.DOTALL | re.MULTILINE)
-    blocks = {name: yaml.safe_load(text) for name, text in found}
-    assert list(blocks) == ["DOCUMENTATION", "EXAMPLES", "RETURN"]
-    assert plugin.stem in (blocks["DOCUMENTATION"].get("module"), blocks["DOCUMENTATION"].get("name"))
-
-
-def relative(path: Path) -> str:
-    return str(path.relative_to(ROOT))
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=relative)

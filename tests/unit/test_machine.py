@@ -33,6 +33,8 @@ def test_a_host_is_what_it_is(host: Path) -> None:
     found = look_at_machine(host)
     assert (found.debian, found.kernel, found.backlog) == ("13.1", os.uname().release, 4096)
     assert (found.memory, found.memory_free) == (4 << 30, 2 << 30)
+    (host / "etc/os-release").write_text('ID=ubuntu\nPRETTY_NAME="Ubuntu 24.04.3 LTS"\n')
+    assert look_at_machine(host).debian == "Ubuntu 24.04.3 LTS"
     assert 0 < found.disk_free < found.disk_size
     assert found.uptime > 0
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jinja2 import Template
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 from ansible_collections.funnel.tornado.plugins.module_utils import mongodb_client
 from ansible_collections.funnel.tornado.plugins.module_utils.mongodb import bootstrap_configuration, plan
@@ -155,17 +156,29 @@ def test_of_a_log_the_errors_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "suite"),
-    [({"series": "8.0"}, "bookworm/mongodb-org/8.0"), ({"series": "8.2", "suite": "trixie"}, "trixie/mongodb-org/8.2")],
+    ("codename", "source", "where"),
+    [
+        ("bookworm", {"series": "8.0"}, ("debian", "bookworm/mongodb-org/8.0", "main")),
+        ("trixie", {"series": "8.0"}, ("debian", "bookworm/mongodb-org/8.0", "main")),
+        ("trixie", {"series": "8.2", "suite": "trixie"}, ("debian", "trixie/mongodb-org/8.2", "main")),
+        ("jammy", {"series": "8.0"}, ("ubuntu", "jammy/mongodb-org/8.0", "multiverse")),
+        ("noble", {"series": "8.0"}, ("ubuntu", "noble/mongodb-org/8.0", "multiverse")),
+    ],
 )
-def test_the_vendors_packages_are_those_of_the_series_and_signed_by_its_key(source: dict[str, str], suite: str) -> None:
-    template = Template((ROOT / "roles/mongodb/templates/mongodb.sources.j2").read_text())
-    lines = template.render(mongodb_source=source, ansible_managed="Ansible managed").splitlines()
+def test_the_vendors_packages_are_those_for_the_host_and_signed_by_the_key_of_the_series(
+    codename: str, source: dict[str, str], where: tuple[str, str, str]
+) -> None:
+    loader = DataLoader()
+    kept = loader.load_from_file(str(ROOT / "roles/mongodb/vars/main.yml"), trusted_as_template=True)
+    given = {"mongodb_source": source, "__mongodb_packages": {"codename": codename}, "ansible_managed": "Ansible managed"}
+    template = (ROOT / "roles/mongodb/templates/mongodb.sources.j2").read_text()
+    lines = Templar(loader=loader, variables=kept | given).template(trust_as_template(template)).splitlines()
+    distribution, suite, component = where
     assert dict(line.split(": ") for line in lines[1:]) == {
         "Types": "deb",
-        "URIs": "https://repo.mongodb.org/apt/debian",
+        "URIs": f"https://repo.mongodb.org/apt/{distribution}",
         "Suites": suite,
-        "Components": "main",
+        "Components": component,
         "Signed-By": f"/etc/apt/keyrings/mongodb-{source['series']}.asc",
     }
 

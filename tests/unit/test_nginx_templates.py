@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
@@ -26,6 +25,11 @@ def render(template: str, variables: dict[str, Any]) -> list[str]:
     )
     lines = [re.sub(r"\s+", " ", line.strip()) for line in text.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def yaml_file(name: str) -> dict[str, Any]:
+    """Return the variables in a file of the role, as Ansible reads them."""
+    return dict(DataLoader().load_from_file(str(TEMPLATES.parent / name), trusted_as_template=True))
 
 
 ADDRESSES = Addresses(["80", "[::]:80"], ["443"])
@@ -346,8 +350,8 @@ def test_an_upstream_balances_before_it_keeps_connections() -> None:
         "least_conn;",
         "server unix:/srv/shop/live/sockets/0.sock max_fails=0;",
         "keepalive 256;",
-        "keepalive_time 2s;",
         "keepalive_timeout 2s;",
+        "include funnel.keepalive;",
     ]
 
 
@@ -446,13 +450,50 @@ BASE: dict[str, Any] = {
     "nginx_proxy_protocol": False,
     "nginx_access_log": "text",
     "nginx_extra": "",
-    "__nginx_mozilla": yaml.safe_load((TEMPLATES.parent / "vars/main/mozilla.yml").read_text())["__nginx_mozilla"],
-    "__nginx_packages": {"versions": {"nginx": "1.26.3", "openssl": "3.5.1"}},
+    **yaml_file("vars/main/mozilla.yml"),
+    **yaml_file("vars/main/versions.yml"),
 }
 
 
-def base(nginx: str = "1.26.3", openssl: str = "3.5.1", **variables: Any) -> list[str]:
-    return render("nginx.conf.j2", BASE | {"__nginx_packages": {"versions": {"nginx": nginx, "openssl": openssl}}} | variables)
+def base(nginx: str = "1.26.3", openssl: str = "3.5.1", template: str = "nginx.conf.j2", **variables: Any) -> list[str]:
+    return render(template, BASE | {"__nginx_packages": {"versions": {"nginx": nginx, "openssl": openssl}}} | variables)
+
+
+@pytest.mark.parametrize(
+    ("nginx", "openssl", "differs"),
+    [
+        ("1.24.0", "3.0.13", set()),  # Ubuntu 24.04
+        (
+            "1.18.0",  # Ubuntu 22.04
+            "3.0.2",
+            {
+                "-ssl_conf_command Options PrioritizeChaCha;",
+                "-ssl_reject_handshake on;",
+                '+map "" $funnel_nothing {',
+                "+ssl_certificate data:$funnel_nothing;",
+                "+ssl_certificate_key data:$funnel_nothing;",
+                "-keepalive_time 2s;",
+                "+keepalive_requests 1;",
+            },
+        ),
+        (
+            "1.26.3",  # Debian 13
+            "3.5.1",
+            {
+                "-listen 443 ssl http2 default_server backlog=4096;",
+                "+listen 443 ssl default_server backlog=4096;",
+                "+http2 on;",
+                "-ssl_ecdh_curve X25519:prime256v1:secp384r1;",
+                "+ssl_ecdh_curve ?X25519MLKEM768:X25519:prime256v1:secp384r1;",
+            },
+        ),
+    ],
+)
+def test_what_a_distribution_has_differs_from_debian_12_in_nothing_else(nginx: str, openssl: str, differs: set[str]) -> None:
+    templates = ("nginx.conf.j2", "keepalive.conf.j2")
+    before = {line for template in templates for line in base("1.22.1", "3.0.17", template)}
+    after = {line for template in templates for line in base(nginx, openssl, template)}
+    assert {f"-{line}" for line in before - after} | {f"+{line}" for line in after - before} == differs
 
 
 @pytest.mark.parametrize(("version", "has_it"), [("1.22.1", False), ("1.26.3", False), ("1.27.4", True), ("1.30.0", True)])

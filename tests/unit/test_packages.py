@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.packages import (
@@ -8,16 +10,41 @@ from ansible_collections.funnel.tornado.plugins.module_utils.packages import (
     candidates,
     installed,
     parse_simulated,
-    require_supported_distribution,
+    require_supported_host,
     upstream_version,
 )
 
 FEDORA = 'NAME="Fedora Linux"\nID=fedora\nVERSION_ID=40\nPRETTY_NAME="Fedora Linux 40"\n'
 
 
+UBUNTU = 'ID=ubuntu\nID_LIKE=debian\nVERSION_ID="{0}"\nVERSION_CODENAME={1}\nPRETTY_NAME="Ubuntu {0}"\n'
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Path:
+    (tmp_path / "etc").mkdir()
+    return tmp_path
+
+
 @pytest.mark.parametrize("number", ['VERSION_ID="12"', 'VERSION_ID="13"', "VERSION_ID=14", "# testing has no number"])
-def test_debian_from_12_on_is_supported(number: str) -> None:
-    require_supported_distribution(f"ID=debian\n{number}\n")
+def test_debian_from_12_on_is_supported(host: Path, number: str) -> None:
+    (host / "etc/os-release").write_text(f"ID=debian\n{number}\n")
+    require_supported_host(host)
+
+
+@pytest.mark.parametrize(("number", "codename"), [("22.04", "jammy"), ("24.04", "noble")])
+def test_ubuntu_with_long_support_is(host: Path, number: str, codename: str) -> None:
+    (host / "etc/os-release").write_text(UBUNTU.format(number, codename))
+    assert require_supported_host(host).codename == codename
+
+
+def test_a_python_that_is_too_old_is_refused_with_what_would_be_right(host: Path) -> None:
+    (host / "etc/os-release").write_text(UBUNTU.format("22.04", "jammy"))
+    wrong = (
+        r"host \S+ runs modules by Python 3.10, and they need 3.11; install python3.11 there, and set ansible_python_interpreter"
+    )
+    with pytest.raises(PackagesError, match=wrong):
+        require_supported_host(host, python=(3, 10))
 
 
 @pytest.mark.parametrize(
@@ -25,13 +52,17 @@ def test_debian_from_12_on_is_supported(number: str) -> None:
     [
         (FEDORA, "Fedora Linux 40"),
         ('ID=debian\nVERSION_ID="11"\nPRETTY_NAME="Debian GNU/Linux 11"\n', "Debian GNU/Linux 11"),
-        ('ID=ubuntu\nID_LIKE=debian\nVERSION_ID="24.04"\nPRETTY_NAME="Ubuntu 24.04"\n', "Ubuntu 24.04"),
+        (UBUNTU.format("20.04", "focal"), "Ubuntu 20.04"),
+        (UBUNTU.format("25.10", "questing"), "Ubuntu 25.10"),
         ("", "an unknown system"),
     ],
 )
-def test_anything_else_is_refused_by_name(os_release: str, name: str) -> None:
-    with pytest.raises(PackagesError, match=rf"host \S+ runs {name}; funnel.tornado supports Debian 12 and 13"):
-        require_supported_distribution(os_release)
+def test_anything_else_is_refused_by_name(host: Path, os_release: str, name: str) -> None:
+    if os_release:
+        (host / "etc/os-release").write_text(os_release)
+    known = "Debian 12 and 13, Ubuntu 22.04 and 24.04"
+    with pytest.raises(PackagesError, match=rf"host \S+ runs {name}; funnel.tornado supports {known}"):
+        require_supported_host(host)
 
 
 def test_what_is_installed_and_what_could_be() -> None:

@@ -22,8 +22,11 @@ def test_packages_and_kernels_ask_for_a_reboot(tmp_path: Path) -> None:
     (tmp_path / "vmlinuz").symlink_to(f"boot/vmlinuz-{platform.release()}")
     assert found() == []
     (tmp_path / "vmlinuz").unlink()
-    (tmp_path / "vmlinuz").symlink_to("boot/vmlinuz-9.9.9-1-amd64")
-    assert found() == [f"it runs the kernel {platform.release()}, and 9.9.9-1-amd64 is installed"]
+    for link in ("vmlinuz", "boot/vmlinuz"):
+        (tmp_path / link).parent.mkdir(exist_ok=True)
+        (tmp_path / link).symlink_to("boot/vmlinuz-9.9.9-1-amd64")
+        assert found() == [f"it runs the kernel {platform.release()}, and 9.9.9-1-amd64 is installed"]
+        (tmp_path / link).unlink()
 
 
 @pytest.mark.parametrize(

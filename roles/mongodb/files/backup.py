@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """Back up MongoDB, and restore it: mongodb-backup create | list | restore NAME.
 
 A backup is a directory in the format of ``mongodump --gzip``, so ``mongorestore --gzip --dir`` reads it as well: of each
@@ -296,7 +295,7 @@ class Restoring:
             return
         collection = self.database.get_collection(name, write_concern=WriteConcern(w="majority", j=True))
         with gzip.open(self._documents, "rb") as stream:
-            documents = bson.decode_file_iter(cast("IO[bytes]", stream), RAW)
+            documents = bson.decode_file_iter(cast(IO[bytes], stream), RAW)
             while batch := list(itertools.islice(documents, BATCH)):
                 collection.insert_many(batch, bypass_document_validation=True)
                 self.count += len(batch)
