@@ -6,12 +6,15 @@ SHELL := /bin/bash
 # Debian's own where it is new enough: one that was built by hand without profiling takes about half as long again for everything.
 PYTHON := $(or $(shell for one in /usr/bin/python3 python3; do $$one -c 'import sys; sys.exit(sys.version_info < (3, 11))' && \
 	command -v $$one && break; done 2>/dev/null),python3)
+# The newest ansible-core is installed where Python is new enough for it.
+NEWEST = $(shell for one in python3.13 python3.12; do $$one -c '' && command -v $$one && break; done 2>/dev/null)
 HOSTS := $(PYTHON) -m tools.hosts
+VENV := .venv
 SCENARIO ?= default
 # The longest first. Not fleet: five hosts under load take longer than a change can wait beside all others.
 SCENARIOS := services release edge default roles consumer
 
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # What hundreds of processes load is compiled once.
 unexport PYTHONDONTWRITEBYTECODE
 # In a collection Molecule would rather have them elsewhere.
@@ -22,7 +25,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 .PHONY: demo
-demo: .venv/installed ## boot a Debian host on this machine, provision it, and print the URL to open
+demo: $(VENV)/installed ## boot a Debian host on this machine, provision it, and print the URL to open
 	@$(HOSTS) up --fleet demo demo1
 	@ansible-playbook site.yml -i inventories/demo
 	@$(HOSTS) list --fleet demo | awk '$$1 == "demo1" {print "http://" $$2 "/"}'
@@ -34,10 +37,10 @@ demo-down: ## remove every trace of the demo
 .PHONY: test
 test: lint unit ## run everything below, but for the scenario fleet
 	@# Two at a time, because some of it is waiting.
-	@$(MAKE) --no-print-directory --jobs=2 $(SCENARIOS:%=molecule-%) integration
+	@$(MAKE) --no-print-directory --jobs=2 $(SCENARIOS:%=molecule-%) integration judges
 
 .PHONY: lint
-lint: .venv/installed ## yamllint, ansible-lint, ruff, mypy
+lint: $(VENV)/installed ## yamllint, ansible-lint, ruff, mypy
 	yamllint --strict .
 	ansible-lint -q --strict
 	ruff check --quiet
@@ -45,12 +48,16 @@ lint: .venv/installed ## yamllint, ansible-lint, ruff, mypy
 	mypy --package ansible_collections.funnel.tornado.plugins
 	mypy tools tests molecule roles files
 
+.PHONY: judges
+judges: $(VENV)/installed .cache/judges/installed ## ansible-test, galaxy-importer and antsibull, on the built artefact
+	@$(VENV)/bin/python -m tests.judges
+
 .PHONY: unit
-unit: .venv/installed ## the logic, without a host
+unit: $(VENV)/installed ## the logic, without a host
 	pytest --quiet tests/unit
 
 .PHONY: integration
-integration: .venv/installed ## the runner, the sample apps and this clone's own commands, on this machine
+integration: $(VENV)/installed ## the runner, the sample apps and this clone's own commands, on this machine
 	@$(PYTHON) -m tools.packages openssl
 	pytest tests/integration files
 
@@ -59,31 +66,44 @@ molecule: molecule-$(SCENARIO) ## provision booted hosts and prove them: make mo
 
 # Molecule removes the hosts after a failure, but not after Ctrl-C; its state would be in the user's home, and shared with
 # every clone whose directory has the same name.
-molecule-%: .venv/installed
+molecule-%: $(VENV)/installed
 	@$(PYTHON) -m tools.packages chromium chromium-driver slowhttptest testssl.sh
 	@TIMEFORMAT='$*: took %0lR'; trap '$(HOSTS) down --all --fleet molecule-$*; exit 130' INT TERM; \
 		time MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/.cache/molecule/$* molecule test --scenario-name $* 2>&1 | sed --unbuffered 's/^/$*: /'
 
+.PHONY: newest
+newest: ## unit tests and the default scenario, with the newest ansible-core on the newest Python there is
+	@[[ "$(NEWEST)" ]] || { echo "Python 3.12 or newer is needed, and there is neither a python3.13 nor a python3.12" >&2; exit 1; }
+	@$(MAKE) --no-print-directory VENV=.cache/newest PYTHON=$(NEWEST) unit molecule
+
 .PHONY: bench
-bench: .venv/installed ## how fast, next to plain ways of doing the same
+bench: $(VENV)/installed ## how fast, next to plain ways of doing the same
 	@$(PYTHON) -m tools.packages wrk
-	@.venv/bin/python -m tests.bench
+	@$(VENV)/bin/python -m tests.bench
 
 .PHONY: docs
-docs: .venv/installed ## write what the documentation says of an app's keys, from the model
-	@PYTHONPATH=.collections:. .venv/bin/python tools/docs.py
+docs: $(VENV)/installed ## write the tables of keys and variables, and the page of modules and filters, from what these say of themselves
+	@PYTHONPATH=.collections:. $(VENV)/bin/python tools/docs.py
 
 .PHONY: lock
-lock: .venv/installed ## pin the tools anew: requirements-dev.in to requirements-dev.txt
+lock: $(VENV)/installed ## pin the tools anew: requirements-dev.in to requirements-dev.txt
 	@uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url \
 		requirements-dev.in --output-file requirements-dev.txt
+	@uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url \
+		requirements-judges.in --output-file requirements-judges.txt
 
 # Debian's python3 comes without ensurepip.
-.venv/installed: requirements-dev.txt
+$(VENV)/installed: requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		f"Python 3.11 or newer is needed, and $(PYTHON) is {sys.version.split()[0]}: make PYTHON=/path/to/another")'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(PYTHON) -m tools.packages python3-venv
-	@echo "Installing the tools into .venv"
-	@$(PYTHON) -m venv .venv
-	@.venv/bin/pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	@echo "Installing the tools into $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	@touch $@
+
+.cache/judges/installed: requirements-judges.txt | $(VENV)/installed
+	@echo "Installing the judges into .cache/judges"
+	@$(PYTHON) -m venv --clear .cache/judges/venv
+	@.cache/judges/venv/bin/pip install --quiet --disable-pip-version-check --requirement requirements-judges.txt
 	@touch $@

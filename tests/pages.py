@@ -90,7 +90,8 @@ def _make_problem(word: str) -> str:
     if value:
         known = name == "SCENARIO" and (ROOT / "molecule" / value / "molecule.yml").exists()
     else:
-        known = re.search(rf"^{re.escape(name)}:", (ROOT / "Makefile").read_text(), re.MULTILINE) is not None
+        targets = (ROOT / "Makefile").read_text().replace("$(VENV)", ".venv")
+        known = re.search(rf"^{re.escape(name)}:", targets, re.MULTILINE) is not None
     return "" if known else f"make knows no {word}"
 
 

@@ -10,6 +10,7 @@ import testinfra
 from testinfra.host import Host
 
 from tests.remote import PLAIN, ROOT, Site, address, eventually, python
+from tests.upgrades import offer_newer, versions
 
 
 def on(name: str) -> Host:
@@ -54,6 +55,21 @@ def test_supervisor_runs_a_group_from_a_file_with_its_own_limit() -> None:
     eventually(lambda: "RUNNING" in host.run("supervisorctl status nap").stdout)
     limit = host.check_output("grep 'Max open files' /proc/$(supervisorctl pid nap)/limits").split()[3]
     assert limit == "8192"
+
+
+def test_security_upgrades_by_the_clock_leave_alone_what_serves() -> None:
+    host = on("supervisor")
+    pids = host.check_output("supervisorctl pid; supervisorctl pid nap")
+    packages = ["hostname", "supervisor"]
+    before = versions(host, packages)
+    offer_newer(host, packages)
+    # With the lists of all of Debian it would take half a minute.
+    host.check_output("mv /etc/apt/sources.list /opt/newer/ && apt-get update")
+    host.check_output("systemctl start apt-daily-upgrade.service")
+    host.check_output("mv /opt/newer/sources.list /etc/apt/")
+    assert versions(host, packages) == [f"{before[0]}+newer", before[1]]
+    assert host.check_output("supervisorctl pid; supervisorctl pid nap") == pids
+    assert "supervisor" in host.check_output("apt-get --simulate upgrade | grep ^Inst")
 
 
 def test_a_higher_limit_reaches_a_running_supervisord_without_a_restart() -> None:
