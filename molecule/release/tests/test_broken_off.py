@@ -63,6 +63,13 @@ print(json.dumps([step["name"] for step in outcome.steps]))
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_entries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """End with the scenario's entries, and nothing left to do."""
+    yield
+    done(run_site(ALL, tmp_path_factory.mktemp("own"), {}))
+
+
 @pytest.fixture(autouse=True)
 def nothing_left(hosts: dict[str, Host]) -> Iterator[None]:
     """Whatever a test does, nothing of it is left but what is served."""
