@@ -9,7 +9,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import NAME
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import name_problem
 
 #: Seconds between two looks at a host whose app logs all the time.
 INTERVAL = 1.0
@@ -33,10 +33,8 @@ class ActionModule(ActionBase):
             seconds = int(arguments.pop("follow", 0))
         except ValueError as error:
             raise AnsibleActionFail(f"follow: must be a number of seconds; found {self._task.args['follow']!r}") from error
-        if not NAME.fullmatch(str(arguments.get("name"))):
-            raise AnsibleActionFail(
-                f"{arguments.get('name')}: an app's name is a lower-case letter, then up to 30 of a-z 0-9 _ -"
-            )
+        if problem := name_problem(arguments.get("name")):
+            raise AnsibleActionFail(problem)
         deadline = time.monotonic() + seconds
         while True:
             result = self._look(host, arguments, task_vars)

@@ -7,7 +7,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import NAME
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import name_problem
 
 
 class ActionModule(ActionBase):
@@ -20,13 +20,12 @@ class ActionModule(ActionBase):
         """Return the module's result."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        name = str(arguments.get("name"))
-        if not NAME.fullmatch(name):
-            raise AnsibleActionFail(f"{name}: an app's name is a lower-case letter, then up to 30 of a-z 0-9 _ -")
+        if problem := name_problem(arguments.get("name")):
+            raise AnsibleActionFail(problem)
         result: dict[str, Any] = self._execute_module("funnel.tornado.run", module_args=arguments, task_vars=task_vars)
         if not result.get("failed"):
             host = (task_vars or {}).get("inventory_hostname")
-            what = f"{arguments['command']}, in release {result['release']} of {name}"
+            what = f"{arguments['command']}, in release {result['release']} of {arguments['name']}"
             shown = f"{host}: would run {what}" if self._task.check_mode else f"{host}: {what}\n{result['output']}"
             self._display.display(shown.rstrip())
         return result

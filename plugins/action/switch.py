@@ -9,7 +9,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import NAME
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import name_problem
 
 
 class ActionModule(ActionBase):
@@ -22,10 +22,8 @@ class ActionModule(ActionBase):
         """Return the module's result."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args) | {"by": operator()}
-        if not NAME.fullmatch(str(arguments.get("name"))):
-            raise AnsibleActionFail(
-                f"{arguments.get('name')}: an app's name is a lower-case letter, then up to 30 of a-z 0-9 _ -"
-            )
+        if problem := name_problem(arguments.get("name")):
+            raise AnsibleActionFail(problem)
         result: dict[str, Any] = self._execute_module("funnel.tornado.switch", module_args=arguments, task_vars=task_vars)
         if result.get("steps"):
             steps = ", ".join(f"{step['name']} {step['seconds']:.2f} s" for step in result["steps"])

@@ -473,9 +473,16 @@ def site_owner(app: App, apps: Iterable[App]) -> App | None:
     return next((other for other in apps if other.prefix is None and set(other.domains) == set(app.domains)), None)
 
 
+def name_problem(name: object, path: str = "") -> str:
+    """Return what is wrong with the form of an app's name, which stands at ``path``; empty if nothing is."""
+    return (
+        "" if NAME.fullmatch(str(name)) else f"{path or name}: an app's name is a lower-case letter, then up to 30 of a-z 0-9 _ -"
+    )
+
+
 def _name_problems(name: str, path: str) -> Iterator[str]:
-    if not NAME.fullmatch(name):
-        yield f"{path}: an app's name is a lower-case letter, then up to 30 of a-z 0-9 _ -"
+    if problem := name_problem(name, path):
+        yield problem
     elif name in RESERVED_NAMES:
         yield f"{path}: the name {name} belongs to a service of this collection; choose another"
 

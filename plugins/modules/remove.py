@@ -66,8 +66,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     name = module.params["name"]
-    if not app_model.NAME.fullmatch(name):
-        module.fail_json(msg=f"{name}: an app's name is a lower-case letter, then up to 30 of a-z 0-9 _ -")
+    if problem := app_model.name_problem(name):
+        module.fail_json(msg=problem)
     layout = Layout(name)
     found = belongings(layout)
     try:
