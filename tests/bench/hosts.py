@@ -53,6 +53,7 @@ class Fleet:
         self.directory = directory
         self.code = directory / "app"
         shutil.copytree(HERE / "app", self.code)
+        shutil.copytree(ROOT / "files/sample_app/sample_app/static", self.code / "static", ignore=shutil.ignore_patterns("*.ico"))
         self.inventory = directory / "inventory"
         self.inventory.write_text(f"#!/bin/sh\ncd {ROOT} && exec {sys.executable} -m tools.hosts inventory --fleet {FLEET}\n")
         self.inventory.chmod(0o755)

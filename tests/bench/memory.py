@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import defaultdict
 
 from tests.bench.hosts import PLAIN, Fleet
 from tests.bench.table import Table, median
 
-#: A process's share of what it maps (PSS, of /proc/PID/smaps_rollup), in kB, and its command line.
-LIST = """
-for directory in /proc/[0-9]*; do
-    size=$(awk '/^Pss:/ {print $2}' "$directory/smaps_rollup" 2>/dev/null || true)
-    test -z "$size" || echo "$size $(tr '\\0' ' ' < "$directory/cmdline" 2>/dev/null || true)"
-done
+#: Prints, of each process of a host, its share of what it maps (PSS, of /proc/PID/smaps_rollup) in kB, and its command line.
+LIST = """python3 - <<'END'
+import contextlib, pathlib, re
+for directory in pathlib.Path("/proc").glob("[0-9]*"):
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        size = re.search("^Pss: +([0-9]+)", (directory / "smaps_rollup").read_text(), re.MULTILINE)
+        print(size[1], (directory / "cmdline").read_text().replace(chr(0), " "))
+END
 """
 #: What runs, by a pattern of its command line. All else is of a bare Debian.
 KINDS = {
@@ -42,4 +45,6 @@ def sizes(output: str) -> dict[str, list[float]]:
         for kind, pattern in KINDS.items():
             if re.search(pattern, command):
                 found[kind].append(int(size) / 1000)
+    if missing := KINDS.keys() - found:
+        sys.exit(f"no such process runs: {', '.join(sorted(missing))}")
     return found

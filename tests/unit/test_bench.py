@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from tests.bench.hosts import Run
 from tests.bench.memory import sizes
 from tests.bench.table import Table, ratio
@@ -34,6 +36,12 @@ def test_memory_is_summed_by_what_runs() -> None:
         "2000 nginx: master process",
         "500 nginx: worker process",
         "30000 python /srv/bench/releases/x/runner.py a:b",
+        "90 python3 /usr/bin/supervisord",
         "9 bash",
     ]
-    assert sizes("\n".join(lines)) == {"nginx, all processes": [2.0, 0.5], "Tornado process": [30.0]}
+    assert sizes("\n".join(lines)) == {"nginx, all processes": [2.0, 0.5], "Tornado process": [30.0], "supervisord": [0.09]}
+
+
+def test_memory_of_what_does_not_run_is_not_taken_for_none() -> None:
+    with pytest.raises(SystemExit, match="no such process runs: Tornado process, supervisord"):
+        sizes("2000 nginx: master process")
