@@ -60,6 +60,8 @@ def test_a_dry_run_runs_nothing_and_says_so(hosts: dict[str, Host]) -> None:
     ("options", "message"),
     [
         (["app=smaple", "command=true"], "app must be one of sample, plain; found smaple"),
+        (["command=true"], "app must be one of sample, plain; found none"),
+        (["app=sample"], "command: must be a program and its arguments; found ''"),
         (["app=sample", "command='sleep 60'", "timeout=1"], "did not end within 1 s"),
     ],
 )
