@@ -18,8 +18,9 @@ from typing import Any
 
 import yaml
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.haproxy import Backend
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import Key, keys
 
 ROOT = Path(__file__).resolve().parents[1]

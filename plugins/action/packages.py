@@ -8,7 +8,7 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.module_utils.packages import among
 
-#: What an earlier task of the play may be registered as, which installed the packages of several roles at once.
+#: The variable of what the host has said already that it has.
 KNOWN = "packages_known"
 
 
@@ -22,9 +22,9 @@ class ActionModule(ActionBase):
         """Return the module's result, or the same of what is known."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        known = (task_vars or {}).get(KNOWN) or {}
+        known = self._templar.resolve_variable_expression(KNOWN) if KNOWN in (task_vars or {}) else {}
         if arguments.get("state", "present") == "present" and (
-            versions := among(arguments.get("name"), known.get("versions") or {})
+            versions := among(arguments.get("name"), known.get("versions", {}))
         ):
             return {"changed": False, "installed": [], "versions": versions, "codename": known["codename"]}
         result: dict[str, Any] = self._execute_module("funnel.tornado.packages", arguments, task_vars=task_vars)

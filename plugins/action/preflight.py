@@ -9,8 +9,9 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.action.certificates import read_files
 from ansible_collections.funnel.tornado.plugins.action.release import local_source, with_versions
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, Host, app_certificates, load
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import Host, app_certificates, load
 from ansible_collections.funnel.tornado.plugins.module_utils.certificates import parse_wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError, nearest
 
 

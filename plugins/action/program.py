@@ -14,7 +14,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.source import Sourc
 class ActionModule(ActionBase):
     """Installs a program; from a file of the controller, that is sent only to a host that lacks it."""
 
-    TRANSFERS_FILES = True
     _supports_check_mode = True
     _requires_connection = True
 

@@ -12,7 +12,8 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.action.switch import operator
 from ansible_collections.funnel.tornado.plugins.module_utils import source
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App, load, to_dict
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load, to_dict
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 
 #: The two programs that every release carries.
@@ -27,7 +28,6 @@ SMALL_SOURCE = 200_000
 class ActionModule(ActionBase):
     """Builds a release; a source that the host has already is not sent again."""
 
-    TRANSFERS_FILES = True
     _supports_check_mode = True
     _requires_connection = True
 

@@ -16,7 +16,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.source import Sourc
 class ActionModule(ActionBase):
     """Installs uv; with a wheelhouse, from there."""
 
-    TRANSFERS_FILES = True
     _supports_check_mode = True
     _requires_connection = True
 

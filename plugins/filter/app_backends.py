@@ -9,7 +9,8 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App, load, site_owner
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load, site_owner
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.nginx import HEALTH_URL
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App, load, site_owner, to_dict
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load, site_owner, to_dict
 from ansible_collections.funnel.tornado.plugins.module_utils.certificates import APP_SET, CHALLENGES, chain_path, key_path
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.nginx import Mount, SiteOptions
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 

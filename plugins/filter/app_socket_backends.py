@@ -9,8 +9,8 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App, load
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.nginx import HEADERS
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 

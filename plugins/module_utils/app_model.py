@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from ansible_collections.funnel.tornado.plugins.module_utils.certificates import contradictions
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.nginx import (
     MOUNT_URL,
     STATIC_URL,
@@ -35,9 +36,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.schema import (
     parse,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.services import Services, service_problems
-
-#: The variable that holds the entries: every path in a message begins with it.
-VARIABLE = "tornado_apps"
 
 #: An app's name is also its user's, its directories' and its supervisord group's.
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 
 #: The groups whose hosts are a fleet.

@@ -17,8 +17,8 @@ from typing import Any
 from ansible_collections.funnel.tornado.plugins.module_utils import proc, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import NGINX_GROUP, Layout, Slot, port_of
-from ansible_collections.funnel.tornado.plugins.module_utils.nginx import server_line
 from ansible_collections.funnel.tornado.plugins.module_utils.sockets import TIMEOUT, Address, ask, connections, listener_pid
+from ansible_collections.funnel.tornado.plugins.module_utils.upstream import server_line
 
 #: Seconds between two looks at something that is waited for.
 INTERVAL = 0.1

@@ -17,11 +17,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App, Source
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, Source
 from ansible_collections.funnel.tornado.plugins.module_utils.archive import untar
 from ansible_collections.funnel.tornado.plugins.module_utils.command import last_lines
 from ansible_collections.funnel.tornado.plugins.module_utils.home import BUILD_SECONDS, BuildError
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE, Layout
 
 #: Where a mirror keeps what HEAD is in its repository.
 DEFAULT_BRANCH = "refs/funnel/default"

@@ -11,9 +11,8 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE, Layout
 
 #: Seconds that a step of a build may take, unless it has a limit of its own: a large dependency may have to be compiled.
 BUILD_SECONDS = 1800

@@ -33,6 +33,12 @@ from typing import Literal
 Slot = Literal["a", "b"]
 SLOTS: tuple[Slot, Slot] = ("a", "b")
 
+#: The variable that holds the apps' entries: every path in a message begins with it.
+VARIABLE = "tornado_apps"
+
+#: What apps that are pushed are built by, with their secrets: root's alone.
+PUSH_ENTRIES = Path("/etc/funnel/push")
+
 #: In a release: the archive that was pushed.
 PUSHED = "source.tar"
 

@@ -23,7 +23,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils import (
 from ansible_collections.funnel.tornado.plugins.module_utils.command import run
 from ansible_collections.funnel.tornado.plugins.module_utils.etcd import CLIENT_PORT, Client, EtcdError, UnreachableError
 from ansible_collections.funnel.tornado.plugins.module_utils.keepalived import LOOPBACK, interfaces
-from ansible_collections.funnel.tornado.plugins.module_utils.limits import open_files_of
+from ansible_collections.funnel.tornado.plugins.module_utils.proc import open_files_of
 
 #: What the services of the fleet are in, where it is Debian's or the vendor's package.
 PACKAGES = {

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils import proc, service, sockets
+from ansible_collections.funnel.tornado.plugins.module_utils.capacity import Capacity
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
 from ansible_collections.funnel.tornado.plugins.module_utils.file_set import File, FileSet, FileSetError, converge
-from ansible_collections.funnel.tornado.plugins.module_utils.limits import Capacity
 from ansible_collections.funnel.tornado.plugins.module_utils.mongodb import (
     ADMIN,
     CONFIG,

@@ -19,6 +19,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.schema import (
     nearest,
     parse_each,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.upstream import server_line
 
 _PATH = Pattern(r"/[^\s;{}'\"\\$*?\[\]]*", "an absolute path, without blanks, quotes and any of ; { } $ * ? [ ]")
 _NAME = Pattern(r"[A-Za-z0-9][A-Za-z0-9_-]*", "a name of letters, digits, _ and -")
@@ -705,20 +706,11 @@ def _word(header: str) -> str:
 
 
 def _upstream_variables(name: str, upstream: Upstream) -> dict[str, Any]:
-    variables = {**dataclasses.asdict(upstream), "name": name, "lines": [server_line(one) for one in upstream.servers]}
+    servers = [Server(address=one) if isinstance(one, str) else one for one in upstream.servers]
+    lines = [server_line(one.address, one.weight, backup=one.backup) for one in servers]
+    variables = {**dataclasses.asdict(upstream), "name": name, "lines": lines}
     if upstream.include:
         # As a mask, because nginx does not mind one that matches nothing: an upstream that is not there yet must not
         # keep nginx from starting and serving the other sites.
         variables["include"] = f"{upstream.include[:-1]}[{upstream.include[-1]}]"
     return variables
-
-
-def server_line(server: str | Server) -> str:
-    """Return the line of an upstream for a server, the one for files that ``include`` names too.
-
-    ``max_fails=0``: nginx's default takes a server out for ten seconds after one refused connection, and so turns the
-    restart of one process into refused requests.
-    """
-    one = Server(address=server) if isinstance(server, str) else server
-    weight = f" weight={one.weight}" if one.weight != 1 else ""
-    return f"server {one.address}{weight} max_fails=0{' backup' if one.backup else ''};"

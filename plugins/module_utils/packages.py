@@ -88,17 +88,17 @@ def require_supported_host(base: Path = Path("/"), python: tuple[int, int] = sys
     return found
 
 
-def installed(names: Sequence[str]) -> dict[str, str]:
-    """Return the versions of those of ``names`` that are installed."""
+def installed(names: Sequence[str] = ()) -> dict[str, str]:
+    """Return the versions of those of ``names`` that are installed; of all that are, without names."""
     listed = run(["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package} ${Version}\n", *names], check=False).output
     rows = [line.split() for line in listed.splitlines()]
     return {row[1]: row[2] for row in rows if len(row) == 3 and row[0] == "installed"}
 
 
-def upstream_version(version: str) -> str:
-    """Return what the authors of a package call a version: Debian's without epoch and revision (deb-version(7))."""
-    version = version.rpartition(":")[2]
-    return version.rpartition("-")[0] or version
+def upstream_versions(versions: Mapping[str, str]) -> dict[str, str]:
+    """Return what the authors of packages call their versions: Debian's without epoch and revision (deb-version(7))."""
+    without_epoch = {name: version.rpartition(":")[2] for name, version in versions.items()}
+    return {name: version.rpartition("-")[0] or version for name, version in without_epoch.items()}
 
 
 def among(names: object, known: Mapping[str, str]) -> dict[str, str]:

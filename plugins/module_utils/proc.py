@@ -45,6 +45,13 @@ def open_files(pid: int) -> int:
         return 0
 
 
+def open_files_of(pid: int, proc: Path = PROC) -> tuple[int, int]:
+    """Return the soft and the hard limit of the open files of a process (proc_pid_limits(5))."""
+    lines = (proc / str(pid) / "limits").read_text().splitlines()
+    soft, hard = next(line.split()[3:5] for line in lines if line.startswith("Max open files"))
+    return int(soft), int(hard)
+
+
 def rss(pid: int) -> int:
     """Return the resident memory of a process in bytes, 0 when it has ended."""
     try:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import PROCESS_TYPE, VARIABLE, App
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import PROCESS_TYPE, App
 from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE
 
 NAME = "Procfile"
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
 from ansible_collections.funnel.tornado.plugins.module_utils.file_set import File
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import PUSH_ENTRIES
 
 #: Who owns the repositories, and whose name stands in their addresses: git@host:app.
 USER = "git"
@@ -33,9 +34,6 @@ AUTHORIZED_KEYS = HOME / ".ssh/authorized_keys"
 #: The program, a zip file of Python, and the hooks of all repositories.
 PROGRAM = Path("/usr/local/lib/funnel/push")
 HOOKS = Path("/usr/local/lib/funnel/hooks")
-
-#: What apps are built by, with their secrets: root's alone.
-ENTRIES = Path("/etc/funnel/push")
 
 SUDOERS = Path("/etc/sudoers.d")
 SUDOERS_FILE = "funnel-push"
@@ -101,7 +99,7 @@ def repository(app: str) -> Path:
 
 def entry(app: str) -> Path:
     """Return the file that holds an app's entry of ``tornado_apps``, as JSON."""
-    return ENTRIES / f"{app}.json"
+    return PUSH_ENTRIES / f"{app}.json"
 
 
 def authorized_keys(apps: Mapping[str, App]) -> str:

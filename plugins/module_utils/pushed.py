@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.generation import describe
 from ansible_collections.funnel.tornado.plugins.module_utils.git import COMMIT
 from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError, ensure_home
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.lock import deploy_lock
 from ansible_collections.funnel.tornado.plugins.module_utils.push import MOST_BYTES, WAIT
 from ansible_collections.funnel.tornado.plugins.module_utils.release import Programs, build, plan

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils import git, procfile
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.archive import fetch, unpack, untar
 from ansible_collections.funnel.tornado.plugins.module_utils.environment import Environment, prepare
 from ansible_collections.funnel.tornado.plugins.module_utils.generation import count_processes
@@ -28,7 +28,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.home import (
     give,
     run_as_user,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import PUSHED, Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import PUSHED, VARIABLE, Layout
 
 #: Digits of a release's id: 48 bits, so that two releases of an app do not meet in its lifetime.
 ID_DIGITS = 12

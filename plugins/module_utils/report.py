@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE, App
+from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE
 
 #: Where the page's template is.
 TEMPLATES = Path(__file__).parents[2] / "playbooks/templates"

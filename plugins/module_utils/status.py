@@ -18,7 +18,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.certificate_store i
 from ansible_collections.funnel.tornado.plugins.module_utils.certificates import Request
 from ansible_collections.funnel.tornado.plugins.module_utils.generation import Generation, describe
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, Layout, port_of
-from ansible_collections.funnel.tornado.plugins.module_utils.limits import open_files_of
+from ansible_collections.funnel.tornado.plugins.module_utils.proc import open_files_of
 from ansible_collections.funnel.tornado.plugins.module_utils.sockets import ask, connections
 
 #: Bytes that are read of a file of starts: tens of thousands of lines.

@@ -19,7 +19,6 @@ from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils import history, service, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.access_log import Answers
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.generation import (
     STOP_MARGIN,
     Generation,
@@ -28,7 +27,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.generation import (
     describe,
     drain,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, Layout, Slot
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, VARIABLE, Layout, Slot
 
 #: The service that is told when server lines change. It logs a configuration that it refuses to a file of its own.
 NGINX = service.Wanted("nginx", on_change="reload", log=Path("/var/log/nginx/error.log"))

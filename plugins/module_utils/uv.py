@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, last_lines, run
+from ansible_collections.funnel.tornado.plugins.module_utils.file_set import File
 
 HOME = Path("/opt/uv")
 LINK = Path("/usr/local/bin/uv")
 
-#: What uv and git need in their environment to build: index, certificates, proxy. The python role writes it.
+#: What uv and git need in their environment to build: index, certificates, proxy.
 ENVIRONMENT = Path("/etc/uv/environment")
 
 #: Where Debian's python3-pip-whl, which python3-venv depends on, has pip. It runs from there: making an environment
@@ -22,8 +23,68 @@ ENVIRONMENT = Path("/etc/uv/environment")
 PIP_WHEELS = Path("/usr/share/python-wheels")
 
 
+#: Everybody may read it, because uv refuses to run for those who cannot. What may hold passwords is in `ENVIRONMENT`.
+_TOML = """\
+# Environments are built of the system's Python, which security updates reach. Only an app that asks for another version
+# gets one, by way of its build.
+python-preference = "only-system"
+python-downloads = "never"
+system-certs = true
+"""
+
+
 class UvError(Exception):
     """uv was not installed; the version that was there still is. The message holds pip's last lines."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Where uv, pip and git fetch from; what is empty is as the host has it. With a ``wheelhouse`` no index is asked."""
+
+    index_url: str = ""
+    extra_index_urls: Sequence[str] = ()
+    ca_bundle: str = ""
+    proxy: str = ""
+    no_proxy: str = ""
+    mirror: str = ""
+    downloads_json: str = ""
+    wheelhouse: Path | None = None
+
+    def pip_environment(self) -> dict[str, str]:
+        """Return pip's environment: arguments are seen by every user of a host, and these may hold passwords."""
+        return _set(
+            {
+                "PIP_INDEX_URL": self.index_url,
+                "PIP_EXTRA_INDEX_URL": " ".join(self.extra_index_urls),
+                "PIP_CERT": self.ca_bundle,
+                "PIP_PROXY": self.proxy,
+                "NO_PROXY": self.no_proxy,
+                "PIP_NO_INDEX": "1" if self.wheelhouse else "",
+                "PIP_FIND_LINKS": str(self.wheelhouse or ""),
+            }
+        )
+
+    def files(self) -> list[File]:
+        """Return what lets builds fetch from there: uv's configuration, and the environment that uv and git are run with."""
+        toml = f'{_TOML}\nno-index = true\nfind-links = ["{self.wheelhouse}"]\n' if self.wheelhouse else _TOML
+        environment = _set(
+            {
+                "SSL_CERT_FILE": self.ca_bundle,
+                "GIT_SSL_CAINFO": self.ca_bundle,
+                "UV_DEFAULT_INDEX": "" if self.wheelhouse else self.index_url,
+                "UV_INDEX": "" if self.wheelhouse else " ".join(self.extra_index_urls),
+                "UV_PYTHON_INSTALL_MIRROR": self.mirror,
+                "UV_PYTHON_DOWNLOADS_JSON_URL": self.downloads_json,
+                "http_proxy": self.proxy,
+                "https_proxy": self.proxy,
+                "no_proxy": self.no_proxy,
+            }
+        )
+        lines = "".join(f"{name}={value}\n" for name, value in environment.items())
+        return [
+            File("uv.toml", f"# Ansible managed\n{toml}".encode()),
+            File(ENVIRONMENT.name, f"# Ansible managed\n{lines}".encode(), mode=0o640, secret=True),
+        ]
 
 
 @dataclass(frozen=True)
@@ -95,31 +156,14 @@ class Uv:
 _PIP_ENVIRONMENT = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_ROOT_USER_ACTION": "ignore"}
 
 
-def pip_environment(
-    *, index_url: str, extra_index_urls: Sequence[str], ca_bundle: str, proxy: str, no_proxy: str, wheelhouse: Path | None
-) -> dict[str, str]:
-    """Return the environment that lets pip use an index, certificates and a proxy; unset is what is empty.
-
-    With a wheelhouse no index is asked.
-
-    The environment, because these may hold passwords and arguments are seen by every user of a host.
-    """
-    values = {
-        "PIP_INDEX_URL": index_url,
-        "PIP_EXTRA_INDEX_URL": " ".join(extra_index_urls),
-        "PIP_CERT": ca_bundle,
-        "PIP_PROXY": proxy,
-        "NO_PROXY": no_proxy,
-        "PIP_NO_INDEX": "1" if wheelhouse else "",
-        "PIP_FIND_LINKS": str(wheelhouse or ""),
-    }
-    return {name: value for name, value in values.items() if value}
-
-
 def build_environment(path: Path = ENVIRONMENT) -> dict[str, str]:
-    """Return the environment that uv and git have to be run with; nothing while the python role was not applied."""
+    """Return the environment that uv and git have to be run with; nothing while uv was not installed."""
     lines = path.read_text().splitlines() if path.exists() else []
     return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+
+def _set(values: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in values.items() if value}
 
 
 def _pip() -> Path:

@@ -12,8 +12,9 @@ description:
   - Sees that packages are installed, without their recommendations. It first sees that the host's distribution is supported.
   - Unlike M(ansible.builtin.apt) it needs no C(python3-apt) on the host, so check mode works on a bare host too, and
     when nothing is to do it costs one C(dpkg-query) (measured beside a 0.3 s ping, 0.75-1.0 s for M(ansible.builtin.apt)).
-  - A host is not asked again for packages that are among the RV(versions) of an earlier task that is registered as
-    C(packages_known). So a play can install what several roles need at once.
+  - A host is not asked for packages that are among the C(versions) of the variable C(packages_known), which is what an
+    earlier task of this module, or the RV(funnel.tornado.preflight#module:packages) of a check, has returned. So a play can
+    install what several roles need at once.
   - Another apt or dpkg that is at work is waited for, at most two minutes. Changed configuration files are kept.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
@@ -95,7 +96,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.packages import (
     require_supported_host,
     upgradable,
     upgrade,
-    upstream_version,
+    upstream_versions,
 )
 
 
@@ -129,7 +130,7 @@ def present(names: list[str], lists_max_age: float, *, check_mode: bool) -> dict
     return {
         "changed": bool(wanted),
         "installed": wanted,
-        "versions": {name: upstream_version(version) for name, version in versions.items()},
+        "versions": upstream_versions(versions),
         "diff": diff if wanted else {},
     }
 

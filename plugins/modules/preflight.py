@@ -71,6 +71,12 @@ pushed:
   returned: success
   type: list
   elements: str
+packages:
+  description:
+    - The C(versions) of all packages that are installed, and the C(codename) of the release that the host runs, as
+      M(funnel.tornado.packages) has them. As C(packages_known) it saves that module the asking.
+  returned: success
+  type: dict
 """
 
 import os
@@ -80,12 +86,16 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils.capacity import Capacity
 from ansible_collections.funnel.tornado.plugins.module_utils.certificates import APP_SET, names_of
 from ansible_collections.funnel.tornado.plugins.module_utils.home import is_ours
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.limits import Capacity
-from ansible_collections.funnel.tornado.plugins.module_utils.packages import PackagesError, require_supported_host
-from ansible_collections.funnel.tornado.plugins.module_utils.push import ENTRIES
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import PUSH_ENTRIES, Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.packages import (
+    PackagesError,
+    installed,
+    require_supported_host,
+    upstream_versions,
+)
 
 #: All of it is judged on the controller, and nothing of it sent to the host.
 ARGUMENTS = {
@@ -99,7 +109,7 @@ def main() -> None:
     """Look at the host."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     try:
-        require_supported_host()
+        distribution = require_supported_host()
     except PackagesError as error:
         module.fail_json(msg=str(error))
     cpus = len(os.sched_getaffinity(0))
@@ -110,7 +120,8 @@ def main() -> None:
         open_files=Capacity.of_host().most,
         names=sorted(set(names())),
         certificates=names_of(APP_SET),
-        pushed=sorted(path.stem for path in ENTRIES.glob("*.json")),
+        packages={"codename": distribution.codename, "versions": upstream_versions(installed())},
+        pushed=sorted(path.stem for path in PUSH_ENTRIES.glob("*.json")),
     )
 
 

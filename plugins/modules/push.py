@@ -73,6 +73,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils import push
 from ansible_collections.funnel.tornado.plugins.module_utils.file_set import FileSet, FileSetError, converge
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import PUSH_ENTRIES
 
 ARGUMENTS = {
     "apps": {"type": "dict", "required": True},
@@ -91,7 +92,7 @@ def main() -> None:
     # The Python that the modules run with: on Ubuntu 22.04 python3 is too old.
     program = f"#!{sys.executable} -I\n".encode() + base64.b64decode(module.params["program"])
     files = push.files(entries, module.params["authorized_keys"], program) if entries else []
-    owns = [f"{push.ENTRIES}/*.json", str(push.AUTHORIZED_KEYS), str(push.PROGRAM), f"{push.HOOKS}/*", push.SUDOERS_FILE]
+    owns = [f"{PUSH_ENTRIES}/*.json", str(push.AUTHORIZED_KEYS), str(push.PROGRAM), f"{push.HOOKS}/*", push.SUDOERS_FILE]
     check = ["visudo", "-cf", f"{{root}}/{push.SUDOERS_FILE}"] if entries else []
     try:
         made = bool(entries) and push.ensure_user(check_mode=module.check_mode)

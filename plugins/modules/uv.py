@@ -7,11 +7,12 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: uv
-short_description: Install one version of uv
+short_description: Install one version of uv, and tell it where to fetch from
 description:
   - Installs uv below C(/opt/uv), links it as C(/usr/local/bin/uv) and removes other versions.
   - It is downloaded by the pip that the Debian package C(python3-venv) brings.
   - The version that is there stays until the new one has run.
+  - Writes where to fetch from to C(/etc/uv), for later builds, too. Only root may read what may hold passwords.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:
@@ -43,6 +44,14 @@ options:
     default: ""
   no_proxy:
     description: Hosts reached without the proxy, separated by commas.
+    type: str
+    default: ""
+  mirror:
+    description: URL that other versions of Python are downloaded from; uv's own if empty.
+    type: str
+    default: ""
+  downloads_json:
+    description: URL of the list of these versions; uv's own if empty.
     type: str
     default: ""
   wheelhouse:
@@ -90,9 +99,11 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils import wheelhouse
-from ansible_collections.funnel.tornado.plugins.module_utils.uv import Uv, UvError, pip_environment
+from ansible_collections.funnel.tornado.plugins.module_utils.file_set import FileSet, FileSetError
+from ansible_collections.funnel.tornado.plugins.module_utils.file_set import converge as apply
+from ansible_collections.funnel.tornado.plugins.module_utils.uv import ENVIRONMENT, Sources, Uv, UvError
 
-_INDEX = ("index_url", "extra_index_urls", "ca_bundle", "proxy", "no_proxy")
+_SOURCES = ("index_url", "extra_index_urls", "ca_bundle", "proxy", "no_proxy", "mirror", "downloads_json")
 
 
 def main() -> None:
@@ -105,6 +116,8 @@ def main() -> None:
             "ca_bundle": {"type": "str", "default": ""},
             "proxy": {"type": "str", "default": "", "no_log": True},
             "no_proxy": {"type": "str", "default": ""},
+            "mirror": {"type": "str", "default": ""},
+            "downloads_json": {"type": "str", "default": ""},
             "wheelhouse": {"type": "str", "default": ""},
             "packages": {"type": "dict", "default": {}},
             "archive": {"type": "path"},
@@ -113,7 +126,7 @@ def main() -> None:
     )
     try:
         result = converge(module)
-    except (UvError, wheelhouse.WheelhouseError) as error:
+    except (UvError, wheelhouse.WheelhouseError, FileSetError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)
 
@@ -123,6 +136,7 @@ def converge(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     uv = Uv(params["version"])
     wanted = params["packages"]
+    sources = Sources(**{key: params[key] for key in _SOURCES}, wheelhouse=wheelhouse.HOME if wanted else None)
     found = wheelhouse.manifest(wheelhouse.HOME) if wanted else {}
     before = [*uv.others(), *(wheelhouse.HOME / name for name, digest in found.items() if wanted.get(name) != digest)]
     missing = [name for name, digest in wanted.items() if found.get(name) != digest]
@@ -133,10 +147,10 @@ def converge(module: AnsibleModule) -> dict[str, Any]:
             return {"needs_packages": missing}
         if wanted:
             wheelhouse.converge(wanted, Path(params["archive"]) if missing else None)
-        index = {key: params[key] for key in _INDEX}
-        uv.install(params["hashes"], pip_environment(**index, wheelhouse=wheelhouse.HOME if wanted else None))
-    diff = {"before": lines(before), "after": lines(after)} if changed and module._diff else {}
-    return {"changed": changed, "path": str(uv.program), "diff": diff}
+        uv.install(params["hashes"], sources.pip_environment())
+    written = apply(FileSet(ENVIRONMENT.parent, sources.files()), check_mode=module.check_mode)
+    diff = [*([{"before": lines(before), "after": lines(after)}] if changed else []), *written.diff]
+    return {"changed": changed or written.changed, "path": str(uv.program), "diff": diff if module._diff else []}
 
 
 def lines(paths: list[Path]) -> str:

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.funnel.tornado.plugins.module_utils.capacity import Capacity
 from ansible_collections.funnel.tornado.plugins.module_utils.file_set import Outcome
 from ansible_collections.funnel.tornado.plugins.module_utils.limits import (
     SYSCTL_FILE,
-    Capacity,
     Limits,
     LimitsError,
     Sysctl,
     apply,
-    open_files_of,
     raise_process,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.proc import open_files_of
 
 ALL_CAPABILITIES = "000001ffffffffff"
 WITHOUT_SYS_RESOURCE = "00000000fcecbfff"

@@ -11,7 +11,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.packages import (
     installed,
     parse_simulated,
     require_supported_host,
-    upstream_version,
+    upstream_versions,
 )
 
 FEDORA = 'NAME="Fedora Linux"\nID=fedora\nVERSION_ID=40\nPRETTY_NAME="Fedora Linux 40"\n'
@@ -76,7 +76,7 @@ def test_what_is_installed_and_what_could_be() -> None:
     [("1.22.1-9+deb12u3", "1.22.1"), ("1:1.2.11", "1.2.11"), ("4.2.5-1", "4.2.5"), ("2.0-rc1-3", "2.0-rc1")],
 )
 def test_the_authors_version_is_debians_without_epoch_and_revision(debian: str, upstream: str) -> None:
-    assert upstream_version(debian) == upstream
+    assert upstream_versions({"one": debian}) == {"one": upstream}
 
 
 def test_what_an_upgrade_would_do_is_what_apt_says() -> None:

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
-from ansible_collections.funnel.tornado.plugins.module_utils.uv import Uv, build_environment, pip_environment
+from ansible_collections.funnel.tornado.plugins.module_utils.uv import Sources, Uv, build_environment
 
 
 def test_it_is_right_only_if_installed_linked_and_alone(tmp_path: Path) -> None:
@@ -23,17 +24,14 @@ def test_it_is_right_only_if_installed_linked_and_alone(tmp_path: Path) -> None:
 
 
 def test_pip_is_told_only_what_is_set() -> None:
-    nothing = pip_environment(index_url="", extra_index_urls=[], ca_bundle="", proxy="", no_proxy="", wheelhouse=None)
-    assert nothing == {}, "the host's own pip.conf holds"
-    everything = pip_environment(
+    assert Sources().pip_environment() == {}, "the host's own pip.conf holds"
+    everything = Sources(
         index_url="https://u:p@a/simple",
         extra_index_urls=["https://b", "https://c"],
         ca_bundle="/ca",
-        proxy="",
-        no_proxy="",
         wheelhouse=Path("/opt/wheelhouse"),
     )
-    assert everything == {
+    assert everything.pip_environment() == {
         "PIP_INDEX_URL": "https://u:p@a/simple",
         "PIP_EXTRA_INDEX_URL": "https://b https://c",
         "PIP_CERT": "/ca",
@@ -45,5 +43,23 @@ def test_pip_is_told_only_what_is_set() -> None:
 def test_the_environment_of_builds_is_read_as_written(tmp_path: Path) -> None:
     path = tmp_path / "environment"
     assert build_environment(path) == {}
-    path.write_text("# Ansible managed\nUV_DEFAULT_INDEX=https://u:p=q@a/simple\nno_proxy=a,b\n")
-    assert build_environment(path) == {"UV_DEFAULT_INDEX": "https://u:p=q@a/simple", "no_proxy": "a,b"}
+    sources = Sources(index_url="https://u:p=q@a/simple", ca_bundle="/ca", no_proxy="a,b", mirror="https://m")
+    toml, environment = sources.files()
+    path.write_bytes(environment.content)
+    assert build_environment(path) == {
+        "SSL_CERT_FILE": "/ca",
+        "GIT_SSL_CAINFO": "/ca",
+        "UV_DEFAULT_INDEX": "https://u:p=q@a/simple",
+        "UV_PYTHON_INSTALL_MIRROR": "https://m",
+        "no_proxy": "a,b",
+    }
+    assert (environment.mode, environment.secret) == (0o640, True)
+    assert b"u:p" not in toml.content
+
+
+def test_with_a_wheelhouse_no_index_is_asked() -> None:
+    toml, environment = Sources(index_url="https://a/simple", wheelhouse=Path("/opt/wheelhouse")).files()
+    settings = tomllib.loads(toml.content.decode())
+    assert settings["no-index"] is True
+    assert settings["find-links"] == ["/opt/wheelhouse"]
+    assert b"https://a/simple" not in environment.content
