@@ -35,16 +35,6 @@ def run(directory: Path, *command: str) -> str:
     return done.stdout
 
 
-def programs() -> set[str]:
-    """Return the id and name of every process that lives: one that init has yet to collect has no command line any more."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/comm"):
-        with contextlib.suppress(OSError):  # it is gone
-            if path.with_name("cmdline").read_bytes():
-                found.add(f"{path.parent.name} {path.read_text().strip()}")
-    return found
-
-
 def page(url: str) -> str:
     """Return a page; a host that has just booted may need a moment until it is not answered with 502."""
     for _ in range(50):
@@ -56,18 +46,33 @@ def page(url: str) -> str:
     raise AssertionError(f"{url} does not serve")
 
 
-def traces() -> set[str]:
-    """Return what test hosts take of the machine: links, tables of nftables, directories, control groups, processes."""
+def mark(clone: Path) -> str:
+    """Return what the names of all that a clone's hosts take of the machine have in common."""
+    return run(clone, "python3", "-c", "from tools.fleet import Fleet; print(Fleet('demo').mark.partition('-')[2])").strip()
+
+
+def booting(mark: str) -> set[str]:
+    """Return the command lines of the containers that bear a mark; one that init has yet to collect has none any more."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it is gone
+            found.add(path.read_text(errors="replace").replace("\0", " "))
+    return {line for line in found if line.startswith("systemd-nspawn") and mark in line}
+
+
+def traces(mark: str) -> set[str]:
+    """Return what the hosts that bear a mark take of the machine: links, tables of nftables, directories and processes."""
     links = {path.name for path in Path("/sys/class/net").iterdir()}
-    processes = {name for name in programs() if name.endswith(" systemd-nspawn")}
-    kept = {str(path) for path in Path("/var/lib").glob("funnel-hosts/*")}
-    return links | set(run(ROOT, "nft", "list", "tables").splitlines()) | processes | kept
+    tables = set(run(ROOT, "nft", "list", "tables").splitlines())
+    kept = {str(path) for path in Path("/var/lib/funnel-hosts").glob("*")}
+    return {name for name in links | tables | kept if mark in name} | booting(mark)
 
 
 def test_demo_ends_with_the_url_of_a_served_page_and_leaves_no_trace(clone: Path) -> None:
-    before = traces()
+    marked = mark(clone)
     try:
         url = run(clone, "make", "demo").splitlines()[-1]
+        assert len(traces(marked)) >= 5, "link, bridge, table, directory, container"
         assert re.fullmatch(r"http://[\d.]+/", url)
         assert "It works." in page(url)
         assert "changed=0" in run(clone, "make", "demo")
@@ -76,12 +81,11 @@ def test_demo_ends_with_the_url_of_a_served_page_and_leaves_no_trace(clone: Path
         assert "It works." in page(url)
     finally:
         run(clone, "make", "demo-down")
-    assert traces() <= before
+    assert traces(marked) == set()
 
 
 def test_apps_are_developed_on_a_booted_host_where_their_code_lies(clone: Path) -> None:
     """The commands of docs/operations.md, "Development"; on one's own machine the scenario services has them."""
-    before = traces()
     hosts = ["python3", "-m", "tools.hosts"]
     variables = "@inventories/dev/group_vars/all.yml"
     try:
@@ -97,7 +101,7 @@ def test_apps_are_developed_on_a_booted_host_where_their_code_lies(clone: Path) 
             time.sleep(0.2)
     finally:
         run(clone, *hosts, "down", "--all")
-    assert traces() <= before
+    assert traces(mark(clone)) == set()
 
 
 @pytest.mark.parametrize("inventory", ["prod", "inventories/prod"])
@@ -117,29 +121,28 @@ def test_help_lists_every_target_that_the_readme_names() -> None:
 
 
 def test_two_clones_boot_hosts_at_once_and_each_reaches_its_own(clone: Path, tmp_path: Path) -> None:
-    before = traces()
     clones = [clone, shutil.copytree(clone, tmp_path / "other", symlinks=True)]
     command = ["python3", "-m", "tools.hosts"]
     try:
-        booting = [subprocess.Popen([*command, "up", "web1"], cwd=one) for one in clones]
-        assert [process.wait(timeout=300) for process in booting] == [0, 0]
+        started = [subprocess.Popen([*command, "up", "web1"], cwd=one) for one in clones]
+        assert [process.wait(timeout=300) for process in started] == [0, 0]
         addresses = {run(one, *command, "list").split()[1] for one in clones}
         assert len(addresses) == 2
         assert [run(one, *command, "ssh", "web1", "hostname") for one in clones] == ["web1\n", "web1\n"]
     finally:
         for one in clones:
             run(one, *command, "down", "--all")
-    assert traces() <= before
+    assert [traces(mark(one)) for one in clones] == [set(), set()]
 
 
 def test_hosts_whose_creation_is_broken_off_leave_no_trace(clone: Path) -> None:
-    before = traces()
+    marked = mark(clone)
     creating = subprocess.Popen(["python3", "-m", "tools.hosts", "up", "web1", "web2"], cwd=clone)
-    while creating.poll() is None and not any("systemd-nspawn" in name for name in programs()):
+    while creating.poll() is None and not booting(marked):
         time.sleep(0.01)
     creating.terminate()
     assert creating.wait(timeout=60) != 0
-    assert traces() <= before
+    assert traces(marked) == set()
 
 
 def test_without_root_and_sudo_one_line_says_what_is_missing() -> None:

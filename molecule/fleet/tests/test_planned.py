@@ -70,8 +70,11 @@ def test_a_release_that_is_not_healthy_stops_at_the_canary(fleet: Fleet, clients
 
 def test_reboot(fleet: Fleet, clients: Clients) -> None:
     before = boots(fleet)
+    fleet.hosts["web1"].check_output("touch /run/reboot-required")
     with clients("reboot.yml, all hosts", websockets_break=True):
-        done(run_playbook("playbooks/reboot.yml", "all", seconds=600))
+        done(run_playbook("playbooks/reboot.yml", "web1:web2", "-e", "only_needed=true"))
+        assert [name for name, boot in boots(fleet).items() if boot != before[name]] == ["web1"]
+        done(run_playbook("playbooks/reboot.yml", "all:!web1", seconds=600))
     after = boots(fleet)
     assert [name for name in before if before[name] == after[name]] == []
 
