@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -75,6 +76,26 @@ def problem(command: str) -> str:
             missing = [path for path in paths if not (ROOT / path).exists()]
             return f"there is no {' and no '.join(missing)}" if missing else ""
     return f"{words[:1]} is not known"
+
+
+def untested(command: str) -> list[str]:
+    """Return what no test runs of a command: a playbook, an option of it, or what the test hosts are told to do."""
+    words = shlex.split(command, comments=True)
+    match words:
+        case ["ansible-playbook", playbook, *_]:
+            keys = [word.partition("=")[0] for before, word in itertools.pairwise(words) if before == "-e" and word[0] != "@"]
+            wanted = [(Path(playbook).stem, rf"\b{key}[\"=:]" if key else "") for key in keys or [""]]
+        case ["python3", "-m", "tools.hosts", verb, *_]:
+            wanted = [("tools.hosts", f'"{verb}"')]
+        case _:
+            wanted = []
+    return [" ".join(one).strip() for one in wanted if not any(one[0] in text and re.search(one[1], text) for text in _tests())]
+
+
+@functools.cache
+def _tests() -> list[str]:
+    patterns = ("molecule/**/*.py", "molecule/*/*.yml", "tests/integration/*.py", "tests/*.py")
+    return [path.read_text() for pattern in patterns for path in ROOT.glob(pattern) if path != Path(__file__)]
 
 
 def host_problem(command: str) -> str:

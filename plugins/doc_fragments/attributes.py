@@ -1,4 +1,4 @@
-# Copyright: (c) 2026, The funnel.tornado developers
+# Copyright: The funnel.tornado developers
 # MIT License (see LICENSE)
 """What the modules' documentation says of check mode and diff mode, unless it is something of their own."""
 

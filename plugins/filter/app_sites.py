@@ -1,4 +1,4 @@
-# Copyright: (c) 2026, The funnel.tornado developers
+# Copyright: The funnel.tornado developers
 # MIT License (see LICENSE)
 """The filter funnel.tornado.app_sites."""
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-# Copyright: (c) 2026, The funnel.tornado developers
+# Copyright: The funnel.tornado developers
 # MIT License (see LICENSE), compatible with the GNU General Public License version 3
 """Read what the processes of an app have logged."""
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import load, site_owner
-from tests.pages import GUIDES, PAGES, broken_links, commands, host_problem, problem, quoted, sources
+from tests.pages import GUIDES, PAGES, broken_links, commands, host_problem, problem, quoted, sources, untested
 from tools.docs import ROOT, pages, role_page
 
 
@@ -63,6 +63,18 @@ def test_the_entries_of_the_inventory_for_development_are_right() -> None:
 def test_a_command_names_what_there_is(page: Path) -> None:
     found = {command: problem(command) for command in commands(page)}
     assert {command: wrong for command, wrong in found.items() if wrong} == {}
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=relative)
+def test_a_command_is_run_by_a_test(page: Path) -> None:
+    found = {command: untested(command) for command in commands(page)}
+    assert {command: what for command, what in found.items() if what} == {}
+
+
+def test_a_command_that_no_test_runs_is_found() -> None:
+    assert untested("ansible-playbook playbooks/deploy.yml -i prod -e app=shop -e nobody_tests=this") != []
+    assert untested("ansible-playbook playbooks/deplyo.yml -i prod") == ["deplyo"]
+    assert untested("python3 -m tools.hosts unplug web1") != []
 
 
 def test_the_pages_have_commands() -> None:
