@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -107,6 +108,10 @@ class Backend:
     origin: Annotated[str, Doc("Variable that it was made from, named in messages about it.")] = ""
 
 
+#: Where HAProxy says whether it is well. Who asks while it is started again waits, as clients do.
+MONITOR = "127.0.0.1:8404"
+
+
 @dataclass(frozen=True)
 class Addresses:
     """Where HAProxy listens, and with which certificates."""
@@ -129,13 +134,14 @@ def haproxy_files(backends: Mapping[str, object], addresses: Addresses) -> dict[
     if problems:
         raise InvalidDataError(problems)
     links = _links(addresses.certificates)
-    binds = [_bind(number, address) for number, address in enumerate([*addresses.listen, *addresses.listen_tls])]
+    *binds, monitor = map(_bind, itertools.count(), [*addresses.listen, *addresses.listen_tls, MONITOR])
     variables = {
         "backends": [_backend_variables(name, one) for name, one in parsed.items()],
         "http": _http_rules(parsed),
         "sni": _sni_rules(parsed),
         "binds": binds[: len(addresses.listen)],
         "tls_binds": binds[len(addresses.listen) :],
+        "monitor": monitor,
         "ends_tls": bool(addresses.certificates),
         # Sockets are www-data's, and lie outside of any directory that HAProxy could be locked into.
         "reaches_sockets": any(
@@ -144,7 +150,7 @@ def haproxy_files(backends: Mapping[str, object], addresses: Addresses) -> dict[
     }
     main = {"template": "haproxy.cfg.j2", "vars": variables, "needs": list(links.values())}
     units = {
-        f"/etc/systemd/system/{path}": {"template": template, "vars": {"binds": binds}}
+        f"/etc/systemd/system/{path}": {"template": template, "vars": {"binds": [*binds, monitor]}}
         for path, template in (("haproxy.socket", "haproxy.socket.j2"), ("haproxy.service.d/50-funnel.conf", "unit.conf.j2"))
     }
     return {"haproxy.cfg": main, **units, **{path: {"link": target} for path, target in links.items()}}

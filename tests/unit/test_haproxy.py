@@ -125,6 +125,7 @@ def test_systemd_listens_in_the_order_in_which_haproxy_takes_the_sockets() -> No
         ("BIND_0", "fd@3", "0.0.0.0:80", "*:80"),
         ("BIND_1", "fd@4", "[::]:80", "[::]:80"),
         ("BIND_2", "fd@5", "192.0.2.1:443", "192.0.2.1:443"),
+        ("BIND_3", "fd@6", "127.0.0.1:8404", "127.0.0.1:8404"),
     ]
     assert files["/etc/systemd/system/haproxy.service.d/50-funnel.conf"]["vars"]["binds"] == binds
 

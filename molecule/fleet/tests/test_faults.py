@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from testinfra.host import Host
 
 from tests.fleet import CUT, MEND, SCHEMES, Clients, Fleet, entry, harm, power, power_off
 from tests.remote import deploy, done, eventually, processes
@@ -44,6 +45,16 @@ def disk_full(fleet: Fleet) -> Iterator[Callable[[], object]]:
     host.check_output(FREE)
 
 
+@pytest.fixture
+def slow_start(fleet: Fleet) -> Iterator[Callable[[Host], object]]:
+    """Return a function that has HAProxy start as slowly as on a busy host."""
+    directory = "/run/systemd/system/haproxy.service.d"
+    write = f"mkdir {directory} && printf '[Service]\\nExecStartPre=/bin/sleep 0.5\\n' > {directory}/slow.conf"
+    yield lambda host: host.check_output(f"{write} && systemctl daemon-reload")
+    for host in fleet.balancers.values():
+        host.check_output(f"rm -rf {directory} && systemctl daemon-reload")
+
+
 def test_a_tornado_is_killed(fleet: Fleet, clients: Clients) -> None:
     before = processes(fleet.hosts[VICTIM], "sample")
     with clients("a Tornado is killed") as traffic:
@@ -57,11 +68,13 @@ def test_nginx_is_killed(fleet: Fleet, clients: Clients) -> None:
         eventually(fleet.whole)
 
 
-def test_haproxy_is_killed(fleet: Fleet, clients: Clients) -> None:
-    active = fleet.hosts[fleet.active()]
+def test_haproxy_is_killed(fleet: Fleet, clients: Clients, slow_start: Callable[[Host], object]) -> None:
+    name = fleet.active()
+    slow_start(fleet.hosts[name])
     with clients("HAProxy is killed") as traffic:
-        # What comes until systemd has started it again waits.
-        traffic.strike(lambda: harm(active, "pkill -KILL -x haproxy"))
+        # What comes until systemd has started it again waits, keepalived's question as well.
+        traffic.strike(lambda: harm(fleet.hosts[name], "pkill -KILL -x haproxy"))
+        assert fleet.active() == name, "each move cuts connections"
 
 
 def test_haproxy_hangs(fleet: Fleet, clients: Clients) -> None:
