@@ -11,8 +11,8 @@ NEWEST = $(shell for one in python3.13 python3.12; do $$one -c '' && command -v 
 HOSTS := $(PYTHON) -m tools.hosts
 VENV := .venv
 SCENARIO ?= default
-# The longest first. Not fleet: five hosts under load take longer than a change can wait beside all others.
-SCENARIOS := services release edge default roles consumer
+# The longest first.
+SCENARIOS := fleet services release edge default roles consumer
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # What hundreds of processes load is compiled once.
@@ -35,7 +35,7 @@ demo-down: ## remove every trace of the demo
 	@$(HOSTS) down --all --fleet demo
 
 .PHONY: test
-test: lint unit ## run everything below, but for the scenario fleet
+test: lint unit ## lint, unit, every scenario, integration and judges: about an hour
 	@# Two at a time, because some of it is waiting.
 	@$(MAKE) --no-print-directory --jobs=2 $(SCENARIOS:%=molecule-%) integration judges
 
