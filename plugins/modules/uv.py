@@ -47,11 +47,11 @@ options:
     type: str
     default: ""
   mirror:
-    description: URL that other versions of Python are downloaded from; uv's own if empty.
+    description: URL that other versions of Python are downloaded from; uv's own if empty. It may hold a password.
     type: str
     default: ""
   downloads_json:
-    description: URL of the list of these versions; uv's own if empty.
+    description: URL of the list of these versions; uv's own if empty. It may hold a password.
     type: str
     default: ""
   wheelhouse:
@@ -116,8 +116,8 @@ def main() -> None:
             "ca_bundle": {"type": "str", "default": ""},
             "proxy": {"type": "str", "default": "", "no_log": True},
             "no_proxy": {"type": "str", "default": ""},
-            "mirror": {"type": "str", "default": ""},
-            "downloads_json": {"type": "str", "default": ""},
+            "mirror": {"type": "str", "default": "", "no_log": True},
+            "downloads_json": {"type": "str", "default": "", "no_log": True},
             "wheelhouse": {"type": "str", "default": ""},
             "packages": {"type": "dict", "default": {}},
             "archive": {"type": "path"},
