@@ -10,6 +10,8 @@ from tests.bench.hosts import MOST, PLAIN, Fleet, Run
 from tests.bench.table import Table, median, ratio, say
 
 COUNTS = (1, 2, 4)
+#: With the number that only some operations are timed for.
+EVERY_COUNT = (*COUNTS, MOST)
 #: The bare hosts of a round: each can be provisioned once.
 BARE = {1: ["app1"], 2: ["app2", "app3"], 4: ["app4", "app5", "app6", "app7"]}
 HOSTS = [f"app{number}" for number in range(1, MOST + 1)]
@@ -32,7 +34,7 @@ PLAYBOOKS = {
 ROUND = [
     *((name, count) for count in COUNTS for name in (VARIABLE, DEPLOY, ROLLBACK, STATUS)),
     (DEPLOY, MOST),
-    *((AGAIN, count) for count in (*COUNTS, MOST)),
+    *((AGAIN, count) for count in EVERY_COUNT),
 ]
 
 
@@ -43,6 +45,7 @@ class Operations:
         """Nothing has been timed yet."""
         self.fleet = fleet
         self.seconds: dict[tuple[str, int], list[float]] = defaultdict(list)
+        self.cpu: dict[tuple[str, int], list[float]] = defaultdict(list)
         self.plain: list[float] = []
         self.costs: dict[str, Run] = {}
 
@@ -76,9 +79,10 @@ class Operations:
 
     def time(self, name: str, count: int, hosts: list[str]) -> None:
         """Run and time an operation."""
-        seconds = self.run(name, hosts).seconds
-        self.seconds[name, count].append(seconds)
-        say(f"  {name}, hosts {count}: {seconds:.1f} s")
+        done = self.run(name, hosts)
+        self.seconds[name, count].append(done.seconds)
+        self.cpu[name, count].append(done.cpu)
+        say(f"  {name}, hosts {count}: {done.seconds:.1f} s, {done.cpu:.1f} s of the controller's CPU")
 
     def run(self, name: str, hosts: list[str], *options: str) -> Run:
         """Run an operation that has something to do, or if it is `AGAIN`, has not."""
@@ -97,17 +101,20 @@ class Operations:
         """Return the medians; those of several hosts with the median of the ratios to one host in the same round."""
         table = Table(
             "An operator's time",
-            "Seconds; behind those for several hosts, how many times those for one host. A task counts if it touches the host,\n"
-            "and a round trip is what is sent to it and waited for; both for one host.",
-            ["", *(f"{count} host{'s' * (count > 1)}" for count in (*COUNTS, MOST)), "tasks", "round trips"],
+            "Seconds; behind those for several hosts, how many times those for one. The controller's own CPU is for one host\n"
+            "and for the most that there were: with hosts that have CPUs of their own it is what adds up. A task counts if it\n"
+            "touches the host, and a round trip is what is sent to it and waited for; both for one host.",
+            ["", *(f"{count} host{'s' * (count > 1)}" for count in EVERY_COUNT), "controller's CPU", "tasks", "round trips"],
         )
         for name in PLAYBOOKS:
             if not (one := self.seconds[name, 1]):
                 continue
             cells = [f"{median(one):.1f}"]
-            for count in (*COUNTS[1:], MOST):
+            for count in EVERY_COUNT[1:]:
                 found = self.seconds[name, count]
                 cells.append(f"{median(found):.1f} ({ratio(found, one):.1f}x)" if found else "")
+            least, most = self.cpu[name, 1], next(found for count in reversed(EVERY_COUNT) if (found := self.cpu[name, count]))
+            cells.append(f"{median(least):.1f}, {median(most):.1f} ({ratio(most, least):.1f}x)")
             cost = self.costs[name]
             table.rows.append([name, *cells, str(cost.tasks), str(cost.round_trips)])
         if self.plain:
