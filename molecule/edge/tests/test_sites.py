@@ -669,13 +669,16 @@ def test_a_site_in_maintenance_says_so_to_all_but_who_works_on_it(
         maintenance("guarded", "off", directory, variables)
 
 
-def test_what_is_no_app_or_no_state_is_refused(directory: Path, variables: dict[str, Any]) -> None:
-    for words in (("app=shpo", "state=on"), ("app=shop", "state=maybe")):
-        status, output = run_playbook(
-            "playbooks/maintenance.yml", ALL, "-e", words[0], "-e", words[1], *extra(directory, variables)
-        )
-        assert status != 0
-        assert "app must be one of" in output
+@pytest.mark.parametrize(
+    ("app", "state", "message"), [("shpo", "on", "app must be one of"), ("shop", "maybe", "state must be on or off; found maybe")]
+)
+def test_what_is_no_app_or_no_state_is_refused(
+    directory: Path, variables: dict[str, Any], app: str, state: str, message: str
+) -> None:
+    options = ["-e", f"app={app}", "-e", f"state={state}", *extra(directory, variables)]
+    status, output = run_playbook("playbooks/maintenance.yml", ALL, *options)
+    assert status != 0
+    assert message in output
 
 
 # Snippets and mistakes
