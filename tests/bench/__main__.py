@@ -67,7 +67,7 @@ def introduction(rounds: int) -> str:
 Written by `make bench` on {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, commit {commit}.
 Each number is the median of {rounds} rounds; what is compared is measured in turn, and a ratio is the median of
 those within the rounds: it says more than the seconds, which are of this machine: {os.cpu_count()} CPUs,
-{memory_:.0f} GiB of memory, {system}, Linux {platform.release()}. Controller, hosts and clients share it.
+{memory_:.0f} GiB of memory, {system}, Linux {platform.release().partition("-")[0]}. Controller, hosts and clients share it.
 """
 
 
