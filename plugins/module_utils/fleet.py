@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 
-#: The groups whose hosts are a fleet.
-GROUPS = ("app_hosts", "balancers", "mongodb", "etcd", "logs")
+#: The groups whose hosts are a fleet. The balancers come last, as they do at a reboot.
+GROUPS = ("app_hosts", "mongodb", "etcd", "logs", "balancers")
 
 #: The inventory's variables that are for the playbooks, beside those of the roles, with their types.
 VARIABLES = {"fleet_address": "str", "fleet_tls_at": "str"}

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.funnel.tornado.plugins.filter.fleet_hosts import fleet_hosts
 from ansible_collections.funnel.tornado.plugins.filter.fleet_problems import fleet_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.fleet import fleet_addresses, resolve
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
@@ -34,6 +35,12 @@ def problems(
 def balanced(backends: dict[str, Any]) -> list[str]:
     """Return what is wrong when both balancers have these backends."""
     return problems(lb1={"haproxy_backends": backends}, lb2={"haproxy_backends": backends})
+
+
+def test_a_play_has_each_host_once_and_the_balancers_last() -> None:
+    groups = GROUPS | {"etcd": ["web2", "db1"], "others": ["db2"]}
+    assert fleet_hosts(groups) == ["web1", "web2", "db1", "lb1", "lb2"]
+    assert fleet_hosts(groups, ["logs", "etcd"]) == ["web2", "db1"]
 
 
 def test_a_host_is_where_the_fleet_is_told_or_where_ansible_reaches_it_or_what_it_is_called() -> None:

@@ -1,0 +1,55 @@
+# Copyright: The funnel.tornado developers
+# MIT License (see LICENSE)
+"""The filter funnel.tornado.fleet_hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from ansible_collections.funnel.tornado.plugins.module_utils.fleet import GROUPS
+
+DOCUMENTATION = r"""
+name: fleet_hosts
+short_description: Hosts of a fleet, or of some of its groups
+version_added: 0.1.0
+author: The funnel.tornado developers (@funnel)
+description:
+  - For a play's C(hosts). Groups that a fleet lacks have no hosts, and Ansible does not warn of them.
+  - Ansible reads all filters of a collection when it first uses one. A play's C(hosts) are the first that it looks at, in the
+    process that all others are copies of; what only these use, each of them reads anew.
+positional: _input, names
+options:
+  _input:
+    description: The variable C(groups).
+    type: dict
+    required: true
+  names:
+    description: The groups; all that a fleet has if unset, the balancers last, as they are at a reboot.
+    type: list
+    elements: str
+"""
+
+EXAMPLES = r"""
+- name: Look at what they have logged
+  hosts: "{{ groups | funnel.tornado.fleet_hosts(['app_hosts', 'logs']) }}"
+"""
+
+RETURN = r"""
+_value:
+  description: The names of the hosts, group after group, each of them once.
+  type: list
+  elements: str
+"""
+
+
+def fleet_hosts(groups: Mapping[str, Sequence[str]], names: Iterable[str] = GROUPS) -> list[str]:
+    """Return the hosts of these groups, each once."""
+    return list(dict.fromkeys(host for name in names for host in groups.get(name, ())))
+
+
+class FilterModule:
+    """Tells Ansible of the filter."""
+
+    def filters(self) -> dict[str, Callable[..., object]]:
+        """Return the filters of this file by name."""
+        return {"fleet_hosts": fleet_hosts}
