@@ -20,9 +20,15 @@ from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
-from ansible_collections.funnel.tornado.plugins.module_utils.home import BUILD_SECONDS, BuildError, as_user, give, run_as_user
+from ansible_collections.funnel.tornado.plugins.module_utils.home import (
+    BUILD_SECONDS,
+    BuildError,
+    as_user,
+    build_environment,
+    give,
+    run_as_user,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE, Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.uv import build_environment
 
 #: The distribution's Python, whose security updates reach every app: the one that this runs with, as on Ubuntu 22.04 python3 is
 #: too old.

@@ -326,6 +326,28 @@ def describe(layout: Layout, release: str) -> dict[str, Any]:
     return found
 
 
+def is_served(layout: Layout, release: str, server: Any) -> bool:
+    """Say whether the release is what the live slot runs, with every process of it up.
+
+    :raises SupervisorError: when supervisord, which ``server`` leads to, cannot be asked.
+    """
+    live = layout.live_slot()
+    return live is not None and layout.slot_release(live) == release and Generation(layout, live, release, server).is_up()
+
+
+def has_leftovers(layout: Layout) -> bool:
+    """Say whether a switch that was broken off left something to finish or to remove."""
+    live = layout.live_slot()
+    marks = [layout.reload_mark(live), layout.unsettled_mark(live)] if live else []
+    return has_other(layout) or any(mark.exists() for mark in marks)
+
+
+def has_other(layout: Layout) -> bool:
+    """Say whether there is anything of a slot that is not served."""
+    other = layout.other_slot()
+    return layout.slot(other).exists() or layout.supervisor_file(other).exists()
+
+
 def count_processes(description: dict[str, Any]) -> str:
     """Return how many processes a release has, in words for a diff."""
     count = description["processes"]

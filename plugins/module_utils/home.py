@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE, Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import UV_ENVIRONMENT, VARIABLE, Layout
 
 #: Seconds that a step of a build may take, unless it has a limit of its own: a large dependency may have to be compiled.
 BUILD_SECONDS = 1800
@@ -152,3 +152,9 @@ def run_as_user(
         words = done.last_lines(SHOWN_LINES)
         raise BuildError(f"{failure} (exit status {done.status}): {words or 'it said nothing'}")
     return done.output
+
+
+def build_environment(path: Path = UV_ENVIRONMENT) -> dict[str, str]:
+    """Return the environment that uv and git have to be run with; nothing while uv was not installed."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))

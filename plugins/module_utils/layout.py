@@ -39,6 +39,9 @@ VARIABLE = "tornado_apps"
 #: What apps that are pushed are built by, with their secrets: root's alone.
 PUSH_ENTRIES = Path("/etc/funnel/push")
 
+#: What uv and git need in their environment to build: index, certificates, proxy.
+UV_ENVIRONMENT = Path("/etc/uv/environment")
+
 #: In a release: the archive that was pushed.
 PUSHED = "source.tar"
 
@@ -154,6 +157,14 @@ class Layout:
     def upstream(self, slot: str) -> Path:
         """Return the file with the server lines of nginx's upstream that a slot is."""
         return self.slot(slot) / "upstream.conf"
+
+    def reload_mark(self, slot: str) -> Path:
+        """Return the file that says that nginx has still to learn the server lines of a slot that traffic has moved to."""
+        return self.slot(slot) / "reload"
+
+    def unsettled_mark(self, slot: str) -> Path:
+        """Return the file that says that a slot has traffic, and may lose it again."""
+        return self.slot(slot) / "unsettled"
 
     @property
     def live_upstream(self) -> Path:

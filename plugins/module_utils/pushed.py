@@ -9,40 +9,22 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App
-from ansible_collections.funnel.tornado.plugins.module_utils.generation import describe
 from ansible_collections.funnel.tornado.plugins.module_utils.git import COMMIT
 from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError, ensure_home
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.lock import deploy_lock
 from ansible_collections.funnel.tornado.plugins.module_utils.push import MOST_BYTES, WAIT
-from ansible_collections.funnel.tornado.plugins.module_utils.release import Programs, build, plan
+from ansible_collections.funnel.tornado.plugins.module_utils.release import Programs, Pushed, build, plan
 from ansible_collections.funnel.tornado.plugins.module_utils.switch import Outcome, Switcher, Wanted
 
 #: How a tar file ends: two blocks of zeros. One without them was cut off.
 END = bytes(1024)
 
 _CHUNK = 1 << 20
-
-
-@dataclass(frozen=True)
-class Pushed:
-    """The files of a commit."""
-
-    archive: Path
-    revision: str
-
-
-def live(layout: Layout) -> Pushed | None:
-    """Return what the live release was made of; None when nothing is live, or it was not pushed."""
-    release = layout.live_release()
-    if release is None or not layout.pushed_source(release).exists():
-        return None
-    return Pushed(layout.pushed_source(release), describe(layout, release)["revision"])
 
 
 def receive(stream: BinaryIO, archive: Path, key: str) -> Pushed:

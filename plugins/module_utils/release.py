@@ -21,7 +21,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils import git, procfil
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.archive import fetch, unpack, untar
 from ansible_collections.funnel.tornado.plugins.module_utils.environment import Environment, prepare
-from ansible_collections.funnel.tornado.plugins.module_utils.generation import count_processes
+from ansible_collections.funnel.tornado.plugins.module_utils.generation import count_processes, describe
 from ansible_collections.funnel.tornado.plugins.module_utils.home import (
     BuildError,
     as_user,
@@ -55,6 +55,22 @@ class Plan:
     id: str
     revision: str
     description: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """The files of a commit that was pushed."""
+
+    archive: Path
+    revision: str
+
+
+def last_push(layout: Layout) -> Pushed | None:
+    """Return what the live release was made of; None when nothing is live, or it was not pushed."""
+    release = layout.live_release()
+    if release is None or not layout.pushed_source(release).exists():
+        return None
+    return Pushed(layout.pushed_source(release), describe(layout, release)["revision"])
 
 
 def plan(app: App, revision: str, programs: Programs) -> Plan:

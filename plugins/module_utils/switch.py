@@ -26,6 +26,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.generation import (
     clear,
     describe,
     drain,
+    has_leftovers,
+    has_other,
+    is_served,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, VARIABLE, Layout, Slot
 
@@ -89,14 +92,11 @@ class Switcher:
 
     def is_served(self) -> bool:
         """Say whether the release is what the live slot runs, with every process of it up."""
-        live = self.layout.live_slot()
-        return live is not None and self.layout.slot_release(live) == self.wanted.release and self._generation(live).is_up()
+        return is_served(self.layout, self.wanted.release, self.server)
 
     def has_leftovers(self) -> bool:
         """Say whether a switch that was broken off left something to finish or to remove."""
-        live = self.layout.live_slot()
-        marks = [mark(live) for mark in (self._reload_mark, self._unsettled_mark)] if live else []
-        return self._has_other() or any(mark.exists() for mark in marks)
+        return has_leftovers(self.layout)
 
     def run(self) -> Outcome:
         """Bring the release live.
@@ -163,9 +163,9 @@ class Switcher:
         """Rename the link."""
         live = self.layout.live_slot()
         generation = self._generation(slot)
-        self._unsettled_mark(slot).touch()
+        self.layout.unsettled_mark(slot).touch()
         if live is None:
-            self._reload_mark(slot).touch()
+            self.layout.reload_mark(slot).touch()
         else:
             self._lead_on(live, generation)
         _point(self.layout.live, f"slots/{slot}")
@@ -173,7 +173,7 @@ class Switcher:
     def _lead_on(self, live: Slot, generation: Generation) -> None:
         """Mark that nginx has to learn the slot's server lines, and let those that it knows lead to it until then."""
         if self.layout.upstream(live).read_text() != self.layout.upstream(generation.slot).read_text():
-            self._reload_mark(generation.slot).touch()
+            self.layout.reload_mark(generation.slot).touch()
             generation.lead_on(len(self.layout.upstream(live).read_text().splitlines()), live)
 
     def _finish(self) -> None:
@@ -183,12 +183,12 @@ class Switcher:
             return
         self._note_served(live)
         self._reload_nginx(live)
-        if self._unsettled_mark(live).exists():
+        if self.layout.unsettled_mark(live).exists():
             # A release that another one is about to replace need not prove itself any more.
             if self.layout.slot_release(live) == self.wanted.release:
                 self._settle(live)
-            self._unsettled_mark(live).unlink()
-        if self._has_other():
+            self.layout.unsettled_mark(live).unlink()
+        if has_other(self.layout):
             self._retire(self.layout.other_slot())
 
     def _note_served(self, slot: Slot) -> None:
@@ -209,30 +209,16 @@ class Switcher:
             if live := self.layout.live_slot():
                 self._generation(live).end_leading_on()
 
-    def _has_other(self) -> bool:
-        other = self.layout.other_slot()
-        return self.layout.slot(other).exists() or self.layout.supervisor_file(other).exists()
-
     def _clear(self, slot: Slot) -> None:
         clear(self.layout, slot, self.server, self.patience)
 
-    # Marks, in the slot that traffic moves to: what is still to do, should the switch be broken off
-
-    def _reload_mark(self, slot: Slot) -> Path:
-        """Return the file that says that nginx does not know the slot's server lines yet."""
-        return self.layout.slot(slot) / "reload"
-
-    def _unsettled_mark(self, slot: Slot) -> Path:
-        """Return the file that says that the slot has traffic, and may lose it again."""
-        return self.layout.slot(slot) / "unsettled"
-
     def _reload_nginx(self, slot: Slot) -> None:
-        if self._reload_mark(slot).exists():
+        if self.layout.reload_mark(slot).exists():
             with self._step("reload"):
                 nginx = service.look(NGINX.name)
                 if nginx.active:
                     service.activate(NGINX, nginx, "reload")
-                self._reload_mark(slot).unlink()
+                self.layout.reload_mark(slot).unlink()
 
     # The time after the switch
 

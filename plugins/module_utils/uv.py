@@ -11,19 +11,17 @@ from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, last_lines, run
 from ansible_collections.funnel.tornado.plugins.module_utils.file_set import File
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import UV_ENVIRONMENT
 
 HOME = Path("/opt/uv")
 LINK = Path("/usr/local/bin/uv")
-
-#: What uv and git need in their environment to build: index, certificates, proxy.
-ENVIRONMENT = Path("/etc/uv/environment")
 
 #: Where Debian's python3-pip-whl, which python3-venv depends on, has pip. It runs from there: making an environment
 #: only to have pip in it takes seconds.
 PIP_WHEELS = Path("/usr/share/python-wheels")
 
 
-#: Everybody may read it, because uv refuses to run for those who cannot. What may hold passwords is in `ENVIRONMENT`.
+#: Everybody may read it, because uv refuses to run for those who cannot. What may hold passwords is in `UV_ENVIRONMENT`.
 _TOML = """\
 # Environments are built of the system's Python, which security updates reach. Only an app that asks for another version
 # gets one, by way of its build.
@@ -31,6 +29,10 @@ python-preference = "only-system"
 python-downloads = "never"
 system-certs = true
 """
+
+
+#: The module's options that say where to fetch from.
+SOURCES = ("index_url", "extra_index_urls", "ca_bundle", "proxy", "no_proxy", "mirror", "downloads_json")
 
 
 class UvError(Exception):
@@ -83,7 +85,7 @@ class Sources:
         lines = "".join(f"{name}={value}\n" for name, value in environment.items())
         return [
             File("uv.toml", f"# Ansible managed\n{toml}".encode()),
-            File(ENVIRONMENT.name, f"# Ansible managed\n{lines}".encode(), mode=0o640, secret=True),
+            File(UV_ENVIRONMENT.name, f"# Ansible managed\n{lines}".encode(), mode=0o640, secret=True),
         ]
 
 
@@ -94,6 +96,12 @@ class Uv:
     version: str
     home: Path = HOME
     link: Path = LINK
+
+    @classmethod
+    def current(cls) -> str:
+        """Return the version that is installed and linked, and alone; empty if there is none such."""
+        version = LINK.readlink().parent.parent.name if LINK.is_symlink() else ""
+        return version if version and cls(version).is_right() else ""
 
     @property
     def directory(self) -> Path:
@@ -154,12 +162,6 @@ class Uv:
 
 
 _PIP_ENVIRONMENT = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_ROOT_USER_ACTION": "ignore"}
-
-
-def build_environment(path: Path = ENVIRONMENT) -> dict[str, str]:
-    """Return the environment that uv and git have to be run with; nothing while uv was not installed."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
 
 def _set(values: Mapping[str, str]) -> dict[str, str]:

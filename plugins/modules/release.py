@@ -97,6 +97,10 @@ live:
   description: Id of the release that is served meanwhile; empty without any.
   returned: success
   type: str
+settled:
+  description: Whether the release is served already, by all its processes, and no switch has left anything to do.
+  returned: success
+  type: bool
 revision:
   description:
     - What the source is known by. The commit of a git source or of a push, the hash of the files of a path, that of an
@@ -120,16 +124,16 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils import git, pushed
+from ansible_collections.funnel.tornado.plugins.module_utils import git
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load_one
 from ansible_collections.funnel.tornado.plugins.module_utils.environment import fingerprint
-from ansible_collections.funnel.tornado.plugins.module_utils.generation import describe
-from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError, ensure_home
+from ansible_collections.funnel.tornado.plugins.module_utils.generation import describe, has_leftovers, is_served
+from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError, build_environment, ensure_home
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.lock import LockedError, deploy_lock
-from ansible_collections.funnel.tornado.plugins.module_utils.release import Programs, build, plan, summary
+from ansible_collections.funnel.tornado.plugins.module_utils.release import Programs, build, last_push, plan, summary
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.module_utils.uv import build_environment
+from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import SupervisorError, connect
 
 ARGUMENTS = {
     "name": {"type": "str", "required": True},
@@ -157,7 +161,7 @@ def main() -> None:
         module.no_log_values.update(app.hidden_texts)  # a build may print what it was given
         layout = Layout(app.name)
         if module.check_mode:
-            module.exit_json(live=layout.live_release() or "", **release(module, layout, app))
+            finish(module, layout, release(module, layout, app))
         made = ensure_home(layout)
         with deploy_lock(layout, module.params["builder"], wait=module.params["wait"]) as note:
             note("the build of a release")
@@ -166,12 +170,25 @@ def main() -> None:
             result["changed"] |= made
     except (BuildError, InvalidDataError, LockedError, OSError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(live=layout.live_release() or "", **result)
+    finish(module, layout, result)
+
+
+def finish(module: AnsibleModule, layout: Layout, result: dict[str, Any]) -> None:
+    """End with the result, and what is served meanwhile."""
+    module.exit_json(live=layout.live_release() or "", settled=is_settled(layout, result.get("id", "")), **result)
+
+
+def is_settled(layout: Layout, release: str) -> bool:
+    """Say whether a switch to the release would find nothing to do."""
+    try:
+        return is_served(layout, release, connect()) and not has_leftovers(layout)
+    except SupervisorError:
+        return False  # the switch says so
 
 
 def release(module: AnsibleModule, layout: Layout, app: App) -> dict[str, Any]:
     """Return the module's result; ``needs_source`` tells the action plugin to send the source and call again."""
-    last = pushed.live(layout) if app.source.push is not None else None
+    last = last_push(layout) if app.source.push is not None else None
     if app.source.push is not None and last is None:
         return {"changed": False, "id": layout.live_release() or "", "revision": "", "waiting": True}
     revision = last.revision if last else find_revision(module, layout, app)

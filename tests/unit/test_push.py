@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.action.push import program
-from ansible_collections.funnel.tornado.plugins.module_utils import push, pushed
+from ansible_collections.funnel.tornado.plugins.module_utils import push, pushed, release
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load
 from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
@@ -205,7 +205,7 @@ def test_what_is_received_is_known_by_its_commit_and_roots_alone(tmp_path: Path)
     archive = tmp_path / "archive"
     found = pushed.receive(io.BytesIO(packed(tmp_path)), archive, "key")
     head = subprocess.run(["git", "-C", str(tmp_path), "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
-    assert found == pushed.Pushed(archive, head.strip())
+    assert found == release.Pushed(archive, head.strip())
     assert archive.stat().st_mode & 0o777 == 0o600
 
 
@@ -237,12 +237,12 @@ def test_what_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_what_was_pushed_last_is_what_is_live(tmp_path: Path) -> None:
     layout = Layout("shop", tmp_path)
-    assert pushed.live(layout) is None
+    assert release.last_push(layout) is None
     layout.release("r1").mkdir(parents=True)
     (layout.release("r1") / "release.json").write_text(f'{{"revision": "{COMMIT}"}}')
     layout.slot("a").mkdir(parents=True)
     (layout.slot("a") / "release").symlink_to("../../releases/r1")
     layout.live.symlink_to("slots/a")
-    assert pushed.live(layout) is None  # it came from somewhere else
+    assert release.last_push(layout) is None  # it came from somewhere else
     layout.pushed_source("r1").touch()
-    assert pushed.live(layout) == pushed.Pushed(layout.pushed_source("r1"), COMMIT)
+    assert release.last_push(layout) == release.Pushed(layout.pushed_source("r1"), COMMIT)

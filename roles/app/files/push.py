@@ -97,14 +97,14 @@ def deploy(name: str, by: str) -> None:
     :raises PushError: when it does not go live.
     """
     # Only root's part needs, and has the time for, all that follows.
-    from ansible_collections.funnel.tornado.plugins.module_utils import home, lock, pushed, service, supervisord, switch, uv
+    from ansible_collections.funnel.tornado.plugins.module_utils import home, lock, pushed, service, supervisord, switch
     from ansible_collections.funnel.tornado.plugins.module_utils.release import Programs
 
     entry = push.entry(name)
     if not entry.exists():
         raise PushError(f"{name}: nothing is pushed to that on this host any more")
     os.umask(0o022)  # whatever sudo's is: nginx has to pass through what is made
-    os.environ.update(uv.build_environment())  # the certificates and the proxy for whatever is fetched
+    os.environ.update(home.build_environment())  # the certificates and the proxy for whatever is fetched
     app = load_one(name, json.loads(entry.read_text()))
     layout, programs = Layout(name), Programs(text("launch.py"), text("runner.py"))
     refusals = (home.BuildError, lock.LockedError, OSError, service.ServiceError, supervisord.SupervisorError, switch.SwitchError)
