@@ -9,7 +9,8 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 
-from ansible_collections.funnel.tornado.plugins.module_utils.file_set import FileSetError, parse_files
+from ansible_collections.funnel.tornado.plugins.module_utils.file_set import FileSet, FileSetError, parse_files
+from ansible_collections.funnel.tornado.plugins.plugin_utils.known import Known
 
 
 class ActionModule(ActionBase):
@@ -29,9 +30,14 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail("files: has to be a dictionary of path to a dictionary of template, content, link, mode, ...")
         rendered = {str(path): self.render(str(path), entry, task_vars or {}) for path, entry in files.items()}
         try:
-            parse_files(rendered)
+            parsed = parse_files(rendered)
         except FileSetError as error:
             raise AnsibleActionFail(str(error)) from error
+        root, service = Path(arguments.get("root", "/")), arguments.get("service") or {}
+        file_set = FileSet(root, parsed, arguments.get("owns", ()), arguments.get("absent", ()))
+        # Of the sockets that systemd listens at for a service nothing is known.
+        if not service.get("listener") and Known.of(self._templar, task_vars or {}).has_files(file_set, service.get("name", "")):
+            return {"changed": False, "files": [], "removed": [], "service": ""}
         # What is secret travels in an option of its own, which Ansible neither logs nor shows.
         arguments["secret_contents"] = {path: entry.pop("content") for path, entry in rendered.items() if entry.get("secret")}
         arguments["files"] = rendered

@@ -13,6 +13,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app_model import Ho
 from ansible_collections.funnel.tornado.plugins.module_utils.certificates import parse_wanted
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError, nearest
+from ansible_collections.funnel.tornado.plugins.plugin_utils.known import KEY
 
 
 class ActionModule(ActionBase):
@@ -34,7 +35,7 @@ class ActionModule(ActionBase):
         )
         apps = with_versions(arguments["apps"], arguments["versions"])
         self._refuse([*misspelt(variables), *self._wrong_files(apps), *unknown(arguments["names"], apps)])
-        host: dict[str, Any] = self._execute_module("funnel.tornado.preflight", {"apps": {}}, task_vars=variables)
+        host: dict[str, Any] = self._execute_module("funnel.tornado.preflight", {"apps": {}, "key": KEY}, task_vars=variables)
         if not host.get("failed"):
             found = Host(host["cpus"], host["open_files"], frozenset(host["names"]))
             self._refuse(attempt(apps, found))

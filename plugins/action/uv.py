@@ -11,6 +11,8 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.module_utils import wheelhouse
 from ansible_collections.funnel.tornado.plugins.module_utils.source import SourceError, locate
+from ansible_collections.funnel.tornado.plugins.module_utils.uv import SOURCES, Sources, Uv
+from ansible_collections.funnel.tornado.plugins.plugin_utils.known import Known
 
 
 class ActionModule(ActionBase):
@@ -25,6 +27,10 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         name = arguments.get("wheelhouse", "")
         if not name:
+            known = Known.of(self._templar, task_vars or {})
+            sources = Sources(**{key: arguments[key] for key in SOURCES if key in arguments})
+            if known.has_uv(str(arguments.get("version")), sources):
+                return {"changed": False, "path": str(Uv(str(arguments["version"])).program)}
             return self._module(arguments, task_vars)
         try:
             directory = locate(name, self._loader.get_basedir(), directory=True)

@@ -16,8 +16,9 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -55,6 +56,18 @@ class File:
 
 
 @dataclass(frozen=True)
+class Found:
+    """What tells of a file or symbolic link whether it is right; the digest is a keyed one of its content, or of its target."""
+
+    digest: str
+    is_link: bool
+    mode: int
+    owner: str
+    group: str
+    mtime: float
+
+
+@dataclass(frozen=True)
 class Existing:
     """A file or symbolic link as it was found, complete enough to be put back."""
 
@@ -80,6 +93,11 @@ class Existing:
             raise FileSetError(f"{path} is neither a file nor a symbolic link: move it away first")
         content = os.fsencode(path.readlink()) if is_link else path.read_bytes()
         return cls(content, is_link, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns)
+
+    def found(self, key: bytes = b"") -> Found:
+        """Return what tells whether it is right, to who has the ``key`` of at most 64 bytes."""
+        owner, group = _user(self.uid), _group(self.gid)
+        return Found(_digest(self.content, key), self.is_link, self.mode, owner, group, self.mtime_ns / 1e9)
 
 
 @dataclass(frozen=True)
@@ -117,18 +135,21 @@ class FileSet:
     owns: Sequence[str] = ()
     absent: Sequence[str] = ()
 
+    def wanted(self, glob: Callable[[Path, str], Iterable[Path]]) -> dict[Path, File | None]:
+        """Return what has to be where, sorted by path; ``glob`` finds the files that there are below a directory."""
+        wanted = {self.root / file.path: file for file in self.files}
+        unwanted = {self.root / path for path in self.absent}
+        for pattern in self.owns:
+            unwanted.update(glob(Path("/") if pattern.startswith("/") else self.root, pattern.lstrip("/")))
+        return {path: wanted.get(path) for path in sorted(wanted.keys() | unwanted)}
+
     def changes(self) -> list[Change]:
         """Return what differs from the set, sorted by path.
 
         :raises FileSetError: when a directory is where a file has to be.
         """
-        wanted = {self.root / file.path: file for file in self.files}
-        unwanted = {self.root / path for path in self.absent}
-        for pattern in self.owns:
-            base = Path("/") if pattern.startswith("/") else self.root
-            unwanted.update(path for path in base.glob(pattern.lstrip("/")) if path.is_symlink() or path.is_file())
-        found = [Change(path, Existing.at(path), wanted.get(path)) for path in sorted(wanted.keys() | unwanted)]
-        return [change for change in found if not _is_right(change)]
+        changes = [Change(path, Existing.at(path), file) for path, file in self.wanted(_glob).items()]
+        return [change for change in changes if not is_right(change.before.found() if change.before else None, change.after)]
 
     @contextlib.contextmanager
     def staged(self, changes: Sequence[Change]) -> Iterator[Path]:
@@ -333,15 +354,15 @@ def _concerns_service(file_set: FileSet, changes: Sequence[Change], state: servi
 
     A file may also be newer than the service's last start or reload: an earlier run was cut off in between.
     """
-    if any(not _is_unit(change.path) for change in changes):
+    if any(not is_unit(change.path) for change in changes):
         return True
     paths = [file_set.root / file.path for file in file_set.files]
-    return any(path.stat().st_mtime > state.settled_at for path in paths if not _is_unit(path) and path.exists())
+    return any(path.stat().st_mtime > state.settled_at for path in paths if not is_unit(path) and path.exists())
 
 
 def _concerns_listener(file_set: FileSet, changes: Sequence[Change], listener: str) -> bool:
     """Tell whether systemd does not listen as the unit of that name has it, which an earlier run may have left so."""
-    if any(_is_unit(change.path) and change.path.name == listener for change in changes):
+    if any(is_unit(change.path) and change.path.name == listener for change in changes):
         return True
     state = service.look(listener)
     paths = [file_set.root / file.path for file in file_set.files if Path(file.path).name == listener]
@@ -349,26 +370,42 @@ def _concerns_listener(file_set: FileSet, changes: Sequence[Change], listener: s
 
 
 def _reload_units(changes: Sequence[Change]) -> None:
-    if any(_is_unit(change.path) for change in changes):
+    if any(is_unit(change.path) for change in changes):
         run(["systemctl", "daemon-reload"])
 
 
-def _is_unit(path: Path) -> bool:
+def is_unit(path: Path) -> bool:
+    """Tell whether a file is a unit's."""
     return any(path.is_relative_to(directory) for directory in UNIT_DIRECTORIES)
 
 
-def _is_right(change: Change) -> bool:
-    before, after = change.before, change.after
-    if before is None or after is None:
-        return before is None and after is None
-    if before.is_link or after.is_link:
-        return before.is_link == after.is_link and before.content == after.content
-    return (before.content, before.mode, before.uid, before.gid) == (
-        after.content,
-        after.mode,
-        _uid(after.owner),
-        _gid(after.group),
-    )
+def is_right(found: Found | None, file: File | None, key: bytes = b"") -> bool:
+    """Tell whether that, with a digest by ``key``, is how the file has to be, which may be not to be there."""
+    if found is None or file is None:
+        return found is None and file is None
+    same = found.is_link == file.is_link and found.digest == _digest(file.content, key)
+    return same and (file.is_link or (found.mode, found.owner, found.group) == (file.mode, file.owner, file.group))
+
+
+def _digest(content: bytes, key: bytes) -> str:
+    return blake2b(content, key=key).hexdigest()
+
+
+def _glob(directory: Path, pattern: str) -> Iterator[Path]:
+    return (path for path in directory.glob(pattern) if path.is_symlink() or path.is_file())
+
+
+def _user(uid: int) -> str:
+    """Return a user's name, or the id of one that is no more."""
+    with contextlib.suppress(KeyError):
+        return pwd.getpwuid(uid).pw_name
+    return str(uid)
+
+
+def _group(gid: int) -> str:
+    with contextlib.suppress(KeyError):
+        return grp.getgrgid(gid).gr_name
+    return str(gid)
 
 
 def _uid(name: str) -> int | None:

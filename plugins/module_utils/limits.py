@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,16 @@ from ansible_collections.funnel.tornado.plugins.module_utils import service
 from ansible_collections.funnel.tornado.plugins.module_utils.capacity import Capacity
 from ansible_collections.funnel.tornado.plugins.module_utils.file_set import File, FileSet, Outcome, converge
 from ansible_collections.funnel.tornado.plugins.module_utils.proc import open_files_of
+
+#: The kernel settings that bound it.
+SOMAXCONN, FILE_MAX = "net.core.somaxconn", "fs.file-max"
+
+#: The module's options.
+ARGUMENTS = {
+    "open_files": {"type": "int", "required": True},
+    "backlog": {"type": "int", "default": 4096},
+    "services": {"type": "list", "elements": "str", "default": []},
+}
 
 LIMITS_FILE = "/etc/security/limits.d/50-funnel.conf"
 SYSCTL_FILE = "/etc/sysctl.d/50-funnel.conf"
@@ -28,6 +38,7 @@ class Sysctl:
     variable: str
     wanted: int
     proc: Path = Path("/proc")
+    known: int | None = None
 
     @property
     def path(self) -> Path:
@@ -36,8 +47,8 @@ class Sysctl:
 
     @property
     def running(self) -> int:
-        """Its present value."""
-        return int(self.path.read_text())
+        """Its present value: what is ``known`` of it, or what is read."""
+        return int(self.path.read_text()) if self.known is None else self.known
 
     def problem(self) -> str:
         """Return why it cannot be set, or nothing."""
@@ -51,19 +62,23 @@ class Sysctl:
 
 @dataclass(frozen=True)
 class Limits:
-    """What is wanted: open files per process, connections waiting at a listener, and the services meant."""
+    """What is wanted: open files per process, connections waiting at a listener, and the services meant.
+
+    ``kernel`` are the present values of kernel settings that are known, by name; others are read from ``proc``.
+    """
 
     open_files: int
     backlog: int
     services: Sequence[str]
     proc: Path = field(default=Path("/proc"))
+    kernel: Mapping[str, int] = field(default_factory=dict)
 
     def sysctls(self) -> list[Sysctl]:
         """Return the kernel settings this takes."""
         return [
-            Sysctl("net.core.somaxconn", "limits_backlog", self.backlog, self.proc),
+            Sysctl(SOMAXCONN, "limits_backlog", self.backlog, self.proc, self.kernel.get(SOMAXCONN)),
             # nginx and the app behind it may both be at their limit.
-            Sysctl("fs.file-max", "limits_open_files", 2 * self.open_files, self.proc),
+            Sysctl(FILE_MAX, "limits_open_files", 2 * self.open_files, self.proc, self.kernel.get(FILE_MAX)),
         ]
 
     def problems(self) -> list[str]:

@@ -13,6 +13,8 @@ description:
     C(net.core.somaxconn), and C(fs.file-max) where it is too low.
   - What the host cannot give is found before anything is written, and reported with both numbers.
   - Running services are raised by C(prlimit), without a restart; so is one that has drifted from the files.
+  - A host is not asked if the variable C(host_known), which is RV(funnel.tornado.preflight#module:known) of a check in the same
+    run, says that all is as it has to be.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:
@@ -54,22 +56,14 @@ files:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.file_set import FileSetError
-from ansible_collections.funnel.tornado.plugins.module_utils.limits import Limits, LimitsError, apply
+from ansible_collections.funnel.tornado.plugins.module_utils.limits import ARGUMENTS, Limits, LimitsError, apply
 from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "open_files": {"type": "int", "required": True},
-            "backlog": {"type": "int", "default": 4096},
-            "services": {"type": "list", "elements": "str", "default": []},
-        },
-        supports_check_mode=True,
-    )
-    wanted = Limits(module.params["open_files"], module.params["backlog"], module.params["services"])
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     try:
-        outcome = apply(wanted, check_mode=module.check_mode)
+        outcome = apply(Limits(**module.params), check_mode=module.check_mode)
     except (LimitsError, FileSetError, ServiceError, OSError) as error:
         module.fail_json(msg=str(error))
     for warning in outcome.warnings:

@@ -26,6 +26,10 @@ options:
     description: Versions that take the place of the entries' own, by app.
     type: dict
     default: {}
+  key:
+    description: What RV(known) is to be told with. The action plugin fills it; do not use it.
+    type: str
+    default: ""
 extends_documentation_fragment: funnel.tornado.attributes
 attributes:
   check_mode: {support: full}
@@ -71,6 +75,14 @@ pushed:
   returned: success
   type: list
   elements: str
+known:
+  description:
+    - What the host has of what the roles of an app host lay down. Files of configuration by a digest that only the controller
+      can compare, the states of services, kernel settings, and the version of uv.
+    - As C(host_known) it saves M(funnel.tornado.file_set), M(funnel.tornado.limits) and M(funnel.tornado.uv) the way to a host
+      that has all as it has to be.
+  returned: success
+  type: dict
 packages:
   description:
     - The C(versions) of all packages that are installed, and the C(codename) of the release that the host runs, as
@@ -90,6 +102,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.capacity import Cap
 from ansible_collections.funnel.tornado.plugins.module_utils.certificates import APP_SET, names_of
 from ansible_collections.funnel.tornado.plugins.module_utils.home import is_ours
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import PUSH_ENTRIES, Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.look import look
 from ansible_collections.funnel.tornado.plugins.module_utils.packages import (
     PackagesError,
     installed,
@@ -102,6 +115,7 @@ ARGUMENTS = {
     "apps": {"type": "dict", "required": True},
     "names": {"type": "list", "elements": "str", "default": []},
     "versions": {"type": "dict", "default": {}},
+    "key": {"type": "str", "default": "", "no_log": True},
 }
 
 
@@ -121,6 +135,7 @@ def main() -> None:
         names=sorted(set(names())),
         certificates=names_of(APP_SET),
         packages={"codename": distribution.codename, "versions": upstream_versions(installed())},
+        known=look(module.params["key"].encode()),
         pushed=sorted(path.stem for path in PUSH_ENTRIES.glob("*.json")),
     )
 

@@ -13,6 +13,8 @@ description:
   - It is downloaded by the pip that the Debian package C(python3-venv) brings.
   - The version that is there stays until the new one has run.
   - Writes where to fetch from to C(/etc/uv), for later builds, too. Only root may read what may hold passwords.
+  - A host is not asked if the variable C(host_known), which is RV(funnel.tornado.preflight#module:known) of a check in the same
+    run, says that all is as it has to be.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:
@@ -101,9 +103,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.funnel.tornado.plugins.module_utils import wheelhouse
 from ansible_collections.funnel.tornado.plugins.module_utils.file_set import FileSet, FileSetError
 from ansible_collections.funnel.tornado.plugins.module_utils.file_set import converge as apply
-from ansible_collections.funnel.tornado.plugins.module_utils.uv import ENVIRONMENT, Sources, Uv, UvError
-
-_SOURCES = ("index_url", "extra_index_urls", "ca_bundle", "proxy", "no_proxy", "mirror", "downloads_json")
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import UV_ENVIRONMENT
+from ansible_collections.funnel.tornado.plugins.module_utils.uv import SOURCES, Sources, Uv, UvError
 
 
 def main() -> None:
@@ -136,7 +137,7 @@ def converge(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     uv = Uv(params["version"])
     wanted = params["packages"]
-    sources = Sources(**{key: params[key] for key in _SOURCES}, wheelhouse=wheelhouse.HOME if wanted else None)
+    sources = Sources(**{key: params[key] for key in SOURCES}, wheelhouse=wheelhouse.HOME if wanted else None)
     found = wheelhouse.manifest(wheelhouse.HOME) if wanted else {}
     before = [*uv.others(), *(wheelhouse.HOME / name for name, digest in found.items() if wanted.get(name) != digest)]
     missing = [name for name, digest in wanted.items() if found.get(name) != digest]
@@ -148,7 +149,7 @@ def converge(module: AnsibleModule) -> dict[str, Any]:
         if wanted:
             wheelhouse.converge(wanted, Path(params["archive"]) if missing else None)
         uv.install(params["hashes"], sources.pip_environment())
-    written = apply(FileSet(ENVIRONMENT.parent, sources.files()), check_mode=module.check_mode)
+    written = apply(FileSet(UV_ENVIRONMENT.parent, sources.files()), check_mode=module.check_mode)
     diff = [*([{"before": lines(before), "after": lines(after)}] if changed else []), *written.diff]
     return {"changed": changed or written.changed, "path": str(uv.program), "diff": diff if module._diff else []}
 

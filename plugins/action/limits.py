@@ -1,0 +1,27 @@
+"""Controller's half of the module limits: does not ask a host that has told it that all is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.funnel.tornado.plugins.module_utils.limits import ARGUMENTS, Limits
+from ansible_collections.funnel.tornado.plugins.plugin_utils.known import Known
+
+
+class ActionModule(ActionBase):
+    """Gives limits to a host."""
+
+    _supports_check_mode = True
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result, or the same of what is known."""
+        super().run(tmp, task_vars)
+        _result, arguments = self.validate_argument_spec(argument_spec=ARGUMENTS)
+        known = Known.of(self._templar, task_vars or {})
+        if known.has_limits(Limits(**arguments, kernel=known.kernel)):
+            return {"changed": False, "files": []}
+        result: dict[str, Any] = self._execute_module("funnel.tornado.limits", arguments, task_vars=task_vars)
+        return result
