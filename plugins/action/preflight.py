@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import yaml
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.action.certificates import read_files
@@ -14,6 +17,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.certificates import
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError, nearest
 from ansible_collections.funnel.tornado.plugins.plugin_utils.known import KEY
+
+ROLES = Path(__file__).parents[2] / "roles"
 
 
 class ActionModule(ActionBase):
@@ -31,15 +36,23 @@ class ActionModule(ActionBase):
                 "apps": {"type": "raw", "required": True},
                 "names": {"type": "list", "elements": "str", "default": []},
                 "versions": {"type": "dict", "default": {}},
+                "roles": {"type": "list", "elements": "str", "default": []},
             }
         )
         apps = with_versions(arguments["apps"], arguments["versions"])
-        self._refuse([*misspelt(variables), *self._wrong_files(apps), *unknown(arguments["names"], apps)])
+        wrong = [problem for role in arguments["roles"] for problem in self._wrong_variables(role, variables)]
+        self._refuse([*misspelt(variables), *wrong, *self._wrong_files(apps), *unknown(arguments["names"], apps)])
         host: dict[str, Any] = self._execute_module("funnel.tornado.preflight", {"apps": {}, "key": KEY}, task_vars=variables)
         if not host.get("failed"):
             found = Host(host["cpus"], host["open_files"], frozenset(host["names"]))
             self._refuse(attempt(apps, found))
         return host
+
+    def _wrong_variables(self, role: str, variables: dict[str, Any]) -> list[str]:
+        """Return what is wrong with the variables of a role, in Ansible's own words."""
+        options = yaml.safe_load((ROLES / role / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+        given = self._templar.template({name: variables[name] for name in options if name in variables})
+        return list(ArgumentSpecValidator(options).validate(given).error_messages)
 
     def _wrong_files(self, apps: object) -> list[str]:
         """Return what is wrong with the entries or, if that is nothing, with the controller's files that they name."""

@@ -26,6 +26,11 @@ options:
     description: Versions that take the place of the entries' own, by app.
     type: dict
     default: {}
+  roles:
+    description: Roles of this collection whose variables, where they are set, are to be what the roles take.
+    type: list
+    elements: str
+    default: []
   key:
     description: What RV(known) is to be told with. The action plugin fills it; do not use it.
     type: str
@@ -115,6 +120,7 @@ ARGUMENTS = {
     "apps": {"type": "dict", "required": True},
     "names": {"type": "list", "elements": "str", "default": []},
     "versions": {"type": "dict", "default": {}},
+    "roles": {"type": "list", "elements": "str", "default": []},
     "key": {"type": "str", "default": "", "no_log": True},
 }
 

@@ -68,6 +68,10 @@ def test_all_mistakes_of_a_file_come_in_one_message_before_anything_changes(tmp_
         ),
         (apps(sample={"source": {"path": "no/such/app"}}), "tornado_apps.sample.source.path: there is no directory"),
         ({"tornado_app": {}}, "tornado_app: no such variable; did you mean tornado_apps?"),
+        (
+            {"limits_open_files": "many", "nginx_access_log": "xml", "python_extra_index_urls": {}},
+            "value of nginx_access_log must be one of: text, json, got: xml",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_changes(tmp_path: Path, variables: dict[str, Any], message: str) -> None:
