@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections import defaultdict
@@ -46,6 +47,7 @@ class Operations:
         self.fleet = fleet
         self.seconds: dict[tuple[str, int], list[float]] = defaultdict(list)
         self.cpu: dict[tuple[str, int], list[float]] = defaultdict(list)
+        self.hosts_cpu: dict[tuple[str, int], list[float]] = defaultdict(list)
         self.plain: list[float] = []
         self.costs: dict[str, Run] = {}
 
@@ -82,7 +84,8 @@ class Operations:
         done = self.run(name, hosts)
         self.seconds[name, count].append(done.seconds)
         self.cpu[name, count].append(done.cpu)
-        say(f"  {name}, hosts {count}: {done.seconds:.1f} s, {done.cpu:.1f} s of the controller's CPU")
+        self.hosts_cpu[name, count].append(done.hosts_cpu)
+        say(f"  {name}, hosts {count}: {done.seconds:.1f} s; CPU {done.cpu:.1f} s, of the hosts {done.hosts_cpu:.1f} s")
 
     def run(self, name: str, hosts: list[str], *options: str) -> Run:
         """Run an operation that has something to do, or if it is `AGAIN`, has not."""
@@ -101,10 +104,20 @@ class Operations:
         """Return the medians; those of several hosts with the median of the ratios to one host in the same round."""
         table = Table(
             "An operator's time",
-            "Seconds; behind those for several hosts, how many times those for one. The controller's own CPU is for one host\n"
-            "and for the most that there were: with hosts that have CPUs of their own it is what adds up. A task counts if it\n"
-            "touches the host, and a round trip is what is sent to it and waited for; both for one host.",
-            ["", *(f"{count} host{'s' * (count > 1)}" for count in EVERY_COUNT), "controller's CPU", "tasks", "round trips"],
+            "Seconds; behind those for several hosts, how many times those for one. Next come the seconds of CPU of the\n"
+            "controller itself, and of the hosts, for one and for the most that there were. Hosts and controller share\n"
+            "CPUs here, and these are busy all the time: `elsewhere` is that ratio, reckoned without what all hosts but\n"
+            "one took of them. A task counts if it touches the host, and a round trip is what is sent to it and waited\n"
+            "for; both for one host.",
+            [
+                "",
+                *(f"{count} host{'s' * (count > 1)}" for count in EVERY_COUNT),
+                "controller's CPU",
+                "hosts' CPU",
+                "elsewhere",
+                "tasks",
+                "round trips",
+            ],
         )
         for name in PLAYBOOKS:
             if not (one := self.seconds[name, 1]):
@@ -113,8 +126,9 @@ class Operations:
             for count in EVERY_COUNT[1:]:
                 found = self.seconds[name, count]
                 cells.append(f"{median(found):.1f} ({ratio(found, one):.1f}x)" if found else "")
-            least, most = self.cpu[name, 1], next(found for count in reversed(EVERY_COUNT) if (found := self.cpu[name, count]))
-            cells.append(f"{median(least):.1f}, {median(most):.1f} ({ratio(most, least):.1f}x)")
+            most = next(count for count in reversed(EVERY_COUNT) if self.seconds[name, count])
+            cells += [f"{median(cpu[name, 1]):.1f}, {median(cpu[name, most]):.1f}" for cpu in (self.cpu, self.hosts_cpu)]
+            cells.append(f"{ratio(self.elsewhere(name, most), one):.1f}x")
             cost = self.costs[name]
             table.rows.append([name, *cells, str(cost.tasks), str(cost.round_trips)])
         if self.plain:
@@ -124,3 +138,9 @@ class Operations:
                 ["the collection's / the plain way", f"{ratio(ours, self.plain):.2f}x", *[""] * (len(table.head) - 2)]
             )
         return table
+
+    def elsewhere(self, name: str, count: int) -> list[float]:
+        """Return the seconds without those of the CPUs, which all share, that the hosts but one took."""
+        cpus = len(os.sched_getaffinity(0))
+        rounds = zip(self.seconds[name, count], self.hosts_cpu[name, count], self.hosts_cpu[name, 1], strict=True)
+        return [seconds - (of_all - of_one) / cpus for seconds, of_all, of_one in rounds]

@@ -19,7 +19,7 @@ RUNNING HANDLER [Restart] *****
 
 
 def test_a_run_tells_its_tasks_and_round_trips() -> None:
-    assert (Run(1.0, 0.5, OUTPUT).tasks, Run(1.0, 0.5, OUTPUT).round_trips) == (2, 3)
+    assert (Run(1.0, 0.5, 0.2, OUTPUT).tasks, Run(1.0, 0.5, 0.2, OUTPUT).round_trips) == (2, 3)
 
 
 def test_a_ratio_is_the_median_of_those_of_each_round() -> None:
