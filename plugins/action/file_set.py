@@ -33,10 +33,10 @@ class ActionModule(ActionBase):
             parsed = parse_files(rendered)
         except FileSetError as error:
             raise AnsibleActionFail(str(error)) from error
-        root, service = Path(arguments.get("root", "/")), arguments.get("service") or {}
-        file_set = FileSet(root, parsed, arguments.get("owns", ()), arguments.get("absent", ()))
-        # Of the sockets that systemd listens at for a service nothing is known.
-        if not service.get("listener") and Known.of(self._templar, task_vars or {}).has_files(file_set, service.get("name", "")):
+        known = Known.of(self._templar, task_vars or {})
+        file_set = FileSet(Path(arguments.get("root") or "/"), parsed, arguments.get("owns") or (), arguments.get("absent") or ())
+        service = arguments.get("service") or {}
+        if isinstance(service, dict) and known.has_files(file_set, service):  # else the module refuses it
             return {"changed": False, "files": [], "removed": [], "service": ""}
         # What is secret travels in an option of its own, which Ansible neither logs nor shows.
         arguments["secret_contents"] = {path: entry.pop("content") for path, entry in rendered.items() if entry.get("secret")}

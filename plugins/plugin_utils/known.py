@@ -6,7 +6,7 @@ That is so to judge as the host itself would. Whatever it has not told of counts
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,7 +29,7 @@ KEY = secrets.token_hex(32)
 class Known:
     """What a host has: files by path and where all of them are told of, states of services by name, and the rest of `look`."""
 
-    directories: Iterable[Path]
+    directories: Sequence[Path]
     files: Mapping[Path, Found]
     services: Mapping[str, State]
     open_files: Mapping[str, int]
@@ -49,8 +49,11 @@ class Known:
             uv=told.get("uv", ""),
         )
 
-    def has_files(self, file_set: FileSet, service: str = "") -> bool:
-        """Tell whether the files are right and the service, if one is named, runs with them and is enabled."""
+    def has_files(self, file_set: FileSet, service: Mapping[str, str] | None = None) -> bool:
+        """Tell whether the files are right and the service, if there is one, runs with them and is enabled.
+
+        :arg service: the option of the module file_set; of sockets that systemd listens at for it nothing is known.
+        """
         if any("**" in pattern for pattern in file_set.owns):  # which is no more than * to match()
             return False
         patterns = [file_set.root / pattern for pattern in file_set.owns]
@@ -61,8 +64,8 @@ class Known:
             return False
         if not service:
             return True
-        state = self.services.get(service)
-        if state is None or not (state.active and state.enabled):
+        state = self.services.get(service.get("name", ""))
+        if service.get("listener") or state is None or not (state.active and state.enabled):
             return False
         return all(self.files[path].mtime <= state.settled_at for path, file in wanted.items() if file and not is_unit(path))
 

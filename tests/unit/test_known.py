@@ -82,7 +82,7 @@ def root(tmp_path: Path) -> Path:
 def test_what_is_as_it_has_to_be_is_known_to_be(root: Path) -> None:
     (root / "link").symlink_to("nginx.conf")
     link = File("link", b"nginx.conf", is_link=True)
-    assert looked_at(root).has_files(FileSet(root, [wanted(), link], ["sites/app.*"], ["default"]), "nginx")
+    assert looked_at(root).has_files(FileSet(root, [wanted(), link], ["sites/app.*"], ["default"]), {"name": "nginx"})
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,9 @@ def test_what_nobody_looked_at_is_asked_for(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", [{"active": False}, {"enabled": False}, {"settled_at": 1.0}])
 def test_a_service_that_does_not_run_with_its_files_is_asked_for(root: Path, change: dict[str, Any]) -> None:
     services = {"nginx": dataclasses.asdict(dataclasses.replace(RUNS, **change))}
-    assert not looked_at(root, services=services).has_files(FileSet(root, [wanted()]), "nginx")
-    assert not looked_at(root).has_files(FileSet(root, [wanted()]), "haproxy")
+    assert not looked_at(root, services=services).has_files(FileSet(root, [wanted()]), {"name": "nginx"})
+    assert not looked_at(root).has_files(FileSet(root, [wanted()]), {"name": "haproxy"})
+    assert not looked_at(root).has_files(FileSet(root, [wanted()]), {"name": "nginx", "listener": "nginx.socket"})
 
 
 @pytest.mark.parametrize("before", ["", FILE_MAX])
