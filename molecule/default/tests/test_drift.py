@@ -22,11 +22,16 @@ REFUSED = "/.."
 SUPERVISORD = "$(systemctl show --property MainPID --value supervisor)"
 
 
+def tasks(output: str) -> dict[str, str]:
+    """Return what each task has printed, by its role and name."""
+    parts = [part.split("]", 1) for part in re.split(r"^TASK \[", output, flags=re.MULTILINE)[1:]]
+    return dict(parts)
+
+
 def changed(tmp_path: Path) -> list[str]:
     """Run site.yml; return the names of the tasks that changed something."""
-    output = done(run_site(HOST, tmp_path, {}))
-    tasks = re.split(r"^TASK \[", output, flags=re.MULTILINE)[1:]
-    return [task.splitlines()[0] for task in tasks if re.search(rf"^changed: \[{HOST}\]", task, flags=re.MULTILINE)]
+    found = tasks(done(run_site(HOST, tmp_path, {})))
+    return [name for name, text in found.items() if re.search(rf"^changed: \[{HOST}\]", text, flags=re.MULTILINE)]
 
 
 def test_what_was_changed_by_hand_is_found_and_put_right(host: Host, tmp_path: Path) -> None:
@@ -44,14 +49,14 @@ def test_what_was_changed_by_hand_is_found_and_put_right(host: Host, tmp_path: P
     assert strange.get().body == b"strange"
     assert "/" in site.get(REFUSED).headers["server"]
 
-    tasks = changed(tmp_path)
+    put_right = changed(tmp_path)
     assert strange.get().body != b"strange"
     assert site.get(REFUSED).headers["server"] == "nginx"
     assert host.check_output("stat --format %a /etc/supervisor/supervisord.conf") == "644"
     assert host.check_output(f"prlimit --pid {SUPERVISORD} --nofile --noheadings --output SOFT") == "16384"
     host.run_expect([0], "uv --version")
     assert len(processes(host, "sample")) == len(before)
-    assert len(tasks) == 7, tasks  # what nginx serves is checked first
+    assert len(put_right) == 7, put_right  # what nginx serves is checked first
 
 
 def test_what_was_stopped_by_hand_is_found_and_started(host: Host, tmp_path: Path) -> None:
@@ -62,10 +67,19 @@ def test_what_was_stopped_by_hand_is_found_and_started(host: Host, tmp_path: Pat
     ):
         host.run_expect([0], command)
 
-    tasks = changed(tmp_path)
+    put_right = changed(tmp_path)
     assert Site(address(host)).get("/whoami").status == 200
     host.run_expect([0], "systemctl is-enabled nginx")
     assert host.check_output("sysctl --values net.core.somaxconn") == "4096"
     assert "OFFLINE" not in host.check_output("cat /etc/uv/environment")
-    assert len(tasks) == 3, tasks
+    assert len(put_right) == 3, put_right
     assert changed(tmp_path) == []
+
+
+def test_a_host_that_has_all_as_it_has_to_be_is_asked_once_and_once_for_each_app(tmp_path: Path) -> None:
+    found = tasks(done(run_site(HOST, tmp_path, {}, "-vvv")))
+    sent = {name: text.count("SSH: EXEC") for name, text in found.items() if "funnel.tornado.metrics" not in name}
+    assert {name: count for name, count in sent.items() if count} == {
+        "funnel.tornado.app : preflight | Check the apps against the model and the host": 1,
+        "funnel.tornado.app : build | Build the releases": 2,
+    }
