@@ -17,7 +17,7 @@ description:
   - For a play's C(hosts). Groups that a fleet lacks have no hosts, and Ansible does not warn of them.
   - Ansible reads all filters of a collection when it first uses one. A play's C(hosts) are the first that it looks at, in the
     process that all others are copies of; what only these use, each of them reads anew.
-positional: _input, names
+positional: _input, names, variable, hostvars
 options:
   _input:
     description: The variable C(groups).
@@ -27,6 +27,14 @@ options:
     description: The groups; all that a fleet has if unset, the balancers last, as they are at a reboot.
     type: list
     elements: str
+  variable:
+    description:
+      - A variable that a host has to have. Ansible has no variables of hosts before the first play of a playbook. So all of them
+        are meant there, and the tasks have to look at it, too.
+    type: str
+  hostvars:
+    description: The variables of all hosts, C(hostvars), if there are any yet. Goes with O(variable).
+    type: dict
 """
 
 EXAMPLES = r"""
@@ -42,9 +50,15 @@ _value:
 """
 
 
-def fleet_hosts(groups: Mapping[str, Sequence[str]], names: Iterable[str] = GROUPS) -> list[str]:
-    """Return the hosts of these groups, each once."""
-    return list(dict.fromkeys(host for name in names for host in groups.get(name, ())))
+def fleet_hosts(
+    groups: Mapping[str, Sequence[str]],
+    names: Iterable[str] = GROUPS,
+    variable: str = "",
+    hostvars: Mapping[str, Mapping[str, object]] | None = None,
+) -> list[str]:
+    """Return the hosts of these groups that have the variable, each once."""
+    hosts = dict.fromkeys(host for name in names for host in groups.get(name, ()))
+    return [host for host in hosts if not variable or hostvars is None or variable in hostvars[host]]
 
 
 class FilterModule:

@@ -43,6 +43,12 @@ def test_a_play_has_each_host_once_and_the_balancers_last() -> None:
     assert fleet_hosts(groups, ["logs", "etcd"]) == ["web2", "db1"]
 
 
+def test_a_play_has_the_hosts_that_have_a_variable_or_all_as_long_as_none_is_known() -> None:
+    hostvars = HOSTS | {"lb1": {"firewall_enabled": False}}
+    assert fleet_hosts(GROUPS, variable="firewall_enabled", hostvars=hostvars) == ["lb1"]
+    assert fleet_hosts(GROUPS, variable="firewall_enabled") == ["web1", "web2", "lb1", "lb2"]
+
+
 def test_a_host_is_where_the_fleet_is_told_or_where_ansible_reaches_it_or_what_it_is_called() -> None:
     hostvars = {"web1": {"fleet_address": "10.0.0.1", "ansible_host": "192.0.2.11"}, "web2": {"ansible_host": "2001:db8:0::2"}}
     assert fleet_addresses(["web1", "web2", "localhost", "192.0.2.13"], hostvars) == {
