@@ -181,7 +181,7 @@ def finish(module: AnsibleModule, layout: Layout, result: dict[str, Any]) -> Non
 def is_settled(layout: Layout, release: str) -> bool:
     """Say whether a switch to the release would find nothing to do."""
     try:
-        return is_served(layout, release, connect()) and not has_leftovers(layout)
+        return layout.is_built(release) and is_served(layout, release, connect()) and not has_leftovers(layout)
     except SupervisorError:
         return False  # the switch says so
 

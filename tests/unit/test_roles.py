@@ -119,3 +119,11 @@ def test_every_variable_of_a_role_that_is_named_is_documented(role: str) -> None
     ours = {name for name in used(role) if name.startswith(tuple(f"{other}_" for other in ROLES))}
     assert ours
     assert ours - made() - {name for other in ROLES for name in options(other)} == set()
+
+
+def test_the_check_validates_the_variables_of_all_roles_that_site_yml_does_not_validate() -> None:
+    plays = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
+    imports = [task.get("ansible.builtin.import_role", {}) for play in plays for task in play.get("tasks", [])]
+    left = [one["name"].removeprefix("funnel.tornado.") for one in imports if one.get("rolespec_validate") is False]
+    check = yaml.safe_load((ROOT / "roles/app/tasks/preflight.yml").read_text())[0]["funnel.tornado.preflight"]
+    assert left == check["roles"] != []
