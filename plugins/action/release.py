@@ -127,11 +127,10 @@ def local_source(app: App, playbook: str) -> Path | None:
 def revision(app: App, local: Path) -> str:
     """Return what a source on the controller hashes to.
 
-    :raises AnsibleActionFail: when that is not what the entry says.
+    :raises AnsibleActionFail: when it cannot be sent, or is not what the entry says.
     """
-    if local.is_dir():
-        return source.revision(local)
+    key = "path" if local.is_dir() else "checksum"
     try:
-        return source.archive_revision(local, app.source.checksum)
+        return source.revision(local) if key == "path" else source.archive_revision(local, app.source.checksum)
     except source.SourceError as error:
-        raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.checksum: {error}") from error
+        raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.{key}: {error}") from error

@@ -9,13 +9,18 @@ import gzip
 import hashlib
 import io
 import os
+import stat
 import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-#: Left out of a directory that no git tells about.
+#: Excluded from a directory that is no git work tree.
 NEVER_PACKED = frozenset({".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", ".mypy_cache", ".pytest_cache"})
+
+#: How each pointer of Git LFS begins, and the size in bytes that none reaches (the specification of Git LFS pointers).
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
+LFS_POINTER_SIZE = 1024
 
 
 class SourceError(Exception):
@@ -37,25 +42,36 @@ def locate(name: str, playbook: str, *, directory: bool) -> Path:
 
 
 def files(directory: Path) -> list[Path]:
-    """Return the files of ``directory`` that belong to a release, relative to it and sorted.
+    """Return the files and links of ``directory`` that belong to a release, relative to it, sorted by the bytes of their names.
 
-    Inside a git work tree these are the tracked and the untracked ones that git does not ignore.
+    In a git work tree these are the tracked files and the untracked ones that git does not ignore, those of submodules
+    included. Elsewhere these are all files but those of :data:`NEVER_PACKED`.
+
+    :raises SourceError: for what cannot be sent, such as a pipe, a submodule that is not checked out or a pointer of Git LFS, and
+        when git cannot list a work tree: without git, what it ignores would be sent.
     """
-    listed = _git_files(directory)
-    found = _walk(directory) if listed is None else listed
-    return sorted(path for path in found if os.path.lexists(directory / path))
+    found = [path for path in _list(directory) if os.path.lexists(directory / path)]
+    for path in found:
+        _require_sendable(directory / path)
+    return sorted(found, key=os.fsencode)
 
 
 def revision(directory: Path) -> str:
-    """Return the hash of everything :func:`pack` would pack: names, contents, execute bits, targets of links."""
+    """Return the hash of everything :func:`pack` would pack: names, contents, execute bits, targets of links.
+
+    :raises SourceError: as :func:`files`, and for a file that cannot be read.
+    """
     digest = hashlib.sha256()
     for path in files(directory):
         full = directory / path
-        if full.is_symlink():
-            kind, content = "link", _target(directory, path).encode()
-        else:
-            kind, content = _kind(full), full.read_bytes()
-        digest.update(f"{kind} {len(content)} {path}\0".encode())
+        try:
+            if full.is_symlink():
+                kind, content = "link", os.fsencode(_target(directory, path))
+            else:
+                kind, content = _kind(full), full.read_bytes()
+        except OSError as error:
+            raise SourceError(f"{printable(full)} cannot be read: {error.strerror}") from error
+        digest.update(f"{kind} {len(content)} ".encode() + os.fsencode(path) + b"\0")
         digest.update(content)
     return digest.hexdigest()
 
@@ -63,8 +79,8 @@ def revision(directory: Path) -> str:
 def archive_revision(file: Path, checksum: str | None) -> str:
     """Return the hash of an archive.
 
-    :arg checksum: what it has to be (``sha256:...``), if that is known.
-    :raises SourceError: when it is something else.
+    :arg checksum: the hash that is expected (``sha256:...``), if there is one.
+    :raises SourceError: when it is another.
     """
     with file.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
@@ -76,16 +92,29 @@ def archive_revision(file: Path, checksum: str | None) -> str:
 def pack(directory: Path) -> bytes:
     """Return the files of ``directory`` as a gzipped tar archive, root's and with the files' own times.
 
-    The times stay because nginx and Tornado make validators for caches (``ETag``, ``Last-Modified``) of them.
+    The times stay because nginx and Tornado make validators for caches (``ETag``, ``Last-Modified``) of them. GNU's format keeps
+    names of any bytes.
 
-    :raises SourceError: for a link that leaves the directory.
+    :raises SourceError: as :func:`files`, for a link that leaves the directory, and for a file that cannot be read.
     """
     raw = io.BytesIO()
-    with gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as stream, tarfile.open(fileobj=stream, mode="w") as archive:
+    with (
+        gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as stream,
+        tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT, errors="surrogateescape") as archive,
+    ):
         for path in files(directory):
             _target(directory, path)
-            archive.add(directory / path, arcname=str(path), recursive=False, filter=_as_root)
+            try:
+                archive.add(directory / path, arcname=str(path), recursive=False, filter=_as_root)
+            except OSError as error:
+                raise SourceError(f"{printable(directory / path)} cannot be read: {error.strerror or error}") from error
     return raw.getvalue()
+
+
+def printable(path: Path) -> str:
+    """Return ``path`` for a message: bytes that are no UTF-8 and control characters are escaped."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -100,35 +129,92 @@ def _kind(path: Path) -> str:
 
 
 def _target(directory: Path, path: Path) -> str:
-    """Return what the link ``path`` points to; empty for a file that is none."""
+    """Return the target of the link ``path``; empty for a file."""
     full = directory / path
     if not full.is_symlink():
         return ""
     target = full.readlink()
-    if target.is_absolute() or not full.resolve().is_relative_to(directory.resolve()):
-        raise SourceError(f"{full} is a link to {target}, outside of the source; copy the file or leave it out by .gitignore")
+    try:
+        inside = full.resolve().is_relative_to(directory.resolve())
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
+        raise SourceError(f"{printable(full)} is a link that leads nowhere: {error}; remove it") from error
+    if target.is_absolute() or not inside:
+        raise SourceError(
+            f"{printable(full)} is a link to {printable(target)}, outside of the source; "
+            "copy the file, or exclude it in .gitignore"
+        )
     return str(target)
 
 
-def _git_files(directory: Path) -> list[Path] | None:
-    """Return what git lists; None outside of a work tree or without git."""
-    command = ["git", "-C", str(directory), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    try:
-        result = subprocess.run(command, capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    found: list[Path] = []
-    for name in filter(None, os.fsdecode(result.stdout).split("\0")):
+def _require_sendable(path: Path) -> None:
+    """Refuse what is neither a file nor a link, and a file that stands for another one in Git LFS."""
+    state = path.lstat()
+    if stat.S_ISLNK(state.st_mode):
+        return
+    if not stat.S_ISREG(state.st_mode):
+        raise SourceError(f"{printable(path)} is neither a file, a directory nor a link; remove it, or exclude it in .gitignore")
+    if state.st_size < LFS_POINTER_SIZE:
+        try:
+            begins = path.read_bytes()[: len(LFS_POINTER)]
+        except OSError as error:
+            raise SourceError(f"{printable(path)} cannot be read: {error.strerror}") from error
+        if begins == LFS_POINTER:
+            raise SourceError(f"{printable(path)} is a pointer of Git LFS, and not the file itself; run `git lfs pull`")
+
+
+def _list(directory: Path) -> Iterator[Path]:
+    """Yield the files of ``directory``, as git lists them where there is a work tree."""
+    resolved = directory.resolve()
+    if any((parent / ".git").exists() for parent in (resolved, *resolved.parents)):
+        yield from _git_files(directory)
+    else:
+        yield from _walk(directory)
+
+
+def _git_files(directory: Path) -> Iterator[Path]:
+    """Yield the files that git lists; repositories inside of this one list their own.
+
+    :raises SourceError: in git's words, and where the work tree lacks a submodule or ignores the directory.
+    """
+    top = _git(directory, "rev-parse", "--show-toplevel").rstrip("\n")
+    here = directory.resolve()
+    if not here.samefile(top) and _git(here.parent, "check-ignore", "--", here.name, accept=(0, 1)):
+        raise SourceError(f"git ignores {printable(directory)}, so nothing would be sent; change the .gitignore that excludes it")
+    for name in filter(None, _git(directory, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")):
         full = directory / name
-        if full.is_dir() and not full.is_symlink():  # a submodule, or a repository inside this one
-            found.extend(Path(name) / inner for inner in files(full))
+        if not full.is_dir() or full.is_symlink():
+            yield Path(name)
+        elif (full / ".git").exists():
+            yield from (Path(name) / inner for inner in _git_files(full))
         else:
-            found.append(Path(name))
-    return found
+            raise SourceError(
+                f"the submodule {printable(full)} is not checked out; run `git submodule update --init --recursive`"
+            )
+
+
+def _git(directory: Path, *arguments: str, accept: tuple[int, ...] = (0,)) -> str:
+    """Return what git prints; the variables of a git that this was started by, as of a hook, name another repository.
+
+    :raises SourceError: when it is not installed, or ends with another status than those of ``accept``.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {"LC_ALL": "C"}
+    try:
+        done = subprocess.run(["git", "-C", str(directory), *arguments], capture_output=True, check=False, env=environment)
+    except OSError as error:
+        raise SourceError(
+            f"{printable(directory)} is in a git work tree, and git, which lists its files, cannot be started: {error.strerror}"
+        ) from error
+    if done.returncode not in accept:
+        words = done.stderr.decode(errors="replace").strip()
+        raise SourceError(f"git cannot list {printable(directory)}: {words}")
+    return os.fsdecode(done.stdout)
 
 
 def _walk(directory: Path) -> Iterator[Path]:
-    for root, directories, names in os.walk(directory):
+    def fail(error: OSError) -> None:
+        raise SourceError(f"{printable(Path(error.filename))} cannot be listed: {error.strerror}") from error
+
+    for root, directories, names in os.walk(directory, onerror=fail):
         directories[:] = [name for name in directories if name not in NEVER_PACKED]
         here = Path(root).relative_to(directory)
         yield from (here / name for name in names if not name.endswith(".pyc"))
