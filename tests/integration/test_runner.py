@@ -643,8 +643,51 @@ WSGI = """\
             headers = [("X-Forged", "a\\r\\nb")]
         elif path == "/who":
             body = " ".join([environ["REMOTE_ADDR"], environ["wsgi.url_scheme"], environ["HTTP_HOST"]]).encode()
+        elif path == "/cookies":
+            headers += [("Set-Cookie", " csrftoken=one"), ("Set-Cookie", "session=two\\t")]
+        elif path == "/stream":
+            return Stream(start_response)
+        elif path == "/more":
+            Stream.more.set()
+        elif path == "/events":
+            start_response("200 OK", [("Content-Type", "text/event-stream")])
+            return iter([b"data: 1\\n\\n"])
+        elif path == "/unfinished":
+            start_response("200 OK", headers)
+            return unfinished()
+        elif path == "/written":
+            write = start_response("200 OK", headers)
+            write(b"one ")
+            return [b"two"]
+        elif path == "/empty":
+            start_response("304 Not Modified", [("ETag", "1")])
+            return []
+        elif path == "/twice":
+            start_response("200 OK", headers)
         start_response("200 OK", headers)
         return [body]
+
+    def unfinished():
+        yield b"begun"
+        raise ValueError("no more")
+
+    class Stream:
+        more = threading.Event()
+
+        def __init__(self, start_response):
+            self.thread = threading.current_thread()
+            start_response("200 OK", [("Content-Type", "text/plain")])
+
+        def __iter__(self):
+            yield b"first"
+            yield b""
+            self.more.wait(5)
+            for _ in range(40):
+                yield b"x" * 1_000_000
+
+        def close(self):
+            same = threading.current_thread() is self.thread
+            logging.getLogger("shop").warning("closed by the same thread: %s", same)
 
     class Kind:
         def __call__(self, environ, start_response):
@@ -715,6 +758,50 @@ class TestWsgi:
             process.wait_for(rf"ERROR tornado.access .* 500 GET {path} ")
         assert "ValueError: no database" in process.log
         assert connection.ask("/").status == 200
+
+    def test_answer_is_streamed_by_the_thread_that_called_the_application(self, wsgi: Serve) -> None:
+        process = wsgi("--threads", "2")
+        connection = process.connect()
+        connection.send_request("/stream")
+        answer = connection.getresponse()
+        assert (answer.headers["Transfer-Encoding"], answer.headers["Content-Length"]) == ("chunked", None)
+        assert answer.read(5) == b"first"
+        process.ask("/more")
+        assert len(answer.read()) == 40_000_000
+        process.wait_for(r"closed by the same thread: True")
+
+    def test_client_that_leaves_ends_the_stream(self, wsgi: Serve) -> None:
+        process = wsgi("--threads", "2")
+        connection = process.connect()
+        connection.send_request("/stream")
+        connection.getresponse()
+        connection.close()
+        process.ask("/more")
+        process.wait_for(r"closed by the same thread: True")
+        process.wait_for(r"The client of GET /stream \(127\.0\.0\.1\) is gone")
+        assert process.ask("/next").body == b"/next"
+
+    def test_exception_in_the_middle_of_an_answer_cuts_it(self, wsgi: Serve) -> None:
+        process = wsgi()
+        with pytest.raises(http.client.IncompleteRead):
+            process.ask("/unfinished")
+        process.wait_for(r"ValueError: no more")
+
+    def test_old_client_gets_the_whole_answer_with_its_length(self, wsgi: Serve) -> None:
+        connection = wsgi().connect()
+        connection.sock.sendall(b"GET /events HTTP/1.0\r\nHost: x\r\n\r\n")
+        received = b"".join(iter(lambda: connection.sock.recv(9999), b""))
+        assert b"Content-Length: 9\r\n" in received
+        assert received.endswith(b"\r\n\r\ndata: 1\n\n")
+
+    def test_headers_follow_the_standard(self, wsgi: Serve) -> None:
+        process = wsgi()
+        assert process.ask("/cookies").headers.get_all("Set-Cookie") == ["csrftoken=one", "session=two"]
+        assert process.ask("/events").headers["X-Accel-Buffering"] == "no"
+        assert process.ask("/written").body == b"one two"
+        empty = process.ask("/empty")
+        assert (empty.status, empty.headers["Content-Length"], empty.headers["Content-Type"]) == (304, None, None)
+        assert process.ask("/twice").status == 500
 
     def test_lines_of_threads_end_with_the_id_of_their_request(self, wsgi: Serve, tmp_path: Path) -> None:
         process = wsgi("--socket", tmp_path / "s")

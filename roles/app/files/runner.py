@@ -72,7 +72,7 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 from tornado.ioloop import IOLoop
-from tornado.iostream import IOStream
+from tornado.iostream import IOStream, StreamClosedError
 from tornado.log import app_log
 from tornado.web import Application, OutputTransform
 from tornado.websocket import WebSocketHandler
@@ -828,23 +828,119 @@ WSGI_EXPECTED = "a WSGI callable, which takes (environ, start_response)"
 
 
 class WsgiApplication(WSGIContainer):
-    """A WSGI application that is run by threads, and whose requests are always answered."""
+    """Runs a WSGI application, one thread for each request, and sends what it answers as it comes.
+
+    Tornado's own container collects the whole answer, calls ``close`` in the event loop, and refuses headers whose values begin
+    with a space, as Django's cookies do.
+    """
 
     async def handle_request(self, request: HTTPServerRequest) -> None:
-        """Answer one request; an exception is logged and becomes status 500, where Tornado would leave the client waiting."""
+        """Answer one request; an exception becomes status 500, or, in the middle of an answer, the end of the connection."""
         connection = cast(HTTP1Connection, request.connection)
-        if request.method == "HEAD":
-            request.connection = HeadConnection(connection)
+        answer = WsgiAnswer(request, connection)
         try:
-            await super().handle_request(request)
+            await asyncio.get_running_loop().run_in_executor(self.executor, self.run, self.environ(request), answer)
+            await answer.finish()
+        except StreamClosedError:
+            app_log.info("The client of %s %s (%s) is gone", request.method, request.uri, request.remote_ip)
         except (Exception, SystemExit):
             app_log.exception("Uncaught exception %s %s (%s)", request.method, request.uri, request.remote_ip)
-            if not connection.stream.closed():
-                connection.write_headers(
-                    ResponseStartLine("", 500, "Internal Server Error"), HTTPHeaders({"Content-Length": "0"})
-                )
-                connection.finish()
-            self._log(500, request)
+            answer.fail()
+        self._log(answer.status, request)
+
+    def run(self, environ: dict[str, Any], answer: WsgiAnswer) -> None:
+        """Run the application from its call to the end of its answer, in a thread, which is the same one throughout."""
+        chunks = self.wsgi_application(environ, answer.start)
+        try:
+            if isinstance(chunks, list | tuple):
+                answer.rest = b"".join(chunks)
+            else:
+                for chunk in chunks:
+                    answer.write(chunk)
+        finally:
+            if hasattr(chunks, "close"):
+                chunks.close()
+
+
+class WsgiAnswer:
+    """The answer to one request, which the thread of a WSGI application writes (PEP 3333).
+
+    Each chunk is sent at once, and the thread waits until the client has room for the next one. An answer without
+    ``Content-Length`` is chunked; for HTTP/1.0, which knows no chunks, it is collected.
+    """
+
+    def __init__(self, request: HTTPServerRequest, connection: HTTP1Connection) -> None:
+        """Answer ``request`` on ``connection``; called in the event loop."""
+        self.loop = asyncio.get_running_loop()
+        self.connection = connection
+        self.body_expected = request.method != "HEAD"
+        self.can_be_chunked = request.version != "HTTP/1.0"
+        self.status = 0
+        self.reason = ""
+        self.headers = HTTPHeaders()
+        self.sent = False
+        self.rest = b""
+
+    def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], None]:
+        """Take status and headers: the ``start_response`` of PEP 3333."""
+        if exc_info is not None and self.sent:
+            raise exc_info[1].with_traceback(exc_info[2])
+        if exc_info is None and self.status:
+            raise RuntimeError("the application called start_response twice")
+        code, _space, self.reason = status.partition(" ")
+        self.headers = HTTPHeaders()
+        for name, value in headers:
+            self.headers.add(name, value.strip(" \t"))
+        self.status = int(code)
+        return self.write
+
+    def write(self, chunk: bytes) -> None:
+        """Send a chunk, in the application's thread.
+
+        :raises StreamClosedError: when the client is gone.
+        """
+        self._require_start()
+        if chunk and (self.can_be_chunked or "Content-Length" in self.headers):
+            asyncio.run_coroutine_threadsafe(self._send(chunk), self.loop).result()
+        else:
+            self.rest += chunk
+
+    async def finish(self) -> None:
+        """Send what is left, which is the whole answer of an application that returned a list; called in the event loop."""
+        self._require_start()
+        if not self.sent and self.status >= 200 and self.status not in (204, 304):
+            self.headers.setdefault("Content-Length", str(len(self.rest)))
+        if self.rest or not self.sent:
+            await self._send(self.rest)
+        self.connection.finish()
+
+    def fail(self) -> None:
+        """Answer with status 500, or cut an answer that has begun: the client must not take it for a whole one."""
+        if self.sent:
+            self.connection.stream.close()
+        elif not self.connection.stream.closed():
+            self.connection.write_headers(
+                ResponseStartLine("", 500, "Internal Server Error"), HTTPHeaders({"Content-Length": "0"})
+            )
+            self.connection.finish()
+        self.status = 500
+
+    def _require_start(self) -> None:
+        if not self.status:
+            raise RuntimeError("the application did not call start_response")
+
+    async def _send(self, chunk: bytes) -> None:
+        body = chunk if self.body_expected else b""
+        if self.sent:
+            await self.connection.write(body)
+            return
+        if self.status != 304:
+            self.headers.setdefault("Content-Type", "text/html; charset=UTF-8")
+        self.headers.setdefault("Server", f"TornadoServer/{tornado.version}")
+        if self.headers.get("Content-Type", "").startswith("text/event-stream"):
+            self.headers.setdefault("X-Accel-Buffering", "no")
+        await self.connection.write_headers(ResponseStartLine("", self.status, self.reason), self.headers, body)
+        self.sent = True
 
 
 class PromptEvents(OutputTransform):
@@ -864,25 +960,6 @@ class ContextExecutor(ThreadPoolExecutor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run ``fn`` in a thread, in the context of whoever asks for it."""
         return super().submit(functools.partial(contextvars.copy_context().run, fn, *args, **kwargs))
-
-
-class HeadConnection(HTTPConnection):
-    """Takes an answer to HEAD without its body, which WSGI applications leave to the server, and Tornado to them."""
-
-    def __init__(self, connection: HTTP1Connection) -> None:
-        """Pass on to ``connection``."""
-        self.connection = connection
-
-    def write_headers(
-        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders, chunk: bytes | None = None
-    ) -> asyncio.Future[None]:
-        """Write the headers that GET would be answered with."""
-        del chunk
-        return self.connection.write_headers(start_line, headers)
-
-    def finish(self) -> None:
-        """Pass on the end of the answer."""
-        self.connection.finish()
 
 
 def is_wsgi(thing: Any) -> bool:
