@@ -6,7 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from ansible_collections.funnel.tornado.plugins.module_utils.fleet import GROUPS
+from ansible import context
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.funnel.tornado.plugins.module_utils.fleet import GROUPS, require_hosts
+from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 
 DOCUMENTATION = r"""
 name: fleet_hosts
@@ -35,6 +39,13 @@ options:
   hostvars:
     description: The variables of all hosts, C(hostvars), if there are any yet. Goes with O(variable).
     type: dict
+  required:
+    description:
+      - Whether one of these groups has to have a host. Then it is also an error when a group has nearly the name of one that the
+        collection knows and that has no host. Otherwise a misspelt group, or an inventory that cannot be read, is a run that does
+        nothing and succeeds.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -55,8 +66,18 @@ def fleet_hosts(
     names: Iterable[str] = GROUPS,
     variable: str = "",
     hostvars: Mapping[str, Mapping[str, object]] | None = None,
+    *,
+    required: bool = False,
 ) -> list[str]:
-    """Return the hosts of these groups that have the variable, each once."""
+    """Return the hosts of these groups that have the variable, each once.
+
+    :raises AnsibleFilterError: with ``required``, when none of the groups has a host or one is misspelt.
+    """
+    if required and not context.CLIARGS.get("syntax"):  # a syntax check, such as that of ansible-lint, has no inventory
+        try:
+            require_hosts(groups, names := list(names))
+        except InvalidDataError as error:
+            raise AnsibleFilterError(str(error)) from error
     hosts = dict.fromkeys(host for name in names for host in groups.get(name, ()))
     return [host for host in hosts if not variable or hostvars is None or variable in hostvars[host]]
 

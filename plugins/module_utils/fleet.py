@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,11 +15,37 @@ from ansible_collections.funnel.tornado.plugins.module_utils.schema import Inval
 #: The groups whose hosts are a fleet. The balancers come last, as they do at a reboot.
 GROUPS = ("app_hosts", "mongodb", "etcd", "logs", "balancers")
 
+#: The groups whose names the playbooks know.
+KNOWN_GROUPS = (*GROUPS, "metrics")
+
+#: How alike two names of groups are, from 0 to 1, when one is taken for a misspelling of the other (difflib).
+MISSPELT = 0.8
+
 #: The inventory's variables that are for the playbooks, beside those of the roles, with their types.
 VARIABLES = {"fleet_address": "str", "fleet_tls_at": "str"}
 
 #: Where TLS may end, the values of ``fleet_tls_at``.
 TLS_AT = ("balancers", "app_hosts")
+
+
+def require_hosts(groups: Mapping[str, Sequence[str]], names: Sequence[str]) -> None:
+    """Check that one of the groups ``names`` has a host, and that no group has nearly the name of one that has none.
+
+    :arg groups: the hosts of all groups of the inventory.
+    :raises InvalidDataError: naming the groups that there are; an inventory that could not be read has none.
+    """
+    own = [name for name in groups if name not in ("all", "ungrouped", *KNOWN_GROUPS)]
+    problems = [
+        f"group {near[0]}: there is no such group in the collection; did you mean {name}?"
+        for name in KNOWN_GROUPS
+        if not groups.get(name) and (near := difflib.get_close_matches(name, own, n=1, cutoff=MISSPELT))
+    ]
+    if not any(groups.get(name) for name in names):
+        found = ", ".join(sorted(name for name, hosts in groups.items() if hosts and name not in ("all", "ungrouped")))
+        wanted = f"group {names[0]}" if len(names) == 1 else f"groups {', '.join(names)}"
+        problems.append(f"the inventory has no host in the {wanted}; groups with hosts are: {found or 'none'}")
+    if problems:
+        raise InvalidDataError(problems)
 
 
 def fleet_addresses(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

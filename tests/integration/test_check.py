@@ -128,3 +128,21 @@ def test_a_host_that_is_away_does_not_hold_up_a_roll_back_or_a_restart(tmp_path:
     status, output = check(tmp_path, inventory, "-e", "app=nosuch", "-e", "strict=true", playbook=playbook)
     assert "web1: cannot be reached, and strict leaves none out; nothing was changed" in output
     assert "nothing is served" not in output
+
+
+@pytest.mark.parametrize("playbook", ["site", "deploy", "rollback"])
+def test_a_misspelt_group_is_refused(tmp_path: Path, playbook: str) -> None:
+    inventory = fleet()
+    inventory["app_host"] = inventory.pop("app_hosts")
+    del inventory["balancers"]
+    status, output = check(tmp_path, inventory, playbook=playbook)
+    assert status != 0
+    assert "group app_host: there is no such group in the collection; did you mean app_hosts?" in output
+
+
+def test_an_inventory_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "hosts.yml").write_text("app_hosts: [web1\n")
+    command = ["ansible-playbook", "site.yml", "-i", str(tmp_path / "hosts.yml")]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | PLAIN, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode != 0
+    assert "the inventory has no host in the groups app_hosts" in re.sub(r"\s+", " ", done.stderr)

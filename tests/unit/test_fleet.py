@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from ansible.errors import AnsibleFilterError
 
 from ansible_collections.funnel.tornado.plugins.filter.fleet_hosts import fleet_hosts
 from ansible_collections.funnel.tornado.plugins.filter.fleet_problems import fleet_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.fleet import fleet_addresses, resolve
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+
+ROOT = Path(__file__).parents[2]
 
 #: A name that no resolver is asked for: DNS has none of more than 63 letters.
 UNKNOWN = "x" * 64
@@ -145,3 +150,40 @@ def test_an_app_host_that_is_nowhere_is_all_that_is_said() -> None:
 def test_what_a_roll_is_told_is_checked_with_the_fleet() -> None:
     assert problems(roll={"batch": "2", "canary": True, "pause": 60}) == []
     assert problems(roll={"batch": 0}, lb2={"haproxy_backends": {}})[0].startswith("batch: must be a number of hosts")
+
+
+@pytest.mark.parametrize(
+    ("groups", "names", "expected"),
+    [
+        (
+            {"app_host": ["web1"]},
+            ["app_hosts"],
+            "group app_host: there is no such group in the collection; did you mean app_hosts?",
+        ),
+        ({"app_hosts": ["web1"], "balancer": ["lb1"]}, ["app_hosts"], "group balancer: .* did you mean balancers?"),
+        ({"web": ["web1"], "empty": []}, ["app_hosts"], "no host in the group app_hosts; groups with hosts are: web"),
+        ({}, ["app_hosts", "logs"], "no host in the groups app_hosts, logs; groups with hosts are: none"),
+        ({"app_hosts": []}, ["app_hosts"], "no host in the group app_hosts"),
+    ],
+)
+def test_a_play_without_hosts_or_with_a_misspelt_group_is_refused(
+    groups: dict[str, list[str]], names: list[str], expected: str
+) -> None:
+    with pytest.raises(AnsibleFilterError, match=expected):
+        fleet_hosts(groups | {"all": [], "ungrouped": []}, names, required=True)
+
+
+def test_groups_of_the_user_are_accepted_beside_those_of_the_collection() -> None:
+    groups = {"app_hosts": ["web1"], "app_hosts_berlin": ["web1"], "databases": ["db1"], "mongodb": [], "reached": ["web1"]}
+    assert fleet_hosts(groups, ["app_hosts"], required=True) == ["web1"]
+
+
+def test_every_playbook_refuses_an_inventory_without_its_groups() -> None:
+    playbooks = {path: yaml.safe_load(path.read_text()) for path in (ROOT / "playbooks").glob("*.yml")}
+    for path, plays in playbooks.items():
+        if path.name in ("services.yml", "switch.yml"):  # parts of site.yml and deploy.yml, after their check
+            continue
+        first = plays
+        while "ansible.builtin.import_playbook" in first[0]:
+            first = playbooks[path.parent / first[0]["ansible.builtin.import_playbook"]]
+        assert any("required=" in str(play.get("hosts")) for play in first), path
