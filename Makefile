@@ -11,6 +11,8 @@ NEWEST = $(shell for one in python3.13 python3.12; do $$one -c '' && command -v 
 HOSTS := $(PYTHON) -m tools.hosts
 VENV := .venv
 SCENARIO ?= default
+# One more than there are processors: a third of the time of a scenario is waiting.
+JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 # What a change fails at most often comes first; then the longest, so that none of them is what is waited for at the end.
 PARTS := lint unit molecule-edge molecule-fleet molecule-release molecule-services integration molecule-default judges molecule-roles molecule-consumer
 CHECKED := lint unit molecule-default integration
@@ -35,10 +37,10 @@ demo: $(VENV)/installed ## boot a Debian host on this machine, provision it, and
 demo-down: ## remove every trace of the demo
 	@$(HOSTS) down --all --fleet demo
 
-# Two at a time, because some of it is waiting. The table of times comes at the end, whether all has passed or not.
+# The table of times comes at the end, whether all has passed or not.
 define run
 @mkdir -p .cache; rm -f .cache/times
-@ended=0; $(MAKE) --no-print-directory --jobs=2 $(1:%=timed-%) || ended=$$?; \
+@ended=0; $(MAKE) --no-print-directory --jobs=$(JOBS) $(1:%=timed-%) || ended=$$?; \
 	sort --key=2 --numeric-sort --reverse .cache/times | awk '{printf "%-18s %3d:%02d  %s\n", $$1, $$2 / 60, $$2 % 60, $$3}'; \
 	printf '%-18s %3d:%02d\n' "all of it" $$((SECONDS / 60)) $$((SECONDS % 60)); exit $$ended
 endef
