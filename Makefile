@@ -11,8 +11,11 @@ NEWEST = $(shell for one in python3.13 python3.12; do $$one -c '' && command -v 
 HOSTS := $(PYTHON) -m tools.hosts
 VENV := .venv
 SCENARIO ?= default
-# The longest first, so that none of them is what is waited for at the end.
-PARTS := molecule-edge molecule-fleet molecule-release molecule-services integration molecule-default judges molecule-roles molecule-consumer
+# One more than there are processors: a third of the time of a scenario is waiting.
+JOBS ?= $(shell echo $$(($$(nproc) + 1)))
+# What a change fails at most often comes first; then the longest, so that none of them is what is waited for at the end.
+PARTS := lint unit molecule-edge molecule-fleet molecule-release molecule-services integration molecule-default judges molecule-roles molecule-consumer
+CHECKED := lint unit molecule-default integration
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # What hundreds of processes load is compiled once.
@@ -34,10 +37,25 @@ demo: $(VENV)/installed ## boot a Debian host on this machine, provision it, and
 demo-down: ## remove every trace of the demo
 	@$(HOSTS) down --all --fleet demo
 
+# The table of times comes at the end, whether all has passed or not.
+define run
+@mkdir -p .cache; rm -f .cache/times
+@ended=0; $(MAKE) --no-print-directory --jobs=$(JOBS) $(1:%=timed-%) || ended=$$?; \
+	sort --key=2 --numeric-sort --reverse .cache/times | awk '{printf "%-18s %3d:%02d  %s\n", $$1, $$2 / 60, $$2 % 60, $$3}'; \
+	printf '%-18s %3d:%02d\n' "all of it" $$((SECONDS / 60)) $$((SECONDS % 60)); exit $$ended
+endef
+
+.PHONY: check
+check: $(VENV)/installed ## lint, unit, integration and the default scenario: while you work on a change
+	$(call run,$(CHECKED))
+
 .PHONY: test
-test: lint unit ## lint, unit, every scenario, integration and judges: about an hour
-	@# Two at a time, because some of it is waiting.
-	@$(MAKE) --no-print-directory --jobs=2 $(PARTS)
+test: $(VENV)/installed ## everything, which is check with every scenario and the judges: about an hour
+	$(call run,$(PARTS))
+
+timed-%:
+	@ended=0; $(MAKE) --no-print-directory $* 2>&1 | (trap '' INT; sed --unbuffered 's/^/$*: /') || ended=$$?; \
+		echo "$* $$SECONDS $$( ((ended)) && echo failed || echo passed )" >> .cache/times; exit $$ended
 
 .PHONY: lint
 lint: $(VENV)/installed ## yamllint, ansible-lint, ruff, mypy
@@ -68,8 +86,8 @@ molecule: molecule-$(SCENARIO) ## provision booted hosts and prove them: make mo
 # every clone whose directory has the same name.
 molecule-%: $(VENV)/installed
 	@$(PYTHON) -m tools.packages chromium chromium-driver slowhttptest testssl.sh
-	@TIMEFORMAT='$*: took %0lR'; trap '$(HOSTS) down --all --fleet molecule-$*; exit 130' INT TERM; \
-		time MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/.cache/molecule/$* molecule test --scenario-name $* 2>&1 | sed --unbuffered 's/^/$*: /'
+	@trap '$(HOSTS) down --all --fleet molecule-$*; exit 130' INT TERM; \
+		MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/.cache/molecule/$* molecule test --scenario-name $*
 
 .PHONY: newest
 newest: ## unit tests and the default scenario, with the newest ansible-core on the newest Python there is

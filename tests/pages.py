@@ -112,7 +112,7 @@ def host_problem(command: str) -> str:
 def _make_problem(word: str) -> str:
     name, _, value = word.partition("=")
     if value:
-        known = name == "SCENARIO" and (ROOT / "molecule" / value / "molecule.yml").exists()
+        known = value.isdigit() if name == "JOBS" else name == "SCENARIO" and (ROOT / f"molecule/{value}/molecule.yml").exists()
     else:
         targets = (ROOT / "Makefile").read_text().replace("$(VENV)", ".venv")
         known = re.search(rf"^{re.escape(name)}:", targets, re.MULTILINE) is not None

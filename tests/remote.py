@@ -8,7 +8,6 @@ import http.client
 import json
 import os
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
@@ -16,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -26,6 +26,8 @@ from testinfra.host import Host
 from tornado.httpclient import HTTPRequest
 from tornado.netutil import DefaultExecutorResolver, OverrideResolver
 from tornado.websocket import WebSocketClientConnection, websocket_connect
+
+from tests.ansible_server import Run, Server
 
 T = TypeVar("T")
 
@@ -262,33 +264,39 @@ def extra(directory: Path, variables: dict[str, Any]) -> list[str]:
 
 def run_playbook(playbook: str, name: str, *options: str, seconds: float = 300) -> tuple[int, str]:
     """Run a playbook on a host or a group of the scenario, for ``seconds`` at most; return its exit status and all it printed."""
-    with start_playbook(playbook, name, *options) as process:
+    with start_playbook(playbook, name, *options) as run:
         try:
-            output, _ = process.communicate(timeout=seconds)
+            output, _ = run.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            kill_playbook(process)
+            kill_playbook(run)
             raise
-    return process.returncode, output
+    return run.wait(), output
 
 
-def start_playbook(playbook: str, name: str, *options: str) -> subprocess.Popen[str]:
-    """Start a playbook on a host or a group of the scenario, in a process group of its own."""
+def start_playbook(playbook: str, name: str, *options: str) -> Run:
+    """Start a playbook on a host or a group of the scenario, in a process group of its own.
+
+    The first run of each playbook in a session of tests is that of the command as users type it.
+    """
+    typed = playbook not in _typed
+    _typed.add(playbook)
     command = ["ansible-playbook", playbook, "-i", os.environ["MOLECULE_INVENTORY_FILE"], "--limit", name, *options]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=os.environ | PLAIN,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    return ansible_server().start(command, ROOT, os.environ | PLAIN, typed=typed)
 
 
-def kill_playbook(process: subprocess.Popen[str]) -> None:
+_typed: set[str] = set()
+
+
+@cache
+def ansible_server() -> Server:
+    """Return the process that runs Ansible for the tests."""
+    return Server(ROOT, os.environ | PLAIN)
+
+
+def kill_playbook(run: Run) -> None:
     """End a playbook as a power cut does: at once, and nothing of it is left to say goodbye to the hosts."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    run.kill()
+    run.communicate()
 
 
 def eventually(look: Callable[[], T | bool], seconds: float = 30) -> T:

@@ -34,8 +34,9 @@ CLONE = Path(__file__).resolve().parent.parent
 STATE = Path("/var/lib/funnel-hosts")
 LOCK = Path("/run/funnel-hosts.lock")
 CGROUP = Path("/sys/fs/cgroup")
-IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
-FORWARDING_SINCE = STATE / "ip_forward"  # the boot in which a fleet had the kernel forward packets
+# What the hosts need of the kernel: that it forwards packets, and notifies more programs of files than run on a few hosts.
+KERNEL = {Path("/proc/sys/net/ipv4/ip_forward"): 1, Path("/proc/sys/fs/inotify/max_user_instances"): 1024}
+BEFORE = STATE / "kernel.json"  # what those were before, and the boot in which a fleet set them
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 NETWORK = IPv4Network("10.213.0.0/16")
 BOOT_TIMEOUT = 90.0  # seconds; two to five are usual
@@ -242,7 +243,7 @@ class Fleet:
                 run(["ip", "link", "delete", self.mark], "remove the bridge")
             remove(self.directory)
             if not any(STATE.glob("*/fleet.json")):
-                self._stop_forwarding()
+                self._restore_kernel()
                 remove(STATE)
 
     def off(self, name: str) -> None:
@@ -273,9 +274,7 @@ class Fleet:
             taken += [json.loads(path.read_text())["network"] for path in STATE.glob("*/fleet.json")]
             self.network = free_network(map(IPv4Network, taken), self.number)
             self.save()
-        if IP_FORWARD.read_text().strip() == "0":
-            IP_FORWARD.write_text("1")
-            FORWARDING_SINCE.write_text(BOOT_ID.read_text())
+        self._set_kernel()
         if not self._bridged():
             run(["ip", "link", "add", self.mark, "type", "bridge"], "make a network bridge")
         gateway = f"{self.network[1]}/{self.network.prefixlen}"
@@ -399,7 +398,20 @@ class Fleet:
             Path(directory).rmdir()
 
     @staticmethod
-    def _stop_forwarding() -> None:
-        """Have the kernel stop forwarding packets, if it was a fleet that started it, and since the last boot."""
-        if FORWARDING_SINCE.exists() and FORWARDING_SINCE.read_text() == BOOT_ID.read_text():
-            IP_FORWARD.write_text("0")
+    def _changed() -> dict[str, int]:
+        """Return what a fleet has changed of the kernel since the last boot, as it was before, by path."""
+        before = json.loads(BEFORE.read_text()) if BEFORE.exists() else {}
+        return dict(before["values"]) if before.get("boot") == BOOT_ID.read_text() else {}
+
+    def _set_kernel(self) -> None:
+        """Set what the hosts need of the kernel, where it is less, and note what it was."""
+        less = {str(path): value for path, wanted in KERNEL.items() if (value := int(path.read_text())) < wanted}
+        if less:
+            BEFORE.write_text(json.dumps({"boot": BOOT_ID.read_text(), "values": less | self._changed()}))
+            for path in less:
+                Path(path).write_text(str(KERNEL[Path(path)]))
+
+    def _restore_kernel(self) -> None:
+        """Undo what a fleet has set."""
+        for path, value in self._changed().items():
+            Path(path).write_text(str(value))

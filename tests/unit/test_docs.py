@@ -77,10 +77,19 @@ def test_a_command_that_no_test_names_is_found() -> None:
     assert untested("python3 -m tools.hosts unplug web1") != []
 
 
+def parts(name: str) -> set[str]:
+    """Return the parts that a variable of the Makefile lists."""
+    [found] = re.findall(rf"^{name} := (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return set(found.split())
+
+
 def test_make_test_runs_every_scenario() -> None:
-    [parts] = re.findall(r"^PARTS := (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     scenarios = {f"molecule-{path.parent.name}" for path in ROOT.glob("molecule/*/molecule.yml")}
-    assert set(parts.split()) == scenarios | {"integration", "judges"}
+    assert parts("PARTS") == scenarios | {"lint", "unit", "integration", "judges"}
+
+
+def test_make_check_runs_a_part_of_make_test() -> None:
+    assert parts("CHECKED") == {"lint", "unit", "integration", "molecule-default"} < parts("PARTS")
 
 
 def test_the_pages_have_commands() -> None:

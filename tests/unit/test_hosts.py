@@ -215,3 +215,25 @@ def test_a_host_that_was_taken_down_by_half_is_none(monkeypatch: pytest.MonkeyPa
     with pytest.raises(KeyboardInterrupt):
         half.down(["demo1"])
     assert list(Fleet("demo").hosts) == ["demo2"]
+
+
+def test_what_a_fleet_sets_of_the_kernel_is_as_before_when_the_last_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low, high, boot = tmp_path / "low", tmp_path / "high", tmp_path / "boot"
+    monkeypatch.setattr(fleet, "KERNEL", {low: 10, high: 10})
+    monkeypatch.setattr(fleet, "BEFORE", tmp_path / "before.json")
+    monkeypatch.setattr(fleet, "BOOT_ID", boot)
+    low.write_text("1\n")
+    high.write_text("20\n")
+    boot.write_text("this one")
+    one = Fleet("one")
+    for _ in range(2):
+        one._set_kernel()
+        assert (int(low.read_text()), int(high.read_text())) == (10, 20)
+    one._restore_kernel()
+    assert (int(low.read_text()), int(high.read_text())) == (1, 20)
+    boot.write_text("the next one")
+    low.write_text("2")
+    one._restore_kernel()
+    assert low.read_text() == "2", "it was not set in this boot"
