@@ -34,8 +34,9 @@ CLONE = Path(__file__).resolve().parent.parent
 STATE = Path("/var/lib/funnel-hosts")
 LOCK = Path("/run/funnel-hosts.lock")
 CGROUP = Path("/sys/fs/cgroup")
-IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
-FORWARDING_SINCE = STATE / "ip_forward"  # the boot in which a fleet had the kernel forward packets
+# What hosts need of the kernel that they share: packets are forwarded, and links are protected as Debian's systemd has it. STATE
+# holds a file named after each setting that a fleet changed, with the id of the boot in which it did.
+SETTINGS = [Path("/proc/sys", one) for one in ("net/ipv4/ip_forward", "fs/protected_symlinks", "fs/protected_hardlinks")]
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 NETWORK = IPv4Network("10.213.0.0/16")
 BOOT_TIMEOUT = 90.0  # seconds; two to five are usual
@@ -242,7 +243,7 @@ class Fleet:
                 run(["ip", "link", "delete", self.mark], "remove the bridge")
             remove(self.directory)
             if not any(STATE.glob("*/fleet.json")):
-                self._stop_forwarding()
+                self._restore_settings()
                 remove(STATE)
 
     def off(self, name: str) -> None:
@@ -273,9 +274,10 @@ class Fleet:
             taken += [json.loads(path.read_text())["network"] for path in STATE.glob("*/fleet.json")]
             self.network = free_network(map(IPv4Network, taken), self.number)
             self.save()
-        if IP_FORWARD.read_text().strip() == "0":
-            IP_FORWARD.write_text("1")
-            FORWARDING_SINCE.write_text(BOOT_ID.read_text())
+        for setting in SETTINGS:
+            if setting.read_text().strip() == "0":
+                setting.write_text("1")
+                (STATE / setting.name).write_text(BOOT_ID.read_text())
         if not self._bridged():
             run(["ip", "link", "add", self.mark, "type", "bridge"], "make a network bridge")
         gateway = f"{self.network[1]}/{self.network.prefixlen}"
@@ -399,7 +401,9 @@ class Fleet:
             Path(directory).rmdir()
 
     @staticmethod
-    def _stop_forwarding() -> None:
-        """Have the kernel stop forwarding packets, if it was a fleet that started it, and since the last boot."""
-        if FORWARDING_SINCE.exists() and FORWARDING_SINCE.read_text() == BOOT_ID.read_text():
-            IP_FORWARD.write_text("0")
+    def _restore_settings() -> None:
+        """Restore the settings of the kernel that a fleet changed since the last boot."""
+        for setting in SETTINGS:
+            since = STATE / setting.name
+            if since.exists() and since.read_text() == BOOT_ID.read_text():
+                setting.write_text("0")
