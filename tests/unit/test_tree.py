@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.funnel.tornado.plugins.module_utils import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.tree import Limits, TreeError
 
