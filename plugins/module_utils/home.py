@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ansible_collections.funnel.tornado.plugins.module_utils.accounts import is_closed
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import UV_ENVIRONMENT, VARIABLE, Layout
 
@@ -59,6 +60,10 @@ def ensure_home(layout: Layout) -> bool:
 
 def _ensure_user(layout: Layout) -> bool:
     if is_ours(layout):
+        if is_closed(layout.user):
+            raise BuildError(
+                f"{VARIABLE}.{layout.app}: its removal from this host was broken off; complete it with remove.yml first"
+            )
         return False
     if layout.home.exists():
         raise BuildError(f"{VARIABLE}.{layout.app}: the host has a directory {layout.home} that is no app's; rename the app")

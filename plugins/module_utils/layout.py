@@ -9,10 +9,10 @@
             launch.py  runner.py  release.json  secrets.json
             source.tar                what was pushed, if it was: the code of the next release with other settings
         environments/<hash>/          virtual environments, shared by releases with the same dependencies
-        slots/{a,b}/                  a generation of processes:
+        slots/{a,b}/                  a generation of processes; nobody but root, nginx and the app's user may pass through it:
             release -> releases/<id>
             before -> releases/<id>   the one that was served before it, if any, and whose pages are still open somewhere
-            run/<process>.{sock,pid,starts,metrics}
+            run/<process>.{sock,pid,starts,metrics}   as in /tmp, nobody removes or follows there what another user made
             upstream.conf             the servers of nginx's upstream
         live -> slots/{a,b}           the switch: renaming a link over this one moves all traffic
         current -> live/release       for people
@@ -44,6 +44,9 @@ UV_ENVIRONMENT = Path("/etc/uv/environment")
 
 #: In a release: the archive that was pushed.
 PUSHED = "source.tar"
+
+#: Processes that a slot may have at most: with their numbers from 0 it still has its own half of an app's ports.
+MAX_PROCESSES = 256
 
 #: nginx's group on Debian: it reaches the sockets, and nothing else of an app.
 NGINX_GROUP = "www-data"

@@ -92,6 +92,53 @@ def names(path: Path, limit: int, *, trusted: Path) -> list[str]:
     return sorted(found)
 
 
+def state(path: Path, *, trusted: Path) -> os.stat_result | None:
+    """Return the state of a file of any kind below ``trusted``, of a link its own; None if it does not exist.
+
+    :raises TreeError: when it is reached through a link.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            parent = _enter(stack, path.parent, trusted)
+        except FileNotFoundError:
+            return None
+        return _state(path.name, parent)
+
+
+def move(path: Path, target: Path, *, trusted: Path) -> None:
+    """Rename a file of any kind below ``trusted``, to a path below it.
+
+    :raises FileNotFoundError: when it does not exist.
+    :raises TreeError: when one of the two is reached through a link.
+    """
+    with contextlib.ExitStack() as stack:
+        here, there = _enter(stack, path.parent, trusted), _enter(stack, target.parent, trusted)
+        os.rename(path.name, target.name, src_dir_fd=here, dst_dir_fd=there)
+
+
+def put_link(path: Path, target: str, *, trusted: Path) -> None:
+    """Make a link of root's below ``trusted``, in the place of whatever is there.
+
+    :raises TreeError: when the directory's owner puts something else there all the time.
+    """
+    with contextlib.ExitStack() as stack:
+        parent = _enter(stack, path.parent, trusted)
+        new = f".{os.urandom(16).hex()}"
+        os.symlink(target, new, dir_fd=parent)
+        try:
+            for _attempt in range(_ATTEMPTS):
+                try:
+                    os.rename(new, path.name, src_dir_fd=parent, dst_dir_fd=parent)
+                except IsADirectoryError:
+                    remove(path, trusted=trusted)
+                else:
+                    return
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(new, dir_fd=parent)
+    raise TreeError(f"{path} cannot be replaced: a directory appears there all the time")
+
+
 def remove(path: Path, *, trusted: Path | None = None, seconds: float = 900.0) -> None:
     """Remove a file, a link or a whole tree; nothing happens if it does not exist.
 
@@ -359,11 +406,14 @@ def _require_no_mount(path: Path) -> None:
 
 
 def _exists(name: str, directory: int) -> bool:
+    return _state(name, directory) is not None
+
+
+def _state(name: str, directory: int) -> os.stat_result | None:
     try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
-        return False
-    return True
+        return None
 
 
 def _unlink(name: str, directory: int, path: Path) -> bool:
