@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils import history, private, proc, supervisord, tree
-from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
+from ansible_collections.funnel.tornado.plugins.module_utils import history, isolation, private, proc, supervisord, tree
+from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import MAX_PROCESSES, NGINX_GROUP, Layout, Slot, port_of
 from ansible_collections.funnel.tornado.plugins.module_utils.sockets import TIMEOUT, Address, ask, connections, listener_pid
 from ansible_collections.funnel.tornado.plugins.module_utils.upstream import server_line
@@ -302,11 +302,16 @@ class Generation:
 
         :raises GenerationError: when it fails or takes too long, with its last lines.
         """
-        launcher = self.layout.release(self.release) / "launch.py"
+        release = self.layout.release(self.release)
         try:
-            timeout = self.description["hooks_timeout"]
-            done = run(
-                [str(launcher), "--hook", step, self.slot], timeout=timeout, user=self.layout.user, environment={}, check=False
+            done = isolation.run(
+                self.layout.user,
+                [str(release / "launch.py"), "--hook", step, self.slot],
+                directory=release,
+                environment={},
+                timeout=self.description["hooks_timeout"],
+                description=f"Hook {step} of {self.layout.app}",
+                private_tmp=False,
             )
         except CommandError as error:
             raise GenerationError(f"hooks.{step}: {error}") from error

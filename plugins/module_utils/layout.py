@@ -74,6 +74,11 @@ class Layout:
         return self.app
 
     @property
+    def builder(self) -> str:
+        """Name of the user that builds releases; no app's name begins like this."""
+        return f"_{self.app}"
+
+    @property
     def home(self) -> Path:
         """The app's directory."""
         return self.base / "srv" / self.app
@@ -95,7 +100,7 @@ class Layout:
 
     @property
     def cache(self) -> Path:
-        """The package cache of uv, which builds as the app's user and so shares none."""
+        """The builder's own: the package cache of uv, and the home of hooks.build."""
         return self.home / "cache"
 
     @property

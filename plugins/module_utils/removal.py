@@ -26,9 +26,10 @@ def belongings(layout: Layout) -> list[str]:
 
 
 def users(layout: Layout) -> list[str]:
-    """Return the users of an app that the host has: the one that builds it, if any, before the one that the app is known by."""
-    names = {user.pw_name for user in pwd.getpwall()}
-    return [user for user in (f"_{layout.user}", layout.user) if user in names]
+    """Return the users of an app that the host has: the one that builds it before the one that the app is known by."""
+    homes = {user.pw_name: user.pw_dir for user in pwd.getpwall()}
+    wanted = {layout.builder: layout.cache, layout.user: layout.home}
+    return [user for user, home in wanted.items() if homes.get(user) == str(home)]
 
 
 def remove(layout: Layout) -> None:

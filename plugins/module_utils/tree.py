@@ -317,7 +317,7 @@ class _Copy:
         for path in self.links:
             outside = _leads_out(self.target, self.target / path)
             if outside and not self.allow(outside):
-                raise TreeError(f"{self.source / path} is a link that leads out of {self.source}, to {outside}")
+                raise TreeError(f"{self.source / path} is a link that leads out of its tree, to {outside}")
 
 
 def _leads_out(top: Path, link: Path) -> Path | None:

@@ -190,7 +190,7 @@ def test_copy_makes_new_files_with_plain_modes_and_their_times(tmp_path: Path) -
     modes = {str(path.relative_to(target)): path.lstat().st_mode & 0o7777 for path in target.rglob("*") if not path.is_symlink()}
     assert modes == {"inner": 0o755, "inner/program": 0o755, "text": 0o644}
     assert target.stat().st_mode & 0o7777 == 0o755
-    assert (target / "text").stat().st_mtime, (target / "inner").stat().st_mtime == (2, 4)
+    assert ((target / "text").stat().st_mtime, (target / "inner").stat().st_mtime) == (2, 4)
     assert (target / "link").readlink() == Path("inner/program")
     assert (target / "text").stat().st_ino != (source / "text").stat().st_ino
 
