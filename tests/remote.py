@@ -11,6 +11,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import tarfile
 import time
 import uuid
 from collections.abc import Callable
@@ -39,6 +40,9 @@ VARIABLES = yaml.safe_load((ROOT / "molecule/shared/group_vars/app_hosts.yml").r
 
 #: For what a program prints to be read by a test: Molecule asks for colours when it runs on a terminal.
 PLAIN = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+
+#: Where :func:`put_code` puts the collection's code on hosts.
+CODE = "/root/code"
 
 #: The group of the scenarios' app hosts.
 ALL = "app_hosts"
@@ -271,6 +275,17 @@ def run_playbook(playbook: str, name: str, *options: str, seconds: float = 300) 
             kill_playbook(run)
             raise
     return run.wait(), output
+
+
+def put_code(name: str, directory: Path) -> None:
+    """Put the collection's code on a host or a group at ``CODE``, to be run without Ansible, of which it needs nothing."""
+    packed = directory / "code.tar"
+    with tarfile.open(packed, "w") as archive:
+        inside = f"{Path(CODE).name}/ansible_collections/funnel/tornado/plugins/module_utils"
+        archive.add(ROOT / "plugins/module_utils", inside)
+    command = ["ansible", name, "-i", os.environ["MOLECULE_INVENTORY_FILE"], "-m", "ansible.builtin.unarchive"]
+    unpack = [*command, "-a", f"src={packed} dest={Path(CODE).parent}"]
+    subprocess.run(unpack, cwd=ROOT, check=True, capture_output=True, timeout=120)
 
 
 def start_playbook(playbook: str, name: str, *options: str) -> Run:

@@ -34,8 +34,14 @@ CLONE = Path(__file__).resolve().parent.parent
 STATE = Path("/var/lib/funnel-hosts")
 LOCK = Path("/run/funnel-hosts.lock")
 CGROUP = Path("/sys/fs/cgroup")
-# What the hosts need of the kernel: that it forwards packets, and notifies more programs of files than run on a few hosts.
-KERNEL = {Path("/proc/sys/net/ipv4/ip_forward"): 1, Path("/proc/sys/fs/inotify/max_user_instances"): 1024}
+# What the hosts need of the kernel that they share: that it forwards packets, notifies more programs of files than run on a few
+# hosts, and protects links as Debian's systemd has it.
+KERNEL = {
+    Path("/proc/sys/net/ipv4/ip_forward"): 1,
+    Path("/proc/sys/fs/inotify/max_user_instances"): 1024,
+    Path("/proc/sys/fs/protected_symlinks"): 1,
+    Path("/proc/sys/fs/protected_hardlinks"): 1,
+}
 BEFORE = STATE / "kernel.json"  # what those were before, and the boot in which a fleet set them
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 NETWORK = IPv4Network("10.213.0.0/16")

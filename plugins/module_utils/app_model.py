@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from ansible_collections.funnel.tornado.plugins.module_utils.certificates import contradictions
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import MAX_PROCESSES, VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.nginx import (
     MOUNT_URL,
     STATIC_URL,
@@ -71,9 +71,6 @@ SERVER_KEYS = ("aliases", "balance", "basic_auth", "headers", "maintenance", "tl
 
 #: Characters of a text that is worth hiding.
 SHORTEST_SECRET = 6
-
-#: Processes are numbered from 0; with 256 of them a slot still has its own half of an app's ports.
-MAX_PROCESSES = 256
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -37,14 +35,11 @@ def run(
     timeout: float = 60.0,
     environment: Mapping[str, str] | None = None,
     check: bool = True,
-    user: str | None = None,
-    directory: Path | None = None,
-    apart: bool = False,
 ) -> Finished:
     """Run ``argv``, without a shell and in the C locale, for at most ``timeout`` seconds; then it and its children are killed.
 
-    ``environment`` is added to this process's own, or, for another ``user``, is all there is of it: it is the place for what
-    must not be seen in a process list. What another user's program has started ends with it. ``apart`` keeps stderr apart.
+    ``environment`` is added to this process's own: it is the place for what must not be seen in a process list. Programs of an
+    app are run by :mod:`isolation` instead.
 
     :raises CommandError: when it cannot be started or outlives ``timeout``, and, with ``check``, when it fails.
     """
@@ -53,15 +48,11 @@ def run(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if apart else subprocess.STDOUT,
-            env={**({} if user else os.environ), "LC_ALL": "C.UTF-8", **(environment or {})},
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
             text=True,
             errors="replace",
-            cwd=directory,
             process_group=0,
-            user=user,
-            group=user,
-            extra_groups=[] if user else None,
         )
     except FileNotFoundError as error:
         raise CommandError(f"{argv[0]} is not installed on this host") from error
@@ -69,17 +60,13 @@ def run(
         raise CommandError(f"{argv[0]} cannot be started: {error}") from error
     with process:
         try:
-            output, errors = process.communicate(timeout=timeout)
+            output, _errors = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired as error:
             os.killpg(process.pid, signal.SIGKILL)
             raise CommandError(
                 f"{' '.join(argv)} did not end within {timeout:g} s:\n{last_lines(_text(error.output))}"
             ) from error
-        finally:
-            if user:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-    done = Finished(process.returncode, output, errors or "")
+    done = Finished(process.returncode, output)
     if check and done.status != 0:
         raise CommandError(f"{' '.join(argv)} failed with exit status {done.status}:\n{done.last_lines()}")
     return done

@@ -1,34 +1,37 @@
 """Virtual environments: which dependencies a source names, and an environment of them, built once for all its releases.
 
-uv, and with it the build code of every dependency, runs as the app's user; what it made becomes root's afterwards.
+uv, and with it the build code of every dependency, runs as the user that builds the app; what it made becomes root's as a copy.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import platform
-import shutil
+import re
 import stat
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.funnel.tornado.plugins.module_utils import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
 from ansible_collections.funnel.tornado.plugins.module_utils.home import (
     BUILD_SECONDS,
+    Builder,
     BuildError,
     as_user,
     build_environment,
-    give,
-    run_as_user,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE, Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.tree import TreeError
 
 #: The distribution's Python, whose security updates reach every app: the one that this runs with, as on Ubuntu 22.04 python3 is
 #: too old.
@@ -39,6 +42,13 @@ PYTHONS = Path("/opt/python")
 
 #: What names the dependencies, in the source's top directory; the first that is there counts.
 UV_LOCK, PYLOCK, REQUIREMENTS, PROJECT = "uv.lock", "pylock.toml", "requirements.txt", "pyproject.toml"
+
+#: Most bytes of a file that names dependencies, and how many files such a file may include, those of its includes included.
+MOST_BYTES = 8 << 20
+MOST_INCLUDES = 50
+
+#: A line that includes another file, or restricts versions by one.
+INCLUDE = re.compile(r"(?:-[rc]\s*=?|--(?:requirement|constraint)[\s=])\s*(\S.*)")
 
 #: Written last into an environment: one without it was broken off.
 COMPLETE = ".complete"
@@ -87,22 +97,25 @@ def prepare(layout: Layout, app: App, source: Path, revision: str) -> Environmen
     path = layout.environments / digest
     if _is_complete(path):
         return Environment(path, built=False)
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir()
+    builder = Builder(layout)
+    tree.remove(path)
+    builder.make_directory(path)
     try:
-        if requirements.origin != REQUIREMENTS:  # which is read where it lies, as it may refer to others beside it
-            (path / REQUIREMENTS).write_text(requirements.text)
-        give(layout, path, layout.user, layout.user, 0o755)
         failure = f"{VARIABLE}.{app.name}.python: its environment cannot be made"
         uv(layout, source, ["venv", "--quiet", "--allow-existing", "--python", str(python), str(path)], failure)
         if requirements.text:
             _install(layout, app, source, path, requirements)
-        give(layout, path, "root", "root", 0o755)
+        builder.take(path, f"{VARIABLE}.{app.name}.source", allow=lambda outside: _is_interpreter(outside, python))
         _mark_complete(path)
     except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
+        tree.remove(path)
         raise
     return Environment(path, built=True)
+
+
+def _is_interpreter(path: Path, python: Path) -> bool:
+    """Say whether a path is that of a Python of root's, which an environment links to."""
+    return path.is_relative_to(PYTHONS) or (path.parent == python.parent and path.name.startswith("python"))
 
 
 def fingerprint(app: App, directory: Path) -> str:
@@ -116,10 +129,10 @@ def fingerprint(app: App, directory: Path) -> str:
     digest = hashlib.sha256(str(directory).encode())
     try:
         for name in (UV_LOCK, PYLOCK, PROJECT):
-            digest.update((directory / name).read_bytes() if (directory / name).exists() else b"")
-        if (directory / REQUIREMENTS).exists():
-            digest.update("\n".join(requirement_lines(directory / REQUIREMENTS)).encode())
-    except (OSError, ValueError, RecursionError) as error:
+            digest.update((_content(directory, name) or "").encode())
+        if has(directory, REQUIREMENTS):
+            digest.update("\n".join(requirement_lines(directory)).encode())
+    except (OSError, ValueError, TreeError) as error:
         raise BuildError(f"{key}: {error}") from error
     return digest.hexdigest()
 
@@ -171,33 +184,49 @@ def read(layout: Layout, app: App, source: Path, python: Path) -> Requirements:
     key = f"{VARIABLE}.{app.name}.source"
     if app.source.package is not None:
         return Requirements("package", f"{app.source.package}=={app.source.version}\n")
-    if (source / UV_LOCK).exists() and (source / PROJECT).exists():
+    try:
+        with as_user(layout.builder):
+            locked = has(source, UV_LOCK) and has(source, PROJECT)
+            found = Requirements() if locked else read_files(source)
+        if not locked:
+            return found
         export = ["export", "--quiet", "--frozen", "--no-dev", "--no-emit-project", "--no-editable"]
         options = ["--no-header", "--no-annotate", "--python", str(python)]
         text = uv(layout, source, [*export, *options], f"{key}: {UV_LOCK} cannot be read")
-        return Requirements(UV_LOCK, text, locked=True, local=any(_is_local(source, line) for line in text.splitlines()))
-    try:
-        with as_user(layout):
-            return read_files(source)
-    except RecursionError as error:
-        raise BuildError(f"{key}: {REQUIREMENTS} includes itself") from error
-    except (OSError, ValueError) as error:
+        with as_user(layout.builder):
+            local = any(_is_local(source, line) for line in text.splitlines())
+    except (OSError, ValueError, TreeError) as error:
         raise BuildError(f"{key}: {error}") from error
+    return Requirements(UV_LOCK, text, locked=True, local=local)
 
 
 def read_files(source: Path) -> Requirements:
     """Return the dependencies that are named by anything but a lock of uv.
 
     :raises ValueError: when they cannot be read, or nothing says in which versions they are meant.
+    :raises TreeError: when a file is not a regular one of the source, or is too large.
     """
-    if (source / PYLOCK).exists():
-        return Requirements(PYLOCK, pylock(tomllib.loads((source / PYLOCK).read_text())), locked=True)
-    if (source / REQUIREMENTS).exists():
-        lines = list(requirement_lines(source / REQUIREMENTS))
+    if (lock := _content(source, PYLOCK)) is not None:
+        return Requirements(PYLOCK, pylock(tomllib.loads(lock)), locked=True)
+    if has(source, REQUIREMENTS):
+        lines = requirement_lines(source)
         return Requirements(REQUIREMENTS, "\n".join(lines), local=any(_is_local(source, line) for line in lines))
-    if (source / PROJECT).exists() and tomllib.loads((source / PROJECT).read_text()).get("project", {}).get("dependencies"):
+    project = tomllib.loads(_content(source, PROJECT) or "")
+    if project.get("project", {}).get("dependencies"):
         raise ValueError(f"{PROJECT} has dependencies, and nothing says in which versions; run `uv lock` and add {UV_LOCK}")
     return Requirements()
+
+
+def has(source: Path, name: str) -> bool:
+    """Say whether the source's top directory has a file of that name, or anything else in its place."""
+    return os.path.lexists(source / name)
+
+
+def _content(source: Path, name: str) -> str | None:
+    try:
+        return tree.read(source / name, MOST_BYTES, trusted=source).decode()
+    except FileNotFoundError:
+        return None
 
 
 def pylock(lock: dict[str, Any]) -> str:
@@ -229,20 +258,33 @@ def _pylock_line(package: dict[str, Any]) -> str:
     return " ".join([f"{line} ; {marker}" if marker else line, *hashes])
 
 
-def requirement_lines(file: Path) -> Iterator[str]:
-    """Yield the lines of a requirements file and of those it includes, comments and line breaks in them resolved.
+def requirement_lines(source: Path) -> list[str]:
+    """Return the lines of a source's requirements file and of those it includes, comments and line breaks in them resolved.
 
     :raises OSError: when one is not there.
+    :raises ValueError: when one lies outside of the source, or they are too many.
+    :raises TreeError: when one is not a regular file, or is too large.
     """
-    for line in file.read_text().replace("\\\n", " ").splitlines():
+    return list(_lines(source, Path(REQUIREMENTS), itertools.count(1)))
+
+
+def _lines(source: Path, name: Path, included: Iterator[int]) -> Iterator[str]:
+    for line in tree.read(source / name, MOST_BYTES, trusted=source).decode().replace("\\\n", " ").splitlines():
         words = line.partition(" #")[0].split()
         if not words or words[0].startswith("#"):
             continue
         yield " ".join(words)
-        option, _equals, value = words[0].partition("=")
-        included = value or "".join(words[1:])
-        if option in ("-r", "--requirement", "-c", "--constraint") and "://" not in included:
-            yield from requirement_lines(file.parent / included)
+        match = INCLUDE.fullmatch(" ".join(words))
+        if not match or "://" in match[1]:
+            continue
+        if next(included) > MOST_INCLUDES:
+            raise ValueError(
+                f"{REQUIREMENTS} and what it includes include more than {MOST_INCLUDES} files, or one includes itself"
+            )
+        inner = Path(os.path.normpath(name.parent / match[1]))
+        if inner.is_absolute() or ".." in inner.parts:
+            raise ValueError(f"{name}: {' '.join(words)}: the file lies outside of the source")
+        yield from _lines(source, inner, included)
 
 
 def _is_local(source: Path, line: str) -> bool:
@@ -259,19 +301,25 @@ def _install(layout: Layout, app: App, source: Path, path: Path, requirements: R
         options.append("--no-deps")  # a lock may hold what dependencies do not ask for, as with uv's overrides
     elif "--hash" in requirements.text:
         options.append("--require-hashes")  # as pip does: one hash means that all are meant to have some
-    file = REQUIREMENTS if requirements.origin == REQUIREMENTS else str(path / REQUIREMENTS)
     failure = f"{VARIABLE}.{app.name}.source: {requirements.origin} cannot be installed"
-    uv(layout, source, ["pip", "install", *options, "--requirement", file], failure)
+    install = ["pip", "install", *options, "--requirement"]
+    if requirements.origin == REQUIREMENTS:  # which is read where it lies, as it may refer to others beside it
+        uv(layout, source, [*install, REQUIREMENTS], failure)
+        return
+    with tempfile.TemporaryFile() as lines:
+        lines.write(requirements.text.encode())
+        lines.seek(0)
+        uv(layout, source, [*install, "-"], failure, given=lines.fileno())
 
 
-def uv(layout: Layout, source: Path, arguments: list[str], failure: str) -> str:
-    """Run uv as the app's user in the source's directory, whose own settings of uv hold; return what it printed."""
+def uv(layout: Layout, source: Path, arguments: list[str], failure: str, *, given: int | None = None) -> str:
+    """Run uv as the builder in the source's directory, whose own settings of uv hold; return what it printed."""
     environment = {
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
-        "HOME": str(layout.cache),
         "UV_CACHE_DIR": str(layout.cache / "uv"),
-        "UV_LINK_MODE": "copy",  # a hard link into the cache would stay the app's user's to write
+        "UV_LINK_MODE": "copy",
         "UV_PYTHON_DOWNLOADS": "never",
         "UV_NO_PROGRESS": "1",
     }
-    return run_as_user(layout, ["uv", *arguments], failure, directory=source, environment=environment | build_environment())
+    return Builder(layout).run(
+        ["uv", *arguments], failure, directory=source, environment=environment | build_environment(), given=given
+    )

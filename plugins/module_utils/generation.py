@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import grp
 import json
 import os
 import pwd
-import shutil
 import signal
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils import proc, supervisord
-from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import NGINX_GROUP, Layout, Slot, port_of
+from ansible_collections.funnel.tornado.plugins.module_utils import history, isolation, private, proc, supervisord, tree
+from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import MAX_PROCESSES, NGINX_GROUP, Layout, Slot, port_of
 from ansible_collections.funnel.tornado.plugins.module_utils.sockets import TIMEOUT, Address, ask, connections, listener_pid
 from ansible_collections.funnel.tornado.plugins.module_utils.upstream import server_line
 
@@ -33,8 +34,13 @@ STEADY_SECONDS = 1.2
 #: How the words begin for a process that says nothing.
 SILENT = "did not answer"
 
-#: Lines of a process's log that explain its failure.
+#: Lines of a process's log that explain its failure, and the bytes in which they are looked for.
 SHOWN_LINES = 25
+SHOWN_BYTES = 1 << 16
+
+#: Modes of a slot and of its directory of sockets, the first with an entry for the app's user.
+SLOT_MODE = 0o710
+RUN_MODE = 0o3777
 
 
 class GenerationError(Exception):
@@ -71,28 +77,29 @@ class Generation:
     def start(self) -> None:
         """Lay out the slot, which has to be clear, and let supervisord start the processes.
 
-        :raises GenerationError: when a port is taken.
+        :raises GenerationError: when a port is taken, or sockets could not be protected.
         :raises SupervisorError: when supervisord refuses.
         """
         self._require_free_ports()
         self._lay_out()
-        self._log_ends = {log: _size(log) for log, _process in self._logs()}
-        self.layout.supervisor_file(self.slot).write_text(self._group_text())
+        self._log_ends = {log: self._size(log) for log, _process in self._logs()}
+        private.write(self.layout.supervisor_file(self.slot), self._group_text())
         for group in (self.layout.group(self.slot), *self._worker_counts()):
             supervisord.add_group(self.server, group)
 
     def _lay_out(self) -> None:
-        """Make the slot's directory: root's, but for the one in which the app's user makes sockets that nginx reaches."""
+        """Make the slot's directory, in which the app's user may make sockets that nginx reaches."""
         directory = self.layout.slot(self.slot)
-        directory.mkdir(mode=0o711)
+        directory.mkdir(mode=0o700)
         (directory / "release").symlink_to(f"../../releases/{self.release}")
         if before := self._before():
             (directory / "before").symlink_to(f"../../releases/{before}")
         self.layout.upstream(self.slot).write_text("".join(f"{server_line(address)}\n" for address in self._addresses()))
-        run_directory = self.layout.run(self.slot)
-        run_directory.mkdir(mode=0o700)
-        shutil.chown(run_directory, self.layout.user, NGINX_GROUP)
-        run_directory.chmod(0o2750)
+        self.layout.run(self.slot).mkdir(mode=0o700)
+        try:
+            protect(self.layout, self.slot)
+        except private.PrivateError as error:
+            raise GenerationError(str(error)) from error
 
     def _before(self) -> str | None:
         """Return the release that this one replaces; processes that are only started anew replace none."""
@@ -216,6 +223,8 @@ class Generation:
             raise self._down(f"process {process}", info, self.layout.log(self.slot, process))
         path = self.description["health"]["path"]
         address = self.address(process)
+        if isinstance(address, Path) and (problem := self._socket_problem(address)):
+            return problem
         try:
             answer = ask(address, path, self.description["host"], min(patience, TIMEOUT))
             owner = listener_pid(address, info.pid)
@@ -228,6 +237,15 @@ class Generation:
         if answer.release not in (None, self.release):
             return f"reports to be release {answer.release} at GET {path}"
         return ""
+
+    def _socket_problem(self, path: Path) -> str:
+        """Return what is wrong with the file that a process is to listen on; the kernel follows no link of the app's there."""
+        found = tree.state(path, trusted=self.layout.slot(self.slot))
+        if found is None:
+            return f"{SILENT}: there is no {path}"
+        if stat.S_ISSOCK(found.st_mode) and found.st_uid == pwd.getpwnam(self.layout.user).pw_uid:
+            return ""
+        return f"has no socket of its own at {path}"
 
     def _wait_for_workers(self, deadline: float) -> None:
         """Wait until supervisord finds that every worker stays up: nothing else can be asked of one."""
@@ -262,15 +280,16 @@ class Generation:
 
     def _log(self, log: Path) -> str:
         """Return the end of what has been logged since the start."""
-        end = self._log_ends.get(log, 0)
-        if _size(log) < end:
-            end = 0
-        with contextlib.suppress(OSError), log.open("rb") as file:
-            file.seek(end)
-            lines = file.read().decode(errors="replace").strip().splitlines()[-SHOWN_LINES:]
+        with contextlib.suppress(OSError, tree.TreeError):
+            end = tree.read_end(log, SHOWN_BYTES, trusted=self.layout.logs, start=self._log_ends.get(log, 0))
+            lines = end.decode(errors="replace").strip().splitlines()[-SHOWN_LINES:]
             if lines:
                 return "\n".join([f"; {log} ends with", *lines])
         return f"; {log} says nothing"
+
+    def _size(self, log: Path) -> int:
+        found = tree.state(log, trusted=self.layout.logs) if self.layout.logs.is_dir() else None
+        return found.st_size if found else 0
 
     # Hooks
 
@@ -283,11 +302,16 @@ class Generation:
 
         :raises GenerationError: when it fails or takes too long, with its last lines.
         """
-        launcher = self.layout.release(self.release) / "launch.py"
+        release = self.layout.release(self.release)
         try:
-            timeout = self.description["hooks_timeout"]
-            done = run(
-                [str(launcher), "--hook", step, self.slot], timeout=timeout, user=self.layout.user, environment={}, check=False
+            done = isolation.run(
+                self.layout.user,
+                [str(release / "launch.py"), "--hook", step, self.slot],
+                directory=release,
+                environment={},
+                timeout=self.description["hooks_timeout"],
+                description=f"Hook {step} of {self.layout.app}",
+                private_tmp=False,
             )
         except CommandError as error:
             raise GenerationError(f"hooks.{step}: {error}") from error
@@ -299,22 +323,44 @@ class Generation:
     def lead_on(self, count: int, other: Slot) -> None:
         """Give the slot the sockets that nginx knows until its reload: beyond its own they lead to processes that answer.
 
-        To its own ones, or, if it listens on ports, to those of the slot ``other``, which is there until nginx has reloaded.
+        To its own ones, or, if it listens on ports, to those of the slot ``other``, which is there until nginx has reloaded. The
+        kernel follows these links as they are root's, and the directory is.
         """
+        slot = self.layout.slot(self.slot)
         for process in range(count):
             link = self.layout.socket(self.slot, process)
-            if link.is_symlink():
-                link.unlink()
             if self.description["port"]:
-                link.symlink_to(f"../../{other}/run/{process}.sock")
+                tree.put_link(link, f"../../{other}/run/{process}.sock", trusted=slot)
             elif process not in self.processes:
-                link.symlink_to(f"{process % len(self.processes)}.sock")
+                tree.put_link(link, f"{process % len(self.processes)}.sock", trusted=slot)
 
     def end_leading_on(self) -> None:
         """Remove the sockets of :meth:`lead_on`, which nginx does not know any more."""
-        for link in self.layout.run(self.slot).glob("*.sock"):
-            if link.is_symlink():
-                link.unlink()
+        slot = self.layout.slot(self.slot)
+        for process in range(MAX_PROCESSES):
+            link = self.layout.socket(self.slot, process)
+            found = tree.state(link, trusted=slot)
+            if found and stat.S_ISLNK(found.st_mode) and found.st_uid == 0:
+                tree.remove(link, trusted=slot)
+
+
+def protect(layout: Layout, slot: Slot) -> None:
+    """Let nobody but root, nginx and the app's user pass through a slot, and make its directory of sockets one like /tmp.
+
+    There the app's user changes nothing that root made, and the kernel follows a link for nobody but who made it. In this
+    order: before others may write below the slot they cannot reach it any more. Processes that listen there serve on.
+
+    :raises PrivateError: when the file system cannot do it.
+    """
+    user, group = pwd.getpwnam(layout.user).pw_uid, grp.getgrnam(NGINX_GROUP).gr_gid
+    private.set_directory(layout.slot(slot), group, SLOT_MODE, user)
+    private.set_directory(layout.run(slot), group, RUN_MODE)
+
+
+def is_protected(layout: Layout, slot: Slot) -> bool:
+    """Say whether a slot is as :func:`protect` makes it; slots of the collection's first releases are not."""
+    user, group = pwd.getpwnam(layout.user).pw_uid, grp.getgrnam(NGINX_GROUP).gr_gid
+    return private.is_set(layout.slot(slot), group, SLOT_MODE, user) and private.is_set(layout.run(slot), group, RUN_MODE)
 
 
 def describe(layout: Layout, release: str) -> dict[str, Any]:
@@ -336,10 +382,11 @@ def is_served(layout: Layout, release: str, server: Any) -> bool:
 
 
 def has_leftovers(layout: Layout) -> bool:
-    """Say whether a switch that was broken off left something to finish or to remove."""
+    """Say whether a switch that was broken off left something to finish or to remove, or is open to other users."""
     live = layout.live_slot()
     marks = [layout.reload_mark(live), layout.unsettled_mark(live)] if live else []
-    return has_other(layout) or any(mark.exists() for mark in marks)
+    is_open = (live is not None and not is_protected(layout, live)) or not history.is_private(layout)
+    return has_other(layout) or any(mark.exists() for mark in marks) or is_open
 
 
 def has_other(layout: Layout) -> bool:
@@ -368,12 +415,13 @@ def clear(layout: Layout, slot: Slot, server: Any, patience: float) -> None:
     """Stop all that runs in a slot and remove the slot; nothing is left to start again, whenever this is broken off.
 
     :arg patience: seconds that processes without a supervisor may take to end.
+    :raises TreeError: when its files cannot be removed.
     """
     layout.supervisor_file(slot).unlink(missing_ok=True)
     for group in supervisord.groups(server, layout.group(slot)):
         supervisord.remove_group(server, group)
     _end_orphans(layout, slot, patience)
-    shutil.rmtree(layout.slot(slot), ignore_errors=True)
+    tree.remove(layout.slot(slot))
 
 
 def _end_orphans(layout: Layout, slot: Slot, patience: float) -> None:
@@ -388,7 +436,3 @@ def _end_orphans(layout: Layout, slot: Slot, patience: float) -> None:
                     os.kill(pid, number)
             while proc.with_environment(uid, wanted) and time.monotonic() < deadline:
                 time.sleep(INTERVAL)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0

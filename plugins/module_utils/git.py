@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, Source
-from ansible_collections.funnel.tornado.plugins.module_utils.archive import untar
 from ansible_collections.funnel.tornado.plugins.module_utils.command import last_lines
 from ansible_collections.funnel.tornado.plugins.module_utils.home import BUILD_SECONDS, BuildError
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE, Layout
@@ -30,6 +34,31 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 #: The mode that a submodule has in a tree.
 SUBMODULE_MODE = "160000"
+
+#: Most bytes that git may print, such as the names of a commit's files; most bytes of .gitmodules, and most submodules of all
+#: submodules.
+MOST_OUTPUT = 64 << 20
+MOST_SETTINGS = 1 << 20
+MOST_SUBMODULES = 100
+
+#: Unpacks a tar file, given by a file descriptor, into a place in the source's directory.
+Unpack = Callable[[int, str], None]
+
+#: What an object is checked for when it is fetched, but for mistakes that old versions of git made, and that harm nothing.
+_CHECKS = [
+    "fetch.fsckObjects=true",
+    *(
+        f"fetch.fsck.{harmless}=ignore"
+        for harmless in ("badTimezone", "missingSpaceBeforeDate", "missingTaggerEntry", "zeroPaddedFilemode")
+    ),
+]
+
+#: Nothing that a repository contains may start a program, or name a file of this host.
+_SETTINGS = ["safe.directory=*", "core.hooksPath=/dev/null", "protocol.ext.allow=never", *_CHECKS]
+
+#: What reads a commit's attributes gets no filters, and no programs that check signatures for `export-subst`.
+_ARCHIVE_SETTINGS = ["core.attributesFile=/dev/null", *(f"gpg.{kind}program=false" for kind in ("", "ssh.", "x509."))]
+_ARCHIVE_ENVIRONMENT = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null"}
 
 
 def resolve(layout: Layout, app: App) -> str:
@@ -71,13 +100,13 @@ def look_up(layout: Layout, app: App) -> str | None:
     return found
 
 
-def export(layout: Layout, app: App, commit: str, directory: Path) -> None:
-    """Make ``directory`` of the files of a commit that :func:`resolve` has returned, and of its submodules.
+def export(layout: Layout, app: App, commit: str, unpack: Unpack) -> None:
+    """Have the files of a commit that :func:`resolve` has returned, and of its submodules, unpacked.
 
     :raises BuildError: when a submodule cannot be fetched.
     """
     with _repository(layout, app) as repository:
-        repository.export(commit, directory)
+        repository.export(commit, unpack, ".", itertools.count(1))
 
 
 def submodule_url(url: str, base: str) -> str:
@@ -103,20 +132,46 @@ class _Repository:
     environment: Mapping[str, str]
 
     def git(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = ["git", "-c", "safe.directory=*", *arguments]
-        environment = os.environ | self.environment | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+        with tempfile.TemporaryFile() as errors:
+            return self._git(errors, *arguments)
+
+    def _git(self, errors: IO[bytes], *arguments: str) -> subprocess.CompletedProcess[str]:
+        with self._started(errors, _SETTINGS, {}, *arguments) as process:
+            output = _pipe(process).read(MOST_OUTPUT + 1)
+            if len(output) > MOST_OUTPUT:
+                raise BuildError(f"{self.key}.git: {self.url} has too many names: more than {MOST_OUTPUT >> 20} MiB")
+        text = output.decode(errors="surrogateescape")  # file names are bytes
+        return subprocess.CompletedProcess(arguments, process.returncode, text, _words(errors))
+
+    @contextlib.contextmanager
+    def _started(
+        self, errors: IO[bytes], settings: list[str], environment: Mapping[str, str], *arguments: str
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Give git while it runs, which writes to ``errors``; at the end of the block, or of its time, all of it has ended."""
+        command = ["git", *(word for setting in settings for word in ("-c", setting)), *arguments]
+        asked = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
         try:
-            return subprocess.run(
+            process = subprocess.Popen(
                 command,
-                capture_output=True,
-                text=True,
-                errors="surrogateescape",  # file names are bytes
-                check=False,
-                env=environment,
-                timeout=BUILD_SECONDS,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, **self.environment, **asked, **environment},
+                process_group=0,
             )
-        except (OSError, subprocess.TimeoutExpired) as error:
+        except OSError as error:
             raise BuildError(f"{self.key}.git: {error}") from error
+        timer = threading.Timer(BUILD_SECONDS, _kill, [process])
+        timer.start()
+        try:
+            with process:
+                try:
+                    yield process
+                except BaseException:
+                    _kill(process)
+                    raise
+        finally:
+            timer.cancel()
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.git("--git-dir", str(self.mirror), *arguments)
@@ -144,31 +199,45 @@ class _Repository:
         references = [f"+HEAD:{DEFAULT_BRANCH}", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
         return self.run("fetch", "--quiet", "--prune", "--force", "--", self.url, *references)
 
-    def export(self, commit: str, directory: Path) -> None:
-        packed = directory.with_name("source.tar")
-        done = self.run("archive", "--format=tar", "--output", str(packed), commit)
-        if done.returncode != 0:
-            raise BuildError(f"{self.key}.git: {last_lines(done.stderr)}")
-        directory.mkdir(exist_ok=True)  # git archive leaves an empty directory where a submodule is
-        untar(packed, directory, f"{self.key}.git")
-        packed.unlink()
-        for path, submodule, wanted in self.submodules(commit):
-            place = directory / path
-            if not place.resolve().is_relative_to(directory.resolve()):
-                raise BuildError(f"{self.key}.git: the submodule {path} lies outside of the source")
+    def export(self, commit: str, unpack: Unpack, place: str, exported: Iterator[int]) -> None:
+        """Have a commit unpacked into a place, then its submodules, each by itself; ``exported`` counts them all."""
+        submodules = list(self.submodules(commit))
+        self._archive(commit, lambda stream: unpack(stream, place))
+        for path, submodule, wanted in submodules:
+            if next(exported) > MOST_SUBMODULES:
+                raise BuildError(f"{self.key}.git: the source has more than {MOST_SUBMODULES} submodules")
             if not submodule.has(wanted):
                 submodule.fetch(wanted)
             if not submodule.has(wanted):
                 raise BuildError(f"{self.key}.git: the submodule {path} is at {wanted}, which {submodule.url} does not have")
-            submodule.export(wanted, place)
+            submodule.export(wanted, unpack, f"{place}/{path}", exported)
+
+    def _archive(self, commit: str, unpack: Callable[[int], None]) -> None:
+        """Have the tar file of a commit unpacked while git writes it: it is in no directory that somebody else can change."""
+        archive = ("--git-dir", str(self.mirror), "archive", "--format=tar", commit)
+        refused: BuildError | None = None
+        with tempfile.TemporaryFile() as errors:
+            settings = [*_SETTINGS, *_ARCHIVE_SETTINGS]
+            with self._started(errors, settings, _ARCHIVE_ENVIRONMENT, *archive) as process:
+                try:
+                    unpack(_pipe(process).fileno())
+                except BuildError as error:
+                    refused = error
+            if process.returncode not in (0, -signal.SIGPIPE):
+                raise BuildError(f"{self.key}.git: {last_lines(_words(errors))}")
+        if refused:
+            raise refused
 
     def submodules(self, commit: str) -> Iterator[tuple[str, _Repository, str]]:
         """Yield the path, the repository and the commit of each submodule that .gitmodules names."""
         listed = self.run("ls-tree", "-r", "-z", "--full-tree", commit).stdout
         entries = (entry.partition("\t") for entry in listed.split("\0"))
         commits = {path: meta.split()[2] for meta, _tab, path in entries if meta.startswith(SUBMODULE_MODE)}
-        if not commits:
+        size = self.run("cat-file", "-s", f"{commit}:.gitmodules").stdout.strip()
+        if not commits or not size:
             return
+        if int(size) > MOST_SETTINGS:
+            raise BuildError(f"{self.key}.git: .gitmodules has more than {MOST_SETTINGS >> 20} MiB")
         found: dict[str, dict[str, str]] = {}
         for setting in self.run("config", "--blob", f"{commit}:.gitmodules", "--null", "--list").stdout.split("\0"):
             if match := re.fullmatch(r"submodule\.(.+)\.(path|url)\n(.*)", setting, re.DOTALL):
@@ -180,6 +249,23 @@ class _Repository:
                 # As git itself does, so that a repository cannot name one of this host's own files as a submodule.
                 environment = {**self.environment, "GIT_PROTOCOL_FROM_USER": "0"}
                 yield path, replace(self, url=url, mirror=mirror, environment=environment), commits[path]
+
+
+def _pipe(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    if process.stdout is None:
+        raise TypeError("git was started without a pipe")
+    return process.stdout
+
+
+def _words(errors: IO[bytes]) -> str:
+    """Return the beginning of what git said on stderr."""
+    return os.pread(errors.fileno(), 1 << 16, 0).decode(errors="replace")
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill git with all that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager

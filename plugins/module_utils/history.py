@@ -6,6 +6,7 @@ import datetime
 import json
 from dataclasses import asdict, dataclass, replace
 
+from ansible_collections.funnel.tornado.plugins.module_utils import private
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 
 #: Entries that are kept: years of weekly releases, and a file of some kilobytes.
@@ -53,8 +54,19 @@ def latest(layout: Layout) -> str | None:
 
 def _write(layout: Layout, entries: list[Served]) -> None:
     new = layout.history.with_name(".history.json")
-    new.write_text(json.dumps([asdict(entry) for entry in entries[-LENGTH:]], indent=1))
+    new.unlink(missing_ok=True)  # of a run that was broken off
+    private.write(new, json.dumps([asdict(entry) for entry in entries[-LENGTH:]], indent=1))
     new.rename(layout.history)
+
+
+def is_private(layout: Layout) -> bool:
+    """Say whether nobody but root may read the history; those that the collection's first releases wrote are readable to all."""
+    return not layout.history.exists() or not layout.history.stat().st_mode & 0o077
+
+
+def make_private(layout: Layout) -> None:
+    """Close the history to other users."""
+    _write(layout, read(layout))
 
 
 def previous(layout: Layout) -> str | None:

@@ -9,10 +9,10 @@
             launch.py  runner.py  release.json  secrets.json
             source.tar                what was pushed, if it was: the code of the next release with other settings
         environments/<hash>/          virtual environments, shared by releases with the same dependencies
-        slots/{a,b}/                  a generation of processes:
+        slots/{a,b}/                  a generation of processes; nobody but root, nginx and the app's user may pass through it:
             release -> releases/<id>
             before -> releases/<id>   the one that was served before it, if any, and whose pages are still open somewhere
-            run/<process>.{sock,pid,starts,metrics}
+            run/<process>.{sock,pid,starts,metrics}   as in /tmp, nobody removes or follows there what another user made
             upstream.conf             the servers of nginx's upstream
         live -> slots/{a,b}           the switch: renaming a link over this one moves all traffic
         current -> live/release       for people
@@ -45,6 +45,9 @@ UV_ENVIRONMENT = Path("/etc/uv/environment")
 #: In a release: the archive that was pushed.
 PUSHED = "source.tar"
 
+#: Processes that a slot may have at most: with their numbers from 0 it still has its own half of an app's ports.
+MAX_PROCESSES = 256
+
 #: nginx's group on Debian: it reaches the sockets, and nothing else of an app.
 NGINX_GROUP = "www-data"
 
@@ -71,6 +74,11 @@ class Layout:
         return self.app
 
     @property
+    def builder(self) -> str:
+        """Name of the user that builds releases; no app's name begins like this."""
+        return f"_{self.app}"
+
+    @property
     def home(self) -> Path:
         """The app's directory."""
         return self.base / "srv" / self.app
@@ -92,7 +100,7 @@ class Layout:
 
     @property
     def cache(self) -> Path:
-        """The package cache of uv, which builds as the app's user and so shares none."""
+        """The builder's own: the package cache of uv, and the home of hooks.build."""
         return self.home / "cache"
 
     @property

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
+from ansible_collections.funnel.tornado.plugins.module_utils import private
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 
 #: Seconds between two tries.
@@ -41,7 +42,7 @@ def deploy_lock(layout: Layout, by: str, *, wait: float = 0) -> Iterator[Note]:
     give_up = time.monotonic() + wait
     with contextlib.ExitStack() as opened:
         while True:
-            file = opened.enter_context(layout.lock.open("a+"))
+            file = opened.enter_context(os.fdopen(private.open_file(layout.lock), "r+"))
             while not _take(file):
                 if time.monotonic() >= give_up:
                     raise LockedError(
@@ -50,12 +51,13 @@ def deploy_lock(layout: Layout, by: str, *, wait: float = 0) -> Iterator[Note]:
                 time.sleep(INTERVAL)
             if layout.lock.exists() and os.path.samestat(os.fstat(file.fileno()), layout.lock.stat()):
                 break  # and not a file that was removed together with the app while we waited
-        os.fchmod(file.fileno(), 0o600)
+        os.fchmod(file.fileno(), 0o600)  # those of the collection's first releases were readable to all for a moment
         since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
         def note(doing: str) -> None:
             with contextlib.suppress(OSError):  # a full disk may be why traffic has to go back
                 file.truncate(0)
+                file.seek(0)
                 file.write(json.dumps({"by": by, "since": since, "doing": doing}))
                 file.flush()
 

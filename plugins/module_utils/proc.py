@@ -81,10 +81,24 @@ def with_environment(uid: int, wanted: dict[str, str]) -> list[int]:
     """Return the processes of a user that were started with all of ``wanted`` in their environment."""
     words = {f"{name}={value}".encode() for name, value in wanted.items()}
     found = []
+    for pid in of_user(uid):
+        with contextlib.suppress(OSError):
+            if words <= set((PROC / str(pid) / "environ").read_bytes().split(b"\0")):
+                found.append(pid)
+    return found
+
+
+def of_user(uid: int) -> list[int]:
+    """Return the processes that have ``uid`` as any of their user ids, those that have ended and wait for their parent left out.
+
+    The owner of /proc/PID would not do: it is root's for a process that hides its memory.
+    """
+    found = []
     for pid in pids():
         with contextlib.suppress(OSError):
-            entry = PROC / str(pid)
-            if entry.stat().st_uid == uid and words <= set((entry / "environ").read_bytes().split(b"\0")) and stat(pid):
+            lines = (PROC / str(pid) / "status").read_text(errors="replace").splitlines()
+            fields = dict(line.split(":", 1) for line in lines if ":" in line)
+            if str(uid) in fields["Uid"].split() and fields["State"].split()[0] not in ("Z", "X"):
                 found.append(pid)
     return found
 

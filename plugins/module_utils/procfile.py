@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.funnel.tornado.plugins.module_utils import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import PROCESS_TYPE, App
 from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE
+from ansible_collections.funnel.tornado.plugins.module_utils.tree import TreeError
 
 NAME = "Procfile"
+
+MOST_BYTES = 1 << 20
 
 #: Ran once at a release elsewhere; here that is what hooks are for. It is no process, so it is never started as one.
 RELEASE = "release"
@@ -33,8 +37,8 @@ def read(app: App, source: Path) -> Commands:
     """
     key = f"{VARIABLE}.{app.name}.run"
     try:
-        types = parse((source / NAME).read_text())
-    except (OSError, ValueError) as error:
+        types = parse(tree.read(source / NAME, MOST_BYTES, trusted=source).decode())
+    except (OSError, ValueError, TreeError) as error:
         why = f"the source has no {NAME}" if isinstance(error, FileNotFoundError) else f"{NAME}: {error}"
         raise BuildError(f"{key}.procfile: {why}") from error
     served = str(app.run.procfile)

@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from ansible_collections.funnel.tornado.plugins.module_utils import proc
-from ansible_collections.funnel.tornado.plugins.module_utils.archive import ZIP_BEGINNINGS, fetch
+from ansible_collections.funnel.tornado.plugins.module_utils.archive import fetch
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
 from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError
+from ansible_collections.funnel.tornado.plugins.module_utils.unpacking import ZIP_BEGINNINGS
 
 #: What reading a damaged tar or zip file can raise.
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)

@@ -17,24 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils import git, procfile
+from ansible_collections.funnel.tornado.plugins.module_utils import git, procfile, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App
-from ansible_collections.funnel.tornado.plugins.module_utils.archive import fetch, unpack, untar
+from ansible_collections.funnel.tornado.plugins.module_utils.archive import fetch, unpack
 from ansible_collections.funnel.tornado.plugins.module_utils.environment import Environment, prepare
 from ansible_collections.funnel.tornado.plugins.module_utils.generation import count_processes, describe
-from ansible_collections.funnel.tornado.plugins.module_utils.home import (
-    BuildError,
-    as_user,
-    give,
-    run_as_user,
-)
+from ansible_collections.funnel.tornado.plugins.module_utils.home import ENVIRONMENT, Builder, BuildError, as_user
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import PUSHED, VARIABLE, Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.tree import TreeError
 
 #: Digits of a release's id: 48 bits, so that two releases of an app do not meet in its lifetime.
 ID_DIGITS = 12
-
-#: All that a program gets from us which is started by a path of its own.
-MINIMAL_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 #: First line of the launcher, which has to work whatever becomes of the app's own Python.
 LAUNCHED_BY = "#!/usr/bin/python3 -I"
@@ -131,7 +124,7 @@ def summary(description: dict[str, Any]) -> str:
 def build(layout: Layout, app: App, planned: Plan, programs: Programs, archive: Path | None, builder: str) -> Environment:
     """Build the release and return its environment; the release appears in one rename, or what was begun is removed.
 
-    Whatever the source brings runs as the app's user; what it made is given to root before it can be served.
+    Whatever the source brings runs as the app's builder; root copies what it made before it can be served.
 
     :arg archive: the source as the controller sent it; None when this host gets it by itself.
     :arg builder: who asked for it, for ``release.json``.
@@ -139,14 +132,12 @@ def build(layout: Layout, app: App, planned: Plan, programs: Programs, archive: 
     """
     work = layout.releases / f".building-{planned.id}"
     source = work / "src"
+    key = f"{VARIABLE}.{app.name}.source"
     try:
         for broken_off in layout.releases.glob(".building-*"):
-            shutil.rmtree(broken_off)
-        work.mkdir(mode=0o700)  # an archive may hold what nobody must reach before it has been given away
+            tree.remove(broken_off)
+        work.mkdir(mode=0o711)
         _get_source(layout, app, planned, archive, source)
-        if not source.is_symlink():
-            give(layout, source, layout.user, layout.user, 0o750)
-        work.chmod(0o711)
         environment = prepare(layout, app, source, planned.revision)
         _require_tornado(app, environment)
         (work / "shared").symlink_to("../../shared")
@@ -155,48 +146,59 @@ def build(layout: Layout, app: App, planned: Plan, programs: Programs, archive: 
         _run_hook(layout, app, planned, work)
         if not source.is_symlink():
             _compile(layout, source)
-            give(layout, source, "root", layout.user, 0o750)
+            Builder(layout).take(
+                source,
+                key,
+                group=layout.user,
+                mode=0o750,
+                allow=lambda path: path.is_relative_to(layout.shared) or path.is_relative_to(work / "shared"),
+            )
             _publish_static(app, work, environment)
-        shutil.rmtree(layout.release(planned.id), ignore_errors=True)
+        tree.remove(layout.release(planned.id))
         work.rename(layout.release(planned.id))
-    except (BuildError, OSError) as error:
+    except (BuildError, OSError, TreeError) as error:
         raise BuildError(_failure(layout, planned.id, error)) from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        tree.remove(work)
     return environment
 
 
 def _get_source(layout: Layout, app: App, planned: Plan, archive: Path | None, source: Path) -> None:
     key = f"{VARIABLE}.{app.name}.source"
     if app.source.directory is not None:
-        _require_readable(layout, Path(app.source.directory), f"{key}.directory")
+        for user in (layout.user, layout.builder):
+            _require_readable(user, Path(app.source.directory), f"{key}.directory")
         source.symlink_to(app.source.directory)
-    elif app.source.git is not None:
-        git.export(layout, app, planned.revision, source)
+        return
+    builder = Builder(layout)
+    builder.make_directory(source)
+    if app.source.git is not None:
+        git_key = f"{key}.git"
+        git.export(layout, app, planned.revision, lambda stream, place: unpack(builder, stream, source, git_key, place=place))
     elif app.source.archive is not None:
-        file = archive or source.with_name("source.archive")
-        if not archive:
-            fetch(app.source.archive, file, str(app.source.checksum), key)
-        unpack(file, source, f"{key}.archive")
-        source.with_name("source.archive").unlink(missing_ok=True)
-    else:
-        source.mkdir()
-        if archive:
-            untar(archive, source, f"{key}.{'path' if app.source.push is None else 'push'}")
-        if archive and app.source.push is not None:
+        fetched = source.with_name("source.archive")
+        if archive is None:
+            fetch(app.source.archive, fetched, str(app.source.checksum), key)
+        with (archive or fetched).open("rb") as file:
+            unpack(builder, file.fileno(), source, f"{key}.archive", lift=True)
+        fetched.unlink(missing_ok=True)
+    elif archive is not None:
+        with archive.open("rb") as file:
+            unpack(builder, file.fileno(), source, f"{key}.{'path' if app.source.push is None else 'push'}")
+        if app.source.push is not None:
             os.link(archive, source.with_name(PUSHED))
 
 
-def _require_readable(layout: Layout, directory: Path, key: str) -> None:
-    """See that the app's user can list the directory, and name the first one on the way to it that is in the way."""
-    with as_user(layout):
+def _require_readable(user: str, directory: Path, key: str) -> None:
+    """See that a user can list the directory, and name the first one on the way to it that is closed to the user."""
+    with as_user(user):
         for path in (*reversed(directory.parents), directory):
             wanted = os.R_OK | os.X_OK if path == directory else os.X_OK
             if not os.access(path, wanted, effective_ids=True):
                 right = "rx" if path == directory else "x"
                 raise BuildError(
-                    f"{key}: user {layout.user}, which the app runs as, cannot read {directory}: {path} is closed to it; "
-                    f"try setfacl -m u:{layout.user}:{right} {path}, or chmod o+{right} {path}"
+                    f"{key}: user {user}, which {'builds the app' if user.startswith('_') else 'the app runs as'}, cannot read "
+                    f"{directory}: {path} is closed to it; try setfacl -m u:{user}:{right} {path}, or chmod o+{right} {path}"
                 )
 
 
@@ -212,7 +214,7 @@ def _complete(layout: Layout, app: App, planned: Plan, source: Path) -> dict[str
     """Return the description with what only the source knows."""
     if app.run.procfile is None:
         return planned.description
-    with as_user(layout):
+    with as_user(layout.builder):
         commands = procfile.read(app, source)
     return planned.description | {"argv": commands.argv, "workers": commands.workers}
 
@@ -220,9 +222,24 @@ def _complete(layout: Layout, app: App, planned: Plan, source: Path) -> dict[str
 def _run_hook(layout: Layout, app: App, planned: Plan, work: Path) -> None:
     if app.hooks.build is None:
         return
-    failure = f"{VARIABLE}.{app.name}.hooks.build: {app.hooks.build} failed, so release {planned.id} is not built"
-    hook = [str(work / "launch.py"), "--hook", "build"]
-    run_as_user(layout, hook, failure, directory=work, environment=MINIMAL_ENVIRONMENT, timeout=app.hooks.timeout)
+    named = {
+        "TORNADO_APP": app.name,
+        "TORNADO_RELEASE": planned.id,
+        "TORNADO_PROCESSES": str(planned.description["processes"]),
+    }
+    Builder(layout).run(
+        planned.description["hooks"]["build"],
+        f"{VARIABLE}.{app.name}.hooks.build: {app.hooks.build} failed, so release {planned.id} is not built",
+        directory=work / "src",
+        environment=_base_environment(work) | app.environment | app.secret_environment | named,
+        timeout=app.hooks.timeout,
+        open_files=app.open_files,
+    )
+
+
+def _base_environment(work: Path) -> dict[str, str]:
+    """Return what the launcher gives to any program of a release; the builder has a home and a name of its own."""
+    return {"PATH": f"{work}/venv/bin:{ENVIRONMENT['PATH']}", "VIRTUAL_ENV": f"{work}/venv", "PYTHONUNBUFFERED": "1"}
 
 
 def _compile(layout: Layout, source: Path) -> None:
@@ -230,7 +247,7 @@ def _compile(layout: Layout, source: Path) -> None:
     compiler = "import compileall, sys; compileall.compile_dir(sys.argv[1], quiet=2)"
     command = [str(source.with_name("venv") / "bin/python"), "-I", "-c", compiler, "."]
     failure = f"{VARIABLE}.{layout.app}.source: cannot be compiled"
-    run_as_user(layout, command, failure, directory=source, environment=MINIMAL_ENVIRONMENT)
+    Builder(layout).run(command, failure, directory=source, environment={})
 
 
 def _publish_static(app: App, work: Path, environment: Environment) -> None:

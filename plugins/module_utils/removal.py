@@ -1,15 +1,14 @@
-"""Taking an app off a host: its processes after they have finished, then all that it owns."""
+"""Taking an app off a host: its processes after they have finished, then all that it owns, and its users for good."""
 
 from __future__ import annotations
 
 import os
-import shutil
+import pwd
 from pathlib import Path
 
-from ansible_collections.funnel.tornado.plugins.module_utils import push
+from ansible_collections.funnel.tornado.plugins.module_utils import accounts, push, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.certificate_store import Place, discard
 from ansible_collections.funnel.tornado.plugins.module_utils.certificates import APP_SET
-from ansible_collections.funnel.tornado.plugins.module_utils.command import run
 from ansible_collections.funnel.tornado.plugins.module_utils.home import is_ours
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.switch import withdraw
@@ -23,19 +22,34 @@ def belongings(layout: Layout) -> list[str]:
     certificate = Place(APP_SET, layout.app, layout.base)
     paths += [certificate.chain, certificate.key, certificate.lineage.configuration]
     paths += [push.entry(layout.app), push.repository(layout.app)]
-    return [*(str(path) for path in paths if os.path.lexists(path)), f"user {layout.user}"]
+    return [*(str(path) for path in paths if os.path.lexists(path)), *(f"user {user}" for user in users(layout))]
+
+
+def users(layout: Layout) -> list[str]:
+    """Return the users of an app that the host has: the one that builds it before the one that the app is known by."""
+    homes = {user.pw_name: user.pw_dir for user in pwd.getpwall()}
+    wanted = {layout.builder: layout.cache, layout.user: layout.home}
+    return [user for user, home in wanted.items() if homes.get(user) == str(home)]
 
 
 def remove(layout: Layout) -> None:
     """End the app and remove all of it, what it wrote into ``shared`` too; its user last, by whom the rest is known as its.
 
-    :raises SupervisorError: when a process does not end.
-    :raises CommandError: when the user cannot be removed, or certbot does not forget the certificate.
+    Each step may find that an earlier run has done it, and was broken off later.
+
+    :raises SupervisorError: when a process of supervisord's does not end.
+    :raises AccountError: when another process does not end.
+    :raises TreeError: when files cannot be removed.
+    :raises CommandError: when a user cannot be changed, or certbot does not forget the certificate.
     """
-    withdraw(layout)
-    discard(Place(APP_SET, layout.app, layout.base))
     push.entry(layout.app).unlink(missing_ok=True)
+    for user in users(layout):
+        accounts.close(user)
+    withdraw(layout)
+    for user in users(layout):
+        accounts.end(user)
+    discard(Place(APP_SET, layout.app, layout.base))
     for directory in (push.repository(layout.app), layout.home, layout.logs):
-        if directory.exists():
-            shutil.rmtree(directory)
-    run(["userdel", layout.user])
+        tree.remove(directory)
+    for user in users(layout):
+        accounts.retire(user)

@@ -10,14 +10,13 @@ Every step can be broken off: what is found half-done is finished or removed by 
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils import history, service, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils import history, service, supervisord, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.access_log import Answers
 from ansible_collections.funnel.tornado.plugins.module_utils.generation import (
     STOP_MARGIN,
@@ -28,9 +27,13 @@ from ansible_collections.funnel.tornado.plugins.module_utils.generation import (
     drain,
     has_leftovers,
     has_other,
+    is_protected,
     is_served,
+    protect,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, VARIABLE, Layout, Slot
+from ansible_collections.funnel.tornado.plugins.module_utils.private import PrivateError, link_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.tree import TreeError
 
 #: The service that is told when server lines change. It logs a configuration that it refuses to a file of its own.
 NGINX = service.Wanted("nginx", on_change="reload", log=Path("/var/log/nginx/error.log"))
@@ -103,18 +106,26 @@ class Switcher:
 
         :raises SwitchError: when it does not serve; the slot that was live still is.
         """
+        if problem := link_problem():
+            raise SwitchError(f"{self._name()} did not go live: {problem}")
         try:
-            self._bring_live()
-        except SwitchError:
-            self._prune()  # or deploys that fail again and again fill the disk
-            raise
-        if self.outcome.changed:
-            with self._step("prune"):
-                self._prune()
+            try:
+                self._bring_live()
+            except SwitchError:
+                self._prune()  # or deploys that fail again and again fill the disk
+                raise
+            if self.outcome.changed:
+                with self._step("prune"):
+                    self._prune()
+        except (PrivateError, TreeError) as error:
+            raise SwitchError(
+                f"{VARIABLE}.{self.layout.app}: {self.layout.live_release() or 'no release'} is live; {error}"
+            ) from error
         self.outcome.slot = self.layout.live_slot()
         return self.outcome
 
     def _bring_live(self) -> None:
+        self._protect()
         self._finish()
         if self.wanted.restart or not self.is_served():
             slot = self.layout.other_slot()
@@ -124,6 +135,16 @@ class Switcher:
             with self._step("switch"):
                 self._move_traffic(slot)
             self._finish()
+
+    def _protect(self) -> None:
+        """Close what an earlier release of this collection left open to other users, while it serves on."""
+        live = self.layout.live_slot()
+        if (live is None or is_protected(self.layout, live)) and history.is_private(self.layout):
+            return
+        with self._step("protect"):
+            if live:
+                protect(self.layout, live)
+            history.make_private(self.layout)
 
     @contextlib.contextmanager
     def _step(self, name: str) -> Iterator[None]:
@@ -153,11 +174,16 @@ class Switcher:
                 with self._step("before_switch"):
                     generation.run_hook("before_switch")
         except (GenerationError, supervisord.SupervisorError) as error:
-            self._clear(slot)
+            self._give_up(slot)
             raise SwitchError(f"{self._name()} did not go live: {error}") from error
         except BaseException:
-            self._clear(slot)
+            self._give_up(slot)
             raise
+
+    def _give_up(self, slot: Slot) -> None:
+        """Clear a slot that did not get traffic; what cannot be removed now is removed, or reported, by the next run."""
+        with contextlib.suppress(TreeError):
+            self._clear(slot)
 
     def _move_traffic(self, slot: Slot) -> None:
         """Rename the link."""
@@ -309,11 +335,11 @@ def _prune(layout: Layout, keep: set[str], count: int) -> list[str]:
     )
     gone = [path for path in found[count:] if path.name not in keep]
     for path in gone:
-        shutil.rmtree(path)
+        tree.remove(path)
     used = {(path / "venv").resolve() for path in layout.releases.iterdir()}
     for environment in layout.environments.iterdir():
         if environment not in used:
-            shutil.rmtree(environment)
+            tree.remove(environment)
     return [path.name for path in gone]
 
 

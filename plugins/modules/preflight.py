@@ -114,6 +114,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.packages import (
     require_supported_host,
     upstream_versions,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.private import link_problem
 
 #: All of it is judged on the controller, and nothing of it sent to the host.
 ARGUMENTS = {
@@ -132,6 +133,8 @@ def main() -> None:
         distribution = require_supported_host()
     except PackagesError as error:
         module.fail_json(msg=str(error))
+    if problem := link_problem():
+        module.fail_json(msg=f"{problem}; nothing was changed")
     cpus = len(os.sched_getaffinity(0))
     module.exit_json(
         changed=False,

@@ -10,8 +10,10 @@ module: remove
 short_description: Take an app off a host, with all it owns
 version_added: 0.1.0
 description:
-  - Lets the processes finish what they have, stops them, and removes the app's releases, logs, user, and what it has written
-    itself.
+  - Lets the processes finish what they have, stops them and everything else that runs as the app's user, and removes the app's
+    releases, logs, and what it has written itself, in directories of the host such as C(/tmp) as well.
+  - Nobody gets the ids of its users again. Accounts that may do nothing, named C(retired-) and the id, keep them.
+  - A removal that was broken off is completed by the next one.
   - Its site is the nginx role's, and has to be taken away before.
 options:
   name:
@@ -52,11 +54,13 @@ removed:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils import app_model
+from ansible_collections.funnel.tornado.plugins.module_utils.accounts import AccountError
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.lock import LockedError, deploy_lock
 from ansible_collections.funnel.tornado.plugins.module_utils.removal import belongings, remove
 from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import SupervisorError
+from ansible_collections.funnel.tornado.plugins.module_utils.tree import TreeError
 
 
 def main() -> None:
@@ -72,12 +76,12 @@ def main() -> None:
     found = belongings(layout)
     try:
         if found and not module.check_mode:
-            layout.home.mkdir(exist_ok=True)  # an attempt before this one may have got as far as that
+            layout.home.mkdir(mode=0o711, exist_ok=True)  # an attempt before this one may have got as far as that
             with deploy_lock(layout, "", wait=module.params["wait"]) as note:
                 note("removal")
                 remove(layout)
-    except (CommandError, LockedError, OSError, SupervisorError) as error:
-        module.fail_json(msg=str(error))
+    except (AccountError, CommandError, LockedError, OSError, SupervisorError, TreeError) as error:
+        module.fail_json(msg=f"{name} is not removed completely: {error}; run this again")
     before = "".join(f"{line}\n" for line in found)
     module.exit_json(changed=bool(found), removed=found, diff={"before": before, "after": ""} if found else {})
 

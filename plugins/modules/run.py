@@ -12,8 +12,8 @@ version_added: 0.1.0
 description:
   - Runs it as the app's user, in the source's directory, with the environment, the secrets and the limits of the app's processes,
     and the programs of its virtual environment first in C(PATH).
-  - The command belongs to no slot, so a deploy meanwhile neither waits for it nor ends it. It has no input, and what it leaves
-    running ends with it.
+  - The command belongs to no slot, so a deploy meanwhile neither waits for it nor ends it. It has no input and no
+    terminal, and what it leaves running ends with it.
   - The app's secrets are hidden in what it prints.
 options:
   name:
@@ -71,8 +71,9 @@ import shlex
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils import isolation
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import SHORTEST_SECRET
-from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
+from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError, look
 
@@ -96,8 +97,16 @@ def main() -> None:
         if module.check_mode:
             module.exit_json(changed=True, release=release)
         module.no_log_values.update(secrets(layout, release))
-        take_limit_of_supervisord()
-        done = run(argv, timeout=timeout, user=layout.user, environment={}, check=False)
+        done = isolation.run(
+            layout.user,
+            argv,
+            directory=layout.release(release),
+            environment={},
+            timeout=timeout,
+            description=f"Command of {layout.app}",
+            private_tmp=False,
+            open_files=limit_of_supervisord(),
+        )
     except (CommandError, OSError, ServiceError, ValueError) as error:
         module.fail_json(msg=f"{layout.app}: {error}", release=release)
     if done.status != 0:
@@ -126,11 +135,10 @@ def secrets(layout: Layout, release: str) -> set[str]:
     return {value for value in values if len(value) >= SHORTEST_SECRET}
 
 
-def take_limit_of_supervisord() -> None:
-    """Let this process open as many files as those that supervisord starts, whatever the login that it came by may."""
+def limit_of_supervisord() -> int:
+    """Return how many files those that supervisord starts may have open at first."""
     soft, _most = resource.prlimit(look("supervisor").main_pid, resource.RLIMIT_NOFILE)
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard), hard))
+    return soft
 
 
 if __name__ == "__main__":

@@ -3,18 +3,22 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+import tarfile
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ansible_collections.funnel.tornado.plugins.module_utils import unpacking
 from ansible_collections.funnel.tornado.plugins.module_utils.archive import fetch, unpack
-from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError
+from ansible_collections.funnel.tornado.plugins.module_utils.home import Builder, BuildError
+from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 
 KEY = "tornado_apps.shop.source"
 
@@ -48,30 +52,66 @@ def tarred(file: Path, tree: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("ending", ["tar", "tar.gz", "tar.bz2", "tar.xz", "zip"])
+class LocalBuilder(Builder):
+    """Runs its programs as the user of the tests."""
+
+    def run(self, command: Sequence[str], failure: str, *, given: int | None = None, **_bounds: Any) -> str:
+        done = subprocess.run(command, stdin=given, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise BuildError(f"{failure}: {done.stderr}")
+        return done.stdout
+
+
+def unpacked(file: Path, directory: Path, *, place: str = ".", lift: bool = True) -> Path:
+    directory.mkdir(exist_ok=True)
+    with file.open("rb") as opened:
+        unpack(LocalBuilder(Layout("shop")), opened.fileno(), directory, KEY, place=place, lift=lift)
+    return directory
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst", "zip"])
 def test_one_top_directory_is_dropped_and_programs_links_and_times_stay(tmp_path: Path, tree: Path, ending: str) -> None:
     file = tmp_path / f"shop.{ending}"
-    unpack(zipped(file, tree) if ending == "zip" else tarred(file, tree), tmp_path / "src", KEY)
+    unpacked(zipped(file, tree) if ending == "zip" else tarred(file, tree), tmp_path / "src")
     assert sorted(path.name for path in (tmp_path / "src").iterdir()) == ["link", "run.sh", "shop"]
     run = tmp_path / "src/run.sh"
     assert (os.access(run, os.X_OK), run.stat().st_mtime) == (True, 1_000_000_000)
     assert not os.access(tmp_path / "src/shop/web.py", os.X_OK)
     assert (tmp_path / "src/link").readlink() == Path("run.sh")
-    assert not (tmp_path / ".src").exists()
 
 
 def test_without_a_single_top_directory_everything_stays_where_it_is(tmp_path: Path, tree: Path) -> None:
     with zipfile.ZipFile(tmp_path / "shop.zip", "w") as archive:
         archive.write(tree / "run.sh", "run.sh")
         archive.write(tree / "shop/web.py", "shop/web.py")
-    unpack(tmp_path / "shop.zip", tmp_path / "src", KEY)
+    unpacked(tmp_path / "shop.zip", tmp_path / "src")
     assert sorted(path.name for path in (tmp_path / "src").iterdir()) == ["run.sh", "shop"]
 
 
 def test_a_tar_file_that_ends_with_a_zip_file_is_a_tar_file(tmp_path: Path, tree: Path) -> None:
     zipped(tree / "zz.zip", tree)
-    unpack(tarred(tmp_path / "shop.tar", tree), tmp_path / "src", KEY)
+    unpacked(tarred(tmp_path / "shop.tar", tree), tmp_path / "src")
     assert (tmp_path / "src/zz.zip").exists()
+
+
+def test_tar_files_come_through_pipes_into_places(tmp_path: Path, tree: Path) -> None:
+    (tmp_path / "src").mkdir()
+    with subprocess.Popen(["tar", "-c", tree.name], cwd=tree.parent, stdout=subprocess.PIPE) as tar:
+        assert tar.stdout
+        unpack(LocalBuilder(Layout("shop")), tar.stdout.fileno(), tmp_path / "src", KEY, place="vendor/lib")
+    assert tar.returncode == 0
+    assert (tmp_path / "src/vendor/lib/shop-1.0/run.sh").exists()
+
+
+@pytest.mark.parametrize("place", ["link/inner", "../inner", "file/inner"])
+def test_no_place_lies_behind_a_link(tmp_path: Path, tree: Path, place: str) -> None:
+    for name in ("outside", "src"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "src/link").symlink_to(tmp_path / "outside")
+    (tmp_path / "src/file").touch()
+    with pytest.raises(BuildError, match="cannot be unpacked"):
+        unpacked(tarred(tmp_path / "shop.tar", tree), tmp_path / "src", place=place)
+    assert list((tmp_path / "outside").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil"])
@@ -79,37 +119,75 @@ def test_no_member_of_a_zip_file_leaves_the_directory(tmp_path: Path, name: str)
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
         archive.writestr(zipfile.ZipInfo(name), "evil")
     with pytest.raises(BuildError, match="outside of the source's directory"):
-        unpack(tmp_path / "evil.zip", tmp_path / "src", KEY)
+        unpacked(tmp_path / "evil.zip", tmp_path / "src")
     assert not (tmp_path / "evil").exists()
 
 
-def test_nothing_is_written_through_a_link_of_a_zip_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["tar", "zip"])
+def test_nothing_is_written_through_a_link(tmp_path: Path, ending: str) -> None:
     (tmp_path / "outside").mkdir()
-    link = zipfile.ZipInfo("a/link")
-    link.external_attr = 0o120777 << 16
-    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
-        archive.writestr(link, str(tmp_path / "outside"))
-        archive.writestr("a/link/evil", "evil")
+    file = tmp_path / f"evil.{ending}"
+    if ending == "zip":
+        link = zipfile.ZipInfo("a/link")
+        link.external_attr = 0o120777 << 16
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(link, str(tmp_path / "outside"))
+            archive.writestr("a/link/evil", "evil")
+    else:
+        with tarfile.open(file, "w") as packed:
+            packed.addfile(tar_member("a/link", tarfile.SYMTYPE, str(tmp_path / "outside")))
+            packed.addfile(tar_member("a/link/evil"))
     with pytest.raises(BuildError, match="cannot be unpacked"):
-        unpack(tmp_path / "evil.zip", tmp_path / "src", KEY)
+        unpacked(file, tmp_path / "src")
     assert list((tmp_path / "outside").iterdir()) == []
 
 
-def test_no_member_of_a_tar_file_leaves_the_directory(tmp_path: Path, tree: Path) -> None:
-    (tmp_path / "evil").touch()
-    command = ["tar", "-cPf", str(tmp_path / "evil.tar"), "--transform", "s,^,../,", "evil"]
-    subprocess.run(command, check=True, cwd=tmp_path)
-    (tmp_path / "evil").unlink()
+def tar_member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        tar_member("../evil"),
+        tar_member("/evil"),
+        tar_member("pipe", tarfile.FIFOTYPE),
+        tar_member("device", tarfile.CHRTYPE),
+        tar_member("passwd", tarfile.LNKTYPE, "/etc/passwd"),
+        tar_member("passwd", tarfile.LNKTYPE, "../../etc/passwd"),
+    ],
+)
+def test_no_member_of_a_tar_file_leaves_the_directory_or_is_special(tmp_path: Path, member: tarfile.TarInfo) -> None:
+    with tarfile.open(tmp_path / "evil.tar", "w") as archive:
+        archive.addfile(tar_member("good"))
+        archive.addfile(member)
     with pytest.raises(BuildError, match="cannot be unpacked"):
-        unpack(tmp_path / "evil.tar", tree / "src", KEY)
-    assert not (tree / "evil").exists()
+        unpacked(tmp_path / "evil.tar", tmp_path / "src")
+    assert not (tmp_path / "evil").exists()
+    assert [path.name for path in (tmp_path / "src").iterdir()] == ["good"]
+
+
+@pytest.mark.parametrize(("bound", "message"), [("MOST_FILES", "more than 3 members"), ("MOST_BYTES", "more than 0 MiB")])
+def test_an_archive_is_bounded_by_what_it_becomes(
+    tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch, bound: str, message: str
+) -> None:
+    monkeypatch.setattr(unpacking, bound, 3)
+    for ending in ("tar.gz", "zip"):
+        file = tmp_path / f"shop.{ending}"
+        (tree / "more").write_text("text")
+        (tmp_path / "src").mkdir(exist_ok=True)
+        packed = zipped(file, tree) if ending == "zip" else tarred(file, tree)
+        with packed.open("rb") as opened, pytest.raises(unpacking.UnpackError, match=message):
+            unpacking.Unpacking(tmp_path / "src").unpack(opened)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04 cut off"])
 def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "shop.tar.gz").write_bytes(content)
     with pytest.raises(BuildError, match=rf"{KEY}: cannot be unpacked"):
-        unpack(tmp_path / "shop.tar.gz", tmp_path / "src", KEY)
+        unpacked(tmp_path / "shop.tar.gz", tmp_path / "src")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app_model import Ap
 from ansible_collections.funnel.tornado.plugins.module_utils.environment import (
     COMPLETE,
     _is_complete,
+    _is_interpreter,
     _mark_complete,
     fingerprint,
     pylock,
@@ -59,7 +61,7 @@ def test_the_files_that_requirements_include_belong_to_them(tmp_path: Path) -> N
         requirements__base="",
     )
     (source / "requirements/base.txt").write_text("flask\n")
-    assert list(requirement_lines(source / "requirements.txt")) == [
+    assert requirement_lines(source) == [
         "-r requirements/base.txt",
         "flask",
         "tornado==6.6 --hash=sha256:aa",
@@ -139,11 +141,42 @@ def test_a_directory_that_is_run_in_place_is_known_by_what_it_depends_on(tmp_pat
     assert len(set(found)) == 4
 
 
-@pytest.mark.parametrize(("text", "expected"), [("-r requirements.txt\n", "recursion"), ("-r none.txt\n", "No such file")])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("-r requirements.txt\n", "or one includes itself"),
+        ("-r none.txt\n", "No such file"),
+        ("-r /dev/zero\n", "-r /dev/zero: the file lies outside of the source"),
+        ("-r/dev/zero\n", "-r/dev/zero: the file lies outside of the source"),
+        ("--requirement=a/../../zero\n", "outside of the source"),
+        ("-c ../zero\n", "outside of the source"),
+        ("-r pipe\n", "pipe is no regular file"),
+        ("-r link\n", "link is no regular file"),
+    ],
+)
 def test_requirements_that_cannot_be_read_are_named(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "requirements.txt").write_text(text)
+    (tmp_path / "link").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(BuildError, match=rf"tornado_apps\.shop\.source\.directory: .*{expected}"):
         fingerprint(developed(tmp_path), tmp_path)
+
+
+def test_requirements_that_include_one_another_many_times_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("-r r0\n")
+    for level in range(40):
+        (tmp_path / f"r{level}").write_text(f"-r r{level + 1}\n" * 2)
+    (tmp_path / "r40").touch()
+    with pytest.raises(ValueError, match="include more than 50 files"):
+        requirement_lines(tmp_path)
+
+
+def test_an_environment_links_to_a_python_of_roots_alone() -> None:
+    python = Path("/usr/bin/python3")
+    allowed = ["/usr/bin/python3.11", "/usr/bin/python3", "/opt/python/cpython-3.12/bin/python3.12"]
+    assert [_is_interpreter(Path(path), python) for path in allowed] == [True] * 3
+    refused = ["/usr/bin/sh", "/srv/shop/shared/python3", "/usr/local/bin/python3"]
+    assert [_is_interpreter(Path(path), python) for path in refused] == [False] * 3
 
 
 def test_a_directory_that_the_host_does_not_have_is_named(tmp_path: Path) -> None:

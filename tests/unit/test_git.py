@@ -9,8 +9,16 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.funnel.tornado.plugins.module_utils import unpacking
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load
-from ansible_collections.funnel.tornado.plugins.module_utils.git import _ssh_command, export, look_up, resolve, submodule_url
+from ansible_collections.funnel.tornado.plugins.module_utils.git import (
+    Unpack,
+    _ssh_command,
+    export,
+    look_up,
+    resolve,
+    submodule_url,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 
@@ -114,13 +122,63 @@ def nested(tmp_path: Path, shop: Path) -> Path:
     return shop
 
 
+def unpacker(directory: Path) -> Unpack:
+    """Unpack as a host's builder does."""
+    directory.mkdir(exist_ok=True)
+
+    def unpack(stream: int, place: str) -> None:
+        with open(stream, "rb", closefd=False) as file:
+            unpacking.Unpacking(unpacking.enter(directory, place)).unpack(file)
+
+    return unpack
+
+
+def test_a_link_of_the_parent_does_not_lead_a_submodule_astray(
+    nested: Path, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_ALLOW_PROTOCOL", "file")
+    target = tmp_path / "authorized_keys"
+    (nested / "vendor/source.tar").symlink_to(target)
+    commit(nested)
+    export(layout, app(nested), resolve(layout, app(nested)), unpacker(tmp_path / "src"))
+    assert (tmp_path / "src/vendor/source.tar").is_symlink(), "the attack was there"
+    assert not target.exists()
+
+
+def test_a_commit_with_endless_files_is_refused(shop: Path, layout: Layout, tmp_path: Path) -> None:
+    """A tree that contains another one 64 times, and so on, has more files than atoms are on earth, in a dozen objects."""
+    tree = git(shop, "rev-parse", "HEAD^{tree}")
+    for _level in range(12):
+        entries = "".join(f"040000 tree {tree}\td{number:02}\n" for number in range(64))
+        made = subprocess.run(["git", "-C", str(shop), "mktree"], input=entries, capture_output=True, text=True, check=True)
+        tree = made.stdout.strip()
+    git(shop, "update-ref", "refs/heads/main", git(shop, "commit-tree", tree, "-m", "bomb"))
+    with pytest.raises(BuildError, match="has too many names: more than 64 MiB"):
+        export(layout, app(shop), resolve(layout, app(shop)), unpacker(tmp_path / "src"))
+
+
+def test_export_starts_no_program_that_attributes_name(shop: Path, layout: Layout, tmp_path: Path) -> None:
+    (shop / ".gitattributes").write_text("web.py export-subst filter=evil\n")
+    (shop / "signature").write_text("$Format:%G?$")
+    ran = tmp_path / "ran"
+    config = tmp_path / "config"
+    config.write_text(f'[filter "evil"]\nsmudge = touch {ran}\n[gpg]\nprogram = touch\n')
+    commit(shop)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GIT_CONFIG_GLOBAL", str(config))
+        export(layout, app(shop), resolve(layout, app(shop)), unpacker(tmp_path / "src"))
+        assert not ran.exists()
+        git(shop, "archive", "--format=tar", "--output", str(tmp_path / "x.tar"), "HEAD")
+    assert ran.exists(), "git by itself does"
+
+
 def test_submodules_come_with_it_as_deep_as_they_go(
     nested: Path, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_ALLOW_PROTOCOL", "file")
     pinned = resolve(layout, app(nested))
     commit(tmp_path / "lib", lib="2")
-    export(layout, app(nested), pinned, tmp_path / "src")
+    export(layout, app(nested), pinned, unpacker(tmp_path / "src"))
     assert (tmp_path / "src/web.py").read_text() == "1"
     assert (tmp_path / "src/vendor/lib/lib.py").read_text() == "1", "at the commit that the shop names"
     assert (tmp_path / "src/vendor/lib/deep/deep.py").read_text() == "1"
@@ -129,7 +187,7 @@ def test_submodules_come_with_it_as_deep_as_they_go(
 
 def test_a_repository_cannot_name_the_hosts_own_files_as_a_submodule(nested: Path, layout: Layout, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="transport 'file' not allowed"):
-        export(layout, app(nested), resolve(layout, app(nested)), tmp_path / "src")
+        export(layout, app(nested), resolve(layout, app(nested)), unpacker(tmp_path / "src"))
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import signal
-import subprocess
-import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +16,7 @@ from testinfra.host import Host
 from tests.load import Clients
 from tests.remote import (
     ALL,
-    ROOT,
+    CODE,
     Site,
     address,
     apps,
@@ -28,6 +25,7 @@ from tests.remote import (
     extra,
     kill_playbook,
     left_behind,
+    put_code,
     run_site,
     start_playbook,
 )
@@ -38,9 +36,6 @@ GENTLE = {"poll": "/sleep?seconds=1", "polls": 2, "websockets": 2}
 HOOKS = {"build": "sleep 0.5", "before_switch": "sleep 0.5", "after_switch": "sleep 0.5"}
 LIGHT: dict[str, Any] = {"drain": 1, "soak": 1, "processes": 2, "hooks": HOOKS, "env": {"SAMPLE_THEME": "light"}}
 DARK = LIGHT | {"processes": 3, "env": {"SAMPLE_THEME": "dark"}}
-
-#: Where the collection's code is put on the hosts, to be run without Ansible.
-CODE = "/root/code"
 
 #: Switches to a release as the module does, and kills itself as it begins the step ``fatal``; prints the steps that it did.
 DRIVER = """
@@ -78,16 +73,9 @@ def nothing_left(hosts: dict[str, Host]) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def code(hosts: dict[str, Host], tmp_path_factory: pytest.TempPathFactory) -> None:
+def code(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Put the collection's code on the hosts; it needs nothing of Ansible's."""
-    packed = tmp_path_factory.mktemp("code") / "code.tar"
-    with tarfile.open(packed, "w") as archive:
-        archive.add(ROOT / "plugins/module_utils", "ansible_collections/funnel/tornado/plugins/module_utils")
-    inventory = os.environ["MOLECULE_INVENTORY_FILE"]
-    copy = ["ansible", ALL, "-i", inventory, "-m", "ansible.builtin.copy", "-a", f"src={packed} dest={CODE}.tar"]
-    subprocess.run(copy, cwd=ROOT, check=True, capture_output=True, timeout=120)
-    for host in hosts.values():
-        host.run_expect([0], f"mkdir -p {CODE} && tar -xf {CODE}.tar -C {CODE}")
+    put_code(ALL, tmp_path_factory.mktemp("code"))
 
 
 def drive(host: Host, release: str, fatal: str = "") -> list[str]:

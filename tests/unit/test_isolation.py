@@ -1,0 +1,94 @@
+"""The request to a unit, and its main process; exploits on booted hosts try the unit itself."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils import isolation, isolation_unit
+
+NOBODY = pwd.getpwnam("nobody")
+
+
+def test_a_units_command_bounds_the_program_and_names_nothing_of_it() -> None:
+    command = isolation.unit_command("funnel-shop-1.service", "Build of shop", 60, private_tmp=True)
+    assert command[:5] == ["systemd-run", "--quiet", "--pipe", "--wait", "--collect"]
+    properties = [word.removeprefix("--property=") for word in command if word.startswith("--property=")]
+    assert {"KillMode=control-group", "NoNewPrivileges=yes", "RuntimeMaxSec=90", "PrivateTmp=yes", "TasksMax=4096"} <= set(
+        properties
+    )
+    assert command[command.index("--") + 1 :][:3] == [sys.executable, "-IS", "-c"]
+
+
+def request(*argv: str, **changed: Any) -> dict[str, Any]:
+    usual = {"environment": {"PATH": "/usr/bin:/bin"}, "directory": "/", "umask": 0o022, "apart": False, "open_files": None}
+    return {"argv": argv, "uid": NOBODY.pw_uid, "gid": NOBODY.pw_gid, **usual, **changed}
+
+
+@pytest.fixture
+def control() -> Iterator[socket.socket]:
+    ours, theirs = socket.socketpair()
+    code = Path(isolation_unit.__file__).read_text()
+    with ours, subprocess.Popen([sys.executable, "-IS", "-c", code], stdin=theirs.fileno(), stdout=subprocess.PIPE) as process:
+        theirs.close()
+        ours.settimeout(10)
+        yield ours
+        ours.close()
+        process.wait(10)
+
+
+def ask(control: socket.socket, message: dict[str, Any], given: int | None = None) -> Any:
+    isolation_unit.send(control, message, given)
+    return isolation_unit.receive(control)[0]
+
+
+@pytest.mark.parametrize(("program", "status"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", -9)])
+def test_it_reports_the_exit_status(control: socket.socket, program: str, status: int) -> None:
+    assert ask(control, request("sh", "-c", program))["status"] == status
+
+
+def test_it_reports_what_cannot_be_started(control: socket.socket) -> None:
+    assert ask(control, request("missing"))["error"] == "No such file or directory: missing"
+
+
+def test_the_program_is_the_users_and_has_no_descriptor_of_roots(control: socket.socket) -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        said = Path(name, "said")
+        said.parent.chmod(0o777)
+        script = "exec > said; id -u; id -G; env; readlink /proc/self/fd/*; true"
+        assert ask(control, request("sh", "-c", script, directory=name))["status"] == 0
+        uid, groups, *others = said.read_text().splitlines()
+    assert (uid, groups) == (str(NOBODY.pw_uid), str(NOBODY.pw_gid))
+    assert {line for line in others if "=" in line} == {"PATH=/usr/bin:/bin", f"PWD={name}"}
+    assert next(line for line in others if "=" not in line) == "/dev/null"
+    assert not [line for line in others if "socket" in line]
+
+
+def test_a_descriptor_that_is_given_is_its_input(control: socket.socket) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(b"text")
+        file.seek(0)
+        assert ask(control, request("sh", "-c", '[ "$(cat)" = text ]'), file.fileno())["status"] == 0
+
+
+def test_it_ends_when_nobody_waits_any_more() -> None:
+    ours, theirs = socket.socketpair()
+    code = Path(isolation_unit.__file__).read_text()
+    with subprocess.Popen([sys.executable, "-IS", "-c", code], stdin=theirs.fileno(), process_group=0) as process:
+        theirs.close()
+        isolation_unit.send(ours, request("sleep", "600"))
+        time.sleep(0.5)
+        assert process.poll() is None
+        ours.close()
+        assert process.wait(10) == 1
+        os.killpg(process.pid, 9)  # what systemd does, which is not here
