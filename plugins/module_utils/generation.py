@@ -267,8 +267,8 @@ class Generation:
             end = 0
         with contextlib.suppress(OSError), log.open("rb") as file:
             file.seek(end)
-            lines = file.read().decode(errors="replace").strip().splitlines()[-SHOWN_LINES:]
-            if lines:
+            lines = file.read().decode(errors="replace").strip().split("\n")[-SHOWN_LINES:]
+            if lines != [""]:
                 return "\n".join([f"; {log} ends with", *lines])
         return f"; {log} says nothing"
 

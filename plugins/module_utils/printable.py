@@ -25,6 +25,11 @@ def printable(text: str, *, line: bool = False) -> str:
     return pattern.sub(_escape, text.replace("\r\n", "\n"))
 
 
+def printable_message(text: str) -> str:
+    """Return a printable message whose further lines are set off, so that what a program printed is no line of anybody else's."""
+    return printable(text).replace("\n", "\n  ")
+
+
 def printable_data(data: Any) -> Any:
     """Return data as JSON has it, with each text in it as one printable line."""
     if isinstance(data, str):

@@ -59,7 +59,7 @@ problems:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.health import wait_until_well
-from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable
+from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable_message
 
 SERVICES = ["etcd", "haproxy", "keepalived", "mongod", "nginx", "rsyslog", "supervisor"]
 
@@ -76,7 +76,7 @@ def main() -> None:
     )
     wanted = module.params
     found = wait_until_well(wanted["apps"], wanted["services"], mongodb_port=wanted["mongodb_port"], timeout=wanted["timeout"])
-    problems = list(map(printable, found))
+    problems = list(map(printable_message, found))
     if problems:
         module.fail_json(msg=f"not well after {wanted['timeout']} s: {'; '.join(problems)}", problems=problems)
     module.exit_json(changed=False)

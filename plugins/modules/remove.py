@@ -55,7 +55,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils import app_model
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.lock import LockedError, deploy_lock
-from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable
+from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.removal import belongings, remove
 from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import SupervisorError
 
@@ -78,7 +78,7 @@ def main() -> None:
                 note("removal")
                 remove(layout)
     except (CommandError, LockedError, OSError, SupervisorError) as error:
-        module.fail_json(msg=printable(str(error)))
+        module.fail_json(msg=printable_message(str(error)))
     before = "".join(f"{line}\n" for line in found)
     module.exit_json(changed=bool(found), removed=found, diff={"before": before, "after": ""} if found else {})
 

@@ -74,7 +74,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import SHORTEST_SECRET
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable
+from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable, printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError, look
 
 ARGUMENTS = {
@@ -101,12 +101,11 @@ def main() -> None:
         take_limit_of_supervisord()
         done = run(argv, timeout=timeout, user=layout.user, environment={}, check=False)
     except (CommandError, OSError, ServiceError, ValueError) as error:
-        module.fail_json(msg=printable(f"{layout.app}: {error}"), release=release)
-    output = printable(done.output)
+        module.fail_json(msg=printable_message(f"{layout.app}: {error}"), release=release)
     if done.status != 0:
-        failure = f"{layout.app}: the command failed with exit status {done.status}:\n{output}"
-        module.fail_json(msg=failure.rstrip(":\n"), changed=True, release=release, rc=done.status)
-    module.exit_json(changed=True, release=release, rc=done.status, output=output)
+        failure = f"{layout.app}: the command failed with exit status {done.status}:\n{done.output}"
+        module.fail_json(msg=printable_message(failure.rstrip(":\n")), changed=True, release=release, rc=done.status)
+    module.exit_json(changed=True, release=release, rc=done.status, output=printable(done.output))
 
 
 def words(command: str) -> list[str]:

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable, printable_data
+from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable, printable_data, printable_message
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,7 @@ def test_no_control_character_remains_in_a_line() -> None:
 def test_texts_in_data_are_lines() -> None:
     data = {"by\n": ["a\nb", 1, None, {"c": "\x1b"}]}
     assert printable_data(data) == {"by\\n": ["a\\nb", 1, None, {"c": "\\x1b"}]}
+
+
+def test_what_a_program_printed_is_set_off_from_other_lines() -> None:
+    assert printable_message("it failed:\nfatal: [web2]\r\n\x1b") == "it failed:\n  fatal: [web2]\n  \\x1b"
