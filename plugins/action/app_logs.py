@@ -10,6 +10,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import name_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable
 
 #: Seconds between two looks at a host whose app logs all the time.
 INTERVAL = 1.0
@@ -51,5 +52,5 @@ class ActionModule(ActionBase):
     def _look(self, host: str, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         result: dict[str, Any] = self._execute_module("funnel.tornado.app_logs", module_args=arguments, task_vars=task_vars)
         for line in result.get("lines", ()):
-            line["text"] = f"{host} {line.pop('process')}: {line['text']}"
+            line["text"] = printable(f"{host} {line.pop('process')}: {line['text']}", line=True)
         return result

@@ -8,10 +8,11 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import name_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable_message
 
 
 class ActionModule(ActionBase):
-    """Runs the module, and puts the command's output on the terminal as it is."""
+    """Runs the module, and shows the command's output, set off from what Ansible says."""
 
     _supports_check_mode = True
     _requires_connection = True
@@ -27,5 +28,5 @@ class ActionModule(ActionBase):
             host = (task_vars or {}).get("inventory_hostname")
             what = f"{arguments['command']}, in release {result['release']} of {arguments['name']}"
             shown = f"{host}: would run {what}" if self._task.check_mode else f"{host}: {what}\n{result['output']}"
-            self._display.display(shown.rstrip())
+            self._display.display(printable_message(shown.rstrip()))
         return result

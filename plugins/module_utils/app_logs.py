@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable
 
 #: The name of a log: the slot, the type of a worker, the number of the process.
 NAME = re.compile(r"([ab])-(?:(.+)-)?(\d+)\.log")
@@ -25,8 +26,12 @@ NAME = re.compile(r"([ab])-(?:(.+)-)?(\d+)\.log")
 ISO = re.compile(r"\S{0,12}?\s?\W?(?<!\d)(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,6})?(?:Z| ?[+-]\d\d:?\d\d)?)")
 TORNADO = re.compile(r"\[[A-Z] (\d{6} \d\d:\d\d:\d\d)\b")
 
-#: What a line must not do to the terminal that it is shown on.
-CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+#: Characters of a line that are shown.
+LINE_SIZE = 16_384
+
+#: Bytes of a file that are read at a time, the last ones, and lines of them: an app that logs more than that is not followed.
+LOG_SIZE = 8 << 20
+MOST_LINES = 20_000
 
 #: Bytes that are read at a time from the end of a file.
 BLOCK = 1 << 16
@@ -77,8 +82,9 @@ def news(layout: Layout, since: Mapping[str, tuple[int, int]], wait: float) -> t
             for file in _files(log):
                 inode, start = since.get(log.name, (_inode(file), 0))
                 known = inode == _inode(file)
-                file.seek(start if known and start <= os.fstat(file.fileno()).st_size else 0)
-                part = file.read()
+                size = os.fstat(file.fileno()).st_size
+                file.seek(max(start if known and start <= size else 0, size - LOG_SIZE))
+                part = file.read(LOG_SIZE)
                 position.setdefault(log.name, _position(file, part))
                 data = part + data
                 if known:
@@ -126,28 +132,36 @@ def _position(file: BinaryIO, end: bytes) -> tuple[int, int]:
 
 
 def _end(file: BinaryIO, count: int) -> bytes:
-    """Return the end of a file, with ``count`` lines at least if it has so many."""
+    """Return the end of a file, with ``count`` lines at least if it has so many and they are not too long."""
     start = file.seek(0, os.SEEK_END)
-    data = b""
-    while start and data.count(b"\n") <= count:
+    blocks: list[bytes] = []
+    lines = 0
+    while start and lines <= count and len(blocks) < LOG_SIZE // BLOCK:
         size = min(BLOCK, start)
         start -= size
         file.seek(start)
-        data = file.read(size) + data
+        blocks.append(file.read(size))
+        lines += blocks[-1].count(b"\n")
+    data = b"".join(reversed(blocks))
     file.seek(start + len(data))
     return data
 
 
 def _lines(log: Path, process: str, data: bytes) -> list[Line]:
     """Return the complete lines of what a process has logged."""
-    texts = data[: data.rfind(b"\n") + 1].decode(errors="replace").split("\n")[:-1]
+    texts = data[: data.rfind(b"\n") + 1].decode(errors="replace").split("\n")[:-1][-MOST_LINES:]
     times = [line_time(text) for text in texts]
     now = next((moment for moment in times if moment is not None), None) or _modified(log)
     found = []
     for moment, text in zip(times, texts, strict=True):
         now = max(now, moment or now)
-        found.append(Line(now, process, CONTROL.sub("?", text.rstrip("\r"))))
+        found.append(Line(now, process, _shown(text)))
     return found
+
+
+def _shown(text: str) -> str:
+    shown = printable(text[: LINE_SIZE + 1].rstrip("\r"), line=True)
+    return f"{shown[:LINE_SIZE]}..." if len(text) > LINE_SIZE else shown
 
 
 def _modified(log: Path) -> float:

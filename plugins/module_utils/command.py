@@ -78,5 +78,5 @@ def _text(output: str | bytes | None) -> str:
 
 
 def last_lines(text: str, count: int = 20) -> str:
-    """Return the last ``count`` lines of ``text`` that are not empty."""
-    return "\n".join([line.rstrip() for line in text.splitlines() if line.strip()][-count:])
+    """Return the last ``count`` lines of ``text`` that are not empty; only a newline ends one."""
+    return "\n".join([line.rstrip() for line in text.split("\n") if line.strip()][-count:])

@@ -282,8 +282,8 @@ class Generation:
         """Return the end of what has been logged since the start."""
         with contextlib.suppress(OSError, tree.TreeError):
             end = tree.read_end(log, SHOWN_BYTES, trusted=self.layout.logs, start=self._log_ends.get(log, 0))
-            lines = end.decode(errors="replace").strip().splitlines()[-SHOWN_LINES:]
-            if lines:
+            lines = end.decode(errors="replace").strip().split("\n")[-SHOWN_LINES:]
+            if lines != [""]:
                 return "\n".join([f"; {log} ends with", *lines])
         return f"; {log} says nothing"
 

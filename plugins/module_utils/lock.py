@@ -13,9 +13,13 @@ from typing import TextIO
 
 from ansible_collections.funnel.tornado.plugins.module_utils import private
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable
 
 #: Seconds between two tries.
 INTERVAL = 0.1
+
+#: Characters that a holder says of itself.
+HOLDER_SIZE = 10_000
 
 #: Takes what the holder does at the moment, for those who wait.
 Note = Callable[[str], None]
@@ -80,7 +84,8 @@ def _holder(file: TextIO) -> str:
     """Return what the holder says of itself; nothing in the moment in which it has not said it yet."""
     file.seek(0)
     try:
-        holder = json.loads(file.read())
-    except ValueError:
+        holder = json.loads(file.read(HOLDER_SIZE))
+        said = f": {holder['by'] or 'somebody'}'s, since {holder['since']}, now at {holder['doing']}"
+    except (KeyError, TypeError, ValueError):
         return ""
-    return f": {holder['by'] or 'somebody'}'s, since {holder['since']}, now at {holder['doing']}"
+    return printable(said, line=True)

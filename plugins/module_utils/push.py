@@ -8,19 +8,24 @@ sudo has for it: root reads an archive, and nothing of a repository that others 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
+import os
 import pwd
 import re
+import resource
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
 from ansible_collections.funnel.tornado.plugins.module_utils.file_set import File
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import PUSH_ENTRIES
+from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable
 
 #: Who owns the repositories, and whose name stands in their addresses: git@host:app.
 USER = "git"
@@ -41,8 +46,34 @@ SUDOERS_FILE = "funnel-push"
 #: Bytes that may be pushed at a time, and that the files of a commit may have: far more than code needs.
 MOST_BYTES = 1 << 29
 
+#: Bytes that the repository of an app may have; all of them lie on the same disk.
+MOST_STORED = 1 << 30
+
+#: Files and directories that a commit may have, and bytes that the path of one may have.
+MOST_FILES = 100_000
+LONGEST_PATH = 1000
+
+#: Pushes to an app at a time: each keeps what it has received beside the repository until it is accepted.
+AT_ONCE = 4
+
+#: Seconds that a push may take until all of it is received, and that the listing of its files may take.
+RECEIVING = 900.0
+LISTING = 60.0
+
+#: Seconds that root waits for all of the files.
+HANDING_OVER = 300.0
+
 #: Seconds that another push, or another deploy, is waited for.
 WAIT = 60
+
+#: Seconds after which what a push that was broken off has left is removed: none takes as long.
+BROKEN_OFF = 86_400.0
+
+#: What each process of git may take in a push: bytes of memory and of a file, seconds of a CPU.
+LIMITS = {resource.RLIMIT_AS: 1 << 30, resource.RLIMIT_FSIZE: MOST_STORED, resource.RLIMIT_CPU: 300}
+
+#: The mode that a submodule has in a tree.
+SUBMODULE_MODE = b"160000"
 
 #: What a branch is at that is not there.
 NOTHING = re.compile("0+")
@@ -168,14 +199,117 @@ def update(lines: Sequence[str], branch: str) -> tuple[str, str]:
     return old, new
 
 
-def receive_pack(app: str) -> Iterator[str]:
-    """Yield the command that takes a push; the repository needs no settings of its own."""
+def receive_pack(app: str, size: int) -> Iterator[str]:
+    """Yield the command that takes a push of at most ``size`` bytes; the repository needs no settings of its own.
+
+    What is received is checked by git's own rules and stays packed, however much it would be. The rules that old commits break
+    and that harm nobody are left out.
+    """
     settings = {
         "core.hooksPath": HOOKS,
-        "receive.maxInputSize": MOST_BYTES,
+        "receive.maxInputSize": size,
+        "receive.unpackLimit": 1,
+        "receive.fsckObjects": "true",
+        "receive.fsck.badTimezone": "ignore",
+        "receive.fsck.missingSpaceBeforeDate": "ignore",
+        "receive.fsck.zeroPaddedFilemode": "ignore",
+        "core.bigFileThreshold": "16m",
+        "core.packedGitWindowSize": "32m",
+        "core.packedGitLimit": "256m",
+        "core.deltaBaseCacheLimit": "64m",
+        "pack.threads": 1,
+        "pack.windowMemory": "64m",
+        "pack.deltaCacheSize": "64m",
         "gc.autoDetach": "false",  # what runs on in the background would hold the lock of the push
     }
     yield "git"
     for name, value in settings.items():
         yield from ("-c", f"{name}={value}")
     yield from ("receive-pack", str(repository(app)))
+
+
+def room(app: str) -> int:
+    """Return how many bytes may still be pushed to an app's repository, after removing what broken-off pushes have left there.
+
+    :raises PushError: when there is no room.
+    """
+    directory = repository(app)
+    for left in directory.glob("objects/*incoming-*"):
+        with contextlib.suppress(FileNotFoundError):  # that push has just ended
+            if left.lstat().st_mtime < time.time() - BROKEN_OFF:
+                shutil.rmtree(left, ignore_errors=True)
+    stored = _stored(directory)
+    if stored >= MOST_STORED:
+        raise PushError(
+            f"{app}: its repository on this host has {stored >> 20} MiB, and may have {MOST_STORED >> 20}; "
+            f"whoever runs the host can remove {directory}, and the next push begins a new one"
+        )
+    return min(MOST_BYTES, MOST_STORED - stored)
+
+
+def _stored(directory: Path) -> int:
+    """Return how many bytes a directory has on its disk; what another push removes meanwhile is not counted."""
+    size = 0
+    for place, _directories, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                size += os.lstat(Path(place, name)).st_blocks * 512
+    return size
+
+
+def limit() -> None:
+    """Let this process, and what it starts, take no more than `LIMITS`; :func:`unlimit` takes that back for root's part."""
+    for kind, most in LIMITS.items():
+        _soft, hard = resource.getrlimit(kind)
+        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def unlimit() -> None:
+    """Let this process take what it could before :func:`limit`."""
+    for kind in LIMITS:
+        _soft, hard = resource.getrlimit(kind)
+        resource.setrlimit(kind, (hard, hard))
+
+
+def entries(listing: int) -> Iterator[bytes]:
+    """Yield the entries of a tree from a pipe into which ``git ls-tree -z`` lists them.
+
+    :raises PushError: when a path is too long.
+    """
+    rest = b""
+    while part := os.read(listing, 1 << 16):
+        *whole, rest = (rest + part).split(b"\0")
+        yield from whole
+        if len(rest) > LONGEST_PATH + 200:  # the mode, the type, the hash and the size stand before it
+            raise _path_too_long(rest)
+
+
+def require_bounds(listed: Iterable[bytes]) -> None:
+    """See that a commit can be built from here; a few objects can make any number of files.
+
+    :arg listed: all its directories and files, as ``git ls-tree -r -t -l`` lists them.
+    :raises PushError: when it has too many files, too large ones, or names that no source has.
+    """
+    size = 0
+    for number, one in enumerate(listed, start=1):
+        about, _tab, path = one.partition(b"\t")
+        mode, _kind, _hash, length = about.split()
+        size += int(length) if length.isdigit() else 0
+        if mode == SUBMODULE_MODE:
+            raise PushError("the commit has submodules, which do not come with a push; use source.git")
+        if len(path) > LONGEST_PATH:
+            raise _path_too_long(path)
+        if re.search(rb"[\x00-\x1f\x7f]", path):
+            raise PushError(f"the commit has a file whose name has control characters: {_shown(path)}")
+        if number > MOST_FILES:
+            raise PushError(f"the commit has more than {MOST_FILES} files and directories")
+        if size > MOST_BYTES:
+            raise PushError(f"the files of the commit are more than {MOST_BYTES >> 20} MiB")
+
+
+def _path_too_long(path: bytes) -> PushError:
+    return PushError(f"the commit has a path of more than {LONGEST_PATH} bytes: {_shown(path[-60:])}")
+
+
+def _shown(path: bytes) -> str:
+    return printable(path.decode(errors="replace"), line=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE
+from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable, printable_data
 
 #: Where the page's template is.
 TEMPLATES = Path(__file__).parents[2] / "playbooks/templates"
@@ -87,7 +88,7 @@ def report(found: Mapping[str, Said], apps: Apps, now: float) -> Report:
 
     :arg now: unix time.
     """
-    hosts = {host: said["status"] for host, said in found.items() if "status" in said}
+    hosts = {host: printable_data(said["status"]) for host, said in found.items() if "status" in said}
     return Report(
         at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)),
         asked=len(found),
@@ -112,7 +113,7 @@ def _own_problems(found: Mapping[str, Said]) -> Iterator[str]:
         else:
             what = "cannot be reached" if said.get("unreachable") else "cannot be looked at"
             problems = [f"{what}: {said.get('msg', 'it gave no answer')}"]
-        yield from (f"{host}: {' '.join(str(problem).split())}" for problem in problems)
+        yield from (f"{host}: {printable(' '.join(str(problem).split()), line=True)}" for problem in problems)
 
 
 def _notes(hosts: Mapping[str, Said]) -> Iterator[str]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import http.client
+import io
 import ipaddress
 import json
 import re
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 from ansible_collections.funnel.tornado.plugins.module_utils import proc
 
-#: Seconds that an answer may take. Longer ones count as none: a process that serves answers its health path at once.
+#: Seconds that an answer may take, all of it. Longer ones count as none: a process that serves answers its health path at once.
 TIMEOUT = 5.0
 
 #: The kernel's tables of sockets, proc(5).
@@ -31,8 +33,9 @@ TCP_ESTABLISHED, TCP_LISTEN = "01", "0A"
 #: What a listener on every address is bound to.
 ALL_ADDRESSES = (ipaddress.IPv4Address(0), ipaddress.IPv6Address(0))
 
-#: Bytes of an answer that are looked at.
+#: Bytes of an answer's body that are looked at, and of all that a process may say before: interim answers, headers, chunks.
 ANSWER_SIZE = 65_536
+HEAD_SIZE = 65_536
 
 #: A release's id, as far as it can be told from other things that an app may call its release.
 RELEASE_ID = re.compile(r"[0-9a-f]{12}")
@@ -83,31 +86,77 @@ class Answer:
         return 200 <= self.status < 400
 
 
-def ask(address: Address, path: str, host: str, timeout: float = TIMEOUT) -> Answer:
-    """Return the answer to ``GET path``, each part of which may take ``timeout`` seconds.
+class _Received(io.RawIOBase):
+    """What a connection brings until a deadline, and ``size`` bytes of it at most: then it ends, whatever else there is."""
 
-    The release is that of the header X-Release, or of the key ``release`` in JSON.
+    def __init__(self, connection: socket.socket, deadline: float, size: int) -> None:
+        self._connection = connection
+        self._deadline = deadline
+        self._left = size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Wait for some bytes.
+
+        :raises TimeoutError: when there are none before the deadline.
+        """
+        self._connection.settimeout(_left(self._deadline))
+        count = self._connection.recv_into(memoryview(buffer)[: self._left])
+        self._left -= count
+        return count
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        """Return a file, as http.client asks a socket for it."""
+        return io.BufferedReader(self)
+
+
+def ask(address: Address, path: str, host: str, timeout: float = TIMEOUT) -> Answer:
+    """Return the answer to ``GET path``, which may take ``timeout`` seconds with all that comes before and after it.
+
+    The release is that of the header X-Release, or of the key ``release`` in JSON. A process can answer anything: bytes and
+    seconds have limits for the whole of it, of a long body only the beginning is looked at.
 
     :raises OSError: when there is no answer.
     """
-    if isinstance(address, tuple):
-        connection = http.client.HTTPConnection(*address, timeout=timeout)
-    else:
-        connection = UnixHTTPConnection(address, timeout)
+    deadline = time.monotonic() + timeout
+    with connect(address, timeout) as connection:
+        connection.settimeout(_left(deadline))
+        connection.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept-Encoding: identity\r\nConnection: close\r\n\r\n".encode()
+        )
+        received = _Received(connection, deadline, HEAD_SIZE + ANSWER_SIZE)
+        try:
+            with http.client.HTTPResponse(cast(socket.socket, received), method="GET") as response:
+                response.begin()
+                return Answer(response.status, _release(response.headers["X-Release"], _body(response)))
+        except (http.client.HTTPException, ValueError) as error:
+            raise OSError("no HTTP answer") from error
+
+
+def _left(deadline: float) -> float:
+    """Return the seconds until a deadline.
+
+    :raises TimeoutError: when there are none.
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("no answer in time")
+    return left
+
+
+def _body(response: http.client.HTTPResponse) -> bytes:
     try:
-        connection.request("GET", path, headers={"Host": host, "Connection": "close"})
-        response = connection.getresponse()
-        return Answer(response.status, _release(response.headers["X-Release"], response.read(ANSWER_SIZE)))
-    except http.client.HTTPException as error:
-        raise OSError(f"no HTTP answer: {error}") from error
-    finally:
-        connection.close()
+        return response.read(ANSWER_SIZE)
+    except http.client.IncompleteRead as error:  # more chunks than bytes, or the end of what is looked at
+        return error.partial
 
 
 def _release(header: str | None, body: bytes) -> str | None:
     try:
         data = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         data = None
     named = header or (data.get("release") if isinstance(data, dict) else None)
     return named if isinstance(named, str) and RELEASE_ID.fullmatch(named) else None

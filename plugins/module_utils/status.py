@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import stat
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils import history, proc, push, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils import history, proc, push, supervisord, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.certificate_store import ALARM_DAYS, Place, date, newer, read_pair
 from ansible_collections.funnel.tornado.plugins.module_utils.certificates import Request
 from ansible_collections.funnel.tornado.plugins.module_utils.generation import Generation, describe
@@ -23,6 +23,16 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sockets import ask,
 
 #: Bytes that are read of a file of starts: tens of thousands of lines.
 STARTS_SIZE = 1_000_000
+
+#: Bytes that a file may have which says how an environment was made, and entries that are looked at in its packages.
+ENVIRONMENT_SIZE = 65_536
+PACKAGES = 20_000
+
+#: Processes that are asked at the same time: those that do not answer hold up few others.
+ASKED_AT_ONCE = 64
+
+#: How the files of an app fail that are not what they should be.
+UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
 
 #: How the services that read certificates say what they cannot read.
 SELF_CHECKS = {"nginx": "nginx -t", "haproxy": "haproxy -c -f /etc/haproxy/haproxy.cfg"}
@@ -99,11 +109,37 @@ class Process:
         return f"{self.worker}.{self.process}" if self.worker else str(self.process)
 
 
-def look(layout: Layout, server: Any) -> Iterator[Process]:
-    """Yield the processes of every slot of an app.
+@dataclass(frozen=True)
+class Failure:
+    """An app, or a part of it, that cannot be read."""
+
+    problem: str
+
+
+def look(layouts: Sequence[Layout], server: Any) -> Iterator[Process | Failure]:
+    """Yield the processes of every slot of the apps.
+
+    All are asked side by side, and what cannot be read of one app costs nothing but that.
 
     :raises SupervisorError: when supervisord does not answer.
     """
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        asked: list[tuple[Layout, Future[Process]]] = []
+        for layout in layouts:
+            try:
+                asked += [(layout, pool.submit(_process, *one)) for one in _supervised(layout, server)]
+            except (OSError, *UNREADABLE) as error:
+                yield Failure(f"{layout.app}: its processes cannot be read: {error}")
+        for layout, answer in asked:
+            try:
+                with contextlib.suppress(OSError):  # it has ended, or its slot has been cleared, since we asked
+                    yield answer.result()
+            except UNREADABLE as error:
+                yield Failure(f"{layout.app}: one of its processes cannot be read: {error}")
+
+
+def _supervised(layout: Layout, server: Any) -> Iterator[tuple[Generation, str, supervisord.ProcessInfo]]:
+    """Yield the processes that supervisord has of an app, each with its generation and the type of its worker, if it is one."""
     for slot in SLOTS:
         release = layout.slot_release(slot)
         if release is None:
@@ -112,14 +148,22 @@ def look(layout: Layout, server: Any) -> Iterator[Process]:
         for group in supervisord.groups(server, layout.group(slot)):
             worker = group.removeprefix(layout.group(slot)).removeprefix(".")
             for info in supervisord.process_infos(server, group):
-                with contextlib.suppress(OSError):  # it has ended, or its slot has been cleared, since we asked
-                    yield _process(generation, worker, info)
+                yield generation, worker, info
 
 
 def abandoned(names: list[str], base: Path = Path("/")) -> list[str]:
     """Return the apps that this host has and that are none of ``names``."""
     found = (path.parent.name for path in base.glob("srv/*/history.json"))
     return sorted(app for app in found if app not in names)
+
+
+def look_at_apps(layouts: Sequence[Layout]) -> Iterator[App | Failure]:
+    """Yield what is served of each app, or why it cannot be read."""
+    for layout in layouts:
+        try:
+            yield look_at_app(layout)
+        except (OSError, *UNREADABLE) as error:
+            yield Failure(f"{layout.app}: what is served of it cannot be read: {error}")
 
 
 def look_at_app(layout: Layout) -> App:
@@ -130,7 +174,7 @@ def look_at_app(layout: Layout) -> App:
         return App(layout.app, maintenance=maintenance, awaited=push.entry(layout.app).exists())
     description = describe(layout, release)
     served = next((entry for entry in reversed(history.read(layout)) if entry.release == release), None)
-    environment = layout.release(release) / "venv"
+    environment = layout.environments / (layout.release(release) / "venv").readlink().name
     return App(
         app=layout.app,
         release=release,
@@ -140,8 +184,8 @@ def look_at_app(layout: Layout) -> App:
         since=served.at if served else "",
         by=served.by if served else "",
         processes=description["processes"],
-        tornado=_tornado_version(environment),
-        python=_python_version(environment),
+        tornado=_tornado_version(layout, environment),
+        python=_python_version(layout, environment),
         maintenance=maintenance,
     )
 
@@ -154,19 +198,27 @@ def content(layout: Layout, description: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps([told, files], sort_keys=True).encode()).hexdigest()[:CONTENT_DIGITS]
 
 
-def _tornado_version(environment: Path) -> str:
-    found = [path.stem.partition("-")[2] for path in environment.glob("lib/python3*/site-packages/tornado-*.dist-info")]
-    return found[0] if found else ""
+def _tornado_version(layout: Layout, environment: Path) -> str:
+    """Return the version of Tornado that an environment has by the names of its packages, which a build can choose."""
+    with contextlib.suppress(OSError, tree.TreeError):
+        for python in tree.names(environment / "lib", PACKAGES, trusted=layout.environments):
+            packages = environment / "lib" / python / "site-packages"
+            for name in tree.names(packages, PACKAGES, trusted=layout.environments):
+                if found := re.fullmatch(r"tornado-([\w.+!-]{1,40})\.dist-info", name, re.ASCII):
+                    return found[1]
+    return ""
 
 
-def _python_version(environment: Path) -> str:
+def _python_version(layout: Layout, environment: Path) -> str:
     """Return the version that an environment was made with, from the file that says so (the module venv's documentation)."""
     try:
-        lines = (environment / "pyvenv.cfg").read_text().splitlines()
-    except OSError:
+        data = tree.read(environment / "pyvenv.cfg", ENVIRONMENT_SIZE, trusted=layout.environments)
+    except (OSError, tree.TreeError):
         return ""
+    lines = data.decode(errors="replace").splitlines()
     settings = {key.strip(): value.strip() for key, _colon, value in (line.partition("=") for line in lines)}
-    return settings.get("version_info") or settings.get("version", "")
+    found = settings.get("version_info") or settings.get("version", "")
+    return found if re.fullmatch(r"[\w.+]{1,40}", found, re.ASCII) else ""
 
 
 def iso(moment: float) -> str:
@@ -249,7 +301,7 @@ def _process(generation: Generation, worker: str, info: supervisord.ProcessInfo)
         state=info.state,
         pid=info.pid,
         uptime=proc.uptime(info.pid) if alive else 0,
-        restarts=_restarts(layout.starts(slot, number, worker)),
+        restarts=_restarts(layout, layout.starts(slot, number, worker)),
         connections=0 if worker else _connections(generation, number, info.pid),
         open_files=proc.open_files(info.pid),
         open_files_limit=open_files_of(info.pid)[0] if alive else 0,
@@ -258,16 +310,14 @@ def _process(generation: Generation, worker: str, info: supervisord.ProcessInfo)
     )
 
 
-def _restarts(starts: Path) -> int:
+def _restarts(layout: Layout, starts: Path) -> int:
     """Return how often a process was started after the first time: the launcher adds a line to this file each time.
 
     The directory is the app's, which could put anything there, such as a pipe that nobody writes to.
     """
     try:
-        with os.fdopen(os.open(starts, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-            return max(file.read(STARTS_SIZE).count(b"\n") - 1, 0) if regular else 0
-    except OSError:
+        return max(tree.read_end(starts, STARTS_SIZE, trusted=layout.slots).count(b"\n") - 1, 0)
+    except (OSError, tree.TreeError):
         return 0
 
 

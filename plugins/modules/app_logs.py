@@ -14,7 +14,8 @@ description:
     earlier look.
   - A line without a time of its own, such as one of a traceback, has that of the line before it. A time without a zone is the
     host's.
-  - No line is missed when logs are rotated meanwhile. Control characters, but for tabs, are shown as question marks.
+  - No line is missed when logs are rotated meanwhile, unless an app logs more than 8 MiB or 20,000 lines between two looks.
+  - Control characters, but for tabs, and what would change the direction of a text are shown as in C(\\x1b).
   - Changes nothing.
 options:
   name:
@@ -26,7 +27,7 @@ options:
     type: int
     default: 100
   since:
-    description: RV(position) of an earlier look; all that has come since is returned then, however many lines it is.
+    description: RV(position) of an earlier look; all that has come since is returned then.
     type: dict
   follow:
     description: Seconds for which lines are shown as they come, on the terminal; they are not returned then.
@@ -74,6 +75,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app_logs import news, tail
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable
 
 ARGUMENTS = {
     "name": {"type": "str", "required": True},
@@ -97,7 +99,7 @@ def main() -> None:
             since = {log: (int(inode), int(end)) for log, (inode, end) in wanted["since"].items()}
             lines, position = news(layout, since, wait=wanted["follow"])
     except (OSError, TypeError, ValueError) as error:
-        module.fail_json(msg=f"{layout.app}: {error}")
+        module.fail_json(msg=printable(f"{layout.app}: {error}"))
     # One look: the action plugin takes as many as fit into the time.
     module.exit_json(changed=False, lines=[dataclasses.asdict(line) for line in lines], position=position)
 

@@ -59,6 +59,7 @@ problems:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.health import wait_until_well
+from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable_message
 
 SERVICES = ["etcd", "haproxy", "keepalived", "mongod", "nginx", "rsyslog", "supervisor"]
 
@@ -74,7 +75,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     wanted = module.params
-    problems = wait_until_well(wanted["apps"], wanted["services"], mongodb_port=wanted["mongodb_port"], timeout=wanted["timeout"])
+    found = wait_until_well(wanted["apps"], wanted["services"], mongodb_port=wanted["mongodb_port"], timeout=wanted["timeout"])
+    problems = list(map(printable_message, found))
     if problems:
         module.fail_json(msg=f"not well after {wanted['timeout']} s: {'; '.join(problems)}", problems=problems)
     module.exit_json(changed=False)

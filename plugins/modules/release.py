@@ -131,6 +131,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.generation import d
 from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError, build_environment, ensure_home
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.lock import LockedError, deploy_lock
+from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable, printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.release import Programs, build, last_push, plan, summary
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import SupervisorError, connect
@@ -158,7 +159,7 @@ def main() -> None:
     os.environ.update(build_environment())  # the certificates and the proxy for whatever is fetched
     try:
         app = load_one(module.params["name"], json.loads(module.params["app"]))
-        module.no_log_values.update(app.hidden_texts)  # a build may print what it was given
+        module.no_log_values.update(app.hidden_texts, map(printable, app.hidden_texts))  # a build may print what it was given
         layout = Layout(app.name)
         if module.check_mode:
             finish(module, layout, release(module, layout, app))
@@ -169,7 +170,7 @@ def main() -> None:
         if "changed" in result:
             result["changed"] |= made
     except (BuildError, InvalidDataError, LockedError, OSError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=printable_message(str(error)))
     finish(module, layout, result)
 
 

@@ -58,6 +58,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.accounts import Acc
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.lock import LockedError, deploy_lock
+from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.removal import belongings, remove
 from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import SupervisorError
 from ansible_collections.funnel.tornado.plugins.module_utils.tree import TreeError
@@ -81,7 +82,7 @@ def main() -> None:
                 note("removal")
                 remove(layout)
     except (AccountError, CommandError, LockedError, OSError, SupervisorError, TreeError) as error:
-        module.fail_json(msg=f"{name} is not removed completely: {error}; run this again")
+        module.fail_json(msg=printable_message(f"{name} is not removed completely: {error}; run this again"))
     before = "".join(f"{line}\n" for line in found)
     module.exit_json(changed=bool(found), removed=found, diff={"before": before, "after": ""} if found else {})
 

@@ -14,7 +14,7 @@ description:
     and the programs of its virtual environment first in C(PATH).
   - The command belongs to no slot, so a deploy meanwhile neither waits for it nor ends it. It has no input and no
     terminal, and what it leaves running ends with it.
-  - The app's secrets are hidden in what it prints.
+  - The app's secrets are hidden in what it prints, and control characters are shown as in C(\\x1b).
 options:
   name:
     description: The app.
@@ -75,6 +75,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils import isolation
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import SHORTEST_SECRET
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable, printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError, look
 
 ARGUMENTS = {
@@ -96,7 +97,8 @@ def main() -> None:
         argv = [str(launcher), "--run", *words(module.params["command"])]
         if module.check_mode:
             module.exit_json(changed=True, release=release)
-        module.no_log_values.update(secrets(layout, release))
+        hidden = secrets(layout, release)
+        module.no_log_values.update(hidden, map(printable, hidden))
         done = isolation.run(
             layout.user,
             argv,
@@ -108,11 +110,11 @@ def main() -> None:
             open_files=limit_of_supervisord(),
         )
     except (CommandError, OSError, ServiceError, ValueError) as error:
-        module.fail_json(msg=f"{layout.app}: {error}", release=release)
+        module.fail_json(msg=printable_message(f"{layout.app}: {error}"), release=release)
     if done.status != 0:
         failure = f"{layout.app}: the command failed with exit status {done.status}:\n{done.output}"
-        module.fail_json(msg=failure.rstrip(":\n"), changed=True, release=release, rc=done.status)
-    module.exit_json(changed=True, release=release, rc=done.status, output=done.output)
+        module.fail_json(msg=printable_message(failure.rstrip(":\n")), changed=True, release=release, rc=done.status)
+    module.exit_json(changed=True, release=release, rc=done.status, output=printable(done.output))
 
 
 def words(command: str) -> list[str]:

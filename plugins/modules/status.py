@@ -119,6 +119,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.certificates import
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.haproxy_socket import HaproxyError
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable_data
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 
 #: What is raised where a part cannot be read.
@@ -159,7 +160,7 @@ def main() -> None:
             problems.append(str(error))
             return None
         problems.extend(one.problem for one in found if one.problem)
-        return [{**dataclasses.asdict(one), "problem": one.problem} for one in found]
+        return [{**dataclasses.asdict(one), "problem": one.problem} for one in found if not isinstance(one, status.Failure)]
 
     abandoned = status.abandoned(params["names"])
     layouts = [Layout(name) for name in [*params["names"], *abandoned]]
@@ -169,14 +170,15 @@ def main() -> None:
     found = {
         "machine": {**dataclasses.asdict(host), "problem": host.problem},
         "services": services,
-        "apps": read(lambda: map(status.look_at_app, layouts)),
-        "processes": read(lambda: (process for layout in layouts for process in status.look(layout, server))),
+        "apps": read(lambda: status.look_at_apps(layouts)),
+        "processes": read(lambda: status.look(layouts, server)),
         "certificates": read(lambda: certificates(params)),
         "servers": read(lambda: machine.look_at_servers(params["backends"])) if balances else [],
         "addresses": read(lambda: map(machine.look_at_address, params["floating_addresses"])),
     }
     problems += [f"{app}: is on this host and not in tornado_apps; remove.yml ends it" for app in abandoned]
-    module.exit_json(changed=False, status=found, problems=list(dict.fromkeys(problems)))
+    lines = [" ".join(problem.split()) for problem in dict.fromkeys(problems)]
+    module.exit_json(changed=False, status=printable_data(found), problems=printable_data(lines))
 
 
 def certificates(params: dict[str, Any]) -> Iterator[status.CertificateState]:

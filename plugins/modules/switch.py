@@ -111,6 +111,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils import history
 from ansible_collections.funnel.tornado.plugins.module_utils.generation import count_processes, describe
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.lock import LockedError, deploy_lock
+from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError
 from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import SupervisorError
 from ansible_collections.funnel.tornado.plugins.module_utils.switch import Switcher, SwitchError, Wanted
@@ -144,7 +145,7 @@ def main() -> None:
             before = served(layout)
             outcome = Switcher(layout, asked, lambda step: note(f"{step} of release {asked.release}")).run()
     except (LockedError, OSError, SwitchError, SupervisorError, ServiceError) as error:
-        module.fail_json(msg=str(error), release=layout.live_release() or "")
+        module.fail_json(msg=printable_message(str(error)), release=layout.live_release() or "")
     module.exit_json(**dataclasses.asdict(outcome), diff=difference(layout, before, served(layout)))
 
 

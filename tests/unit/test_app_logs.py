@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.funnel.tornado.plugins.module_utils import app_logs
 from ansible_collections.funnel.tornado.plugins.module_utils.app_logs import line_time, news, tail
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
 
@@ -114,8 +115,17 @@ def test_a_first_line_is_waited_for(layout: Layout) -> None:
 
 
 def test_a_line_does_nothing_to_a_terminal(layout: Layout) -> None:
-    layout.log("a", 0).write_bytes(b"\x1b[2Jgone\ttab \xc2\x9b \xff\r\n")
-    assert [line.text for line in tail(layout, 1)[0]] == ["?[2Jgone\ttab ? \ufffd"]
+    layout.log("a", 0).write_bytes(b"\x1b[2Jgone\ttab \xc2\x9b \xff \xe2\x80\xae\r\n")
+    assert [line.text for line in tail(layout, 1)[0]] == ["\\x1b[2Jgone\ttab \\x9b \ufffd \\u202e"]
+
+
+def test_lines_without_end_and_without_number_have_bounds(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_logs, "LOG_SIZE", 4 * app_logs.BLOCK)
+    layout.log("a", 0).write_bytes(b"x" * 500_000 + b"\n" + b"y" * 500_000 + b"\n")
+    assert [line.text for line in tail(layout, 1)[0]] == [f"{'y' * app_logs.LINE_SIZE}..."]
+    layout.log("a", 1).write_bytes(b"\n" * 200_000)
+    assert len(tail(layout, 100_000)[0]) == app_logs.MOST_LINES + 1
+    assert len(news(layout, {}, 0)[0]) == app_logs.MOST_LINES + 1
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,9 @@ def collect(srv: Path) -> dict[str, float]:
     """Return what the exporter says, by series without the release, which is that of the slot."""
     text = asyncio.run(exporter.collect(srv))
     samples = parse(text)
-    assert all(sample.labels["release"].startswith(sample.labels["app"] + sample.labels["slot"]) for sample in samples)
+    for sample in samples:
+        if sample.name != "tornado_scrape_errors":
+            assert sample.labels["release"].startswith(sample.labels["app"] + sample.labels["slot"])
     return {
         " ".join([sample.name, *(value for name, value in sample.labels.items() if name != "release")]): sample.value
         for sample in samples
@@ -80,6 +82,8 @@ def test_each_process_of_each_slot_by_its_labels(process: Callable[..., Path], t
     (tmp_path / "shop/slots/a/run/0.sock").touch()
     (tmp_path / "other").mkdir()
     assert collect(tmp_path) == {
+        "tornado_scrape_errors blog": 0,
+        "tornado_scrape_errors shop": 0,
         "tornado_up blog a 0": 0,
         "tornado_up shop a 0": 1,
         "tornado_up shop b 10": 1,
@@ -92,11 +96,40 @@ def test_each_process_of_each_slot_by_its_labels(process: Callable[..., Path], t
     }
 
 
+def merged(*bodies: str) -> str:
+    """Return what the exporter makes of the answers of an app's processes."""
+    processes = [exporter.Process(Path(), "blog", f'app="blog",process="{number}"') for number in range(len(bodies))]
+    answers = [exporter.parse(body.encode(errors="surrogateescape")) for body in bodies]
+    return str(exporter.merge(zip(processes, answers, strict=True)))
+
+
 def test_metrics_of_several_processes_stand_together_under_one_head() -> None:
-    text = exporter.merge([('app="a"', ONE), ('app="b"', ONE.replace("Requests.", "Requests, in the words of another release."))])
+    text = merged(ONE, ONE.replace("Requests.", "Requests, in the words of another release."))
     lines = [re.sub(r"[{ ].*", "", line) for line in text.splitlines() if not line.startswith("#")]
-    assert lines == ["tornado_up"] * 2 + ["tornado_requests_total"] * 4 + ["process_cpu_seconds_total"] * 2
+    assert lines == [
+        *["tornado_up"] * 2,
+        "tornado_scrape_errors",
+        *["tornado_requests_total"] * 4,
+        *["process_cpu_seconds_total"] * 2,
+    ]
     assert text.count("# HELP tornado_requests_total ") == text.count("# TYPE tornado_requests_total ") == 1
+
+
+def test_all_that_the_runner_says_is_passed_on() -> None:
+    class Server:
+        statuses = (0,) * len(runner.STATUSES)
+        websockets: tuple[()] = ()
+        busy: tuple[()] = ()
+        durations = runner.Histogram()
+
+    metrics = runner.Metrics.__new__(runner.Metrics)
+    metrics.server, metrics.began, metrics.lag = Server(), 1.0, runner.Histogram()
+    assert {(kind, name, meaning) for kind, name, meaning, _value in metrics.families()} == {
+        (family.kind, name, family.meaning) for name, family in exporter.FAMILIES.items()
+    }
+    found = exporter.parse("\n".join(metrics.lines()).encode())
+    assert set(found.numbers) == set(exporter.KNOWN)
+    assert not found.refused
 
 
 @pytest.mark.parametrize(
@@ -105,14 +138,13 @@ def test_metrics_of_several_processes_stand_together_under_one_head() -> None:
         b"",
         b"HTTP/1.1 500 Internal Server Error\r\n\r\n" + ONE.encode(),
         b"no HTTP\r\n\r\n" + ONE.encode(),
-        b"HTTP/1.1 200 OK\r\n\r\n\xff",
         b"HTTP/1.1 200 OK\r\n\r\n" + ONE.encode() * 8000,
     ],
-    ids=["nothing", "500", "no HTTP", "no text", "too much"],
+    ids=["nothing", "500", "no HTTP", "too much"],
 )
 def test_an_answer_that_is_none_is_down(process: Callable[..., Path], tmp_path: Path, answer: bytes) -> None:
     process("shop", "a", 0, answer)
-    assert collect(tmp_path) == {"tornado_up shop a 0": 0}
+    assert collect(tmp_path) == {"tornado_up shop a 0": 0, "tornado_scrape_errors shop": bool(answer)}
 
 
 def test_a_process_that_does_not_end_its_answer_is_down_and_holds_up_no_other(
@@ -128,30 +160,70 @@ def test_a_process_that_does_not_end_its_answer_is_down_and_holds_up_no_other(
 @pytest.mark.parametrize(
     "line",
     [
-        'x{app="shop"} 1',
-        'x{status="2xx",app="shop"} 1',
-        'x{status="2\\"xx"} 1',
-        'x{status="2xx"} ',
-        'x{status="2xx} 1',
-        "x 1 2 3",
-        "x 0x1",
-        "x one",
-        "x{} 1",
+        'process_open_fds{app="shop"} 1',
+        'tornado_requests_total{status="2xx",app="shop"} 1',
+        'tornado_requests_total{status="2\\"xx"} 1',
+        'tornado_requests_total{status="2xx"} ',
+        'tornado_requests_total{status="2xx} 1',
+        'tornado_requests_total{status="6xx"} 1',
+        'tornado_requests_total{le="1"} 1',
+        "tornado_requests_total 1",
+        "tornado_request_duration_seconds 1",
+        "process_open_fds 1 2 3",
+        "process_open_fds 0x1",
+        "process_open_fds one",
+        "process_open_fds -1",
+        "process_open_fds 9e+999",
+        f"process_open_fds {'9' * 400}",
+        "process_open_fds NaN",
+        "process_open_fds +Inf",
+        "process_open_fds 1_000",
+        "process_open_fds\t1",
+        "process_open_fds{} 1",
+        "process_max_fds 2",  # once more
+        "tornado_up 7",
+        "tornado_scrape_errors 0",
+        "evil 1",
         "# EOF",
-        "",
+        "\udcff",
+        "process_open_fds \udcff",
+        "process_open_fds 1\rtornado_up 1",
     ],
 )
-def test_a_line_that_speaks_for_others_or_is_none_is_left_out(line: str) -> None:
-    text = exporter.merge([('app="blog"', f"# HELP x X\n# TYPE x gauge\nx 7\n{line}\ny 1\n".replace("y 1", 'x{le="2"} 8'))])
-    assert [(sample.labels, sample.value) for sample in parse(text)[1:]] == [
-        ({"app": "blog"}, 7),
-        ({"app": "blog", "le": "2"}, 8),
+def test_a_line_that_speaks_for_others_or_is_none_is_left_out_and_counted(line: str) -> None:
+    text = merged(f"process_max_fds 7\n{line}\nprocess_start_time_seconds 8\n")
+    assert {(sample.name, sample.labels["app"], sample.value) for sample in parse(text)} == {
+        ("tornado_up", "blog", 1),
+        ("tornado_scrape_errors", "blog", 1),
+        ("process_max_fds", "blog", 7),
+        ("process_start_time_seconds", "blog", 8),
+    }
+
+
+@pytest.mark.parametrize("line", ["# TYPE process_max_fds histogram", "# TYPE evil foo", "# HELP process_max_fds \udcff"])
+def test_what_a_process_says_of_a_metric_changes_nothing_of_it(line: str) -> None:
+    text = merged(f"{line}\nprocess_max_fds 7\n")
+    assert [one for one in text.splitlines() if "max_fds" in one] == [
+        "# HELP process_max_fds How many file descriptors may be open.",
+        "# TYPE process_max_fds gauge",
+        'process_max_fds{app="blog",process="0"} 7.0',
     ]
+    assert "evil" not in text
 
 
-def test_a_process_does_not_say_of_itself_that_it_is_up_twice() -> None:
-    text = exporter.merge([('app="blog"', "# HELP tornado_up Up.\n# TYPE tornado_up gauge\ntornado_up 7\n")])
-    assert [(sample.name, sample.value) for sample in parse(text)] == [("tornado_up", 1)]
+def test_a_link_in_the_place_of_a_socket_leads_nowhere(process: Callable[..., Path], tmp_path: Path) -> None:
+    process("shop", "a", 0, b"HTTP/1.1 200 OK\r\n\r\n" + ONE.encode())
+    (tmp_path / "blog/slots/a/run").mkdir(parents=True)
+    (tmp_path / "blog/slots/a/release").symlink_to("../../releases/bloga0123456789")
+    (tmp_path / "blog/slots/a/run/0.metrics").symlink_to(tmp_path / "shop/slots/a/run/0.metrics")
+    (tmp_path / "blog/slots/a/run/1.metrics").mkdir()
+    (tmp_path / "blog/slots/a/run/999.metrics").touch()  # more than a slot can have
+    found = collect(tmp_path)
+    assert {name: value for name, value in found.items() if " blog" in name} == {
+        "tornado_up blog a 0": 0,
+        "tornado_up blog a 1": 0,
+        "tornado_scrape_errors blog": 2,
+    }
 
 
 def test_buckets_hold_what_is_in_smaller_ones() -> None:

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -170,13 +172,37 @@ def packed(directory: Path) -> bytes:
     return git(directory, "archive", "HEAD")
 
 
-@pytest.mark.parametrize(("what", "reason"), [("main", ""), ("v1^{commit}", ""), ("v1", "a tag"), ("main^{tree}", "a tree")])
-def test_only_a_commit_goes_live(tmp_path: Path, what: str, reason: str) -> None:
-    directory, repository, programs = (tmp_path / name for name in ("clone", "shop.git", "bin"))
-    for path in (directory, repository, programs):
+@dataclass
+class Receiver:
+    """A repository with the hook of a host's, and a sudo that only notes what it would be given."""
+
+    directory: Path
+    clone: Path
+    repository: Path
+
+    def push(self, what: str) -> subprocess.CompletedProcess[str]:
+        about = {
+            "PATH": f"{self.directory}/bin:{os.environ['PATH']}",
+            "PUSH_APP": "shop",
+            "PUSH_BRANCH": "main",
+            "PUSH_BY": "a",
+            "PUSH_LOCK": "3",
+            "PUSH_RECEIVES": "3",
+        }
+        command = ["git", "-C", str(self.clone), "push", str(self.repository), f"{what}:refs/heads/main"]
+        return subprocess.run(command, env=os.environ | about, capture_output=True, text=True, check=False, timeout=60)
+
+    @property
+    def deployed(self) -> bool:
+        return (self.directory / "deployed").exists()
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Receiver:
+    clone, repository, programs = (tmp_path / name for name in ("clone", "shop.git", "bin"))
+    for path in (clone, repository, programs):
         path.mkdir()
-    commit(directory)
-    git(directory, "tag", "--annotate", "--message=1", "v1")
+    commit(clone)
     git(repository, "init", "--quiet", "--bare")
     (programs / "push").write_bytes(program())
     (repository / "hooks/pre-receive").write_text(
@@ -185,20 +211,112 @@ def test_only_a_commit_goes_live(tmp_path: Path, what: str, reason: str) -> None
     (programs / "sudo").write_text(f"#!/bin/sh\ncat >{tmp_path}/deployed\n")  # root's part
     for path in (repository / "hooks/pre-receive", programs / "sudo"):
         path.chmod(0o755)
-    about = {
-        "PATH": f"{programs}:{os.environ['PATH']}",
-        "PUSH_APP": "shop",
-        "PUSH_BRANCH": "main",
-        "PUSH_BY": "a",
-        "PUSH_LOCK": "3",
-    }
-    command = ["git", "-C", str(directory), "push", str(repository), f"{what}:refs/heads/main"]
-    finished = subprocess.run(command, env=os.environ | about, capture_output=True, text=True, check=False)
+    return Receiver(tmp_path, clone, repository)
+
+
+@pytest.mark.parametrize(("what", "reason"), [("main", ""), ("v1^{commit}", ""), ("v1", "a tag"), ("main^{tree}", "a tree")])
+def test_only_a_commit_goes_live(receiver: Receiver, what: str, reason: str) -> None:
+    git(receiver.clone, "tag", "--annotate", "--message=1", "v1")
+    finished = receiver.push(what)
     if not reason:
         assert finished.returncode == 0, finished.stderr
     else:
         assert f"main has to be at a commit, and this is {reason}" in finished.stderr
-    assert (tmp_path / "deployed").exists() is not bool(reason)
+    assert receiver.deployed is not bool(reason)
+
+
+def tree(directory: Path, *lines: str) -> str:
+    """Make a tree of lines as git ls-tree has them; return its id."""
+    command = ["git", "-C", str(directory), "mktree", "-z"]
+    listed = "".join(f"{line}\0" for line in lines).encode()
+    return subprocess.run(command, input=listed, check=True, capture_output=True).stdout.decode().strip()
+
+
+def nested(directory: Path, levels: int, width: int, name: str = "d") -> str:
+    """Make ``levels`` trees, each of which holds the next one ``width`` times; return the outermost."""
+    found = git(directory, "rev-parse", "HEAD:file").decode().strip()
+    kind = "100644 blob"
+    for _ in range(levels):
+        found = tree(directory, *(f"{kind} {found}\t{name}{number}" for number in range(width)))
+        kind = "040000 tree"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("levels", "width", "name", "reason"),
+    [
+        (10, 10, "d", "the commit has more than 100000 files and directories"),
+        (300, 1, "directory", "the commit has a path of more than 1000 bytes: "),
+        (1, 1, "a\nb\x1b", r"the commit has a file whose name has control characters: a\nb\x1b0"),
+        (1, 1, "\x9b2Jgood", ""),
+    ],
+    ids=["bomb", "deep", "control characters", "others"],
+)
+def test_a_commit_that_no_source_is_goes_to_no_root(receiver: Receiver, levels: int, width: int, name: str, reason: str) -> None:
+    top = nested(receiver.clone, levels, width, name)
+    began = time.monotonic()
+    finished = receiver.push(git(receiver.clone, "commit-tree", "-m", "a", top).decode().strip())
+    assert time.monotonic() - began < 30
+    assert reason in finished.stderr
+    assert finished.returncode == bool(reason), finished.stderr
+    assert receiver.deployed is not bool(reason)
+
+
+def test_files_together_and_submodules_are_counted_before_anything_is_unpacked() -> None:
+    line = f"100644 blob {COMMIT} {push.MOST_BYTES // 2 + 1}\tfile".encode()
+    push.require_bounds([line])
+    with pytest.raises(PushError, match="the files of the commit are more than 512 MiB"):
+        push.require_bounds([line, line])
+    with pytest.raises(PushError, match=r"submodules, which do not come with a push; use source\.git"):
+        push.require_bounds([f"160000 commit {COMMIT}       -\tmodule".encode()])
+
+
+def test_a_path_without_end_is_not_read_to_it() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"100644 blob " + b"x" * 3000)
+    with pytest.raises(PushError, match="a path of more than 1000 bytes"):
+        next(push.entries(reading))
+    for descriptor in (reading, writing):
+        os.close(descriptor)
+
+
+def test_a_repository_has_room_until_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(push, "REPOSITORIES", tmp_path)
+    monkeypatch.setattr(push, "MOST_STORED", 1 << 20)
+    pack, left, now = (tmp_path / "shop.git/objects" / name for name in ("pack", "incoming-1", "tmp_objdir-incoming-2"))
+    for directory in (pack, left, now):
+        directory.mkdir(parents=True)
+        (directory / "pack").write_bytes(bytes(300_000))
+    os.utime(left, (1, 1))
+    assert 1 << 17 < push.room("shop") < 1 << 19
+    assert not left.exists()
+    assert now.exists()
+    (pack / "more").write_bytes(bytes(1 << 20))
+    with pytest.raises(PushError, match=r"shop: its repository on this host has 1 MiB, and may have 1; .* can remove"):
+        push.room("shop")
+
+
+def test_limits_of_a_push_are_taken_back_for_roots_part() -> None:
+    code = (
+        "import resource, sys\n"
+        "from ansible_collections.funnel.tornado.plugins.module_utils import push\n"
+        "before = {kind: resource.getrlimit(kind) for kind in push.LIMITS}\n"
+        "push.limit()\n"
+        "assert all(resource.getrlimit(kind)[0] == most for kind, most in push.LIMITS.items())\n"
+        "push.unlimit()\n"
+        "assert before == {kind: resource.getrlimit(kind) for kind in push.LIMITS}\n"
+    )
+    subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": os.pathsep.join(sys.path)}, check=True)
+
+
+def test_an_archive_has_to_come_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pushed, "HANDING_OVER", 0.3)
+    reading, writing = os.pipe()
+    os.write(writing, packed(tmp_path)[:1000])
+    with pytest.raises(BuildError, match=r"key: what was pushed did not come within 0\.3 s; push again"):
+        pushed.receive(io.BufferedReader(pushed.Sender(reading, "key")), tmp_path / "archive", "key")
+    for descriptor in (reading, writing):
+        os.close(descriptor)
 
 
 def test_what_is_received_is_known_by_its_commit_and_roots_alone(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import http.server
 import os
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,74 @@ def test_an_answer_may_tell_the_release(body: bytes, header: str, release: str |
         answer = ask(("127.0.0.1", server.server_port), "/healthz", "shop.example")
         thread.join()
     assert (answer.well, answer.release) == (True, release)
+
+
+@contextlib.contextmanager
+def saying(answer: Callable[[socket.socket], object]) -> Iterator[tuple[str, int]]:
+    """Give the address of a process that answers as it likes."""
+
+    def serve() -> None:
+        with contextlib.suppress(OSError), server.accept()[0] as connection:
+            connection.recv(1000)
+            answer(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield server.getsockname()[:2]
+        thread.join()
+
+
+def endlessly(part: bytes, pause: float = 0) -> Callable[[socket.socket], object]:
+    def answer(connection: socket.socket) -> None:
+        while True:
+            connection.sendall(part)
+            time.sleep(pause)
+
+    return answer
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        endlessly(b"HTTP/1.1 100 Continue\r\n\r\n"),
+        endlessly(b"HTTP/1.1 100 Continue\r\n\r\n", pause=0.05),
+        endlessly(b"X-Flood: 1\r\n"),
+        endlessly(b"H", pause=0.05),
+        lambda connection: (connection.sendall(OK), endlessly(b"X: 1\r\n")(connection)),
+        lambda connection: (connection.sendall(OK + b"\r\n"), endlessly(b" ", pause=0.05)(connection)),
+        lambda connection: (connection.sendall(OK + b"Content-Length: 9\r\n\r\n"), threading.Event().wait(1.5)),
+        lambda connection: connection.sendall(b"HTTP/1.1 99999999999 ?\r\n\r\n"),
+        lambda connection: connection.close(),
+    ],
+    ids=["interim", "slow interim", "no answer", "drip", "headers", "slow body", "silent", "no status", "nothing"],
+)
+def test_whatever_a_process_answers_ends_in_time(answer: Callable[[socket.socket], object]) -> None:
+    began = time.monotonic()
+    with saying(answer) as address, pytest.raises(OSError, match=r"\w"):
+        ask(address, "/", "shop.test", timeout=0.6)
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda connection: connection.sendall(OK + b"\r\n" + b"[" * 60_000),
+        lambda connection: connection.sendall(OK + b"\r\n" + b'{"release":' * 5_000),
+        lambda connection: connection.sendall(OK + b"\r\n" + b"1" * 60_000),
+        lambda connection: (connection.sendall(OK + b"\r\n"), endlessly(b"x" * 65_536)(connection)),
+        lambda connection: (connection.sendall(OK + b"Transfer-Encoding: chunked\r\n\r\n"), endlessly(b"1\r\nx\r\n")(connection)),
+        lambda connection: connection.sendall(OK + b"X-Release: 0123456789ab 1\x1b\r\n\r\n"),
+    ],
+    ids=["nested", "nested objects", "number", "long", "chunks", "header"],
+)
+def test_a_success_with_a_senseless_body_is_a_success_that_tells_no_release(answer: Callable[[socket.socket], object]) -> None:
+    with saying(answer) as address:
+        found = ask(address, "/", "shop.test")
+    assert (found.status, found.release) == (200, None)
 
 
 def test_the_listener_of_a_port_is_known_only_as_its_own_process() -> None:

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.status import App, CertificateState, Process, _restarts, look_at_app
+from ansible_collections.funnel.tornado.plugins.module_utils.status import (
+    App,
+    CertificateState,
+    Failure,
+    Process,
+    _restarts,
+    look_at_app,
+    look_at_apps,
+)
 
 
 def process(**changes: Any) -> Process:
@@ -52,9 +60,11 @@ def release(base: Path, name: str, **changes: Any) -> Layout:
     """Make a release of the app shop in slot a and serve it."""
     layout = Layout("shop", base)
     description = {"id": name, "revision": "8f2b1c0d", "processes": 2, "built": "2026-01-01", "by": "alice", "environment": {}}
-    directory = layout.release(name)
-    (directory / "venv/lib/python3.13/site-packages/tornado-6.6.dist-info").mkdir(parents=True)
-    (directory / "venv/pyvenv.cfg").write_text("home = /usr/bin\nversion_info = 3.13.5\n")
+    directory, environment = layout.release(name), layout.environments / "5a5a"
+    (environment / "lib/python3.13/site-packages/tornado-6.6.dist-info").mkdir(parents=True)
+    (environment / "pyvenv.cfg").write_text("home = /usr/bin\nversion_info = 3.13.5\n")
+    directory.mkdir(parents=True)
+    (directory / "venv").symlink_to("../../environments/5a5a")
     (directory / "release.json").write_text(json.dumps(description | changes))
     for file in ("secrets.json", "launch.py", "runner.py"):
         (directory / file).write_text("{}")
@@ -93,13 +103,44 @@ def test_an_app_without_a_release_is_a_problem_unless_it_is_to_be_pushed(tmp_pat
     assert App("shop", awaited=True).problem == ""
 
 
+def starts(base: Path) -> Layout:
+    layout = Layout("shop", base)
+    layout.run("a").mkdir(parents=True)
+    return layout
+
+
 @pytest.mark.parametrize(("lines", "restarts"), [(0, 0), (1, 0), (3, 2)])
 def test_every_start_but_the_first_is_a_restart(tmp_path: Path, lines: int, restarts: int) -> None:
-    (tmp_path / "0.starts").write_text("812 99\n" * lines)
-    assert _restarts(tmp_path / "0.starts") == restarts
+    layout = starts(tmp_path)
+    layout.starts("a", 0).write_text("812 99\n" * lines)
+    assert _restarts(layout, layout.starts("a", 0)) == restarts
 
 
 def test_what_an_app_puts_in_the_place_of_its_starts_holds_nobody_up(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "0.starts")
-    (tmp_path / "1.starts").symlink_to("/dev/zero")
-    assert [_restarts(tmp_path / f"{process}.starts") for process in range(3)] == [0, 0, 0]
+    layout = starts(tmp_path)
+    os.mkfifo(layout.starts("a", 0))
+    layout.starts("a", 1).symlink_to("/dev/zero")
+    assert [_restarts(layout, layout.starts("a", process)) for process in range(3)] == [0, 0, 0]
+
+
+def test_an_environment_cannot_name_anything_but_versions(tmp_path: Path) -> None:
+    layout = release(tmp_path, "1f2e")
+    packages = layout.environments / "5a5a/lib/python3.13/site-packages"
+    (packages / "tornado-6.6.dist-info").rename(packages / "tornado-6.6\nweb1: all is well.dist-info")
+    (layout.environments / "5a5a/pyvenv.cfg").unlink()
+    (layout.environments / "5a5a/pyvenv.cfg").symlink_to("/dev/zero")
+    found = look_at_app(layout)
+    assert (found.release, found.tornado, found.python) == ("1f2e", "", "")
+
+
+def test_an_app_that_cannot_be_read_costs_no_other(tmp_path: Path) -> None:
+    shop = release(tmp_path, "1f2e")
+    blog = Layout("blog", tmp_path)
+    blog.slot("a").mkdir(parents=True)
+    (blog.slot("a") / "release").symlink_to("../../releases/none")
+    blog.live.symlink_to("slots/a")
+    failed, found = look_at_apps([blog, shop])
+    assert isinstance(failed, Failure)
+    assert failed.problem.startswith("blog: what is served of it cannot be read: ")
+    assert isinstance(found, App)
+    assert found.release == "1f2e"

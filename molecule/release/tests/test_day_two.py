@@ -33,12 +33,12 @@ def ask(sites: list[Site], numbers: range) -> list[tuple[str, str]]:
 
 def test_a_command_runs_as_the_app_does_on_one_host_and_tells_no_secret(hosts: dict[str, Host]) -> None:
     output = done(run(command=ASK))
-    [shown] = re.findall(r"^debian12: sh -c .*, in release (\w+) of sample\n((?:.+\n){6})", output, re.MULTILINE)
+    [shown] = re.findall(r"^debian12: sh -c .*, in release (\w+) of sample\n((?:  .+\n){6})", output, re.MULTILINE)
     release = Site(address(hosts["debian12"])).get("/whoami").json["release"]
     place = f"/srv/sample/releases/{release}"
     pid = next(iter(processes(hosts["debian12"], "sample").values()))
     limit = hosts["debian12"].check_output(f"grep 'Max open files' /proc/{pid}/limits").split()[3]
-    assert shown == (release, f"sample\n{place}/src\n{place}/venv/bin/python\n{limit}\nkey ********\n{release}\n")
+    assert shown == (release, f"  sample\n  {place}/src\n  {place}/venv/bin/python\n  {limit}\n  key ********\n  {release}\n")
     assert "not-for-others" not in output
     assert "debian13: " not in output
 

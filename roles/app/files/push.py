@@ -11,65 +11,117 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import pkgutil
+import select
+import signal
 import subprocess
 import sys
+import threading
 import time
-from typing import NoReturn
+from pathlib import Path
+from typing import BinaryIO, cast
 
 from ansible_collections.funnel.tornado.plugins.module_utils import push
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import load_one
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable
 from ansible_collections.funnel.tornado.plugins.module_utils.push import PushError
 
 LOCK_FILE = "push.lock"
 """In a repository: held by the push that moves the branch."""
 
+PLACE_FILE = "push.{}.lock"
+"""In a repository: held by a push from its beginning, one of some."""
+
 INTERVAL = 0.1
 """Seconds between two tries to take the lock."""
 
 
-def serve(by: str, words: list[str]) -> NoReturn:
-    """Become git, which takes a push to one app.
+def serve(by: str, words: list[str]) -> int:
+    """Let git take a push to one app; return its exit status.
 
-    The hook takes the lock, and git holds it until the branch has moved, as both have the same open file.
+    The hook takes the lock, and git holds it until the branch has moved, as both have the same open file. It also says when
+    all has been received: until then git has a limited time.
 
-    :raises PushError: when something else is asked for, or the app is not one of the key's.
+    :raises PushError: when something else is asked for, the app is not one of the key's, or it has no room for more.
     """
     allowed = dict(word.split("=", 1) for word in words)
     app = push.asked_for(os.environ.get("SSH_ORIGINAL_COMMAND", ""), allowed)
     repository = push.repository(app)
     if not (repository / "HEAD").exists():
         subprocess.run(["git", "init", "--quiet", "--bare", f"--initial-branch={allowed[app]}", str(repository)], check=True)
+    place = take_place(repository, app)
+    command = list(push.receive_pack(app, push.room(app)))
     lock = os.open(repository / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.fcntl(lock, fcntl.F_SETFD, 0)  # git has it, too
-    about = {"PUSH_APP": app, "PUSH_BRANCH": allowed[app], "PUSH_BY": by, "PUSH_LOCK": str(lock)}
-    os.execvpe("git", list(push.receive_pack(app)), os.environ | about)
+    received, receives = os.pipe()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    about = {"PUSH_APP": app, "PUSH_BRANCH": allowed[app], "PUSH_BY": by, "PUSH_LOCK": str(lock), "PUSH_RECEIVES": str(receives)}
+    push.limit()
+    with subprocess.Popen(command, env=environment | about, pass_fds=[place, lock, receives], process_group=0) as process:
+        os.close(receives)  # git has it
+        if not select.select([received], [], [], push.RECEIVING)[0]:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise PushError(f"{app}: what was pushed did not come within {push.RECEIVING:g} s; push again")
+        return abs(process.wait())
+
+
+def take_place(repository: Path, app: str) -> int:
+    """Return the open file of one of the places for pushes to an app.
+
+    :raises PushError: when all are taken.
+    """
+    for number in range(push.AT_ONCE):
+        place = os.open(repository / PLACE_FILE.format(number), os.O_RDWR | os.O_CREAT, 0o600)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return place
+        os.close(place)
+    raise PushError(f"{app}: {push.AT_ONCE} pushes run on this host already; try again when one has ended")
 
 
 def receive() -> int:
     """Let root deploy the commit that the branch is to move to; return 0 when it is live, and the branch may move.
 
-    :raises PushError: when something else is to be moved, or was meanwhile.
+    :raises PushError: when something else is to be moved, or was meanwhile, or the commit is not one to build from.
     """
+    os.write(int(os.environ["PUSH_RECEIVES"]), b".")
     branch, app = os.environ["PUSH_BRANCH"], os.environ["PUSH_APP"]
-    old, new = push.update(list(sys.stdin), branch)
-    take_lock(int(os.environ["PUSH_LOCK"]), app)
-    now = git("for-each-ref", "--format=%(objectname)", f"refs/heads/{branch}").strip()
-    if now != ("" if push.NOTHING.fullmatch(old) else old):
-        raise PushError(f"another push has moved {branch} meanwhile; push again, or fetch that first")
+    old, new = push.update(list(itertools.islice(sys.stdin, 2)), branch)
     if (kind := git("cat-file", "-t", new).strip()) != "commit":  # git would refuse it only when it is live
         raise PushError(
             f"{branch} has to be at a commit, and this is a {kind}; push a tag's: git push <remote> <tag>^{{commit}}:{branch}"
         )
-    if any(line.startswith("160000 ") for line in git("ls-tree", "-r", new).splitlines()):
-        raise PushError("the commit has submodules, which do not come with a push; use source.git")
+    require_bounds(new)
+    take_lock(int(os.environ["PUSH_LOCK"]), app)
+    now = git("for-each-ref", "--format=%(objectname)", f"refs/heads/{branch}").strip()
+    if now != ("" if push.NOTHING.fullmatch(old) else old):
+        raise PushError(f"another push has moved {branch} meanwhile; push again, or fetch that first")
     with subprocess.Popen(["git", "archive", "--format=tar", new], stdout=subprocess.PIPE) as packed:
         deploying = ["sudo", "--non-interactive", str(push.PROGRAM), "deploy", app, os.environ["PUSH_BY"]]
         status = subprocess.run(deploying, stdin=packed.stdout, check=False).returncode
-    return status or packed.returncode
+        packed.kill()  # root has had all of it, or wants no more
+    return status
+
+
+def require_bounds(commit: str) -> None:
+    """See that the commit's files can be built from, before all of them are read; listing them is broken off beyond a bound.
+
+    :raises PushError: when they cannot.
+    """
+    with subprocess.Popen(["git", "ls-tree", "-r", "-t", "-l", "-z", "--full-tree", commit], stdout=subprocess.PIPE) as listing:
+        bound = threading.Timer(push.LISTING, listing.kill)
+        bound.start()
+        try:
+            push.require_bounds(push.entries(cast(BinaryIO, listing.stdout).fileno()))
+            listing.wait()
+        finally:
+            listing.kill()
+            bound.cancel()
+    if listing.returncode:
+        raise PushError(f"the files of the commit cannot be listed within {push.LISTING:g} s")
 
 
 def take_lock(lock: int, app: str) -> None:
@@ -103,13 +155,14 @@ def deploy(name: str, by: str) -> None:
     entry = push.entry(name)
     if not entry.exists():
         raise PushError(f"{name}: nothing is pushed to that on this host any more")
+    push.unlimit()
     os.umask(0o022)  # whatever sudo's is: nginx has to pass through what is made
     os.environ.update(home.build_environment())  # the certificates and the proxy for whatever is fetched
     app = load_one(name, json.loads(entry.read_text()))
     layout, programs = Layout(name), Programs(text("launch.py"), text("runner.py"))
     refusals = (home.BuildError, lock.LockedError, OSError, service.ServiceError, supervisord.SupervisorError, switch.SwitchError)
     try:
-        outcome, source = pushed.deploy(layout, app, programs, sys.stdin.buffer, by, say)
+        outcome, source = pushed.deploy(layout, app, programs, sys.stdin.fileno(), by, say)
     except refusals as error:
         words = str(error)
         for secret in app.hidden_texts:  # a build may print what it was given
@@ -127,7 +180,7 @@ def text(name: str) -> str:
 def say(line: str) -> None:
     """Tell the one who pushes, if still there: a release that has begun to go live does so without an audience, too."""
     with contextlib.suppress(OSError):
-        os.write(2, f"{line}\n".encode())
+        os.write(2, f"{printable(line)}\n".encode())
 
 
 def main(arguments: list[str]) -> int:
@@ -135,7 +188,7 @@ def main(arguments: list[str]) -> int:
     try:
         match arguments:
             case ["serve", by, *words]:
-                serve(by, words)
+                return serve(by, words)
             case ["receive"]:
                 return receive()
             case ["deploy", app, by]:

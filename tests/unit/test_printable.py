@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable, printable_data, printable_message
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain\ttext\nand another line, with äöü 日本 and 👩\u200d💻", None),
+        ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
+        ("\x9b2J and \x7f", "\\x9b2J and \\x7f"),
+        ("all good\rall bad", "all good\\x0dall bad"),
+        ("from Windows\r\n", "from Windows\n"),
+        ("a\u202eb\u2066c\u2028d", "a\\u202eb\\u2066c\\u2028d"),
+        ("half a character \udc9b", "half a character \\udc9b"),
+    ],
+)
+def test_what_would_change_the_rest_is_visible(text: str, shown: str | None) -> None:
+    assert printable(text) == (shown or text)
+    assert printable(printable(text)) == printable(text)
+
+
+def test_no_control_character_remains_in_a_line() -> None:
+    everything = printable("".join(map(chr, range(0x110000))), line=True)
+    left = {one for one in everything if unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp")}
+    assert left == {"\t"}
+    assert not {
+        one
+        for one in everything
+        if unicodedata.bidirectional(one) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+    }
+    everything.encode()
+
+
+def test_texts_in_data_are_lines() -> None:
+    data = {"by\n": ["a\nb", 1, None, {"c": "\x1b"}]}
+    assert printable_data(data) == {"by\\n": ["a\\nb", 1, None, {"c": "\\x1b"}]}
+
+
+def test_what_a_program_printed_is_set_off_from_other_lines() -> None:
+    assert printable_message("it failed:\nfatal: [web2]\r\n\x1b") == "it failed:\n  fatal: [web2]\n  \\x1b"
