@@ -151,6 +151,9 @@ def test_whatever_a_process_answers_ends_in_time(answer: Callable[[socket.socket
     assert time.monotonic() - began < 3
 
 
+CHUNK = b"40\r\n" + b"x" * 0x40 + b"\r\n"
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -158,7 +161,7 @@ def test_whatever_a_process_answers_ends_in_time(answer: Callable[[socket.socket
         lambda connection: connection.sendall(OK + b"\r\n" + b'{"release":' * 5_000),
         lambda connection: connection.sendall(OK + b"\r\n" + b"1" * 60_000),
         lambda connection: (connection.sendall(OK + b"\r\n"), endlessly(b"x" * 65_536)(connection)),
-        lambda connection: (connection.sendall(OK + b"Transfer-Encoding: chunked\r\n\r\n"), endlessly(b"1\r\nx\r\n")(connection)),
+        lambda connection: (connection.sendall(OK + b"Transfer-Encoding: chunked\r\n\r\n"), endlessly(CHUNK)(connection)),
         lambda connection: connection.sendall(OK + b"X-Release: 0123456789ab 1\x1b\r\n\r\n"),
     ],
     ids=["nested", "nested objects", "number", "long", "chunks", "header"],
