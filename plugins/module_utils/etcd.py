@@ -200,16 +200,17 @@ class Membership:
     alone: bool = False
 
 
-def belong(cluster: Cluster, data: Path, version: str, *, check_mode: bool = False) -> Membership:
+def belong(cluster: Cluster, data: Path, version: str, *, runs: bool = True, check_mode: bool = False) -> Membership:
     """See that the cluster knows of this host, if there is a cluster.
 
     A host is added as a learner, which has no vote: should it never start, the others can still agree.
 
     :arg data: the directory of etcd's data on this host.
     :arg version: of etcd on this host.
+    :arg runs: whether etcd does; whoever listens at its port otherwise is not asked.
     :raises EtcdError: when it cannot be added.
     """
-    membership = _look(cluster) if (data / "member").is_dir() else None
+    membership = _look(cluster, runs=runs) if (data / "member").is_dir() else None
     _require_certificates(cluster)
     if membership:
         return membership
@@ -240,8 +241,8 @@ def _require_certificates(cluster: Cluster) -> None:
         )
 
 
-def _look(cluster: Cluster) -> Membership:
-    for client in (cluster.local, cluster.local_before):
+def _look(cluster: Cluster, *, runs: bool) -> Membership:
+    for client in (cluster.local, cluster.local_before) if runs else ():
         with contextlib.suppress(UnreachableError):
             return _judge(cluster, client.call("cluster/member/list"))
     return Membership("member", alone=not cluster.others)  # it is to be started; then there is something to look at
@@ -426,11 +427,7 @@ def _changes(client: Client, root: Client, root_password: str, users: Mapping[st
             yield f"add user {name}", "auth/user/add", {"name": name, "password": user.password}
         elif not is_on or not _is_password(client, name, user.password):
             yield f"change the password of {name}", "auth/user/changepw", {"name": name, "password": user.password}
-        own = root.call("auth/user/get", name=name).get("roles", []) if name in found else []
-        if name not in own:
-            yield f"give {name} its role", "auth/user/grant", {"user": name, "role": name}
-        for role in sorted(set(own) - {name}):
-            yield f"take the role {role} from {name}", "auth/user/revoke", {"name": name, "role": role}
+        yield from _role_steps(name, root.call("auth/user/get", name=name).get("roles", []) if name in found else [])
     for name in sorted(found - users.keys() - {"root"}):
         yield f"remove user {name}", "auth/user/delete", {"name": name}
     for name in sorted(roles - users.keys() - {"root"}):
@@ -445,6 +442,13 @@ def _root_steps(found: set[str], roles: set[str], password: str) -> Iterator[Ste
     if "root" not in roles:
         yield "add role root", "auth/role/add", {"name": "root"}
     yield "give root its role", "auth/user/grant", {"user": "root", "role": "root"}
+
+
+def _role_steps(name: str, given: Sequence[str]) -> Iterator[Step]:
+    if name not in given:
+        yield f"give {name} its role", "auth/user/grant", {"user": name, "role": name}
+    for role in sorted(set(given) - {name}):
+        yield f"take the role {role} from {name}", "auth/user/revoke", {"name": name, "role": role}
 
 
 def _permission_steps(role: str, granted: Sequence[Mapping[str, str]], prefixes: Sequence[str]) -> Iterator[Step]:

@@ -1,13 +1,14 @@
 """An etcd that only root of its host can reach, where data get their users before anybody is served by them.
 
-It runs in a network of its own, as a transient unit that systemd ends if nobody else does. Below the directory of etcd's data, which
-is etcd's own, everything is done as that user.
+It runs in a network of its own, as a transient unit that systemd ends if nobody else does. Below the directory of etcd's data,
+which is etcd's own, everything is done as that user.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import grp
 import os
 import secrets
 import shutil
@@ -76,7 +77,7 @@ class Bootstrap:
 
         :arg snapshot: a file that etcd may read.
         :arg root_password: of root in the snapshot.
-        :arg target: a file in a directory that is root's.
+        :arg target: a file in a directory that is root's; etcd may read it.
         :raises EtcdError: when it is no snapshot, or that is not its root's password.
         """
         with self._beside() as new:
@@ -89,6 +90,8 @@ class Bootstrap:
                 login = {"ETCDCTL_USER": "root", "ETCDCTL_PASSWORD": self.root_password} if self.root_password else {}
                 save = ["etcdctl", f"--endpoints={CLIENTS}", "snapshot", "save", str(target)]
                 run(save, environment=_environment() | login, timeout=LONGEST_SECONDS)
+            os.chown(target, 0, grp.getgrnam(USER).gr_gid)
+            target.chmod(0o640)
 
     def _replace_users(self, client: Client, root_password: str) -> None:
         try:
@@ -97,8 +100,8 @@ class Bootstrap:
             raise
         except EtcdError as error:
             raise EtcdError(
-                "etcd_restore_root_password: is not the password of root in the snapshot, which asks for it; set it to the one that "
-                f"root had when the snapshot was taken ({error})"
+                "etcd_restore_root_password: is not the password of root in the snapshot, which asks for it; set it to the one "
+                f"that root had when the snapshot was taken ({error})"
             ) from error
         if root.token and not self.root_password:
             raise EtcdError("etcd_root_password: is missing, and the snapshot is of a cluster that asks for passwords")
@@ -140,12 +143,14 @@ class Bootstrap:
             # What tells clusters apart is made of this and the address, which all of them have in common here.
             "initial-cluster-token": secrets.token_hex(16),
         }
-        run([
-            *unit,
-            *(f"--property={name}={value}" for name, value in properties.items()),
-            "etcd",
-            *(f"--{name}={value}" for name, value in options.items()),
-        ])
+        run(
+            [
+                *unit,
+                *(f"--property={name}={value}" for name, value in properties.items()),
+                "etcd",
+                *(f"--{name}={value}" for name, value in options.items()),
+            ]
+        )
         with _network_of(service.look(UNIT).main_pid):
             client = Client(CLIENTS)
             _wait_for(client, began)
@@ -180,8 +185,8 @@ def _network_of(pid: int) -> Iterator[None]:
     try:
         if os.path.sameopenfile(own, other):
             raise EtcdError(
-                "etcd_root_password: this host does not let systemd make a network (PrivateNetwork=), where etcd gets its users while "
-                "nobody else reaches it; in a container, allow namespaces to it"
+                "etcd_root_password: this host does not let systemd make a network (PrivateNetwork=), where etcd gets its users "
+                "while nobody else reaches it; allow namespaces to the container that it is"
             )
         _enter(other)
         try:

@@ -10,8 +10,8 @@ module: etcd_bootstrap
 short_description: Give data of etcd their users before anybody is served by them
 description:
   - Runs etcd in a network of its own, which only root can enter, gives it its users, and has it ask for passwords.
-  - Without O(snapshot) it founds a cluster, unless there are data. With O(snapshot) it writes what that holds, with O(users) instead
-    of the users of the snapshot, to O(target).
+  - Without O(snapshot) it founds a cluster, unless there are data. With O(snapshot) it writes what that holds, with O(users)
+    instead of the users of the snapshot, to O(target).
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:

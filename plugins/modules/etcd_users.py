@@ -69,8 +69,8 @@ done:
   sample: [add user shop, give shop its role]
 revoked:
   description:
-    - Another value each time that a user has lost a permission, or that etcd was told to ask for passwords while others reached it;
-      empty before the first time.
+    - Another value each time that a user has lost a permission, or that etcd was told to ask for passwords while others
+      reached it; empty before the first time.
     - etcd asks for permissions when a watch is opened, and never again; a restart of each member ends it.
   returned: success
   type: str
@@ -110,8 +110,7 @@ def main() -> None:
     given = module.params
     users = {user["name"]: User(user["password"], user["prefixes"]) for user in given["users"]}
     try:
-        if not service.look("etcd").active:
-            raise UnreachableError("etcd does not run on this host; see systemctl status etcd")
+        require_etcd()
         applied = apply_users(Client(given["url"], given["ca"]), given["root_password"], users, check_mode=module.check_mode)
     except UnreachableError as error:
         if not module.check_mode:  # what an earlier task would have started has no users yet
@@ -122,6 +121,15 @@ def main() -> None:
     done = list(applied.done)
     diff = {"before": "", "after": "".join(f"{change}\n" for change in done)}
     module.exit_json(changed=bool(done), done=done, revoked=applied.revoked, diff=diff if module._diff else {})
+
+
+def require_etcd() -> None:
+    """See that etcd runs: while it does not, anybody on this host could listen at its port, and be told the password.
+
+    :raises UnreachableError: when it does not.
+    """
+    if not service.look("etcd").active:
+        raise UnreachableError("etcd does not run on this host; see systemctl status etcd")
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ class Backups:
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.chown(self.directory, 0, 0)
         self.directory.chmod(0o700)
-        with open(os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "a") as file:
+        with os.fdopen(os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -271,13 +271,13 @@ def _unpack_member(archive: tarfile.TarFile, member: tarfile.TarInfo, directory:
     is_file = bool(matched and matched[3])
     # A sparse file may be larger than the archive, which is all that its unpacking may take.
     if not matched or member.issparse() or not (member.isreg() if is_file else member.isdir()):
-        raise BackupError(f"{archive.name} has {ascii(member.name)[:200]}, which is no part of a backup; nothing was unpacked")
+        raise BackupError(f"the tar file has {ascii(member.name)[:200]}, which is no part of a backup; nothing was unpacked")
     target = directory / member.name
     if not is_file:
         target.mkdir()
         return matched[1]
     content = archive.extractfile(member)
-    with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
+    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
         shutil.copyfileobj(cast(IO[bytes], content), file)
     return matched[1]
 
