@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import re
+import secrets
 import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,16 @@ TIMEOUT = 5.0
 
 #: Seconds in which a new member has to catch up with the others, and they with each other.
 CATCH_UP_SECONDS = 60.0
+
+#: The key that says when somebody lost a permission last; with authentication on it is root's. Each member restarts once for each
+#: value, as etcd asks for permissions when a watch is opened, and never again.
+REVOKED = "funnel.tornado/revoked"
+
+#: Calls by which somebody loses a permission.
+REVOKING = frozenset({"auth/user/delete", "auth/user/revoke", "auth/role/delete", "auth/role/revoke", "auth/enable"})
+
+#: How often users are looked at until nothing is left to change; more than two, while somebody else changes them.
+PASSES = 5
 
 #: What etcd refuses a change of members by until a learner has caught up, or all that vote have been connected for 5 s
 #: (HealthInterval in etcd's server.go): one may have been restarted a moment ago.
@@ -115,6 +126,11 @@ class Client:
 # Members
 
 
+def in_url(address: str) -> str:
+    """Return an address as a URL has it: that of IPv6 is in brackets."""
+    return f"[{address}]" if ":" in address else address
+
+
 @dataclass(frozen=True)
 class Cluster:
     """The members as they are wanted: addresses by name, the first of them the one that founds the cluster."""
@@ -132,11 +148,11 @@ class Cluster:
 
     def peer_url(self, name: str) -> str:
         """Return where the other members reach this one."""
-        return f"{self.scheme}://{self.members[name]}:{PEER_PORT}"
+        return f"{self.scheme}://{in_url(self.members[name])}:{PEER_PORT}"
 
     def client(self, name: str) -> Client:
         """Return a member, as seen from the others."""
-        return Client(f"{self.scheme}://{self.members[name]}:{CLIENT_PORT}", self.ca)
+        return Client(f"{self.scheme}://{in_url(self.members[name])}:{CLIENT_PORT}", self.ca)
 
     @property
     def local(self) -> Client:
@@ -174,33 +190,37 @@ class Membership:
     """How this host belongs to the cluster, and what etcd has to be told at its first start.
 
     ``member``: it has been started before. ``learner``: the same, but it has no vote yet. ``founder``: the cluster begins
-    with it. ``joining``: the cluster knows of it.
+    with it. ``joining``: the cluster knows of it. ``alone``: it is the only member, and no other one is wanted.
     """
 
     state: Literal["member", "learner", "founder", "joining"]
     changed: bool = False
     initial_cluster: str = ""
     warnings: Sequence[str] = ()
+    alone: bool = False
 
 
-def belong(cluster: Cluster, data: Path, version: str, *, check_mode: bool = False) -> Membership:
+def belong(cluster: Cluster, data: Path, version: str, *, runs: bool = True, check_mode: bool = False) -> Membership:
     """See that the cluster knows of this host, if there is a cluster.
 
     A host is added as a learner, which has no vote: should it never start, the others can still agree.
 
     :arg data: the directory of etcd's data on this host.
     :arg version: of etcd on this host.
+    :arg runs: whether etcd does; whoever listens at its port otherwise is not asked.
     :raises EtcdError: when it cannot be added.
     """
-    if (data / "member").is_dir():
-        return _look(cluster)
+    membership = _look(cluster, runs=runs) if (data / "member").is_dir() else None
+    _require_certificates(cluster)
+    if membership:
+        return membership
     first = next(iter(cluster.members))
     try:
         other = cluster.any_other()
     except UnreachableError as error:
         own = f"{cluster.name}={cluster.peer_url(cluster.name)}"
         if cluster.name == first:
-            return Membership("founder", initial_cluster=own)
+            return Membership("founder", initial_cluster=own, alone=not cluster.others)
         if check_mode:  # the one that founds the cluster has not been started either
             warning = f"etcd_members: {cluster.name} joins when another member answers; now none does: {error}"
             return Membership("joining", changed=True, initial_cluster=own, warnings=[warning])
@@ -212,11 +232,20 @@ def belong(cluster: Cluster, data: Path, version: str, *, check_mode: bool = Fal
     return _join(cluster, other, check_mode=check_mode)
 
 
-def _look(cluster: Cluster) -> Membership:
-    for client in (cluster.local, cluster.local_before):
+def _require_certificates(cluster: Cluster) -> None:
+    """Refuse passwords that anybody gets around who reaches the members' port, which asks for certificates or for nothing."""
+    if cluster.others and cluster.root_password and not cluster.tls:
+        raise EtcdError(
+            f"etcd_tls: is missing; several members with passwords need it, as whoever reaches port {PEER_PORT} of one may write "
+            "anything otherwise, users included"
+        )
+
+
+def _look(cluster: Cluster, *, runs: bool) -> Membership:
+    for client in (cluster.local, cluster.local_before) if runs else ():
         with contextlib.suppress(UnreachableError):
             return _judge(cluster, client.call("cluster/member/list"))
-    return Membership("member")  # it is to be started; then there is something to look at
+    return Membership("member", alone=not cluster.others)  # it is to be started; then there is something to look at
 
 
 def _judge(cluster: Cluster, found: Mapping[str, Any]) -> Membership:
@@ -236,6 +265,7 @@ def _judge(cluster: Cluster, found: Mapping[str, Any]) -> Membership:
             f"if it is gone for good: etcdctl member remove {int(one['ID']):x}"
             for one in unknown
         ],
+        alone=not cluster.others and len(found["members"]) == 1,
     )
 
 
@@ -316,23 +346,57 @@ def _base64(text: bytes) -> str:
     return base64.b64encode(text).decode()
 
 
-def apply_users(client: Client, root_password: str, users: Mapping[str, User], *, check_mode: bool = False) -> list[str]:
-    """See that root and ``users`` are all the users there are, and that nobody else gets in; return what was done.
+@dataclass(frozen=True)
+class Applied:
+    """What was done about users, or would be, and the value of `REVOKED`: empty if nobody has ever lost a permission."""
 
+    done: Sequence[str] = ()
+    revoked: str = ""
+
+
+def apply_users(
+    client: Client, root_password: str, users: Mapping[str, User], *, served: bool = True, check_mode: bool = False
+) -> Applied:
+    """Make root and ``users`` all the users there are, with their own roles alone, and have etcd ask everybody for a password.
+
+    What somebody else changes until it asks for passwords is changed back.
+
+    :arg served: whether anybody but root could have reached this etcd; what is open there is then to be ended by a restart.
     :raises EtcdError: when ``root_password`` is not root's, or is missing.
     """
     if users and not root_password:
         raise EtcdError("etcd_users: goes with etcd_root_password; without one etcd asks nobody for a password")
-    root = _as_root(client, root_password)
-    is_on = bool(root.token)
-    if not root_password:
-        return []
-    done = []
-    for change, path, body in _changes(client, root, root_password, users, is_on=is_on):
-        done.append(change)
-        if not check_mode:
+    done: list[str] = []
+    for _ in range(PASSES):
+        root = _as_root(client, root_password)
+        if not root_password:
+            return Applied()
+        steps = list(_changes(client, root, root_password, users, is_on=bool(root.token)))
+        revoking = served and any(path in REVOKING for _change, path, _body in steps)
+        done += [change for change, _path, _body in steps]
+        if check_mode or not steps:
+            return Applied(done, "to be chosen" if revoking else _revoked(root))
+        if revoking:
+            _mark_revoked(root)
+        for _change, path, body in steps:
             root.call(path, **body)
-    return done
+        if revoking and not root.token:  # until it asked for passwords anybody could remove the mark
+            _mark_revoked(_as_root(client, root_password))
+    raise EtcdError(f"etcd_users: somebody else changes users at the same time; the last change was to {done[-1]}")
+
+
+def _revoked(root: Client) -> str:
+    found = root.call("kv/range", key=_base64(REVOKED.encode())).get("kvs", [])
+    return base64.b64decode(found[0]["value"]).decode(errors="replace") if found else ""
+
+
+def _mark_revoked(root: Client) -> None:
+    root.call("kv/put", key=_base64(REVOKED.encode()), value=_base64(secrets.token_hex(8).encode()))
+
+
+def forget_revoked(root: Client) -> None:
+    """Remove the mark, where nothing from before can be open."""
+    root.call("kv/deleterange", key=_base64(REVOKED.encode()))
 
 
 def _as_root(client: Client, password: str) -> Client:
@@ -363,8 +427,7 @@ def _changes(client: Client, root: Client, root_password: str, users: Mapping[st
             yield f"add user {name}", "auth/user/add", {"name": name, "password": user.password}
         elif not is_on or not _is_password(client, name, user.password):
             yield f"change the password of {name}", "auth/user/changepw", {"name": name, "password": user.password}
-        if name not in found or name not in root.call("auth/user/get", name=name).get("roles", []):
-            yield f"give {name} its role", "auth/user/grant", {"user": name, "role": name}
+        yield from _role_steps(name, root.call("auth/user/get", name=name).get("roles", []) if name in found else [])
     for name in sorted(found - users.keys() - {"root"}):
         yield f"remove user {name}", "auth/user/delete", {"name": name}
     for name in sorted(roles - users.keys() - {"root"}):
@@ -379,6 +442,13 @@ def _root_steps(found: set[str], roles: set[str], password: str) -> Iterator[Ste
     if "root" not in roles:
         yield "add role root", "auth/role/add", {"name": "root"}
     yield "give root its role", "auth/user/grant", {"user": "root", "role": "root"}
+
+
+def _role_steps(name: str, given: Sequence[str]) -> Iterator[Step]:
+    if name not in given:
+        yield f"give {name} its role", "auth/user/grant", {"user": name, "role": name}
+    for role in sorted(set(given) - {name}):
+        yield f"take the role {role} from {name}", "auth/user/revoke", {"name": name, "role": role}
 
 
 def _permission_steps(role: str, granted: Sequence[Mapping[str, str]], prefixes: Sequence[str]) -> Iterator[Step]:

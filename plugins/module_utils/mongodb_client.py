@@ -308,8 +308,10 @@ def converge_users(
     changes: Changes,
     *,
     check_mode: bool,
-) -> None:
+) -> list[str]:
     """See that the users are there, with their roles and passwords, and that those that the inventory no longer has are not.
+
+    Return what describes users that somebody else has made, who are left alone.
 
     :arg client: the administrator's, of the server at ``address``, which takes writes.
     :raises MongodbError: in the server's words, such as those about a role that does not exist.
@@ -343,6 +345,8 @@ def converge_users(
             if not check_mode:
                 with explained(f"the user {name} of {database} cannot be removed"):
                     client[database].command("dropUser", name)
+    others = {key: user for key, user in found.items() if not _is_marked(user) and key not in kept | {(ADMIN, "admin")}}
+    return [describe(name, {"database": database, "roles": user["roles"]}) for (name, database), user in others.items()]
 
 
 def describe(name: str, user: Mapping[str, Any]) -> str:

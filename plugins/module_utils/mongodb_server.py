@@ -203,4 +203,8 @@ def make_directory(path: Path) -> None:
 
 def _give(path: Path) -> None:
     user = pwd.getpwnam(USER)
-    os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        os.fchown(directory, user.pw_uid, user.pw_gid)
+    finally:
+        os.close(directory)

@@ -12,7 +12,8 @@ description:
   - With O(state=known), sees that the cluster knows of this host before etcd is started for the first time, and says what
     etcd has to be told then. A member that has lost its data is replaced. Whoever is added has no vote yet.
   - With O(state=voting), gives a member that was started its vote, as soon as it has caught up.
-  - The cluster is never asked for what it cannot take back. A version of etcd that cannot join is refused.
+  - The cluster is never asked for what it cannot take back. A version of etcd that cannot join is refused, and so are several
+    members with a password of root and without O(tls).
   - In check mode a host joins even if no other member answers, as none has been started before the first run; there is a warning.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
@@ -73,6 +74,10 @@ initial_cluster:
   returned: success
   type: str
   sample: lock1=http://10.0.0.1:2380,lock2=http://10.0.0.2:2380
+alone:
+  description: Whether this host is the only member, and no other one is wanted; then nobody needs to reach its port for members.
+  returned: success
+  type: bool
 """
 
 from pathlib import Path
@@ -80,6 +85,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils import service
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
 from ansible_collections.funnel.tornado.plugins.module_utils.etcd import (
     Cluster,
@@ -89,6 +95,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.etcd import (
     own_version,
     vote,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError
 
 #: What a host that has no etcd yet, as in check mode, is taken to get.
 NOT_INSTALLED = "3.5.0"
@@ -109,11 +116,16 @@ def main() -> None:
     )
     try:
         membership = apply(module.params, check_mode=module.check_mode)
-    except (EtcdError, CommandError) as error:
+    except (EtcdError, CommandError, ServiceError) as error:
         module.fail_json(msg=str(error))
     for warning in membership.warnings:
         module.warn(warning)
-    module.exit_json(changed=membership.changed, membership=membership.state, initial_cluster=membership.initial_cluster)
+    module.exit_json(
+        changed=membership.changed,
+        membership=membership.state,
+        initial_cluster=membership.initial_cluster,
+        alone=membership.alone,
+    )
 
 
 def apply(params: dict[str, Any], *, check_mode: bool) -> Membership:
@@ -122,7 +134,8 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> Membership:
         raise EtcdError(f"etcd_members: has to name this host, {name}; found {', '.join(members) or 'nobody'}")
     cluster = Cluster(name, members, params["tls"], params["ca"], params["root_password"])
     if params["state"] == "known":
-        return belong(cluster, Path(params["data"]), version(check_mode=check_mode), check_mode=check_mode)
+        runs = service.look("etcd").active
+        return belong(cluster, Path(params["data"]), version(check_mode=check_mode), runs=runs, check_mode=check_mode)
     if not check_mode:
         vote(cluster)
     return Membership("member", changed=True)

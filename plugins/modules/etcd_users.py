@@ -9,7 +9,8 @@ DOCUMENTATION = r"""
 module: etcd_users
 short_description: Say who may read and write what in etcd
 description:
-  - Sees that root and O(users) are all the users there are, each with a role of its own name, then that etcd asks for passwords.
+  - Makes root and O(users) all the users there are, each with a role of its own name alone, and has etcd ask for passwords.
+  - A password is only sent to O(url) while etcd runs on this host, as anybody here could listen there otherwise.
   - Without O(root_password) and O(users) nothing is done, and whoever reaches etcd may do everything.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
@@ -66,17 +67,28 @@ done:
   type: list
   elements: str
   sample: [add user shop, give shop its role]
+revoked:
+  description:
+    - Another value each time that a user has lost a permission, or that etcd was told to ask for passwords while others
+      reached it; empty before the first time.
+    - etcd asks for permissions when a watch is opened, and never again; a restart of each member ends it.
+  returned: success
+  type: str
+  sample: 5f0c1d2e3a4b5c6d
 """
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils import service
 from ansible_collections.funnel.tornado.plugins.module_utils.etcd import (
+    Applied,
     Client,
     EtcdError,
     UnreachableError,
     User,
     apply_users,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError
 
 USER = {
     "name": {"type": "str", "required": True},
@@ -98,15 +110,26 @@ def main() -> None:
     given = module.params
     users = {user["name"]: User(user["password"], user["prefixes"]) for user in given["users"]}
     try:
-        done = apply_users(Client(given["url"], given["ca"]), given["root_password"], users, check_mode=module.check_mode)
+        require_etcd()
+        applied = apply_users(Client(given["url"], given["ca"]), given["root_password"], users, check_mode=module.check_mode)
     except UnreachableError as error:
         if not module.check_mode:  # what an earlier task would have started has no users yet
             module.fail_json(msg=str(error))
-        done = [f"add user {name}" for name in ("root", *users)] if given["root_password"] else []
-    except EtcdError as error:
+        applied = Applied([f"add user {name}" for name in ("root", *users)] if given["root_password"] else [])
+    except (EtcdError, ServiceError) as error:
         module.fail_json(msg=str(error))
+    done = list(applied.done)
     diff = {"before": "", "after": "".join(f"{change}\n" for change in done)}
-    module.exit_json(changed=bool(done), done=done, diff=diff if module._diff else {})
+    module.exit_json(changed=bool(done), done=done, revoked=applied.revoked, diff=diff if module._diff else {})
+
+
+def require_etcd() -> None:
+    """See that etcd runs: while it does not, anybody on this host could listen at its port, and be told the password.
+
+    :raises UnreachableError: when it does not.
+    """
+    if not service.look("etcd").active:
+        raise UnreachableError("etcd does not run on this host; see systemctl status etcd")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ description:
   - Gives the administrator its password. If that is another one than before, the host logs in with the one it remembers, in
     C(/etc/mongodb/admin.password), which only root can read.
   - Makes users, and changes their roles and passwords, while mongod runs. Of those that are not wanted it removes only the ones
-    that it has made.
+    that it has made, and warns of all others.
   - Needs C(python3-pymongo) on the host.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
@@ -113,7 +113,9 @@ def main() -> None:
     )
     try:
         if service.look(SERVICE).active:
-            changes = converge(module.params, check_mode=module.check_mode)
+            changes, others = converge(module.params, check_mode=module.check_mode)
+            for user in others:
+                module.warn(f"mongodb_users: does not have the {user}; if nobody needs it, remove it with dropUser")
         elif module.check_mode:
             changes = all_new(module.params)
         else:
@@ -130,7 +132,8 @@ def all_new(given: dict[str, Any]) -> Changes:
     return Changes([], [*members, *(f"{describe(name, user)}\n" for name, user in given["users"].items())])
 
 
-def converge(given: dict[str, Any], *, check_mode: bool) -> Changes:
+def converge(given: dict[str, Any], *, check_mode: bool) -> tuple[Changes, list[str]]:
+    """Return the changes, and the users that somebody else has made."""
     changes = Changes([], [])
     primary = local = local_address(given["port"])
     passwords = [given["admin_password"], remembered_password()]
@@ -138,7 +141,7 @@ def converge(given: dict[str, Any], *, check_mode: bool) -> Changes:
         members = ReplicaSet(given["replica_set"], given["members"], given["member"], local, passwords, wait=given["wait"])
         members.converge(changes, check_mode=check_mode)
         if check_mode and changes.changed:
-            return changes
+            return changes, []
         primary = members.primary()
     password = working_password(primary, passwords)
     with contextlib.closing(connect(primary, login=(ADMIN, password, "admin"))) as client:
@@ -149,10 +152,10 @@ def converge(given: dict[str, Any], *, check_mode: bool) -> Changes:
                 with explained("mongodb_admin_password cannot be changed"):
                     client.admin.command("updateUser", ADMIN, pwd=given["admin_password"])
                 remember_password(given["admin_password"])  # at once, as what follows may fail, and backups log in with it
-        converge_users(client, primary, given["users"], given["passwords"], changes, check_mode=check_mode)
+        others = converge_users(client, primary, given["users"], given["passwords"], changes, check_mode=check_mode)
     if remember_password(given["admin_password"], check_mode=check_mode) and not changes.changed:
         changes.after.append("the administrator's password on this host\n")
-    return changes
+    return changes, others
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils import etcd
 from ansible_collections.funnel.tornado.plugins.module_utils.etcd import (
+    Applied,
     Client,
     Cluster,
     EtcdError,
@@ -36,6 +37,8 @@ class Fake(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: dict[str, Any] = {}
+        #: What the answers become when it is told to ask for passwords.
+        self.enabled: dict[str, Any] = {}
         self.asked: list[tuple[str, dict[str, Any]]] = []
 
     def speak_tls(self, directory: Path) -> None:
@@ -61,6 +64,8 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.removeprefix("/v3/")
         self.server.asked.append((path, body))
         self.answer(self.server.answers.get(path, {}))
+        if path == "auth/enable":
+            self.server.answers |= self.server.enabled
 
     def do_GET(self) -> None:
         self.answer(self.server.answers.get(self.path, {}))
@@ -94,7 +99,7 @@ def cluster(name: str, **members: str) -> Cluster:
 
 def changes(fake: Fake) -> list[tuple[str, dict[str, Any]]]:
     """Return what was asked for that changes something."""
-    return [(path, body) for path, body in fake.asked if path.rpartition("/")[2] not in ("list", "get", "authenticate")]
+    return [(path, body) for path, body in fake.asked if path.rpartition("/")[2] not in ("list", "get", "range", "authenticate")]
 
 
 @pytest.mark.parametrize(
@@ -115,6 +120,7 @@ class TestBelong:
     def test_the_first_of_the_members_founds_the_cluster(self, tmp_path: Path) -> None:
         found = belong(cluster("a", a="127.0.0.1", b="127.0.0.9"), tmp_path, "3.4.23")
         assert found == Membership("founder", initial_cluster="a=http://127.0.0.1:2380")
+        assert belong(cluster("a", a="127.0.0.1"), tmp_path, "3.4.23").alone
 
     def test_nobody_else_does(self, tmp_path: Path) -> None:
         with pytest.raises(
@@ -213,14 +219,40 @@ class TestBelong:
     def test_a_member_that_has_stopped_is_still_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(etcd, "CLIENT_PORT", 1)
         (tmp_path / "member").mkdir()
-        assert belong(cluster("a", a="127.0.0.1"), tmp_path, "3.4.23") == Membership("member")
+        assert belong(cluster("a", a="127.0.0.1"), tmp_path, "3.4.23") == Membership("member", alone=True)
+
+    def test_whoever_has_the_port_of_one_that_has_stopped_is_not_asked(self, tmp_path: Path, fake: Fake) -> None:
+        (tmp_path / "member").mkdir()
+        assert belong(cluster("a", a="127.0.0.1"), tmp_path, "3.4.23", runs=False) == Membership("member", alone=True)
+        assert fake.asked == []
+
+
+def test_several_members_with_passwords_need_certificates(tmp_path: Path) -> None:
+    open_port = Cluster("b", {"a": "127.0.0.9", "b": "127.0.0.1"}, root_password="r00t")
+    with pytest.raises(EtcdError, match="etcd_tls: is missing; several members with passwords need it"):
+        belong(open_port, tmp_path, "3.4.23")
+
+
+def test_an_address_of_ipv6_is_in_brackets() -> None:
+    found = Cluster("a", {"a": "fd00::1"})
+    assert (found.peer_url("a"), found.client("a").url) == ("http://[fd00::1]:2380", "http://[fd00::1]:2379")
 
 
 class TestUsers:
     SHOP = User("hunter2", ["/shop/"])
 
+    #: What etcd says of it once it has been made.
+    ENABLED: ClassVar[dict[str, Any]] = {
+        "auth/authenticate": {"token": "t"},
+        "auth/user/list": {"users": ["root", "shop"]},
+        "auth/role/list": {"roles": ["root", "shop"]},
+        "auth/role/get": {"perm": [{"permType": "READWRITE", **key_range("/shop/")}]},
+        "auth/user/get": {"roles": ["shop"]},
+    }
+
     def test_root_comes_first_and_passwords_are_asked_for_last(self, fake: Fake) -> None:
-        assert apply_users(fake.client, "r00t", {"shop": self.SHOP}) == [
+        fake.enabled = self.ENABLED
+        assert apply_users(fake.client, "r00t", {"shop": self.SHOP}, served=False).done == [
             "add user root",
             "add role root",
             "give root its role",
@@ -233,23 +265,36 @@ class TestUsers:
         assert changes(fake)[-1] == ("auth/enable", {})
         assert ("auth/user/add", {"name": "shop", "password": "hunter2"}) in fake.asked
 
+    def test_what_others_changed_before_passwords_were_asked_for_is_changed_back_and_marked(self, fake: Fake) -> None:
+        planted = {"auth/user/list": {"users": ["evil", "root", "shop"]}, "auth/user/get": {"roles": ["root", "shop"]}}
+        fake.enabled = self.ENABLED | planted
+        with pytest.raises(EtcdError, match=r"somebody else changes users at the same time; .* remove user evil"):
+            apply_users(fake.client, "r00t", {"shop": self.SHOP})
+        asked = changes(fake)
+        enabled = asked.index(("auth/enable", {}))
+        assert [path for path, _body in asked].count("kv/put") > 2
+        assert asked[enabled + 1][0] == "kv/put"
+        assert ("auth/user/revoke", {"name": "shop", "role": "root"}) in asked[enabled:]
+        assert ("auth/user/delete", {"name": "evil"}) in asked[enabled:]
+
     def test_nothing_is_changed_in_check_mode_nor_without_a_password_of_root(self, fake: Fake) -> None:
-        assert len(apply_users(fake.client, "r00t", {"shop": self.SHOP}, check_mode=True)) == 8
-        assert apply_users(fake.client, "", {}) == []
+        checked = apply_users(fake.client, "r00t", {"shop": self.SHOP}, check_mode=True)
+        assert (len(checked.done), checked.revoked) == (8, "to be chosen")
+        assert apply_users(fake.client, "", {}) == Applied()
         assert changes(fake) == []
 
     def test_what_is_right_is_left_alone(self, fake: Fake) -> None:
-        self.enable(fake)
-        assert apply_users(fake.client, "r00t", {"shop": self.SHOP}) == []
+        fake.answers |= self.ENABLED
+        assert apply_users(fake.client, "r00t", {"shop": self.SHOP}) == Applied([])
+        fake.answers["kv/range"] = {"kvs": [{"value": base64.b64encode(b"5f0c").decode()}]}
+        assert apply_users(fake.client, "r00t", {"shop": self.SHOP}) == Applied([], "5f0c")
         assert changes(fake) == []
 
     def test_what_is_not_named_is_taken_away(self, fake: Fake) -> None:
-        self.enable(fake)
-        assert apply_users(fake.client, "r00t", {"shop": User("hunter2", ["/new/"])}) == [
-            "take '/shop/' from shop",
-            "give '/new/' to shop",
-        ]
-        assert apply_users(fake.client, "r00t", {}) == ["remove user shop", "remove role shop"]
+        fake.answers |= self.ENABLED | {"auth/user/get": {"roles": ["root", "shop"]}}
+        moved = apply_users(fake.client, "r00t", {"shop": User("hunter2", ["/new/"])}, check_mode=True)
+        assert moved.done == ["take '/shop/' from shop", "give '/new/' to shop", "take the role root from shop"]
+        assert apply_users(fake.client, "r00t", {}, check_mode=True).done == ["remove user shop", "remove role shop"]
 
     def test_a_wrong_password_of_root_is_named(self, fake: Fake) -> None:
         fake.answers["auth/authenticate"] = {"message": "etcdserver: authentication failed, invalid user ID or password"}
@@ -276,13 +321,3 @@ class TestUsers:
     def test_passwords_are_in_no_representation(self) -> None:
         things = (self.SHOP, Cluster("a", {"a": "127.0.0.1"}, root_password="hunter2"), Client("http://a:1", token="hunter2"))
         assert "hunter2" not in repr(things)
-
-    @staticmethod
-    def enable(fake: Fake) -> None:
-        fake.answers |= {
-            "auth/authenticate": {"token": "t"},
-            "auth/user/list": {"users": ["root", "shop"]},
-            "auth/role/list": {"roles": ["root", "shop"]},
-            "auth/role/get": {"perm": [{"permType": "READWRITE", **key_range("/shop/")}]},
-            "auth/user/get": {"roles": ["shop"]},
-        }

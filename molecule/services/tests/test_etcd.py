@@ -13,6 +13,7 @@ import pytest
 import yaml
 from testinfra.host import Host
 
+from tests.intruder import Intruder
 from tests.pki import Authority
 from tests.remote import address, done, eventually, hosts, run_playbook
 
@@ -59,6 +60,7 @@ class Cluster:
     def __init__(self, directory: Path) -> None:
         """Write the certificates of the members."""
         self.directory = directory
+        self.intruder = Intruder(*(f"https://{address(host)}:2379" for host in hosts(*MEMBERS).values()))
         authority = Authority("etcd", datetime.now(UTC))
         (directory / "ca.pem").write_text(authority.pem)
         for name in MEMBERS:
@@ -98,7 +100,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster.checked = done(cluster.provision(*MEMBERS, check=True))
     done(cluster.provision(MEMBERS[0], etcd_hosts=[MEMBERS[0]]))
     says(hosts(*MEMBERS)[MEMBERS[0]], "put", "/shop/first", "kept")
-    done(cluster.provision(*MEMBERS))
+    # While they join, somebody waits for one that lets everybody in.
+    with cluster.intruder.at_work():
+        done(cluster.provision(*MEMBERS))
+        eventually(lambda: all(cluster.intruder.refused.values()))
     yield cluster
     for host in hosts(*MEMBERS).values():
         host.run("systemctl disable --now etcd etcd-backup.timer")
@@ -163,6 +168,25 @@ def test_three_have_grown_from_one(members: dict[str, Host]) -> None:
         assert names_of_members(host) == dict.fromkeys(MEMBERS, False)
         assert says(host, "get", "--print-value-only", "/shop/first") == "kept"
         assert host.run("ls /var/lib/etcd/funnel/member").rc == 0
+
+
+def test_a_member_that_joins_lets_nobody_in_who_has_no_password(cluster: Cluster, members: dict[str, Host]) -> None:
+    assert cluster.intruder.got_in == []
+    assert all(cluster.intruder.refused.values())
+    for host in members.values():
+        assert says(host, "user", "list", user="root", password=ROOT_PASSWORD).split() == ["root", "shop"]
+
+
+def test_several_members_with_passwords_need_certificates(cluster: Cluster, members: dict[str, Host]) -> None:
+    """Without them, whoever reaches the port for members may write anything."""
+    host = members["debian13"]
+    host.check_output("systemctl stop etcd && mv /var/lib/etcd/funnel /var/lib/etcd/aside")
+    try:
+        status, output = cluster.provision("debian13", etcd_tls={})
+    finally:
+        host.check_output("mv /var/lib/etcd/aside /var/lib/etcd/funnel && systemctl start etcd")
+    assert status != 0
+    assert "etcd_tls: is missing; several members with passwords need it" in " ".join(output.split())
 
 
 def test_users_have_their_prefixes_and_nobody_else_gets_in(members: dict[str, Host]) -> None:

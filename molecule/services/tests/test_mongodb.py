@@ -172,13 +172,17 @@ def test_users_come_change_and_go_while_mongod_serves(db: Host, tmp_path: Path) 
         with pytest.raises(OperationFailure, match="Authentication failed"):
             client(db).notes.things.find_one()
         assert client(db, ("admin", "another-one", "admin")).list_database_names()
-        assert "changed=0" in done(provision(tmp_path, "db", mongodb_users=users, mongodb_admin_password="another-one"))
+        output = done(provision(tmp_path, "db", mongodb_users=users, mongodb_admin_password="another-one"))
+        assert "changed=0" in output
+        assert "mongodb_users: does not have the user by_hand of notes: read@notes" in output
     with client(db, ("admin", "another-one", "admin")) as admin:
         admin.notes.written.drop()
     with writing(db, ("notes", "another-one", "notes")):
         done(provision(tmp_path, "db"))
     with pytest.raises(OperationFailure, match="Authentication failed"):
         client(db, ("notes2", "another-one", "notes")).notes.things.find_one()
+    with pytest.raises(OperationFailure, match=r"requires authentication|not authorized|Could not find user"):
+        list(second.other.things.find())  # on a connection from when it was a user
     client(db, ("by_hand", "x", "notes")).notes.things.find_one()
     client(db, ADMIN).notes.command("dropUser", "by_hand")
     assert pid(db) == before

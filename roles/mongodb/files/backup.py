@@ -1,4 +1,4 @@
-"""Back up MongoDB, and restore it: mongodb-backup create | list | restore NAME.
+"""Back up MongoDB, and restore it: mongodb-backup create | list | pack NAME | unpack FILE | restore NAME.
 
 A backup is a directory in the format of ``mongodump --gzip``, so ``mongorestore --gzip --dir`` reads it as well: of each
 collection ``<database>/<collection>.bson.gz`` and ``.metadata.json.gz``, which has options and indexes. Of a replica set it is
@@ -13,10 +13,12 @@ import argparse
 import contextlib
 import fcntl
 import gzip
-import itertools
 import os
+import re
+import resource
 import shutil
 import sys
+import tarfile
 import time
 import urllib.parse
 import zlib
@@ -54,8 +56,23 @@ BESIDE = "restoring."
 #: MongoDB's error codes: the catalogue has just changed, and the moment is longer ago than the set remembers.
 SNAPSHOT_UNAVAILABLE, SNAPSHOT_TOO_OLD = 246, 239
 
+#: Collections with a name of MongoDB's own that are an app's to write; all others say who may do what, or are made of others.
+SYSTEM = re.compile(r"system\.(js|buckets\..+)")
+
 RAW: Any = CodecOptions(document_class=RawBSONDocument)
-BATCH = 1000
+
+#: How many documents, and bytes of them, are sent at a time.
+BATCH, BATCH_BYTES = 1000, 32 << 20
+
+#: Bytes of a document at most (BSONObjMaxInternalSize of MongoDB), and of what describes a collection.
+DOCUMENT_BYTES = (16 << 20) + (16 << 10)
+METADATA_BYTES = 16 << 20
+
+#: The members of a packed backup: its directory, one for each database, and two files for each collection.
+MEMBER = re.compile(r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ)(/[^/.\0][^/.\0]*(/[^/\0]+\.(bson|metadata\.json)\.gz)?)?")
+
+#: Bytes of memory that unpacking gets, as the headers of a tar file may claim to be of any size.
+UNPACK_BYTES = 1 << 30
 
 
 class BackupError(Exception):
@@ -71,6 +88,10 @@ def main() -> int:
     create = commands.add_parser("create", help="make a backup now")
     create.add_argument("--keep", type=int, default=0, help="then remove all but so many; 0 keeps all")
     commands.add_parser("list", help="list the backups, the newest last")
+    pack = commands.add_parser("pack", help="make a tar file of a backup, and print its path")
+    pack.add_argument("name", help="which one")
+    unpack = commands.add_parser("unpack", help="make a backup of a tar file, and print its name")
+    unpack.add_argument("file", type=Path, help="the tar file")
     restore = commands.add_parser("restore", help="put back what a backup has; collections it does not have are left alone")
     restore.add_argument("name", help="which one, or `latest`")
     restore.add_argument("--force", action="store_true", help="also into databases that have data")
@@ -79,6 +100,10 @@ def main() -> int:
     try:
         if given.command == "list":
             say("\n".join(backups.names()))
+            return 0
+        if given.command in {"pack", "unpack"}:
+            with backups.locked():
+                say(str(backups.pack(given.name)) if given.command == "pack" else backups.unpack(given.file))
             return 0
         with backups.locked(), contextlib.closing(connect(given.port, to_write=given.command == "restore")) as client:
             if given.command == "create":
@@ -116,7 +141,8 @@ class Backups:
         """Return the names of the backups that are complete, the newest last."""
         if not self.directory.is_dir():
             return []
-        return sorted(path.name for path in self.directory.iterdir() if path.is_dir() and not path.name.startswith("."))
+        found = (path for path in self.directory.iterdir() if path.is_dir() and not path.is_symlink())
+        return sorted(path.name for path in found if not path.name.startswith("."))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -126,8 +152,9 @@ class Backups:
         """
         os.umask(0o077)
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.chown(self.directory, 0, 0)
         self.directory.chmod(0o700)
-        with (self.directory / ".lock").open("a") as file:
+        with os.fdopen(os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -166,6 +193,50 @@ class Backups:
             shutil.rmtree(self.directory / old)
         return name
 
+    def pack(self, name: str) -> Path:
+        """Make a tar file of a backup, for root alone to read, and return its path.
+
+        :raises BackupError: when there is no such backup.
+        """
+        self._require(name)
+        file = self.directory / ".fetch.tar"
+        file.unlink(missing_ok=True)
+        with tarfile.open(file, "w") as archive:
+            archive.add(self.directory / name, name)
+        return file
+
+    def unpack(self, file: Path) -> str:
+        """Make a backup of what `pack` has made, whoever had it since, and return its name; one of that name is replaced.
+
+        Nothing but directories and files with the names of a backup is made, each new and root's.
+
+        :raises BackupError: when there is anything else in it, or it is damaged; nothing is changed then.
+        """
+        resource.setrlimit(resource.RLIMIT_AS, (UNPACK_BYTES, UNPACK_BYTES))
+        new = self.directory / ".unpacked.new"
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        try:
+            with tarfile.open(file, "r:") as archive:
+                names = {_unpack_member(archive, member, new) for member in archive}
+            if len(names) != 1:
+                raise BackupError(f"{file} has to hold one backup; it has {', '.join(sorted(names)) or 'none'}")
+            os.sync()
+            name = names.pop()
+            if (self.directory / name).exists():
+                (self.directory / name).rename(new / ".old")
+            (new / name).rename(self.directory / name)
+        except (tarfile.TarError, MemoryError, RecursionError, ValueError) as error:
+            raise BackupError(f"{file} is no tar file of a backup, or damaged: {error!r}") from error
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+        return name
+
+    def _require(self, name: str) -> None:
+        names = self.names()
+        if name not in names:
+            raise BackupError(f"{self.directory} has no backup {name}; it has {', '.join(names) or 'none'}")
+
     def restore(self, client: Client, name: str, *, force: bool) -> str:
         """Put back what a backup has, and return what that is.
 
@@ -177,9 +248,8 @@ class Backups:
         names = self.names()
         if name == "latest" and names:
             name = names[-1]
-        if name not in names:
-            raise BackupError(f"{self.directory} has no backup {name}; it has {', '.join(names) or 'none'}")
-        databases = [path for path in sorted((self.directory / name).iterdir()) if path.name not in INTERNAL]
+        self._require(name)
+        databases = [path for path in sorted((self.directory / name).iterdir()) if path.name.lower() not in INTERNAL]
         filled = [path.name for path in databases if client[path.name].list_collection_names()]
         if filled and not force:
             raise BackupError(f"there are data in {', '.join(filled)}; ask for it by force to replace them")
@@ -193,6 +263,23 @@ class Backups:
             for one in restored:
                 one.clear()
         return "\n".join([f"restored {name}", *(f"{one.database.name}.{one.name}: {one.count} documents" for one in restored)])
+
+
+def _unpack_member(archive: tarfile.TarFile, member: tarfile.TarInfo, directory: Path) -> str:
+    """Make a directory or file of a packed backup, and return the backup's name."""
+    matched = MEMBER.fullmatch(member.name)
+    is_file = bool(matched and matched[3])
+    # A sparse file may be larger than the archive, which is all that its unpacking may take.
+    if not matched or member.issparse() or not (member.isreg() if is_file else member.isdir()):
+        raise BackupError(f"the tar file has {ascii(member.name)[:200]}, which is no part of a backup; nothing was unpacked")
+    target = directory / member.name
+    if not is_file:
+        target.mkdir()
+        return matched[1]
+    content = archive.extractfile(member)
+    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
+        shutil.copyfileobj(cast(IO[bytes], content), file)
+    return matched[1]
 
 
 def dump(client: Client, directory: Path) -> None:
@@ -250,7 +337,9 @@ class Restoring:
         self.name = str(metadata["collectionName"])
         self.count = 0
         self._documents = documents
-        self._options = metadata["options"]
+        self._options = dict(metadata["options"])
+        if "create" in self._options or (self.name.startswith("system.") and not SYSTEM.fullmatch(self.name)):
+            raise ValueError(f"{self.name} is not an app's to write")
         self._indexes = [one for one in metadata["indexes"] if one["name"] != "_id_" and not one.get("clustered")]
         # MongoDB cannot rename time series, and views have nothing to fill: both are made at the end.
         self._renamed = metadata["type"] == "collection" and not self.name.startswith("system.")
@@ -260,10 +349,11 @@ class Restoring:
         """Return the collections that a backup has of a database; what others are made of comes first."""
         found = []
         for path in sorted(directory.glob("*.metadata.json.gz")):
-            with gzip.open(path, "rt") as stream:
-                metadata = loads(stream.read(), json_options=CANONICAL_JSON_OPTIONS)
             documents = path.with_name(path.name.replace(".metadata.json.gz", ".bson.gz"))
-            found.append(cls(client[directory.name], documents, metadata))
+            try:
+                found.append(cls(client[directory.name], documents, _metadata(path)))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                raise BackupError(f"{path} does not describe a collection: {error!r}") from error
         return sorted(found, key=lambda one: (one.name.startswith("system."), not one._renamed, one.name))
 
     def prepare(self) -> None:
@@ -295,10 +385,36 @@ class Restoring:
             return
         collection = self.database.get_collection(name, write_concern=WriteConcern(w="majority", j=True))
         with gzip.open(self._documents, "rb") as stream:
-            documents = bson.decode_file_iter(cast(IO[bytes], stream), RAW)
-            while batch := list(itertools.islice(documents, BATCH)):
+            for batch in _batches(cast(IO[bytes], stream)):
                 collection.insert_many(batch, bypass_document_validation=True)
                 self.count += len(batch)
+
+
+def _metadata(path: Path) -> Mapping[str, Any]:
+    """Return what describes a collection, of which a few bytes may become any number."""
+    with gzip.open(path, "rb") as stream:
+        text = stream.read(METADATA_BYTES + 1)
+    if len(text) > METADATA_BYTES:
+        raise ValueError(f"it is larger than {METADATA_BYTES} bytes")
+    return cast(Mapping[str, Any], loads(text.decode(), json_options=CANONICAL_JSON_OPTIONS))
+
+
+def _batches(stream: IO[bytes]) -> Iterator[list[RawBSONDocument]]:
+    """Yield the documents of a file, as many at a time as are sent together."""
+    batch: list[RawBSONDocument] = []
+    size = 0
+    while head := stream.read(4):
+        length = int.from_bytes(head, "little")
+        if not 5 <= length <= DOCUMENT_BYTES:
+            raise BackupError(f"{stream.name} has a document of {length} bytes, which MongoDB has none of")
+        document = head + stream.read(length - 4)
+        batch.append(RawBSONDocument(document, RAW))
+        size += length
+        if len(batch) == BATCH or size > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 if __name__ == "__main__":
