@@ -109,9 +109,10 @@ class Change:
     after: File | None
 
     def diff(self) -> dict[str, str]:
-        """Return the change as Ansible's ``--diff`` shows it; of what not everybody may read only that it changes."""
+        """Return the change as Ansible's ``--diff`` shows it; of what fewer might read before than after only that it changes."""
         before, after = self.before, self.after
-        secret = (after is not None and after.secret) or (before is not None and not before.mode & 0o004)
+        kept = before is not None and not before.mode & 0o004 and (after is None or bool(after.mode & 0o004))
+        secret = kept or (after is not None and after.secret)
         header = {"before_header": str(self.path), "after_header": str(self.path)}
         if secret:
             return {**header, "before": "(secret)\n" if before else "", "after": "(secret, changed)\n" if after else ""}
