@@ -33,6 +33,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.etcd import (
 #: The user and group that etcd runs as.
 USER = "etcd"
 
+#: The beginning of a command that runs as that user.
+AS_ETCD = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--")
+
 UNIT = "etcd-bootstrap"
 
 #: Seconds in which it has to answer, and after which systemd ends it.
@@ -70,7 +73,7 @@ class Bootstrap:
                 root = client.login("root", self.root_password)
                 (own,) = root.call("cluster/member/list")["members"]
                 root.call("cluster/member/update", ID=own["ID"], peerURLs=[peer_url])
-            run(["mv", "--no-target-directory", str(new), str(self.data)], user=USER)
+            run([*AS_ETCD, "mv", "--no-target-directory", str(new), str(self.data)])
 
     def give_users(self, snapshot: Path, root_password: str, target: Path) -> None:
         """Write to ``target`` what a snapshot holds, with these users instead of its own.
@@ -84,7 +87,7 @@ class Bootstrap:
             tool = shutil.which("etcdutl") or "etcdctl"
             restore = [tool, "snapshot", "restore", str(snapshot), f"--data-dir={new}", f"--name={self.name}"]
             restore += [f"--initial-cluster={self.name}={MEMBERS}", f"--initial-advertise-peer-urls={MEMBERS}"]
-            run(restore, user=USER, environment=_environment(), timeout=LONGEST_SECONDS)
+            run([*AS_ETCD, *restore], environment=_environment(), timeout=LONGEST_SECONDS)
             with self._serving(new) as client:
                 self._replace_users(client, root_password)
                 login = {"ETCDCTL_USER": "root", "ETCDCTL_PASSWORD": self.root_password} if self.root_password else {}
@@ -114,16 +117,16 @@ class Bootstrap:
     def _beside(self) -> Iterator[Path]:
         """Give a directory to make data in, and remove what is left of it; what was to be done as etcd may have failed."""
         new = self.data.with_name(f"{self.data.name}.new")
-        remove = ["rm", "--recursive", "--force", str(new)]
+        remove = [*AS_ETCD, "rm", "--recursive", "--force", str(new)]
         try:
             run(["systemctl", "stop", UNIT], check=False)  # of a run that was cut off
-            run(remove, user=USER)
+            run(remove)
             yield new
         except CommandError as error:
             raise EtcdError(f"etcd_users: etcd's data cannot be given their users: {error}") from error
         finally:
             run(["systemctl", "stop", UNIT], check=False)
-            run(remove, user=USER, check=False)
+            run(remove, check=False)
 
     @contextlib.contextmanager
     def _serving(self, data: Path) -> Iterator[Client]:

@@ -109,9 +109,10 @@ class Change:
     after: File | None
 
     def diff(self) -> dict[str, str]:
-        """Return the change as Ansible's ``--diff`` shows it; of what not everybody may read only that it changes."""
+        """Return the change as Ansible's ``--diff`` shows it; of what fewer might read before than after only that it changes."""
         before, after = self.before, self.after
-        secret = (after is not None and after.secret) or (before is not None and not before.mode & 0o004)
+        kept = before is not None and not before.mode & 0o004 and (after is None or bool(after.mode & 0o004))
+        secret = kept or (after is not None and after.secret)
         header = {"before_header": str(self.path), "after_header": str(self.path)}
         if secret:
             return {**header, "before": "(secret)\n" if before else "", "after": "(secret, changed)\n" if after else ""}
@@ -294,7 +295,7 @@ def converge(
             action = service.action_for(
                 wanted,
                 state,
-                changed=_concerns_service(file_set, changes, state),
+                changed=_concerns_service(file_set, changes, wanted, state),
                 listens_anew=bool(wanted.listener) and _concerns_listener(file_set, changes, wanted.listener),
             )
         installed = shutil.which(check[0] if check else "") and (state is None or state.exists)
@@ -349,15 +350,15 @@ def _outcome(changes: Sequence[Change], wanted: service.Wanted | None, action: s
     return outcome
 
 
-def _concerns_service(file_set: FileSet, changes: Sequence[Change], state: service.State) -> bool:
+def _concerns_service(file_set: FileSet, changes: Sequence[Change], wanted: service.Wanted, state: service.State) -> bool:
     """Tell whether the service has not read the files as they have to be.
 
     A file may also be newer than the service's last start or reload: an earlier run was cut off in between.
     """
-    if any(not is_unit(change.path) for change in changes):
+    if any(is_read(change.path, wanted.on_change) for change in changes):
         return True
     paths = [file_set.root / file.path for file in file_set.files]
-    return any(path.stat().st_mtime > state.settled_at for path in paths if not is_unit(path) and path.exists())
+    return any(path.stat().st_mtime > state.settled_at for path in paths if is_read(path, wanted.on_change) and path.exists())
 
 
 def _concerns_listener(file_set: FileSet, changes: Sequence[Change], listener: str) -> bool:
@@ -377,6 +378,11 @@ def _reload_units(changes: Sequence[Change]) -> None:
 def is_unit(path: Path) -> bool:
     """Tell whether a file is a unit's."""
     return any(path.is_relative_to(directory) for directory in UNIT_DIRECTORIES)
+
+
+def is_read(path: Path, on_change: str) -> bool:
+    """Tell whether a service reads a file when what ``on_change`` names is done: a unit it has only been started with."""
+    return on_change in service.RESTARTING or not is_unit(path)
 
 
 def is_right(found: Found | None, file: File | None, key: bytes = b"") -> bool:

@@ -148,7 +148,8 @@ def haproxy_files(backends: Mapping[str, object], addresses: Addresses) -> dict[
             _server(one).address.startswith("unix@") for backend in parsed.values() for one in backend.servers.values()
         ),
     }
-    main = {"template": "haproxy.cfg.j2", "vars": variables, "needs": list(links.values())}
+    # Its master reads this as root: other users, such as apps, are not told what it has about sites.
+    main = {"template": "haproxy.cfg.j2", "vars": variables, "mode": "0600", "needs": list(links.values())}
     units = {
         f"/etc/systemd/system/{path}": {"template": template, "vars": {"binds": [*binds, monitor]}}
         for path, template in (("haproxy.socket", "haproxy.socket.j2"), ("haproxy.service.d/50-funnel.conf", "unit.conf.j2"))

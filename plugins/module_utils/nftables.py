@@ -44,6 +44,27 @@ RemainAfterExit=yes
 ExecStart=/usr/sbin/nft --file {FILE}
 ExecReload=/usr/sbin/nft --file {FILE}
 ExecStop=-/usr/sbin/nft delete table {firewall.TABLE}
+NoNewPrivileges=true
+CapabilityBoundingSet=CAP_NET_ADMIN
+LockPersonality=true
+MemoryDenyWriteExecute=true
+PrivateDevices=true
+ProtectClock=true
+ProtectControlGroups=true
+ProtectHome=true
+ProtectHostname=true
+ProtectKernelLogs=true
+ProtectKernelModules=true
+ProtectKernelTunables=true
+ProtectProc=invisible
+ProtectSystem=strict
+RestrictAddressFamilies=AF_NETLINK
+RestrictNamespaces=true
+RestrictRealtime=true
+RestrictSUIDSGID=true
+SystemCallArchitectures=native
+SystemCallErrorNumber=EPERM
+SystemCallFilter=~@clock @cpu-emulation @debug @module @mount @obsolete @privileged @raw-io @reboot @swap
 
 [Install]
 WantedBy=sysinit.target

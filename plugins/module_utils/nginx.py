@@ -32,6 +32,9 @@ _BETWEEN_SLASHES = r"/((?!\.{1,2}/)[A-Za-z0-9._~-]+/)+"
 STATIC_URL = Pattern(_BETWEEN_SLASHES, 'a path between slashes, such as "/static/"')
 MOUNT_URL = Pattern(_BETWEEN_SLASHES, 'a path between slashes, such as "/api/"')
 
+#: Mode of what nginx's master reads as root: other users, such as apps, are not told who may reach a site, and how.
+PRIVATE = "0600"
+
 #: What crypt(3) of Debian takes: SHA-256 and SHA-512, bcrypt, yescrypt, and the MD5 of htpasswd.
 _HASH = Pattern(
     r"\$(5|6|y|2[aby]|apr1)\$[^\s:]+", "a hash, as openssl passwd -6 or htpasswd -B makes it; never the password itself"
@@ -528,6 +531,7 @@ class _SiteFiles:
             self._path("conf"): {
                 "template": "site.conf.j2",
                 "vars": self._variables(),
+                "mode": PRIVATE,
                 "label": self.origin,
                 "needs": [site.tls.certificate, site.tls.key] if site.tls else [],
             }
@@ -536,7 +540,7 @@ class _SiteFiles:
         snippets |= {_snippet(place): (place.one.extra, place.origin) for place in self._places()}
         for path, (text, origin) in snippets.items():
             if text:
-                found[path] = {"content": f"{text.rstrip()}\n", "label": f"{origin}.extra"}
+                found[path] = {"content": f"{text.rstrip()}\n", "mode": PRIVATE, "label": f"{origin}.extra"}
         if site.maintenance.file:
             page = {"content": site.maintenance.page} if site.maintenance.page else {"template": "maintenance.html.j2"}
             found[self._path("html")] = {**page, "label": f"{self.origin}.maintenance.page"}

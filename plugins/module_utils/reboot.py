@@ -7,10 +7,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ansible_collections.funnel.tornado.plugins.module_utils import proc
+from ansible_collections.funnel.tornado.plugins.module_utils import proc, service
 
 #: Code that a process runs and that is no longer the file's: proc(5), /proc/PID/maps.
 REPLACED = re.compile(r"^\S+ ..x. .* (/usr/\S+|/lib\S*) \(deleted\)$", re.MULTILINE)
+
+#: What the roles add to the units of services that are not restarted for it.
+DROP_INS = "etc/systemd/system/*.service.d/50-funnel.conf"
 
 
 def reasons(base: Path = Path("/")) -> Iterator[str]:
@@ -28,6 +31,20 @@ def reasons(base: Path = Path("/")) -> Iterator[str]:
     old = sorted({name for name in map(_running_replaced, proc.pids()) if name})
     if old:
         yield f"files were replaced that still run: {', '.join(old)}"
+    if outdated := sorted(_older_than_their_units(base)):
+        yield f"units were changed since these services started: {', '.join(outdated)}"
+
+
+def _older_than_their_units(base: Path) -> Iterator[str]:
+    """Yield the services that run without what the roles have since added to their units, such as what they may no longer do.
+
+    :raises ServiceError: when systemd does not run this host.
+    """
+    for drop_in in base.glob(DROP_INS):
+        name = drop_in.parent.name.removesuffix(".service.d")
+        state = service.look(name)
+        if state.main_pid and drop_in.stat().st_mtime > state.began_at:
+            yield name
 
 
 def _running_replaced(pid: int) -> str:

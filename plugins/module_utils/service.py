@@ -16,6 +16,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.command import Comm
 #: What to do when the files of a service changed. ``restart_if_idle`` restarts a supervisor only while it runs nothing.
 OnChange = Literal["reload", "restart", "restart_if_idle", "none"]
 
+#: Those that take up a change of the service's unit as well, which a reload does not.
+RESTARTING = frozenset({"restart", "restart_if_idle"})
+
 #: Seconds a service may take to start or reload, unless it is known to need longer.
 START_SECONDS = 120.0
 

@@ -35,8 +35,8 @@ options:
       - C(label), the variable the file was made from, named in messages about it.
       - C(needs), a list of files elsewhere that O(check) reads because of it, such as certificates.
       - Missing directories are made with mode 0755. A symbolic link in a file's place is replaced by the file.
-      - After a change below C(/etc/systemd/system), systemd reads its units again; that alone does not reload the
-        service.
+      - After a change below C(/etc/systemd/system), systemd reads its units again. A service is restarted for
+        it if a change of its files restarts it, see O(service.on_change), and otherwise takes it up at its next start.
     type: dict
     required: true
   owns:

@@ -9,8 +9,9 @@ DOCUMENTATION = r"""
 module: reboot_reasons
 short_description: Tell why a host should be rebooted
 description:
-  - A host should be rebooted when C(/run/reboot-required) is there, when another kernel is installed than runs, and when
-    processes run programs or libraries whose files have been replaced.
+  - A host should be rebooted when C(/run/reboot-required) is there, when another kernel is installed than runs, when
+    processes run programs or libraries whose files have been replaced, and when services run without what the roles have
+    changed in their units since.
   - Changes nothing.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)

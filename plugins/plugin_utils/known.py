@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils.file_set import FileSet, Found, is_right, is_unit
+from ansible_collections.funnel.tornado.plugins.module_utils.file_set import FileSet, Found, is_read, is_right
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import UV_ENVIRONMENT
 from ansible_collections.funnel.tornado.plugins.module_utils.limits import Limits
 from ansible_collections.funnel.tornado.plugins.module_utils.service import State
@@ -67,7 +67,8 @@ class Known:
         state = self.services.get(service.get("name", ""))
         if service.get("listener") or state is None or not (state.active and state.enabled):
             return False
-        return all(self.files[path].mtime <= state.settled_at for path, file in wanted.items() if file and not is_unit(path))
+        read = [path for path, file in wanted.items() if file and is_read(path, service.get("on_change", ""))]
+        return all(self.files[path].mtime <= state.settled_at for path in read)
 
     def has_limits(self, limits: Limits) -> bool:
         """Tell whether the limits are given; ``limits`` has to have what is known of the kernel."""

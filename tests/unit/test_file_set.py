@@ -24,6 +24,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.file_set import (
     FileSetError,
     Swap,
     converge,
+    is_read,
     parse_files,
 )
 
@@ -184,17 +185,24 @@ def test_diffs_show_contents_or_what_else_changes_but_no_secrets(root: Path) -> 
     (root / "moded").chmod(0o600)
     (root / "password").write_text("hunter0\n")
     (root / "password").chmod(0o600)
+    (root / "opened").write_text("hunter3\n")
+    (root / "opened").chmod(0o600)
+    (root / "closed").write_text("old\n")
+    (root / "closed").chmod(0o600)
     files = [
         file("key", "hunter2\n", mode=0o600, secret=True),
+        file("opened", "new\n"),
+        file("closed", "new\n", mode=0o600),
         file("main.conf", "new\n"),
         file("sites/theirs.conf", "theirs\n", mode=0o600),
     ]
     changes = FileSet(root, files, absent=["password"]).changes()
     diffs = {change.path.name: change.diff() for change in changes}
     assert (diffs["main.conf"]["before"], diffs["main.conf"]["after"]) == ("old\n", "new\n")
+    assert diffs["closed"]["after"] == "new\n", "others may no more read it than before"
     assert "mode 0644" in diffs["theirs.conf"]["before"]
     assert "mode 0600" in diffs["theirs.conf"]["after"]
-    assert "hunter" not in str(diffs), "neither of a file marked secret nor of a removed one that not everybody may read"
+    assert "hunter" not in str(diffs), "nothing of a file marked secret, or that more may read afterwards, or that goes"
 
 
 def test_all_mistakes_of_the_files_come_at_once() -> None:
@@ -223,6 +231,14 @@ def test_what_a_service_needs(on_change: service.OnChange, *, active: bool, chan
         found = service.action_for(service.Wanted("x", on_change), state, changed=changed)
         child.kill()
     assert found == action
+
+
+@pytest.mark.parametrize(
+    ("on_change", "read"), [("restart", True), ("restart_if_idle", True), ("reload", False), ("none", False)]
+)
+def test_a_unit_is_read_at_a_restart_only(on_change: service.OnChange, *, read: bool) -> None:
+    assert is_read(Path("/etc/systemd/system/x.service.d/50-funnel.conf"), on_change) == read
+    assert is_read(Path("/etc/nginx/nginx.conf"), on_change)
 
 
 def test_what_listens_for_a_service_cannot_be_reloaded() -> None:

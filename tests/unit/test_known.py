@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils import look
+from ansible_collections.funnel.tornado.plugins.module_utils import file_set, look
 from ansible_collections.funnel.tornado.plugins.module_utils.file_set import Existing, File, FileSet, Found
 from ansible_collections.funnel.tornado.plugins.module_utils.limits import FILE_MAX, SOMAXCONN, Limits
 from ansible_collections.funnel.tornado.plugins.module_utils.service import State
@@ -123,6 +123,16 @@ def test_a_service_that_does_not_run_with_its_files_is_asked_for(root: Path, cha
     assert not looked_at(root, services=services).has_files(FileSet(root, [wanted()]), {"name": "nginx"})
     assert not looked_at(root).has_files(FileSet(root, [wanted()]), {"name": "haproxy"})
     assert not looked_at(root).has_files(FileSet(root, [wanted()]), {"name": "nginx", "listener": "nginx.socket"})
+
+
+@pytest.mark.parametrize(("on_change", "known"), [("reload", True), ("restart_if_idle", False)])
+def test_a_unit_that_a_service_was_not_started_with_is_asked_for_where_a_restart_helps(
+    root: Path, monkeypatch: pytest.MonkeyPatch, on_change: str, *, known: bool
+) -> None:
+    monkeypatch.setattr(file_set, "UNIT_DIRECTORIES", [root])
+    services = {"nginx": dataclasses.asdict(dataclasses.replace(RUNS, settled_at=1.0))}
+    told = looked_at(root, services=services)
+    assert told.has_files(FileSet(root, [wanted()]), {"name": "nginx", "on_change": on_change}) == known
 
 
 @pytest.mark.parametrize("before", ["", FILE_MAX])

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.generation import STOP_MARGIN
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, port_of
@@ -17,6 +22,23 @@ def test_the_ports_of_both_slots_interleave() -> None:
 
     assert [ports("a"), ports("b")] == [["8000", "8002", "8004"], ["8001", "8003", "8005"]]
     assert [ports(slot) for slot in SLOTS] == [[str(port_of(8000, slot, n)) for n in range(3)] for slot in SLOTS]
+
+
+@pytest.mark.parametrize(("inherited", "kept"), [("-100", "0"), ("0", "0"), ("200", "200")])
+def test_a_process_does_without_the_protection_of_supervisord(tmp_path: Path, inherited: str, kept: str) -> None:
+    launch: Any = load("launch")
+    launch.HERE, launch.OOM_SCORE = tmp_path, tmp_path / "oom_score_adj"
+    launch.OOM_SCORE.write_text(inherited)
+    (tmp_path / "src").mkdir()
+    (tmp_path / "secrets.json").write_text("{}")
+    release = {"app": "shop", "id": "1", "environment": {}, "open_files": 0}
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            launch.become(["true"], release, {})
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert launch.OOM_SCORE.read_text() == kept
 
 
 def test_whoever_ends_a_process_waits_as_long_beyond_its_drain() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import platform
+import time
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,26 @@ def test_packages_and_kernels_ask_for_a_reboot(tmp_path: Path) -> None:
         (tmp_path / link).symlink_to("boot/vmlinuz-9.9.9-1-amd64")
         assert found() == [f"it runs the kernel {platform.release()}, and 9.9.9-1-amd64 is installed"]
         (tmp_path / link).unlink()
+
+
+def test_services_that_run_without_what_their_units_have_now_ask_for_a_reboot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Units of three services were changed a minute ago: one has been started since, one does not run."""
+    now = time.clock_gettime(time.CLOCK_MONOTONIC)
+    for name, pid, began in (("nginx", 7, now - 600), ("etcd", 8, now), ("haproxy", 0, 0)):
+        directory = tmp_path / f"etc/systemd/system/{name}.service.d"
+        directory.mkdir(parents=True)
+        (directory / "50-funnel.conf").touch()
+        os.utime(directory / "50-funnel.conf", (time.time() - 60,) * 2)
+        stamps = "".join(f"{stamp}TimestampMonotonic={int(began * 1e6)}\\n" for stamp in ("ActiveEnter", "StateChange"))
+        shown = f"LoadState=loaded\\nActiveState=active\\nUnitFileState=enabled\\nMainPID={pid}\\n{stamps}"
+        (tmp_path / f"{name}.service").write_text(shown)
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(f'#!/bin/sh\nprintf "$(cat "{tmp_path}/$3")"\n')
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert list(reasons(tmp_path))[-1] == "units were changed since these services started: nginx"
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,9 @@ from typing import Any, NoReturn
 HERE = Path(__file__).resolve().parent
 HOME = HERE.parents[1]
 
+OOM_SCORE = Path("/proc/self/oom_score_adj")
+"""How much rather or later than others the kernel kills this process when memory is out: proc(5)."""
+
 STOP_MARGIN = 5
 """Seconds beyond ``drain`` until a process that was left behind is killed; supervisord's own are given as many."""
 
@@ -80,6 +83,8 @@ def become(argv: list[str], release: dict[str, Any], named: dict[str, str]) -> N
     if release["open_files"]:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (release["open_files"], hard))
+    if int(OOM_SCORE.read_text()) < 0:  # supervisord is protected; what it starts is not
+        OOM_SCORE.write_text("0")
     os.umask(0o007)  # a socket is for the app's user and for nginx, whose group the directory hands down
     os.chdir(HERE / "src")
     try:
