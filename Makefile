@@ -40,13 +40,14 @@ test: lint unit ## lint, unit, every scenario, integration and judges: about an 
 	@$(MAKE) --no-print-directory --jobs=2 $(PARTS)
 
 .PHONY: lint
-lint: $(VENV)/installed ## yamllint, ansible-lint, ruff, mypy
+lint: $(VENV)/installed ## yamllint, ansible-lint, ruff, mypy, and how root reaches files of apps
 	yamllint --strict .
 	ansible-lint -q --strict
 	ruff check --quiet
 	ruff format --check --quiet
 	mypy --package ansible_collections.funnel.tornado.plugins
 	mypy tools tests molecule roles files
+	$(VENV)/bin/python -m tools.check_paths
 
 .PHONY: judges
 judges: $(VENV)/installed .cache/judges/installed ## ansible-test, galaxy-importer and antsibull, on the built artefact
