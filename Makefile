@@ -58,13 +58,14 @@ timed-%:
 		echo "$* $$SECONDS $$( ((ended)) && echo failed || echo passed )" >> .cache/times; exit $$ended
 
 .PHONY: lint
-lint: $(VENV)/installed ## yamllint, ansible-lint, ruff, mypy
+lint: $(VENV)/installed ## yamllint, ansible-lint, ruff, mypy, and how root reaches files of apps
 	yamllint --strict .
 	ansible-lint -q --strict
 	ruff check --quiet
 	ruff format --check --quiet
 	mypy --package ansible_collections.funnel.tornado.plugins
 	mypy tools tests molecule roles files
+	$(VENV)/bin/python -m tools.check_paths
 
 .PHONY: judges
 judges: $(VENV)/installed .cache/judges/installed ## ansible-test, galaxy-importer and antsibull, on the built artefact

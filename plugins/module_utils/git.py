@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from ansible_collections.funnel.tornado.plugins.module_utils import private, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, Source
 from ansible_collections.funnel.tornado.plugins.module_utils.command import last_lines
 from ansible_collections.funnel.tornado.plugins.module_utils.home import BUILD_SECONDS, BuildError
@@ -184,7 +185,7 @@ class _Repository:
         fetched = self._fetch_all()
         if fetched.returncode != 0 and self.git("ls-remote", "--", self.url).returncode == 0:
             # A fetch that was killed may have left half a mirror, or a lock in it. Nobody else uses it now.
-            shutil.rmtree(self.mirror)
+            tree.remove(self.mirror)
             fetched = self._fetch_all()
         if fetched.returncode != 0:
             raise BuildError(f"{self.key}.git: {self.url} cannot be fetched from this host: {last_lines(fetched.stderr)}")
@@ -195,7 +196,7 @@ class _Repository:
         if not self.mirror.exists():
             self.mirror.parent.mkdir(parents=True, exist_ok=True)
             self.git("init", "--quiet", "--bare", str(self.mirror))
-            self.mirror.chmod(0o700)
+            private.set_owner(self.mirror, os.geteuid(), os.getegid(), 0o700)
         references = [f"+HEAD:{DEFAULT_BRANCH}", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
         return self.run("fetch", "--quiet", "--prune", "--force", "--", self.url, *references)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.funnel.tornado.plugins.module_utils import isolation, tree
+from ansible_collections.funnel.tornado.plugins.module_utils import isolation, private, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.accounts import is_closed
 from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import UV_ENVIRONMENT, VARIABLE, Layout
@@ -115,8 +115,7 @@ def _ensure_directory(path: Path, mode: int, owner: str, group: str) -> bool:
         if (state.st_mode & 0o7777, state.st_uid, state.st_gid) == (mode, uid, gid):
             return False
     path.mkdir(mode=0o700, exist_ok=True)
-    os.chown(path, uid, gid)
-    path.chmod(mode)
+    private.set_owner(path, uid, gid, mode)
     return True
 
 
@@ -184,7 +183,7 @@ class Builder:
         """Make a directory that this user may fill, in one that is root's."""
         user = pwd.getpwnam(self.layout.builder)
         path.mkdir(mode=0o700)
-        os.chown(path, user.pw_uid, user.pw_gid)
+        private.set_owner(path, user.pw_uid, user.pw_gid, 0o700)
 
     def take(
         self, path: Path, key: str, *, group: str = "root", mode: int = 0o755, allow: Callable[[Path], bool] = lambda _path: False

@@ -48,6 +48,19 @@ def set_directory(path: Path, gid: int, mode: int, user: int | None = None) -> N
             ) from error
 
 
+def set_owner(path: Path, uid: int, gid: int, mode: int) -> None:
+    """Give a file or a directory its owner, group and mode, in this order; a link is refused.
+
+    :raises OSError: when it is a link.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchown(descriptor, uid, gid)
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
 def is_set(path: Path, gid: int, mode: int, user: int | None = None) -> bool:
     """Say whether a directory is as :func:`set_directory` makes it."""
     with contextlib.suppress(OSError), _opened(path) as descriptor:
@@ -84,13 +97,13 @@ def _acl(mode: int, user: int) -> bytes:
     return struct.pack("<I", ACL_VERSION) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
-def link_problem() -> str:
+def link_problem(settings: Path = Path("/proc/sys/fs")) -> str:
     """Return why the kernel would follow links that an app makes among its sockets, and the cure; nothing if it does not."""
-    off = [name for name in LINK_PROTECTION if Path("/proc/sys/fs", name).read_text().strip() == "0"]
+    off = [name for name in LINK_PROTECTION if (settings / name).read_text().strip() == "0"]
     if not off:
         return ""
-    settings = " ".join(f"fs.{name}=1" for name in off)
+    wanted = " ".join(f"fs.{name}=1" for name in off)
     return (
-        f"the kernel of this host follows links that an app makes to the sockets of another app: set {settings} with sysctl -w "
+        f"the kernel of this host follows links that an app makes to the sockets of another app: set {wanted} with sysctl -w "
         "and in /etc/sysctl.d, or, if this is a container, on the machine that it runs on"
     )

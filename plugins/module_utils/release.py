@@ -24,6 +24,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.environment import 
 from ansible_collections.funnel.tornado.plugins.module_utils.generation import count_processes, describe
 from ansible_collections.funnel.tornado.plugins.module_utils.home import ENVIRONMENT, Builder, BuildError, as_user
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import PUSHED, VARIABLE, Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.private import set_owner
 from ansible_collections.funnel.tornado.plugins.module_utils.tree import TreeError
 
 #: Digits of a release's id: 48 bits, so that two releases of an app do not meet in its lifetime.
@@ -286,7 +287,7 @@ def _publish_version(path: Path, versions: Path) -> None:
 
 
 def _plain_files(directory: Path) -> Iterator[Path]:
-    return (path for path in sorted(directory.rglob("*")) if path.is_file() and not path.is_symlink())
+    return iter(sorted(tree.files(directory)))
 
 
 def _write(layout: Layout, work: Path, description: dict[str, Any], app: App, programs: Programs, builder: str) -> None:
@@ -299,8 +300,7 @@ def _write(layout: Layout, work: Path, description: dict[str, Any], app: App, pr
         path = work / name
         path.touch(mode=0o600)
         path.write_text(text)
-        os.chown(path, 0, gid)
-        path.chmod(0o640 if name in private else 0o755)
+        set_owner(path, 0, gid, 0o640 if name in private else 0o755)
 
 
 def _failure(layout: Layout, release: str, error: Exception) -> str:

@@ -92,6 +92,20 @@ def names(path: Path, limit: int, *, trusted: Path) -> list[str]:
     return sorted(found)
 
 
+def files(top: Path) -> Iterator[Path]:
+    """Yield the regular files of a tree that is root's; links are neither followed nor yielded."""
+    waiting = [top]
+    while waiting:
+        directory = waiting.pop()
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                path = directory / entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(path)
+                elif entry.is_file(follow_symlinks=False):
+                    yield path
+
+
 def state(path: Path, *, trusted: Path) -> os.stat_result | None:
     """Return the state of a file of any kind below ``trusted``, of a link its own; None if it does not exist.
 

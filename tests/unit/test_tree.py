@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -278,3 +279,53 @@ def test_copy_bears_any_name(tmp_path: Path) -> None:
         Path(os.fsdecode(bytes(tmp_path / "source") + b"/" + name)).write_text("text")
     copy(tmp_path / "source", tmp_path / "target")
     assert sorted(os.fsencode(path.name) for path in (tmp_path / "target").iterdir()) == sorted(names)
+
+
+# State, moves, links of root's, listing
+
+
+def test_state_is_that_of_a_link_and_not_reached_through_one(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/link").symlink_to("/etc")
+    found = tree.state(tmp_path / "own/link", trusted=tmp_path)
+    assert found is not None
+    assert stat.S_ISLNK(found.st_mode)
+    assert tree.state(tmp_path / "own/missing", trusted=tmp_path) is None
+    with pytest.raises(TreeError):
+        tree.state(tmp_path / "own/link/passwd", trusted=tmp_path)
+
+
+def test_a_move_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "to").mkdir()
+    (tmp_path / "from/file").touch()
+    tree.move(tmp_path / "from/file", tmp_path / "to/new", trusted=tmp_path)
+    assert (tmp_path / "to/new").exists()
+    (tmp_path / "link").symlink_to("to")
+    with pytest.raises(TreeError):
+        tree.move(tmp_path / "link/new", tmp_path / "stolen", trusted=tmp_path)
+
+
+@pytest.mark.parametrize("there", ["nothing", "file", "link", "pipe", "directory"])
+def test_a_link_takes_the_place_of_whatever_is_there(tmp_path: Path, there: str) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    if there == "file":
+        (own / "0.sock").touch()
+    elif there == "link":
+        (own / "0.sock").symlink_to("/etc")
+    elif there == "pipe":
+        os.mkfifo(own / "0.sock")
+    elif there == "directory":
+        nest(own / "0.sock", 10)
+    tree.put_link(own / "0.sock", "1.sock", trusted=tmp_path)
+    assert (own / "0.sock").readlink() == Path("1.sock")
+    assert [path.name for path in own.iterdir()] == ["0.sock"]
+
+
+def test_files_are_those_of_a_tree_and_of_no_link(tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "directory/file").touch()
+    (tmp_path / "link").symlink_to("directory")
+    (tmp_path / "file-link").symlink_to("directory/file")
+    assert list(tree.files(tmp_path)) == [tmp_path / "directory/file"]

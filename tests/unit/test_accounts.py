@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils import accounts, proc
+from ansible_collections.funnel.tornado.plugins.module_utils.accounts import AccountError
+
+ME = os.getuid()
+#: An id that owns nothing here.
+OTHER = 59_998
+
+
+def test_what_a_user_owns_is_removed_at_any_depth_and_no_link_is_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("kept")
+    top = tmp_path / "top"
+    (top / "a/b/c").mkdir(parents=True)
+    (top / "a/file").touch()
+    (top / "link").symlink_to(outside)
+    os.mkfifo(top / "pipe")
+    accounts.remove_owned(top, ME)
+    assert list(top.iterdir()) == []
+    assert outside.read_text() == "kept"
+
+
+def test_what_others_own_stays(tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "directory/file").touch()
+    accounts.remove_owned(tmp_path, OTHER)
+    assert (tmp_path / "directory/file").exists()
+
+
+def test_a_directory_that_a_host_does_not_have_is_no_problem(tmp_path: Path) -> None:
+    accounts.remove_owned(tmp_path / "missing", ME)
+
+
+def test_the_place_that_a_removal_left_when_it_was_broken_off_goes(tmp_path: Path) -> None:
+    (tmp_path / f".removing-{OTHER}-1f2e").mkdir()
+    accounts.remove_owned(tmp_path, OTHER)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("uid", [0, -1])
+def test_the_processes_of_root_and_of_everybody_are_never_ended(uid: int) -> None:
+    with pytest.raises(AccountError, match="is not one of an app"):
+        accounts._kill_all_of(uid, 0)
+
+
+def test_a_user_without_processes_has_none_to_end() -> None:
+    accounts.end_processes(OTHER, 0)
+
+
+def test_objects_of_ipc_are_known_by_their_owner_and_their_maker(tmp_path: Path) -> None:
+    table = tmp_path / "shm"
+    table.write_text(
+        "       key      shmid perms size  cpid  lpid nattch   uid   gid  cuid  cgid\n"
+        "         0          7  1600 4096    12    12      0   997   996   997   996\n"
+        "         0          8  1600 4096    12    12      0     0     0   997   996\n"
+        "         0          9  1600  997    12    12      0     0     0     0     0\n"
+    )
+    assert list(accounts._ipc_objects(table, 997)) == [7, 8]
+    assert list(accounts._ipc_objects(tmp_path / "missing", 997)) == []
+
+
+def test_a_process_is_its_user_s_until_it_has_ended() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert child.pid in proc.of_user(ME)
+        assert child.pid not in proc.of_user(OTHER)
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it waits for its parent
+        assert child.pid not in proc.of_user(ME)
+
+
+def test_an_account_that_is_in_use_or_missing_is_not_closed() -> None:
+    assert not accounts.is_closed("root")
+    assert not accounts.is_closed("nobody-has-this-name")
