@@ -42,7 +42,7 @@ VARIABLES = yaml.safe_load((ROOT / "molecule/fleet/group_vars/all.yml").read_tex
 SERVERS = """
 import csv, json, socket
 with socket.socket(socket.AF_UNIX) as stats:
-    stats.connect("/run/haproxy/admin.sock")
+    stats.connect("/run/haproxy-funnel/admin.sock")
     stats.sendall(b"show stat -1 4 -1\\n")
     text = b"".join(iter(lambda: stats.recv(65536), b"")).decode()
 print(json.dumps(list(csv.DictReader(text.lstrip("# ").splitlines()))))

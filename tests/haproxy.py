@@ -38,14 +38,15 @@ def configuration(
     backends: dict[str, Any], addresses: Addresses, *, openssl: str = "3.0.17", connections: int = 500, extra: str = ""
 ) -> str:
     """Return the role's haproxy.cfg."""
-    mozilla = yaml.safe_load((ROLES / "nginx/vars/main/mozilla.yml").read_text())["__nginx_mozilla"]
+    shared = {name: yaml.safe_load((ROLES / f"nginx/vars/main/{name}.yml").read_text()) for name in ("mozilla", "paths")}
     return render(
         "haproxy.cfg.j2",
         {
             "haproxy_connections": connections,
             "haproxy_extra": extra,
             "haproxy_metrics_listen": "127.0.0.1",
-            "__haproxy_mozilla": mozilla,
+            "__haproxy_mozilla": shared["mozilla"]["__nginx_mozilla"],
+            "__haproxy_bad_paths": shared["paths"]["__nginx_bad_paths"],
             "__haproxy_packages": {"versions": {"openssl": openssl}},
             **haproxy_files(backends, addresses)["haproxy.cfg"]["vars"],
         },
@@ -76,8 +77,8 @@ class Balancer:
             (r"(?m)^    (chroot|log) .*\n", ""),
             (r"(?m)^    user haproxy\n", ""),
             (r"(?m)^    group .*\n", ""),
-            ("/run/haproxy/admin.sock user root", f"{self.socket} user {getpass.getuser()}"),
-            ("/run/haproxy/state", str(self.state)),
+            ("/run/haproxy-funnel/admin.sock user root", f"{self.socket} user {getpass.getuser()}"),
+            ("/run/haproxy-funnel/state", str(self.state)),
             ("127.0.0.1:8404", f"127.0.0.1:{self.monitor_port}"),
             ("127.0.0.1:8405", f"127.0.0.1:{self.metrics_port}"),
         ):
@@ -92,8 +93,8 @@ class Balancer:
     def reload(self) -> None:
         """Do what the role's unit does at a reload, and wait for the new process."""
         (old,) = self.workers()
-        script = render("haproxy-state.j2", {}).replace("/run/haproxy/admin.sock", str(self.socket))
-        subprocess.run(["python3", "-c", script.replace("/run/haproxy/state", str(self.state))], check=True)
+        script = render("haproxy-state.j2", {}).replace("/run/haproxy-funnel/admin.sock", str(self.socket))
+        subprocess.run(["python3", "-c", script.replace("/run/haproxy-funnel/state", str(self.state))], check=True)
         self.process.send_signal(signal.SIGUSR2)
         self.wait_for(lambda: self.workers() not in ([], [old]))
 

@@ -49,7 +49,8 @@ class Answers:
             text = file.read()
         complete = text[: text.rfind(b"\n") + 1]
         self._end += len(complete)
-        for line in complete.decode(errors="replace").splitlines():
+        # splitlines() would also split at what a client may send within a line, such as U+2028.
+        for line in complete.decode(errors="replace").split("\n"):
             found = parse(line)
             if found and any(map(self._is_ours, found[1])):
                 self.total += 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from ansible_collections.funnel.tornado.plugins.module_utils.nginx import CHALLENGE_URL, HEADER_NAME
+from ansible_collections.funnel.tornado.plugins.module_utils.nginx import CHALLENGE_URL, CLAIMS, HEADER_NAME
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import (
     DOMAIN,
     Doc,
@@ -87,8 +87,10 @@ class Backend:
         ),
         _SECONDS,
     ] = 200
-    redirect: Annotated[
-        bool, Doc("Whether what comes by HTTP is sent to HTTPS, but for the questions of certificate authorities.")
+    redirect: Annotated[bool, Doc("Whether what comes by HTTP is sent to HTTPS.")] = False
+    challenges: Annotated[
+        bool,
+        Doc("Whether servers answer what certificate authorities ask by HTTP (http-01 of ACME), so that it is not redirected."),
     ] = False
     hsts: Annotated[int, Doc("Seconds that browsers are to use nothing but HTTPS."), Range(0, 126_144_000)] = 0
     headers: Annotated[
@@ -143,6 +145,7 @@ def haproxy_files(backends: Mapping[str, object], addresses: Addresses) -> dict[
         "tls_binds": binds[len(addresses.listen) :],
         "monitor": monitor,
         "ends_tls": bool(addresses.certificates),
+        "claims": CLAIMS,
         # Sockets are www-data's, and lie outside of any directory that HAProxy could be locked into.
         "reaches_sockets": any(
             _server(one).address.startswith("unix@") for backend in parsed.values() for one in backend.servers.values()
@@ -292,6 +295,7 @@ def _backend_variables(name: str, backend: Backend) -> dict[str, Any]:
         "aliases": [_host_test(alias) for alias in backend.aliases],
         "first": backend.domains[0] if backend.domains else "",
         "redirect": backend.redirect,
+        "challenges": backend.challenges,
         "headers": list(_headers(backend)),
         "cookie": COOKIE,
         "challenge_url": CHALLENGE_URL,

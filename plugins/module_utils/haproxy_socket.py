@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 #: Socket of the worker that takes new connections, as the role haproxy configures it: root's alone.
-SOCKET = Path("/run/haproxy/admin.sock")
+SOCKET = Path("/run/haproxy-funnel/admin.sock")
 #: Socket of the master, as Debian's unit starts it. It reaches workers of before a reload, too.
 MASTER = Path("/run/haproxy-master.sock")
 

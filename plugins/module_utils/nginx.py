@@ -57,6 +57,35 @@ _OWN_URL = "/.funnel/"
 #: Where load balancers ask whether the site's upstream is well.
 HEALTH_URL = f"{_OWN_URL}health"
 
+#: Headers in which some server or framework believes a proxy about the client, the scheme, the host or the path. No proxy here
+#: sets them, so what arrives in them is a client's own word.
+CLAIMS = (
+    "Forwarded",
+    "Proxy",
+    "Front-End-Https",
+    "X-Client-IP",
+    "X-Cluster-Client-IP",
+    "X-Forwarded",
+    "X-Forwarded-By",
+    "X-Forwarded-Host",
+    "X-Forwarded-Path",
+    "X-Forwarded-Port",
+    "X-Forwarded-Prefix",
+    "X-Forwarded-Protocol",
+    "X-Forwarded-Scheme",
+    "X-Forwarded-Server",
+    "X-Forwarded-Ssl",
+    "X-Forwarded-Uri",
+    "X-Host",
+    "X-HTTP-Host-Override",
+    "X-Original-Host",
+    "X-Original-URI",
+    "X-Original-URL",
+    "X-Rewrite-URL",
+    "X-Script-Name",
+    "X-Url-Scheme",
+)
+
 #: Headers of every answer, unless the site or the app says otherwise: https://owasp.org/www-project-secure-headers/.
 HEADERS: Mapping[str, str] = {
     "X-Content-Type-Options": "nosniff",
@@ -619,6 +648,7 @@ class _SiteFiles:
             # The first that matches counts.
             "signs": [{"pattern": f"~^{re.escape(url)}", "file": signs[url]} for url in sorted(signs, key=len, reverse=True)],
             "challenge_url": CHALLENGE_URL,
+            "claims": CLAIMS,
             "health_url": HEALTH_URL,
             "balancers": list(self.addresses.trusted_proxies),
             "extra": self._path("extra") if site.extra else "",

@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.haproxy_socket import quiet_state, servers, sessions, tell
+from ansible_collections.funnel.tornado.plugins.module_utils.nginx import CLAIMS
 from tests.haproxy import Balancer, balancer
 from tests.metrics import asked_for, names, total
 from tests.pki import Authority
@@ -207,6 +208,77 @@ def test_the_client_is_known_by_its_connection_only(origins: list[Origin]) -> No
     assert not seen.keys() & {"forwarded", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix", "proxy"}
 
 
+def raw(place: Balancer, *lines: str, body: bytes = b"") -> bytes:
+    """Return all that is answered to a request as it stands, on a connection that is closed then."""
+    with socket.create_connection(("127.0.0.1", place.port), PATIENCE) as client:
+        client.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1") + body)
+        answer = b""
+        while part := client.recv(65536):
+            answer += part
+    return answer
+
+
+def test_a_header_is_not_another_one_s_name_in_disguise(origins: list[Origin]) -> None:
+    """To a WSGI app X_Real_IP and X-Real-IP are one; and a hop-by-hop header is not one that the balancer has set."""
+    names = ("X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto", "X-Scheme", "X-Request-ID", *CLAIMS)
+    disguised = [f"{name.replace('-', '_')}: evil" for name in names if "-" in name]
+    disguised += [f"{name.upper()}: evil" for name in names] + [f"{name}: evil" for name in names] * 2
+    disguised += [f"X-Forwarded-Anything-Else: evil\r\nConnection: {name}" for name in names]
+    with balancer({"shop": backend(origins)}) as place:
+        seen: dict[str, str] = {}
+        for number in range(0, len(disguised), 40):
+            answer = raw(place, "GET / HTTP/1.1", f"Host: {NAME}", "X-Kept: kept", *disguised[number : number + 40])
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            seen = {name.lower(): value for name, value in json.loads(answer.partition(b"\r\n\r\n")[2])["headers"].items()}
+            assert "evil" not in seen.values()
+            assert not [name for name in seen if "_" in name]
+            assert (seen["x-real-ip"], seen["x-forwarded-for"], seen["x-kept"]) == ("127.0.0.1", "127.0.0.1", "kept")
+            assert (seen["x-forwarded-proto"], seen["x-scheme"]) == ("http", "http")
+
+
+@pytest.mark.parametrize("path", ["/a%0a", "/a%00b", "/a%7F?b=c", "/a/..;/b", "/a/%2e%2e/b", "/a/..", f"http://{NAME}/a%0A"])
+def test_a_path_that_a_server_may_read_differently_is_refused(one_place: Balancer, path: str) -> None:
+    assert raw(one_place, f"GET {path} HTTP/1.1", f"Host: {NAME}").startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("path", ["/a?b=%0a", "/a%20b", "/a/...", "/a..b", f"http://{NAME}/a"])
+def test_other_paths_are_not(one_place: Balancer, path: str) -> None:
+    assert raw(one_place, f"GET {path} HTTP/1.1", f"Host: {NAME}").startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.fixture(scope="module")
+def one_place() -> Iterator[Balancer]:
+    """Run a balancer for tests that change nothing about it."""
+    with contextlib.closing(Origin("web1", 0)) as origin, balancer({"shop": backend([origin])}) as place:
+        yield place
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked, identity",
+        "Content-Length: 5\r\nContent-Length: 0",
+        "Content-Length: +5",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+        "Transfer-Encoding: \x0bchunked",
+        "Transfer-Encoding: xchunked",
+        "Content-Length : 5",
+    ],
+)
+def test_a_request_of_two_lengths_hides_no_other_one(one_place: Balancer, lengths: str) -> None:
+    hidden = f"GET /hidden HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode()
+    answer = raw(one_place, "POST / HTTP/1.1", f"Host: {NAME}", lengths, body=b"0\r\n\r\n" + hidden)
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 ", b"HTTP/1.1 422 "))
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_nobody_says_by_the_proxy_protocol_who_a_client_is(one_place: Balancer) -> None:
+    lie = "PROXY TCP4 6.6.6.6 127.0.0.1 1234 80"
+    answer = raw(one_place, f"{lie}\r\nGET / HTTP/1.1", f"Host: {NAME}")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"6.6.6.6" not in answer
+
+
 def test_a_server_that_refuses_costs_no_request_and_none_is_asked_twice(origins: list[Origin]) -> None:
     web1, web2 = origins
     port = web1.server_address[1]
@@ -358,7 +430,7 @@ def test_tls_ends_here(origins: list[Origin], authority: Authority, trust: ssl.S
     with balancer({"shop": backend(origins, redirect=True, hsts=60)}, (pem,)) as place:
         moved = get(place, "/a?b=c", body="x")
         assert (moved.status, moved.headers["Location"]) == (308, f"https://{NAME}/a?b=c")
-        assert get(place, "/.well-known/acme-challenge/x").status == 200
+        assert get(place, "/.well-known/acme-challenge/x").status == 308, "no server answers it"
         answer = get_tls(place, trust)
         assert answer.said["headers"]["x-forwarded-proto"] == "https"
         assert answer.headers["Strict-Transport-Security"] == "max-age=60"
@@ -367,6 +439,16 @@ def test_tls_ends_here(origins: list[Origin], authority: Authority, trust: ssl.S
         trust.set_alpn_protocols(["h2", "http/1.1"])
         with handshake(place, trust) as client:
             assert client.selected_alpn_protocol() == "h2"
+
+
+def test_challenges_are_passed_on_to_servers_that_answer_them(
+    origins: list[Origin], authority: Authority, tmp_path: Path
+) -> None:
+    pem, _ = certificate(authority, tmp_path)
+    with balancer({"shop": backend(origins, redirect=True, challenges=True)}, (pem,)) as place:
+        assert get(place, "/.well-known/acme-challenge/x").status == 200
+        assert get(place, "/.well-known/acme-challenge/%2e%2e/x").status == 400
+        assert get(place, "/.well-known/x").status == 308
 
 
 def test_tls_is_passed_on_with_the_client_s_address(authority: Authority, trust: ssl.SSLContext, tmp_path: Path) -> None:

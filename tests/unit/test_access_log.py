@@ -57,6 +57,13 @@ def test_lines_in_json_count_as_well(log: Path, answers: Answers) -> None:
     assert (answers.total, answers.errors) == (2, 1)
 
 
+def test_a_client_cannot_break_a_line_in_two(log: Path, answers: Answers) -> None:
+    row = json.dumps({"http_user_agent": "x\u2028\x85y", "status": "502", "upstream_addr": OURS}, ensure_ascii=False)
+    add(log, f"{row}\n")
+    answers.read()
+    assert (answers.total, answers.errors) == (1, 1)
+
+
 def test_a_line_that_is_half_written_counts_when_it_is_complete(log: Path, answers: Answers) -> None:
     add(log, line(500)[:40])
     answers.read()

@@ -8,6 +8,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.funnel.tornado.plugins.filter.app_backends import app_backends
 from ansible_collections.funnel.tornado.plugins.filter.app_socket_backends import app_socket_backends
 from ansible_collections.funnel.tornado.plugins.module_utils.haproxy import Addresses, haproxy_files
+from ansible_collections.funnel.tornado.plugins.module_utils.nginx import CLAIMS
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 from tests.haproxy import configuration
 
@@ -39,15 +40,14 @@ def problems(backends: dict[str, Any], addresses: Addresses = PLAIN) -> list[str
 def test_what_a_client_says_of_itself_is_overwritten() -> None:
     http = section(render({"shop": SHOP}), "frontend http")
     assert [line for line in http if "-header" in line and "http-request" in line] == [
+        "http-request del-header '[^A-Za-z0-9-]' -m reg",
+        "http-request del-header X-Forwarded- -m beg",
+        *(f"http-request del-header {name}" for name in CLAIMS if not name.startswith("X-Forwarded-")),
         "http-request set-header X-Forwarded-For %[src]",
         "http-request set-header X-Real-IP %[src]",
         "http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]",
         "http-request set-header X-Scheme %[ssl_fc,iif(https,http)]",
         "http-request set-header X-Request-ID %[unique-id]",
-        *(
-            f"http-request del-header {name}"
-            for name in ("Forwarded", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Prefix", "Proxy")
-        ),
     ]
 
 
@@ -96,7 +96,8 @@ def test_servers_give_up_before_the_balancer_does() -> None:
 
 
 def test_https_has_certificates_redirects_and_headers() -> None:
-    lines = render({"shop": {**SHOP, "redirect": True, "hsts": 60, "aliases": ["*.example.org"]}}, TLS)
+    shop = {**SHOP, "redirect": True, "challenges": True, "hsts": 60, "aliases": ["*.example.org"]}
+    lines = render({"shop": shop}, TLS)
     assert 'bind "${BIND_1}" ssl crt certificates strict-sni alpn h2,http/1.1' in section(lines, "frontend http")
     assert "presetenv BIND_1 *:443" in section(lines, "global")
     assert [line for line in section(lines, "backend shop") if "redirect" in line or "Strict" in line] == [

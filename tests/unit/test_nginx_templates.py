@@ -9,7 +9,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
 from ansible_collections.funnel.tornado.plugins.module_utils import access_log
-from ansible_collections.funnel.tornado.plugins.module_utils.nginx import Addresses, site_files
+from ansible_collections.funnel.tornado.plugins.module_utils.nginx import CLAIMS, Addresses, site_files
 from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.upstream import server_line
 
@@ -72,11 +72,7 @@ def test_what_a_client_says_of_itself_is_overwritten_for_every_location() -> Non
         "proxy_set_header X-Forwarded-For $remote_addr;",
         "proxy_set_header X-Scheme $funnel_scheme;",
         "proxy_set_header X-Forwarded-Proto $funnel_scheme;",
-        'proxy_set_header X-Forwarded-Host "";',
-        'proxy_set_header X-Forwarded-Port "";',
-        'proxy_set_header X-Forwarded-Prefix "";',
-        'proxy_set_header Forwarded "";',
-        'proxy_set_header Proxy "";',
+        *(f'proxy_set_header {name} "";' for name in CLAIMS),
         "proxy_set_header X-Request-ID $funnel_request_id;",
         "proxy_set_header Upgrade $funnel_upgrade;",
         "proxy_set_header Connection $funnel_connection;",
@@ -91,7 +87,7 @@ def test_what_a_client_says_of_itself_is_overwritten_for_every_location() -> Non
 def test_what_a_path_adds_takes_nothing_away() -> None:
     lines = site(paths={"/live/": {"extra": "proxy_set_header X-Live 1; add_header X-Live 1;"}})
     server = [line for line in block(lines, "server") if line.startswith(("proxy_set_header", "add_header"))]
-    assert len(server) == 13 + 4
+    assert len(server) == 8 + len(CLAIMS) + 4
     for location in ("^~ /live/", "@events.0"):
         inside = block(lines, f"location {location}")
         own = inside.index("include sites-enabled/nginx.shop.0.extra;")
@@ -293,11 +289,11 @@ def test_each_upstream_has_a_sign_of_maintenance_of_its_own() -> None:
         assert file == f"/srv/{app}/maintenance", uri
 
 
-def test_dot_segments_are_refused_by_every_server() -> None:
+def test_bad_paths_are_refused_by_every_server() -> None:
     lines = site(domains=["a.test"], aliases=["b.test"])
     first, second = (i for i, line in enumerate(lines) if line == "server {")
     for part in (lines[first:second], lines[second:]):
-        assert block(part, "if ($funnel_dot_segment)") == ["return 400;"]
+        assert block(part, "if ($funnel_bad_path)") == ["return 400;"]
 
 
 @pytest.mark.parametrize(
@@ -319,22 +315,50 @@ def test_dot_segments_are_refused_by_every_server() -> None:
         "/a/..?c",
         "/a/..#c",
         "/a#/../b",
+        "/a/..;/b",
+        "/a/..%3Bx=1/b",
+        "/a%0a",
+        "/a%0A?b",
+        "/%00",
+        "/a%1fb",
+        "/a%7F",
+        "/a\x7f",
+        "/a\tb",
     ],
 )
-def test_what_may_be_decoded_to_a_dot_segment_is_known(uri: str) -> None:
-    assert dot_segment().search(uri)
+def test_paths_that_the_app_may_read_differently_are_bad(uri: str) -> None:
+    assert bad_path(uri)
 
 
-@pytest.mark.parametrize("uri", ["/", "/a.b/..c/c../...", "/.well-known/x", "/a?b=/../c", "/a?/..", "/%2e%2ea/", "/a/.../b"])
-def test_dots_and_queries_are_no_dot_segments(uri: str) -> None:
-    assert not dot_segment().search(uri)
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("/", "/a.b/..c/c../...", "/.well-known/x", "/a?b=/../c", "/a?/..", "/%2e%2ea/", "/a/.../b"),
+        *("/a?b=%0a%00", "/a%20b", "/%80%ff", "/%e2%82%ac", "/a%2f%250a", "/a;b=1"),
+    ],
+)
+def test_dots_queries_and_other_characters_are_no_bad_paths(uri: str) -> None:
+    assert not bad_path(uri)
 
 
-def dot_segment() -> re.Pattern[str]:
-    default, line = block(base(), "map $request_uri $funnel_dot_segment")
+def bad_path(uri: str) -> bool:
+    default, *lines = block(base(), "map $request_uri $funnel_bad_path")
     assert default == 'default "";'
-    [pattern] = re.findall(r'^"~\*(.*)" 1;$', line)
-    return re.compile(pattern, re.IGNORECASE)
+    patterns = [re.findall(r'^"~\*(.*)" 1;$', line)[0] for line in lines]
+    assert patterns == BASE["__nginx_bad_paths"]
+    return any(python_pattern(pattern, re.IGNORECASE).search(uri) for pattern in patterns)
+
+
+def python_pattern(pattern: str, flags: int = 0) -> re.Pattern[str]:
+    """Return a regular expression of PCRE as Python has it, which calls the end of a text by another letter."""
+    return re.compile(pattern.replace(r"\z", r"\Z").replace("?<", "?P<"), flags)
+
+
+def test_regular_expressions_end_with_the_text_and_not_before_a_line_feed() -> None:
+    mounts = {"/api/": {"upstream": API, "maintenance_file": "/srv/api/maintenance"}}
+    lines = base() + site(mounts=mounts, maintenance={"file": "/srv/shop/maintenance"}, domains=[])
+    assert len([line for line in lines if r"\z" in line]) >= 7
+    assert [line for line in lines if re.search(r'~.*\$("|\||\))', line)] == []
 
 
 def test_a_failed_connection_is_tried_once_more_and_a_timeout_never() -> None:
@@ -395,7 +419,7 @@ def test_static_files_of_releases_are_looked_for_in_the_one_before_as_well() -> 
 
 def test_what_a_client_sends_as_a_version_is_no_path() -> None:
     [pattern] = re.findall(r'"~(\^\(\?<funnel_hash>.*?)"', (TEMPLATES / "nginx.conf.j2").read_text())
-    version = re.compile(pattern.replace("?<", "?P<"))
+    version = python_pattern(pattern)
     digest = "0123456789abcdef" * 8
     for uri, kind in (("/static/app.js", ".js"), ("/a.b/app", None), ("/static/x.tar.gz", ".gz")):
         found = version.match(f"{digest} {uri}")
@@ -406,7 +430,8 @@ def test_what_a_client_sends_as_a_version_is_no_path() -> None:
 
 
 def test_without_static_files_there_are_no_such_locations() -> None:
-    assert [line for line in site() if line.startswith("location")] == ["location / {", "location @events {"]
+    locations = [line for line in site() if line.startswith("location")]
+    assert locations == ["location = /.funnel/health {", "location / {", "location @events {"]
 
 
 def test_only_versioned_addresses_are_cached_for_long() -> None:
@@ -428,7 +453,7 @@ def test_only_versioned_addresses_are_cached_for_long() -> None:
 def test_a_file_of_a_release_is_cached_for_long_if_it_is_the_one_of_the_hash(version: str, file: str, expires: str) -> None:
     default, *rules = block(base(), 'map "$arg_v $request_filename" $funnel_live_expires')
     found = [rule.rsplit(" ", 1) for rule in rules]
-    wanted = [value for pattern, value in found if re.search(pattern[2:-1], f"{version} /srv/shop/live/{file}")]
+    wanted = [value for pattern, value in found if python_pattern(pattern[2:-1]).search(f"{version} /srv/shop/live/{file}")]
     assert [*wanted, default.split()[1]][0].rstrip(";") == expires
 
 
@@ -452,6 +477,7 @@ BASE: dict[str, Any] = {
     "nginx_access_log": "text",
     "nginx_extra": "",
     **yaml_file("vars/main/mozilla.yml"),
+    **yaml_file("vars/main/paths.yml"),
     **yaml_file("vars/main/versions.yml"),
 }
 
@@ -586,14 +612,33 @@ def test_balancers_alone_may_ask_whether_a_site_is_well_whatever_keeps_others_ou
     assert inside[:5] == ["allow 192.0.2.1;", "allow 192.0.2.2;", "deny all;", "auth_basic off;", "access_log off;"]
     assert inside[-1] == "proxy_pass http://shop/healthz;"
     [open_in_maintenance] = [line for line in lines if line.startswith("if ($uri ~ ")]
-    assert re.search(open_in_maintenance.split('"')[1], "/.funnel/health")
+    assert python_pattern(open_in_maintenance.split('"')[1]).search("/.funnel/health")
     assert [line for line in lines if line.startswith("limit_req_zone")] == [
         "limit_req_zone $funnel_client zone=nginx.shop.requests:10m rate=1r/s;"
     ]
     assert '/.funnel/health "";' in block(base(), "map $uri $funnel_client"), "what has no key is not counted"
-    insecure = [line for line in block(base(), "map $funnel_scheme$uri $funnel_insecure") if line.endswith(" 1;")]
-    assert not re.search(insecure[0].split('"')[1][1:], "http/.funnel/health")
-    assert "location = /.funnel/health {" not in site()
+    for variable in ("$funnel_insecure", "$funnel_insecure_acme"):
+        assert not is_redirected(variable, "/.funnel/health")
+    assert block(site(), "location = /.funnel/health") == ["return 404;"], "what passes so much is not for every client"
+
+
+def is_redirected(variable: str, uri: str) -> bool:
+    """Say whether what is asked for by HTTP is redirected where this variable decides."""
+    default, line = block(base(), f"map $funnel_scheme$uri {variable}")
+    assert default == "default 0;"
+    return python_pattern(re.findall(r'^"~(.*)" 1;$', line)[0]).search(f"http{uri}") is not None
+
+
+def test_only_a_site_that_proves_its_domains_over_http_answers_challenges_there() -> None:
+    challenge = "/.well-known/acme-challenge/x"
+    assert is_redirected("$funnel_insecure", challenge)
+    assert not is_redirected("$funnel_insecure_acme", challenge)
+    maintenance = {"file": "/srv/shop/maintenance"}
+    for challenges, variable in ((None, "$funnel_insecure"), ("/var/lib/challenges", "$funnel_insecure_acme")):
+        lines = site(domains=["a.test"], tls={**TLS, "challenges": challenges}, maintenance=maintenance)
+        assert f"if ({variable}) {{" in lines
+        [opened] = [python_pattern(line.split('"')[1]) for line in lines if line.startswith("if ($uri ~ ")]
+        assert bool(opened.search(challenge)) == bool(challenges)
 
 
 def test_the_base_includes_nothing_by_an_absolute_path() -> None:
@@ -700,7 +745,7 @@ def test_aliases_and_http_lead_to_the_first_domain_over_https() -> None:
     for part in (lines[first:second], lines[second:]):
         assert {"listen 80;", "listen 443 ssl;", "ssl_certificate /etc/ssl/shop.pem;"} <= set(part)
         assert "root /var/lib/challenges;" in block(part, "location ^~ /.well-known/acme-challenge/")
-    assert block(lines[first:second], "if ($funnel_insecure)") == ["return 308 https://$host$request_uri;"]
+    assert block(lines[first:second], "if ($funnel_insecure_acme)") == ["return 308 https://$host$request_uri;"]
     assert block(lines[second:], "location /") == ["return 308 https://a.test$request_uri;"]
     assert "server_name c.test;" in lines[second:]
 

@@ -20,7 +20,21 @@ import pytest
 from testinfra.host import Host
 from tornado.websocket import WebSocketClientConnection
 
-from tests.remote import ALL, ROOT, Site, address, apps, done, eventually, hosts, processes, run_playbook, run_site, sample_code
+from tests.remote import (
+    ALL,
+    ROOT,
+    Site,
+    address,
+    apps,
+    done,
+    eventually,
+    hosts,
+    processes,
+    python,
+    run_playbook,
+    run_site,
+    sample_code,
+)
 
 testinfra_hosts = ["ansible://app_hosts"]
 
@@ -195,6 +209,16 @@ def test_a_trusted_proxy_is_believed_and_its_clients_are_not(behind_a_proxy: dic
 def test_where_one_proxy_is_trusted_nobody_else_is(behind_a_proxy: dict[str, str]) -> None:
     direct = Site(behind_a_proxy["inside"], PROXIED)
     believes_nothing_of(direct, lies(direct))
+
+
+def test_of_a_chain_of_addresses_the_last_one_that_no_trusted_proxy_has_counts(behind_a_proxy: dict[str, str]) -> None:
+    proxy, inside, last = behind_a_proxy["proxy"], behind_a_proxy["inside"], "7.7.7.7"
+    chains = {"{}": last, "6.6.6.6, {}": last, "6.6.6.6\r\nX-Forwarded-For: {}": last, "6.6.6.6, {}:99": last, "{}, unix:": proxy}
+    for chain, client in ({**chains, f"6.6.6.6, {{}}, {proxy}": last, "{}, somebody": proxy}).items():
+        head = f"GET /whoami HTTP/1.0\r\nHost: {PROXIED}\r\nX-Forwarded-For: {chain.format(last)}\r\n\r\n"
+        code = f"import socket\nconnection = socket.create_connection(({inside!r}, 80), 10)\nconnection.sendall(b{head!r})\n"
+        code += "print(connection.makefile().read().partition('\\n\\n')[2])"
+        assert (chain, python(hosts()["debian13"], code)["remote_ip"]) == (chain, client)
 
 
 # What is there to read

@@ -15,7 +15,7 @@ from tests.remote import deploy, done, python, run_playbook
 SET = """
 import json, socket
 with socket.socket(socket.AF_UNIX) as admin:
-    admin.connect("/run/haproxy/admin.sock")
+    admin.connect("/run/haproxy-funnel/admin.sock")
     admin.sendall(b"set server {}\\n")
     print(json.dumps(admin.recv(65536).decode().strip()))
 """

@@ -51,6 +51,40 @@ def test_new_code_behind_haproxy(site: Site, tmp_path: Path) -> None:
     assert "changed=0" in done(run_site(HOST, tmp_path, variables(env={"SAMPLE_THEME": "light"})))
 
 
+def test_the_user_of_haproxy_has_root_write_nowhere(site: Site, host: Host) -> None:
+    """What it can put into the package's directory is of no use, and into the one that root writes to it can put nothing."""
+    assert site.get("/healthz").status == 200
+    as_haproxy = "runuser -u haproxy -- sh -c %s"
+    for name in ("state", "state.new", "admin.sock"):
+        host.check_output(as_haproxy, f"ln -sf /etc/cron.d/planted-{name} /run/haproxy/{name}")
+        refused = host.run(as_haproxy, f"ln -sf /etc/cron.d/planted-{name} /run/haproxy-funnel/{name}")
+        assert refused.rc != 0
+        assert "Permission denied" in refused.stderr
+    before = host.check_output("date +%%s.%%N")
+    host.check_output("systemctl reload haproxy")
+    state = host.check_output("cat /run/haproxy-funnel/state")
+    assert "sample" in state, "root wrote it at the reload"
+    assert float(host.check_output("stat --format %%.Y /run/haproxy-funnel/state")) > float(before)
+    assert host.run("ls /etc/cron.d/planted-*").stdout == ""
+    assert host.check_output("stat --format '%%U %%a' /run/haproxy-funnel") == "root 700"
+    assert host.check_output("find /run/haproxy-funnel ! -user root") == ""
+    host.check_output("find /run/haproxy -type l -delete")
+
+
+def test_a_client_speaks_in_no_proxy_s_name_and_hides_no_path(site: Site) -> None:
+    assert site.get("/headers", X_Kept="kept").json["X-Kept"] == "kept"
+    names = ("X_Forwarded_Host", "X_Forwarded_Prefix", "X_Real_IP", "X-Forwarded-Protocol", "X-Original-URL")
+    lies = "".join(f"{name}: evil\r\n" for name in names)
+    with site.connect() as connection, connection.makefile("rb") as answer:
+        connection.sendall(f"GET /headers HTTP/1.1\r\nHost: x\r\n{lies}Connection: close\r\n\r\n".encode())
+        arrived = answer.read()
+    assert b" 200 " in arrived
+    assert b"evil" not in arrived
+    for path in ("/whoami%0a", "/%00", "/a/..;/whoami", "/whoami%7f"):
+        assert site.get(path).status == 400
+    assert site.get("/whoami?a=%0a").status == 200
+
+
 def test_what_haproxy_cannot_do_is_refused_before_anything_changes(site: Site, tmp_path: Path) -> None:
     status, output = run_site(
         HOST, tmp_path, variables(static={"path": "sample_app/static"}, paths={"/live/": {"buffering": False}})

@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -195,6 +196,47 @@ def test_names_that_are_none_lead_nowhere(host: Host, db: Host) -> None:
     db.check_output("rm -r /var/log/fleet/web1 /var/log/fleet/%s && systemctl kill --signal=HUP rsyslog", address(host))
 
 
+def test_a_sender_that_is_named_as_the_file_for_others_holds_up_nobody(site: Site, host: Host, db: Host) -> None:
+    """A directory in the place of the file had the queue wait for ever, and with it the lines of all hosts."""
+    stamp, marks = "2026-11-21T03:14:15Z", [uuid.uuid4().hex for _ in range(3)]
+    db.check_output("rm -f /var/log/fleet/other.log && systemctl restart rsyslog")
+    send(host, f"<14>1 {stamp} other.log shop 1 - - {marks[0]}", f"<14>1 {stamp} other.log.1 shop 1 - - {marks[1]}")
+    send(host, f"<14>1 {stamp} .. shop 1 - - {marks[2]}")
+    eventually(lambda: all(db.run("grep -qF %s /var/log/fleet/other.log", mark).rc == 0 for mark in marks))
+    heard = ask(site, "/nowhere")
+    eventually(lambda: received(db, "debian12", heard))
+    assert db.run("test -e /var/log/fleet/other.log.1").rc != 0
+
+
+def test_one_output_that_cannot_be_written_holds_up_no_other(site: Site, host: Host, db: Host) -> None:
+    db.check_output("rm -f /var/log/fleet/other.log && mkdir /var/log/fleet/other.log && systemctl restart rsyslog")
+    try:
+        send(host, *(f"<14>1 2026-11-21T03:14:15Z .. shop 1 - - {number}" for number in range(100)))
+        for _ in range(3):
+            eventually(partial(received, db, "debian12", ask(site, "/nowhere")))
+    finally:
+        db.check_output("rmdir /var/log/fleet/other.log")
+
+
+def test_invented_names_are_no_files(site: Site, host: Host, db: Host) -> None:
+    most = 1000  # logs_files
+    heard = ask(site, "/nowhere")
+    eventually(lambda: received(db, "debian12", heard))
+    try:
+        for start in range(0, 3000, 500):  # an argument has a bound
+            names = (f"<14>1 2026-11-21T03:14:15Z invented-{number} shop 1 - - x" for number in range(start, start + 500))
+            send(host, *names)
+        last = uuid.uuid4().hex
+        send(host, f"<14>1 2026-11-21T03:14:15Z invented-3000 shop 1 - - {last}")
+        eventually(lambda: db.run("grep -qF %s /var/log/fleet/other.log", last).rc == 0)
+        made = int(db.check_output("find /var/log/fleet -path '*/invented-*/shop.log' | wc -l"))
+        assert most // 2 < made < most, "some were made, or this shows nothing"
+        heard = ask(site, "/nowhere")
+        eventually(lambda: received(db, "debian12", heard))
+    finally:
+        db.check_output("systemctl restart rsyslog && find /var/log/fleet -name 'invented-*' -exec rm -r {} +")
+
+
 def test_only_senders_of_the_named_networks_are_heard(sites: dict[str, Site], db: Host, tmp_path: Path) -> None:
     done(provision(tmp_path, logs_senders=[f"{address(hosts('debian12')['debian12'])}/32"]))
     try:
@@ -266,7 +308,8 @@ def test_a_full_disk_of_logs_does_not_keep_an_app_from_serving(site: Site, host:
 
 
 def test_all_files_together_have_a_bound(db: Host, tmp_path: Path) -> None:
-    used = python(db, "import pathlib\nprint(sum(path.lstat().st_size for path in pathlib.Path('/var/log/fleet').rglob('*.*')))")
+    counted = "import pathlib\nfiles = [path for path in pathlib.Path('/var/log/fleet').rglob('*') if not path.is_dir()]\n"
+    used = python(db, f"{counted}print(sum(path.lstat().st_blocks for path in files) * 512)")
     done(provision(tmp_path, logs_total_bytes=used + 250_000))
     try:
         code = "import os, pathlib\nhome = pathlib.Path('/var/log/fleet/web2')\nhome.mkdir()\n"
@@ -275,6 +318,15 @@ def test_all_files_together_have_a_bound(db: Host, tmp_path: Path) -> None:
         assert python(db, code) == 0
         db.check_output("systemctl start fleet-logrotate")
         assert db.check_output("ls /var/log/fleet/web2").split() == ["shop.log.1", "shop.log.2"]
+        # What has another name counts as well, and so do many small files, each of which takes a block.
+        db.check_output("cd /var/log/fleet/web2 && head -c 100000 /dev/zero > shop && touch -d @1 shop && rm shop.log.*")
+        db.check_output(
+            "cd /var/log/fleet/web2 && for i in $(seq 200); do echo x > $i.log.1; touch -d @$((10**9 - i)) $i.log.1; done"
+        )
+        db.check_output("systemctl start fleet-logrotate")
+        left = [int(name.partition(".")[0]) for name in db.check_output("ls /var/log/fleet/web2").split()]
+        assert sorted(left) == [*range(1, len(left) + 1)], "the oldest go first"
+        assert 10 < len(left) < 70
         assert "/var/log/fleet/debian12/sample.log" in db.check_output("ls /var/log/fleet/debian12/*")
     finally:
         db.check_output("rm -r /var/log/fleet/web2")
