@@ -319,7 +319,7 @@ def refusals(sources: Sources, repository: dict[str, Any], served: dict[str, Any
     os.mkfifo(piped / "pipe")
     yield (
         {"source": {"archive": str(sources.tar(piped))}},
-        r"source\.archive: cannot be unpacked .* pipe is neither a file nor a directory nor a link",
+        r"source\.archive: cannot be unpacked .*pipe is neither a file nor a directory nor a link",
     )
 
     path = str(sources.tree("hooked"))
