@@ -138,7 +138,10 @@ def remove_owned(top: Path, uid: int) -> None:
 
     :raises TreeError: when something of the user's cannot be removed.
     """
-    directories = [top] if top.is_dir() else []
+    if not top.is_dir():
+        return
+    _complete(top, uid)
+    directories = [top]
     while directories:
         directory = directories.pop()
         for path in _paths(directory, top):
@@ -147,10 +150,16 @@ def remove_owned(top: Path, uid: int) -> None:
                 _remove(path, uid, top, is_directory=stat.S_ISDIR(state.st_mode))
             elif state and stat.S_ISDIR(state.st_mode) and len(path.relative_to(top).parts) < DEPTH:
                 directories.append(path)
-    for path in _paths(top, top) if top.is_dir() else []:
-        if path.name.startswith(_place(uid)):  # empty, and left by a run that was broken off
-            with contextlib.suppress(OSError):
-                path.rmdir()
+
+
+def _complete(top: Path, uid: int) -> None:
+    """Remove what a run that was broken off had moved to a place of root's."""
+    for path in _paths(top, top):
+        state = _state(path, top) if path.name.startswith(_place(uid)) else None
+        if state and stat.S_ISDIR(state.st_mode) and state.st_uid == os.geteuid():
+            for inside in _paths(path, top):
+                tree.remove(inside)
+            path.rmdir()
 
 
 def _paths(directory: Path, top: Path) -> list[Path]:

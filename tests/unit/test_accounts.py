@@ -40,7 +40,7 @@ def test_a_directory_that_a_host_does_not_have_is_no_problem(tmp_path: Path) -> 
 
 
 def test_the_place_that_a_removal_left_when_it_was_broken_off_goes(tmp_path: Path) -> None:
-    (tmp_path / f".removing-{OTHER}-1f2e").mkdir()
+    (tmp_path / f".removing-{OTHER}-1f2e/.removing-tree/deeper").mkdir(parents=True)
     accounts.remove_owned(tmp_path, OTHER)
     assert list(tmp_path.iterdir()) == []
 
