@@ -33,8 +33,9 @@ STEADY_SECONDS = 1.2
 #: How the words begin for a process that says nothing.
 SILENT = "did not answer"
 
-#: Lines of a process's log that explain its failure.
+#: Lines of a process's log that explain its failure, and bytes of them at most.
 SHOWN_LINES = 25
+SHOWN_BYTES = 16_384
 
 
 class GenerationError(Exception):
@@ -266,8 +267,8 @@ class Generation:
         if _size(log) < end:
             end = 0
         with contextlib.suppress(OSError), log.open("rb") as file:
-            file.seek(end)
-            lines = file.read().decode(errors="replace").strip().split("\n")[-SHOWN_LINES:]
+            file.seek(max(end, _size(log) - SHOWN_BYTES))
+            lines = file.read(SHOWN_BYTES).decode(errors="replace").strip().split("\n")[-SHOWN_LINES:]
             if lines != [""]:
                 return "\n".join([f"; {log} ends with", *lines])
         return f"; {log} says nothing"
