@@ -12,6 +12,9 @@ from pathlib import Path
 ACCESS_LOG = Path("/var/log/nginx/access.log")
 LINE = re.compile(r'" (?P<status>\d{3}) \d+ "[^"]*" "[^"]*" "(?P<upstream>[^"]*)" "[^"]*" \S+ \S+$')
 
+#: Bytes of it that are read at a time; what is more is left for the next time.
+MOST_BYTES = 64 << 20
+
 
 def parse(line: str) -> tuple[str, list[str]] | None:
     """Return the status and the upstream addresses that a line tells of, which is text or JSON; None for any other line."""
@@ -46,7 +49,7 @@ class Answers:
             return
         with self._log.open("rb") as file:
             file.seek(self._end)
-            text = file.read()
+            text = file.read(MOST_BYTES)
         complete = text[: text.rfind(b"\n") + 1]
         self._end += len(complete)
         # splitlines() would also split at what a client may send within a line, such as U+2028.

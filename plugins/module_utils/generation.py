@@ -36,7 +36,7 @@ SILENT = "did not answer"
 
 #: Lines of a process's log that explain its failure, and the bytes in which they are looked for.
 SHOWN_LINES = 25
-SHOWN_BYTES = 1 << 16
+SHOWN_BYTES = 1 << 14
 
 #: Modes of a slot and of its directory of sockets, the first with an entry for the app's user.
 SLOT_MODE = 0o710

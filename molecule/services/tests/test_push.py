@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 from testinfra.host import Host
 
 from tests.load import Load
+from tests.pushing import HOLD, Repository
 from tests.remote import (
     ALL,
     ROOT,
@@ -41,73 +41,8 @@ CHANGED = {"env": {"THEME": "light"}, "secrets": {"SECRET": f"{SECRET}!"}}
 
 BOTH = ("-e", '{"app_names": ["shout", "tutorial"]}')
 
-WEB = """
-import os
-import tornado.web
-
-
-class Handler(tornado.web.RequestHandler):
-    def get(self):
-        self.write({{"words": "{words}", "theme": os.environ["THEME"], "secret": len(os.environ["SECRET"])}})
-
-
-def make_app():
-    return tornado.web.Application([("/", Handler)])
-"""
-
-#: While this file of the app is there its build lasts, for tests of what happens meanwhile.
-HOLD = "/srv/shout/shared/hold"
-BUILD = f"while [ -e {HOLD} ]; do sleep 0.1; done\n"
-
 #: What a shell command, a clone and a tunnel are answered with: nothing else of git's, or of a shell's, is to be had.
 OTHER_COMMANDS = ("id", "git-upload-pack 'shout'", "git-receive-pack 'shout'; id", "git-receive-pack '../../../etc'", "")
-
-
-@dataclass
-class Repository:
-    """A developer's clone."""
-
-    directory: Path
-    key: Path
-
-    def git(self, *arguments: str) -> str:
-        return self.start(*arguments).communicate(timeout=90)[0]
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start git, with what it and the host say on one pipe, in a process group of its own."""
-        identity = ["-c", "user.name=a", "-c", "user.email=a@a.test", "-c", "commit.gpgSign=false"]
-        return subprocess.Popen(
-            ["git", "-C", str(self.directory), *identity, *arguments],
-            env=os.environ | {"GIT_SSH_COMMAND": " ".join(self.ssh), "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,  # ssh would leave ours in a state that Ansible does not like
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    @property
-    def ssh(self) -> list[str]:
-        trusting = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
-        return ["ssh", "-F", "none", "-i", str(self.key), "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", *trusting]
-
-    def commit(self, words: str, **files: str) -> str:
-        """Let the app say ``words``; ``_`` in the name of another file is a point. Return the commit."""
-        for name, text in ({"web_py": WEB.format(words=words), "build_sh": BUILD} | files).items():
-            (self.directory / name.replace("_", ".")).write_text(text)
-        self.git("add", "--all")
-        self.git("commit", "--quiet", "--message", words)
-        return self.git("rev-parse", "HEAD").strip()
-
-    def push(self, host: Host, app: str = "shout", *what: str) -> tuple[int, str]:
-        """Push; return git's exit status, and what it and the host have said."""
-        with self.start("push", f"git@{address(host)}:{app}", *(what or ("main",))) as process:
-            words, _ = process.communicate(timeout=120)
-        return process.returncode, words
-
-    def clone(self, directory: Path) -> Repository:
-        self.git("clone", "--quiet", str(self.directory), str(directory))
-        return Repository(directory, self.key)
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +204,7 @@ def test_no_request_fails_while_a_push_goes_live(host: Host, repository: Reposit
     [
         ({"web_py": "raise SystemExit('this code is broken')"}, "this code is broken"),
         ({"build_sh": f"echo no luck today with {SECRET}; exit 3"}, "no luck today with ********"),
+        ({"build_sh": "printf '\\033[2Jall good\\r\\342\\200\\256'; exit 3"}, r"\x1b[2Jall good"),
     ],
 )
 def test_a_release_that_does_not_go_live_is_rejected_with_its_reason(
@@ -282,8 +218,92 @@ def test_a_release_that_does_not_go_live_is_rejected_with_its_reason(
     assert reason in words
     assert "[remote rejected]" in words
     assert SECRET not in words
+    assert not {"\x1b", "\u202e"} & set(words)
     assert (said(host), branch(host)) == ("two", before)
     assert left_behind(host, "shout") == []
+
+
+# What a pusher can do to the host
+
+
+def refused(host: Host, repository: Repository, commit: str) -> str:
+    """Push a commit that must not go live; return what git and the host have said."""
+    before = branch(host)
+    began = time.monotonic()
+    status, words = repository.push(host, "shout", f"{commit}:main")
+    assert time.monotonic() - began < 60
+    assert status != 0, words
+    assert (said(host), branch(host)) == ("two", before)
+    assert left_behind(host, "shout") == []
+    assert host.check_output("find /var/lib/funnel/git/repositories/shout.git/objects -name '*incoming*'") == ""
+    return words
+
+
+def test_a_few_objects_that_are_billions_of_files_are_refused_and_hold_up_nobody(
+    host: Host, repository: Repository, directory: Path, keys: dict[str, Path]
+) -> None:
+    bomb = repository.bomb(10, 10)
+    assert len(repository.git("rev-list", "--objects", bomb, "^HEAD").splitlines()) == 1 + 10 + 1
+    with repository.start("push", f"git@{address(host)}:shout", f"{bomb}:main") as process:
+        other = Repository(directory / "tutorial", keys["bob"])
+        other.git("commit", "--quiet", "--allow-empty", "--message", "Meanwhile")
+        status, words = other.push(host, "tutorial")
+        assert status == 0, words
+        process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "the commit has more than 100000 files and directories" in refused(host, repository, bomb)
+
+
+def test_a_file_that_is_small_until_it_is_unpacked_is_refused_and_stays_packed(host: Host, repository: Repository) -> None:
+    zeros = repository.write("hash-object", "-w", "--stdin", content=bytes((512 << 20) + 1))
+    assert int(repository.write("cat-file", "--batch-check=%(objectsize:disk)", content=zeros.encode())) < 1 << 23
+    used = "du --summarize --block-size=1M /var/lib/funnel/git/repositories/shout.git"
+    before = int(host.check_output(used).split()[0])
+    assert "the files of the commit are more than 512 MiB" in refused(
+        host, repository, repository.commit_of(repository.tree(f"100644 blob {zeros}\tzeros"))
+    )
+    assert int(host.check_output(used).split()[0]) - before < 2
+
+
+def test_what_git_itself_finds_wrong_is_refused(host: Host, repository: Repository) -> None:
+    blob = repository.write("hash-object", "-w", "--stdin", content=b"[core]")
+    above = b"40000 ..\0" + bytes.fromhex(repository.tree(f"100644 blob {blob}\tconfig"))
+    tree = repository.write("hash-object", "-w", "--stdin", "-t", "tree", "--literally", content=above)
+    assert "contains '..'" in refused(host, repository, repository.commit_of(tree))
+
+
+def test_pushes_that_fall_silent_take_the_places_of_their_app_and_of_no_other(
+    host: Host, repository: Repository, directory: Path, keys: dict[str, Path]
+) -> None:
+    silent = [
+        subprocess.Popen(
+            [*repository.ssh, f"git@{address(host)}", "git-receive-pack 'shout'"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        for _ in range(4)
+    ]
+    try:
+        eventually(lambda: host.run("pgrep --count --full 'receive-[p]ack /var'").stdout.strip() == "4")
+        assert "shout: 4 pushes run on this host already" in refused(host, repository, "HEAD")
+        assert Repository(directory / "tutorial", keys["bob"]).push(host, "tutorial")[0] == 0
+    finally:
+        for process in silent:
+            process.kill()
+            process.communicate()
+    eventually(lambda: host.run("pgrep --full 'receive-[p]ack /var'").rc != 0)
+
+
+def test_a_repository_that_is_full_takes_no_more_and_says_who_can_help(host: Host, repository: Repository) -> None:
+    ballast = "/var/lib/funnel/git/repositories/shout.git/objects/pack/ballast"
+    host.check_output("fallocate --length 1G %s", ballast)
+    try:
+        words = refused(host, repository, repository.commit_of("HEAD^{tree}"))
+        assert "shout: its repository on this host has 10" in words
+        assert "whoever runs the host can remove /var/lib/funnel/git/repositories/shout.git" in words
+    finally:
+        host.check_output("rm %s", ballast)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +399,7 @@ def test_a_deploy_that_a_push_has_overtaken_does_not_take_it_back(
         try:
             eventually(lambda: "the build of a release" in host.run("cat /srv/shout/.lock").stdout, 90)
             with repository.start("push", f"git@{address(host)}:shout", "main") as process:
-                eventually(lambda: host.run("test -e /srv/shout/.pushed.tar").rc == 0, 90)
+                eventually(lambda: host.run("ls /srv/shout/.pushed-*.tar").rc == 0, 90)
                 host.check_output("rm %s", HOLD)
                 words = process.communicate(timeout=120)[0]
             output, _ = playbook.communicate(timeout=120)
