@@ -77,9 +77,9 @@ class Generation:
         self._require_free_ports()
         self._lay_out()
         self._log_ends = {log: _size(log) for log, _process in self._logs()}
-        group = self.layout.supervisor_file(self.slot)
-        group.touch(mode=0o600)
-        group.write_text(self._group_text())
+        configuration = self.layout.supervisor_file(self.slot)
+        configuration.touch(mode=0o600)
+        configuration.write_text(self._group_text())
         for group in (self.layout.group(self.slot), *self._worker_counts()):
             supervisord.add_group(self.server, group)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ def test_the_ports_of_both_slots_interleave() -> None:
 
 @pytest.mark.parametrize(("inherited", "kept"), [("-100", "0"), ("0", "0"), ("200", "200")])
 def test_a_process_does_without_the_protection_of_supervisord(tmp_path: Path, inherited: str, kept: str) -> None:
-    launch = load("launch")
+    launch: Any = load("launch")
     launch.HERE, launch.OOM_SCORE = tmp_path, tmp_path / "oom_score_adj"
     launch.OOM_SCORE.write_text(inherited)
     (tmp_path / "src").mkdir()
