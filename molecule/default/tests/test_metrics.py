@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from testinfra.host import Host
 
+from tests.exposure import too_exposed
 from tests.metrics import asked_for, names, total
 from tests.remote import Site, address, apps, deploy, done, eventually, hosts, processes, python, run_playbook
 
@@ -119,3 +120,7 @@ def test_an_address_that_the_host_does_not_have_is_refused_and_the_exporters_sta
     for exporter, port in (("node", NODE), ("nginx", NGINX), ("tornado", TORNADO)):
         assert f"The files of before are back, and prometheus-{exporter}-exporter runs with them." in output
         assert names(ask(host, port))
+
+
+def test_no_exporter_is_more_exposed_than_it_was_measured(host: Host) -> None:
+    assert too_exposed(host, *(f"prometheus-{name}-exporter" for name in ("nginx", "node", "tornado"))) == {}

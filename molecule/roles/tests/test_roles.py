@@ -57,6 +57,18 @@ def test_supervisor_runs_a_group_from_a_file_with_its_own_limit() -> None:
     assert limit == "8192"
 
 
+def test_supervisor_lets_a_program_do_what_its_host_excepts_and_no_more() -> None:
+    """A set-user-id program makes its user root, but cannot mount even as that."""
+    host = on("supervisor")
+    host.check_output('install -m 4755 "$(readlink -f /usr/bin/python3)" /usr/local/bin/helper')
+    code = "import ctypes, os; print(os.geteuid(), ctypes.CDLL(None).mount(b'none', b'/mnt', b'tmpfs', 0, None))"
+    program = f'[program:helper]\ncommand=/usr/local/bin/helper -c "{code}"\nuser=nobody\nstartsecs=0\nautorestart=false\n'
+    host.check_output("printf %s > /etc/supervisor/conf.d/helper.conf", f"{program}stdout_logfile=/var/tmp/helper.log\n")
+    host.check_output("supervisorctl update helper")
+    assert eventually(lambda: host.run("cat /var/tmp/helper.log").stdout) == "0 -1\n"
+    host.check_output("rm /etc/supervisor/conf.d/helper.conf /usr/local/bin/helper && supervisorctl update helper")
+
+
 def test_security_upgrades_by_the_clock_leave_alone_what_serves() -> None:
     host = on("supervisor")
     pids = host.check_output("supervisorctl pid; supervisorctl pid nap")
