@@ -38,8 +38,9 @@ ROOT = Path(__file__).parents[1]
 VARIABLES = yaml.safe_load((ROOT / "molecule/shared/group_vars/app_hosts.yml").read_text())
 
 
-#: For what a program prints to be read by a test: Molecule asks for colours when it runs on a terminal.
-PLAIN = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+#: For what a program prints to be read by a test: Molecule asks for colours when it runs on a terminal. And the connections
+#: of playbooks are their own, not those of the tests.
+PLAIN = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_SSH_EXTRA_ARGS": ""}
 
 #: Where :func:`put_code` puts the collection's code on hosts.
 CODE = "/root/code"
