@@ -109,7 +109,8 @@ class Source:
         str | None,
         Doc(
             "Directory on the host that is run where it lies, for development: needs C(debug). A release of it is environment "
-            "and settings only; C(static) is left to the app. The app's user, named as the app, has to be able to read it."
+            "and settings only; C(static) is left to the app. The app's user, named as the app, and C(_<app>), which "
+            "builds, have to be able to read it."
         ),
         Pattern(r"/.*", "the absolute path of a directory on the host"),
     ] = None
@@ -199,10 +200,14 @@ class Hook:
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """Commands that run at the steps of a deploy, in the source's directory, as the app's user, with its environment."""
+    """Commands that run at the steps of a deploy, in the source's directory, with the app's environment."""
 
     build: Annotated[
-        str | None, Doc("Runs while the release is built, and may write into the source. Its failure ends the build.")
+        str | None,
+        Doc(
+            "Runs while the release is built, and may write into the source. Its user, C(_<app>), owns nothing else, and neither "
+            "reads nor writes C(/srv/<app>/shared). Its failure ends the build."
+        ),
     ] = None
     before_switch: Annotated[
         str | Hook | None,

@@ -34,6 +34,7 @@ def fetch(url: str, file: Path, checksum: str, key: str) -> None:
     from ansible.module_utils import urls
 
     digest = hashlib.sha256()
+    file.touch(mode=0o600)
     try:
         certificates = os.environ.get("SSL_CERT_FILE")
         with urls.open_url(url, timeout=SILENCE, ca_path=certificates, decompress=False) as answer, file.open("wb") as target:

@@ -50,6 +50,7 @@ def unit_command(name: str, description: str, timeout: float, *, private_tmp: bo
         "PrivateTmp": "yes" if private_tmp else "no",
         "MemoryMax": MEMORY,
         "TasksMax": TASKS,
+        "LimitNPROC": TASKS,  # of the user, also where the host's kernel counts no tasks of units
         "LimitFSIZE": FILE_SIZE,
         "LimitCORE": "0",
         "OOMPolicy": "continue",

@@ -28,6 +28,7 @@ def test_a_units_command_bounds_the_program_and_names_nothing_of_it() -> None:
         properties
     )
     assert command[command.index("--") + 1 :][:3] == [sys.executable, "-IS", "-c"]
+    assert not [word for word in command[command.index("--") :] if "$" in word or "%" in word], "systemd would replace something"
 
 
 def request(*argv: str, **changed: Any) -> dict[str, Any]:

@@ -39,7 +39,7 @@ SCHEMES = ("X-Forwarded-Proto", "X-Scheme")
 #: Lines of files that nobody may read over HTTP: the code, a release's own description, the configuration of git.
 MARKS = (b"def make_app", b'"revision"', b"repositoryformatversion", b"root:x:0", b"not-for-others")
 #: What a source from the controller may not bring, and a build can make.
-ODD_FILES = "cd sample_app/static && ln -s /etc/passwd passwd && mkdir .git && echo repositoryformatversion > .git/config"
+ODD_FILES = "cd sample_app/static && ln -s ../web.py passwd && mkdir .git && echo repositoryformatversion > .git/config"
 #: The name of the site that one host passes on to another one.
 PROXIED = "proxied.test"
 #: A request that ends the process that it reaches: a "query of death".

@@ -118,7 +118,7 @@ def variables(directory: Path) -> dict[str, Any]:
     (static / "only-before.txt").write_text("before")
     shop |= {
         "static": {"path": "sample_app/static"},
-        "hooks": {"build": "ln -s /etc/passwd sample_app/static/passwd"},
+        "hooks": {"build": "ln -s ../web.py sample_app/static/passwd"},
         "domains": ["shop.test", "*.shop.test"],
         "aliases": ["old.test"],
         "tls": {"provider": "self_signed", "hsts": 3600},

@@ -63,7 +63,7 @@ def test_hooks_run_in_order_and_what_is_to_run_once_does_before_any_other_host_s
         "clean, start, health, before_switch, switch, after_switch, drain, stop, prune",
         "clean, start, health, switch, after_switch, drain, stop, prune",
     ]
-    assert Site(address(second)).get("/static/built.txt").body == b"sample\n"
+    assert Site(address(second)).get("/static/built.txt").body == b"_sample\n"
     assert "not-for-others" not in output
 
     status, output = run_playbook("playbooks/rollback.yml", ALL, "-e", "app=sample")
