@@ -138,7 +138,7 @@ def build(layout: Layout, app: App, planned: Plan, programs: Programs, archive: 
         for broken_off in layout.releases.glob(".building-*"):
             tree.remove(broken_off)
         work.mkdir()
-        work.chmod(0o711)
+        set_owner(work, os.geteuid(), os.getegid(), 0o711)
         _get_source(layout, app, planned, archive, source)
         environment = prepare(layout, app, source, planned.revision)
         _require_tornado(app, environment)
