@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils import git, private, procfile, tree
+from ansible_collections.funnel.tornado.plugins.module_utils import git, procfile, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.archive import fetch, unpack
 from ansible_collections.funnel.tornado.plugins.module_utils.environment import Environment, prepare
@@ -138,7 +138,7 @@ def build(layout: Layout, app: App, planned: Plan, programs: Programs, archive: 
         for broken_off in layout.releases.glob(".building-*"):
             tree.remove(broken_off)
         work.mkdir()
-        private.set_directory(work, 0, 0o711)
+        set_owner(work, os.geteuid(), os.getegid(), 0o711)
         _get_source(layout, app, planned, archive, source)
         environment = prepare(layout, app, source, planned.revision)
         _require_tornado(app, environment)
