@@ -38,9 +38,10 @@ SILENT = "did not answer"
 SHOWN_LINES = 25
 SHOWN_BYTES = 1 << 14
 
-#: Modes of a slot and of its directory of sockets, the first with an entry for the app's user.
+#: Modes of a slot and of its directory of sockets, the first with an entry for the app's user, who is among the others of the
+#: second. Nginx's group lists that, and writes nothing there.
 SLOT_MODE = 0o710
-RUN_MODE = 0o3777
+RUN_MODE = 0o3757
 
 
 class GenerationError(Exception):
