@@ -33,6 +33,9 @@ DEFAULT_BRANCH = "refs/funnel/default"
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
+#: An abbreviated commit: git itself shows at least seven digits.
+ABBREVIATED = re.compile(r"[0-9a-f]{7,39}")
+
 #: The mode that a submodule has in a tree.
 SUBMODULE_MODE = "160000"
 
@@ -72,7 +75,11 @@ def resolve(layout: Layout, app: App) -> str:
         if not (version and COMMIT.fullmatch(version) and repository.has(version)):
             repository.fetch(version)
         names = [f"refs/tags/{version}", f"refs/heads/{version}"] if version else [DEFAULT_BRANCH]
-        for name in [version] if version and COMMIT.fullmatch(version) else names:
+        if version and COMMIT.fullmatch(version):
+            names = [version]
+        elif version and ABBREVIATED.fullmatch(version):
+            names.append(version)  # a branch or a tag of that name comes first
+        for name in names:
             found = repository.run("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
             if found.returncode == 0:
                 return found.stdout.strip()
@@ -80,7 +87,9 @@ def resolve(layout: Layout, app: App) -> str:
 
 
 def look_up(layout: Layout, app: App) -> str | None:
-    """Return what :func:`resolve` would, without writing anything; None when the host has no git yet.
+    """Return what :func:`resolve` would, without writing anything.
+
+    None when the host has no git yet, or nothing but a fetch could tell which commit an abbreviated one is.
 
     :raises BuildError: when the repository or the version is not there.
     """
@@ -96,6 +105,11 @@ def look_up(layout: Layout, app: App) -> str | None:
     commits = {name: commit for commit, name in (line.split("\t") for line in listed.stdout.splitlines())}
     names = (f"refs/tags/{version}^{{}}", f"refs/tags/{version}", f"refs/heads/{version}") if version else ("HEAD",)
     found = next((commits[name] for name in names if name in commits), None)
+    if found is None and version and ABBREVIATED.fullmatch(version):
+        known = (
+            repository.run("rev-parse", "--verify", "--quiet", f"{version}^{{commit}}") if repository.mirror.exists() else None
+        )
+        return known.stdout.strip() or None if known else None
     if found is None:
         raise BuildError(f"{repository.key}.version: {repository.url} has no branch or tag {version or 'HEAD'}")
     return found

@@ -83,6 +83,18 @@ def test_a_commit_that_no_branch_leads_to_is_asked_for_by_itself(shop: Path, lay
     assert resolve(layout, app(shop, lost)) == lost
 
 
+def test_an_abbreviated_commit_is_found_and_a_branch_of_that_name_comes_first(shop: Path, layout: Layout) -> None:
+    first = git(shop, "rev-parse", "HEAD")
+    second = commit(shop, web="2")
+    assert look_up(layout, app(shop, first[:7])) is None, "only a fetch can tell"
+    assert resolve(layout, app(shop, first[:7])) == first
+    assert look_up(layout, app(shop, first[:7])) == first
+    git(shop, "branch", first[:8], second)
+    assert resolve(layout, app(shop, first[:8])) == look_up(layout, app(shop, first[:8])) == second
+    with pytest.raises(BuildError, match="has no branch, tag or commit 0000000"):
+        resolve(layout, app(shop, "0000000"))
+
+
 def test_what_is_not_there_is_named(shop: Path, layout: Layout) -> None:
     with pytest.raises(BuildError, match=r"tornado_apps\.shop\.source\.version: .* has no branch, tag or commit v9"):
         resolve(layout, app(shop, "v9"))
