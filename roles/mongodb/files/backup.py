@@ -152,7 +152,9 @@ class Backups:
         """
         os.umask(0o077)
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.chown(self.directory, 0, 0)
+        state = self.directory.stat()
+        if (state.st_uid, state.st_gid) != (0, 0):  # the timer's unit may not change owners, and need not
+            os.chown(self.directory, 0, 0)
         self.directory.chmod(0o700)
         with os.fdopen(os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "a") as file:
             try:
