@@ -146,10 +146,10 @@ def test_no_line_is_lost_when_logs_are_rotated(site: Site, host: Host, db: Host)
     for _ in range(3):
         host.check_output("logrotate --force /etc/logrotate.d/nginx")
         db.check_output(ROTATE)
+    eventually(lambda: len(ids) > 200)
     enough.set()
     for client in clients:
         client.join()
-    assert len(ids) > 200
     for where, logs in (
         (host, ["/var/log/nginx/access.log*", "/var/log/sample/*"]),
         (db, ["/var/log/fleet/debian12/sample.log*"]),
