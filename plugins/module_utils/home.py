@@ -170,6 +170,7 @@ class Builder:
                 description=f"Build of {self.layout.app}",
                 given=given,
                 apart=True,
+                private_tmp=not directory.is_symlink(),  # the link to source.directory, which may lie in /tmp
                 open_files=open_files,
             )
         except CommandError as error:
