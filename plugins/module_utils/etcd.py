@@ -367,7 +367,7 @@ def apply_users(
     if users and not root_password:
         raise EtcdError("etcd_users: goes with etcd_root_password; without one etcd asks nobody for a password")
     done: list[str] = []
-    for _ in range(PASSES):
+    for _pass in range(PASSES):
         root = _as_root(client, root_password)
         if not root_password:
             return Applied()

@@ -174,7 +174,7 @@ def main(directory: str, place: str, lift: str = "") -> None:
         if lift:
             lift_single(top)
     except (UnpackError, *ERRORS) as error:
-        sys.exit(str(error))
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

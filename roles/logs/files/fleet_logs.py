@@ -40,7 +40,7 @@ class File:
 
 def files(directory: Path) -> Iterator[File]:
     """Yield all that is below a directory and is no directory itself. Links are not followed."""
-    for home, _, names in os.walk(directory):
+    for home, _directories, names in os.walk(directory):
         for path in (Path(home, name) for name in names):
             with contextlib.suppress(FileNotFoundError):
                 found = path.lstat()
@@ -60,7 +60,7 @@ def beyond(found: Iterable[File], most_bytes: int, most_files: int) -> Iterator[
 
 def remove_empty(directory: Path) -> None:
     """Remove the directories below one that have no file, and that no file is about to be made in."""
-    for home, _, _ in os.walk(directory, topdown=False):
+    for home, _directories, _names in os.walk(directory, topdown=False):
         path = Path(home)
         if path != directory and time.time() - path.lstat().st_mtime > SETTLED:
             with contextlib.suppress(OSError):  # it is not empty
