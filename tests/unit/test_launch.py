@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.generation import STOP_MARGIN
+from ansible_collections.funnel.tornado.plugins.module_utils.home import ENVIRONMENT
 from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, port_of
+from ansible_collections.funnel.tornado.plugins.module_utils.release import _base_environment
 from tests.programs import load
 
 
@@ -22,6 +24,18 @@ def test_the_ports_of_both_slots_interleave() -> None:
 
     assert [ports("a"), ports("b")] == [["8000", "8002", "8004"], ["8001", "8003", "8005"]]
     assert [ports(slot) for slot in SLOTS] == [[str(port_of(8000, slot, n)) for n in range(3)] for slot in SLOTS]
+
+
+def test_a_build_hook_has_the_variables_of_the_release_s_other_programs(tmp_path: Path) -> None:
+    launch: Any = load("launch")
+    launch.HERE = tmp_path
+    launched = launch.base_environment()
+    built = {**ENVIRONMENT, "HOME": "", "USER": "", **_base_environment(tmp_path)}
+    own = ("HOME", "USER")  # those of the user who builds
+    assert built.keys() == launched.keys()
+    assert {name: value for name, value in built.items() if name not in own} == {
+        name: value for name, value in launched.items() if name not in own
+    }
 
 
 @pytest.mark.parametrize(("inherited", "kept"), [("-100", "0"), ("0", "0"), ("200", "200")])

@@ -1,6 +1,6 @@
 """An app that attacks who asks it, as soon as the file ``attack`` is in its directory ``shared``: ``evil.py SOCKET NUMBER``.
 
-Each process does it in another way, at its health path and where the exporter asks for metrics. Until then all is well.
+Each process does it in another way, at its health path and where the exporter asks for metrics. Until then it is healthy.
 """
 
 from __future__ import annotations

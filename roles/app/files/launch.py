@@ -64,7 +64,7 @@ def start_process(slot: str, process: str, kind: str = "") -> NoReturn:
 
 
 def start_hook(step: str, slot: str = "") -> NoReturn:
-    """Become the command of a step; while the release is built there is no slot yet."""
+    """Become the command of a step that comes after the build, which root starts without this program."""
     start_command(*read_json("release.json")["hooks"][step], slot=slot)
 
 
