@@ -11,7 +11,8 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ STOP_MARGIN = 5
 #: Seconds after which processes that were found healthy are looked at once more, before they get traffic: many a program that
 #: answers at once ends a moment later, when its first connection to something else fails.
 STEADY_SECONDS = 1.2
+
+#: Health checks that run at the same time.
+MAXIMUM_PROBES = 32
 
 #: How the words begin for a process that says nothing.
 SILENT = "did not answer"
@@ -176,7 +180,7 @@ class Generation:
         while waiting:
             infos = self._infos()
             patience = max(deadline - time.monotonic(), 1.0)
-            problems = {process: self._problem(process, infos.get(process), patience) for process in waiting}
+            problems = self._problems(waiting, infos, patience)
             # What a process has answered before says more than that the last of its answers did not come in time.
             answered |= {process: problem for process, problem in problems.items() if not problem.startswith(SILENT)}
             waiting = [process for process, problem in problems.items() if problem]
@@ -202,9 +206,7 @@ class Generation:
 
         :raises GenerationError: when one is not.
         """
-        infos = self._infos()
-        for process in self.processes:
-            problem = self._problem(process, infos.get(process))
+        for process, problem in self._problems(self.processes, self._infos()).items():
             if problem:
                 raise GenerationError(f"process {process} {problem}{self._log(self.layout.log(self.slot, process))}")
 
@@ -214,6 +216,17 @@ class Generation:
 
     def _infos(self) -> dict[int, supervisord.ProcessInfo]:
         return {int(info.name): info for info in supervisord.process_infos(self.server, self.layout.group(self.slot))}
+
+    def _problems(
+        self, processes: Sequence[int], infos: dict[int, supervisord.ProcessInfo], patience: float = TIMEOUT
+    ) -> dict[int, str]:
+        """Return what is wrong with each process; all are asked at once, so that none that hangs delays the check of another.
+
+        :raises GenerationError: when one does not stay up.
+        """
+        with ThreadPoolExecutor(MAXIMUM_PROBES) as pool:
+            found = pool.map(lambda process: self._problem(process, infos.get(process), patience), processes)
+            return dict(zip(processes, found, strict=True))
 
     def _problem(self, process: int, info: supervisord.ProcessInfo | None, patience: float = TIMEOUT) -> str:
         """Return what is wrong with a process, or nothing; its answer may take ``patience`` seconds, and never more than TIMEOUT.
