@@ -14,8 +14,8 @@ import tarfile
 import time
 from pathlib import Path
 
-from tests.artefact import build
-from tests.remote import ROOT
+from tests.support.artefact import build
+from tests.support.remote import ROOT
 
 #: What outlives a run: the tools, and the environments that ansible-test makes for itself, below a home directory of its own.
 CACHE = ROOT / ".cache/judges"

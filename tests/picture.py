@@ -8,7 +8,7 @@ from pathlib import Path
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.browser import chromium, show_as
+from tests.support.browser import chromium, show_as
 
 WIDTH = 900
 

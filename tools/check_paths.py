@@ -1,4 +1,4 @@
-"""Refuse code that reaches what an app's user can change by other ways than ``plugins/module_utils/tree.py``.
+"""Refuse code that reaches what an app's user can change by other ways than ``plugins/module_utils/core/tree.py``.
 
 ``python3 -m tools.check_paths [FILE ...]``
 
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TREE = ROOT / "plugins/module_utils/tree.py"
+TREE = ROOT / "plugins/module_utils/core/tree.py"
 
 #: Functions of modules that are refused, whatever they are called with.
 FUNCTIONS = {
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str]) -> int:
             found += 1
             sys.stderr.write(f"{file.relative_to(ROOT) if file.is_relative_to(ROOT) else file}:{line}: {text}\n")
     if found:
-        sys.stderr.write("What an app's user can change is reached by plugins/module_utils/tree.py only.\n")
+        sys.stderr.write("What an app's user can change is reached by plugins/module_utils/core/tree.py only.\n")
     return 1 if found else 0
 
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import yaml
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App
-from ansible_collections.funnel.tornado.plugins.module_utils.haproxy import Backend
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import Key, keys
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import Key, keys
+from ansible_collections.funnel.tornado.plugins.plugin_utils.haproxy_rendering import Backend
 
 ROOT = Path(__file__).resolve().parents[1]
 #: The role's files of tasks that others may call, with what they are for.
@@ -147,7 +147,7 @@ def _plugin(kind: str, plugin: Mapping[str, Any]) -> Iterator[str]:
 
 def argument_specs() -> str:
     """Return the role app's ``meta/argument_specs.yml``."""
-    head = "---\n# Written by `make docs` from plugins/module_utils/app_model.py.\nargument_specs:\n"
+    head = "---\n# Written by `make docs` from plugins/module_utils/app/model.py.\nargument_specs:\n"
     lines = [_item("The apps of the host, by name. The keys of each:"), *map(_item, _spec_lines())]
     return head + "".join(
         f"  {name}:\n    short_description: {short}\n    description: {description}\n    options:\n"

@@ -12,10 +12,10 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.funnel.tornado.plugins.module_utils.certificate_check import certificate_problems, key_problems
-from ansible_collections.funnel.tornado.plugins.module_utils.certificates import NAME, Request, parse_wanted
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.module_utils.source import SourceError, locate
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import NAME, Request, parse_wanted
+from ansible_collections.funnel.tornado.plugins.plugin_utils.certificate_validation import certificate_problems, key_problems
+from ansible_collections.funnel.tornado.plugins.plugin_utils.source_packing import SourceError, locate
 
 #: How a file begins that Ansible Vault has encrypted.
 VAULT = b"$ANSIBLE_VAULT"

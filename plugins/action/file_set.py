@@ -9,8 +9,8 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 
-from ansible_collections.funnel.tornado.plugins.module_utils.file_set import FileSet, FileSetError, parse_files
-from ansible_collections.funnel.tornado.plugins.plugin_utils.known import Known
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSet, FileSetError, parse_files
+from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import Known
 
 
 class ActionModule(ActionBase):

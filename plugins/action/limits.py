@@ -6,8 +6,8 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.funnel.tornado.plugins.module_utils.limits import ARGUMENTS, Limits
-from ansible_collections.funnel.tornado.plugins.plugin_utils.known import Known
+from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import ARGUMENTS, Limits
+from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import Known
 
 
 class ActionModule(ActionBase):

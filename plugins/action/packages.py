@@ -6,7 +6,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.funnel.tornado.plugins.module_utils.packages import among
+from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import among
 
 #: The variable of what the host has said already that it has.
 KNOWN = "packages_known"

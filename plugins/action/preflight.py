@@ -12,11 +12,11 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.action.certificates import read_files
 from ansible_collections.funnel.tornado.plugins.action.release import local_source, with_versions
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import Host, app_certificates, load
-from ansible_collections.funnel.tornado.plugins.module_utils.certificates import parse_wanted
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError, nearest
-from ansible_collections.funnel.tornado.plugins.plugin_utils.known import KEY
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import Host, app_certificates, load
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, nearest
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_wanted
+from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import KEY
 
 ROLES = Path(__file__).parents[2] / "roles"
 

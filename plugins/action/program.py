@@ -8,7 +8,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.funnel.tornado.plugins.module_utils.source import SourceError, archive_revision, locate
+from ansible_collections.funnel.tornado.plugins.plugin_utils.source_packing import SourceError, archive_revision, locate
 
 
 class ActionModule(ActionBase):

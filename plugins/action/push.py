@@ -13,12 +13,12 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.action.release import PROGRAMS, entry
-from ansible_collections.funnel.tornado.plugins.module_utils import push
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import load
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import load
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
 
 #: The collection's own code, as a host imports it.
-CODE = Path(push.__file__).parent
+CODE = Path(__file__).parents[1] / "module_utils"
 PACKAGE = Path("ansible_collections/funnel/tornado/plugins/module_utils")
 
 
@@ -41,7 +41,7 @@ class ActionModule(ActionBase):
             module_args={
                 "apps": {},  # they have secrets, and keys of no concern to this
                 "entries": json.dumps({name: entry(app) for name, app in apps.items()}) if apps else "",
-                "authorized_keys": push.authorized_keys(apps),
+                "authorized_keys": policy.authorized_keys(apps),
                 "program": base64.b64encode(program()).decode() if apps else "",
             },
             task_vars=task_vars,
@@ -52,9 +52,10 @@ class ActionModule(ActionBase):
 def program() -> bytes:
     """Return the program as a zip file that Python runs (zipapp): the same bytes from the same code."""
     files = {"__main__.py": PROGRAMS / "push.py", "launch.py": PROGRAMS / "launch.py", "runner.py": PROGRAMS / "runner.py"}
-    files |= {str(PACKAGE / path.name): path for path in CODE.glob("*.py")}
+    modules = {PACKAGE / path.relative_to(CODE): path for path in CODE.rglob("*.py")}
+    files |= {str(name): path for name, path in modules.items()}
     texts = {name: path.read_text() for name, path in files.items()}
-    texts |= {str(package / "__init__.py"): "" for package in (PACKAGE, *PACKAGE.parents) if package.name}
+    texts |= {str(package / "__init__.py"): "" for name in modules for package in name.parents if package.name}
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for name in sorted(texts):

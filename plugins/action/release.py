@@ -11,10 +11,10 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.action.switch import operator
-from ansible_collections.funnel.tornado.plugins.module_utils import source
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load, to_dict
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load, to_dict
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.plugin_utils import source_packing
 
 #: The two programs that every release carries.
 PROGRAMS = Path(__file__).parents[2] / "roles/app/files"
@@ -78,8 +78,8 @@ class ActionModule(ActionBase):
 
     def _pack(self, app: App, local: Path) -> bytes:
         try:
-            return source.pack(local) if local.is_dir() else local.read_bytes()
-        except source.SourceError as error:
+            return source_packing.pack(local) if local.is_dir() else local.read_bytes()
+        except source_packing.SourceError as error:
             raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.path: {error}") from error
 
     def _module(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
@@ -119,8 +119,8 @@ def local_source(app: App, playbook: str) -> Path | None:
     else:
         return None
     try:
-        return source.locate(name, playbook, directory=key == "path")
-    except source.SourceError as error:
+        return source_packing.locate(name, playbook, directory=key == "path")
+    except source_packing.SourceError as error:
         raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.{key}: {error}") from error
 
 
@@ -131,6 +131,6 @@ def revision(app: App, local: Path) -> str:
     """
     key = "path" if local.is_dir() else "checksum"
     try:
-        return source.revision(local) if key == "path" else source.archive_revision(local, app.source.checksum)
-    except source.SourceError as error:
+        return source_packing.revision(local) if key == "path" else source_packing.archive_revision(local, app.source.checksum)
+    except source_packing.SourceError as error:
         raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.{key}: {error}") from error

@@ -9,10 +9,10 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.funnel.tornado.plugins.module_utils import wheelhouse
-from ansible_collections.funnel.tornado.plugins.module_utils.source import SourceError, locate
-from ansible_collections.funnel.tornado.plugins.module_utils.uv import SOURCES, Sources, Uv
-from ansible_collections.funnel.tornado.plugins.plugin_utils.known import Known
+from ansible_collections.funnel.tornado.plugins.module_utils.system import wheelhouse
+from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import SOURCES, Sources, Uv
+from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import Known
+from ansible_collections.funnel.tornado.plugins.plugin_utils.source_packing import SourceError, locate
 
 
 class ActionModule(ActionBase):

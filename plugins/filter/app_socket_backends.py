@@ -9,10 +9,10 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE, Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.nginx import HEADERS
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import HEADERS
 
 DOCUMENTATION = r"""
 name: app_socket_backends

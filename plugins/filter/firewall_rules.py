@@ -1,6 +1,6 @@
 # Copyright: The funnel.tornado developers
 # MIT License (see LICENSE)
-"""The filter funnel.tornado.firewall_rules."""
+"""The filter funnel.tornado.firewall."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.common.yaml import yaml_load
 
-from ansible_collections.funnel.tornado.plugins.module_utils import firewall
-from ansible_collections.funnel.tornado.plugins.module_utils.fleet import GROUPS, fleet_sources
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.network import firewall
+from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_inventory import GROUPS, fleet_sources
 
 DOCUMENTATION = r"""
 name: firewall_rules

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ansible import context
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.funnel.tornado.plugins.module_utils.fleet import GROUPS, require_hosts
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_inventory import GROUPS, require_hosts
 
 DOCUMENTATION = r"""
 name: fleet_hosts

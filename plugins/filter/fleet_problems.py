@@ -13,10 +13,11 @@ from ansible.errors import AnsibleError
 from ansible.module_utils.common.yaml import yaml_load
 from ansible.module_utils.parsing.convert_bool import boolean
 
-from ansible_collections.funnel.tornado.plugins.module_utils import firewall, fleet
-from ansible_collections.funnel.tornado.plugins.module_utils.role_variables import role_variable_problems
-from ansible_collections.funnel.tornado.plugins.module_utils.roll import roll_problems
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.network import firewall
+from ansible_collections.funnel.tornado.plugins.plugin_utils import fleet_inventory
+from ansible_collections.funnel.tornado.plugins.plugin_utils.role_variables import role_variable_problems
+from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import roll_problems
 
 DOCUMENTATION = r"""
 name: fleet_problems
@@ -58,7 +59,7 @@ def fleet_problems(
     groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Mapping[str, Any]], roll: Mapping[str, Any] | None = None
 ) -> list[str]:
     """Return what is wrong with the roll, with names of variables and, if there is one, with the tier of balancers."""
-    hosts = {host: _Variables(hostvars[host]) for group in fleet.GROUPS for host in groups.get(group, [])}
+    hosts = {host: _Variables(hostvars[host]) for group in fleet_inventory.GROUPS for host in groups.get(group, [])}
     return [
         *roll_problems(**roll or {}),
         *role_variable_problems(hosts, role_options()),
@@ -74,7 +75,7 @@ def role_options() -> dict[str, dict[str, str]]:
     for file in (Path(__file__).parents[2] / "roles").glob("*/meta/argument_specs.yml"):
         specs = yaml_load(file.read_text())["argument_specs"].values()
         options[file.parents[1].name] = {name: option["type"] for spec in specs for name, option in spec["options"].items()}
-    options["fleet"] |= fleet.VARIABLES
+    options["fleet"] |= fleet_inventory.VARIABLES
     return options
 
 
@@ -117,13 +118,15 @@ def _tier_problems(balancers: Sequence[str], hosts: Sequence[str], hostvars: Map
     if not balancers:
         return []
     try:
-        addresses = fleet.fleet_addresses(hosts, hostvars)
-        fleet.fleet_addresses(balancers, hostvars)
+        addresses = fleet_inventory.fleet_addresses(hosts, hostvars)
+        fleet_inventory.fleet_addresses(balancers, hostvars)
     except InvalidDataError as error:
         return error.problems
     apps = hostvars[hosts[0]].get("tornado_apps", {}) if hosts else {}
     backends = {host: hostvars[host].get("haproxy_backends") for host in balancers}
-    return fleet.tier_problems(apps, addresses, backends, hostvars[balancers[0]].get("fleet_tls_at", fleet.TLS_AT[0]))
+    return fleet_inventory.tier_problems(
+        apps, addresses, backends, hostvars[balancers[0]].get("fleet_tls_at", fleet_inventory.TLS_AT[0])
+    )
 
 
 class FilterModule:

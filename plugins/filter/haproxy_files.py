@@ -9,8 +9,8 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.funnel.tornado.plugins.module_utils import haproxy
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.plugin_utils import haproxy_rendering
 
 DOCUMENTATION = r"""
 name: haproxy_files
@@ -59,7 +59,7 @@ def haproxy_files(
 ) -> dict[str, dict[str, Any]]:
     """Return the files of backends, or fail with every mistake in them."""
     try:
-        return haproxy.haproxy_files(backends, haproxy.Addresses(listen, listen_tls, certificates))
+        return haproxy_rendering.haproxy_files(backends, haproxy_rendering.Addresses(listen, listen_tls, certificates))
     except InvalidDataError as error:
         raise AnsibleFilterError(str(error)) from error
 

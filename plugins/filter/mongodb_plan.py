@@ -9,8 +9,8 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.funnel.tornado.plugins.module_utils.mongodb import plan
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_model import plan
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 
 DOCUMENTATION = r"""
 name: mongodb_plan

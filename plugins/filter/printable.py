@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable
 
 DOCUMENTATION = r"""
 name: printable

@@ -9,8 +9,8 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.funnel.tornado.plugins.module_utils.roll import batches
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import batches
 
 DOCUMENTATION = r"""
 name: roll_batches

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils.roll import report
+from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import report
 
 DOCUMENTATION = r"""
 name: roll_report

@@ -73,9 +73,9 @@ import dataclasses
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_logs import news, tail
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable
+from ansible_collections.funnel.tornado.plugins.module_utils.status.logs import news, tail
 
 ARGUMENTS = {
     "name": {"type": "str", "required": True},

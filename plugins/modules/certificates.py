@@ -115,10 +115,10 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils.certbot import Account
-from ansible_collections.funnel.tornado.plugins.module_utils.certificate_store import CertificatesError, Keeper, Pem
-from ansible_collections.funnel.tornado.plugins.module_utils.certificates import parse_wanted
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certbot import Account
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import CertificatesError, Keeper, Pem
 
 ARGUMENTS: dict[str, Any] = {
     "set": {"type": "str", "required": True},

@@ -89,10 +89,10 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError
-from ansible_collections.funnel.tornado.plugins.module_utils.etcd import Cluster, EtcdError, User
-from ansible_collections.funnel.tornado.plugins.module_utils.etcd_server import Bootstrap
-from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError
+from ansible_collections.funnel.tornado.plugins.module_utils.backing.etcd_model import Cluster, EtcdError, User
+from ansible_collections.funnel.tornado.plugins.module_utils.backing.etcd_server import Bootstrap
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
+from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
 
 USER = {
     "name": {"type": "str", "required": True},

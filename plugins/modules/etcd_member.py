@@ -85,9 +85,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils import service
-from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError, run
-from ansible_collections.funnel.tornado.plugins.module_utils.etcd import (
+from ansible_collections.funnel.tornado.plugins.module_utils.backing.etcd_model import (
     Cluster,
     EtcdError,
     Membership,
@@ -95,7 +93,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.etcd import (
     own_version,
     vote,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, run
+from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
+from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
 
 #: What a host that has no etcd yet, as in check mode, is taken to get.
 NOT_INSTALLED = "3.5.0"
@@ -134,7 +134,7 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> Membership:
         raise EtcdError(f"etcd_members: has to name this host, {name}; found {', '.join(members) or 'nobody'}")
     cluster = Cluster(name, members, params["tls"], params["ca"], params["root_password"])
     if params["state"] == "known":
-        runs = service.look("etcd").active
+        runs = systemd.look("etcd").active
         return belong(cluster, Path(params["data"]), version(check_mode=check_mode), runs=runs, check_mode=check_mode)
     if not check_mode:
         vote(cluster)

@@ -79,8 +79,7 @@ revoked:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils import service
-from ansible_collections.funnel.tornado.plugins.module_utils.etcd import (
+from ansible_collections.funnel.tornado.plugins.module_utils.backing.etcd_model import (
     Applied,
     Client,
     EtcdError,
@@ -88,7 +87,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.etcd import (
     User,
     apply_users,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError
+from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
+from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
 
 USER = {
     "name": {"type": "str", "required": True},
@@ -128,7 +128,7 @@ def require_etcd() -> None:
 
     :raises UnreachableError: when it does not.
     """
-    if not service.look("etcd").active:
+    if not systemd.look("etcd").active:
         raise UnreachableError("etcd does not run on this host; see systemctl status etcd")
 
 

@@ -144,14 +144,14 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils.file_set import (
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import (
     FileSet,
     FileSetError,
     Outcome,
     converge,
     parse_files,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.service import Wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import Wanted
 
 SERVICE = {
     "name": {"type": "str", "required": True},

@@ -92,12 +92,12 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils import nftables
-from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError
-from ansible_collections.funnel.tornado.plugins.module_utils.file_set import FileSetError
-from ansible_collections.funnel.tornado.plugins.module_utils.firewall import EVERYBODY, parse_rules
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.network import nftables
+from ansible_collections.funnel.tornado.plugins.module_utils.network.firewall import EVERYBODY, parse_rules
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSetError
+from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
 
 
 def main() -> None:

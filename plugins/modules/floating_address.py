@@ -85,9 +85,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils import keepalived
-from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError
-from ansible_collections.funnel.tornado.plugins.module_utils.keepalived import KeepalivedError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
+from ansible_collections.funnel.tornado.plugins.module_utils.network import keepalived
+from ansible_collections.funnel.tornado.plugins.module_utils.network.keepalived import KeepalivedError
 
 
 def main() -> None:

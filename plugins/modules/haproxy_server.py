@@ -74,7 +74,8 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils.haproxy_socket import (
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import nearest
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.haproxy_runtime import (
     HaproxyError,
     Server,
     State,
@@ -83,7 +84,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.haproxy_socket impo
     sessions,
     tell,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import nearest
 
 
 def main() -> None:

@@ -58,8 +58,8 @@ problems:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils.health import wait_until_well
-from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable_message
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable_message
+from ansible_collections.funnel.tornado.plugins.module_utils.status.host_health import wait_until_well
 
 SERVICES = ["etcd", "haproxy", "keepalived", "mongod", "nginx", "rsyslog", "supervisor"]
 

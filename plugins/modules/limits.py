@@ -55,9 +55,9 @@ files:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils.file_set import FileSetError
-from ansible_collections.funnel.tornado.plugins.module_utils.limits import ARGUMENTS, Limits, LimitsError, apply
-from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSetError
+from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import ARGUMENTS, Limits, LimitsError, apply
+from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
 
 
 def main() -> None:

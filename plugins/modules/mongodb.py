@@ -76,9 +76,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils import service
-from ansible_collections.funnel.tornado.plugins.module_utils.mongodb import ADMIN
-from ansible_collections.funnel.tornado.plugins.module_utils.mongodb_client import (
+from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_client import (
     Changes,
     MongodbError,
     ReplicaSet,
@@ -89,12 +87,14 @@ from ansible_collections.funnel.tornado.plugins.module_utils.mongodb_client impo
     local_address,
     working_password,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.mongodb_server import (
+from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_model import ADMIN
+from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_server import (
     SERVICE,
     remember_password,
     remembered_password,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError
+from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
+from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
 
 
 def main() -> None:
@@ -112,7 +112,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        if service.look(SERVICE).active:
+        if systemd.look(SERVICE).active:
             changes, others = converge(module.params, check_mode=module.check_mode)
             for user in others:
                 module.warn(f"mongodb_users: does not have the {user}; if nobody needs it, remove it with dropUser")

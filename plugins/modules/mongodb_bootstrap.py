@@ -75,15 +75,14 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils import service
-from ansible_collections.funnel.tornado.plugins.module_utils.mongodb_client import (
+from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_client import (
     MongodbError,
     hello,
     local_address,
     refuse_loss,
     working_password,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.mongodb_server import (
+from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_server import (
     SERVICE,
     Bootstrap,
     address_problems,
@@ -93,7 +92,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.mongodb_server impo
     remembered_password,
     was_alone,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError
+from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
+from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
 
 
 def main() -> None:
@@ -159,7 +159,7 @@ def see_that_it_can_go_on(given: dict[str, Any], address: str) -> None:
 def ask(address: str) -> dict[str, Any]:
     """Return what mongod says of itself; nothing, if it does not run or answer."""
     with contextlib.suppress(MongodbError):
-        if service.look(SERVICE).active:
+        if systemd.look(SERVICE).active:
             return hello(address)
     return {}
 

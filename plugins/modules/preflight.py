@@ -103,18 +103,18 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils.capacity import Capacity
-from ansible_collections.funnel.tornado.plugins.module_utils.certificates import APP_SET, names_of
-from ansible_collections.funnel.tornado.plugins.module_utils.home import is_ours
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import PUSH_ENTRIES, Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.look import look
-from ansible_collections.funnel.tornado.plugins.module_utils.packages import (
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSH_ENTRIES, Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.private import link_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import look
+from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import is_ours
+from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import (
     PackagesError,
     installed,
     require_supported_host,
     upstream_versions,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.private import link_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET, names_of
 
 #: All of it is judged on the controller, and nothing of it sent to the host.
 ARGUMENTS = {

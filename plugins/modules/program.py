@@ -69,7 +69,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils.program import Program, ProgramError
+from ansible_collections.funnel.tornado.plugins.module_utils.system.program import Program, ProgramError
 
 
 def main() -> None:

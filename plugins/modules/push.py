@@ -71,9 +71,9 @@ import sys
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils import push
-from ansible_collections.funnel.tornado.plugins.module_utils.file_set import FileSet, FileSetError, converge
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import PUSH_ENTRIES
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSH_ENTRIES
+from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSet, FileSetError, converge
 
 ARGUMENTS = {
     "apps": {"type": "dict", "required": True},
@@ -91,13 +91,13 @@ def main() -> None:
     entries = json.loads(module.params["entries"] or "{}")
     # The Python that the modules run with: on Ubuntu 22.04 python3 is too old.
     program = f"#!{sys.executable} -I\n".encode() + base64.b64decode(module.params["program"])
-    files = push.files(entries, module.params["authorized_keys"], program) if entries else []
-    owns = [f"{PUSH_ENTRIES}/*.json", str(push.AUTHORIZED_KEYS), str(push.PROGRAM), f"{push.HOOKS}/*", push.SUDOERS_FILE]
-    check = ["visudo", "-cf", f"{{root}}/{push.SUDOERS_FILE}"] if entries else []
+    files = policy.files(entries, module.params["authorized_keys"], program) if entries else []
+    owns = [f"{PUSH_ENTRIES}/*.json", str(policy.AUTHORIZED_KEYS), str(policy.PROGRAM), f"{policy.HOOKS}/*", policy.SUDOERS_FILE]
+    check = ["visudo", "-cf", f"{{root}}/{policy.SUDOERS_FILE}"] if entries else []
     try:
-        made = bool(entries) and push.ensure_user(check_mode=module.check_mode)
-        outcome = converge(FileSet(push.SUDOERS, files, owns), check=check, check_mode=module.check_mode)
-    except (push.PushError, FileSetError) as error:
+        made = bool(entries) and policy.ensure_user(check_mode=module.check_mode)
+        outcome = converge(FileSet(policy.SUDOERS, files, owns), check=check, check_mode=module.check_mode)
+    except (policy.PushError, FileSetError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(
         changed=made or outcome.changed,

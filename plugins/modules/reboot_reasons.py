@@ -38,7 +38,7 @@ reasons:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils.reboot import reasons
+from ansible_collections.funnel.tornado.plugins.module_utils.system.reboot import reasons
 
 
 def main() -> None:

@@ -124,17 +124,17 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils import git
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load_one
-from ansible_collections.funnel.tornado.plugins.module_utils.environment import fingerprint
-from ansible_collections.funnel.tornado.plugins.module_utils.generation import describe, has_leftovers, is_served
-from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError, build_environment, ensure_home
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.lock import LockedError, deploy_lock
-from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable, printable_message
-from ansible_collections.funnel.tornado.plugins.module_utils.release import Programs, build, last_push, plan, summary
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import SupervisorError, connect
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load_one
+from ansible_collections.funnel.tornado.plugins.module_utils.build import git
+from ansible_collections.funnel.tornado.plugins.module_utils.build.environment import fingerprint
+from ansible_collections.funnel.tornado.plugins.module_utils.build.release import Programs, build, last_push, plan, summary
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable, printable_message
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import LockedError, deploy_lock
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import describe, has_leftovers, is_served
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import SupervisorError, connect
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError, build_environment, ensure_home
 
 ARGUMENTS = {
     "name": {"type": "str", "required": True},

@@ -53,15 +53,15 @@ removed:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils import app_model
-from ansible_collections.funnel.tornado.plugins.module_utils.accounts import AccountError
-from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.lock import LockedError, deploy_lock
-from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable_message
-from ansible_collections.funnel.tornado.plugins.module_utils.removal import belongings, remove
-from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import SupervisorError
-from ansible_collections.funnel.tornado.plugins.module_utils.tree import TreeError
+from ansible_collections.funnel.tornado.plugins.module_utils.app import model
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable_message
+from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import LockedError, deploy_lock
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.removal import belongings, remove
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import SupervisorError
+from ansible_collections.funnel.tornado.plugins.module_utils.system.accounts import AccountError
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     name = module.params["name"]
-    if problem := app_model.name_problem(name):
+    if problem := model.name_problem(name):
         module.fail_json(msg=problem)
     layout = Layout(name)
     found = belongings(layout)

@@ -71,12 +71,12 @@ import shlex
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils import isolation
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import SHORTEST_SECRET
-from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable, printable_message
-from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError, look
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import SHORTEST_SECRET
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable, printable_message
+from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation
+from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError, look
 
 ARGUMENTS = {
     "name": {"type": "str", "required": True},

@@ -114,16 +114,19 @@ from typing import Any, ClassVar, Protocol
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils import machine, nftables, service, status, supervisord
-from ansible_collections.funnel.tornado.plugins.module_utils.certificates import parse_wanted
-from ansible_collections.funnel.tornado.plugins.module_utils.command import CommandError
-from ansible_collections.funnel.tornado.plugins.module_utils.haproxy_socket import HaproxyError
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable_data
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable_data
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.network import nftables
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.haproxy_runtime import HaproxyError
+from ansible_collections.funnel.tornado.plugins.module_utils.status import apps, machine
+from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_wanted
 
 #: What is raised where a part cannot be read.
-UNREADABLE = (CommandError, HaproxyError, InvalidDataError, OSError, service.ServiceError, supervisord.SupervisorError)
+UNREADABLE = (CommandError, HaproxyError, InvalidDataError, OSError, systemd.ServiceError, supervisord.SupervisorError)
 
 
 class Part(Protocol):
@@ -160,9 +163,9 @@ def main() -> None:
             problems.append(str(error))
             return None
         problems.extend(one.problem for one in found if one.problem)
-        return [{**dataclasses.asdict(one), "problem": one.problem} for one in found if not isinstance(one, status.Failure)]
+        return [{**dataclasses.asdict(one), "problem": one.problem} for one in found if not isinstance(one, apps.Failure)]
 
-    abandoned = status.abandoned(params["names"])
+    abandoned = apps.abandoned(params["names"])
     layouts = [Layout(name) for name in [*params["names"], *abandoned]]
     server = supervisord.connect()
     services = read(lambda: machine.look_at_services(params["services"], mongodb_port=params["mongodb_port"]))
@@ -170,8 +173,8 @@ def main() -> None:
     found = {
         "machine": {**dataclasses.asdict(host), "problem": host.problem},
         "services": services,
-        "apps": read(lambda: status.look_at_apps(layouts)),
-        "processes": read(lambda: status.look(layouts, server)),
+        "apps": read(lambda: apps.look_at_apps(layouts)),
+        "processes": read(lambda: apps.look(layouts, server)),
         "certificates": read(lambda: certificates(params)),
         "servers": read(lambda: machine.look_at_servers(params["backends"])) if balances else [],
         "addresses": read(lambda: map(machine.look_at_address, params["floating_addresses"])),
@@ -181,10 +184,10 @@ def main() -> None:
     module.exit_json(changed=False, status=printable_data(found), problems=printable_data(lines))
 
 
-def certificates(params: dict[str, Any]) -> Iterator[status.CertificateState]:
+def certificates(params: dict[str, Any]) -> Iterator[apps.CertificateState]:
     """Yield the certificates, and which of the services that may read them have not."""
-    readers = {name: service.look(name).settled_at for name in status.SELF_CHECKS if name in params["services"]}
-    yield from status.certificates(parse_wanted(params["certificates"]), params["certificates_set"], readers)
+    readers = {name: systemd.look(name).settled_at for name in apps.SELF_CHECKS if name in params["services"]}
+    yield from apps.certificates(parse_wanted(params["certificates"]), params["certificates_set"], readers)
 
 
 if __name__ == "__main__":

@@ -107,14 +107,14 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils import history
-from ansible_collections.funnel.tornado.plugins.module_utils.generation import count_processes, describe
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.lock import LockedError, deploy_lock
-from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable_message
-from ansible_collections.funnel.tornado.plugins.module_utils.service import ServiceError
-from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import SupervisorError
-from ansible_collections.funnel.tornado.plugins.module_utils.switch import Switcher, SwitchError, Wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable_message
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import LockedError, deploy_lock
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import count_processes, describe
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import SupervisorError
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import Switcher, SwitchError, Wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
 
 ARGUMENTS = {
     "name": {"type": "str", "required": True},

@@ -100,11 +100,11 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils import wheelhouse
-from ansible_collections.funnel.tornado.plugins.module_utils.file_set import FileSet, FileSetError
-from ansible_collections.funnel.tornado.plugins.module_utils.file_set import converge as apply
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import UV_ENVIRONMENT
-from ansible_collections.funnel.tornado.plugins.module_utils.uv import SOURCES, Sources, Uv, UvError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import UV_ENVIRONMENT
+from ansible_collections.funnel.tornado.plugins.module_utils.system import wheelhouse
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSet, FileSetError
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import converge as apply
+from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import SOURCES, Sources, Uv, UvError
 
 
 def main() -> None:

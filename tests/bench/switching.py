@@ -7,7 +7,7 @@ import time
 
 from tests.bench.hosts import Fleet
 from tests.bench.table import Table, median, ratio, say
-from tests.load import Load
+from tests.support.load import Load
 
 #: Seconds of an idle operator, before each deploy.
 QUIET = 8

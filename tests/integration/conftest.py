@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.sample_app import Answer
+from tests.support.sample_app import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

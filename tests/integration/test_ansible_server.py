@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.ansible_server import Run, Server
-from tests.remote import PLAIN, ROOT, eventually
+from tests.support.ansible_server import Run, Server
+from tests.support.remote import PLAIN, ROOT, eventually
 
 ENVIRONMENT = os.environ | PLAIN
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.artefact import build, install, run, tracked
-from tests.remote import ROOT
+from tests.support.artefact import build, install, run, tracked
+from tests.support.remote import ROOT
 
 #: What users need of the clone, beside the documents in its root.
 NEEDED = ("changelogs", "docs", "LICENSE", "meta", "playbooks", "plugins", "roles")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.remote import PLAIN, ROOT
+from tests.support.remote import PLAIN, ROOT
 
 SHOP = {"source": {"path": "files/sample_app"}, "run": {"app": "sample_app.web:make_app"}}
 #: A host that does not answer: nothing listens at that port.

@@ -14,8 +14,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.remote import eventually
-from tests.servers import free_port
+from tests.support.remote import eventually
+from tests.support.servers import free_port
 
 FILES = Path(__file__).parents[2] / "files"
 

@@ -20,12 +20,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.haproxy_socket import quiet_state, servers, sessions, tell
-from ansible_collections.funnel.tornado.plugins.module_utils.nginx import CLAIMS
-from tests.haproxy import Balancer, balancer
-from tests.metrics import asked_for, names, total
-from tests.pki import Authority
-from tests.servers import PATIENCE
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.haproxy_runtime import quiet_state, servers, sessions, tell
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import CLAIMS
+from tests.support.haproxy import Balancer, balancer
+from tests.support.metrics import asked_for, names, total
+from tests.support.pki import Authority
+from tests.support.servers import PATIENCE
 
 NAME = "shop.test"
 

@@ -21,8 +21,8 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 from tornado.websocket import WebSocketHandler, WebSocketProtocol13
 
-from tests.load import SLOW, Load, Result, table
-from tests.pki import Authority
+from tests.support.load import SLOW, Load, Result, table
+from tests.support.pki import Authority
 
 #: Few clients, who are quick: the tests are to be short.
 SHAPE = {"connections": 4, "polls": 1, "websockets": 2, "pause": 0.02}

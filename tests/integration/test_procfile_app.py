@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils import procfile
-from tests.remote import eventually
-from tests.servers import free_port
+from ansible_collections.funnel.tornado.plugins.module_utils.build import procfile
+from tests.support.remote import eventually
+from tests.support.servers import free_port
 
 APP = Path(__file__).parents[2] / "files/procfile_app"
 

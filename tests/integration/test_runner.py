@@ -28,13 +28,13 @@ import pytest
 import tornado.httpclient
 import tornado.websocket
 
-from tests.metrics import asked_for, names, total
+from tests.support.metrics import asked_for, names, total
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.integration.conftest import Connection, Process
-    from tests.sample_app import Answer
+    from tests.support.sample_app import Answer
 
     Serve = Callable[..., Process]
     Eventually = Callable[[Callable[[], Any]], Any]

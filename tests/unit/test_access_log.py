@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.access_log import Answers
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.access_log import Answers
 
 OURS = "unix:/srv/shop/live/run/0.sock"
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils import accounts, proc
-from ansible_collections.funnel.tornado.plugins.module_utils.accounts import AccountError
+from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
+from ansible_collections.funnel.tornado.plugins.module_utils.system import accounts
+from ansible_collections.funnel.tornado.plugins.module_utils.system.accounts import AccountError
 
 ME = os.getuid()
 #: An id that owns nothing here.

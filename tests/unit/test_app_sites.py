@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.filter.app_sites import app_sites
-from ansible_collections.funnel.tornado.plugins.module_utils.nginx import Addresses, Site, site_files
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import Addresses, Site, site_files
 
 
 def site(**keys: Any) -> dict[str, Any]:

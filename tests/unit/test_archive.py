@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils import unpacking
-from ansible_collections.funnel.tornado.plugins.module_utils.archive import fetch, unpack
-from ansible_collections.funnel.tornado.plugins.module_utils.home import Builder, BuildError
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.system import unpacking
+from ansible_collections.funnel.tornado.plugins.module_utils.system.archive import fetch, unpack
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import Builder, BuildError
 
 KEY = "tornado_apps.shop.source"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.certbot import Account, Lineage, explanation, hook, names
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certbot import Account, Lineage, explanation, hook, names
 
 #: What certbot 2.1 and 4.0 print.
 REFUSED = """Saving debug log to /var/log/letsencrypt/letsencrypt.log

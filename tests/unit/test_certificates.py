@@ -14,8 +14,12 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
-from ansible_collections.funnel.tornado.plugins.module_utils.certbot import Account, hook_path
-from ansible_collections.funnel.tornado.plugins.module_utils.certificate_store import (
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.status.apps import CertificateState, certificates
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import File
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certbot import Account, hook_path
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import names_of, parse_wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import (
     SELF_SIGNED_DAYS,
     CertificatesError,
     Keeper,
@@ -26,11 +30,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.certificate_store i
     read_pair,
     self_signed,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.certificates import names_of, parse_wanted
-from ansible_collections.funnel.tornado.plugins.module_utils.file_set import File
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.module_utils.status import CertificateState, certificates
-from tests.pki import Authority
+from tests.support.pki import Authority
 
 SERVER = "https://acme.test/dir"
 ROLE = Path(__file__).parents[2] / "roles/certificates"

@@ -71,8 +71,8 @@ def test_what_reaches_nothing_of_a_user_s_by_a_path_is_accepted(line: str) -> No
 
 
 def test_code_is_looked_at_that_knows_where_apps_lie() -> None:
-    assert knows_apps("from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, Layout")
-    assert not knows_apps("from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE")
+    assert knows_apps("from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, Layout")
+    assert not knows_apps("from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE")
 
 
 def test_the_collection_is_accepted_and_a_file_that_is_not_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,4 +81,4 @@ def test_the_collection_is_accepted_and_a_file_that_is_not_is_named(tmp_path: Pa
     bad.write_text("import shutil\nshutil.rmtree('/srv/shop/shared')\n")
     assert main([str(bad)]) == 1
     assert f"{bad}:2: shutil.rmtree" in capsys.readouterr().err
-    assert knows_apps((ROOT / "plugins/module_utils/generation.py").read_text())
+    assert knows_apps((ROOT / "plugins/module_utils/deploy/process_group.py").read_text())

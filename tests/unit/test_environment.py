@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load
-from ansible_collections.funnel.tornado.plugins.module_utils.environment import (
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load
+from ansible_collections.funnel.tornado.plugins.module_utils.build.environment import (
     COMPLETE,
     _is_complete,
     _is_interpreter,
@@ -17,7 +17,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.environment import 
     read_files,
     requirement_lines,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError
 
 WHEEL = {"url": "https://a.test/tornado.whl", "hashes": {"sha256": "aa"}}
 

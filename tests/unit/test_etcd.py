@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils import etcd
-from ansible_collections.funnel.tornado.plugins.module_utils.etcd import (
+from ansible_collections.funnel.tornado.plugins.module_utils.backing import etcd_model
+from ansible_collections.funnel.tornado.plugins.module_utils.backing.etcd_model import (
     Applied,
     Client,
     Cluster,
@@ -28,7 +28,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.etcd import (
     key_range,
     own_version,
 )
-from tests.pki import Authority
+from tests.support.pki import Authority
 
 
 class Fake(ThreadingHTTPServer):
@@ -82,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     with Fake() as server:
-        monkeypatch.setattr(etcd, "CLIENT_PORT", server.server_port)
+        monkeypatch.setattr(etcd_model, "CLIENT_PORT", server.server_port)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         server.answers = {"/version": {"etcdcluster": "3.4.0"}, "auth/authenticate": {"message": "authentication is not enabled"}}
         yield server
@@ -176,7 +176,7 @@ class TestBelong:
         assert [path for path, _ in changes(fake)] == ["cluster/member/add"] * 2
 
     def test_one_that_stays_unhealthy_is_given_up(self, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(etcd, "CATCH_UP_SECONDS", 0.0)
+        monkeypatch.setattr(etcd_model, "CATCH_UP_SECONDS", 0.0)
         fake.answers["cluster/member/list"] = {"members": [member("a", 1, "127.0.0.1")]}
         fake.answers["cluster/member/add"] = {"message": "etcdserver: unhealthy cluster"}
         with pytest.raises(EtcdError, match="unhealthy cluster"):
@@ -217,7 +217,7 @@ class TestBelong:
         assert "or etcd_tls, back" in str(caught.value)
 
     def test_a_member_that_has_stopped_is_still_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(etcd, "CLIENT_PORT", 1)
+        monkeypatch.setattr(etcd_model, "CLIENT_PORT", 1)
         (tmp_path / "member").mkdir()
         assert belong(cluster("a", a="127.0.0.1"), tmp_path, "3.4.23") == Membership("member", alone=True)
 

@@ -17,8 +17,9 @@ from ansible.plugins.loader import connection_loader
 from ansible.template import Templar
 
 from ansible_collections.funnel.tornado.plugins.action.file_set import ActionModule
-from ansible_collections.funnel.tornado.plugins.module_utils import proc, service
-from ansible_collections.funnel.tornado.plugins.module_utils.file_set import (
+from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
+from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import (
     File,
     FileSet,
     FileSetError,
@@ -224,11 +225,11 @@ def test_all_mistakes_of_the_files_come_at_once() -> None:
         ("restart_if_idle", True, True, "deferred"),
     ],
 )
-def test_what_a_service_needs(on_change: service.OnChange, *, active: bool, changed: bool, action: str) -> None:
+def test_what_a_service_needs(on_change: systemd.OnChange, *, active: bool, changed: bool, action: str) -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
-        state = service.State(exists=True, active=active, enabled=True, main_pid=os.getpid(), began_at=0.0, settled_at=0.0)
+        state = systemd.State(exists=True, active=active, enabled=True, main_pid=os.getpid(), began_at=0.0, settled_at=0.0)
         assert child.pid in proc.children(os.getpid())
-        found = service.action_for(service.Wanted("x", on_change), state, changed=changed)
+        found = systemd.action_for(systemd.Wanted("x", on_change), state, changed=changed)
         child.kill()
     assert found == action
 
@@ -236,22 +237,22 @@ def test_what_a_service_needs(on_change: service.OnChange, *, active: bool, chan
 @pytest.mark.parametrize(
     ("on_change", "read"), [("restart", True), ("restart_if_idle", True), ("reload", False), ("none", False)]
 )
-def test_a_unit_is_read_at_a_restart_only(on_change: service.OnChange, *, read: bool) -> None:
+def test_a_unit_is_read_at_a_restart_only(on_change: systemd.OnChange, *, read: bool) -> None:
     assert is_read(Path("/etc/systemd/system/x.service.d/50-funnel.conf"), on_change) == read
     assert is_read(Path("/etc/nginx/nginx.conf"), on_change)
 
 
 def test_what_listens_for_a_service_cannot_be_reloaded() -> None:
-    state = service.State(exists=True, active=True, enabled=True, main_pid=0, began_at=0.0, settled_at=0.0)
-    wanted = service.Wanted("x", "reload", listener="x.socket")
-    assert service.action_for(wanted, state, changed=True, listens_anew=True) == "restart"
-    assert service.action_for(wanted, state, changed=True) == "reload"
+    state = systemd.State(exists=True, active=True, enabled=True, main_pid=0, began_at=0.0, settled_at=0.0)
+    wanted = systemd.Wanted("x", "reload", listener="x.socket")
+    assert systemd.action_for(wanted, state, changed=True, listens_anew=True) == "restart"
+    assert systemd.action_for(wanted, state, changed=True) == "reload"
 
 
 def test_a_supervisor_without_children_is_restarted() -> None:
     with subprocess.Popen(["sleep", "60"]) as idle:
-        state = service.State(exists=True, active=True, enabled=True, main_pid=idle.pid, began_at=0.0, settled_at=0.0)
-        found = service.action_for(service.Wanted("x", "restart_if_idle"), state, changed=True)
+        state = systemd.State(exists=True, active=True, enabled=True, main_pid=idle.pid, began_at=0.0, settled_at=0.0)
+        found = systemd.action_for(systemd.Wanted("x", "restart_if_idle"), state, changed=True)
         idle.kill()
     assert found == "restart"
 
@@ -293,7 +294,7 @@ def test_a_service_may_be_given_longer_to_start(tmp_path: Path, monkeypatch: pyt
     systemctl.write_text(f"#!/bin/sh\ncase $1 in show) printf '{shown}' ;; *) sleep 0.5 ;; esac\n")
     systemctl.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    before = service.look("x")
-    with pytest.raises(service.ServiceError, match=r"did not end within 0\.1 s"):
-        service.activate(service.Wanted("x", timeout=0.1), before, "restart")
-    service.activate(service.Wanted("x", timeout=30), before, "restart")
+    before = systemd.look("x")
+    with pytest.raises(systemd.ServiceError, match=r"did not end within 0\.1 s"):
+        systemd.activate(systemd.Wanted("x", timeout=0.1), before, "restart")
+    systemd.activate(systemd.Wanted("x", timeout=30), before, "restart")

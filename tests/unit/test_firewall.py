@@ -10,8 +10,9 @@ from ansible.errors import AnsibleFilterError
 
 from ansible_collections.funnel.tornado.plugins.filter.firewall_rules import firewall_rules
 from ansible_collections.funnel.tornado.plugins.filter.fleet_problems import fleet_problems
-from ansible_collections.funnel.tornado.plugins.module_utils import nftables
-from ansible_collections.funnel.tornado.plugins.module_utils.firewall import (
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.network import nftables
+from ansible_collections.funnel.tornado.plugins.module_utils.network.firewall import (
     EVERYBODY,
     Rule,
     lets_in,
@@ -20,8 +21,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.firewall import (
     parse_rules,
     render,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.nftables import FirewallError, require_connection
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.network.nftables import FirewallError, require_connection
 
 ALL = list(EVERYBODY)
 GROUPS = {

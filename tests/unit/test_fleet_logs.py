@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import load
+from tests.support.programs import load
 
 enforce = load("fleet_logs", "logs").enforce
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.generation import Generation
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import connect
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import Generation
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import connect
 
 DESCRIPTION: dict[str, Any] = {
     "processes": 2,

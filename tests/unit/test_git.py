@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils import unpacking
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load
-from ansible_collections.funnel.tornado.plugins.module_utils.git import (
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load
+from ansible_collections.funnel.tornado.plugins.module_utils.build.git import (
     Unpack,
     _ssh_command,
     export,
@@ -19,8 +18,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.git import (
     resolve,
     submodule_url,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.system import unpacking
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError
 
 
 def git(directory: Path, *arguments: str) -> str:

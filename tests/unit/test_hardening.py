@@ -10,7 +10,7 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
-from ansible_collections.funnel.tornado.plugins.module_utils import nftables
+from ansible_collections.funnel.tornado.plugins.module_utils.network import nftables
 
 ROLES = Path(__file__).parents[2] / "roles"
 

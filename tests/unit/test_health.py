@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import time
 
-from ansible_collections.funnel.tornado.plugins.module_utils.health import wait_until_well
+from ansible_collections.funnel.tornado.plugins.module_utils.status.host_health import wait_until_well
 
 
 def test_what_is_served_of_no_app_is_well() -> None:

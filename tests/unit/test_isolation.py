@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils import isolation, isolation_unit
+from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation, isolation_unit
 
 NOBODY = pwd.getpwnam("nobody")
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.keepalived import (
+from ansible_collections.funnel.tornado.plugins.module_utils.network.keepalived import (
     KeepalivedError,
     Place,
     find_place,

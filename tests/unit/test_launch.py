@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.generation import STOP_MARGIN
-from ansible_collections.funnel.tornado.plugins.module_utils.home import ENVIRONMENT
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import SLOTS, port_of
-from ansible_collections.funnel.tornado.plugins.module_utils.release import _base_environment
-from tests.programs import load
+from ansible_collections.funnel.tornado.plugins.module_utils.build.release import _base_environment
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, port_of
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import STOP_MARGIN
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import ENVIRONMENT
+from tests.support.programs import load
 
 
 def test_the_ports_of_both_slots_interleave() -> None:

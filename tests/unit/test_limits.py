@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.capacity import Capacity
-from ansible_collections.funnel.tornado.plugins.module_utils.file_set import Outcome
-from ansible_collections.funnel.tornado.plugins.module_utils.limits import (
+from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_files_of
+from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import Outcome
+from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import (
     SYSCTL_FILE,
     Limits,
     LimitsError,
@@ -17,7 +18,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.limits import (
     apply,
     raise_process,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.proc import open_files_of
 
 ALL_CAPABILITIES = "000001ffffffffff"
 WITHOUT_SYS_RESOURCE = "00000000fcecbfff"

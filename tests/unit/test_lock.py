@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.lock import LockedError, deploy_lock
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import LockedError, deploy_lock
 
 
 @pytest.fixture
@@ -40,8 +40,8 @@ def test_a_second_deploy_waits_as_long_as_it_may(layout: Layout) -> None:
 def test_the_lock_of_a_killed_deploy_is_free_and_its_words_are_no_longer_read(layout: Layout) -> None:
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout\n"
-        "from ansible_collections.funnel.tornado.plugins.module_utils.lock import deploy_lock\n"
+        "from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout\n"
+        "from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import deploy_lock\n"
         f"with deploy_lock(Layout('shop', base=Path({str(layout.base)!r})), 'carol@desk'): print(flush=True); time.sleep(60)\n"
     )
     paths = {"PYTHONPATH": os.pathsep.join(sys.path)}

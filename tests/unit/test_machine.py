@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils import machine
-from ansible_collections.funnel.tornado.plugins.module_utils.machine import (
+from ansible_collections.funnel.tornado.plugins.module_utils.status import machine
+from ansible_collections.funnel.tornado.plugins.module_utils.status.machine import (
     Machine,
     Server,
     compare,

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.metrics import DOCUMENTS, PREFIXES, asked_for, parse, queries
-from tests.programs import load
+from tests.support.metrics import DOCUMENTS, PREFIXES, asked_for, parse, queries
+from tests.support.programs import load
 
 exporter = load("exporter", "metrics")
 runner = load("runner")

@@ -8,11 +8,11 @@ import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
-from ansible_collections.funnel.tornado.plugins.module_utils import mongodb_client
-from ansible_collections.funnel.tornado.plugins.module_utils.mongodb import bootstrap_configuration, plan
-from ansible_collections.funnel.tornado.plugins.module_utils.mongodb_client import MongodbError, ReplicaSet
-from ansible_collections.funnel.tornado.plugins.module_utils.mongodb_server import last_errors, make_directory
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.backing import mongodb_client
+from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_client import MongodbError, ReplicaSet
+from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_model import bootstrap_configuration, plan
+from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_server import last_errors, make_directory
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from tools.docs import ROOT
 
 SET = {"name": "rs0", "members": ["db1", "db2:27018"], "key": "c2VjcmV0"}

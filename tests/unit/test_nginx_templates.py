@@ -8,10 +8,10 @@ import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
-from ansible_collections.funnel.tornado.plugins.module_utils import access_log
-from ansible_collections.funnel.tornado.plugins.module_utils.nginx import CLAIMS, Addresses, site_files
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.module_utils.upstream import server_line
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import access_log
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import CLAIMS, Addresses, site_files
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.upstream import server_line
 
 TEMPLATES = Path(__file__).parents[2] / "roles/nginx/templates"
 SHOP = {"domains": ["shop.example.com"], "upstream": {"servers": ["unix:/srv/shop/live/sockets/0.sock"]}}

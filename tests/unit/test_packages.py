@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.packages import (
+from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import (
     PackagesError,
     among,
     candidates,

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable, printable_data, printable_message
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable, printable_data, printable_message
 
 
 @pytest.mark.parametrize(

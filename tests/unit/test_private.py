@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils import private
+from ansible_collections.funnel.tornado.plugins.module_utils.core import private
 
 
 def test_a_private_file_is_for_its_owner_only_and_holds_the_new_text_alone(tmp_path: Path) -> None:

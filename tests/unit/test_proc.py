@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils import proc
+from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
 
 NOBODY = 4_194_304 + 1  # above the kernel's largest pid_max
 APP = f"shop-{os.getpid()}"  # no other test's

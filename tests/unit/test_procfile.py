@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import load
-from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError
-from ansible_collections.funnel.tornado.plugins.module_utils.procfile import Commands, parse, read
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import load
+from ansible_collections.funnel.tornado.plugins.module_utils.build.procfile import Commands, parse, read
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError
 
 TEXT = """
 # what runs

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.program import Program, ProgramError, extract
+from ansible_collections.funnel.tornado.plugins.module_utils.system.program import Program, ProgramError, extract
 
 KEY = "mongodb_source"
 SCRIPT = b"#!/bin/sh\necho 1.0\n"

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.action.push import program
-from ansible_collections.funnel.tornado.plugins.module_utils import push, pushed, release
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load
-from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.push import PushError
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load
+from ansible_collections.funnel.tornado.plugins.module_utils.build import release
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.push import policy, receiving
+from ansible_collections.funnel.tornado.plugins.module_utils.push.policy import PushError
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError
 
 COMMIT = "8f2b1c0d9e3a4b5c6d7e8f9a0b1c2d3e4f5a6b7c"
 OTHER_COMMIT = COMMIT[::-1]
@@ -67,7 +68,7 @@ def test_a_mistake_in_who_may_push_is_named(source: dict[str, Any], expected: st
 
 
 def test_a_key_has_one_line_with_the_apps_it_is_for_and_nothing_but_the_program() -> None:
-    alice, bob = push.authorized_keys(apps()).splitlines()
+    alice, bob = policy.authorized_keys(apps()).splitlines()
     public = ALICE.removesuffix(" alice@laptop")
     assert alice == f'restrict,command="/usr/local/lib/funnel/push serve alice@laptop shop=main blog=stable" {public}'
     assert bob.startswith('restrict,command="/usr/local/lib/funnel/push serve ')
@@ -76,17 +77,17 @@ def test_a_key_has_one_line_with_the_apps_it_is_for_and_nothing_but_the_program(
 
 def test_a_key_is_called_by_its_comment_or_its_fingerprint(tmp_path: Path) -> None:
     blob = BOB.split()[1]
-    assert push.pusher(blob, "Alice of the shop") == "Alice_of_the_shop"
+    assert policy.pusher(blob, "Alice of the shop") == "Alice_of_the_shop"
     for nothing in ("", '"; id #', "$(id)", "äöü"):
-        assert set(push.pusher(blob, nothing)) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+/")
+        assert set(policy.pusher(blob, nothing)) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+/")
     (tmp_path / "key").write_text(BOB)
     shown = subprocess.run(["ssh-keygen", "-lf", str(tmp_path / "key")], capture_output=True, text=True, check=True).stdout
-    assert shown.split()[1] == f"SHA256:{push.pusher(blob, '')}"
+    assert shown.split()[1] == f"SHA256:{policy.pusher(blob, '')}"
 
 
 @pytest.mark.parametrize("path", ["shop", "shop.git", "/shop", "/shop.git"])
 def test_an_app_is_pushed_to_by_its_name(path: str) -> None:
-    assert push.asked_for(f"git-receive-pack '{path}'", {"shop": "main"}) == "shop"
+    assert policy.asked_for(f"git-receive-pack '{path}'", {"shop": "main"}) == "shop"
 
 
 @pytest.mark.parametrize(
@@ -105,13 +106,13 @@ def test_an_app_is_pushed_to_by_its_name(path: str) -> None:
 )
 def test_anything_but_a_push_to_an_app_of_the_key_is_refused(command: str, reason: str) -> None:
     with pytest.raises(PushError) as caught:
-        push.asked_for(command, {"shop": "main"})
+        policy.asked_for(command, {"shop": "main"})
     assert reason in str(caught.value)
 
 
 def test_a_push_moves_the_branch() -> None:
-    assert push.update([f"{NONE} {COMMIT} refs/heads/main\n"], "main") == (NONE, COMMIT)
-    assert push.update([f"{COMMIT} {OTHER_COMMIT} refs/heads/main\n"], "main") == (COMMIT, OTHER_COMMIT)
+    assert policy.update([f"{NONE} {COMMIT} refs/heads/main\n"], "main") == (NONE, COMMIT)
+    assert policy.update([f"{COMMIT} {OTHER_COMMIT} refs/heads/main\n"], "main") == (COMMIT, OTHER_COMMIT)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_a_push_moves_the_branch() -> None:
 )
 def test_nothing_but_the_branch_moves(lines: list[str], reason: str) -> None:
     with pytest.raises(PushError) as caught:
-        push.update(lines, "main")
+        policy.update(lines, "main")
     assert reason in str(caught.value)
 
 
@@ -263,65 +264,65 @@ def test_a_commit_that_no_source_is_goes_to_no_root(receiver: Receiver, levels: 
 
 
 def test_files_together_and_submodules_are_counted_before_anything_is_unpacked() -> None:
-    line = f"100644 blob {COMMIT} {push.MOST_BYTES // 2 + 1}\tfile".encode()
-    push.require_bounds([line])
+    line = f"100644 blob {COMMIT} {policy.MOST_BYTES // 2 + 1}\tfile".encode()
+    policy.require_bounds([line])
     with pytest.raises(PushError, match="the files of the commit are more than 512 MiB"):
-        push.require_bounds([line, line])
+        policy.require_bounds([line, line])
     with pytest.raises(PushError, match=r"submodules, which do not come with a push; use source\.git"):
-        push.require_bounds([f"160000 commit {COMMIT}       -\tmodule".encode()])
+        policy.require_bounds([f"160000 commit {COMMIT}       -\tmodule".encode()])
 
 
 def test_a_path_without_end_is_not_read_to_it() -> None:
     reading, writing = os.pipe()
     os.write(writing, b"100644 blob " + b"x" * 3000)
     with pytest.raises(PushError, match="a path of more than 1000 bytes"):
-        next(push.entries(reading))
+        next(policy.entries(reading))
     for descriptor in (reading, writing):
         os.close(descriptor)
 
 
 def test_a_repository_has_room_until_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(push, "REPOSITORIES", tmp_path)
-    monkeypatch.setattr(push, "MOST_STORED", 1 << 20)
+    monkeypatch.setattr(policy, "REPOSITORIES", tmp_path)
+    monkeypatch.setattr(policy, "MOST_STORED", 1 << 20)
     pack, left, now = (tmp_path / "shop.git/objects" / name for name in ("pack", "incoming-1", "tmp_objdir-incoming-2"))
     for directory in (pack, left, now):
         directory.mkdir(parents=True)
         (directory / "pack").write_bytes(bytes(300_000))
     os.utime(left, (1, 1))
-    assert 1 << 17 < push.room("shop") < 1 << 19
+    assert 1 << 17 < policy.room("shop") < 1 << 19
     assert not left.exists()
     assert now.exists()
     (pack / "more").write_bytes(bytes(1 << 20))
     with pytest.raises(PushError, match=r"shop: its repository on this host has 1 MiB, and may have 1; .* can remove"):
-        push.room("shop")
+        policy.room("shop")
 
 
 def test_limits_of_a_push_are_taken_back_for_roots_part() -> None:
     code = (
         "import resource, sys\n"
-        "from ansible_collections.funnel.tornado.plugins.module_utils import push\n"
-        "before = {kind: resource.getrlimit(kind) for kind in push.LIMITS}\n"
-        "push.limit()\n"
-        "assert all(resource.getrlimit(kind)[0] == most for kind, most in push.LIMITS.items())\n"
-        "push.unlimit()\n"
-        "assert before == {kind: resource.getrlimit(kind) for kind in push.LIMITS}\n"
+        "from ansible_collections.funnel.tornado.plugins.module_utils.push import policy\n"
+        "before = {kind: resource.getrlimit(kind) for kind in policy.LIMITS}\n"
+        "policy.limit()\n"
+        "assert all(resource.getrlimit(kind)[0] == most for kind, most in policy.LIMITS.items())\n"
+        "policy.unlimit()\n"
+        "assert before == {kind: resource.getrlimit(kind) for kind in policy.LIMITS}\n"
     )
     subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": os.pathsep.join(sys.path)}, check=True)
 
 
 def test_an_archive_has_to_come_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pushed, "HANDING_OVER", 0.3)
+    monkeypatch.setattr(receiving, "HANDING_OVER", 0.3)
     reading, writing = os.pipe()
     os.write(writing, packed(tmp_path)[:1000])
     with pytest.raises(BuildError, match=r"key: what was pushed did not come within 0\.3 s; push again"):
-        pushed.receive(io.BufferedReader(pushed.Sender(reading, "key")), tmp_path / "archive", "key")
+        receiving.receive(io.BufferedReader(receiving.Sender(reading, "key")), tmp_path / "archive", "key")
     for descriptor in (reading, writing):
         os.close(descriptor)
 
 
 def test_what_is_received_is_known_by_its_commit_and_roots_alone(tmp_path: Path) -> None:
     archive = tmp_path / "archive"
-    found = pushed.receive(io.BytesIO(packed(tmp_path)), archive, "key")
+    found = receiving.receive(io.BytesIO(packed(tmp_path)), archive, "key")
     head = subprocess.run(["git", "-C", str(tmp_path), "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
     assert found == release.Pushed(archive, head.strip())
     assert archive.stat().st_mode & 0o777 == 0o600
@@ -334,23 +335,23 @@ def test_what_did_not_come_whole_is_refused(tmp_path: Path) -> None:
         archive.addfile(tarfile.TarInfo("a"))
     for content in (b"", whole[:600], whole.rstrip(b"\0"), plain.getvalue(), bytes(10240), b"no archive" + bytes(1024)):
         with pytest.raises(BuildError, match="key: what was pushed did not come whole"):
-            pushed.receive(io.BytesIO(content), tmp_path / "archive", "key")
+            receiving.receive(io.BytesIO(content), tmp_path / "archive", "key")
 
 
 def test_what_a_release_was_made_of_stays_as_it_is(tmp_path: Path) -> None:
     kept, archive = tmp_path / "kept", tmp_path / "archive"
-    pushed.receive(io.BytesIO(packed(tmp_path)), archive, "key")
+    receiving.receive(io.BytesIO(packed(tmp_path)), archive, "key")
     before = archive.read_bytes()
     os.link(archive, kept)  # as a build does, and then the power is cut
     with pytest.raises(BuildError):
-        pushed.receive(io.BytesIO(b"no archive"), archive, "key")
+        receiving.receive(io.BytesIO(b"no archive"), archive, "key")
     assert kept.read_bytes() == before
 
 
 def test_what_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pushed, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(receiving, "MOST_BYTES", 1 << 20)
     with pytest.raises(BuildError, match="the files of the commit are more than 1 MiB"):
-        pushed.receive(io.BytesIO(bytes(2 << 20)), tmp_path / "archive", "key")
+        receiving.receive(io.BytesIO(bytes(2 << 20)), tmp_path / "archive", "key")
 
 
 def test_what_was_pushed_last_is_what_is_live(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.reboot import REPLACED, reasons
+from ansible_collections.funnel.tornado.plugins.module_utils.system.reboot import REPLACED, reasons
 
 MAPS = "7f3a5c000000-7f3a5c022000 {} 00002000 fe:00 2238495                    {}\n"
 

@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 from tornado.web import StaticFileHandler
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load
-from ansible_collections.funnel.tornado.plugins.module_utils.environment import Environment
-from ansible_collections.funnel.tornado.plugins.module_utils.home import BuildError
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.release import (
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load
+from ansible_collections.funnel.tornado.plugins.module_utils.build.environment import Environment
+from ansible_collections.funnel.tornado.plugins.module_utils.build.release import (
     Programs,
     _failure,
     _publish_static,
@@ -21,6 +19,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.release import (
     plan,
     summary,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError
 
 PROGRAMS = Programs("launcher", "runner")
 

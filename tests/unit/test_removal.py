@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.removal import belongings
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.removal import belongings
 
 
 def test_what_has_an_apps_name_and_no_apps_user_is_not_touched(tmp_path: Path) -> None:

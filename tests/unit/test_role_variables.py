@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.filter.fleet_problems import fleet_problems, role_options
-from ansible_collections.funnel.tornado.plugins.module_utils.role_variables import meant, role_of, role_variable_problems
+from ansible_collections.funnel.tornado.plugins.plugin_utils.role_variables import meant, role_of, role_variable_problems
 
 ROOT = Path(__file__).parents[2]
 

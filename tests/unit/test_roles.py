@@ -13,7 +13,7 @@ import yaml
 from jinja2 import Environment, nodes
 from jinja2.nativetypes import NativeEnvironment
 
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import VARIABLE
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 
 ROOT = Path(__file__).parents[2]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())

@@ -13,7 +13,7 @@ from tornado.iostream import IOStream
 from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
 
-from tests.programs import load
+from tests.support.programs import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import App, load, to_dict
-from ansible_collections.funnel.tornado.plugins.module_utils.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load, to_dict
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 
 MONGODB = {"hosts": ["db1"], "database": "notes"}
 USER = {"user": "notes", "password": "p@ss/word"}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.sockets import ask, connections, listener_pid
+from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import ask, connections, listener_pid
 
 
 @pytest.fixture

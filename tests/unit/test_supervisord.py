@@ -11,7 +11,7 @@ from xmlrpc.server import SimpleXMLRPCDispatcher, SimpleXMLRPCRequestHandler
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.supervisord import (
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import (
     ProcessInfo,
     Reloaded,
     SupervisorError,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils import tree
-from ansible_collections.funnel.tornado.plugins.module_utils.tree import Limits, TreeError
+from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
+from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import Limits, TreeError
 
 ME = os.getuid()
 DEEP = 3_000

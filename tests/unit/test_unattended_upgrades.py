@@ -8,7 +8,7 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
-from ansible_collections.funnel.tornado.plugins.module_utils.machine import PACKAGES
+from ansible_collections.funnel.tornado.plugins.module_utils.status.machine import PACKAGES
 
 ROLE = Path(__file__).parents[2] / "roles/unattended_upgrades"
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from ansible_collections.funnel.tornado.plugins.module_utils.home import build_environment
-from ansible_collections.funnel.tornado.plugins.module_utils.uv import Sources, Uv
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import build_environment
+from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import Sources, Uv
 
 
 def test_it_is_right_only_if_installed_linked_and_alone(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.wheelhouse import WheelhouseError, converge, manifest, pack
+from ansible_collections.funnel.tornado.plugins.module_utils.system.wheelhouse import WheelhouseError, converge, manifest, pack
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests import servers
-from tests.flaky import Flaky
-from tests.sample_app import App
+from tests.support import servers
+from tests.support.flaky import Flaky
+from tests.support.sample_app import App
 
 sys.dont_write_bytecode = True  # what is deployed from here is what is here
 

@@ -22,10 +22,10 @@ import pytest
 from sample_app import logs
 from sample_app.settings import Settings
 
-from tests.pki import Authority
-from tests.remote import eventually
-from tests.sample_app import PATIENCE, ROOT, App
-from tests.servers import free_port
+from tests.support.pki import Authority
+from tests.support.remote import eventually
+from tests.support.sample_app import PATIENCE, ROOT, App
+from tests.support.servers import free_port
 
 Start = Callable[..., App]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.flaky import Flaky
-from tests.sample_app import App
-from tests.servers import free_port
+from tests.support.flaky import Flaky
+from tests.support.sample_app import App
+from tests.support.servers import free_port
 
 Start = Callable[..., App]
 

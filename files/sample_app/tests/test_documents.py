@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from tests.remote import eventually
-from tests.sample_app import Answer, App
-from tests.servers import ADMIN, Server
+from tests.support.remote import eventually
+from tests.support.sample_app import Answer, App
+from tests.support.servers import ADMIN, Server
 
 Start = Callable[..., App]
 

@@ -14,10 +14,10 @@ from sample_app.errors import UnavailableError
 from sample_app.etcd import Etcd, encode
 from sample_app.locks import Lock, LockHeldError, LockLostError, LockManager, Taken
 
-from tests import servers
-from tests.flaky import Flaky
-from tests.pki import Authority
-from tests.remote import eventually
+from tests.support import servers
+from tests.support.flaky import Flaky
+from tests.support.pki import Authority
+from tests.support.remote import eventually
 
 TTL = 2  # the least that etcd grants
 

@@ -20,9 +20,9 @@ from sample_app.locks import LockLostError, LockManager
 from sample_app.scheduler import Scheduler, Tick, next_daily
 from sample_app.settings import Settings
 
-from tests.remote import eventually
-from tests.sample_app import App
-from tests.servers import Server, link
+from tests.support.remote import eventually
+from tests.support.sample_app import App
+from tests.support.servers import Server, link
 
 Start = Callable[..., App]
 

@@ -21,7 +21,7 @@ from tornado.testing import AsyncHTTPTestCase, ExpectLog, gen_test
 from tornado.web import Application
 from tornado.websocket import websocket_connect
 
-from tests.sample_app import ROOT
+from tests.support.sample_app import ROOT
 
 IDENTITY = {"TORNADO_APP": "sample", "TORNADO_RELEASE": "1f2e3d4c", "TORNADO_SLOT": "a", "TORNADO_PROCESS": "0"}
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from testinfra.host import Host
 
-from tests.artefact import build, install, run
-from tests.remote import ROOT, Site, address, eventually, hosts
+from tests.support.artefact import build, install, run
+from tests.support.remote import ROOT, Site, address, eventually, hosts
 
 SCENARIO = ROOT / "molecule/consumer"
 
@@ -32,7 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(tmp_path_factory: pytest.TempPathFactory, host: Host) -> Path:
     directory = tmp_path_factory.mktemp("project")
     shutil.copytree(SCENARIO / "project", directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    known: dict[str, Any] = host.ansible.get_variables()  # type: ignore[attr-defined]  # as in tests/remote.py
+    known: dict[str, Any] = host.ansible.get_variables()  # type: ignore[attr-defined]  # as in tests/support/remote.py
     reached = {name: value for name, value in known.items() if name.startswith("ansible_")}
     (directory / "prod/hosts.yml").write_text(yaml.safe_dump({"app_hosts": {"hosts": {"web1": reached}}}))
     return directory

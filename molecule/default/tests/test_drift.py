@@ -7,7 +7,7 @@ from pathlib import Path
 
 from testinfra.host import Host
 
-from tests.remote import Site, address, done, processes, run_site
+from tests.support.remote import Site, address, done, processes, run_site
 
 HOST = "debian13"
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from tests.remote import Site, address, apps, run_site
+from tests.support.remote import Site, address, apps, run_site
 
 HOST = "debian12"
 testinfra_hosts = [f"ansible://{HOST}"]

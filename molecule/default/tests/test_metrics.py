@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from testinfra.host import Host
 
-from tests.exposure import too_exposed
-from tests.metrics import asked_for, names, total
-from tests.remote import Site, address, apps, deploy, done, eventually, hosts, processes, python, run_playbook
+from tests.support.exposure import too_exposed
+from tests.support.metrics import asked_for, names, total
+from tests.support.remote import Site, address, apps, deploy, done, eventually, hosts, processes, python, run_playbook
 
 #: Where the changes are made; the other host has other versions of the exporters.
 HOST = "debian13"

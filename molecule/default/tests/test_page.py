@@ -10,8 +10,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from testinfra.host import Host
 
-from tests.browser import chromium
-from tests.remote import Site, address
+from tests.support.browser import chromium
+from tests.support.remote import Site, address
 
 testinfra_hosts = ["ansible://app_hosts"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from testinfra.host import Host
 
-from tests.remote import Site, address, eventually, processes
+from tests.support.remote import Site, address, eventually, processes
 
 #: Another one after each boot.
 BOOT = "cat /proc/sys/kernel/random/boot_id"

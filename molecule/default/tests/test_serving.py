@@ -12,7 +12,7 @@ import pytest
 from testinfra.host import Host
 from tornado.websocket import WebSocketClientConnection
 
-from tests.remote import Site, address, eventually, processes, python
+from tests.support.remote import Site, address, eventually, processes, python
 
 testinfra_hosts = ["ansible://app_hosts"]
 

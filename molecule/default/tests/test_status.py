@@ -10,8 +10,8 @@ from pathlib import Path
 from selenium.webdriver.common.by import By
 from testinfra.host import Host
 
-from tests.browser import chromium, is_too_wide, show_as
-from tests.remote import Site, address, processes, run_playbook
+from tests.support.browser import chromium, is_too_wide, show_as
+from tests.support.remote import Site, address, processes, run_playbook
 
 HOST = "debian13"
 

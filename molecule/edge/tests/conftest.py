@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.remote import address, hosts
+from tests.support.remote import address, hosts
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.remote import ALL, Site, address, done, hosts, run_playbook
+from tests.support.remote import ALL, Site, address, done, hosts, run_playbook
 
 
 def test_the_first_run_on_a_bare_host_has_a_certificate_issued(ca: Path) -> None:

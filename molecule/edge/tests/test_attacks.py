@@ -20,7 +20,7 @@ import pytest
 from testinfra.host import Host
 from tornado.websocket import WebSocketClientConnection
 
-from tests.remote import (
+from tests.support.remote import (
     ALL,
     ROOT,
     Site,

@@ -23,7 +23,7 @@ import yaml
 from testinfra.host import Host
 from tornado.websocket import WebSocketClientConnection
 
-from tests.remote import (
+from tests.support.remote import (
     ALL,
     PORTED,
     ROOT,

@@ -20,8 +20,8 @@ from cryptography import x509
 from testinfra.host import Host
 from tornado.websocket import WebSocketClientConnection
 
-from tests.pki import Authority
-from tests.remote import ALL, Site, address, apps, deploy, done, eventually, extra, hosts, run_playbook, run_site
+from tests.support.pki import Authority
+from tests.support.remote import ALL, Site, address, apps, deploy, done, eventually, extra, hosts, run_playbook, run_site
 
 #: One ACME server takes every account, the other only those that are bound to this one.
 OPEN = {"certificates_acme_directory": "https://acme:14000/dir"}

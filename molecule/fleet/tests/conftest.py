@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.fleet import NAME, SCHEMES, Clients, Fleet, Traffic
-from tests.load import Load, Result, Shape, table
-from tests.remote import eventually
+from tests.support.fleet import NAME, SCHEMES, Clients, Fleet, Traffic
+from tests.support.load import Load, Result, Shape, table
+from tests.support.remote import eventually
 
 #: Seconds after which nobody may notice a fault any more.
 WHOLE_AFTER = 3.0
@@ -44,7 +44,7 @@ def clients(pytestconfig: pytest.Config, fleet: Fleet) -> Clients:
 
     No client may notice what is planned, but for ``websockets_break``: a balancer cannot tell a websocket that it has to go.
     Of what is done by `Traffic.strike`, only requests in flight may fail, one of each client at most, and not for long. Each
-    answer has to tell the client's own address and scheme. The other options are those of `tests.load.Shape`.
+    answer has to tell the client's own address and scheme. The other options are those of `tests.support.load.Shape`.
     """
 
     @contextmanager

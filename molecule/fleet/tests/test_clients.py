@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.fleet import NAME, SCHEMES, Clients, Fleet, entry
-from tests.remote import Site, address, deploy, done, python, run_playbook
+from tests.support.fleet import NAME, SCHEMES, Clients, Fleet, entry
+from tests.support.remote import Site, address, deploy, done, python, run_playbook
 
 FORGED = "203.0.113.9"
 

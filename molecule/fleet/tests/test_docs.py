@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from testinfra.host import Host
 
-from tests.fleet import Fleet
-from tests.pages import commands
-from tests.remote import ROOT
+from tests.support.fleet import Fleet
+from tests.support.pages import commands
+from tests.support.remote import ROOT
 
 
 def works(host: Host, command: str) -> bool:

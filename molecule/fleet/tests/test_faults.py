@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from testinfra.host import Host
 
-from tests.fleet import CUT, MEND, SCHEMES, Clients, Fleet, entry, harm, power, power_off
-from tests.remote import deploy, done, eventually, processes
+from tests.support.fleet import CUT, MEND, SCHEMES, Clients, Fleet, entry, harm, power, power_off
+from tests.support.remote import deploy, done, eventually, processes
 
 #: An app host that is neither the first member of the database nor of the lock servers.
 VICTIM = "web3"

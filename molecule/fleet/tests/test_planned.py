@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fleet import APP_HOSTS, BALANCERS, Clients, Fleet, entry
-from tests.remote import deploy, done, eventually, run_playbook
-from tests.upgrades import offer_newer, versions
+from tests.support.fleet import APP_HOSTS, BALANCERS, Clients, Fleet, entry
+from tests.support.remote import deploy, done, eventually, run_playbook
+from tests.support.upgrades import offer_newer, versions
 
 #: Another one after each boot.
 BOOT = "cat /proc/sys/kernel/random/boot_id"

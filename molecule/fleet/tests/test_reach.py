@@ -12,8 +12,8 @@ import pytest
 import yaml
 from testinfra.host import Host
 
-from tests.fleet import Clients, Fleet
-from tests.remote import done, eventually, python, run_playbook
+from tests.support.fleet import Clients, Fleet
+from tests.support.remote import done, eventually, python, run_playbook
 
 #: Ports that are listened at on an app host: those of SSH, nginx, etcd and MongoDB, and one that nobody has asked for.
 SSH, HTTP, HTTPS, ETCD, ETCD_MEMBERS, MONGODB, STRAY = 22, 80, 443, 2379, 2380, 27017, 8099

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from tests.fleet import APP_HOSTS, BALANCERS, Fleet, entry
-from tests.remote import deploy, done, python, run_playbook
+from tests.support.fleet import APP_HOSTS, BALANCERS, Fleet, entry
+from tests.support.remote import deploy, done, python, run_playbook
 
 #: Tells, on a balancer, HAProxy to set something; prints its words, which are about what is wrong.
 SET = """

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from tests import remote
-from tests.load import Clients, Load, Result, table
-from tests.remote import address
+from tests.support import remote
+from tests.support.load import Clients, Load, Result, table
+from tests.support.remote import address
 
 #: Seconds between two requests of a client: with as many clients as there are, the processors are left to what is tested.
 PACE = {"pause": 0.8}
@@ -31,7 +31,7 @@ def clients(pytestconfig: pytest.Config, hosts: dict[str, Host]) -> Clients:
 
     ``title`` names what is done. With ``reload`` nginx reloads: one that is older than 1.27.4 then closes idle connections,
     and a client may have to repeat a request. ``requests_fail`` and ``websockets_break`` say that what is done is known to do
-    this harm. The other options are those of `tests.load.Shape`.
+    this harm. The other options are those of `tests.support.load.Shape`.
     """
 
     @contextmanager

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from tests.load import Clients
-from tests.remote import (
+from tests.support.load import Clients
+from tests.support.remote import (
     ALL,
     CODE,
     Site,
@@ -40,9 +40,9 @@ DARK = LIGHT | {"processes": 3, "env": {"SAMPLE_THEME": "dark"}}
 #: Switches to a release as the module does, and kills itself as it begins the step ``fatal``; prints the steps that it did.
 DRIVER = """
 import json, os, signal, sys
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.lock import deploy_lock
-from ansible_collections.funnel.tornado.plugins.module_utils.switch import Switcher, Wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import deploy_lock
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import Switcher, Wanted
 release, fatal = sys.argv[1:]
 if fatal == "renamed":  # after traffic has moved, and before anything says so
     Switcher._note_served = lambda *_: os.kill(os.getpid(), signal.SIGKILL)

@@ -8,7 +8,7 @@ import time
 import pytest
 from testinfra.host import Host
 
-from tests.remote import ALL, Site, address, done, processes, run_playbook, start_playbook
+from tests.support.remote import ALL, Site, address, done, processes, run_playbook, start_playbook
 
 #: Says who and where it is, with what it was given.
 ASK = "sh -c 'id -un; pwd; command -v python; ulimit -Sn; echo key $COOKIE_SECRET; echo $TORNADO_RELEASE'"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from tests.load import Load, table
-from tests.remote import VARIABLES, Site, address, deploy, done, run_site
+from tests.support.load import Load, table
+from tests.support.remote import VARIABLES, Site, address, deploy, done, run_site
 
 HOST = "debian13"
 testinfra_hosts = [f"ansible://{HOST}"]

@@ -12,7 +12,19 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from tests.remote import ALL, ROOT, Site, address, apps, deploy, left_behind, processes, run_playbook, run_site, sample_code
+from tests.support.remote import (
+    ALL,
+    ROOT,
+    Site,
+    address,
+    apps,
+    deploy,
+    left_behind,
+    processes,
+    run_playbook,
+    run_site,
+    sample_code,
+)
 
 WEB = (ROOT / "files/sample_app/sample_app/web.py").read_text()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from testinfra.host import Host
 
-from tests.remote import ROOT, Site, address, apps, deploy, eventually, processes, run_playbook, run_site
+from tests.support.remote import ROOT, Site, address, apps, deploy, eventually, processes, run_playbook, run_site
 
 HOST = "debian12"
 

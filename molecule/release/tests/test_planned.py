@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from tests.load import Clients, Load
-from tests.remote import (
+from tests.support.load import Clients, Load
+from tests.support.remote import (
     ALL,
     PORTED,
     ROOT,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from tests.remote import Site, address, deploy, left_behind, processes, run_playbook, run_site
+from tests.support.remote import Site, address, deploy, left_behind, processes, run_playbook, run_site
 
 HOST = "debian13"
 

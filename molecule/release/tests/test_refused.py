@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from tests.load import Clients
-from tests.remote import ALL, ROOT, apps, deploy, done, left_behind, processes, run_playbook, sample_code
+from tests.support.load import Clients
+from tests.support.remote import ALL, ROOT, apps, deploy, done, left_behind, processes, run_playbook, sample_code
 
 #: What a release needs not wait for in these tests, and less of the clients than when everything goes well.
 QUICK = {"drain": 1, "processes": 2, "health": {"path": "/healthz", "timeout": 10}}

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from testinfra.host import Host
 
-from tests.remote import PLAIN, ROOT, Site, address, apps, deploy, extra, run_playbook, run_site
+from tests.support.remote import PLAIN, ROOT, Site, address, apps, deploy, extra, run_playbook, run_site
 
 TORNADO = "tornado==6.6.1"
 UV = yaml.safe_load((ROOT / "roles/python/defaults/main.yml").read_text())["python_uv_version"]

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from tests.load import Clients
-from tests.remote import (
+from tests.support.load import Clients
+from tests.support.remote import (
     ALL,
     PORTED,
     Site,

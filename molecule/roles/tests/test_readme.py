@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.remote import ROOT, Site
+from tests.support.remote import ROOT, Site
 
 HOST = "web1.example.com"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import testinfra
 from testinfra.host import Host
 
-from tests.remote import PLAIN, ROOT, Site, address, eventually, python
-from tests.upgrades import offer_newer, versions
+from tests.support.remote import PLAIN, ROOT, Site, address, eventually, python
+from tests.support.upgrades import offer_newer, versions
 
 
 def on(name: str) -> Host:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.flaky import Flaky
-from tests.remote import ALL, ROOT, Site, address, apps, done, hosts, run_site
+from tests.support.flaky import Flaky
+from tests.support.remote import ALL, ROOT, Site, address, apps, done, hosts, run_site
 
 
 def variables(group: str) -> dict[str, Any]:

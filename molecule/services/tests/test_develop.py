@@ -15,7 +15,7 @@ import pytest
 from testinfra.host import Host
 from tornado.websocket import WebSocketClientConnection
 
-from tests.remote import ROOT, Site, address, eventually, hosts, processes
+from tests.support.remote import ROOT, Site, address, eventually, hosts, processes
 
 testinfra_hosts = ["ansible://lock"]
 

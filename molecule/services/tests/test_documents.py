@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from selenium.webdriver.remote.webdriver import WebDriver
 
-from tests.browser import chromium
-from tests.flaky import Flaky
-from tests.remote import Answer, Site, address, eventually, hosts, processes, run_site
+from tests.support.browser import chromium
+from tests.support.flaky import Flaky
+from tests.support.remote import Answer, Site, address, eventually, hosts, processes, run_site
 
 testinfra_hosts = ["ansible://debian12"]
 

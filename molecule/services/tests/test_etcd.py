@@ -13,9 +13,9 @@ import pytest
 import yaml
 from testinfra.host import Host
 
-from tests.intruder import Intruder
-from tests.pki import Authority
-from tests.remote import address, done, eventually, hosts, run_playbook
+from tests.support.intruder import Intruder
+from tests.support.pki import Authority
+from tests.support.remote import address, done, eventually, hosts, run_playbook
 
 testinfra_hosts = ["ansible://lock"]
 

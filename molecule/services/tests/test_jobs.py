@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from tests.remote import Site, done, eventually, hosts, run_playbook
+from tests.support.remote import Site, done, eventually, hosts, run_playbook
 
 testinfra_hosts = ["ansible://debian12"]
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from testinfra.host import Host
 
-from tests.remote import Site, address, done, eventually, hosts, processes, python, run_playbook
+from tests.support.remote import Site, address, done, eventually, hosts, processes, python, run_playbook
 
 testinfra_hosts = ["ansible://debian12"]
 

@@ -19,7 +19,7 @@ from pymongo import ASCENDING, IndexModel, MongoClient
 from pymongo.errors import OperationFailure
 from testinfra.host import Host
 
-from tests.remote import ROOT, address, done, eventually, hosts, run_playbook
+from tests.support.remote import ROOT, address, done, eventually, hosts, run_playbook
 
 VARIABLES = yaml.safe_load((ROOT / "molecule/shared/group_vars/mongodb.yml").read_text())
 ADMIN = ("admin", VARIABLES["mongodb_admin_password"], "admin")

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from tests.load import Load
-from tests.pushing import HOLD, Repository
-from tests.remote import (
+from tests.support.load import Load
+from tests.support.pushing import HOLD, Repository
+from tests.support.remote import (
     ALL,
     ROOT,
     Site,
@@ -32,7 +32,7 @@ from tests.remote import (
     run_playbook,
     start_playbook,
 )
-from tests.remote import hosts as named_hosts
+from tests.support.remote import hosts as named_hosts
 
 SECRET = "as-secret-as-can-be"
 

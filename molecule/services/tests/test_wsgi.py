@@ -16,7 +16,7 @@ import pytest
 from testinfra.host import Host
 from tornado.websocket import WebSocketClientConnection
 
-from tests.remote import ALL, ROOT, Answer, Site, address, apps, deploy, done, eventually, extra, hosts, run_playbook
+from tests.support.remote import ALL, ROOT, Answer, Site, address, apps, deploy, done, eventually, extra, hosts, run_playbook
 
 testinfra_hosts = ["ansible://app_hosts"]
 

@@ -24,11 +24,11 @@ import time
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from ansible_collections.funnel.tornado.plugins.module_utils import push
-from ansible_collections.funnel.tornado.plugins.module_utils.app_model import load_one
-from ansible_collections.funnel.tornado.plugins.module_utils.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.printable import printable
-from ansible_collections.funnel.tornado.plugins.module_utils.push import PushError
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import load_one
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable
+from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
+from ansible_collections.funnel.tornado.plugins.module_utils.push.policy import PushError
 
 LOCK_FILE = "push.lock"
 """In a repository: held by the push that moves the branch."""
@@ -49,22 +49,22 @@ def serve(by: str, words: list[str]) -> int:
     :raises PushError: when something else is asked for, the app is not one of the key's, or it has no room for more.
     """
     allowed = dict(word.split("=", 1) for word in words)
-    app = push.asked_for(os.environ.get("SSH_ORIGINAL_COMMAND", ""), allowed)
-    repository = push.repository(app)
+    app = policy.asked_for(os.environ.get("SSH_ORIGINAL_COMMAND", ""), allowed)
+    repository = policy.repository(app)
     if not (repository / "HEAD").exists():
         subprocess.run(["git", "init", "--quiet", "--bare", f"--initial-branch={allowed[app]}", str(repository)], check=True)
     place = take_place(repository, app)
-    command = list(push.receive_pack(app, push.room(app)))
+    command = list(policy.receive_pack(app, policy.room(app)))
     lock = os.open(repository / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
     received, receives = os.pipe()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     about = {"PUSH_APP": app, "PUSH_BRANCH": allowed[app], "PUSH_BY": by, "PUSH_LOCK": str(lock), "PUSH_RECEIVES": str(receives)}
-    push.limit()
+    policy.limit()
     with subprocess.Popen(command, env=environment | about, pass_fds=[place, lock, receives], process_group=0) as process:
         os.close(receives)  # git has it
-        if not select.select([received], [], [], push.RECEIVING)[0]:
+        if not select.select([received], [], [], policy.RECEIVING)[0]:
             os.killpg(process.pid, signal.SIGKILL)
-            raise PushError(f"{app}: what was pushed did not come within {push.RECEIVING:g} s; push again")
+            raise PushError(f"{app}: what was pushed did not come within {policy.RECEIVING:g} s; push again")
         return abs(process.wait())
 
 
@@ -73,13 +73,13 @@ def take_place(repository: Path, app: str) -> int:
 
     :raises PushError: when all are taken.
     """
-    for number in range(push.AT_ONCE):
+    for number in range(policy.AT_ONCE):
         place = os.open(repository / PLACE_FILE.format(number), os.O_RDWR | os.O_CREAT, 0o600)
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return place
         os.close(place)
-    raise PushError(f"{app}: {push.AT_ONCE} pushes run on this host already; try again when one has ended")
+    raise PushError(f"{app}: {policy.AT_ONCE} pushes run on this host already; try again when one has ended")
 
 
 def receive() -> int:
@@ -89,7 +89,7 @@ def receive() -> int:
     """
     os.write(int(os.environ["PUSH_RECEIVES"]), b".")
     branch, app = os.environ["PUSH_BRANCH"], os.environ["PUSH_APP"]
-    old, new = push.update(list(itertools.islice(sys.stdin, 2)), branch)
+    old, new = policy.update(list(itertools.islice(sys.stdin, 2)), branch)
     if (kind := git("cat-file", "-t", new).strip()) != "commit":  # git would refuse it only when it is live
         raise PushError(
             f"{branch} has to be at a commit, and this is a {kind}; push a tag's: git push <remote> <tag>^{{commit}}:{branch}"
@@ -97,10 +97,10 @@ def receive() -> int:
     require_bounds(new)
     take_lock(int(os.environ["PUSH_LOCK"]), app)
     now = git("for-each-ref", "--format=%(objectname)", f"refs/heads/{branch}").strip()
-    if now != ("" if push.NOTHING.fullmatch(old) else old):
+    if now != ("" if policy.NOTHING.fullmatch(old) else old):
         raise PushError(f"another push has moved {branch} meanwhile; push again, or fetch that first")
     with subprocess.Popen(["git", "archive", "--format=tar", new], stdout=subprocess.PIPE) as packed:
-        deploying = ["sudo", "--non-interactive", str(push.PROGRAM), "deploy", app, os.environ["PUSH_BY"]]
+        deploying = ["sudo", "--non-interactive", str(policy.PROGRAM), "deploy", app, os.environ["PUSH_BY"]]
         status = subprocess.run(deploying, stdin=packed.stdout, check=False).returncode
         packed.kill()  # root has had all of it, or wants no more
     return status
@@ -112,16 +112,16 @@ def require_bounds(commit: str) -> None:
     :raises PushError: when they cannot.
     """
     with subprocess.Popen(["git", "ls-tree", "-r", "-t", "-l", "-z", "--full-tree", commit], stdout=subprocess.PIPE) as listing:
-        bound = threading.Timer(push.LISTING, listing.kill)
+        bound = threading.Timer(policy.LISTING, listing.kill)
         bound.start()
         try:
-            push.require_bounds(push.entries(cast(BinaryIO, listing.stdout).fileno()))
+            policy.require_bounds(policy.entries(cast(BinaryIO, listing.stdout).fileno()))
             listing.wait()
         finally:
             listing.kill()
             bound.cancel()
     if listing.returncode:
-        raise PushError(f"the files of the commit cannot be listed within {push.LISTING:g} s")
+        raise PushError(f"the files of the commit cannot be listed within {policy.LISTING:g} s")
 
 
 def take_lock(lock: int, app: str) -> None:
@@ -129,7 +129,7 @@ def take_lock(lock: int, app: str) -> None:
 
     :raises PushError: when that takes too long.
     """
-    deadline = time.monotonic() + push.WAIT
+    deadline = time.monotonic() + policy.WAIT
     while True:
         with contextlib.suppress(BlockingIOError):
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -149,20 +149,22 @@ def deploy(name: str, by: str) -> None:
     :raises PushError: when it does not go live.
     """
     # Only root's part needs, and has the time for, all that follows.
-    from ansible_collections.funnel.tornado.plugins.module_utils import home, lock, pushed, service, supervisord, switch
-    from ansible_collections.funnel.tornado.plugins.module_utils.release import Programs
+    from ansible_collections.funnel.tornado.plugins.module_utils.build.release import Programs
+    from ansible_collections.funnel.tornado.plugins.module_utils.deploy import lock, supervisord, switch
+    from ansible_collections.funnel.tornado.plugins.module_utils.push import receiving
+    from ansible_collections.funnel.tornado.plugins.module_utils.system import home, systemd
 
-    entry = push.entry(name)
+    entry = policy.entry(name)
     if not entry.exists():
         raise PushError(f"{name}: nothing is pushed to that on this host any more")
-    push.unlimit()
+    policy.unlimit()
     os.umask(0o022)  # whatever sudo's is: nginx has to pass through what is made
     os.environ.update(home.build_environment())  # the certificates and the proxy for whatever is fetched
     app = load_one(name, json.loads(entry.read_text()))
     layout, programs = Layout(name), Programs(text("launch.py"), text("runner.py"))
-    refusals = (home.BuildError, lock.LockedError, OSError, service.ServiceError, supervisord.SupervisorError, switch.SwitchError)
+    refusals = (home.BuildError, lock.LockedError, OSError, systemd.ServiceError, supervisord.SupervisorError, switch.SwitchError)
     try:
-        outcome, source = pushed.deploy(layout, app, programs, sys.stdin.fileno(), by, say)
+        outcome, source = receiving.deploy(layout, app, programs, sys.stdin.fileno(), by, say)
     except refusals as error:
         words = str(error)
         for secret in app.hidden_texts:  # a build may print what it was given

@@ -1,0 +1,320 @@
+"""Building a release on a host: beside what is served, complete or not at all, and never twice from the same inputs."""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import grp
+import hashlib
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
+from ansible_collections.funnel.tornado.plugins.module_utils.build import git, procfile
+from ansible_collections.funnel.tornado.plugins.module_utils.build.environment import Environment, prepare
+from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSHED, VARIABLE, Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.private import set_owner
+from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import count_processes, describe
+from ansible_collections.funnel.tornado.plugins.module_utils.system.archive import fetch, unpack
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import ENVIRONMENT, Builder, BuildError, as_user
+
+#: Digits of a release's id: 48 bits, so that two releases of an app do not meet in its lifetime.
+ID_DIGITS = 12
+
+#: First line of the launcher, which has to work whatever becomes of the app's own Python.
+LAUNCHED_BY = "#!/usr/bin/python3 -I"
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The texts of the two programs that every release carries."""
+
+    launcher: str
+    runner: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A release that may or may not exist yet: ``id`` says what it is, ``description`` is its ``release.json``."""
+
+    id: str
+    revision: str
+    description: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """The files of a commit that was pushed."""
+
+    archive: Path
+    revision: str
+
+
+def last_push(layout: Layout) -> Pushed | None:
+    """Return what the live release was made of; None when nothing is live, or it was not pushed."""
+    release = layout.live_release()
+    if release is None or not layout.pushed_source(release).exists():
+        return None
+    return Pushed(layout.pushed_source(release), describe(layout, release)["revision"])
+
+
+def plan(app: App, revision: str, programs: Programs) -> Plan:
+    """Return the release that ``app`` is at ``revision``, on this host.
+
+    The id is a hash of all that makes the release behave as it does, secrets and the host's Python included. What a
+    Procfile says is a part of the revision; it is read when the source is there.
+    """
+    running = {
+        "app": app.name,
+        "argv": argv(app),
+        "runner": app.run.app is not None or app.run.wsgi is not None,
+        "workers": {},
+        "environment": app.environment,
+        "processes": app.process_count(len(os.sched_getaffinity(0))),
+        "port": app.port,
+        "open_files": app.open_files,
+        "drain": app.drain,
+        "health": {"path": app.health.path, "timeout": app.health.timeout},
+        "host": app.domains[0].removeprefix("*.") if app.domains else "localhost",
+        "static": [app.static.url, app.static.path] if app.static else None,
+        "hooks": {step: shlex.split(command) for step, command in app.hooks.commands().items()},
+        "hooks_once": app.hooks.once,
+        "hooks_timeout": app.hooks.timeout,
+        "soak": app.soak,
+        "soak_errors": app.soak_errors,
+    }
+    python = platform.python_version() if app.python.version == "system" else app.python.version
+    types = [app.run.procfile, app.run.scale]
+    inputs = [running, types, app.secret_environment, revision, programs.launcher, programs.runner, python]
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
+    return Plan(digest, revision, {"id": digest, "revision": revision, **running})
+
+
+def argv(app: App) -> list[str]:
+    """Return the command of one process, with the words in braces that the launcher replaces; a Procfile's is not known yet."""
+    if app.run.procfile is not None:
+        return []
+    if app.run.command is not None:
+        return shlex.split(app.run.command)
+    listen = ["--socket", "{socket}"] if app.socket else ["--port", "{port}"]
+    wsgi = ["--wsgi"] if app.run.wsgi is not None else []
+    threads = ["--threads", str(app.run.threads)] if app.run.threads is not None else []
+    syslog = app.services.syslog
+    logs = ["--log-to", "stderr", "--log-to", f"udp://{syslog.host}:{syslog.port}"] if syslog else []
+    debug = ["--debug", *(word for file in app.watch for word in ("--watch", file))] if app.debug else []
+    sizes = ["--max-body-size", app.largest_upload, "--drain", str(app.drain)]
+    own = ["--pid-file", "{run}/{process}.pid", "--metrics", "{run}/{process}.metrics"]
+    options = [*wsgi, *threads, *listen, "--xheaders", *sizes, *logs, *debug, *own]
+    return ["python", "{release}/runner.py", str(app.run.wsgi or app.run.app), *options]
+
+
+def summary(description: dict[str, Any]) -> str:
+    """Return a release's description in a line, as a diff shows it."""
+    return f"release {description['id']} of revision {description['revision']}, {count_processes(description)}"
+
+
+def build(layout: Layout, app: App, planned: Plan, programs: Programs, archive: Path | None, builder: str) -> Environment:
+    """Build the release and return its environment; the release appears in one rename, or what was begun is removed.
+
+    Whatever the source brings runs as the app's builder; root copies what it made before it can be served.
+
+    :arg archive: the source as the controller sent it; None when this host gets it by itself.
+    :arg builder: who asked for it, for ``release.json``.
+    :raises BuildError: when something in the app's entry, its source or this host makes it impossible.
+    """
+    work = layout.releases / f".building-{planned.id}"
+    source = work / "src"
+    key = f"{VARIABLE}.{app.name}.source"
+    try:
+        for broken_off in layout.releases.glob(".building-*"):
+            tree.remove(broken_off)
+        work.mkdir()
+        set_owner(work, os.geteuid(), os.getegid(), 0o711)
+        _get_source(layout, app, planned, archive, source)
+        environment = prepare(layout, app, source, planned.revision)
+        _require_tornado(app, environment)
+        (work / "shared").symlink_to("../../shared")
+        (work / "venv").symlink_to(os.path.relpath(environment.path, layout.release(planned.id)))
+        _write(layout, work, _complete(layout, app, planned, source), app, programs, builder)
+        _run_hook(layout, app, planned, work)
+        if not source.is_symlink():
+            _compile(layout, source)
+            Builder(layout).take(
+                source,
+                key,
+                group=layout.user,
+                mode=0o750,
+                allow=lambda path: path.is_relative_to(layout.shared) or path.is_relative_to(work / "shared"),
+            )
+            _publish_static(app, work, environment)
+        tree.remove(layout.release(planned.id))
+        work.rename(layout.release(planned.id))
+    except (BuildError, OSError, TreeError) as error:
+        raise BuildError(_failure(layout, planned.id, error)) from error
+    finally:
+        tree.remove(work)
+    return environment
+
+
+def _get_source(layout: Layout, app: App, planned: Plan, archive: Path | None, source: Path) -> None:
+    key = f"{VARIABLE}.{app.name}.source"
+    if app.source.directory is not None:
+        for user in (layout.user, layout.builder):
+            _require_readable(user, Path(app.source.directory), f"{key}.directory")
+        source.symlink_to(app.source.directory)
+        return
+    builder = Builder(layout)
+    builder.make_directory(source)
+    if app.source.git is not None:
+        git_key = f"{key}.git"
+        git.export(layout, app, planned.revision, lambda stream, place: unpack(builder, stream, source, git_key, place=place))
+    elif app.source.archive is not None:
+        fetched = source.with_name("source.archive")
+        if archive is None:
+            fetch(app.source.archive, fetched, str(app.source.checksum), key)
+        with (archive or fetched).open("rb") as file:
+            unpack(builder, file.fileno(), source, f"{key}.archive", lift=True)
+        fetched.unlink(missing_ok=True)
+    elif archive is not None:
+        with archive.open("rb") as file:
+            unpack(builder, file.fileno(), source, f"{key}.{'path' if app.source.push is None else 'push'}")
+        if app.source.push is not None:
+            os.link(archive, source.with_name(PUSHED))
+
+
+def _require_readable(user: str, directory: Path, key: str) -> None:
+    """See that a user can list the directory, and name the first one on the way to it that is closed to the user."""
+    with as_user(user):
+        for path in (*reversed(directory.parents), directory):
+            wanted = os.R_OK | os.X_OK if path == directory else os.X_OK
+            if not os.access(path, wanted, effective_ids=True):
+                right = "rx" if path == directory else "x"
+                raise BuildError(
+                    f"{key}: user {user}, which {'builds the app' if user.startswith('_') else 'the app runs as'}, cannot read "
+                    f"{directory}: {path} is closed to it; try setfacl -m u:{user}:{right} {path}, or chmod o+{right} {path}"
+                )
+
+
+def _require_tornado(app: App, environment: Environment) -> None:
+    if (app.run.app or app.run.wsgi) and not (environment.packages / "tornado").is_dir():
+        raise BuildError(
+            f"{VARIABLE}.{app.name}.run: is served by Tornado, and the app does not depend on it; "
+            "add a line such as tornado==6.6.1 to its requirements.txt"
+        )
+
+
+def _complete(layout: Layout, app: App, planned: Plan, source: Path) -> dict[str, Any]:
+    """Return the description with what only the source knows."""
+    if app.run.procfile is None:
+        return planned.description
+    with as_user(layout.builder):
+        commands = procfile.read(app, source)
+    return planned.description | {"argv": commands.argv, "workers": commands.workers}
+
+
+def _run_hook(layout: Layout, app: App, planned: Plan, work: Path) -> None:
+    if app.hooks.build is None:
+        return
+    named = {
+        "TORNADO_APP": app.name,
+        "TORNADO_RELEASE": planned.id,
+        "TORNADO_PROCESSES": str(planned.description["processes"]),
+    }
+    Builder(layout).run(
+        planned.description["hooks"]["build"],
+        f"{VARIABLE}.{app.name}.hooks.build: {app.hooks.build} failed, so release {planned.id} is not built",
+        directory=work / "src",
+        environment=_base_environment(work) | app.environment | app.secret_environment | named,
+        timeout=app.hooks.timeout,
+        open_files=app.open_files,
+    )
+
+
+def _base_environment(work: Path) -> dict[str, str]:
+    """Return what the launcher gives to any program of a release; the builder has a home and a name of its own."""
+    return {"PATH": f"{work}/venv/bin:{ENVIRONMENT['PATH']}", "VIRTUAL_ENV": f"{work}/venv", "PYTHONUNBUFFERED": "1"}
+
+
+def _compile(layout: Layout, source: Path) -> None:
+    """Compile the code by the Python that will run it; what cannot be compiled may be a template or a test's fixture."""
+    compiler = "import compileall, sys; compileall.compile_dir(sys.argv[1], quiet=2)"
+    command = [str(source.with_name("venv") / "bin/python"), "-I", "-c", compiler, "."]
+    failure = f"{VARIABLE}.{layout.app}.source: cannot be compiled"
+    Builder(layout).run(command, failure, directory=source, environment={})
+
+
+def _publish_static(app: App, work: Path, environment: Environment) -> None:
+    """Make the static files, and nothing else of the source, readable by nginx; hard links cost no space."""
+    if not app.static:
+        return
+    top = environment.packages if app.source.package is not None else work / "src"
+    files = top / app.static.path
+    key = f"{VARIABLE}.{app.name}.static.path"
+    if not files.is_dir():
+        raise BuildError(f"{key}: the source has no directory {app.static.path}")
+    if not files.resolve().is_relative_to(top.resolve()):
+        raise BuildError(f"{key}: {app.static.path} leads out of the source, to {files.resolve()}")
+    versions = work / "versions"
+    versions.mkdir(mode=0o755)
+    for path in _plain_files(files):
+        target = work / "public" / app.static.url.strip("/") / path.relative_to(files)
+        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        os.link(path, target)
+        _publish_version(path, versions)
+
+
+def _publish_version(path: Path, versions: Path) -> None:
+    """Add a file, and what it was compressed to, under the version that ``tornado.web.StaticFileHandler`` gives it.
+
+    That is the SHA-512 of the content, in hexadecimal digits; the type is added, by which nginx says what it is.
+    """
+    with path.open("rb") as file:
+        version = hashlib.file_digest(file, "sha512").hexdigest()
+    kind = re.search(r"\.[A-Za-z0-9]+$", path.name)
+    compressed = path.with_name(f"{path.name}.gz")
+    for source, ending in ((path, ""), (compressed, ".gz")):
+        target = versions / f"{version}{kind[0] if kind else ''}{ending}"
+        if source.is_file() and not source.is_symlink() and not target.exists():
+            os.link(source, target)
+
+
+def _plain_files(directory: Path) -> Iterator[Path]:
+    return iter(sorted(tree.files(directory)))
+
+
+def _write(layout: Layout, work: Path, description: dict[str, Any], app: App, programs: Programs, builder: str) -> None:
+    """Write the release's own files; ``release.json`` and the secrets are for the app's user alone."""
+    built = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    description = description | {"built": built, "by": builder}
+    private = {"release.json": json.dumps(description, indent=1), "secrets.json": json.dumps(app.secret_environment)}
+    gid = grp.getgrnam(layout.user).gr_gid
+    for name, text in (private | {"launch.py": f"{LAUNCHED_BY}\n{programs.launcher}", "runner.py": programs.runner}).items():
+        path = work / name
+        path.touch(mode=0o600)
+        path.write_text(text)
+        set_owner(path, 0, gid, 0o640 if name in private else 0o755)
+
+
+def _failure(layout: Layout, release: str, error: Exception) -> str:
+    """Return why a release cannot be built; if there is no room for it, that comes first, whoever met it."""
+    words = str(error)
+    cannot = f"{VARIABLE}.{layout.app}: release {release} cannot be built"
+    full = [line for line in words.splitlines() if os.strerror(errno.ENOSPC) in line]
+    if full:
+        written = [path for path in (layout.releases, layout.environments, layout.cache) if path.exists()]
+        fullest = min(written, key=lambda path: shutil.disk_usage(path).free, default=layout.base)
+        mount = next(path for path in (fullest, *fullest.parents) if path.is_mount())
+        left = os.statvfs(mount)
+        room = f"{left.f_bavail * left.f_frsize >> 20} MiB and {left.f_favail} files"
+        return f"{cannot}: the file system at {mount} is full, {room} are left: {full[0]}"
+    return words if isinstance(error, BuildError) else f"{cannot}: {words}"

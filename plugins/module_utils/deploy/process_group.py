@@ -1,0 +1,454 @@
+"""A generation of processes: one release in one slot, as supervisord runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import json
+import os
+import pwd
+import signal
+import socket
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.funnel.tornado.plugins.module_utils.core import private, proc, tree
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, NGINX_GROUP, Layout, Slot, port_of
+from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import TIMEOUT, Address, ask, connections, listener_pid
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.upstream import server_line
+from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation
+
+#: Seconds between two looks at something that is waited for.
+INTERVAL = 0.1
+
+#: Seconds beyond ``drain`` until supervisord kills a process that was told to stop.
+STOP_MARGIN = 5
+
+#: Seconds after which processes that were found healthy are looked at once more, before they get traffic: many a program that
+#: answers at once ends a moment later, when its first connection to something else fails.
+STEADY_SECONDS = 1.2
+
+#: Health checks that run at the same time.
+MAXIMUM_PROBES = 32
+
+#: How the words begin for a process that says nothing.
+SILENT = "did not answer"
+
+#: Lines of a process's log that explain its failure, and the bytes in which they are looked for.
+SHOWN_LINES = 25
+SHOWN_BYTES = 1 << 14
+
+#: Modes of a slot and of its directory of sockets, the first with an entry for the app's user, who is among the others of the
+#: second. Nginx's group lists that, and writes nothing there.
+SLOT_MODE = 0o710
+RUN_MODE = 0o3757
+
+
+class GenerationError(Exception):
+    """A generation does not do what it has to. The message has the process and the end of its log."""
+
+
+class Generation:
+    """The processes of a release in a slot: two generations of an app run during a switch."""
+
+    def __init__(self, layout: Layout, slot: Slot, release: str, server: Any) -> None:
+        """Read the release's description; ``server`` is what supervisord.connect() returns.
+
+        :raises FileNotFoundError: when the release is not on this host.
+        """
+        self.layout = layout
+        self.slot = slot
+        self.release = release
+        self.server = server
+        self.description = describe(layout, release)
+        self.processes = range(self.description["processes"])
+        self._log_ends: dict[Path, int] = {}
+
+    def is_up(self) -> bool:
+        """Say whether all of it runs, and is configured as it has to be."""
+        file = self.layout.supervisor_file(self.slot)
+        if not file.exists() or file.read_text() != self._group_text():
+            return False
+        wanted = {self.layout.group(self.slot): len(self.processes), **self._worker_counts()}
+        infos = [info for group in wanted for info in supervisord.process_infos(self.server, group)]
+        return len(infos) == sum(wanted.values()) and all(info.state in ("RUNNING", "STARTING") for info in infos)
+
+    # Starting
+
+    def start(self) -> None:
+        """Lay out the slot, which has to be clear, and let supervisord start the processes.
+
+        :raises GenerationError: when a port is taken, or sockets could not be protected.
+        :raises SupervisorError: when supervisord refuses.
+        """
+        self._require_free_ports()
+        self._lay_out()
+        self._log_ends = {log: self._size(log) for log, _process in self._logs()}
+        private.write(self.layout.supervisor_file(self.slot), self._group_text())
+        for group in (self.layout.group(self.slot), *self._worker_counts()):
+            supervisord.add_group(self.server, group)
+
+    def _lay_out(self) -> None:
+        """Make the slot's directory, in which the app's user may make sockets that nginx reaches."""
+        directory = self.layout.slot(self.slot)
+        directory.mkdir(mode=0o700)
+        (directory / "release").symlink_to(f"../../releases/{self.release}")
+        if before := self._before():
+            (directory / "before").symlink_to(f"../../releases/{before}")
+        self.layout.upstream(self.slot).write_text("".join(f"{server_line(address)}\n" for address in self._addresses()))
+        self.layout.run(self.slot).mkdir(mode=0o700)
+        try:
+            protect(self.layout, self.slot)
+        except private.PrivateError as error:
+            raise GenerationError(str(error)) from error
+
+    def _before(self) -> str | None:
+        """Return the release that this one replaces; processes that are only started anew replace none."""
+        live = self.layout.live_slot()
+        if live is None or self.layout.slot_release(live) != self.release:
+            return self.layout.live_release()
+        link = self.layout.slot(live) / "before"
+        return link.readlink().name if link.is_symlink() else None
+
+    def _addresses(self) -> Iterator[str]:
+        """Yield the address of each process as nginx gets it: a path goes through ``live``, so both slots have the same ones."""
+        for process in self.processes:
+            yield (
+                f"127.0.0.1:{self._port(process)}" if self.description["port"] else f"unix:{self.layout.live}/run/{process}.sock"
+            )
+
+    def _group_text(self) -> str:
+        group = self.layout.group(self.slot)
+        served = self._program_text(group, len(self.processes), "")
+        workers = (
+            self._program_text(self.layout.group(self.slot, worker), entry["count"], worker)
+            for worker, entry in self.description["workers"].items()
+        )
+        return "\n".join([served, *workers])
+
+    def _program_text(self, group: str, count: int, worker: str) -> str:
+        launcher = self.layout.release(self.release) / "launch.py"
+        return (
+            f"[program:{group}]\ncommand={launcher} {self.slot} %(process_num)d {worker}".rstrip() + "\n"
+            "process_name=%(process_num)d\n"
+            f"numprocs={count}\n"
+            f"user={self.layout.user}\n"
+            "autorestart=true\n"
+            "startretries=100\n"  # FATAL is final; 100 tries, each a second later than the last, take over an hour
+            f"stopwaitsecs={self.description['drain'] + STOP_MARGIN}\n"
+            f"stopasgroup={'false' if self.description['runner'] else 'true'}\n"  # a shell passes no signal on
+            "killasgroup=true\n"
+            "redirect_stderr=true\n"
+            f"stdout_logfile={self.layout.logs}/{self.slot}-{worker and f'{worker}-'}%(process_num)d.log\n"
+            "stdout_logfile_maxbytes=50MB\n"
+            "stdout_logfile_backups=5\n"
+        )
+
+    def _worker_counts(self) -> dict[str, int]:
+        """Return the number of processes of each group of workers."""
+        workers = self.description["workers"].items()
+        return {self.layout.group(self.slot, worker): entry["count"] for worker, entry in workers}
+
+    def _port(self, process: int) -> int:
+        """Return the port that the launcher gives to the process."""
+        return port_of(self.description["port"], self.slot, process)
+
+    def _require_free_ports(self) -> None:
+        for process in self.processes if self.description["port"] else ():
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", self._port(process)))
+                except OSError as error:
+                    raise GenerationError(f"port {self._port(process)}, which process {process} needs, is taken") from error
+
+    # Health
+
+    def wait_healthy(self) -> None:
+        """Wait until every process answers its health path with success, and is one of this release and slot; then look again.
+
+        :raises GenerationError: when one does not within ``health.timeout`` seconds, or does not stay up.
+        """
+        timeout = self.description["health"]["timeout"]
+        deadline = time.monotonic() + timeout
+        waiting = list(self.processes)
+        answered: dict[int, str] = {}
+        while waiting:
+            infos = self._infos()
+            patience = max(deadline - time.monotonic(), 1.0)
+            problems = self._problems(waiting, infos, patience)
+            # What a process has answered before says more than that the last of its answers did not come in time.
+            answered |= {process: problem for process, problem in problems.items() if not problem.startswith(SILENT)}
+            waiting = [process for process, problem in problems.items() if problem]
+            if waiting and time.monotonic() > deadline:
+                process = waiting[0]
+                problem = answered.get(process, problems[process])
+                log = self._log(self.layout.log(self.slot, process))
+                raise GenerationError(f"process {process} {problem} within {timeout} s (health.timeout){log}")
+            if waiting:
+                time.sleep(INTERVAL)
+        pids = self.pids()
+        time.sleep(STEADY_SECONDS)
+        infos = self._infos()
+        for process in self.processes:
+            info = infos.get(process)
+            if info is None or info.pid != pids.get(process):
+                raise self._down(f"process {process}", info, self.layout.log(self.slot, process))
+        self.require_healthy()
+        self._wait_for_workers(deadline)
+
+    def require_healthy(self) -> None:
+        """See that every process is well at this moment.
+
+        :raises GenerationError: when one is not.
+        """
+        for process, problem in self._problems(self.processes, self._infos()).items():
+            if problem:
+                raise GenerationError(f"process {process} {problem}{self._log(self.layout.log(self.slot, process))}")
+
+    def pids(self) -> dict[int, int]:
+        """Return the process id of each served process."""
+        return {process: info.pid for process, info in self._infos().items()}
+
+    def _infos(self) -> dict[int, supervisord.ProcessInfo]:
+        return {int(info.name): info for info in supervisord.process_infos(self.server, self.layout.group(self.slot))}
+
+    def _problems(
+        self, processes: Sequence[int], infos: dict[int, supervisord.ProcessInfo], patience: float = TIMEOUT
+    ) -> dict[int, str]:
+        """Return what is wrong with each process; all are asked at once, so that none that hangs delays the check of another.
+
+        :raises GenerationError: when one does not stay up.
+        """
+        with ThreadPoolExecutor(MAXIMUM_PROBES) as pool:
+            found = pool.map(lambda process: self._problem(process, infos.get(process), patience), processes)
+            return dict(zip(processes, found, strict=True))
+
+    def _problem(self, process: int, info: supervisord.ProcessInfo | None, patience: float = TIMEOUT) -> str:
+        """Return what is wrong with a process, or nothing; its answer may take ``patience`` seconds, and never more than TIMEOUT.
+
+        :raises GenerationError: when it does not stay up.
+        """
+        if info is None or info.state not in ("STARTING", "RUNNING"):
+            raise self._down(f"process {process}", info, self.layout.log(self.slot, process))
+        path = self.description["health"]["path"]
+        address = self.address(process)
+        if isinstance(address, Path) and (problem := self._socket_problem(address)):
+            return problem
+        try:
+            answer = ask(address, path, self.description["host"], min(patience, TIMEOUT))
+            owner = listener_pid(address, info.pid)
+        except OSError:
+            return f"{SILENT} GET {path}"
+        if not answer.well:
+            return f"answered GET {path} with {answer.status}"
+        if owner is None:
+            return "answers, but its address belongs to a process that supervisord did not start"
+        if answer.release not in (None, self.release):
+            return f"reports to be release {answer.release} at GET {path}"
+        return ""
+
+    def _socket_problem(self, path: Path) -> str:
+        """Return what is wrong with the file that a process is to listen on; the kernel follows no link of the app's there."""
+        found = tree.state(path, trusted=self.layout.slot(self.slot))
+        if found is None:
+            return f"{SILENT}: there is no {path}"
+        if stat.S_ISSOCK(found.st_mode) and found.st_uid == pwd.getpwnam(self.layout.user).pw_uid:
+            return ""
+        return f"has no socket of its own at {path}"
+
+    def _wait_for_workers(self, deadline: float) -> None:
+        """Wait until supervisord finds that every worker stays up: nothing else can be asked of one."""
+        while True:
+            starting = False
+            for log, (worker, process) in self._logs():
+                infos = supervisord.process_infos(self.server, self.layout.group(self.slot, worker)) if worker else []
+                info = next((one for one in infos if one.name == str(process)), None)
+                if worker and (info is None or info.state not in ("STARTING", "RUNNING")):
+                    raise self._down(f"{worker} {process}", info, log)
+                starting |= info is not None and info.state == "STARTING"
+            if not starting or time.monotonic() > deadline:
+                return
+            time.sleep(INTERVAL)
+
+    def _down(self, what: str, info: supervisord.ProcessInfo | None, log: Path) -> GenerationError:
+        why = f" ({info.error})" if info and info.error else ""
+        return GenerationError(f"{what} does not stay up{why}{self._log(log)}")
+
+    def address(self, process: int) -> Address:
+        """Return where a process listens."""
+        return ("127.0.0.1", self._port(process)) if self.description["port"] else self.layout.socket(self.slot, process)
+
+    # Logs
+
+    def _logs(self) -> Iterator[tuple[Path, tuple[str, int]]]:
+        """Yield the log of every process, with the worker's type (empty for a served process) and the number of it."""
+        counts = {"": len(self.processes)} | {worker: entry["count"] for worker, entry in self.description["workers"].items()}
+        for worker, count in counts.items():
+            for process in range(count):
+                yield self.layout.log(self.slot, process, worker), (worker, process)
+
+    def _log(self, log: Path) -> str:
+        """Return the end of what has been logged since the start."""
+        with contextlib.suppress(OSError, tree.TreeError):
+            end = tree.read_end(log, SHOWN_BYTES, trusted=self.layout.logs, start=self._log_ends.get(log, 0))
+            lines = end.decode(errors="replace").strip().split("\n")[-SHOWN_LINES:]
+            if lines != [""]:
+                return "\n".join([f"; {log} ends with", *lines])
+        return f"; {log} says nothing"
+
+    def _size(self, log: Path) -> int:
+        found = tree.state(log, trusted=self.layout.logs) if self.layout.logs.is_dir() else None
+        return found.st_size if found else 0
+
+    # Hooks
+
+    def has_hook(self, step: str) -> bool:
+        """Say whether the release has a command for a step."""
+        return step in self.description["hooks"]
+
+    def run_hook(self, step: str) -> None:
+        """Run the release's command for a step, as the app's user, with the environment of its processes.
+
+        :raises GenerationError: when it fails or takes too long, with its last lines.
+        """
+        release = self.layout.release(self.release)
+        try:
+            done = isolation.run(
+                self.layout.user,
+                [str(release / "launch.py"), "--hook", step, self.slot],
+                directory=release,
+                environment={},
+                timeout=self.description["hooks_timeout"],
+                description=f"Hook {step} of {self.layout.app}",
+                private_tmp=False,
+            )
+        except CommandError as error:
+            raise GenerationError(f"hooks.{step}: {error}") from error
+        if done.status != 0:
+            raise GenerationError(f"hooks.{step} failed with exit status {done.status}:\n{done.last_lines(SHOWN_LINES)}")
+
+    # Traffic
+
+    def lead_on(self, count: int, other: Slot) -> None:
+        """Give the slot the sockets that nginx knows until its reload: beyond its own they lead to processes that answer.
+
+        To its own ones, or, if it listens on ports, to those of the slot ``other``, which is there until nginx has reloaded. The
+        kernel follows these links as they are root's, and the directory is.
+        """
+        slot = self.layout.slot(self.slot)
+        for process in range(count):
+            link = self.layout.socket(self.slot, process)
+            if self.description["port"]:
+                tree.put_link(link, f"../../{other}/run/{process}.sock", trusted=slot)
+            elif process not in self.processes:
+                tree.put_link(link, f"{process % len(self.processes)}.sock", trusted=slot)
+
+    def end_leading_on(self) -> None:
+        """Remove the sockets of :meth:`lead_on`, which nginx does not know any more."""
+        slot = self.layout.slot(self.slot)
+        for process in range(MAX_PROCESSES):
+            link = self.layout.socket(self.slot, process)
+            found = tree.state(link, trusted=slot)
+            if found and stat.S_ISLNK(found.st_mode) and found.st_uid == 0:
+                tree.remove(link, trusted=slot)
+
+
+def protect(layout: Layout, slot: Slot) -> None:
+    """Let nobody but root, nginx and the app's user pass through a slot, and make its directory of sockets one like /tmp.
+
+    There the app's user changes nothing that root made, and the kernel follows a link for nobody but who made it. In this
+    order: before others may write below the slot they cannot reach it any more. Processes that listen there serve on.
+
+    :raises PrivateError: when the file system cannot do it.
+    """
+    user, group = pwd.getpwnam(layout.user).pw_uid, grp.getgrnam(NGINX_GROUP).gr_gid
+    private.set_directory(layout.slot(slot), group, SLOT_MODE, user)
+    private.set_directory(layout.run(slot), group, RUN_MODE)
+
+
+def is_protected(layout: Layout, slot: Slot) -> bool:
+    """Say whether a slot is as :func:`protect` makes it; slots of the collection's first releases are not."""
+    user, group = pwd.getpwnam(layout.user).pw_uid, grp.getgrnam(NGINX_GROUP).gr_gid
+    return private.is_set(layout.slot(slot), group, SLOT_MODE, user) and private.is_set(layout.run(slot), group, RUN_MODE)
+
+
+def describe(layout: Layout, release: str) -> dict[str, Any]:
+    """Return a release's ``release.json``.
+
+    :raises FileNotFoundError: when the release is not on this host.
+    """
+    found: dict[str, Any] = json.loads((layout.release(release) / "release.json").read_text())
+    return found
+
+
+def is_served(layout: Layout, release: str, server: Any) -> bool:
+    """Say whether the release is what the live slot runs, with every process of it up.
+
+    :raises SupervisorError: when supervisord, which ``server`` leads to, cannot be asked.
+    """
+    live = layout.live_slot()
+    return live is not None and layout.slot_release(live) == release and Generation(layout, live, release, server).is_up()
+
+
+def has_leftovers(layout: Layout) -> bool:
+    """Say whether a switch that was broken off left something to finish or to remove, or is open to other users."""
+    live = layout.live_slot()
+    marks = [layout.reload_mark(live), layout.unsettled_mark(live)] if live else []
+    is_open = (live is not None and not is_protected(layout, live)) or not history.is_private(layout)
+    return has_other(layout) or any(mark.exists() for mark in marks) or is_open
+
+
+def has_other(layout: Layout) -> bool:
+    """Say whether there is anything of a slot that is not served."""
+    other = layout.other_slot()
+    return layout.slot(other).exists() or layout.supervisor_file(other).exists()
+
+
+def count_processes(description: dict[str, Any]) -> str:
+    """Return how many processes a release has, in words for a diff."""
+    count = description["processes"]
+    return f"{count} process{'' if count == 1 else 'es'}"
+
+
+def drain(layout: Layout, slot: Slot, seconds: float) -> None:
+    """Wait until nobody is connected to a slot, at most ``seconds``."""
+    upstream = layout.upstream(slot)
+    lines = upstream.read_text().splitlines() if upstream.exists() else []
+    ports = {int(line.rsplit(":", 1)[1].split()[0]) for line in lines if "unix:" not in line}
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and connections(layout.run(slot), ports):
+        time.sleep(INTERVAL)
+
+
+def clear(layout: Layout, slot: Slot, server: Any, patience: float) -> None:
+    """Stop all that runs in a slot and remove the slot; nothing is left to start again, whenever this is broken off.
+
+    :arg patience: seconds that processes without a supervisor may take to end.
+    :raises TreeError: when its files cannot be removed.
+    """
+    layout.supervisor_file(slot).unlink(missing_ok=True)
+    for group in supervisord.groups(server, layout.group(slot)):
+        supervisord.remove_group(server, group)
+    _end_orphans(layout, slot, patience)
+    tree.remove(layout.slot(slot))
+
+
+def _end_orphans(layout: Layout, slot: Slot, patience: float) -> None:
+    """End the slot's processes that a killed supervisord has left: the one that was started after it does not know them."""
+    with contextlib.suppress(KeyError):
+        uid = pwd.getpwnam(layout.user).pw_uid
+        wanted = {"TORNADO_APP": layout.app, "TORNADO_SLOT": slot}
+        deadline = time.monotonic() + patience
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for pid in proc.with_environment(uid, wanted):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            while proc.with_environment(uid, wanted) and time.monotonic() < deadline:
+                time.sleep(INTERVAL)

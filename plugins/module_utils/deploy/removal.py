@@ -1,0 +1,57 @@
+"""Taking an app off a host: its processes after they have finished, then all that it owns, and its users for good."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+
+from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import withdraw
+from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
+from ansible_collections.funnel.tornado.plugins.module_utils.system import accounts
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import is_ours
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import Place, discard
+
+
+def belongings(layout: Layout) -> list[str]:
+    """Return what there is of an app on this host, as lines of a diff; nothing if no app of that name is there."""
+    if not is_ours(layout):
+        return []
+    paths: list[Path] = [layout.home, layout.logs, *(layout.supervisor_file(slot) for slot in SLOTS)]
+    certificate = Place(APP_SET, layout.app, layout.base)
+    paths += [certificate.chain, certificate.key, certificate.lineage.configuration]
+    paths += [policy.entry(layout.app), policy.repository(layout.app)]
+    return [*(str(path) for path in paths if os.path.lexists(path)), *(f"user {user}" for user in users(layout))]
+
+
+def users(layout: Layout) -> list[str]:
+    """Return the users of an app that the host has: the one that builds it before the one that the app is known by."""
+    homes = {user.pw_name: user.pw_dir for user in pwd.getpwall()}
+    wanted = {layout.builder: layout.cache, layout.user: layout.home}
+    return [user for user, home in wanted.items() if homes.get(user) == str(home)]
+
+
+def remove(layout: Layout) -> None:
+    """End the app and remove all of it, what it wrote into ``shared`` too; its user last, by whom the rest is known as its.
+
+    Each step may find that an earlier run has done it, and was broken off later.
+
+    :raises SupervisorError: when a process of supervisord's does not end.
+    :raises AccountError: when another process does not end.
+    :raises TreeError: when files cannot be removed.
+    :raises CommandError: when a user cannot be changed, or certbot does not forget the certificate.
+    """
+    policy.entry(layout.app).unlink(missing_ok=True)
+    for user in users(layout):
+        accounts.close(user)
+    withdraw(layout)
+    for user in users(layout):
+        accounts.end(user)
+    discard(Place(APP_SET, layout.app, layout.base))
+    for directory in (policy.repository(layout.app), layout.home, layout.logs):
+        tree.remove(directory)
+    for user in users(layout):
+        accounts.retire(user)

@@ -1,0 +1,54 @@
+"""How many files a host lets a service hold open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_files_of
+
+#: Bit of CAP_SYS_RESOURCE in the capability sets of /proc/PID/status (capabilities(7)).
+_CAP_SYS_RESOURCE = 1 << 24
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What bounds the open files of a service on this host.
+
+    ``can_raise``: whether PID 1, and so what it starts, may go above its own hard limit, up to ``nr_open``.
+    """
+
+    nr_open: int
+    init_hard: int
+    can_raise: bool
+
+    @classmethod
+    def of_host(cls, proc: Path = Path("/proc")) -> Capacity:
+        """Read the capacity from the proc file system."""
+        status = (proc / "1/status").read_text()
+        effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
+        # In a user namespace of its own the capability does not count: the kernel asks for it in the initial one.
+        initial_namespace = (proc / "self/uid_map").read_text().split() == ["0", "0", "4294967295"]
+        return cls(
+            nr_open=int((proc / "sys/fs/nr_open").read_text()),
+            init_hard=open_files_of(1, proc)[1],
+            can_raise=initial_namespace and bool(int(effective, 16) & _CAP_SYS_RESOURCE),
+        )
+
+    @property
+    def most(self) -> int:
+        """The most files that a service can be allowed to hold open."""
+        return self.nr_open if self.can_raise else min(self.nr_open, self.init_hard)
+
+    def problem(self, open_files: int) -> str:
+        """Return why this host cannot give ``open_files``, or nothing."""
+        if open_files <= self.most:
+            return ""
+        if self.most == self.nr_open:
+            reason, remedy = f"fs.nr_open is {self.nr_open}", "fs.nr_open"
+        else:
+            reason = f"PID 1's hard limit is {self.init_hard} and it lacks CAP_SYS_RESOURCE"
+            remedy = "the container's limit"
+        return (
+            f"limits_open_files: {open_files} is more than this host gives: {reason}; set at most {self.most}, or raise {remedy}"
+        )

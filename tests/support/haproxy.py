@@ -1,0 +1,164 @@
+"""Debian's HAProxy on this machine, with the role's own configuration, for as long as a test needs it."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.haproxy_runtime import HaproxyError, ask, old_workers
+from ansible_collections.funnel.tornado.plugins.plugin_utils.haproxy_rendering import Addresses, haproxy_files
+from tests.support.servers import CACHE, PATIENCE, free_port
+from tools.packages import as_root, run
+
+ROLES = Path(__file__).parents[2] / "roles"
+
+
+def render(template: str, variables: dict[str, Any]) -> str:
+    """Return what a template of the role makes, as the action plugin of file_set does it."""
+    templar = Templar(loader=DataLoader(), variables={"ansible_managed": "Ansible managed", **variables})
+    text = (ROLES / "haproxy/templates" / template).read_text()
+    return str(templar.template(trust_as_template(text), overrides={"trim_blocks": True, "lstrip_blocks": True}))
+
+
+def configuration(
+    backends: dict[str, Any], addresses: Addresses, *, openssl: str = "3.0.17", connections: int = 500, extra: str = ""
+) -> str:
+    """Return the role's haproxy.cfg."""
+    shared = {name: yaml.safe_load((ROLES / f"nginx/vars/main/{name}.yml").read_text()) for name in ("mozilla", "paths")}
+    return render(
+        "haproxy.cfg.j2",
+        {
+            "haproxy_connections": connections,
+            "haproxy_extra": extra,
+            "haproxy_metrics_listen": "127.0.0.1",
+            "__haproxy_mozilla": shared["mozilla"]["__nginx_mozilla"],
+            "__haproxy_bad_paths": shared["paths"]["__nginx_bad_paths"],
+            "__haproxy_packages": {"versions": {"openssl": openssl}},
+            **haproxy_files(backends, addresses)["haproxy.cfg"]["vars"],
+        },
+    )
+
+
+class Balancer:
+    """A HAProxy with its master, as Debian's unit runs it, but for paths and the user."""
+
+    def __init__(self, directory: Path, backends: dict[str, Any], certificates: tuple[str, ...] = ()) -> None:
+        """Listen on free ports of 127.0.0.1."""
+        self.directory, self.backends, self.certificates = directory, backends, certificates
+        self.socket, self.master, self.state = directory / "admin.sock", directory / "master.sock", directory / "state"
+        self.port, self.tls_port, self.monitor_port, self.metrics_port = (free_port() for _ in range(4))
+        self.write()
+        program, environment = installed()
+        self.log = directory / "log"
+        with self.log.open("ab") as log:
+            command: list[str | Path] = [program, "-W", "-f", directory / "haproxy.cfg", "-S", self.master]
+            self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.wait_for(lambda: ask("show info", self.socket) and self.workers())
+
+    def write(self) -> None:
+        """Write the files as the role does, with the paths of this test."""
+        addresses = Addresses([f"127.0.0.1:{self.port}"], [f"127.0.0.1:{self.tls_port}"], self.certificates)
+        text = configuration(self.backends, addresses)
+        for found, instead in (
+            (r"(?m)^    (chroot|log) .*\n", ""),
+            (r"(?m)^    user haproxy\n", ""),
+            (r"(?m)^    group .*\n", ""),
+            ("/run/haproxy-funnel/admin.sock user root", f"{self.socket} user {getpass.getuser()}"),
+            ("/run/haproxy-funnel/state", str(self.state)),
+            ("127.0.0.1:8404", f"127.0.0.1:{self.monitor_port}"),
+            ("127.0.0.1:8405", f"127.0.0.1:{self.metrics_port}"),
+        ):
+            text, count = re.subn(found, instead, text)
+            assert count, f"{found} is not in the template any more"
+        (self.directory / "haproxy.cfg").write_text(text)
+        (self.directory / "certificates").mkdir(exist_ok=True)
+        for path, entry in haproxy_files(self.backends, addresses).items():
+            if "link" in entry and not (self.directory / path).is_symlink():
+                (self.directory / path).symlink_to(entry["link"])
+
+    def reload(self) -> None:
+        """Do what the role's unit does at a reload, and wait for the new process."""
+        (old,) = self.workers()
+        script = render("haproxy-state.j2", {}).replace("/run/haproxy-funnel/admin.sock", str(self.socket))
+        subprocess.run(["python3", "-c", script.replace("/run/haproxy-funnel/state", str(self.state))], check=True)
+        self.process.send_signal(signal.SIGUSR2)
+        self.wait_for(lambda: self.workers() not in ([], [old]))
+
+    def workers(self) -> list[int]:
+        """Return the process that takes new connections; none while there is no answer."""
+        try:
+            shown = ask("show proc", self.master)
+        except HaproxyError:
+            return []
+        return [int(pid) for pid in re.findall(r"(?m)^(\d+) +worker ", shown.partition("# old workers")[0])]
+
+    def old_workers(self) -> list[int]:
+        """Return the processes from before a reload."""
+        return old_workers(self.master)
+
+    def stop(self) -> None:
+        """Tell it to stop, as the role's unit does."""
+        self.process.send_signal(signal.SIGUSR1)
+
+    def kill(self) -> None:
+        """End it at once, with all that it has started."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(PATIENCE)
+
+    def wait_for(self, condition: Callable[[], object]) -> None:
+        """Wait until a condition holds; one that cannot be looked at does not."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            with contextlib.suppress(HaproxyError):
+                if condition():
+                    return
+            if time.monotonic() > end or self.process.poll() is not None:
+                raise AssertionError(f"it did not happen:\n{self.log.read_text()[-3000:]}")
+            time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def balancer(backends: dict[str, Any], certificates: tuple[str, ...] = ()) -> Iterator[Balancer]:
+    """Run a HAProxy with these backends."""
+    with tempfile.TemporaryDirectory(prefix="haproxy-") as directory:
+        one = Balancer(Path(directory), backends, certificates)
+        try:
+            yield one
+        finally:
+            one.kill()
+
+
+def installed() -> tuple[Path, dict[str, str]]:
+    """Return Debian's HAProxy and its environment: the machine's own, or one that is only unpacked, as Debian starts it."""
+    if found := shutil.which("haproxy"):
+        return Path(found), dict(os.environ)
+    place = CACHE / "haproxy"
+    if not place.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as directory:
+            Path(directory).chmod(0o755)
+            to = "download haproxy"
+            run([*as_root(to), "apt-get", "--quiet=2", "update"], to)
+            Path(directory, "partial").mkdir()
+            options = ["--quiet=2", "--yes", "--download-only", "--no-install-recommends", f"-oDir::Cache::archives={directory}"]
+            run([*as_root(to), "apt-get", *options, "install", "haproxy"], to)
+            packages = list(Path(directory).glob("*.deb"))
+            for package in packages:
+                run(["dpkg-deb", "--extract", str(package), f"{directory}/root"], f"unpack {package.name}")
+            Path(directory, "root").rename(place)
+    (libraries,) = place.glob("usr/lib/*-linux-gnu")
+    return place / "usr/sbin/haproxy", {**os.environ, "LD_LIBRARY_PATH": str(libraries)}

@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.funnel.tornado.plugins.filter.app_backends import app_backends
+from ansible_collections.funnel.tornado.plugins.filter.app_socket_backends import app_socket_backends
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import CLAIMS
+from ansible_collections.funnel.tornado.plugins.plugin_utils.haproxy_rendering import Addresses, haproxy_files
+from tests.support.haproxy import configuration
+
+SHOP = {"domains": ["shop.example.com"], "servers": {"web1": "192.0.2.11", "web2": "192.0.2.12"}}
+PLAIN = Addresses(["80", "[::]:80"], ["443", "[::]:443"])
+TLS = Addresses(["80"], ["443"], ["/etc/ssl/funnel/app.shop.pem"])
+APP = {"source": {"path": "."}, "run": {"app": "shop:make_app"}}
+
+
+def render(backends: dict[str, Any], addresses: Addresses = PLAIN, openssl: str = "3.0.17") -> list[str]:
+    """Return the lines of haproxy.cfg, without comments and blank lines."""
+    lines = [line.strip() for line in configuration(backends, addresses, openssl=openssl).splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def section(lines: list[str], name: str) -> list[str]:
+    """Return the lines of a section, such as ``backend shop``."""
+    start = lines.index(name) + 1
+    words = ("global", "defaults ", "frontend ", "backend ")
+    return lines[start : next((i for i in range(start, len(lines)) if lines[i].startswith(words)), len(lines))]
+
+
+def problems(backends: dict[str, Any], addresses: Addresses = PLAIN) -> list[str]:
+    with pytest.raises(InvalidDataError) as caught:
+        haproxy_files(backends, addresses)
+    return caught.value.problems
+
+
+def test_what_a_client_says_of_itself_is_overwritten() -> None:
+    http = section(render({"shop": SHOP}), "frontend http")
+    assert [line for line in http if "-header" in line and "http-request" in line] == [
+        "http-request del-header '[^A-Za-z0-9-]' -m reg",
+        "http-request del-header X-Forwarded- -m beg",
+        *(f"http-request del-header {name}" for name in CLAIMS if not name.startswith("X-Forwarded-")),
+        "http-request set-header X-Forwarded-For %[src]",
+        "http-request set-header X-Real-IP %[src]",
+        "http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]",
+        "http-request set-header X-Scheme %[ssl_fc,iif(https,http)]",
+        "http-request set-header X-Request-ID %[unique-id]",
+    ]
+
+
+def test_names_proper_come_before_masks_and_long_masks_before_short_ones() -> None:
+    backends = {
+        "all": {"servers": {"web1": "192.0.2.11"}},
+        "masks": {**SHOP, "domains": ["*.example.com", "*.b.example.com"]},
+        "shop": {**SHOP, "aliases": ["a.example.com"]},
+    }
+    http = section(render(backends), "frontend http")
+    assert [line for line in http if line.startswith(("use_backend", "default_backend"))] == [
+        "use_backend shop if { var(txn.name) -m str shop.example.com }",
+        "use_backend shop if { var(txn.name) -m str a.example.com }",
+        "use_backend masks if { var(txn.name) -m end .b.example.com }",
+        "use_backend masks if { var(txn.name) -m end .example.com }",
+        "default_backend all",
+    ]
+
+
+def test_names_of_nobody_are_answered_here() -> None:
+    lines = render({"shop": SHOP})
+    assert "default_backend unknown.name" in lines
+    assert section(lines, "backend unknown.name") == [
+        'http-request return status 404 content-type text/plain string "Not found\\n"'
+    ]
+
+
+def test_a_server_alone_is_not_taken_out_for_a_restart() -> None:
+    two = section(render({"shop": SHOP}), "backend shop")
+    assert "server web1 192.0.2.11:80 check weight 100 observe layer4 error-limit 3 on-error mark-down" in two
+    one = section(render({"shop": {"servers": {"web1": "192.0.2.11:8080"}}}), "backend shop")
+    assert "server web1 192.0.2.11:8080 check weight 100" in one
+
+
+def test_servers_say_what_they_take() -> None:
+    server = {"address": "[2001:db8::1]", "weight": 50, "max_connections": 9, "backup": True}
+    lines = section(render({"shop": {"servers": {"web1": server}, "proxy_protocol": True, "sticky": True}}), "backend shop")
+    [cookie] = [line.split()[-1] for line in lines if line.startswith("server")]
+    assert f"server web1 [2001:db8::1]:80 check weight 50 maxconn 9 backup send-proxy-v2 cookie {cookie}" in lines
+    assert "web1" not in cookie
+
+
+def test_servers_give_up_before_the_balancer_does() -> None:
+    lines = section(render({"shop": {**SHOP, "read_timeout": 3600}}), "backend shop")
+    assert {"timeout server 3605s", "timeout tunnel 3605s", "timeout queue 30s"} <= set(lines)
+
+
+def test_https_has_certificates_redirects_and_headers() -> None:
+    shop = {**SHOP, "redirect": True, "challenges": True, "hsts": 60, "aliases": ["*.example.org"]}
+    lines = render({"shop": shop}, TLS)
+    assert 'bind "${BIND_1}" ssl crt certificates strict-sni alpn h2,http/1.1' in section(lines, "frontend http")
+    assert "presetenv BIND_1 *:443" in section(lines, "global")
+    assert [line for line in section(lines, "backend shop") if "redirect" in line or "Strict" in line] == [
+        "http-request redirect prefix https://shop.example.com code 308 if alias !challenge",
+        "http-request redirect scheme https code 308 if !challenge !{ ssl_fc }",
+        'http-after-response set-header Strict-Transport-Security "max-age=60" '
+        "if { ssl_fc } !{ res.hdr(Strict-Transport-Security) -m found }",
+    ]
+    assert {path: entry["link"] for path, entry in haproxy_files({"shop": SHOP}, TLS).items() if "link" in entry} == {
+        "certificates/app.shop.pem": "/etc/ssl/funnel/app.shop.pem",
+        "certificates/app.shop.pem.key": "/etc/ssl/funnel/app.shop.key",
+    }
+
+
+@pytest.mark.parametrize(("openssl", "known"), [("3.0.17", False), ("3.5.1", True)])
+def test_only_groups_that_openssl_knows_are_named(openssl: str, *, known: bool) -> None:
+    [curves] = [line for line in render({"shop": SHOP}, TLS, openssl) if line.startswith("ssl-default-bind-curves")]
+    assert ("?X25519MLKEM768" in curves) == known
+    assert curves.endswith("X25519:prime256v1:secp384r1")
+
+
+def test_systemd_listens_in_the_order_in_which_haproxy_takes_the_sockets() -> None:
+    files = haproxy_files({"shop": SHOP}, Addresses(["80", "[::]:80"], ["192.0.2.1:443"], TLS.certificates))
+    binds = files["/etc/systemd/system/haproxy.socket"]["vars"]["binds"]
+    assert [(one["variable"], one["socket"], one["stream"], one["address"]) for one in binds] == [
+        ("BIND_0", "fd@3", "0.0.0.0:80", "*:80"),
+        ("BIND_1", "fd@4", "[::]:80", "[::]:80"),
+        ("BIND_2", "fd@5", "192.0.2.1:443", "192.0.2.1:443"),
+        ("BIND_3", "fd@6", "127.0.0.1:8404", "127.0.0.1:8404"),
+    ]
+    assert files["/etc/systemd/system/haproxy.service.d/50-funnel.conf"]["vars"]["binds"] == binds
+
+
+def test_without_certificates_there_is_no_tls() -> None:
+    lines = render({"shop": SHOP})
+    assert not [line for line in lines if "ssl-default" in line or "ssl crt" in line]
+    assert "tcp-request connection reject" in section(lines, "frontend tls")
+    assert "frontend tls" not in render({"shop": SHOP}, Addresses(["80"]))
+
+
+def test_tls_is_passed_on_by_the_name_that_is_asked_for() -> None:
+    shop = {**SHOP, "tls": "pass", "proxy_protocol": True, "tls_port": 8443}
+    lines = render({"shop": shop, "plain": {"servers": {"web1": "192.0.2.11"}}})
+    tls = section(lines, "frontend tls")
+    assert [line for line in tls if not line.startswith("tcp-request")] == [
+        'bind "${BIND_2}"',
+        'bind "${BIND_3}" v6only',
+        "use_backend shop.tls if { req.ssl_sni,lower -m str shop.example.com }",
+    ]
+    assert "server web1 192.0.2.11:8443 track shop/web1 weight 100 send-proxy-v2" in section(lines, "backend shop.tls")
+    assert "backend plain.tls" not in lines
+
+
+def test_sockets_are_reached_as_nginx_reaches_them() -> None:
+    sockets = render({"shop": {"servers": {"p0": "unix@/srv/shop/live/run/0.sock"}}})
+    assert "group www-data" in section(sockets, "global")
+    assert not [line for line in sockets if line.startswith("chroot")]
+    assert "chroot /var/lib/haproxy" in section(render({"shop": SHOP}), "global")
+
+
+@pytest.mark.parametrize(
+    ("backends", "addresses", "expected"),
+    [
+        ({}, PLAIN, ["haproxy_backends: is empty; there has to be one, such as {shop: {servers: {web1: 192.0.2.11}}}"]),
+        (
+            {"a b": SHOP, "shop": {**SHOP, "stiky": True, "queue": 0}},
+            PLAIN,
+            [
+                "haproxy_backends.a b: must be a name of letters, digits, _ and -",
+                "haproxy_backends.shop.stiky: no such key; did you mean sticky?",
+                "haproxy_backends.shop.queue: must be from 1 to 86400; found 0",
+            ],
+        ),
+        (
+            {"a": {"servers": {}}, "b": {"servers": {"w 1": "x"}, "aliases": ["b.test"], "redirect": True}, "c": SHOP, "d": SHOP},
+            PLAIN,
+            [
+                "haproxy_backends.a.servers: is empty; a backend needs one server at least",
+                "haproxy_backends.b.servers.w 1: must be a name of letters, digits, . _ and -",
+                "haproxy_backends.b.aliases: are redirected to the first of domains, which has to be a name without *",
+                "haproxy_backends.b.redirect: needs HTTPS, and so its certificate in haproxy_certificates",
+                "haproxy_backends.d.domains: shop.example.com is c's, too; each backend needs names of its own",
+            ],
+        ),
+        (
+            {"a": {"servers": {"x": "unix@/run/x.sock"}, "tls": "pass", "sticky": True, "origin": "tornado_apps.a"}},
+            Addresses(["80x"], [], ["shop.pem"]),
+            [
+                "haproxy_listen[0]: must be a port, such as \"80\", or address:port; found '80x'",
+                "haproxy_certificates[0]: must be the absolute path of a file that ends with .pem; found 'shop.pem'",
+                "haproxy_certificates: need an address to listen on, such as haproxy_listen_tls: ['443', '[::]:443']",
+                "haproxy_certificates: TLS is passed on for a, so none ends here; remove one of them",
+                "tornado_apps.a.tls: needs an address to listen on, such as haproxy_listen_tls: ['443', '[::]:443']",
+                "tornado_apps.a.sticky: needs a cookie, and nothing can be added where TLS is passed on",
+                "tornado_apps.a.servers.x: is a socket, to which no TLS can be passed",
+            ],
+        ),
+    ],
+)
+def test_all_mistakes_are_named_at_once(backends: dict[str, Any], addresses: Addresses, expected: list[str]) -> None:
+    assert problems(backends, addresses) == expected
+
+
+def test_a_backend_that_gets_all_other_names_is_one() -> None:
+    assert problems({"a": {"servers": {"x": "y"}}, "b": {"servers": {"x": "y"}}}) == [
+        "haproxy_backends.b.domains: a gets all other names, too; each backend needs names of its own"
+    ]
+
+
+HOSTS = {"web1": "192.0.2.11", "web2": "2001:db8::2"}
+ENTRY = {
+    **APP,
+    "domains": ["shop.example.com"],
+    "aliases": ["www.example.com"],
+    "tls": {"provider": "self_signed", "hsts": 9},
+    "balance": {"sticky": True, "connections": 50, "queue": 5},
+    "paths": {"/live/": {"read_timeout": 3600}},
+}
+
+
+def test_an_app_is_a_backend_of_all_hosts() -> None:
+    found = app_backends({"shop": ENTRY, "blog": APP}, HOSTS)
+    assert found["shop"] == {
+        "servers": {
+            "web1": {"address": "192.0.2.11", "max_connections": 50},
+            "web2": {"address": "[2001:db8::2]", "max_connections": 50},
+        },
+        "health": {"path": "/.funnel/health"},
+        "sticky": True,
+        "queue": 5,
+        "read_timeout": 3600,
+        "origin": "tornado_apps.shop",
+        "domains": ["shop.example.com"],
+        "aliases": ["www.example.com"],
+        "redirect": True,
+        "hsts": 9,
+    }
+    assert not found["blog"]["redirect"]
+    haproxy_files(found, TLS)
+
+
+def test_an_app_whose_tls_ends_at_the_hosts_is_passed_on() -> None:
+    entry = {**ENTRY, "balance": {}}
+    found = app_backends({"shop": entry, "blog": APP}, HOSTS, "app_hosts")
+    assert found["shop"]["domains"] == ["shop.example.com", "www.example.com"]
+    assert (found["shop"]["tls"], found["blog"]["tls"]) == ("pass", "end")
+    assert found["shop"]["proxy_protocol"]
+    haproxy_files(found, PLAIN)
+
+
+def test_an_app_with_a_prefix_is_in_the_backend_of_its_site() -> None:
+    api = {**APP, "prefix": "/api/", "domains": ["shop.example.com"], "read_timeout": 9000}
+    found = app_backends({"shop": ENTRY, "api": api}, HOSTS)
+    assert list(found) == ["shop"]
+    assert found["shop"]["read_timeout"] == 9000
+
+
+def test_in_nginx_s_place_each_process_is_a_server() -> None:
+    entry = {**ENTRY, "processes": 2, "paths": {}, "headers": {"X-Frame-Options": "", "X-Shop": "1"}}
+    found = app_socket_backends({"shop": entry}, 8)
+    assert found["shop"]["servers"] == {
+        "0": "unix@/srv/shop/live/run/0.sock",
+        "1": "unix@/srv/shop/live/run/1.sock",
+    }
+    lines = section(render(found, TLS), "backend shop")
+    assert 'http-after-response set-header X-Shop "1" if !{ res.hdr(X-Shop) -m found }' in lines
+    assert 'http-after-response set-header X-Content-Type-Options "nosniff"' in {line.partition(" if ")[0] for line in lines}
+    assert not [line for line in lines if "X-Frame-Options" in line]
+
+
+def test_what_only_nginx_can_do_is_refused_in_its_absence() -> None:
+    entry = {**ENTRY, "static": {}, "basic_auth": {"ann": "$6$salt$hash"}, "tls": {"provider": "acme"}}
+    with pytest.raises(AnsibleFilterError) as caught:
+        app_socket_backends({"shop": entry}, 8)
+    assert str(caught.value).splitlines() == [
+        "tornado_apps.shop.basic_auth: is for nginx, and HAProxy is in its place (app_proxy); leave it out",
+        "tornado_apps.shop.paths: is for nginx, and HAProxy is in its place (app_proxy); leave it out",
+        "tornado_apps.shop.static: is for nginx, and HAProxy is in its place (app_proxy); leave it out",
+        "tornado_apps.shop.tls.provider: acme is for nginx, which answers the questions of certificate authorities, and HAProxy "
+        "is in its place (app_proxy); use files or self_signed",
+    ]

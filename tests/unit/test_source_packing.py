@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import socket
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.plugin_utils.source_packing import (
+    SourceError,
+    archive_revision,
+    files,
+    pack,
+    revision,
+)
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/web.py").write_text("print('shop')\n")
+    (tmp_path / "run.sh").write_text("#!/bin/sh\n")
+    (tmp_path / "run.sh").chmod(0o755)
+    return tmp_path
+
+
+def names(directory: Path) -> list[str]:
+    return [str(path) for path in files(directory)]
+
+
+def test_without_git_everything_but_tools_leavings_belongs_to_the_source(app: Path) -> None:
+    for name in (".hg/store", "__pycache__/web.pyc", ".venv/bin/python", "shop/old.pyc"):
+        (app / name).parent.mkdir(parents=True, exist_ok=True)
+        (app / name).touch()
+    assert names(app) == ["run.sh", "shop/web.py"]
+
+
+def test_what_git_ignores_stays_out_and_what_it_does_not_know_yet_belongs(app: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", str(app)], check=True)
+    (app / ".gitignore").write_text("*.log\n")
+    (app / "debug.log").touch()
+    assert names(app) == [".gitignore", "run.sh", "shop/web.py"]
+
+
+def test_a_tracked_file_that_was_deleted_does_not_belong(app: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", str(app)], check=True)
+    subprocess.run(["git", "-C", str(app), "add", "."], check=True)
+    (app / "run.sh").unlink()
+    assert names(app) == ["shop/web.py"]
+
+
+def test_the_revision_ignores_times(app: Path) -> None:
+    before = revision(app)
+    os.utime(app / "run.sh", (0, 0))
+    assert revision(app) == before
+
+
+@pytest.mark.parametrize("change", ["content", "name", "mode", "link"])
+def test_the_revision_follows_every_change_that_matters(app: Path, change: str) -> None:
+    before = revision(app)
+    script = app / "run.sh"
+    if change == "content":
+        script.write_text("#!/bin/bash\n")
+    elif change == "name":
+        script.rename(app / "start.sh")
+    elif change == "mode":
+        script.chmod(0o644)
+    else:
+        (app / "link").symlink_to("run.sh")
+    assert revision(app) != before
+
+
+def test_the_archive_is_roots_and_keeps_times_and_programs(app: Path) -> None:
+    os.utime(app / "run.sh", (1_000_000_000, 1_000_000_000))
+    with tarfile.open(fileobj=io.BytesIO(pack(app))) as archive:
+        member = archive.getmember("run.sh")
+        assert (member.uid, member.mode, member.mtime) == (0, 0o755, 1_000_000_000)
+        assert archive.getmember("shop/web.py").mode == 0o644
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../secret"])
+def test_a_link_out_of_the_source_is_refused(app: Path, target: str) -> None:
+    (app / "link").symlink_to(target)
+    with pytest.raises(SourceError, match="outside of the source"):
+        pack(app)
+
+
+def test_an_archive_is_known_by_its_hash_and_is_the_one_that_is_meant(tmp_path: Path) -> None:
+    (tmp_path / "shop.tar").write_bytes(b"shop")
+    found = archive_revision(tmp_path / "shop.tar", None)
+    assert found == hashlib.sha256(b"shop").hexdigest()
+    assert archive_revision(tmp_path / "shop.tar", f"sha256:{found}") == found
+    with pytest.raises(SourceError, match=rf"hashes to sha256:{found}; sha256:0+ is wanted"):
+        archive_revision(tmp_path / "shop.tar", f"sha256:{'0' * 64}")
+
+
+def git(directory: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.com", "-c", "protocol.file.allow=always"]
+    subprocess.run(["git", *identity, "-C", str(directory), *arguments], check=True, capture_output=True)
+
+
+def test_a_repository_of_another_user_is_refused_in_the_words_of_git(app: Path) -> None:
+    git(app, "init", "--quiet")
+    (app / ".gitignore").write_text(".env\n")
+    (app / ".env").write_text("PASSWORD=secret\n")
+    for path in (app, *app.rglob("*")):
+        os.chown(path, 1234, 1234)
+    with pytest.raises(SourceError, match=r"git cannot list .*dubious ownership"):
+        files(app)
+
+
+def test_a_work_tree_without_git_is_refused(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git(app, "init", "--quiet")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(SourceError, match=r"is in a git work tree, and git, which lists its files, cannot be started"):
+        files(app / "shop")
+
+
+def test_a_damaged_repository_is_refused(app: Path) -> None:
+    (app / ".git").write_text("gitdir: /nowhere\n")
+    with pytest.raises(SourceError, match="git cannot list"):
+        files(app)
+
+
+def test_a_directory_that_an_outer_repository_ignores_is_refused(app: Path) -> None:
+    git(app, "init", "--quiet")
+    (app / ".gitignore").write_text("shop/\n")
+    with pytest.raises(SourceError, match=r"git ignores .*/shop, so nothing would be sent"):
+        files(app / "shop")
+
+
+def test_the_variables_of_a_git_hook_name_no_other_repository(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git(app, "init", "--quiet")
+    (app / ".gitignore").write_text("*.log\n")
+    (app / "debug.log").touch()
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    assert names(app) == [".gitignore", "run.sh", "shop/web.py"]
+
+
+def test_the_files_of_a_submodule_belong_to_the_source(app: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    library = tmp_path_factory.mktemp("library")
+    git(library, "init", "--quiet")
+    (library / "lib.py").touch()
+    (library / ".gitignore").write_text("*.log\n")
+    git(library, "add", ".")
+    git(library, "commit", "--quiet", "--message", "Begin")
+    git(app, "init", "--quiet")
+    git(app, "submodule", "--quiet", "add", str(library), "library")
+    (app / "library/debug.log").touch()
+    assert names(app) == [".gitmodules", "library/.gitignore", "library/lib.py", "run.sh", "shop/web.py"]
+    git(app, "commit", "--quiet", "--message", "Add the library")
+    clone = tmp_path_factory.mktemp("clone")
+    git(clone, "clone", "--quiet", str(app), ".")
+    with pytest.raises(SourceError, match=r"submodule .*/library is not checked out; run `git submodule update"):
+        files(clone)
+
+
+@pytest.mark.parametrize("place", ["directory", "work tree"])
+def test_a_pointer_of_git_lfs_is_refused(app: Path, place: str) -> None:
+    if place == "work tree":
+        git(app, "init", "--quiet")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
+    (app / "logo.png").write_text(pointer)
+    with pytest.raises(SourceError, match=r"logo\.png is a pointer of Git LFS"):
+        revision(app)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_what_is_neither_file_nor_link_is_refused(app: Path, kind: str) -> None:
+    if kind == "pipe":
+        os.mkfifo(app / "odd")
+    else:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(app / "odd"))
+    with pytest.raises(SourceError, match="odd is neither a file, a directory nor a link"):
+        revision(app)
+
+
+@pytest.mark.parametrize("place", ["directory", "work tree"])
+def test_names_of_any_bytes_are_packed_as_they_are(app: Path, place: str) -> None:
+    odd = [b"stra\xdfe.txt", b"line\nbreak", "grüße.txt".encode(), b"x" * 200]
+    for name in odd:
+        Path(os.fsdecode(os.fsencode(app) + b"/" + name)).write_bytes(name)
+    if place == "work tree":
+        git(app, "init", "--quiet")
+    assert len(revision(app)) == 64
+    packed = subprocess.run(["tar", "-xzO"], input=pack(app), capture_output=True, check=True).stdout
+    for name in odd:
+        assert name in packed
+    (app / "target").mkdir()
+    subprocess.run(["tar", "-xz", "-C", str(app / "target")], input=pack(app), check=True)
+    assert {os.fsencode(path.name) for path in (app / "target").iterdir()} >= set(odd)
+
+
+def test_a_link_with_an_odd_name_is_refused_in_a_printable_message(app: Path) -> None:
+    Path(os.fsdecode(os.fsencode(app) + b"/\xdf\x1b[2J")).symlink_to("/etc/passwd")
+    with pytest.raises(SourceError) as refused:
+        revision(app)
+    assert r"\xdf\x1b[2J is a link to /etc/passwd" in str(refused.value)
+
+
+def test_links_in_a_circle_are_refused(app: Path) -> None:
+    (app / "one").symlink_to("two")
+    (app / "two").symlink_to("one")
+    with pytest.raises(SourceError, match="link"):
+        pack(app)
