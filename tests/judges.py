@@ -51,8 +51,8 @@ def unit_tests() -> list[str]:
     """Return the tests of what the collection ships, put into the tree. Others are of the clone, which is not there."""
     for name in ("tests", "tools"):
         shutil.copytree(ROOT / name, TREE / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-    shipped = {f"test_{path.stem}.py" for path in TREE.glob("plugins/*/*.py")}
-    return sorted(str(path.relative_to(TREE)) for path in TREE.glob("tests/unit/*.py") if path.name in shipped)
+    shipped = {f"test_{path.stem}.py" for path in TREE.glob("plugins/**/*.py")}
+    return sorted(str(path.relative_to(TREE)) for path in TREE.glob("tests/unit/**/*.py") if path.name in shipped)
 
 
 def judge(name: str, *command: str | Path, directory: Path = TREE) -> bool:

@@ -125,9 +125,9 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load_one
-from ansible_collections.funnel.tornado.plugins.module_utils.build import git
-from ansible_collections.funnel.tornado.plugins.module_utils.build.environment import fingerprint
-from ansible_collections.funnel.tornado.plugins.module_utils.build.release import Programs, build, last_push, plan, summary
+from ansible_collections.funnel.tornado.plugins.module_utils.building import git
+from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import fingerprint
+from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs, build, last_push, plan, summary
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable, printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.build import procfile
+from ansible_collections.funnel.tornado.plugins.module_utils.building import procfile
 from tests.support.remote import eventually
 from tests.support.servers import free_port
 

@@ -97,7 +97,7 @@ def untested(command: str) -> list[str]:
 
 @functools.cache
 def _tests() -> list[str]:
-    patterns = ("molecule/**/*.py", "molecule/*/*.yml", "tests/integration/*.py", "tests/*.py")
+    patterns = ("molecule/**/*.py", "molecule/*/*.yml", "tests/integration/*.py", "tests/*.py", "tests/support/*.py")
     return [path.read_text() for pattern in patterns for path in ROOT.glob(pattern) if path != Path(__file__)]
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
-from ansible_collections.funnel.tornado.plugins.module_utils.build.release import Programs, Pushed, build, plan
+from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs, Pushed, build, plan
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import deploy_lock
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import Outcome, Switcher, Wanted

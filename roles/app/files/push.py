@@ -149,7 +149,7 @@ def deploy(name: str, by: str) -> None:
     :raises PushError: when it does not go live.
     """
     # Only root's part needs, and has the time for, all that follows.
-    from ansible_collections.funnel.tornado.plugins.module_utils.build.release import Programs
+    from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs
     from ansible_collections.funnel.tornado.plugins.module_utils.deploy import lock, supervisord, switch
     from ansible_collections.funnel.tornado.plugins.module_utils.push import receiving
     from ansible_collections.funnel.tornado.plugins.module_utils.system import home, systemd

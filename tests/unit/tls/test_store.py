@@ -33,7 +33,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import (
 from tests.support.pki import Authority
 
 SERVER = "https://acme.test/dir"
-ROLE = Path(__file__).parents[2] / "roles/certificates"
+ROLE = Path(__file__).parents[3] / "roles/certificates"
 
 
 def keeper(base: Path, *, check_mode: bool = False, **entries: dict[str, Any]) -> Keeper:

@@ -12,7 +12,7 @@ from ansible.template import Templar, trust_as_template
 
 from ansible_collections.funnel.tornado.plugins.module_utils.network import nftables
 
-ROLES = Path(__file__).parents[2] / "roles"
+ROLES = Path(__file__).parents[3] / "roles"
 
 #: What no service of this collection needs.
 ALL = {

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
-from ansible_collections.funnel.tornado.plugins.module_utils.build import git, procfile
-from ansible_collections.funnel.tornado.plugins.module_utils.build.environment import Environment, prepare
+from ansible_collections.funnel.tornado.plugins.module_utils.building import git, procfile
+from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import Environment, prepare
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSHED, VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import set_owner

@@ -10,7 +10,7 @@ from ansible.template import Templar, trust_as_template
 
 from ansible_collections.funnel.tornado.plugins.module_utils.status.machine import PACKAGES
 
-ROLE = Path(__file__).parents[2] / "roles/unattended_upgrades"
+ROLE = Path(__file__).parents[3] / "roles/unattended_upgrades"
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load
-from ansible_collections.funnel.tornado.plugins.module_utils.build.git import (
+from ansible_collections.funnel.tornado.plugins.module_utils.building.git import (
     Unpack,
     _ssh_command,
     export,

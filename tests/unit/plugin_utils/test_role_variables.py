@@ -12,7 +12,7 @@ import pytest
 from ansible_collections.funnel.tornado.plugins.filter.fleet_problems import fleet_problems, role_options
 from ansible_collections.funnel.tornado.plugins.plugin_utils.role_variables import meant, role_of, role_variable_problems
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 OPTIONS = {
     "nginx": {"nginx_upstreams": "dict", "nginx_listen": "list"},

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import load
-from ansible_collections.funnel.tornado.plugins.module_utils.build.procfile import Commands, parse, read
+from ansible_collections.funnel.tornado.plugins.module_utils.building.procfile import Commands, parse, read
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError
 
 TEXT = """

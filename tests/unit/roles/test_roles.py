@@ -15,7 +15,7 @@ from jinja2.nativetypes import NativeEnvironment
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
 
 #: Keys of a task whose text is an expression, without braces.

@@ -13,7 +13,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy import acces
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import CLAIMS, Addresses, site_files
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.upstream import server_line
 
-TEMPLATES = Path(__file__).parents[2] / "roles/nginx/templates"
+TEMPLATES = Path(__file__).parents[3] / "roles/nginx/templates"
 SHOP = {"domains": ["shop.example.com"], "upstream": {"servers": ["unix:/srv/shop/live/sockets/0.sock"]}}
 
 

@@ -14,7 +14,7 @@ from ansible_collections.funnel.tornado.plugins.filter.fleet_problems import fle
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_inventory import fleet_addresses, resolve
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 #: A name that no resolver is asked for: DNS has none of more than 63 letters.
 UNKNOWN = "x" * 64

@@ -9,8 +9,8 @@ import pytest
 from tornado.web import StaticFileHandler
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load
-from ansible_collections.funnel.tornado.plugins.module_utils.build.environment import Environment
-from ansible_collections.funnel.tornado.plugins.module_utils.build.release import (
+from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import Environment
+from ansible_collections.funnel.tornado.plugins.module_utils.building.release import (
     Programs,
     _failure,
     _publish_static,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load
-from ansible_collections.funnel.tornado.plugins.module_utils.build.environment import (
+from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import (
     COMPLETE,
     _is_complete,
     _is_interpreter,

@@ -15,7 +15,7 @@ import pytest
 
 from ansible_collections.funnel.tornado.plugins.action.push import program
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load
-from ansible_collections.funnel.tornado.plugins.module_utils.build import release
+from ansible_collections.funnel.tornado.plugins.module_utils.building import release
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy, receiving

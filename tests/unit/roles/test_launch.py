@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.build.release import _base_environment
+from ansible_collections.funnel.tornado.plugins.module_utils.building.release import _base_environment
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, port_of
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import STOP_MARGIN
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import ENVIRONMENT
