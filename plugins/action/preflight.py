@@ -14,7 +14,7 @@ from ansible_collections.funnel.tornado.plugins.action.certificates import read_
 from ansible_collections.funnel.tornado.plugins.action.release import local_source, with_versions
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import Host, app_certificates, load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, nearest
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, closest_match
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_wanted
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import KEY
 
@@ -88,7 +88,7 @@ def unknown(names: list[str], apps: object) -> list[str]:
     found = []
     for name in names:
         if name not in known:
-            near = nearest(name, known)
+            near = closest_match(name, known)
             right = f"did you mean {near}?" if near else f"there are {', '.join(known)}"
             found.append(f"{VARIABLE}: no such app {name}; {right}")
     return found
@@ -97,5 +97,5 @@ def unknown(names: list[str], apps: object) -> list[str]:
 def misspelt(variables: dict[str, Any]) -> list[str]:
     """Name each variable that looks like the collection's and is not: it would be left aside in silence."""
     strange = sorted(name for name in variables if name.startswith("tornado_") and name != VARIABLE)
-    near = (name for name in sorted(variables) if name not in strange and nearest(name, [VARIABLE]) and name != VARIABLE)
+    near = (name for name in sorted(variables) if name not in strange and closest_match(name, [VARIABLE]) and name != VARIABLE)
     return [f"{name}: no such variable; did you mean {VARIABLE}?" for name in [*strange, *near]]

@@ -236,8 +236,8 @@ def predict(layout: Layout, asked: Wanted) -> dict[str, Any]:
     if not switched:
         switcher = Switcher(layout, asked)
         switched, leftovers = not switcher.is_served(), switcher.has_leftovers()
-    after = line(layout, layout.other_slot(), asked.release or "not built yet") if switched else before
-    result = {"changed": switched or leftovers, "release": asked.release, "slot": layout.other_slot() if switched else live}
+    after = line(layout, layout.inactive_slot(), asked.release or "not built yet") if switched else before
+    result = {"changed": switched or leftovers, "release": asked.release, "slot": layout.inactive_slot() if switched else live}
     return result | {"steps": [], "pruned": [], "diff": difference(layout, before, after)}
 
 

@@ -12,9 +12,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import UV_ENVIRONMENT
-from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSet, Found, is_read, is_right
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import (
+    FileSet,
+    FileState,
+    is_read_by_service,
+    is_up_to_date,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import Limits
-from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import State
+from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceState
 from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import Sources
 
 #: The variable that has it, from `look` (module_utils/look.py); empty as soon as something else changes what hosts have.
@@ -30,8 +35,8 @@ class Known:
     """What a host has: files by path and where all of them are told of, states of services by name, and the rest of `look`."""
 
     directories: Sequence[Path]
-    files: Mapping[Path, Found]
-    services: Mapping[str, State]
+    files: Mapping[Path, FileState]
+    services: Mapping[str, ServiceState]
     open_files: Mapping[str, int]
     kernel: Mapping[str, int]
     uv: str
@@ -42,8 +47,8 @@ class Known:
         told: Mapping[str, Any] = templar.resolve_variable_expression(VARIABLE) if VARIABLE in variables else {}
         return cls(
             directories=[Path(one) for one in told.get("directories", ())],
-            files={Path(path): Found(**file) for path, file in told.get("files", {}).items()},
-            services={name: State(**state) for name, state in told.get("services", {}).items()},
+            files={Path(path): FileState(**file) for path, file in told.get("files", {}).items()},
+            services={name: ServiceState(**state) for name, state in told.get("services", {}).items()},
             open_files=told.get("open_files", {}),
             kernel=told.get("kernel", {}),
             uv=told.get("uv", ""),
@@ -57,22 +62,22 @@ class Known:
         if any("**" in pattern for pattern in file_set.owns):  # which is no more than * to match()
             return False
         patterns = [file_set.root / pattern for pattern in file_set.owns]
-        wanted = file_set.wanted(self._glob)
+        wanted = file_set.desired(self._glob)
         if not all(any(path.is_relative_to(one) for one in self.directories) for path in (*wanted, *patterns)):
             return False
-        if not all(is_right(self.files.get(path), file, KEY.encode()) for path, file in wanted.items()):
+        if not all(is_up_to_date(self.files.get(path), file, KEY.encode()) for path, file in wanted.items()):
             return False
         if not service:
             return True
         state = self.services.get(service.get("name", ""))
         if service.get("listener") or state is None or not (state.active and state.enabled):
             return False
-        read = [path for path, file in wanted.items() if file and is_read(path, service.get("on_change", ""))]
-        return all(self.files[path].mtime <= state.settled_at for path in read)
+        read = [path for path, file in wanted.items() if file and is_read_by_service(path, service.get("on_change", ""))]
+        return all(self.files[path].mtime <= state.loaded_at for path in read)
 
     def has_limits(self, limits: Limits) -> bool:
         """Tell whether the limits are given; ``limits`` has to have what is known of the kernel."""
-        if not self.kernel or any(sysctl.running < sysctl.wanted for sysctl in limits.sysctls()):
+        if not self.kernel or any(sysctl.current < sysctl.minimum for sysctl in limits.sysctls()):
             return False
         for name in limits.services:
             state = self.services.get(name)

@@ -44,8 +44,8 @@ PYTHONS = Path("/opt/python")
 UV_LOCK, PYLOCK, REQUIREMENTS, PROJECT = "uv.lock", "pylock.toml", "requirements.txt", "pyproject.toml"
 
 #: Most bytes of a file that names dependencies, and how many files such a file may include, those of its includes included.
-MOST_BYTES = 8 << 20
-MOST_INCLUDES = 50
+MAX_BYTES = 8 << 20
+MAX_INCLUDES = 50
 
 #: A line that includes another file, or restricts versions by one.
 INCLUDE = re.compile(r"(?:-[rc]\s*=?|--(?:requirement|constraint)[\s=])\s*(\S.*)")
@@ -105,7 +105,7 @@ def prepare(layout: Layout, app: App, source: Path, revision: str) -> Environmen
         uv(layout, source, ["venv", "--quiet", "--allow-existing", "--python", str(python), str(path)], failure)
         if requirements.text:
             _install(layout, app, source, path, requirements)
-        builder.take(path, f"{VARIABLE}.{app.name}.source", allow=lambda outside: _is_interpreter(outside, python))
+        builder.take_ownership(path, f"{VARIABLE}.{app.name}.source", allow=lambda outside: _is_interpreter(outside, python))
         _mark_complete(path)
     except BaseException:
         tree.remove(path)
@@ -224,7 +224,7 @@ def has(source: Path, name: str) -> bool:
 
 def _content(source: Path, name: str) -> str | None:
     try:
-        return tree.read(source / name, MOST_BYTES, trusted=source).decode()
+        return tree.read(source / name, MAX_BYTES, trusted=source).decode()
     except FileNotFoundError:
         return None
 
@@ -269,7 +269,7 @@ def requirement_lines(source: Path) -> list[str]:
 
 
 def _lines(source: Path, name: Path, included: Iterator[int]) -> Iterator[str]:
-    for line in tree.read(source / name, MOST_BYTES, trusted=source).decode().replace("\\\n", " ").splitlines():
+    for line in tree.read(source / name, MAX_BYTES, trusted=source).decode().replace("\\\n", " ").splitlines():
         words = line.partition(" #")[0].split()
         if not words or words[0].startswith("#"):
             continue
@@ -277,9 +277,9 @@ def _lines(source: Path, name: Path, included: Iterator[int]) -> Iterator[str]:
         match = INCLUDE.fullmatch(" ".join(words))
         if not match or "://" in match[1]:
             continue
-        if next(included, MOST_INCLUDES + 1) > MOST_INCLUDES:
+        if next(included, MAX_INCLUDES + 1) > MAX_INCLUDES:
             raise ValueError(
-                f"{REQUIREMENTS} and what it includes include more than {MOST_INCLUDES} files, or one includes itself"
+                f"{REQUIREMENTS} and what it includes include more than {MAX_INCLUDES} files, or one includes itself"
             )
         inner = Path(os.path.normpath(name.parent / match[1]))
         if inner.is_absolute() or ".." in inner.parts:
@@ -321,5 +321,5 @@ def uv(layout: Layout, source: Path, arguments: list[str], failure: str, *, give
         "UV_NO_PROGRESS": "1",
     }
     return Builder(layout).run(
-        ["uv", *arguments], failure, directory=source, environment=environment | build_environment(), given=given
+        ["uv", *arguments], failure, directory=source, environment=environment | build_environment(), stdin=given
     )

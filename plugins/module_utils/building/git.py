@@ -41,9 +41,9 @@ SUBMODULE_MODE = "160000"
 
 #: Most bytes that git may print, such as the names of a commit's files; most bytes of .gitmodules, and most submodules of all
 #: submodules.
-MOST_OUTPUT = 64 << 20
-MOST_SETTINGS = 1 << 20
-MOST_SUBMODULES = 100
+MAX_OUTPUT = 64 << 20
+MAX_SETTINGS = 1 << 20
+MAX_SUBMODULES = 100
 
 #: Unpacks a tar file, given by a file descriptor, into a place in the source's directory.
 Unpack = Callable[[int, str], None]
@@ -152,9 +152,9 @@ class _Repository:
 
     def _git(self, errors: IO[bytes], *arguments: str) -> subprocess.CompletedProcess[str]:
         with self._started(errors, _SETTINGS, {}, *arguments) as process:
-            output = _pipe(process).read(MOST_OUTPUT + 1)
-            if len(output) > MOST_OUTPUT:
-                raise BuildError(f"{self.key}.git: {self.url} has too many names: more than {MOST_OUTPUT >> 20} MiB")
+            output = _pipe(process).read(MAX_OUTPUT + 1)
+            if len(output) > MAX_OUTPUT:
+                raise BuildError(f"{self.key}.git: {self.url} has too many names: more than {MAX_OUTPUT >> 20} MiB")
         text = output.decode(errors="surrogateescape")  # file names are bytes
         return subprocess.CompletedProcess(arguments, process.returncode, text, _words(errors))
 
@@ -219,8 +219,8 @@ class _Repository:
         submodules = list(self.submodules(commit))
         self._archive(commit, lambda stream: unpack(stream, place))
         for path, submodule, wanted in submodules:
-            if next(exported) > MOST_SUBMODULES:
-                raise BuildError(f"{self.key}.git: the source has more than {MOST_SUBMODULES} submodules")
+            if next(exported) > MAX_SUBMODULES:
+                raise BuildError(f"{self.key}.git: the source has more than {MAX_SUBMODULES} submodules")
             if not submodule.has(wanted):
                 submodule.fetch(wanted)
             if not submodule.has(wanted):
@@ -251,8 +251,8 @@ class _Repository:
         size = self.run("cat-file", "-s", f"{commit}:.gitmodules").stdout.strip()
         if not commits or not size:
             return
-        if int(size) > MOST_SETTINGS:
-            raise BuildError(f"{self.key}.git: .gitmodules has more than {MOST_SETTINGS >> 20} MiB")
+        if int(size) > MAX_SETTINGS:
+            raise BuildError(f"{self.key}.git: .gitmodules has more than {MAX_SETTINGS >> 20} MiB")
         found: dict[str, dict[str, str]] = {}
         for setting in self.run("config", "--blob", f"{commit}:.gitmodules", "--null", "--list").stdout.split("\0"):
             if match := re.fullmatch(r"submodule\.(.+)\.(path|url)\n(.*)", setting, re.DOTALL):

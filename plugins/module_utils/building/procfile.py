@@ -16,7 +16,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.home import 
 
 NAME = "Procfile"
 
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 
 #: Ran once at a release elsewhere; here that is what hooks are for. It is no process, so it is never started as one.
 RELEASE = "release"
@@ -37,7 +37,7 @@ def read(app: App, source: Path) -> Commands:
     """
     key = f"{VARIABLE}.{app.name}.run"
     try:
-        types = parse(tree.read(source / NAME, MOST_BYTES, trusted=source).decode())
+        types = parse(tree.read(source / NAME, MAX_BYTES, trusted=source).decode())
     except (OSError, ValueError, TreeError) as error:
         why = f"the source has no {NAME}" if isinstance(error, FileNotFoundError) else f"{NAME}: {error}"
         raise BuildError(f"{key}.procfile: {why}") from error

@@ -43,7 +43,7 @@ PUSH_ENTRIES = Path("/etc/funnel/push")
 UV_ENVIRONMENT = Path("/etc/uv/environment")
 
 #: In a release: the archive that was pushed.
-PUSHED = "source.tar"
+PUSHED_SOURCE = "source.tar"
 
 #: Processes that a slot may have at most: with their numbers from 0 it still has its own half of an app's ports.
 MAX_PROCESSES = 256
@@ -144,7 +144,7 @@ class Layout:
 
     def pushed_source(self, release: str) -> Path:
         """Archive that a release was made of, if it was pushed to this host."""
-        return self.release(release) / PUSHED
+        return self.release(release) / PUSHED_SOURCE
 
     def is_built(self, release: str) -> bool:
         """Say whether a release is there; one whose build was broken off is not, as a release appears by a rename."""
@@ -166,11 +166,11 @@ class Layout:
         """Return the file with the server lines of nginx's upstream that a slot is."""
         return self.slot(slot) / "upstream.conf"
 
-    def reload_mark(self, slot: str) -> Path:
+    def reload_marker(self, slot: str) -> Path:
         """Return the file that says that nginx has still to learn the server lines of a slot that traffic has moved to."""
         return self.slot(slot) / "reload"
 
-    def unsettled_mark(self, slot: str) -> Path:
+    def unconfirmed_marker(self, slot: str) -> Path:
         """Return the file that says that a slot has traffic, and may lose it again."""
         return self.slot(slot) / "unsettled"
 
@@ -217,6 +217,6 @@ class Layout:
         live = self.live_slot()
         return self.slot_release(live) if live else None
 
-    def other_slot(self) -> Slot:
+    def inactive_slot(self) -> Slot:
         """Return the slot that the next release goes to."""
         return "b" if self.live_slot() == "a" else "a"

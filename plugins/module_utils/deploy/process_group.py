@@ -19,7 +19,13 @@ from typing import Any
 from ansible_collections.funnel.tornado.plugins.module_utils.core import private, proc, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, NGINX_GROUP, Layout, Slot, port_of
-from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import TIMEOUT, Address, ask, connections, listener_pid
+from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import (
+    TIMEOUT,
+    Address,
+    count_connections,
+    listener_pid,
+    probe,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.upstream import server_line
 from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation
@@ -242,11 +248,11 @@ class Generation:
         if isinstance(address, Path) and (problem := self._socket_problem(address)):
             return problem
         try:
-            answer = ask(address, path, self.description["host"], min(patience, TIMEOUT))
+            answer = probe(address, path, self.description["host"], min(patience, TIMEOUT))
             owner = listener_pid(address, info.pid)
         except OSError:
             return f"{SILENT} GET {path}"
-        if not answer.well:
+        if not answer.healthy:
             return f"answered GET {path} with {answer.status}"
         if owner is None:
             return "answers, but its address belongs to a process that supervisord did not start"
@@ -346,9 +352,9 @@ class Generation:
         for process in range(count):
             link = self.layout.socket(self.slot, process)
             if self.description["port"]:
-                tree.put_link(link, f"../../{other}/run/{process}.sock", trusted=slot)
+                tree.replace_link(link, f"../../{other}/run/{process}.sock", trusted=slot)
             elif process not in self.processes:
-                tree.put_link(link, f"{process % len(self.processes)}.sock", trusted=slot)
+                tree.replace_link(link, f"{process % len(self.processes)}.sock", trusted=slot)
 
     def end_leading_on(self) -> None:
         """Remove the sockets of :meth:`lead_on`, which nginx does not know any more."""
@@ -369,14 +375,16 @@ def protect(layout: Layout, slot: Slot) -> None:
     :raises PrivateError: when the file system cannot do it.
     """
     user, group = pwd.getpwnam(layout.user).pw_uid, grp.getgrnam(NGINX_GROUP).gr_gid
-    private.set_directory(layout.slot(slot), group, SLOT_MODE, user)
-    private.set_directory(layout.run(slot), group, RUN_MODE)
+    private.restrict_directory(layout.slot(slot), group, SLOT_MODE, user)
+    private.restrict_directory(layout.run(slot), group, RUN_MODE)
 
 
 def is_protected(layout: Layout, slot: Slot) -> bool:
     """Say whether a slot is as :func:`protect` makes it; slots of the collection's first releases are not."""
     user, group = pwd.getpwnam(layout.user).pw_uid, grp.getgrnam(NGINX_GROUP).gr_gid
-    return private.is_set(layout.slot(slot), group, SLOT_MODE, user) and private.is_set(layout.run(slot), group, RUN_MODE)
+    return private.is_restricted(layout.slot(slot), group, SLOT_MODE, user) and private.is_restricted(
+        layout.run(slot), group, RUN_MODE
+    )
 
 
 def describe(layout: Layout, release: str) -> dict[str, Any]:
@@ -400,14 +408,14 @@ def is_served(layout: Layout, release: str, server: Any) -> bool:
 def has_leftovers(layout: Layout) -> bool:
     """Say whether a switch that was broken off left something to finish or to remove, or is open to other users."""
     live = layout.live_slot()
-    marks = [layout.reload_mark(live), layout.unsettled_mark(live)] if live else []
+    marks = [layout.reload_marker(live), layout.unconfirmed_marker(live)] if live else []
     is_open = (live is not None and not is_protected(layout, live)) or not history.is_private(layout)
     return has_other(layout) or any(mark.exists() for mark in marks) or is_open
 
 
 def has_other(layout: Layout) -> bool:
     """Say whether there is anything of a slot that is not served."""
-    other = layout.other_slot()
+    other = layout.inactive_slot()
     return layout.slot(other).exists() or layout.supervisor_file(other).exists()
 
 
@@ -423,7 +431,7 @@ def drain(layout: Layout, slot: Slot, seconds: float) -> None:
     lines = upstream.read_text().splitlines() if upstream.exists() else []
     ports = {int(line.rsplit(":", 1)[1].split()[0]) for line in lines if "unix:" not in line}
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and connections(layout.run(slot), ports):
+    while time.monotonic() < deadline and count_connections(layout.run(slot), ports):
         time.sleep(INTERVAL)
 
 
@@ -447,8 +455,8 @@ def _end_orphans(layout: Layout, slot: Slot, patience: float) -> None:
         wanted = {"TORNADO_APP": layout.app, "TORNADO_SLOT": slot}
         deadline = time.monotonic() + patience
         for number in (signal.SIGTERM, signal.SIGKILL):
-            for pid in proc.with_environment(uid, wanted):
+            for pid in proc.pids_with_environment(uid, wanted):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
-            while proc.with_environment(uid, wanted) and time.monotonic() < deadline:
+            while proc.pids_with_environment(uid, wanted) and time.monotonic() < deadline:
                 time.sleep(INTERVAL)

@@ -11,14 +11,14 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import withdraw
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
 from ansible_collections.funnel.tornado.plugins.module_utils.system import accounts
-from ansible_collections.funnel.tornado.plugins.module_utils.system.home import is_ours
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import is_managed
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import Place, discard
 
 
 def belongings(layout: Layout) -> list[str]:
     """Return what there is of an app on this host, as lines of a diff; nothing if no app of that name is there."""
-    if not is_ours(layout):
+    if not is_managed(layout):
         return []
     paths: list[Path] = [layout.home, layout.logs, *(layout.supervisor_file(slot) for slot in SLOTS)]
     certificate = Place(APP_SET, layout.app, layout.base)
@@ -46,10 +46,10 @@ def remove(layout: Layout) -> None:
     """
     policy.entry(layout.app).unlink(missing_ok=True)
     for user in users(layout):
-        accounts.close(user)
+        accounts.lock(user)
     withdraw(layout)
     for user in users(layout):
-        accounts.end(user)
+        accounts.clean_up(user)
     discard(Place(APP_SET, layout.app, layout.base))
     for directory in (policy.repository(layout.app), layout.home, layout.logs):
         tree.remove(directory)

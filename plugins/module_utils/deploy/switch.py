@@ -18,7 +18,7 @@ from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, VARIABLE, Layout, Slot
-from ansible_collections.funnel.tornado.plugins.module_utils.core.private import PrivateError, link_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.core.private import PrivateError, link_protection_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.access_log import Answers
@@ -38,7 +38,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_grou
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 
 #: The service that is told when server lines change. It logs a configuration that it refuses to a file of its own.
-NGINX = systemd.Wanted("nginx", on_change="reload", log=Path("/var/log/nginx/error.log"))
+NGINX = systemd.ServiceSpec("nginx", on_change="reload", log=Path("/var/log/nginx/error.log"))
 
 #: Releases that stay on the host, the live one and the one before it among them.
 KEPT_RELEASES = 3
@@ -108,7 +108,7 @@ class Switcher:
 
         :raises SwitchError: when it does not serve; the slot that was live still is.
         """
-        if problem := link_problem():
+        if problem := link_protection_problem():
             raise SwitchError(f"{self._name()} did not go live: {problem}")
         try:
             try:
@@ -130,7 +130,7 @@ class Switcher:
         self._protect()
         self._finish()
         if self.wanted.restart or not self.is_served():
-            slot = self.layout.other_slot()
+            slot = self.layout.inactive_slot()
             with self._step("clean"):
                 self._clear(slot)
             self._start(slot)
@@ -191,9 +191,9 @@ class Switcher:
         """Rename the link."""
         live = self.layout.live_slot()
         generation = self._generation(slot)
-        self.layout.unsettled_mark(slot).touch()
+        self.layout.unconfirmed_marker(slot).touch()
         if live is None:
-            self.layout.reload_mark(slot).touch()
+            self.layout.reload_marker(slot).touch()
         else:
             self._lead_on(live, generation)
         _point(self.layout.live, f"slots/{slot}")
@@ -201,7 +201,7 @@ class Switcher:
     def _lead_on(self, live: Slot, generation: Generation) -> None:
         """Mark that nginx has to learn the slot's server lines, and let those that it knows lead to it until then."""
         if self.layout.upstream(live).read_text() != self.layout.upstream(generation.slot).read_text():
-            self.layout.reload_mark(generation.slot).touch()
+            self.layout.reload_marker(generation.slot).touch()
             generation.lead_on(len(self.layout.upstream(live).read_text().splitlines()), live)
 
     def _finish(self) -> None:
@@ -211,13 +211,13 @@ class Switcher:
             return
         self._note_served(live)
         self._reload_nginx(live)
-        if self.layout.unsettled_mark(live).exists():
+        if self.layout.unconfirmed_marker(live).exists():
             # A release that another one is about to replace need not prove itself any more.
             if self.layout.slot_release(live) == self.wanted.release:
                 self._settle(live)
-            self.layout.unsettled_mark(live).unlink()
+            self.layout.unconfirmed_marker(live).unlink()
         if has_other(self.layout):
-            self._retire(self.layout.other_slot())
+            self._retire(self.layout.inactive_slot())
 
     def _note_served(self, slot: Slot) -> None:
         """Let ``current`` and the history say what is live."""
@@ -241,12 +241,12 @@ class Switcher:
         clear(self.layout, slot, self.server, self.patience)
 
     def _reload_nginx(self, slot: Slot) -> None:
-        if self.layout.reload_mark(slot).exists():
+        if self.layout.reload_marker(slot).exists():
             with self._step("reload"):
-                nginx = systemd.look(NGINX.name)
+                nginx = systemd.query(NGINX.name)
                 if nginx.active:
                     systemd.activate(NGINX, nginx, "reload")
-                self.layout.reload_mark(slot).unlink()
+                self.layout.reload_marker(slot).unlink()
 
     # The time after the switch
 
@@ -297,7 +297,7 @@ class Switcher:
 
     def _undo(self, slot: Slot, reason: str) -> None:
         """Move traffic back to the other slot, which still runs; without one, nothing is served, as before."""
-        other, release = self.layout.other_slot(), self.layout.slot_release(slot)
+        other, release = self.layout.inactive_slot(), self.layout.slot_release(slot)
         with self._step("undo"):
             if self.layout.slot_release(other):
                 self._lead_on(slot, self._generation(other))

@@ -16,7 +16,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
     Network,
     Pattern,
     Range,
-    nearest,
+    closest_match,
     parse_each,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.upstream import server_line
@@ -344,11 +344,11 @@ def site_files(
     :raises InvalidDataError: with every mistake of all sites and upstreams.
     """
     problems: list[str] = []
-    if _NAME.objection(name):
-        problems.append(f"nginx_set: must be {_NAME.wanted}; found {name!r}")
+    if _NAME.violation(name):
+        problems.append(f"nginx_set: must be {_NAME.expected}; found {name!r}")
     for i, proxy in enumerate(addresses.trusted_proxies):
-        if objection := Network().objection(proxy):
-            problems.append(f"nginx_trusted_proxies[{i}]: {objection}; found {proxy!r}")
+        if violation := Network().violation(proxy):
+            problems.append(f"nginx_trusted_proxies[{i}]: {violation}; found {proxy!r}")
     parsed_upstreams = parse_each(Upstream, upstreams, "nginx_upstreams", problems, _NAME)
     parsed_sites = parse_each(Site, sites, "nginx_sites", problems, _NAME)
     problems.extend(_cross_problems(parsed_sites, parsed_upstreams, addresses))
@@ -435,8 +435,8 @@ def _place_problems(site: Site, path: str) -> Iterator[str]:
 def _mount_problems(site: Site, path: str, upstreams: Mapping[str, Upstream]) -> Iterator[str]:
     for url, mount in site.mounts.items():
         here = mount.origin or f"{path}.mounts.{url}"
-        if objection := MOUNT_URL.objection(url):
-            yield f"{here}: {objection}"
+        if violation := MOUNT_URL.violation(url):
+            yield f"{here}: {violation}"
         elif is_reserved(url):
             yield f"{here}: {url} is kept for the site itself; choose another"
         yield from _upstream_problems(mount.upstream, here, upstreams)
@@ -448,7 +448,7 @@ def _mount_problems(site: Site, path: str, upstreams: Mapping[str, Upstream]) ->
 
 def _upstream_problems(upstream: str | Upstream, path: str, upstreams: Mapping[str, Upstream]) -> Iterator[str]:
     if isinstance(upstream, str) and upstream not in upstreams:
-        near = nearest(upstream, upstreams)
+        near = closest_match(upstream, upstreams)
         yield f"{path}.upstream: nginx_upstreams has no {upstream}" + (f"; did you mean {near}?" if near else "")
 
 

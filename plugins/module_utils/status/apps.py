@@ -15,8 +15,8 @@ from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, Layout, port_of
-from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_files_of
-from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import ask, connections
+from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_file_limits
+from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import count_connections, probe
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import Generation, describe
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
@@ -305,8 +305,8 @@ def _process(generation: Generation, worker: str, info: supervisord.ProcessInfo)
         uptime=proc.uptime(info.pid) if alive else 0,
         restarts=_restarts(layout, layout.starts(slot, number, worker)),
         connections=0 if worker else _connections(generation, number, info.pid),
-        open_files=proc.open_files(info.pid),
-        open_files_limit=open_files_of(info.pid)[0] if alive else 0,
+        open_files=proc.count_open_files(info.pid),
+        open_files_limit=open_file_limits(info.pid)[0] if alive else 0,
         rss=proc.rss(info.pid),
         health=0 if worker else _health(generation, number),
     )
@@ -327,11 +327,11 @@ def _connections(generation: Generation, number: int, pid: int) -> int:
     first = generation.description["port"]
     ports = {port_of(first, generation.slot, number)} if first else set()
     # The runner binds its socket to a hidden name made of its pid; other programs bind it to its own.
-    return connections(generation.layout.run(generation.slot), ports, {f".{pid}", f"{number}.sock"})
+    return count_connections(generation.layout.run(generation.slot), ports, {f".{pid}", f"{number}.sock"})
 
 
 def _health(generation: Generation, number: int) -> int:
     try:
-        return ask(generation.address(number), generation.description["health"]["path"], generation.description["host"]).status
+        return probe(generation.address(number), generation.description["health"]["path"], generation.description["host"]).status
     except OSError:
         return 0

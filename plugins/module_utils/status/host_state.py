@@ -12,7 +12,7 @@ from typing import Any
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import UV_ENVIRONMENT
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
-from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import Existing, FileSetError, Found
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import ExistingFile, FileSetError, FileState
 from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import Limits
 from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import Uv
 
@@ -27,8 +27,8 @@ DIRECTORIES = (
 )
 
 #: Files of a directory, and bytes of them all, that are told of; of one that has more, nothing is.
-MOST_FILES = 500
-MOST_BYTES = 10_000_000
+MAX_FILES = 500
+MAX_BYTES = 10_000_000
 
 #: The services of an app host.
 SERVICES = ("nginx", "supervisor")
@@ -41,31 +41,31 @@ def look(key: bytes, directories: Sequence[Path] = DIRECTORIES, services: Sequen
     """
     try:
         found = {directory: files for directory in directories if (files := files_of(directory, key)) is not None}
-        states = {name: systemd.look(name) for name in services}
+        states = {name: systemd.query(name) for name in services}
         pids = {name: state.main_pid for name, state in states.items() if state.main_pid}
         return {
             "directories": [str(directory) for directory in found],
             "files": {path: asdict(file) for files in found.values() for path, file in files.items()},
             "services": {name: asdict(state) for name, state in states.items()},
-            "open_files": {name: proc.open_files_of(pid)[0] for name, pid in pids.items()},
-            "kernel": {sysctl.name: sysctl.running for sysctl in Limits(0, 0, []).sysctls()},
-            "uv": Uv.current(),
+            "open_files": {name: proc.open_file_limits(pid)[0] for name, pid in pids.items()},
+            "kernel": {sysctl.name: sysctl.current for sysctl in Limits(0, 0, []).sysctls()},
+            "uv": Uv.installed_version(),
         }
     except (OSError, systemd.ServiceError):  # something came or went meanwhile, or there is no systemd
         return {}
 
 
-def files_of(directory: Path, key: bytes) -> dict[str, Found] | None:
+def files_of(directory: Path, key: bytes) -> dict[str, FileState] | None:
     """Return the files and links below a directory by their paths; None if that is too much, or a name is none for JSON.
 
     :raises OSError: when one goes meanwhile.
     """
-    paths = list(itertools.islice(_below(directory), MOST_FILES + 1))
-    if len(paths) > MOST_FILES or sum(path.lstat().st_size for path in paths) > MOST_BYTES:
+    paths = list(itertools.islice(_below(directory), MAX_FILES + 1))
+    if len(paths) > MAX_FILES or sum(path.lstat().st_size for path in paths) > MAX_BYTES:
         return None
     if not all(str(path).isprintable() for path in paths):
         return None
-    return {str(path): existing.found(key) for path in paths if (existing := _existing(path))}
+    return {str(path): existing.state(key) for path in paths if (existing := _existing(path))}
 
 
 def _below(directory: Path) -> Iterator[Path]:
@@ -76,8 +76,8 @@ def _below(directory: Path) -> Iterator[Path]:
             yield path
 
 
-def _existing(path: Path) -> Existing | None:
+def _existing(path: Path) -> ExistingFile | None:
     """Return what is at a path; None for a device or a socket."""
     with contextlib.suppress(FileSetError):
-        return Existing.at(path)
+        return ExistingFile.at(path)
     return None

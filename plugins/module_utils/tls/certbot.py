@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, Finished, last_lines, run
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, CommandResult, last_lines, run
 
 #: Seconds that an ACME server may take for one certificate; certbot itself gives up on a single answer after 45.
 ISSUE_SECONDS = 300.0
@@ -136,7 +136,7 @@ class Lineage:
                 raise CommandError(f"certbot did not delete {self.name}: {explanation(deleted.output)}")
 
 
-def _certbot(arguments: Sequence[str]) -> Finished:
+def _certbot(arguments: Sequence[str]) -> CommandResult:
     """Run certbot, after another one, such as that of the timer, has ended."""
     give_up = time.monotonic() + LOCK_SECONDS
     while True:

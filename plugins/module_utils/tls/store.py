@@ -337,10 +337,10 @@ class Keeper:
 
         A service may also be behind what is there, after a run that was cut off or a renewal whose reload failed.
         """
-        found = {name: systemd.look(name) for name in self.services}
+        found = {name: systemd.query(name) for name in self.services}
         chains = [self._at(name).chain for name in self.wanted]
         concerned = any(change.path in {*chains, *(self._at(name).key for name in self.wanted)} for change in changes)
-        behind = {name: one for name, one in found.items() if one.active and (concerned or newer(chains, one.settled_at))}
+        behind = {name: one for name, one in found.items() if one.active and (concerned or newer(chains, one.loaded_at))}
         if self.check_mode:
             return list(behind)
         swap = Swap(changes)
@@ -411,16 +411,16 @@ def newer(chains: Sequence[Path], moment: float) -> bool:
     return any(max(path.stat().st_mtime, path.lstat().st_mtime) > moment for path in found)
 
 
-def _reload(name: str, state: systemd.State) -> None:
+def _reload(name: str, state: systemd.ServiceState) -> None:
     # Whether it is to start with the host is not for a certificate to say.
-    systemd.activate(systemd.Wanted(name, "reload", LOGS.get(name)), replace(state, enabled=True), "reload")
+    systemd.activate(systemd.ServiceSpec(name, "reload", LOGS.get(name)), replace(state, enabled=True), "reload")
 
 
 def _back_to_before(names: Iterable[str]) -> str:
     """Let the services read the certificates that are back, and return a sentence that says how it stands now."""
     try:
         for name in names:
-            _reload(name, systemd.look(name))
+            _reload(name, systemd.query(name))
     except (CommandError, systemd.ServiceError) as error:
         return f"The certificates of before are back, but not the service: {error}"
     return "The certificates of before are back."

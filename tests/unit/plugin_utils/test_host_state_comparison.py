@@ -15,15 +15,15 @@ import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.status import host_state
 from ansible_collections.funnel.tornado.plugins.module_utils.system import file_set
-from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import Existing, File, FileSet, Found
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import ExistingFile, File, FileSet, FileState
 from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import FILE_MAX, SOMAXCONN, Limits
-from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import State
+from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceState
 from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import Sources
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import KEY, VARIABLE, Known
 
 OWNER = getpass.getuser()
 GROUP = grp.getgrgid(os.getgid()).gr_name
-RUNS = State(exists=True, active=True, enabled=True, main_pid=7, began_at=1e12, settled_at=1e12)
+RUNS = ServiceState(exists=True, active=True, enabled=True, main_pid=7, started_at=1e12, loaded_at=1e12)
 KERNEL = {SOMAXCONN: 4096, FILE_MAX: 1_000_000}
 
 
@@ -41,8 +41,8 @@ class Variables:
 
 def found(file: File) -> dict[str, Any]:
     """Return what a host that has the file tells of it."""
-    existing = Existing(file.content, file.is_link, file.mode, uid=0, gid=0, mtime_ns=0)
-    return dataclasses.asdict(dataclasses.replace(existing.found(KEY.encode()), owner=file.owner, group=file.group))
+    existing = ExistingFile(file.content, file.is_link, file.mode, uid=0, gid=0, mtime_ns=0)
+    return dataclasses.asdict(dataclasses.replace(existing.state(KEY.encode()), owner=file.owner, group=file.group))
 
 
 def known(directories: list[Path], files: Mapping[str, Any], **changes: Any) -> Known:
@@ -118,7 +118,7 @@ def test_what_nobody_looked_at_is_asked_for(root: Path, tmp_path: Path) -> None:
         assert not nothing.has_limits(Limits(1, 1, [], kernel=KERNEL))
 
 
-@pytest.mark.parametrize("change", [{"active": False}, {"enabled": False}, {"settled_at": 1.0}])
+@pytest.mark.parametrize("change", [{"active": False}, {"enabled": False}, {"loaded_at": 1.0}])
 def test_a_service_that_does_not_run_with_its_files_is_asked_for(root: Path, change: dict[str, Any]) -> None:
     services = {"nginx": dataclasses.asdict(dataclasses.replace(RUNS, **change))}
     assert not looked_at(root, services=services).has_files(FileSet(root, [wanted()]), {"name": "nginx"})
@@ -131,7 +131,7 @@ def test_a_unit_that_a_service_was_not_started_with_is_asked_for_where_a_restart
     root: Path, monkeypatch: pytest.MonkeyPatch, on_change: str, *, known: bool
 ) -> None:
     monkeypatch.setattr(file_set, "UNIT_DIRECTORIES", [root])
-    services = {"nginx": dataclasses.asdict(dataclasses.replace(RUNS, settled_at=1.0))}
+    services = {"nginx": dataclasses.asdict(dataclasses.replace(RUNS, loaded_at=1.0))}
     told = looked_at(root, services=services)
     assert told.has_files(FileSet(root, [wanted()]), {"name": "nginx", "on_change": on_change}) == known
 
@@ -163,7 +163,7 @@ def test_uv_is_known_by_its_version_and_by_where_it_fetches_from() -> None:
 
 
 def test_what_is_told_of_a_file_is_of_no_use_without_the_key(root: Path) -> None:
-    told: list[dict[str, Found]] = [host_state.files_of(root, key) or {} for key in (b"one", b"two")]
+    told: list[dict[str, FileState]] = [host_state.files_of(root, key) or {} for key in (b"one", b"two")]
     assert [list(files) for files in told] == [[str(root / "nginx.conf")]] * 2
     first, second = (files[str(root / "nginx.conf")] for files in told)
     assert first.digest != second.digest
@@ -172,7 +172,7 @@ def test_what_is_told_of_a_file_is_of_no_use_without_the_key(root: Path) -> None
 
 def test_of_a_directory_with_too_much_or_with_strange_names_nothing_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert host_state.files_of(root / "missing", b"") == {}
-    for bound in ("MOST_BYTES", "MOST_FILES"):
+    for bound in ("MAX_BYTES", "MAX_FILES"):
         with monkeypatch.context() as patched:
             patched.setattr(host_state, bound, 0)
             assert host_state.files_of(root, b"") is None
