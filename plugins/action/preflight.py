@@ -17,7 +17,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.model import Ap
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import HostFacts, host_problems, load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, nearest
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import KEY
 
 ROLES = Path(__file__).parents[2] / "roles"
@@ -64,7 +64,7 @@ class ActionModule(ActionBase):
 
     def _file_problems(self, apps: Mapping[str, App]) -> list[str]:
         """Return the problems with files on the controller that ``apps`` name: certificates, keys and sources."""
-        _texts, problems = read_files(parse_wanted(app_certificates(apps)), self._loader)
+        _texts, problems = read_files(parse_requests(app_certificates(apps)), self._loader)
         for app in apps.values():
             try:
                 local_source(app, self._loader.get_basedir())

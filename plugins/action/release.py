@@ -45,7 +45,7 @@ class ActionModule(ActionBase):
         )
         try:
             entries = with_versions(arguments["apps"], {arguments["name"]: arguments["version"]})
-            app = load({arguments["name"]: entries[arguments["name"]]}, complete=False)[arguments["name"]]
+            [app] = load({arguments["name"]: entries[arguments["name"]]}, complete=False).values()
         except (InvalidDataError, KeyError) as error:
             raise AnsibleActionFail(str(error)) from error
         local = local_source(app, self._loader.get_basedir())

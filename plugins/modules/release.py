@@ -159,10 +159,9 @@ def main() -> None:
     os.umask(0o022)  # whatever root's is: nginx has to pass through what is made
     os.environ.update(build_environment())  # the certificates and the proxy for whatever is fetched
     try:
-        app = load({module.params["name"]: json.loads(module.params["app"])}, complete=False)[module.params["name"]]
-        module.no_log_values.update(
-            app.sensitive_values, map(printable, app.sensitive_values)
-        )  # a build may print what it was given
+        [app] = load({module.params["name"]: json.loads(module.params["app"])}, complete=False).values()
+        secrets = app.sensitive_values
+        module.no_log_values.update(secrets, map(printable, secrets))  # the output of a build may contain them
         layout = Layout(app.name)
         if module.check_mode:
             finish(module, layout, release(module, layout, app))

@@ -21,7 +21,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import 
     part_problems,
     site_problems,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import contradictions
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import request_problems
 
 #: Name of an app, and also of its user, its directories and its supervisord group.
 APP_NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
@@ -204,7 +204,7 @@ def _hook_problems(hooks: Hooks, path: str) -> Iterator[str]:
 def _tls_problems(app: App, path: str) -> Iterator[str]:
     """Yield what goes against the provider of the certificate."""
     tls = app.tls
-    yield from contradictions(tls.provider, app.all_domains, tls.certificate, tls.key, path)
+    yield from request_problems(tls.provider, app.all_domains, tls.certificate, tls.key, path)
     if tls.hsts and tls.provider == "off":
         yield f"{path}.hsts: goes with a provider; browsers believe it over HTTPS only"
 

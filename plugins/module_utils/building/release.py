@@ -176,10 +176,8 @@ def _get_source(layout: Layout, app: App, planned: Plan, archive: Path | None, s
     builder = Builder(layout)
     builder.make_directory(source)
     if app.source.git is not None:
-        git_key = f"{key}.git"
-        git.export_commit(
-            layout, app, planned.revision, lambda stream, place: unpack(builder, stream, source, git_key, place=place)
-        )
+        git_key, commit = f"{key}.git", planned.revision
+        git.export_commit(layout, app, commit, lambda stream, place: unpack(builder, stream, source, git_key, place=place))
     elif app.source.archive is not None:
         fetched = source.with_name("source.archive")
         if archive is None:

@@ -20,8 +20,14 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import Generation, describe
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import Request
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import ALARM_DAYS, Place, date, newer, read_pair
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CertificateRequest
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import (
+    EXPIRY_WARNING_DAYS,
+    CertificateFiles,
+    format_date,
+    is_any_newer,
+    read_pair,
+)
 
 #: Bytes that are read of a file of starts: tens of thousands of lines.
 STARTS_SIZE = 1_000_000
@@ -257,13 +263,13 @@ class CertificateState:
         if self.stale:
             which, why = " and ".join(self.stale), " and ".join(SELF_CHECKS[name] for name in self.stale)
             return f"{self.app}: {which} still serves the certificate of before; {why} says why, site.yml reloads it"
-        if self.days < ALARM_DAYS:
+        if self.days < EXPIRY_WARNING_DAYS:
             return f"{self.app}: its certificate ends on {self.until}, in {self.days} days; it should have been renewed"
         return ""
 
 
 def certificates(
-    wanted: Mapping[str, Request], of: str, readers: Mapping[str, float], base: Path = Path("/")
+    wanted: Mapping[str, CertificateRequest], of: str, readers: Mapping[str, float], base: Path = Path("/")
 ) -> Iterator[CertificateState]:
     """Yield the certificate of each app that has one, or has to have one.
 
@@ -272,7 +278,7 @@ def certificates(
     :raises CommandError: when the host has no openssl.
     """
     for app, one in wanted.items():
-        place = Place(of, app, base)
+        place = CertificateFiles(of, app, base)
         found = read_pair(place)
         if found is None:
             yield CertificateState(app, "missing", [], "", "", 0)
@@ -283,10 +289,10 @@ def certificates(
             kind=kind,
             names=sorted(found.names),
             issuer=found.issuer,
-            until=date(found.ends),
-            days=found.days(time.time()),
+            until=format_date(found.expires),
+            days=found.days_left(time.time()),
             lacking=found.missing(one.domains),
-            stale=[name for name, read_at in readers.items() if newer([place.chain], read_at)],
+            stale=[name for name, read_at in readers.items() if is_any_newer([place.chain], read_at)],
         )
 
 
