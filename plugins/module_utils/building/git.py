@@ -65,13 +65,13 @@ _ARCHIVE_SETTINGS = ["core.attributesFile=/dev/null", *(f"gpg.{kind}program=fals
 _ARCHIVE_ENVIRONMENT = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null"}
 
 
-def resolve(layout: Layout, app: App) -> str:
+def fetch_commit(layout: Layout, app: App) -> str:
     """Return the commit that ``source.version`` is now, fetching what is new.
 
     :raises BuildError: when the repository or the version is not there.
     """
     with _repository(layout, app) as repository:
-        version = app.source.reference
+        version = app.source.git_ref
         if not (version and COMMIT.fullmatch(version) and repository.has(version)):
             repository.fetch(version)
         names = [f"refs/tags/{version}", f"refs/heads/{version}"] if version else [DEFAULT_BRANCH]
@@ -86,14 +86,14 @@ def resolve(layout: Layout, app: App) -> str:
     raise BuildError(f"{repository.key}.version: {repository.url} has no branch, tag or commit {version or 'HEAD'}")
 
 
-def look_up(layout: Layout, app: App) -> str | None:
-    """Return what :func:`resolve` would, without writing anything.
+def query_commit(layout: Layout, app: App) -> str | None:
+    """Return what :func:`fetch_commit` would, without writing anything.
 
     None when the host has no git yet, or nothing but a fetch could tell which commit an abbreviated one is.
 
     :raises BuildError: when the repository or the version is not there.
     """
-    version = app.source.reference
+    version = app.source.git_ref
     if version and COMMIT.fullmatch(version):
         return version
     if not shutil.which("git"):
@@ -115,8 +115,8 @@ def look_up(layout: Layout, app: App) -> str | None:
     return found
 
 
-def export(layout: Layout, app: App, commit: str, unpack: Unpack) -> None:
-    """Have the files of a commit that :func:`resolve` has returned, and of its submodules, unpacked.
+def export_commit(layout: Layout, app: App, commit: str, unpack: Unpack) -> None:
+    """Have the files of a commit that :func:`fetch_commit` has returned, and of its submodules, unpacked.
 
     :raises BuildError: when a submodule cannot be fetched.
     """
