@@ -174,7 +174,7 @@ class Layout:
         """Return the file that says that nginx has still to learn the server lines of a slot that traffic has moved to."""
         return self.slot(slot) / "reload"
 
-    def unconfirmed_marker(self, slot: str) -> Path:
+    def verification_marker(self, slot: str) -> Path:
         """Return the file that says that a slot has traffic, and may lose it again."""
         return self.slot(slot) / "unsettled"
 
