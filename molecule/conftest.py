@@ -17,7 +17,8 @@ REPORTED_FAILURES = 5
 
 #: Prints the ends of the logs of a host; a host that hangs does not hold up the tests.
 LOGS = r"""timeout 20 sh -c '
-journalctl --no-pager --quiet --lines=400 --output=short-iso | grep --invert-match --extended-regexp " (sshd|sudo)[^ ]*: " | tail -n 40
+journalctl --no-pager --quiet --lines=400 --output=short-iso |
+  grep --invert-match --extended-regexp " (sshd|sudo)[^ ]*: " | tail -n 40
 for log in $(ls -t /var/log/*/[ab]-*.log /var/log/nginx/error.log 2>/dev/null | head -4); do
   printf "== %s\n" "$log"; tail -n 15 "$log"
 done' 2>&1"""
