@@ -15,7 +15,7 @@ from ansible_collections.funnel.tornado.plugins.action.release import local_sour
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import Host, app_certificates, load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, nearest
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import KEY
 
 ROLES = Path(__file__).parents[2] / "roles"
@@ -60,7 +60,7 @@ class ActionModule(ActionBase):
         if problems:
             return problems
         entries = load(apps)
-        _texts, problems = read_files(parse_wanted(app_certificates(entries)), self._loader)
+        _texts, problems = read_files(parse_requests(app_certificates(entries)), self._loader)
         for app in entries.values():
             try:
                 local_source(app, self._loader.get_basedir())

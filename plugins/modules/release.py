@@ -127,12 +127,13 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load_one
 from ansible_collections.funnel.tornado.plugins.module_utils.building import git
 from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import fingerprint
-from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs, build, last_push, plan, summary
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
+from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs, build, last_push, plan
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable, printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import LockedError, deploy_lock
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import describe, has_leftovers, is_served
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import has_leftovers, is_served
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import SupervisorError, connect
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError, build_environment, ensure_home
 
@@ -201,7 +202,7 @@ def release(module: AnsibleModule, layout: Layout, app: App) -> dict[str, Any]:
     result: dict[str, Any] = {"id": planned.id, "revision": revision, "changed": not layout.is_built(planned.id)}
     if not result["changed"]:
         return result
-    result["diff"] = difference(layout, f"{summary(planned.description)}\n")
+    result["diff"] = difference(layout, f"{planned.summary}\n")
     if module.check_mode:
         return result
     archive = last.archive if last else sent(module)
@@ -236,7 +237,7 @@ def find_revision(module: AnsibleModule, layout: Layout, app: App) -> str | None
 
 def difference(layout: Layout, after: str) -> dict[str, str]:
     served = layout.live_release()
-    before = f"{summary(describe(layout, served))}\n" if served and layout.is_built(served) else "nothing\n"
+    before = f"{read_manifest(layout, served).summary}\n" if served and layout.is_built(served) else "nothing\n"
     return {"before": before, "after": after, "before_header": f"release of {layout.app}"}
 
 

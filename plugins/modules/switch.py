@@ -107,11 +107,11 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import LockedError, deploy_lock
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import count_processes, describe
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import SupervisorError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import Switcher, SwitchError, Wanted
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
@@ -197,14 +197,14 @@ def require_last_push(layout: Layout, release: str) -> None:
     live = layout.live_release()
     if live is None or not all(layout.pushed_source(one).exists() for one in (live, release)):
         return
-    last, built = (str(describe(layout, one)["revision"]) for one in (live, release))
+    last, built = (read_manifest(layout, one).revision for one in (live, release))
     if last != built:
         raise SwitchError(f"{layout.app}: {last} was pushed meanwhile and is served; run again, to have it with other settings")
 
 
 def is_once(layout: Layout, release: str) -> bool:
     """Say whether the hook before the switch is for one host of the play only."""
-    return layout.is_built(release) and bool(describe(layout, release)["hooks_once"])
+    return layout.is_built(release) and read_manifest(layout, release).hooks_once
 
 
 def served(layout: Layout) -> str:
@@ -219,7 +219,7 @@ def line(layout: Layout, slot: str, release: str) -> str:
     """Return a release in a slot, as a line of a diff; one that is not built yet has its processes in the diff of its build."""
     if not layout.is_built(release):
         return f"release {release}, slot {slot}\n"
-    return f"release {release}, slot {slot}, {count_processes(describe(layout, release))}\n"
+    return f"release {release}, slot {slot}, {read_manifest(layout, release).size}\n"
 
 
 def difference(layout: Layout, before: str, after: str) -> dict[str, str]:

@@ -35,7 +35,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import 
     site_problems,
     size_in_bytes,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import contradictions
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import request_problems
 
 #: An app's name is also its user's, its directories' and its supervisord group's.
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
@@ -588,7 +588,7 @@ def _hook_problems(hooks: Hooks, path: str) -> Iterator[str]:
 def _tls_problems(app: App, path: str) -> Iterator[str]:
     """Yield what goes against the provider of the certificate."""
     tls = app.tls
-    yield from contradictions(tls.provider, app.names, tls.certificate, tls.key, path)
+    yield from request_problems(tls.provider, app.names, tls.certificate, tls.key, path)
     if tls.hsts and tls.provider == "off":
         yield f"{path}.hsts: goes with a provider; browsers believe it over HTTPS only"
 

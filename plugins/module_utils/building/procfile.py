@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import PROCESS_TYPE, App
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import Worker
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
@@ -24,10 +24,10 @@ RELEASE = "release"
 
 @dataclass(frozen=True)
 class Commands:
-    """What is started: ``argv`` of the served type; of each other one ``{"argv": [words], "count": processes}``."""
+    """The command ``argv`` of the process type that serves requests, and the workers by their process types."""
 
     argv: list[str]
-    workers: dict[str, dict[str, Any]]
+    workers: dict[str, Worker]
 
 
 def read(app: App, source: Path) -> Commands:
@@ -49,7 +49,7 @@ def read(app: App, source: Path) -> Commands:
         if name not in others:
             raise BuildError(f"{key}.scale.{name}: {NAME} has no such worker; it has {_listed(others)}")
     counts = {name: app.run.scale.get(name, 1) for name in others}
-    workers = {name: {"argv": shell(line), "count": counts[name]} for name, line in others.items() if counts[name]}
+    workers = {name: Worker(shell(line), counts[name]) for name, line in others.items() if counts[name]}
     return Commands(shell(types[served]), workers)
 
 

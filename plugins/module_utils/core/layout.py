@@ -146,9 +146,13 @@ class Layout:
         """Archive that a release was made of, if it was pushed to this host."""
         return self.release(release) / PUSHED
 
+    def manifest(self, release: str) -> Path:
+        """Return the file with the manifest of a release."""
+        return self.release(release) / "release.json"
+
     def is_built(self, release: str) -> bool:
         """Say whether a release is there; one whose build was broken off is not, as a release appears by a rename."""
-        return (self.release(release) / "release.json").exists()
+        return self.manifest(release).exists()
 
     def slot(self, slot: str) -> Path:
         """Directory of one slot."""

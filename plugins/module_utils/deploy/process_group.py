@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import grp
-import json
 import os
 import pwd
 import signal
@@ -16,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core import private, proc, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, NGINX_GROUP, Layout, Slot, port_of
@@ -66,8 +66,8 @@ class Generation:
         self.slot = slot
         self.release = release
         self.server = server
-        self.description = describe(layout, release)
-        self.processes = range(self.description["processes"])
+        self.manifest = read_manifest(layout, release)
+        self.processes = range(self.manifest.processes)
         self._log_ends: dict[Path, int] = {}
 
     def is_up(self) -> bool:
@@ -119,16 +119,15 @@ class Generation:
     def _addresses(self) -> Iterator[str]:
         """Yield the address of each process as nginx gets it: a path goes through ``live``, so both slots have the same ones."""
         for process in self.processes:
-            yield (
-                f"127.0.0.1:{self._port(process)}" if self.description["port"] else f"unix:{self.layout.live}/run/{process}.sock"
-            )
+            port = self.port(process)
+            yield f"127.0.0.1:{port}" if port else f"unix:{self.layout.live}/run/{process}.sock"
 
     def _group_text(self) -> str:
         group = self.layout.group(self.slot)
         served = self._program_text(group, len(self.processes), "")
         workers = (
-            self._program_text(self.layout.group(self.slot, worker), entry["count"], worker)
-            for worker, entry in self.description["workers"].items()
+            self._program_text(self.layout.group(self.slot, worker), entry.count, worker)
+            for worker, entry in self.manifest.workers.items()
         )
         return "\n".join([served, *workers])
 
@@ -141,8 +140,8 @@ class Generation:
             f"user={self.layout.user}\n"
             "autorestart=true\n"
             "startretries=100\n"  # FATAL is final; 100 tries, each a second later than the last, take over an hour
-            f"stopwaitsecs={self.description['drain'] + STOP_MARGIN}\n"
-            f"stopasgroup={'false' if self.description['runner'] else 'true'}\n"  # a shell passes no signal on
+            f"stopwaitsecs={self.manifest.drain + STOP_MARGIN}\n"
+            f"stopasgroup={'false' if self.manifest.runner else 'true'}\n"  # a shell passes no signal on
             "killasgroup=true\n"
             "redirect_stderr=true\n"
             f"stdout_logfile={self.layout.logs}/{self.slot}-{worker and f'{worker}-'}%(process_num)d.log\n"
@@ -152,21 +151,24 @@ class Generation:
 
     def _worker_counts(self) -> dict[str, int]:
         """Return the number of processes of each group of workers."""
-        workers = self.description["workers"].items()
-        return {self.layout.group(self.slot, worker): entry["count"] for worker, entry in workers}
+        workers = self.manifest.workers.items()
+        return {self.layout.group(self.slot, worker): entry.count for worker, entry in workers}
 
-    def _port(self, process: int) -> int:
-        """Return the port that the launcher gives to the process."""
-        return port_of(self.description["port"], self.slot, process)
+    def port(self, process: int) -> int | None:
+        """Return the port that the launcher passes to the process; None for a process that listens on a socket."""
+        return port_of(self.manifest.port, self.slot, process) if self.manifest.port else None
 
     def _require_free_ports(self) -> None:
-        for process in self.processes if self.description["port"] else ():
+        for process in self.processes:
+            port = self.port(process)
+            if port is None:
+                return
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
-                    probe.bind(("127.0.0.1", self._port(process)))
+                    probe.bind(("127.0.0.1", port))
                 except OSError as error:
-                    raise GenerationError(f"port {self._port(process)}, which process {process} needs, is taken") from error
+                    raise GenerationError(f"port {port}, which process {process} needs, is taken") from error
 
     # Health
 
@@ -175,7 +177,7 @@ class Generation:
 
         :raises GenerationError: when one does not within ``health.timeout`` seconds, or does not stay up.
         """
-        timeout = self.description["health"]["timeout"]
+        timeout = self.manifest.health.timeout
         deadline = time.monotonic() + timeout
         waiting = list(self.processes)
         answered: dict[int, str] = {}
@@ -237,12 +239,12 @@ class Generation:
         """
         if info is None or info.state not in ("STARTING", "RUNNING"):
             raise self._down(f"process {process}", info, self.layout.log(self.slot, process))
-        path = self.description["health"]["path"]
+        path = self.manifest.health.path
         address = self.address(process)
         if isinstance(address, Path) and (problem := self._socket_problem(address)):
             return problem
         try:
-            answer = ask(address, path, self.description["host"], min(patience, TIMEOUT))
+            answer = ask(address, path, self.manifest.host, min(patience, TIMEOUT))
             owner = listener_pid(address, info.pid)
         except OSError:
             return f"{SILENT} GET {path}"
@@ -283,13 +285,14 @@ class Generation:
 
     def address(self, process: int) -> Address:
         """Return where a process listens."""
-        return ("127.0.0.1", self._port(process)) if self.description["port"] else self.layout.socket(self.slot, process)
+        port = self.port(process)
+        return ("127.0.0.1", port) if port else self.layout.socket(self.slot, process)
 
     # Logs
 
     def _logs(self) -> Iterator[tuple[Path, tuple[str, int]]]:
         """Yield the log of every process, with the worker's type (empty for a served process) and the number of it."""
-        counts = {"": len(self.processes)} | {worker: entry["count"] for worker, entry in self.description["workers"].items()}
+        counts = {"": len(self.processes)} | {worker: entry.count for worker, entry in self.manifest.workers.items()}
         for worker, count in counts.items():
             for process in range(count):
                 yield self.layout.log(self.slot, process, worker), (worker, process)
@@ -311,7 +314,7 @@ class Generation:
 
     def has_hook(self, step: str) -> bool:
         """Say whether the release has a command for a step."""
-        return step in self.description["hooks"]
+        return step in self.manifest.hooks
 
     def run_hook(self, step: str) -> None:
         """Run the release's command for a step, as the app's user, with the environment of its processes.
@@ -325,7 +328,7 @@ class Generation:
                 [str(release / "launch.py"), "--hook", step, self.slot],
                 directory=release,
                 environment={},
-                timeout=self.description["hooks_timeout"],
+                timeout=self.manifest.hooks_timeout,
                 description=f"Hook {step} of {self.layout.app}",
                 private_tmp=False,
             )
@@ -345,7 +348,7 @@ class Generation:
         slot = self.layout.slot(self.slot)
         for process in range(count):
             link = self.layout.socket(self.slot, process)
-            if self.description["port"]:
+            if self.manifest.port:
                 tree.put_link(link, f"../../{other}/run/{process}.sock", trusted=slot)
             elif process not in self.processes:
                 tree.put_link(link, f"{process % len(self.processes)}.sock", trusted=slot)
@@ -379,15 +382,6 @@ def is_protected(layout: Layout, slot: Slot) -> bool:
     return private.is_set(layout.slot(slot), group, SLOT_MODE, user) and private.is_set(layout.run(slot), group, RUN_MODE)
 
 
-def describe(layout: Layout, release: str) -> dict[str, Any]:
-    """Return a release's ``release.json``.
-
-    :raises FileNotFoundError: when the release is not on this host.
-    """
-    found: dict[str, Any] = json.loads((layout.release(release) / "release.json").read_text())
-    return found
-
-
 def is_served(layout: Layout, release: str, server: Any) -> bool:
     """Say whether the release is what the live slot runs, with every process of it up.
 
@@ -409,12 +403,6 @@ def has_other(layout: Layout) -> bool:
     """Say whether there is anything of a slot that is not served."""
     other = layout.other_slot()
     return layout.slot(other).exists() or layout.supervisor_file(other).exists()
-
-
-def count_processes(description: dict[str, Any]) -> str:
-    """Return how many processes a release has, in words for a diff."""
-    count = description["processes"]
-    return f"{count} process{'' if count == 1 else 'es'}"
 
 
 def drain(layout: Layout, slot: Slot, seconds: float) -> None:

@@ -13,7 +13,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
 from ansible_collections.funnel.tornado.plugins.module_utils.system import accounts
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import is_ours
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import Place, discard
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import CertificateFiles, remove_certificate
 
 
 def belongings(layout: Layout) -> list[str]:
@@ -21,7 +21,7 @@ def belongings(layout: Layout) -> list[str]:
     if not is_ours(layout):
         return []
     paths: list[Path] = [layout.home, layout.logs, *(layout.supervisor_file(slot) for slot in SLOTS)]
-    certificate = Place(APP_SET, layout.app, layout.base)
+    certificate = CertificateFiles(APP_SET, layout.app, layout.base)
     paths += [certificate.chain, certificate.key, certificate.lineage.configuration]
     paths += [policy.entry(layout.app), policy.repository(layout.app)]
     return [*(str(path) for path in paths if os.path.lexists(path)), *(f"user {user}" for user in users(layout))]
@@ -50,7 +50,7 @@ def remove(layout: Layout) -> None:
     withdraw(layout)
     for user in users(layout):
         accounts.end(user)
-    discard(Place(APP_SET, layout.app, layout.base))
+    remove_certificate(CertificateFiles(APP_SET, layout.app, layout.base))
     for directory in (policy.repository(layout.app), layout.home, layout.logs):
         tree.remove(directory)
     for user in users(layout):

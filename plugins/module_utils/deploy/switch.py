@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, VARIABLE, Layout, Slot
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import PrivateError, link_problem
@@ -27,7 +28,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_grou
     Generation,
     GenerationError,
     clear,
-    describe,
     drain,
     has_leftovers,
     has_other,
@@ -92,7 +92,7 @@ class Switcher:
             found for slot in SLOTS if (found := layout.slot_release(slot)) and layout.is_built(found)
         }
         # To stop a group takes as long as its release's drain.
-        self.patience = max(describe(layout, kept)["drain"] for kept in self.kept) + STOP_MARGIN
+        self.patience = max(read_manifest(layout, kept).drain for kept in self.kept) + STOP_MARGIN
         self.server = supervisord.connect(timeout=self.patience + STOP_MARGIN)
 
     def is_served(self) -> bool:
@@ -225,13 +225,13 @@ class Switcher:
             _point(self.layout.current, "live/release")
         release = self.layout.slot_release(slot)
         if release and history.latest(self.layout) != release:
-            history.record(self.layout, release, describe(self.layout, release)["revision"], self.wanted.by)
+            history.record(self.layout, release, read_manifest(self.layout, release).revision, self.wanted.by)
 
     def _retire(self, slot: Slot) -> None:
         """Let a slot that has no traffic any more finish what it has, and stop it."""
         release = self.layout.slot_release(slot)
         with self._step("drain"):
-            drain(self.layout, slot, describe(self.layout, release)["drain"] if release and release in self.kept else 0)
+            drain(self.layout, slot, read_manifest(self.layout, release).drain if release and release in self.kept else 0)
         with self._step("stop"):
             self._clear(slot)
             if live := self.layout.live_slot():
@@ -261,7 +261,7 @@ class Switcher:
             if generation.has_hook("after_switch"):
                 with self._step("after_switch"):
                     generation.run_hook("after_switch")
-            if generation.description["soak"]:
+            if generation.manifest.soak:
                 with self._step("soak"):
                     self._soak(generation)
         except GenerationError as error:
@@ -274,8 +274,8 @@ class Switcher:
 
         :raises GenerationError: when a process is not well, or was started again, or too many answers are errors.
         """
-        bound = generation.description["soak_errors"]
-        deadline = time.monotonic() + generation.description["soak"]
+        bound = generation.manifest.soak_errors
+        deadline = time.monotonic() + generation.manifest.soak
         answers = Answers(self._is_upstream(generation.slot))
         pids = generation.pids()
         while time.monotonic() < deadline:
@@ -321,7 +321,7 @@ def withdraw(layout: Layout) -> None:
     :raises SupervisorError: when a process does not end.
     """
     releases = [release for slot in SLOTS if (release := layout.slot_release(slot)) and layout.is_built(release)]
-    patience = max((describe(layout, release)["drain"] for release in releases), default=0)
+    patience = max((read_manifest(layout, release).drain for release in releases), default=0)
     server = supervisord.connect(timeout=patience + 2 * STOP_MARGIN)
     for slot in SLOTS:
         drain(layout, slot, patience)

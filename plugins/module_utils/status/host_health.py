@@ -33,8 +33,8 @@ def wait_until_well(apps: Sequence[str], services: Sequence[str], *, mongodb_por
 def _of_services(names: Sequence[str], mongodb_port: int) -> Iterator[str]:
     try:
         yield from (one.problem for one in look_at_services(names, mongodb_port=mongodb_port) if one.problem)
-        if "keepalived" in names and not keepalived.is_well():
-            yield f"keepalived: {keepalived.CHECK} fails"
+        if "keepalived" in names and not keepalived.is_healthy():
+            yield f"keepalived: {keepalived.CHECK_SCRIPT} fails"
     except (CommandError, ServiceError) as error:
         yield str(error)
 

@@ -14,7 +14,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.model import (
     to_dict,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
 
 HOST = Host(cpus=2, open_files=20_000, names=frozenset({"backup"}))
 
@@ -183,7 +183,7 @@ def test_off_without_quotes_which_yaml_reads_as_false_is_meant_as_a_word() -> No
 def test_a_certificate_is_for_all_names_and_is_none_without_a_provider() -> None:
     app = shop(domains=["shop.test"], aliases=["www.shop.test"], tls={"provider": "acme"})
     wanted = app_certificates({"shop": app, "blog": shop()})
-    assert parse_wanted(wanted).keys() == {"shop"}
+    assert parse_requests(wanted).keys() == {"shop"}
     assert wanted["shop"]["domains"] == ["shop.test", "www.shop.test"]
     assert wanted["shop"]["origin"] == "tornado_apps.shop.tls"
 

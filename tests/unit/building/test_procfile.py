@@ -31,17 +31,17 @@ def test_a_shell_runs_the_line_of_the_served_type(tmp_path: Path) -> None:
 
 def test_each_other_type_is_a_worker_but_release(tmp_path: Path) -> None:
     found = commands(tmp_path).workers
-    assert {name: worker["count"] for name, worker in found.items()} == {"mailer": 1, "worker": 1}
+    assert {name: worker.count for name, worker in found.items()} == {"mailer": 1, "worker": 1}
 
 
 def test_braces_are_the_shells_and_not_the_launchers(tmp_path: Path) -> None:
-    words = commands(tmp_path).workers["worker"]["argv"]
+    words = commands(tmp_path).workers["worker"].argv
     assert [word.format(port="no") for word in words] == ["sh", "-c", 'rq worker "${QUEUE:-default}"']
 
 
 def test_scale_says_how_many_and_nothing_is_left_out(tmp_path: Path) -> None:
     found = commands(tmp_path, scale={"worker": 3, "mailer": 0}).workers
-    assert {name: worker["count"] for name, worker in found.items()} == {"worker": 3}
+    assert {name: worker.count for name, worker in found.items()} == {"worker": 3}
 
 
 @pytest.mark.parametrize(

@@ -1,32 +1,24 @@
 from __future__ import annotations
 
 import configparser
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import ReleaseManifest, Worker
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import Generation
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import connect
 
-DESCRIPTION: dict[str, Any] = {
-    "processes": 2,
-    "port": None,
-    "drain": 30,
-    "runner": True,
-    "workers": {},
-    "hooks": {},
-    "health": {"path": "/", "timeout": 1},
-    "host": "localhost",
-}
+MANIFEST = ReleaseManifest(app="shop", id="1f2e", revision="r1", processes=2, drain=30, runner=True)
 
 
 def generation(base: Path, **keys: Any) -> Generation:
     layout = Layout("shop", base=base)
     layout.release("1f2e").mkdir(parents=True)
-    (layout.release("1f2e") / "release.json").write_text(json.dumps(DESCRIPTION | keys))
+    layout.manifest("1f2e").write_text(replace(MANIFEST, **keys).to_json())
     return Generation(layout, "b", "1f2e", connect(base / "nobody.sock"))
 
 
@@ -44,7 +36,7 @@ def test_the_processes_of_a_slot_are_one_group(tmp_path: Path) -> None:
 
 
 def test_supervisord_waits_longer_for_an_end_than_the_process_may_drain(tmp_path: Path) -> None:
-    assert int(programs(generation(tmp_path))["program:shop-b"]["stopwaitsecs"]) > DESCRIPTION["drain"]
+    assert int(programs(generation(tmp_path))["program:shop-b"]["stopwaitsecs"]) > MANIFEST.drain
 
 
 def test_a_slot_knows_the_release_that_it_replaces_and_new_processes_replace_none(tmp_path: Path) -> None:
@@ -63,7 +55,7 @@ def test_a_slot_knows_the_release_that_it_replaces_and_new_processes_replace_non
 
 
 def test_workers_are_groups_of_their_own_that_no_app_can_be_named_like(tmp_path: Path) -> None:
-    found = programs(generation(tmp_path, workers={"worker": {"argv": ["w"], "count": 3}}))
+    found = programs(generation(tmp_path, workers={"worker": Worker(["w"], 3)}))
     assert list(found) == ["program:shop-b", "program:shop-b.worker"]
     worker = found["program:shop-b.worker"]
     assert (worker["numprocs"], worker["command"].split()[1:]) == ("3", ["b", "%(process_num)d", "worker"])
