@@ -12,7 +12,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load, site_owner
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import HEALTH_URL
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import HEALTH_URL
 
 DOCUMENTATION = r"""
 name: app_backends

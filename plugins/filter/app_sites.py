@@ -13,7 +13,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load, site_owner, to_dict
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import Mount, SiteOptions
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import Mount, SiteOptions
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET, CHALLENGES, chain_path, key_path
 
 DOCUMENTATION = r"""

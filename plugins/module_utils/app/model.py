@@ -24,16 +24,14 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
     Range,
     parse,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import (
-    MOUNT_URL,
-    STATIC_URL,
-    Part,
-    SiteOptions,
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import MOUNT_URL, STATIC_URL, SiteOptions, size_in_bytes
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.validation import (
+    SitePart,
+    domain_conflicts,
     is_reserved,
     overlap_problems,
     part_problems,
     site_problems,
-    size_in_bytes,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import request_problems
 
@@ -434,7 +432,7 @@ def load(entries: object, host: Host | None = None) -> dict[str, App]:
             apps[str(name)] = _parse(str(name), entry, problems)
         except InvalidDataError as error:
             problems.extend(error.problems)
-    problems.extend(_shared_domains(apps))
+    problems.extend(domain_conflicts({f"{VARIABLE}.{app.name}": app for app in apps.values() if app.prefix is None}))
     if len(apps) == len(entries):  # or the app that is missed may be there, and have a mistake
         problems.extend(_prefix_problems(apps))
     if host:
@@ -611,21 +609,10 @@ def _command_problems(app: App, command: str, path: str) -> Iterator[str]:
         yield f"{path}: must listen on {{socket}}, or the app needs a port, such as port: 8000"
 
 
-def _shared_domains(apps: Mapping[str, App]) -> Iterator[str]:
-    owners: dict[str, str] = {}
-    for app in apps.values():
-        for domain in (app.names or [""]) if app.prefix is None else []:
-            owner = owners.setdefault(domain, app.name)
-            if owner != app.name:
-                what = f"{domain} is {owner}'s, too" if domain else f"{owner} is the default site, too"
-                key = "aliases" if domain in app.aliases else "domains"
-                yield f"{VARIABLE}.{app.name}.{key}: {what}; each site needs names of its own"
-
-
 def _prefix_problems(apps: Mapping[str, App]) -> Iterator[str]:
     """Yield what is wrong with the apps that are part of another one's site."""
     owners: dict[tuple[frozenset[str], str], str] = {}
-    parts: dict[frozenset[str], list[Part]] = {}
+    parts: dict[frozenset[str], list[SitePart]] = {}
     for app in apps.values():
         parts.setdefault(frozenset(app.domains), []).append(_part(app))
         if app.prefix is None:
@@ -647,11 +634,11 @@ def _prefix_problems(apps: Mapping[str, App]) -> Iterator[str]:
         yield from overlap_problems(site_parts)
 
 
-def _part(app: App) -> Part:
+def _part(app: App) -> SitePart:
     """Return what an app has of its site."""
     path = f"{VARIABLE}.{app.name}"
     static = {f"{path}.static.url": app.static.url} if app.static else {}
-    return Part(path, app.prefix or "/", static, {f"{path}.paths.{url}": url for url in app.paths})
+    return SitePart(path, app.prefix or "/", static, {f"{path}.paths.{url}": url for url in app.paths})
 
 
 def _host_problems(apps: Mapping[str, App], host: Host) -> Iterator[str]:

@@ -21,7 +21,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.command import
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, NGINX_GROUP, Layout, Slot, port_of
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import TIMEOUT, Address, ask, connections, listener_pid
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.upstream import server_line
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import server_line
 from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation
 
 #: Seconds between two looks at something that is waited for.

@@ -110,9 +110,9 @@ class Limits:
         Doc("Requests above the rate that are still served without delay; defaults to the value of C(requests)."),
         Range(0, 100_000),
     ] = None
-    connections: Annotated[
-        int | None, Doc("Connections with an in-flight request, websockets included."), Range(1, 100_000)
-    ] = None
+    connections: Annotated[int | None, Doc("Connections with an in-flight request, websockets included."), Range(1, 100_000)] = (
+        None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,9 +181,9 @@ class SiteOptions:
     allow: Annotated[list[str], Doc("Addresses and networks that may access the site; all if empty."), Network()] = field(
         default_factory=list
     )
-    deny: Annotated[list[str], Doc("Addresses and networks that are denied access; takes precedence over C(allow)."), Network()] = (
-        field(default_factory=list)
-    )
+    deny: Annotated[
+        list[str], Doc("Addresses and networks that are denied access; takes precedence over C(allow)."), Network()
+    ] = field(default_factory=list)
     basic_auth: Annotated[
         dict[str, str],
         Doc("Users of HTTP basic authentication: password hashes by user name, as C(openssl passwd -6) prints them."),
@@ -228,7 +228,9 @@ class Tls:
     certificate: Annotated[str, Doc("PEM file on the host: the site's certificate and its chain."), _PATH]
     key: Annotated[str, Doc("PEM file on the host: the private key."), _PATH]
     redirect: Annotated[bool, Doc("Whether HTTP requests are redirected to HTTPS.")] = True
-    hsts: Annotated[int, Doc("Seconds that browsers must use HTTPS only (C(Strict-Transport-Security))."), Range(0, 126_144_000)] = 0
+    hsts: Annotated[
+        int, Doc("Seconds that browsers must use HTTPS only (C(Strict-Transport-Security))."), Range(0, 126_144_000)
+    ] = 0
     challenges: Annotated[str | None, Doc("Directory with the responses to ACME http-01 challenges."), _PATH] = None
 
 

@@ -116,9 +116,9 @@ def domain_conflicts(sites: Mapping[str, Domains]) -> Iterator[str]:
             owner = owners.setdefault(name, path)
             if owner != path and name:
                 key = "aliases" if name in site.aliases else "domains"
-                yield f"{path}.{key}: {name} already belongs to {owner}; each domain and alias must be unique"
+                yield f"{path}.{key}: {name} already belongs to {owner}; names must be unique"
             elif owner != path:
-                yield f"{path}.domains: {owner} is already the default for all other names; only one may have no domains"
+                yield f"{path}.domains: {owner} is already the default for other names; only one may have no domains"
 
 
 def header_problems(headers: Iterable[str], path: str) -> Iterator[str]:
@@ -142,7 +142,7 @@ def part_problems(part: SitePart) -> Iterator[str]:
         elif url == part.prefix:
             yield f"{key}: must be a path below {url}; set options of all of {url} in {part.origin} itself"
         elif url in taken or is_reserved(url):
-            yield f"{key}: {url} is already configured or reserved; choose another path"
+            yield f"{key}: {url} is already in use or reserved; choose another path"
         taken.add(url)
 
 
