@@ -77,9 +77,9 @@ def nginx_files(
     proxy_protocol: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Return the files of a set of sites, or fail with every mistake in them."""
-    addresses = Addresses(listen, listen_tls, trusted_proxies, proxy_protocol)
+    options = NginxOptions(listen, listen_tls, trusted_proxies, proxy_protocol)
     try:
-        return site_files(sites, upstreams, name=name, addresses=addresses)
+        return site_files(sites, upstreams, name=name, options=options)
     except InvalidDataError as error:
         raise AnsibleFilterError(str(error)) from error
 

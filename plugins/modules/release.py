@@ -124,9 +124,10 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load_one
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.building import git
-from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import fingerprint
+from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import directory_revision
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs, build, last_push, plan
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
@@ -159,8 +160,9 @@ def main() -> None:
     os.umask(0o022)  # whatever root's is: nginx has to pass through what is made
     os.environ.update(build_environment())  # the certificates and the proxy for whatever is fetched
     try:
-        app = load_one(module.params["name"], json.loads(module.params["app"]))
-        module.no_log_values.update(app.hidden_texts, map(printable, app.hidden_texts))  # a build may print what it was given
+        [app] = load({module.params["name"]: json.loads(module.params["app"])}, complete=False).values()
+        secrets = app.sensitive_values
+        module.no_log_values.update(secrets, map(printable, secrets))  # the output of a build may contain them
         layout = Layout(app.name)
         if module.check_mode:
             finish(module, layout, release(module, layout, app))
@@ -206,7 +208,7 @@ def release(module: AnsibleModule, layout: Layout, app: App) -> dict[str, Any]:
     if module.check_mode:
         return result
     archive = last.archive if last else sent(module)
-    if archive is None and (app.source.path is not None or (app.source.archive is not None and not app.source.remote)):
+    if archive is None and (app.source.path is not None or (app.source.archive is not None and not app.source.archive_is_url)):
         return {"needs_source": True}
     environment = build(layout, app, planned, programs, archive, module.params["builder"])
     return result | {"environment": "built" if environment.built else "reused"}
@@ -225,12 +227,12 @@ def find_revision(module: AnsibleModule, layout: Layout, app: App) -> str | None
     """Return what the source is known by; None when that is not known yet."""
     source = app.source
     if source.git is not None:
-        return git.look_up(layout, app) if module.check_mode else git.resolve(layout, app)
+        return git.query_commit(layout, app) if module.check_mode else git.fetch_commit(layout, app)
     if source.directory is not None:
-        return fingerprint(app, Path(source.directory))
+        return directory_revision(app, Path(source.directory))
     if source.package is not None:
         return f"{source.package}=={source.version}"
-    if source.remote:
+    if source.archive_is_url:
         return str(source.checksum).removeprefix("sha256:")
     return str(module.params["revision"])
 

@@ -53,7 +53,7 @@ removed:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app import model
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import name_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable_message
@@ -71,7 +71,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     name = module.params["name"]
-    if problem := model.name_problem(name):
+    if problem := name_problem(name):
         module.fail_json(msg=problem)
     layout = Layout(name)
     found = belongings(layout)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.building import git, procfile
-from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import Environment, prepare
+from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import Environment, ensure_environment
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import (
     HealthCheck,
     ReleaseManifest,
@@ -102,13 +102,13 @@ def argv(app: App) -> list[str]:
         return []
     if app.run.command is not None:
         return shlex.split(app.run.command)
-    listen = ["--socket", "{socket}"] if app.socket else ["--port", "{port}"]
+    listen = ["--socket", "{socket}"] if app.uses_sockets else ["--port", "{port}"]
     wsgi = ["--wsgi"] if app.run.wsgi is not None else []
     threads = ["--threads", str(app.run.threads)] if app.run.threads is not None else []
     syslog = app.services.syslog
     logs = ["--log-to", "stderr", "--log-to", f"udp://{syslog.host}:{syslog.port}"] if syslog else []
     debug = ["--debug", *(word for file in app.watch for word in ("--watch", file))] if app.debug else []
-    sizes = ["--max-body-size", app.largest_upload, "--drain", str(app.drain)]
+    sizes = ["--max-body-size", app.max_upload_size, "--drain", str(app.drain)]
     own = ["--pid-file", "{run}/{process}.pid", "--metrics", "{run}/{process}.metrics"]
     options = [*wsgi, *threads, *listen, "--xheaders", *sizes, *logs, *debug, *own]
     return ["python", "{release}/runner.py", str(app.run.wsgi or app.run.app), *options]
@@ -134,7 +134,7 @@ def build(
         work.mkdir()
         set_owner(work, os.geteuid(), os.getegid(), 0o711)
         _get_source(layout, app, planned, archive, source)
-        environment = prepare(layout, app, source, planned.revision)
+        environment = ensure_environment(layout, app, source, planned.revision)
         _require_tornado(app, environment)
         (work / "shared").symlink_to("../../shared")
         (work / "venv").symlink_to(os.path.relpath(environment.path, layout.release(planned.id)))
@@ -169,8 +169,8 @@ def _get_source(layout: Layout, app: App, planned: ReleaseManifest, archive: Pat
     builder = Builder(layout)
     builder.make_directory(source)
     if app.source.git is not None:
-        git_key = f"{key}.git"
-        git.export(layout, app, planned.revision, lambda stream, place: unpack(builder, stream, source, git_key, place=place))
+        git_key, commit = f"{key}.git", planned.revision
+        git.export_commit(layout, app, commit, lambda stream, place: unpack(builder, stream, source, git_key, place=place))
     elif app.source.archive is not None:
         fetched = source.with_name("source.archive")
         if archive is None:
@@ -211,7 +211,7 @@ def _complete(layout: Layout, app: App, planned: ReleaseManifest, source: Path) 
     if app.run.procfile is None:
         return planned
     with as_user(layout.builder):
-        commands = procfile.read(app, source)
+        commands = procfile.read_commands(app, source)
     return replace(planned, argv=commands.argv, workers=commands.workers)
 
 

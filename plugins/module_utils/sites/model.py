@@ -1,4 +1,4 @@
-"""The site model: the sites and upstreams of the nginx reverse proxy, with type, bounds, default and documentation of each key."""
+"""The site model: sites and upstreams of the nginx reverse proxy, with type, bounds, default and documentation of each key."""
 
 from __future__ import annotations
 
@@ -181,9 +181,9 @@ class SiteOptions:
     allow: Annotated[list[str], Doc("Addresses and networks that may access the site; all if empty."), Network()] = field(
         default_factory=list
     )
-    deny: Annotated[
-        list[str], Doc("Addresses and networks that are denied access; takes precedence over C(allow)."), Network()
-    ] = field(default_factory=list)
+    deny: Annotated[list[str], Doc("Addresses and networks that are denied access, even if C(allow) has them."), Network()] = (
+        field(default_factory=list)
+    )
     basic_auth: Annotated[
         dict[str, str],
         Doc("Users of HTTP basic authentication: password hashes by user name, as C(openssl passwd -6) prints them."),

@@ -68,7 +68,7 @@ class _Location:
     """A location of a site other than its root, with its directives.
 
     ``name`` prefixes its files, zones and named location. Unset options are inherited from ``parent``, the nearest location
-    around it; a mount inherits only limits and access control, as it has another upstream. ``origin`` is the variable it comes from.
+    around it; a mount has another upstream and inherits only limits and access control. ``origin`` is the variable it comes from.
     """
 
     name: str

@@ -153,7 +153,7 @@ def overlap_problems(parts: Collection[SitePart]) -> Iterator[str]:
             inner = [other for other in parts if len(other.prefix) > len(part.prefix) and url.startswith(other.prefix)]
             if inner:
                 other = max(inner, key=lambda candidate: len(candidate.prefix))
-                yield f"{key}: {url} lies below {other.prefix}, which {other.origin} serves; move it there, or choose another path"
+                yield f"{key}: {url} lies below {other.prefix}, which {other.origin} serves; move it there or choose another path"
 
 
 def _path_problems(paths: Mapping[str, PathOptions], path: str) -> Iterator[str]:

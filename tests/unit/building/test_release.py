@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tornado.web import StaticFileHandler
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import Environment
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import (
     Programs,

@@ -243,16 +243,17 @@ def test_passwords_are_asked_for_below_every_path() -> None:
             {"static": ["/.funnel/", "/.well-known/acme-challenge/x/"]},
             [
                 "nginx_sites.shop.static[0].url: /.funnel/ is already in use or reserved; choose another path",
-                "nginx_sites.shop.static[1].url: /.well-known/acme-challenge/x/ is already in use or reserved; choose another path",
+                "nginx_sites.shop.static[1].url: /.well-known/acme-challenge/x/ is already in use or reserved; "
+                "choose another path",
             ],
         ),
         (
             {"static": ["/api/s/"], "paths": {"/api/up": {}, "/ap": {}}, "mounts": {"/api/": {"upstream": API}}},
             [
                 "nginx_sites.shop.static[0].url: /api/s/ lies below /api/, which nginx_sites.shop.mounts./api/ serves; move it "
-                "there, or choose another path",
+                "there or choose another path",
                 "nginx_sites.shop.paths./api/up: /api/up lies below /api/, which nginx_sites.shop.mounts./api/ serves; move it "
-                "there, or choose another path",
+                "there or choose another path",
             ],
         ),
         (
@@ -265,7 +266,7 @@ def test_passwords_are_asked_for_below_every_path() -> None:
             },
             [
                 "nginx_sites.shop.mounts./a/.paths./a/b/c/d: /a/b/c/d lies below /a/b/c/, which "
-                "nginx_sites.shop.mounts./a/b/c/ serves; move it there, or choose another path",
+                "nginx_sites.shop.mounts./a/b/c/ serves; move it there or choose another path",
             ],
         ),
     ],

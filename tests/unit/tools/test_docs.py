@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import load, site_owner
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import site_owner
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from tests.support.pages import GUIDES, PAGES, broken_links, commands, host_problem, problem, quoted, sources, untested
 from tools.docs import ROOT, pages, role_page
 
