@@ -10,6 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import NginxOptions
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import site_files
 
 DOCUMENTATION = r"""

@@ -134,7 +134,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable, printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import LockedError, deploy_lock
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import has_leftovers, is_served
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import is_live
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import has_leftovers
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import SupervisorError, connect
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError, build_environment, ensure_home
 
@@ -185,7 +186,7 @@ def finish(module: AnsibleModule, layout: Layout, result: dict[str, Any]) -> Non
 def is_settled(layout: Layout, release: str) -> bool:
     """Say whether a switch to the release would find nothing to do."""
     try:
-        return layout.is_built(release) and is_served(layout, release, connect()) and not has_leftovers(layout)
+        return layout.is_built(release) and is_live(layout, release, connect()) and not has_leftovers(layout)
     except SupervisorError:
         return False  # the switch says so
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import grp
-import os
 import pwd
-import signal
 import socket
 import stat
 import time
@@ -16,16 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
-from ansible_collections.funnel.tornado.plugins.module_utils.core import private, proc, tree
+from ansible_collections.funnel.tornado.plugins.module_utils.core import private, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
-from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, NGINX_GROUP, Layout, Slot, port_of
-from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import TIMEOUT, Address, ask, connections, listener_pid
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, Layout, Slot, port_of
+from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import TIMEOUT, Address, ask, listener_pid
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import INTERVAL, protect
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import server_line
 from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation
-
-#: Seconds between two looks at something that is waited for.
-INTERVAL = 0.1
 
 #: Seconds beyond ``drain`` until supervisord kills a process that was told to stop.
 STOP_MARGIN = 5
@@ -44,17 +39,12 @@ SILENT = "did not answer"
 SHOWN_LINES = 25
 SHOWN_BYTES = 1 << 14
 
-#: Modes of a slot and of its directory of sockets, the first with an entry for the app's user, who is among the others of the
-#: second. Nginx's group lists that, and writes nothing there.
-SLOT_MODE = 0o710
-RUN_MODE = 0o3757
 
-
-class GenerationError(Exception):
+class ProcessGroupError(Exception):
     """A generation does not do what it has to. The message has the process and the end of its log."""
 
 
-class Generation:
+class ProcessGroup:
     """The processes of a release in a slot: two generations of an app run during a switch."""
 
     def __init__(self, layout: Layout, slot: Slot, release: str, server: Any) -> None:
@@ -84,7 +74,7 @@ class Generation:
     def start(self) -> None:
         """Lay out the slot, which has to be clear, and let supervisord start the processes.
 
-        :raises GenerationError: when a port is taken, or sockets could not be protected.
+        :raises ProcessGroupError: when a port is taken, or sockets could not be protected.
         :raises SupervisorError: when supervisord refuses.
         """
         self._require_free_ports()
@@ -106,7 +96,7 @@ class Generation:
         try:
             protect(self.layout, self.slot)
         except private.PrivateError as error:
-            raise GenerationError(str(error)) from error
+            raise ProcessGroupError(str(error)) from error
 
     def _before(self) -> str | None:
         """Return the release that this one replaces; processes that are only started anew replace none."""
@@ -168,14 +158,14 @@ class Generation:
                 try:
                     probe.bind(("127.0.0.1", port))
                 except OSError as error:
-                    raise GenerationError(f"port {port}, which process {process} needs, is taken") from error
+                    raise ProcessGroupError(f"port {port}, which process {process} needs, is taken") from error
 
     # Health
 
     def wait_healthy(self) -> None:
         """Wait until every process answers its health path with success, and is one of this release and slot; then look again.
 
-        :raises GenerationError: when one does not within ``health.timeout`` seconds, or does not stay up.
+        :raises ProcessGroupError: when one does not within ``health.timeout`` seconds, or does not stay up.
         """
         timeout = self.manifest.health.timeout
         deadline = time.monotonic() + timeout
@@ -192,7 +182,7 @@ class Generation:
                 process = waiting[0]
                 problem = answered.get(process, problems[process])
                 log = self._log(self.layout.log(self.slot, process))
-                raise GenerationError(f"process {process} {problem} within {timeout} s (health.timeout){log}")
+                raise ProcessGroupError(f"process {process} {problem} within {timeout} s (health.timeout){log}")
             if waiting:
                 time.sleep(INTERVAL)
         pids = self.pids()
@@ -208,11 +198,11 @@ class Generation:
     def require_healthy(self) -> None:
         """See that every process is well at this moment.
 
-        :raises GenerationError: when one is not.
+        :raises ProcessGroupError: when one is not.
         """
         for process, problem in self._problems(self.processes, self._infos()).items():
             if problem:
-                raise GenerationError(f"process {process} {problem}{self._log(self.layout.log(self.slot, process))}")
+                raise ProcessGroupError(f"process {process} {problem}{self._log(self.layout.log(self.slot, process))}")
 
     def pids(self) -> dict[int, int]:
         """Return the process id of each served process."""
@@ -226,7 +216,7 @@ class Generation:
     ) -> dict[int, str]:
         """Return what is wrong with each process; all are asked at once, so that none that hangs delays the check of another.
 
-        :raises GenerationError: when one does not stay up.
+        :raises ProcessGroupError: when one does not stay up.
         """
         with ThreadPoolExecutor(MAXIMUM_PROBES) as pool:
             found = pool.map(lambda process: self._problem(process, infos.get(process), patience), processes)
@@ -235,7 +225,7 @@ class Generation:
     def _problem(self, process: int, info: supervisord.ProcessInfo | None, patience: float = TIMEOUT) -> str:
         """Return what is wrong with a process, or nothing; its answer may take ``patience`` seconds, and never more than TIMEOUT.
 
-        :raises GenerationError: when it does not stay up.
+        :raises ProcessGroupError: when it does not stay up.
         """
         if info is None or info.state not in ("STARTING", "RUNNING"):
             raise self._down(f"process {process}", info, self.layout.log(self.slot, process))
@@ -279,9 +269,9 @@ class Generation:
                 return
             time.sleep(INTERVAL)
 
-    def _down(self, what: str, info: supervisord.ProcessInfo | None, log: Path) -> GenerationError:
+    def _down(self, what: str, info: supervisord.ProcessInfo | None, log: Path) -> ProcessGroupError:
         why = f" ({info.error})" if info and info.error else ""
-        return GenerationError(f"{what} does not stay up{why}{self._log(log)}")
+        return ProcessGroupError(f"{what} does not stay up{why}{self._log(log)}")
 
     def address(self, process: int) -> Address:
         """Return where a process listens."""
@@ -319,7 +309,7 @@ class Generation:
     def run_hook(self, step: str) -> None:
         """Run the release's command for a step, as the app's user, with the environment of its processes.
 
-        :raises GenerationError: when it fails or takes too long, with its last lines.
+        :raises ProcessGroupError: when it fails or takes too long, with its last lines.
         """
         release = self.layout.release(self.release)
         try:
@@ -333,13 +323,13 @@ class Generation:
                 private_tmp=False,
             )
         except CommandError as error:
-            raise GenerationError(f"hooks.{step}: {error}") from error
+            raise ProcessGroupError(f"hooks.{step}: {error}") from error
         if done.status != 0:
-            raise GenerationError(f"hooks.{step} failed with exit status {done.status}:\n{done.last_lines(SHOWN_LINES)}")
+            raise ProcessGroupError(f"hooks.{step} failed with exit status {done.status}:\n{done.last_lines(SHOWN_LINES)}")
 
     # Traffic
 
-    def lead_on(self, count: int, other: Slot) -> None:
+    def add_socket_aliases(self, count: int, other: Slot) -> None:
         """Give the slot the sockets that nginx knows until its reload: beyond its own they lead to processes that answer.
 
         To its own ones, or, if it listens on ports, to those of the slot ``other``, which is there until nginx has reloaded. The
@@ -353,8 +343,8 @@ class Generation:
             elif process not in self.processes:
                 tree.put_link(link, f"{process % len(self.processes)}.sock", trusted=slot)
 
-    def end_leading_on(self) -> None:
-        """Remove the sockets of :meth:`lead_on`, which nginx does not know any more."""
+    def remove_socket_aliases(self) -> None:
+        """Remove the sockets of :meth:`add_socket_aliases`, which nginx does not know any more."""
         slot = self.layout.slot(self.slot)
         for process in range(MAX_PROCESSES):
             link = self.layout.socket(self.slot, process)
@@ -363,80 +353,10 @@ class Generation:
                 tree.remove(link, trusted=slot)
 
 
-def protect(layout: Layout, slot: Slot) -> None:
-    """Let nobody but root, nginx and the app's user pass through a slot, and make its directory of sockets one like /tmp.
-
-    There the app's user changes nothing that root made, and the kernel follows a link for nobody but who made it. In this
-    order: before others may write below the slot they cannot reach it any more. Processes that listen there serve on.
-
-    :raises PrivateError: when the file system cannot do it.
-    """
-    user, group = pwd.getpwnam(layout.user).pw_uid, grp.getgrnam(NGINX_GROUP).gr_gid
-    private.set_directory(layout.slot(slot), group, SLOT_MODE, user)
-    private.set_directory(layout.run(slot), group, RUN_MODE)
-
-
-def is_protected(layout: Layout, slot: Slot) -> bool:
-    """Say whether a slot is as :func:`protect` makes it; slots of the collection's first releases are not."""
-    user, group = pwd.getpwnam(layout.user).pw_uid, grp.getgrnam(NGINX_GROUP).gr_gid
-    return private.is_set(layout.slot(slot), group, SLOT_MODE, user) and private.is_set(layout.run(slot), group, RUN_MODE)
-
-
-def is_served(layout: Layout, release: str, server: Any) -> bool:
+def is_live(layout: Layout, release: str, server: Any) -> bool:
     """Say whether the release is what the live slot runs, with every process of it up.
 
     :raises SupervisorError: when supervisord, which ``server`` leads to, cannot be asked.
     """
     live = layout.live_slot()
-    return live is not None and layout.slot_release(live) == release and Generation(layout, live, release, server).is_up()
-
-
-def has_leftovers(layout: Layout) -> bool:
-    """Say whether a switch that was broken off left something to finish or to remove, or is open to other users."""
-    live = layout.live_slot()
-    marks = [layout.reload_mark(live), layout.unsettled_mark(live)] if live else []
-    is_open = (live is not None and not is_protected(layout, live)) or not history.is_private(layout)
-    return has_other(layout) or any(mark.exists() for mark in marks) or is_open
-
-
-def has_other(layout: Layout) -> bool:
-    """Say whether there is anything of a slot that is not served."""
-    other = layout.other_slot()
-    return layout.slot(other).exists() or layout.supervisor_file(other).exists()
-
-
-def drain(layout: Layout, slot: Slot, seconds: float) -> None:
-    """Wait until nobody is connected to a slot, at most ``seconds``."""
-    upstream = layout.upstream(slot)
-    lines = upstream.read_text().splitlines() if upstream.exists() else []
-    ports = {int(line.rsplit(":", 1)[1].split()[0]) for line in lines if "unix:" not in line}
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and connections(layout.run(slot), ports):
-        time.sleep(INTERVAL)
-
-
-def clear(layout: Layout, slot: Slot, server: Any, patience: float) -> None:
-    """Stop all that runs in a slot and remove the slot; nothing is left to start again, whenever this is broken off.
-
-    :arg patience: seconds that processes without a supervisor may take to end.
-    :raises TreeError: when its files cannot be removed.
-    """
-    layout.supervisor_file(slot).unlink(missing_ok=True)
-    for group in supervisord.groups(server, layout.group(slot)):
-        supervisord.remove_group(server, group)
-    _end_orphans(layout, slot, patience)
-    tree.remove(layout.slot(slot))
-
-
-def _end_orphans(layout: Layout, slot: Slot, patience: float) -> None:
-    """End the slot's processes that a killed supervisord has left: the one that was started after it does not know them."""
-    with contextlib.suppress(KeyError):
-        uid = pwd.getpwnam(layout.user).pw_uid
-        wanted = {"TORNADO_APP": layout.app, "TORNADO_SLOT": slot}
-        deadline = time.monotonic() + patience
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            for pid in proc.with_environment(uid, wanted):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
-            while proc.with_environment(uid, wanted) and time.monotonic() < deadline:
-                time.sleep(INTERVAL)
+    return live is not None and layout.slot_release(live) == release and ProcessGroup(layout, live, release, server).is_up()

@@ -19,7 +19,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_files_of
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import ask, connections
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import Generation
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CertificateRequest
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import (
@@ -147,17 +147,17 @@ def look(layouts: Sequence[Layout], server: Any) -> Iterator[Process | Failure]:
                 yield Failure(f"{layout.app}: one of its processes cannot be read: {error}")
 
 
-def _supervised(layout: Layout, server: Any) -> Iterator[tuple[Generation, str, supervisord.ProcessInfo]]:
-    """Yield the processes that supervisord has of an app, each with its generation and the type of its worker, if it is one."""
+def _supervised(layout: Layout, server: Any) -> Iterator[tuple[ProcessGroup, str, supervisord.ProcessInfo]]:
+    """Yield the supervised processes of an app, each with its process group and, for a worker, its process type."""
     for slot in SLOTS:
         release = layout.slot_release(slot)
         if release is None:
             continue
-        generation = Generation(layout, slot, release, server)
-        for group in supervisord.groups(server, layout.group(slot)):
+        process_group = ProcessGroup(layout, slot, release, server)
+        for group in supervisord.slot_groups(server, layout.group(slot)):
             worker = group.removeprefix(layout.group(slot)).removeprefix(".")
             for info in supervisord.process_infos(server, group):
-                yield generation, worker, info
+                yield process_group, worker, info
 
 
 def abandoned(names: list[str], base: Path = Path("/")) -> list[str]:
@@ -297,8 +297,8 @@ def certificates(
         )
 
 
-def _process(generation: Generation, worker: str, info: supervisord.ProcessInfo) -> Process:
-    layout, slot, number = generation.layout, generation.slot, int(info.name)
+def _process(process_group: ProcessGroup, worker: str, info: supervisord.ProcessInfo) -> Process:
+    layout, slot, number = process_group.layout, process_group.slot, int(info.name)
     alive = info.pid > 0 and proc.stat(info.pid) is not None
     return Process(
         app=layout.app,
@@ -306,16 +306,16 @@ def _process(generation: Generation, worker: str, info: supervisord.ProcessInfo)
         live=layout.live_slot() == slot,
         worker=worker,
         process=number,
-        release=generation.release,
+        release=process_group.release,
         state=info.state,
         pid=info.pid,
         uptime=proc.uptime(info.pid) if alive else 0,
         restarts=_restarts(layout, layout.starts(slot, number, worker)),
-        connections=0 if worker else _connections(generation, number, info.pid),
+        connections=0 if worker else _connections(process_group, number, info.pid),
         open_files=proc.open_files(info.pid),
         open_files_limit=open_files_of(info.pid)[0] if alive else 0,
         rss=proc.rss(info.pid),
-        health=0 if worker else _health(generation, number),
+        health=0 if worker else _health(process_group, number),
     )
 
 
@@ -330,15 +330,15 @@ def _restarts(layout: Layout, starts: Path) -> int:
         return 0
 
 
-def _connections(generation: Generation, number: int, pid: int) -> int:
-    port = generation.port(number)
+def _connections(process_group: ProcessGroup, number: int, pid: int) -> int:
+    port = process_group.port(number)
     ports = {port} if port else set()
     # The runner binds its socket to a hidden name made of its pid; other programs bind it to its own.
-    return connections(generation.layout.run(generation.slot), ports, {f".{pid}", f"{number}.sock"})
+    return connections(process_group.layout.run(process_group.slot), ports, {f".{pid}", f"{number}.sock"})
 
 
-def _health(generation: Generation, number: int) -> int:
+def _health(process_group: ProcessGroup, number: int) -> int:
     try:
-        return ask(generation.address(number), generation.manifest.health.path, generation.manifest.host).status
+        return ask(process_group.address(number), process_group.manifest.health.path, process_group.manifest.host).status
     except OSError:
         return 0
