@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import supervisord
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import Generation, GenerationError
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup, ProcessGroupError
 from ansible_collections.funnel.tornado.plugins.module_utils.network import keepalived
 from ansible_collections.funnel.tornado.plugins.module_utils.status.machine import look_at_services
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
@@ -45,6 +45,6 @@ def _of_app(app: str) -> Iterator[str]:
     if slot is None or release is None:  # nothing was deployed or pushed yet
         return
     try:
-        Generation(layout, slot, release, supervisord.connect()).require_healthy()
-    except (GenerationError, supervisord.SupervisorError, OSError) as error:
+        ProcessGroup(layout, slot, release, supervisord.connect()).require_healthy()
+    except (ProcessGroupError, supervisord.SupervisorError, OSError) as error:
         yield f"{app}: {error}"
