@@ -289,22 +289,22 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
             {"shop": entry(hooks={"before_switch": {"command": " ", "once": True}})},
             "tornado_apps.shop.hooks.before_switch: must be a program and its arguments; found ' '",
         ),
-        ({"shop": entry(tls={"provider": "acme"})}, "tornado_apps.shop.tls: needs domains, which the certificate is for"),
+        ({"shop": entry(tls={"provider": "acme"})}, "tornado_apps.shop.tls: requires domains for the certificate to cover"),
         (
             {"shop": entry(tls={"provider": True})},
             'tornado_apps.shop.tls.provider: must be "off" or "self_signed" or "files" or "acme"; found True',
         ),
         (
             {"shop": entry(tls={"provider": "acme"}, domains=["*.a.example"])},
-            "tornado_apps.shop.tls.provider: acme proves each name over HTTP, which *.a.example cannot be; use files for it",
+            "tornado_apps.shop.tls.provider: acme validates each name over HTTP, which *.a.example does not support; use files",
         ),
         (
             {"shop": entry(tls={"provider": "files", "key": "k.pem"}, domains=["a.example"])},
-            "tornado_apps.shop.tls.certificate: is missing; provider: files takes certificate and key, PEM files",
+            "tornado_apps.shop.tls.certificate: is missing; provider: files requires certificate and key, PEM files",
         ),
         (
             {"shop": entry(tls={"key": "k.pem"})},
-            "tornado_apps.shop.tls.key: goes with provider: files; this is off",
+            "tornado_apps.shop.tls.key: requires provider: files; found off",
         ),
         (
             {"shop": entry(tls={"hsts": 300})},
