@@ -66,6 +66,7 @@ lint: $(VENV)/installed ## yamllint, ansible-lint, ruff, mypy, and how root reac
 	mypy --package ansible_collections.funnel.tornado.plugins
 	mypy tools tests molecule roles files
 	$(VENV)/bin/python -m tools.check_paths
+	PYTHONPATH=.collections lint-imports --no-logo --no-cache
 
 .PHONY: judges
 judges: $(VENV)/installed .cache/judges/installed ## ansible-test, galaxy-importer and antsibull, on the built artefact

@@ -13,7 +13,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import NAME, Request, parse_wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import NAME, CertificateRequest, parse_requests
 from ansible_collections.funnel.tornado.plugins.plugin_utils.certificate_validation import certificate_problems, key_problems
 from ansible_collections.funnel.tornado.plugins.plugin_utils.source_packing import SourceError, locate
 
@@ -35,7 +35,7 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         try:
-            wanted = parse_wanted(arguments.get("wanted") or {})
+            wanted = parse_requests(arguments.get("wanted") or {})
         except InvalidDataError as error:
             raise AnsibleActionFail(str(error)) from error
         problems = [*account_problems(arguments), *set_problems(arguments)]
@@ -50,7 +50,7 @@ class ActionModule(ActionBase):
         return result
 
 
-def read_files(wanted: Mapping[str, Request], loader: DataLoader) -> tuple[dict[str, tuple[str, str]], list[str]]:
+def read_files(wanted: Mapping[str, CertificateRequest], loader: DataLoader) -> tuple[dict[str, tuple[str, str]], list[str]]:
     """Return chain and key of each certificate that comes from files, and what is wrong with these files."""
     pems: dict[str, tuple[str, str]] = {}
     problems: list[str] = []
@@ -69,7 +69,7 @@ def read_files(wanted: Mapping[str, Request], loader: DataLoader) -> tuple[dict[
     return pems, problems
 
 
-def _read(request: Request, key: str, loader: DataLoader) -> tuple[Path, str]:
+def _read(request: CertificateRequest, key: str, loader: DataLoader) -> tuple[Path, str]:
     """Return the file that a certificate's ``key`` names, and its text, decrypted if need be.
 
     :raises SourceError: with the path of the key.

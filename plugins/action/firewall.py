@@ -8,7 +8,7 @@ from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.module_utils.network.firewall import EVERYBODY, parse_rules
+from ansible_collections.funnel.tornado.plugins.module_utils.network.firewall import ANY_SOURCE, parse_rules
 
 
 class ActionModule(ActionBase):
@@ -26,7 +26,7 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         try:
-            parse_rules(arguments.get("allow", []), arguments.get("ssh_port", 22), arguments.get("ssh_sources", list(EVERYBODY)))
+            parse_rules(arguments.get("allow", []), arguments.get("ssh_port", 22), arguments.get("ssh_sources", list(ANY_SOURCE)))
         except InvalidDataError as error:
             raise AnsibleActionFail(str(error)) from error
         # sudo does not pass it on, so whoever logs in is asked for it.

@@ -1,7 +1,8 @@
-"""Controller's half of the module preflight: judges the variables first, and asks the host only what they depend on."""
+"""Controller side of the module preflight: validates the variables, then checks the apps against the state of the host."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,24 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.action.certificates import read_files
 from ansible_collections.funnel.tornado.plugins.action.release import local_source, with_versions
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import Host, app_certificates, load
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, app_certificates
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import HostFacts, host_problems, load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, nearest
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import KEY
 
 ROLES = Path(__file__).parents[2] / "roles"
 
 
 class ActionModule(ActionBase):
-    """Refuses what cannot work, with all its reasons at once, before anything has changed."""
+    """Fails with all mistakes in the variables at once, before anything changes."""
 
     _supports_check_mode = True
     _requires_connection = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return what the host has; fail with every mistake of the variables."""
+        """Return the host state; fail with every mistake in the variables."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
         _result, arguments = self.validate_argument_spec(
@@ -39,51 +41,44 @@ class ActionModule(ActionBase):
                 "roles": {"type": "list", "elements": "str", "default": []},
             }
         )
-        apps = with_versions(arguments["apps"], arguments["versions"])
-        wrong = [problem for role in arguments["roles"] for problem in self._wrong_variables(role, variables)]
-        self._refuse([*misspelt(variables), *wrong, *self._wrong_files(apps), *unknown(arguments["names"], apps)])
+        entries = with_versions(arguments["apps"], arguments["versions"])
+        problems = misspelled_variables(variables)
+        problems += (problem for role in arguments["roles"] for problem in self._role_problems(role, variables))
+        apps: dict[str, App] = {}
+        try:
+            apps = load(entries)
+            problems += self._file_problems(apps)
+        except InvalidDataError as error:
+            problems += error.problems
+        self._fail_on([*problems, *unknown_apps(arguments["names"], entries)])
         host: dict[str, Any] = self._execute_module("funnel.tornado.preflight", {"apps": {}, "key": KEY}, task_vars=variables)
         if not host.get("failed"):
-            found = Host(host["cpus"], host["open_files"], frozenset(host["names"]))
-            self._refuse(attempt(apps, found))
+            self._fail_on(host_problems(apps, HostFacts(host["cpus"], host["open_files"], frozenset(host["names"]))))
         return host
 
-    def _wrong_variables(self, role: str, variables: dict[str, Any]) -> list[str]:
-        """Return what is wrong with the variables of a role, in Ansible's own words."""
+    def _role_problems(self, role: str, variables: dict[str, Any]) -> list[str]:
+        """Validate the variables of a role against its argument specs; return Ansible's error messages."""
         options = yaml.safe_load((ROLES / role / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
         given = self._templar.template({name: variables[name] for name in options if name in variables})
         return list(ArgumentSpecValidator(options).validate(given).error_messages)
 
-    def _wrong_files(self, apps: object) -> list[str]:
-        """Return what is wrong with the entries or, if that is nothing, with the controller's files that they name."""
-        problems = attempt(apps, None)
-        if problems:
-            return problems
-        entries = load(apps)
-        _texts, problems = read_files(parse_wanted(app_certificates(entries)), self._loader)
-        for app in entries.values():
+    def _file_problems(self, apps: Mapping[str, App]) -> list[str]:
+        """Return the problems with files on the controller that ``apps`` name: certificates, keys and sources."""
+        _texts, problems = read_files(parse_requests(app_certificates(apps)), self._loader)
+        for app in apps.values():
             try:
                 local_source(app, self._loader.get_basedir())
             except AnsibleActionFail as error:
                 problems.append(error.message)
         return problems
 
-    def _refuse(self, problems: list[str]) -> None:
-        if problems:
-            raise AnsibleActionFail("\n".join(["the inventory has mistakes; nothing was changed", *problems]))
+    def _fail_on(self, problems: Iterable[str]) -> None:
+        if lines := list(problems):
+            raise AnsibleActionFail("\n".join(["the inventory has mistakes; nothing was changed", *lines]))
 
 
-def attempt(apps: object, host: Host | None) -> list[str]:
-    """Return the mistakes of the entries."""
-    try:
-        load(apps, host)
-    except InvalidDataError as error:
-        return error.problems
-    return []
-
-
-def unknown(names: list[str], apps: object) -> list[str]:
-    """Name each app that is asked for and has no entry."""
+def unknown_apps(names: list[str], apps: object) -> list[str]:
+    """Return a message for each of ``names`` that has no entry."""
     known = list(apps) if isinstance(apps, dict) else []
     found = []
     for name in names:
@@ -94,8 +89,8 @@ def unknown(names: list[str], apps: object) -> list[str]:
     return found
 
 
-def misspelt(variables: dict[str, Any]) -> list[str]:
-    """Name each variable that looks like the collection's and is not: it would be left aside in silence."""
+def misspelled_variables(variables: dict[str, Any]) -> list[str]:
+    """Return a message for each variable whose name resembles ``tornado_apps``: Ansible would ignore it silently."""
     strange = sorted(name for name in variables if name.startswith("tornado_") and name != VARIABLE)
     near = (name for name in sorted(variables) if name not in strange and nearest(name, [VARIABLE]) and name != VARIABLE)
     return [f"{name}: no such variable; did you mean {VARIABLE}?" for name in [*strange, *near]]

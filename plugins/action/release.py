@@ -11,7 +11,8 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.action.switch import operator
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load, to_dict
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, to_entry
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.plugin_utils import source_packing
@@ -43,7 +44,8 @@ class ActionModule(ActionBase):
             }
         )
         try:
-            app = load(with_versions(arguments["apps"], {arguments["name"]: arguments["version"]}))[arguments["name"]]
+            entries = with_versions(arguments["apps"], {arguments["name"]: arguments["version"]})
+            [app] = load({arguments["name"]: entries[arguments["name"]]}, complete=False).values()
         except (InvalidDataError, KeyError) as error:
             raise AnsibleActionFail(str(error)) from error
         local = local_source(app, self._loader.get_basedir())
@@ -92,7 +94,7 @@ class ActionModule(ActionBase):
 
 def entry(app: App) -> dict[str, Any]:
     """Return what a host needs to know of an app to build it."""
-    known = to_dict(app)
+    known = to_entry(app)
     del known["basic_auth"]  # hashes of passwords are nginx's alone
     return known
 
@@ -114,7 +116,7 @@ def local_source(app: App, playbook: str) -> Path | None:
     """
     if app.source.path is not None:
         key, name = "path", app.source.path
-    elif app.source.archive is not None and not app.source.remote:
+    elif app.source.archive is not None and not app.source.archive_is_url:
         key, name = "archive", app.source.archive
     else:
         return None

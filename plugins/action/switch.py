@@ -9,7 +9,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import name_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import name_problem
 
 
 class ActionModule(ActionBase):

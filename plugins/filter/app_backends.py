@@ -9,7 +9,8 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load, site_owner
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import HEALTH_URL
@@ -76,7 +77,7 @@ def backend(app: App, parts: Iterable[App], addresses: Mapping[str, str], tls_at
         "origin": f"{VARIABLE}.{app.name}",
     }
     if tls_at == "app_hosts":
-        return found | {"domains": app.names, "tls": "pass" if tls else "end", "proxy_protocol": True}
+        return found | {"domains": app.all_domains, "tls": "pass" if tls else "end", "proxy_protocol": True}
     return found | {
         "domains": app.domains,
         "aliases": app.aliases,

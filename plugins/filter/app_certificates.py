@@ -10,7 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import app_certificates as certificates
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import load
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 
 DOCUMENTATION = r"""

@@ -10,7 +10,8 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load, site_owner, to_dict
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner, to_entry
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import Mount, SiteOptions
@@ -62,7 +63,7 @@ def app_sites(apps: object, *, tls: bool = True) -> dict[str, dict[str, Any]]:
 
 def site(app: App, mounted: Iterable[App], *, tls: bool) -> dict[str, Any]:
     """Return the site of an app, with the apps ``mounted`` in it, and whether it has ``tls`` of its own."""
-    maintenance = {**to_dict(app)["maintenance"], "file": str(Layout(app.name).maintenance)}
+    maintenance = {**to_entry(app)["maintenance"], "file": str(Layout(app.name).maintenance)}
     mounts = {
         str(other.prefix): part(other, Mount) | {"maintenance_file": str(Layout(other.name).maintenance)} for other in mounted
     }
@@ -75,7 +76,7 @@ def part(app: App, options: type) -> dict[str, Any]:
 
     All that this names of a release leads through the link that a switch renames.
     """
-    layout, entry = Layout(app.name), to_dict(app)
+    layout, entry = Layout(app.name), to_entry(app)
     # What is run where it lies has no files for nginx: the app sends its own.
     served = app.static if app.source.directory is None else None
     return {

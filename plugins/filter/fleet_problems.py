@@ -107,7 +107,7 @@ def _firewall_problems(hosts: Iterable[Mapping[str, Any]]) -> Iterable[str]:
                 firewall.parse_rules(
                     variables.get(firewall.ALLOW, []),
                     variables.get(firewall.SSH_PORT, variables.get("ansible_port", 22)),
-                    variables.get(firewall.SSH_SOURCES, list(firewall.EVERYBODY)),
+                    variables.get(firewall.SSH_SOURCES, list(firewall.ANY_SOURCE)),
                 )
         except InvalidDataError as error:
             wrong += error.problems

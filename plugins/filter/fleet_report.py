@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import load
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_report import report
 
 DOCUMENTATION = r"""

@@ -117,8 +117,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certbot import Account
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_wanted
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import CertificatesError, Keeper, Pem
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import CertificatesError, CertificateStore, Pem
 
 ARGUMENTS: dict[str, Any] = {
     "set": {"type": "str", "required": True},
@@ -139,9 +139,9 @@ def main() -> None:
     given = module.params
     account = Account(given["acme_directory"], given["acme_email"], given["acme_eab_key_id"], given["acme_eab_hmac_key"])
     try:
-        keeper = Keeper(
+        keeper = CertificateStore(
             given["set"],
-            parse_wanted(given["wanted"]),
+            parse_requests(given["wanted"]),
             given["services"],
             account,
             {name: Pem(chain, given["keys"][name]) for name, chain in given["chains"].items()},

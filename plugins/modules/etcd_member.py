@@ -11,7 +11,7 @@ short_description: Make a host a member of a cluster of etcd
 description:
   - With O(state=known), sees that the cluster knows of this host before etcd is started for the first time, and says what
     etcd has to be told then. A member that has lost its data is replaced. Whoever is added has no vote yet.
-  - With O(state=voting), gives a member that was started its vote, as soon as it has caught up.
+  - With O(state=voting), gives a member that was started its promote_learner, as soon as it has caught up.
   - The cluster is never asked for what it cannot take back. A version of etcd that cannot join is refused, and so are several
     members with a password of root and without O(tls).
   - In check mode a host joins even if no other member answers, as none has been started before the first run; there is a warning.
@@ -89,9 +89,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.backing.etcd_model 
     Cluster,
     EtcdError,
     Membership,
-    belong,
     own_version,
-    vote,
+    promote_learner,
+    register_member,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, run
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
@@ -135,9 +135,9 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> Membership:
     cluster = Cluster(name, members, params["tls"], params["ca"], params["root_password"])
     if params["state"] == "known":
         runs = systemd.look("etcd").active
-        return belong(cluster, Path(params["data"]), version(check_mode=check_mode), runs=runs, check_mode=check_mode)
+        return register_member(cluster, Path(params["data"]), version(check_mode=check_mode), runs=runs, check_mode=check_mode)
     if not check_mode:
-        vote(cluster)
+        promote_learner(cluster)
     return Membership("member", changed=True)
 
 

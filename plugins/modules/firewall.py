@@ -95,7 +95,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.network import nftables
-from ansible_collections.funnel.tornado.plugins.module_utils.network.firewall import EVERYBODY, parse_rules
+from ansible_collections.funnel.tornado.plugins.module_utils.network.firewall import ANY_SOURCE, parse_rules
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSetError
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
 
@@ -105,7 +105,7 @@ def main() -> None:
         argument_spec={
             "allow": {"type": "list", "elements": "dict", "default": []},
             "ssh_port": {"type": "int", "default": 22},
-            "ssh_sources": {"type": "list", "elements": "str", "default": list(EVERYBODY)},
+            "ssh_sources": {"type": "list", "elements": "str", "default": list(ANY_SOURCE)},
             "state": {"type": "str", "choices": ["present", "widened", "absent"], "default": "present"},
             "confirm": {"type": "int", "default": 30},
             "connection": {"type": "str", "default": ""},
@@ -125,7 +125,7 @@ def main() -> None:
 def apply(params: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
     """Return the module's result."""
     rules = parse_rules(params["allow"], params["ssh_port"], params["ssh_sources"])
-    table = nftables.table(rules, params["state"])
+    table = nftables.desired_table(rules, params["state"])
     if params["state"] != "absent":
         nftables.require_connection(rules, params["connection"], platform.node())
     if params["keep"]:
@@ -133,7 +133,7 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
         return {"differs": True}
     changes = table.files.changes()
     result = {
-        "differs": bool(changes) or not nftables.is_in_force(table),
+        "differs": bool(changes) or not nftables.is_active(table),
         "rules": list(table.lines or ()),
         "tried": False,
         "diff": [change.diff() for change in changes],

@@ -69,7 +69,7 @@ held:
   description: Whether the host had the address when the module began.
   returned: success
   type: bool
-well:
+healthy:
   description: Whether the host could take the address; keepalived runs there, and its check is content.
   returned: success
   type: bool
@@ -114,11 +114,11 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
     host = platform.node()
     address = keepalived.parse_address(params["address"])
     shown = keepalived.interfaces()
-    place = keepalived.find_place(address, shown, host, params["interface"])
+    place = keepalived.locate_address(address, shown, host, params["interface"])
     keepalived.require_priority(params["priority"])
     expected = keepalived.is_expected(address, shown)
     changed = {"known": False, "expected": not expected, "handed_over": place.held, "settled": expected}[params["state"]]
-    result = {**dataclasses.asdict(place), "well": keepalived.is_well(), "priority": params["priority"]}
+    result = {**dataclasses.asdict(place), "healthy": keepalived.is_healthy(), "priority": params["priority"]}
     if changed and not check_mode:
         if params["state"] == "expected":
             keepalived.expect(address, place)

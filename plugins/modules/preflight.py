@@ -114,7 +114,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.packages imp
     require_supported_host,
     upstream_versions,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET, names_of
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET, installed_names
 
 #: All of it is judged on the controller, and nothing of it sent to the host.
 ARGUMENTS = {
@@ -142,7 +142,7 @@ def main() -> None:
         nginx_workers=max(1, cpus // 2),
         open_files=Capacity.of_host().most,
         names=sorted(set(names())),
-        certificates=names_of(APP_SET),
+        certificates=installed_names(APP_SET),
         packages={"codename": distribution.codename, "versions": upstream_versions(installed())},
         host_state=collect_host_state(module.params["key"].encode()).to_data(),
         pushed=sorted(path.stem for path in PUSH_ENTRIES.glob("*.json")),

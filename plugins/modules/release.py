@@ -124,15 +124,18 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load_one
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.building import git
-from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import fingerprint
-from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs, build, last_push, plan, summary
+from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import directory_revision
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
+from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs, build, last_push, plan
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable, printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import LockedError, deploy_lock
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import describe, has_leftovers, is_served
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import is_live
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import has_leftovers
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import SupervisorError, connect
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError, build_environment, ensure_home
 
@@ -158,8 +161,9 @@ def main() -> None:
     os.umask(0o022)  # whatever root's is: nginx has to pass through what is made
     os.environ.update(build_environment())  # the certificates and the proxy for whatever is fetched
     try:
-        app = load_one(module.params["name"], json.loads(module.params["app"]))
-        module.no_log_values.update(app.hidden_texts, map(printable, app.hidden_texts))  # a build may print what it was given
+        [app] = load({module.params["name"]: json.loads(module.params["app"])}, complete=False).values()
+        secrets = app.sensitive_values
+        module.no_log_values.update(secrets, map(printable, secrets))  # the output of a build may contain them
         layout = Layout(app.name)
         if module.check_mode:
             finish(module, layout, release(module, layout, app))
@@ -182,7 +186,7 @@ def finish(module: AnsibleModule, layout: Layout, result: dict[str, Any]) -> Non
 def is_settled(layout: Layout, release: str) -> bool:
     """Say whether a switch to the release would find nothing to do."""
     try:
-        return layout.is_built(release) and is_served(layout, release, connect()) and not has_leftovers(layout)
+        return layout.is_built(release) and is_live(layout, release, connect()) and not has_leftovers(layout)
     except SupervisorError:
         return False  # the switch says so
 
@@ -201,11 +205,11 @@ def release(module: AnsibleModule, layout: Layout, app: App) -> dict[str, Any]:
     result: dict[str, Any] = {"id": planned.id, "revision": revision, "changed": not layout.is_built(planned.id)}
     if not result["changed"]:
         return result
-    result["diff"] = difference(layout, f"{summary(planned.description)}\n")
+    result["diff"] = difference(layout, f"{planned.summary}\n")
     if module.check_mode:
         return result
     archive = last.archive if last else sent(module)
-    if archive is None and (app.source.path is not None or (app.source.archive is not None and not app.source.remote)):
+    if archive is None and (app.source.path is not None or (app.source.archive is not None and not app.source.archive_is_url)):
         return {"needs_source": True}
     environment = build(layout, app, planned, programs, archive, module.params["builder"])
     return result | {"environment": "built" if environment.built else "reused"}
@@ -224,19 +228,19 @@ def find_revision(module: AnsibleModule, layout: Layout, app: App) -> str | None
     """Return what the source is known by; None when that is not known yet."""
     source = app.source
     if source.git is not None:
-        return git.look_up(layout, app) if module.check_mode else git.resolve(layout, app)
+        return git.query_commit(layout, app) if module.check_mode else git.fetch_commit(layout, app)
     if source.directory is not None:
-        return fingerprint(app, Path(source.directory))
+        return directory_revision(app, Path(source.directory))
     if source.package is not None:
         return f"{source.package}=={source.version}"
-    if source.remote:
+    if source.archive_is_url:
         return str(source.checksum).removeprefix("sha256:")
     return str(module.params["revision"])
 
 
 def difference(layout: Layout, after: str) -> dict[str, str]:
     served = layout.live_release()
-    before = f"{summary(describe(layout, served))}\n" if served and layout.is_built(served) else "nothing\n"
+    before = f"{read_manifest(layout, served).summary}\n" if served and layout.is_built(served) else "nothing\n"
     return {"before": before, "after": after, "before_header": f"release of {layout.app}"}
 
 

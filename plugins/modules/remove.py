@@ -53,14 +53,15 @@ removed:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app import model
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import name_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import LockedError, deploy_lock
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.removal import belongings, remove
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.removal import PushFiles, find_resources, remove
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import SupervisorError
+from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
 from ansible_collections.funnel.tornado.plugins.module_utils.system.accounts import AccountError
 
 
@@ -71,16 +72,16 @@ def main() -> None:
         supports_check_mode=True,
     )
     name = module.params["name"]
-    if problem := model.name_problem(name):
+    if problem := name_problem(name):
         module.fail_json(msg=problem)
-    layout = Layout(name)
-    found = belongings(layout)
+    layout, push_files = Layout(name), PushFiles(policy.entry(name), policy.repository(name))
+    found = find_resources(layout, push_files)
     try:
         if found and not module.check_mode:
             layout.home.mkdir(mode=0o711, exist_ok=True)  # an attempt before this one may have got as far as that
             with deploy_lock(layout, "", wait=module.params["wait"]) as note:
                 note("removal")
-                remove(layout)
+                remove(layout, push_files)
     except (AccountError, CommandError, LockedError, OSError, SupervisorError, TreeError) as error:
         module.fail_json(msg=printable_message(f"{name} is not removed completely: {error}; run this again"))
     before = "".join(f"{line}\n" for line in found)

@@ -71,7 +71,7 @@ import shlex
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import SHORTEST_SECRET
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import MIN_SECRET_LENGTH
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable, printable_message
@@ -134,7 +134,7 @@ def words(command: str) -> list[str]:
 def secrets(layout: Layout, release: str) -> set[str]:
     """Return what is hidden of the output: the release's secrets, but for those that stand in many words."""
     values = json.loads((layout.release(release) / "secrets.json").read_text()).values()
-    return {value for value in values if len(value) >= SHORTEST_SECRET}
+    return {value for value in values if len(value) >= MIN_SECRET_LENGTH}
 
 
 def limit_of_supervisord() -> int:

@@ -123,7 +123,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.network import nfta
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.haproxy_runtime import HaproxyError
 from ansible_collections.funnel.tornado.plugins.module_utils.status import apps, machine
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
 
 #: What is raised where a part cannot be read.
 UNREADABLE = (CommandError, HaproxyError, InvalidDataError, OSError, systemd.ServiceError, supervisord.SupervisorError)
@@ -154,7 +154,7 @@ def main() -> None:
     )
     params = module.params
     host = machine.look_at_machine()
-    problems = [problem for problem in (host.problem, nftables.problem()) if problem]
+    problems = [problem for problem in (host.problem, nftables.drift()) if problem]
 
     def read(look: Callable[[], Iterable[Part]]) -> list[dict[str, Any]] | None:
         try:
@@ -187,7 +187,7 @@ def main() -> None:
 def certificates(params: dict[str, Any]) -> Iterator[apps.CertificateState]:
     """Yield the certificates, and which of the services that may read them have not."""
     readers = {name: systemd.look(name).settled_at for name in apps.SELF_CHECKS if name in params["services"]}
-    yield from apps.certificates(parse_wanted(params["certificates"]), params["certificates_set"], readers)
+    yield from apps.certificates(parse_requests(params["certificates"]), params["certificates_set"], readers)
 
 
 if __name__ == "__main__":

@@ -107,13 +107,13 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import LockedError, deploy_lock
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import count_processes, describe
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import SupervisorError
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import Switcher, SwitchError, Wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import Switcher, SwitchError, SwitchRequest
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
 
 ARGUMENTS = {
@@ -149,7 +149,7 @@ def main() -> None:
     module.exit_json(**dataclasses.asdict(outcome), diff=difference(layout, before, served(layout)))
 
 
-def wanted(layout: Layout, params: dict[str, Any]) -> Wanted:
+def wanted(layout: Layout, params: dict[str, Any]) -> SwitchRequest:
     """Return what is asked for, with the id of a release that was named by its place.
 
     :raises SwitchError: when there is none in that place, or a rollback asks for one that was never served.
@@ -167,7 +167,7 @@ def wanted(layout: Layout, params: dict[str, Any]) -> Wanted:
         require_served_before(layout, release)
     forward = not params["rollback"] and not params["restart"]
     forward = forward and (params["once"] or not is_once(layout, release))
-    return Wanted(release, params["by"], params["restart"], before_switch=forward)
+    return SwitchRequest(release, params["by"], params["restart"], before_switch=forward)
 
 
 def require_served_before(layout: Layout, release: str) -> None:
@@ -197,14 +197,14 @@ def require_last_push(layout: Layout, release: str) -> None:
     live = layout.live_release()
     if live is None or not all(layout.pushed_source(one).exists() for one in (live, release)):
         return
-    last, built = (str(describe(layout, one)["revision"]) for one in (live, release))
+    last, built = (read_manifest(layout, one).revision for one in (live, release))
     if last != built:
         raise SwitchError(f"{layout.app}: {last} was pushed meanwhile and is served; run again, to have it with other settings")
 
 
 def is_once(layout: Layout, release: str) -> bool:
     """Say whether the hook before the switch is for one host of the play only."""
-    return layout.is_built(release) and bool(describe(layout, release)["hooks_once"])
+    return layout.is_built(release) and read_manifest(layout, release).hooks_once
 
 
 def served(layout: Layout) -> str:
@@ -219,7 +219,7 @@ def line(layout: Layout, slot: str, release: str) -> str:
     """Return a release in a slot, as a line of a diff; one that is not built yet has its processes in the diff of its build."""
     if not layout.is_built(release):
         return f"release {release}, slot {slot}\n"
-    return f"release {release}, slot {slot}, {count_processes(describe(layout, release))}\n"
+    return f"release {release}, slot {slot}, {read_manifest(layout, release).size}\n"
 
 
 def difference(layout: Layout, before: str, after: str) -> dict[str, str]:
@@ -227,7 +227,7 @@ def difference(layout: Layout, before: str, after: str) -> dict[str, str]:
     return {"before": before, "after": after, "before_header": f"served by {layout.app}"} if before != after else {}
 
 
-def predict(layout: Layout, asked: Wanted) -> dict[str, Any]:
+def predict(layout: Layout, asked: SwitchRequest) -> dict[str, Any]:
     """Return the result that a run would have, also on a host that has no supervisord yet."""
     before = served(layout)
     live = layout.live_slot()
@@ -235,9 +235,9 @@ def predict(layout: Layout, asked: Wanted) -> dict[str, Any]:
     leftovers = False
     if not switched:
         switcher = Switcher(layout, asked)
-        switched, leftovers = not switcher.is_served(), switcher.has_leftovers()
-    after = line(layout, layout.other_slot(), asked.release or "not built yet") if switched else before
-    result = {"changed": switched or leftovers, "release": asked.release, "slot": layout.other_slot() if switched else live}
+        switched, leftovers = not switcher.is_live(), switcher.has_leftovers()
+    after = line(layout, layout.inactive_slot(), asked.release or "not built yet") if switched else before
+    result = {"changed": switched or leftovers, "release": asked.release, "slot": layout.inactive_slot() if switched else live}
     return result | {"steps": [], "pruned": [], "diff": difference(layout, before, after)}
 
 

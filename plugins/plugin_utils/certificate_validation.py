@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import pairwise
 
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import covered
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import is_covered
 
 with contextlib.suppress(ImportError):  # a host can load this, and has to do without
     from cryptography import x509
@@ -47,7 +47,7 @@ def certificate_problems(chain: str, domains: Sequence[str], now: datetime) -> I
                 "the site's own comes first, then each the one that has signed the last"
             )
     names = _names(own)
-    missing = [domain for domain in domains if not covered(domain, names)]
+    missing = [domain for domain in domains if not is_covered(domain, names)]
     if missing:
         yield f"is not for {', '.join(missing)}; it is for {', '.join(names) or 'no name at all'}"
 

@@ -27,7 +27,7 @@ def port() -> int:
 @pytest.fixture
 def process(port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Start the app with ``$PORT`` set, in a process group of its own, as the launcher does."""
-    command = procfile.parse((APP / "Procfile").read_text())["web"]
+    command = procfile.parse_procfile((APP / "Procfile").read_text())["web"]
     environment = os.environ | {"PORT": str(port), "PYTHONDONTWRITEBYTECODE": "1"}
     with subprocess.Popen(["sh", "-c", command], cwd=APP, env=environment, start_new_session=True) as started:
         yield started

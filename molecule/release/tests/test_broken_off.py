@@ -42,10 +42,10 @@ DRIVER = """
 import json, os, signal, sys
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import deploy_lock
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import Switcher, Wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import Switcher, SwitchRequest
 release, fatal = sys.argv[1:]
 if fatal == "renamed":  # after traffic has moved, and before anything says so
-    Switcher._note_served = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    Switcher._record_live = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 layout = Layout("sample")
 os.umask(0o022)
 with deploy_lock(layout, "driver") as tell:
@@ -53,7 +53,7 @@ with deploy_lock(layout, "driver") as tell:
         tell(step)
         if step == fatal:
             os.kill(os.getpid(), signal.SIGKILL)
-    outcome = Switcher(layout, Wanted(release, "driver"), note).run()
+    outcome = Switcher(layout, SwitchRequest(release, "driver"), note).run()
 print(json.dumps([step["name"] for step in outcome.steps]))
 """
 

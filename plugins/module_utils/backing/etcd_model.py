@@ -58,12 +58,12 @@ class UnreachableError(EtcdError):
 class Client:
     """One member, as its clients see it.
 
-    ``ca`` is the PEM text of who has signed its certificate; ``trusting`` takes any certificate.
+    ``ca`` is the PEM text of who has signed its certificate; ``insecure`` takes any certificate.
     """
 
     url: str
     ca: str = ""
-    trusting: bool = False
+    insecure: bool = False
     token: str = field(default="", repr=False)
 
     def call(self, path: str, **body: Any) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class Client:
         context = ssl.create_default_context(cadata=self.ca or None)
         # What etcd and its clients take is good enough; Python 3.13 asks for more of an authority than they do.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        if self.trusting:
+        if self.insecure:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         return HTTPSConnection(host, place.port, timeout=TIMEOUT, context=context)
 
@@ -126,7 +126,7 @@ class Client:
 # Members
 
 
-def in_url(address: str) -> str:
+def url_host(address: str) -> str:
     """Return an address as a URL has it: that of IPv6 is in brackets."""
     return f"[{address}]" if ":" in address else address
 
@@ -148,11 +148,11 @@ class Cluster:
 
     def peer_url(self, name: str) -> str:
         """Return where the other members reach this one."""
-        return f"{self.scheme}://{in_url(self.members[name])}:{PEER_PORT}"
+        return f"{self.scheme}://{url_host(self.members[name])}:{PEER_PORT}"
 
     def client(self, name: str) -> Client:
         """Return a member, as seen from the others."""
-        return Client(f"{self.scheme}://{in_url(self.members[name])}:{CLIENT_PORT}", self.ca)
+        return Client(f"{self.scheme}://{url_host(self.members[name])}:{CLIENT_PORT}", self.ca)
 
     @property
     def local(self) -> Client:
@@ -162,7 +162,7 @@ class Cluster:
     @property
     def local_before(self) -> Client:
         """The same, should ``tls`` have changed since it was started. It is told no secrets: any certificate will do."""
-        return Client(f"{'http' if self.tls else 'https'}://127.0.0.1:{CLIENT_PORT}", trusting=True)
+        return Client(f"{'http' if self.tls else 'https'}://127.0.0.1:{CLIENT_PORT}", insecure=True)
 
     @property
     def others(self) -> list[str]:
@@ -200,7 +200,7 @@ class Membership:
     alone: bool = False
 
 
-def belong(cluster: Cluster, data: Path, version: str, *, runs: bool = True, check_mode: bool = False) -> Membership:
+def register_member(cluster: Cluster, data: Path, version: str, *, runs: bool = True, check_mode: bool = False) -> Membership:
     """See that the cluster knows of this host, if there is a cluster.
 
     A host is added as a learner, which has no vote: should it never start, the others can still agree.
@@ -295,7 +295,7 @@ def _join(cluster: Cluster, other: Client, *, check_mode: bool) -> Membership:
     return Membership("joining", changed=changed, initial_cluster=",".join([*known, f"{cluster.name}={url}"]))
 
 
-def vote(cluster: Cluster) -> None:
+def promote_learner(cluster: Cluster) -> None:
     """Give a member that has caught up with the others its vote.
 
     :raises EtcdError: when it does not catch up, or no other member answers.
@@ -394,7 +394,7 @@ def _mark_revoked(root: Client) -> None:
     root.call("kv/put", key=_base64(REVOKED.encode()), value=_base64(secrets.token_hex(8).encode()))
 
 
-def forget_revoked(root: Client) -> None:
+def clear_revoked(root: Client) -> None:
     """Remove the mark, where nothing from before can be open."""
     root.call("kv/deleterange", key=_base64(REVOKED.encode()))
 

@@ -25,7 +25,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.backing.etcd_model 
     UnreachableError,
     User,
     apply_users,
-    forget_revoked,
+    clear_revoked,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, last_lines, run
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
@@ -111,7 +111,7 @@ class Bootstrap:
         if root.token and root_password != self.root_password:
             root.call("auth/user/changepw", name="root", password=self.root_password)
         apply_users(client, self.root_password, self.users, served=False)
-        forget_revoked(client.login("root", self.root_password))
+        clear_revoked(client.login("root", self.root_password))
 
     @contextlib.contextmanager
     def _beside(self) -> Iterator[Path]:

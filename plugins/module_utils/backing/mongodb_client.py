@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     Client = MongoClient[dict[str, Any]]
 
 #: Seconds in which a server has to answer, and in which another member of a set has to show that it is there.
-ANSWER_SECONDS = 10.0
-GLANCE_SECONDS = 2.0
+RESPONSE_TIMEOUT = 10.0
+PROBE_TIMEOUT = 2.0
 
 #: Seconds between two looks at something that is waited for.
 INTERVAL = 0.5
@@ -60,7 +60,7 @@ def driver() -> ModuleType:
 
 
 def connect(
-    address: str, *, login: tuple[str, str, str] | None = None, seconds: float = ANSWER_SECONDS, **options: Any
+    address: str, *, login: tuple[str, str, str] | None = None, seconds: float = RESPONSE_TIMEOUT, **options: Any
 ) -> Client:
     """Return a client of the server at ``address`` (``host:port``, or the path of a unix socket), and of no other of its set.
 
@@ -118,7 +118,7 @@ def working_password(address: str, passwords: Iterable[str]) -> str:
     )
 
 
-def hello(address: str, seconds: float = ANSWER_SECONDS) -> dict[str, Any]:
+def hello(address: str, seconds: float = RESPONSE_TIMEOUT) -> dict[str, Any]:
     """Return what a server says of itself and its set; nobody has to log in for that.
 
     :raises MongodbError: when it does not answer.
@@ -184,9 +184,9 @@ class ReplicaSet:
         while True:
             for member in (self._local, *(one for one in self._members if one != self._me)):
                 with contextlib.suppress(MongodbError):
-                    said = hello(member, GLANCE_SECONDS)
+                    said = hello(member, PROBE_TIMEOUT)
                     named = said.get("primary") if said.get("setName") == self._name else None
-                    if named and hello(named, GLANCE_SECONDS).get("isWritablePrimary"):
+                    if named and hello(named, PROBE_TIMEOUT).get("isWritablePrimary"):
                         return str(named)
             self._pause(f"the replica set {self._name} has no primary; are more than half of its members up?")
 
@@ -273,8 +273,8 @@ def is_in_a_set(member: str) -> bool | None:
     """Say whether a host is in a replica set, which it is not while it refuses connections; None if it cannot be asked."""
     host, _colon, port = member.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), GLANCE_SECONDS).close()
-        return "setName" in hello(member, GLANCE_SECONDS)
+        socket.create_connection((host, int(port)), PROBE_TIMEOUT).close()
+        return "setName" in hello(member, PROBE_TIMEOUT)
     except ConnectionRefusedError:
         return False
     except (OSError, MongodbError):

@@ -44,8 +44,8 @@ PYTHONS = Path("/opt/python")
 UV_LOCK, PYLOCK, REQUIREMENTS, PROJECT = "uv.lock", "pylock.toml", "requirements.txt", "pyproject.toml"
 
 #: Most bytes of a file that names dependencies, and how many files such a file may include, those of its includes included.
-MOST_BYTES = 8 << 20
-MOST_INCLUDES = 50
+MAX_FILE_BYTES = 8 << 20
+MAX_INCLUDES = 50
 
 #: A line that includes another file, or restricts versions by one.
 INCLUDE = re.compile(r"(?:-[rc]\s*=?|--(?:requirement|constraint)[\s=])\s*(\S.*)")
@@ -84,13 +84,13 @@ class Environment:
         return next(self.path.glob("lib/python3*/site-packages"))
 
 
-def prepare(layout: Layout, app: App, source: Path, revision: str) -> Environment:
+def ensure_environment(layout: Layout, app: App, source: Path, revision: str) -> Environment:
     """Return the environment for the source, building it if there is none of the same dependencies and Python.
 
     :raises BuildError: when its Python or a dependency cannot be had.
     """
-    python = interpreter(app)
-    requirements = read(layout, app, source, python)
+    python = ensure_interpreter(app)
+    requirements = read_requirements(layout, app, source, python)
     version = platform.python_version() if python == SYSTEM_PYTHON else str(python)
     inputs = [version, requirements.text, requirements.locked, revision if requirements.local else ""]
     digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:HASH_DIGITS]
@@ -118,7 +118,7 @@ def _is_interpreter(path: Path, python: Path) -> bool:
     return path.is_relative_to(PYTHONS) or (path.parent == python.parent and path.name.startswith("python"))
 
 
-def fingerprint(app: App, directory: Path) -> str:
+def directory_revision(app: App, directory: Path) -> str:
     """Return the hash of the files that name the dependencies of a directory that is run where it lies.
 
     :raises BuildError: when there is no such directory, or one of the files cannot be read.
@@ -130,7 +130,7 @@ def fingerprint(app: App, directory: Path) -> str:
     try:
         for name in (UV_LOCK, PYLOCK, PROJECT):
             digest.update((_content(directory, name) or "").encode())
-        if has(directory, REQUIREMENTS):
+        if has_file(directory, REQUIREMENTS):
             digest.update("\n".join(requirement_lines(directory)).encode())
     except (OSError, ValueError, TreeError) as error:
         raise BuildError(f"{key}: {error}") from error
@@ -151,7 +151,7 @@ def _mark_complete(path: Path) -> None:
     os.close(os.open(path / COMPLETE, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644))
 
 
-def interpreter(app: App) -> Path:
+def ensure_interpreter(app: App) -> Path:
     """Return the Python that the app asks for, installing it if it is not the system's and not there.
 
     :raises BuildError: when uv cannot get it.
@@ -176,7 +176,7 @@ def interpreter(app: App) -> Path:
     return Path(found.output.splitlines()[-1]).resolve()
 
 
-def read(layout: Layout, app: App, source: Path, python: Path) -> Requirements:
+def read_requirements(layout: Layout, app: App, source: Path, python: Path) -> Requirements:
     """Return the dependencies that the source names.
 
     :raises BuildError: when they are named in a way that is different tomorrow, or cannot be read.
@@ -186,8 +186,8 @@ def read(layout: Layout, app: App, source: Path, python: Path) -> Requirements:
         return Requirements("package", f"{app.source.package}=={app.source.version}\n")
     try:
         with as_user(layout.builder):
-            locked = has(source, UV_LOCK) and has(source, PROJECT)
-            found = Requirements() if locked else read_files(source)
+            locked = has_file(source, UV_LOCK) and has_file(source, PROJECT)
+            found = Requirements() if locked else requirements_from_files(source)
         if not locked:
             return found
         export = ["export", "--quiet", "--frozen", "--no-dev", "--no-emit-project", "--no-editable"]
@@ -200,15 +200,15 @@ def read(layout: Layout, app: App, source: Path, python: Path) -> Requirements:
     return Requirements(UV_LOCK, text, locked=True, local=local)
 
 
-def read_files(source: Path) -> Requirements:
+def requirements_from_files(source: Path) -> Requirements:
     """Return the dependencies that are named by anything but a lock of uv.
 
     :raises ValueError: when they cannot be read, or nothing says in which versions they are meant.
     :raises TreeError: when a file is not a regular one of the source, or is too large.
     """
     if (lock := _content(source, PYLOCK)) is not None:
-        return Requirements(PYLOCK, pylock(tomllib.loads(lock)), locked=True)
-    if has(source, REQUIREMENTS):
+        return Requirements(PYLOCK, requirements_from_pylock(tomllib.loads(lock)), locked=True)
+    if has_file(source, REQUIREMENTS):
         lines = requirement_lines(source)
         return Requirements(REQUIREMENTS, "\n".join(lines), local=any(_is_local(source, line) for line in lines))
     project = tomllib.loads(_content(source, PROJECT) or "")
@@ -217,19 +217,19 @@ def read_files(source: Path) -> Requirements:
     return Requirements()
 
 
-def has(source: Path, name: str) -> bool:
+def has_file(source: Path, name: str) -> bool:
     """Say whether the source's top directory has a file of that name, or anything else in its place."""
     return os.path.lexists(source / name)
 
 
 def _content(source: Path, name: str) -> str | None:
     try:
-        return tree.read(source / name, MOST_BYTES, trusted=source).decode()
+        return tree.read(source / name, MAX_FILE_BYTES, trusted=source).decode()
     except FileNotFoundError:
         return None
 
 
-def pylock(lock: dict[str, Any]) -> str:
+def requirements_from_pylock(lock: dict[str, Any]) -> str:
     """Return what a lock file (PEP 751) holds as lines of a requirements file.
 
     Packages of an index by their version and hashes, not by the address they had when they were locked: the host's own
@@ -269,7 +269,7 @@ def requirement_lines(source: Path) -> list[str]:
 
 
 def _lines(source: Path, name: Path, included: Iterator[int]) -> Iterator[str]:
-    for line in tree.read(source / name, MOST_BYTES, trusted=source).decode().replace("\\\n", " ").splitlines():
+    for line in tree.read(source / name, MAX_FILE_BYTES, trusted=source).decode().replace("\\\n", " ").splitlines():
         words = line.partition(" #")[0].split()
         if not words or words[0].startswith("#"):
             continue
@@ -277,9 +277,9 @@ def _lines(source: Path, name: Path, included: Iterator[int]) -> Iterator[str]:
         match = INCLUDE.fullmatch(" ".join(words))
         if not match or "://" in match[1]:
             continue
-        if next(included, MOST_INCLUDES + 1) > MOST_INCLUDES:
+        if next(included, MAX_INCLUDES + 1) > MAX_INCLUDES:
             raise ValueError(
-                f"{REQUIREMENTS} and what it includes include more than {MOST_INCLUDES} files, or one includes itself"
+                f"{REQUIREMENTS} and what it includes include more than {MAX_INCLUDES} files, or one includes itself"
             )
         inner = Path(os.path.normpath(name.parent / match[1]))
         if inner.is_absolute() or ".." in inner.parts:

@@ -41,9 +41,9 @@ SUBMODULE_MODE = "160000"
 
 #: Most bytes that git may print, such as the names of a commit's files; most bytes of .gitmodules, and most submodules of all
 #: submodules.
-MOST_OUTPUT = 64 << 20
-MOST_SETTINGS = 1 << 20
-MOST_SUBMODULES = 100
+MAX_OUTPUT = 64 << 20
+MAX_SETTINGS = 1 << 20
+MAX_SUBMODULES = 100
 
 #: Unpacks a tar file, given by a file descriptor, into a place in the source's directory.
 Unpack = Callable[[int, str], None]
@@ -65,13 +65,13 @@ _ARCHIVE_SETTINGS = ["core.attributesFile=/dev/null", *(f"gpg.{kind}program=fals
 _ARCHIVE_ENVIRONMENT = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null"}
 
 
-def resolve(layout: Layout, app: App) -> str:
+def fetch_commit(layout: Layout, app: App) -> str:
     """Return the commit that ``source.version`` is now, fetching what is new.
 
     :raises BuildError: when the repository or the version is not there.
     """
     with _repository(layout, app) as repository:
-        version = app.source.reference
+        version = app.source.git_ref
         if not (version and COMMIT.fullmatch(version) and repository.has(version)):
             repository.fetch(version)
         names = [f"refs/tags/{version}", f"refs/heads/{version}"] if version else [DEFAULT_BRANCH]
@@ -86,14 +86,14 @@ def resolve(layout: Layout, app: App) -> str:
     raise BuildError(f"{repository.key}.version: {repository.url} has no branch, tag or commit {version or 'HEAD'}")
 
 
-def look_up(layout: Layout, app: App) -> str | None:
-    """Return what :func:`resolve` would, without writing anything.
+def query_commit(layout: Layout, app: App) -> str | None:
+    """Return what :func:`fetch_commit` would, without writing anything.
 
     None when the host has no git yet, or nothing but a fetch could tell which commit an abbreviated one is.
 
     :raises BuildError: when the repository or the version is not there.
     """
-    version = app.source.reference
+    version = app.source.git_ref
     if version and COMMIT.fullmatch(version):
         return version
     if not shutil.which("git"):
@@ -115,8 +115,8 @@ def look_up(layout: Layout, app: App) -> str | None:
     return found
 
 
-def export(layout: Layout, app: App, commit: str, unpack: Unpack) -> None:
-    """Have the files of a commit that :func:`resolve` has returned, and of its submodules, unpacked.
+def export_commit(layout: Layout, app: App, commit: str, unpack: Unpack) -> None:
+    """Have the files of a commit that :func:`fetch_commit` has returned, and of its submodules, unpacked.
 
     :raises BuildError: when a submodule cannot be fetched.
     """
@@ -152,9 +152,9 @@ class _Repository:
 
     def _git(self, errors: IO[bytes], *arguments: str) -> subprocess.CompletedProcess[str]:
         with self._started(errors, _SETTINGS, {}, *arguments) as process:
-            output = _pipe(process).read(MOST_OUTPUT + 1)
-            if len(output) > MOST_OUTPUT:
-                raise BuildError(f"{self.key}.git: {self.url} has too many names: more than {MOST_OUTPUT >> 20} MiB")
+            output = _pipe(process).read(MAX_OUTPUT + 1)
+            if len(output) > MAX_OUTPUT:
+                raise BuildError(f"{self.key}.git: {self.url} has too many names: more than {MAX_OUTPUT >> 20} MiB")
         text = output.decode(errors="surrogateescape")  # file names are bytes
         return subprocess.CompletedProcess(arguments, process.returncode, text, _words(errors))
 
@@ -219,8 +219,8 @@ class _Repository:
         submodules = list(self.submodules(commit))
         self._archive(commit, lambda stream: unpack(stream, place))
         for path, submodule, wanted in submodules:
-            if next(exported) > MOST_SUBMODULES:
-                raise BuildError(f"{self.key}.git: the source has more than {MOST_SUBMODULES} submodules")
+            if next(exported) > MAX_SUBMODULES:
+                raise BuildError(f"{self.key}.git: the source has more than {MAX_SUBMODULES} submodules")
             if not submodule.has(wanted):
                 submodule.fetch(wanted)
             if not submodule.has(wanted):
@@ -251,8 +251,8 @@ class _Repository:
         size = self.run("cat-file", "-s", f"{commit}:.gitmodules").stdout.strip()
         if not commits or not size:
             return
-        if int(size) > MOST_SETTINGS:
-            raise BuildError(f"{self.key}.git: .gitmodules has more than {MOST_SETTINGS >> 20} MiB")
+        if int(size) > MAX_SETTINGS:
+            raise BuildError(f"{self.key}.git: .gitmodules has more than {MAX_SETTINGS >> 20} MiB")
         found: dict[str, dict[str, str]] = {}
         for setting in self.run("config", "--blob", f"{commit}:.gitmodules", "--null", "--list").stdout.split("\0"):
             if match := re.fullmatch(r"submodule\.(.+)\.(path|url)\n(.*)", setting, re.DOTALL):

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import PROCESS_TYPE, App
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import Worker
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
@@ -16,28 +16,28 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.home import 
 
 NAME = "Procfile"
 
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 
 #: Ran once at a release elsewhere; here that is what hooks are for. It is no process, so it is never started as one.
 RELEASE = "release"
 
 
 @dataclass(frozen=True)
-class Commands:
-    """What is started: ``argv`` of the served type; of each other one ``{"argv": [words], "count": processes}``."""
+class ProcfileCommands:
+    """The command ``argv`` of the process type that serves requests, and the workers by their process types."""
 
     argv: list[str]
-    workers: dict[str, dict[str, Any]]
+    workers: dict[str, Worker]
 
 
-def read(app: App, source: Path) -> Commands:
+def read_commands(app: App, source: Path) -> ProcfileCommands:
     """Return what the source's Procfile starts.
 
     :raises BuildError: when it is not there or cannot be read, or lacks a type that the app's entry names.
     """
     key = f"{VARIABLE}.{app.name}.run"
     try:
-        types = parse(tree.read(source / NAME, MOST_BYTES, trusted=source).decode())
+        types = parse_procfile(tree.read(source / NAME, MAX_BYTES, trusted=source).decode())
     except (OSError, ValueError, TreeError) as error:
         why = f"the source has no {NAME}" if isinstance(error, FileNotFoundError) else f"{NAME}: {error}"
         raise BuildError(f"{key}.procfile: {why}") from error
@@ -49,11 +49,11 @@ def read(app: App, source: Path) -> Commands:
         if name not in others:
             raise BuildError(f"{key}.scale.{name}: {NAME} has no such worker; it has {_listed(others)}")
     counts = {name: app.run.scale.get(name, 1) for name in others}
-    workers = {name: {"argv": shell(line), "count": counts[name]} for name, line in others.items() if counts[name]}
-    return Commands(shell(types[served]), workers)
+    workers = {name: Worker(shell(line), counts[name]) for name, line in others.items() if counts[name]}
+    return ProcfileCommands(shell(types[served]), workers)
 
 
-def parse(text: str) -> dict[str, str]:
+def parse_procfile(text: str) -> dict[str, str]:
     """Return the command of each process type.
 
     :raises ValueError: naming the line that is none, or that names a type a second time.

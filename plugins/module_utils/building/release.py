@@ -13,18 +13,22 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.building import git, procfile
-from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import Environment, prepare
+from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import Environment, ensure_environment
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import (
+    HealthCheck,
+    ReleaseManifest,
+    StaticFiles,
+    read_manifest,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSHED, VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import set_owner
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import count_processes, describe
 from ansible_collections.funnel.tornado.plugins.module_utils.system.archive import fetch, unpack
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import ENVIRONMENT, Builder, BuildError, as_user
 
@@ -44,15 +48,6 @@ class Programs:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A release that may or may not exist yet: ``id`` says what it is, ``description`` is its ``release.json``."""
-
-    id: str
-    revision: str
-    description: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class Pushed:
     """The files of a commit that was pushed."""
 
@@ -65,39 +60,40 @@ def last_push(layout: Layout) -> Pushed | None:
     release = layout.live_release()
     if release is None or not layout.pushed_source(release).exists():
         return None
-    return Pushed(layout.pushed_source(release), describe(layout, release)["revision"])
+    return Pushed(layout.pushed_source(release), read_manifest(layout, release).revision)
 
 
-def plan(app: App, revision: str, programs: Programs) -> Plan:
-    """Return the release that ``app`` is at ``revision``, on this host.
+def plan(app: App, revision: str, programs: Programs) -> ReleaseManifest:
+    """Return the manifest of the release of ``app`` at ``revision`` on this host; a build completes it.
 
     The id is a hash of all that makes the release behave as it does, secrets and the host's Python included. What a
     Procfile says is a part of the revision; it is read when the source is there.
     """
-    running = {
-        "app": app.name,
-        "argv": argv(app),
-        "runner": app.run.app is not None or app.run.wsgi is not None,
-        "workers": {},
-        "environment": app.environment,
-        "processes": app.process_count(len(os.sched_getaffinity(0))),
-        "port": app.port,
-        "open_files": app.open_files,
-        "drain": app.drain,
-        "health": {"path": app.health.path, "timeout": app.health.timeout},
-        "host": app.domains[0].removeprefix("*.") if app.domains else "localhost",
-        "static": [app.static.url, app.static.path] if app.static else None,
-        "hooks": {step: shlex.split(command) for step, command in app.hooks.commands().items()},
-        "hooks_once": app.hooks.once,
-        "hooks_timeout": app.hooks.timeout,
-        "soak": app.soak,
-        "soak_errors": app.soak_errors,
-    }
+    draft = ReleaseManifest(
+        app=app.name,
+        id="",
+        revision=revision,
+        argv=argv(app),
+        runner=app.run.app is not None or app.run.wsgi is not None,
+        environment=app.environment,
+        processes=app.process_count(len(os.sched_getaffinity(0))),
+        port=app.port,
+        open_files=app.open_files,
+        drain=app.drain,
+        health=HealthCheck(app.health.path, app.health.timeout),
+        host=app.domains[0].removeprefix("*.") if app.domains else "localhost",
+        static=StaticFiles(app.static.url, app.static.path) if app.static else None,
+        hooks={step: shlex.split(command) for step, command in app.hooks.commands().items()},
+        hooks_once=app.hooks.once,
+        hooks_timeout=app.hooks.timeout,
+        soak=app.soak,
+        soak_errors=app.soak_errors,
+    )
     python = platform.python_version() if app.python.version == "system" else app.python.version
     types = [app.run.procfile, app.run.scale]
-    inputs = [running, types, app.secret_environment, revision, programs.launcher, programs.runner, python]
+    inputs = [asdict(draft), types, app.secret_environment, programs.launcher, programs.runner, python]
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
-    return Plan(digest, revision, {"id": digest, "revision": revision, **running})
+    return replace(draft, id=digest)
 
 
 def argv(app: App) -> list[str]:
@@ -106,24 +102,21 @@ def argv(app: App) -> list[str]:
         return []
     if app.run.command is not None:
         return shlex.split(app.run.command)
-    listen = ["--socket", "{socket}"] if app.socket else ["--port", "{port}"]
+    listen = ["--socket", "{socket}"] if app.uses_sockets else ["--port", "{port}"]
     wsgi = ["--wsgi"] if app.run.wsgi is not None else []
     threads = ["--threads", str(app.run.threads)] if app.run.threads is not None else []
     syslog = app.services.syslog
     logs = ["--log-to", "stderr", "--log-to", f"udp://{syslog.host}:{syslog.port}"] if syslog else []
     debug = ["--debug", *(word for file in app.watch for word in ("--watch", file))] if app.debug else []
-    sizes = ["--max-body-size", app.largest_upload, "--drain", str(app.drain)]
+    sizes = ["--max-body-size", app.max_upload_size, "--drain", str(app.drain)]
     own = ["--pid-file", "{run}/{process}.pid", "--metrics", "{run}/{process}.metrics"]
     options = [*wsgi, *threads, *listen, "--xheaders", *sizes, *logs, *debug, *own]
     return ["python", "{release}/runner.py", str(app.run.wsgi or app.run.app), *options]
 
 
-def summary(description: dict[str, Any]) -> str:
-    """Return a release's description in a line, as a diff shows it."""
-    return f"release {description['id']} of revision {description['revision']}, {count_processes(description)}"
-
-
-def build(layout: Layout, app: App, planned: Plan, programs: Programs, archive: Path | None, builder: str) -> Environment:
+def build(
+    layout: Layout, app: App, planned: ReleaseManifest, programs: Programs, archive: Path | None, builder: str
+) -> Environment:
     """Build the release and return its environment; the release appears in one rename, or what was begun is removed.
 
     Whatever the source brings runs as the app's builder; root copies what it made before it can be served.
@@ -141,7 +134,7 @@ def build(layout: Layout, app: App, planned: Plan, programs: Programs, archive: 
         work.mkdir()
         set_owner(work, os.geteuid(), os.getegid(), 0o711)
         _get_source(layout, app, planned, archive, source)
-        environment = prepare(layout, app, source, planned.revision)
+        environment = ensure_environment(layout, app, source, planned.revision)
         _require_tornado(app, environment)
         (work / "shared").symlink_to("../../shared")
         (work / "venv").symlink_to(os.path.relpath(environment.path, layout.release(planned.id)))
@@ -166,7 +159,7 @@ def build(layout: Layout, app: App, planned: Plan, programs: Programs, archive: 
     return environment
 
 
-def _get_source(layout: Layout, app: App, planned: Plan, archive: Path | None, source: Path) -> None:
+def _get_source(layout: Layout, app: App, planned: ReleaseManifest, archive: Path | None, source: Path) -> None:
     key = f"{VARIABLE}.{app.name}.source"
     if app.source.directory is not None:
         for user in (layout.user, layout.builder):
@@ -176,8 +169,8 @@ def _get_source(layout: Layout, app: App, planned: Plan, archive: Path | None, s
     builder = Builder(layout)
     builder.make_directory(source)
     if app.source.git is not None:
-        git_key = f"{key}.git"
-        git.export(layout, app, planned.revision, lambda stream, place: unpack(builder, stream, source, git_key, place=place))
+        git_key, commit = f"{key}.git", planned.revision
+        git.export_commit(layout, app, commit, lambda stream, place: unpack(builder, stream, source, git_key, place=place))
     elif app.source.archive is not None:
         fetched = source.with_name("source.archive")
         if archive is None:
@@ -213,25 +206,25 @@ def _require_tornado(app: App, environment: Environment) -> None:
         )
 
 
-def _complete(layout: Layout, app: App, planned: Plan, source: Path) -> dict[str, Any]:
-    """Return the description with what only the source knows."""
+def _complete(layout: Layout, app: App, planned: ReleaseManifest, source: Path) -> ReleaseManifest:
+    """Add the commands of the Procfile, which only the source has, to the manifest."""
     if app.run.procfile is None:
-        return planned.description
+        return planned
     with as_user(layout.builder):
-        commands = procfile.read(app, source)
-    return planned.description | {"argv": commands.argv, "workers": commands.workers}
+        commands = procfile.read_commands(app, source)
+    return replace(planned, argv=commands.argv, workers=commands.workers)
 
 
-def _run_hook(layout: Layout, app: App, planned: Plan, work: Path) -> None:
+def _run_hook(layout: Layout, app: App, planned: ReleaseManifest, work: Path) -> None:
     if app.hooks.build is None:
         return
     named = {
         "TORNADO_APP": app.name,
         "TORNADO_RELEASE": planned.id,
-        "TORNADO_PROCESSES": str(planned.description["processes"]),
+        "TORNADO_PROCESSES": str(planned.processes),
     }
     Builder(layout).run(
-        planned.description["hooks"]["build"],
+        planned.hooks["build"],
         f"{VARIABLE}.{app.name}.hooks.build: {app.hooks.build} failed, so release {planned.id} is not built",
         directory=work / "src",
         environment=_base_environment(work) | app.environment | app.secret_environment | named,
@@ -292,11 +285,13 @@ def _plain_files(directory: Path) -> Iterator[Path]:
     return iter(sorted(tree.files(directory)))
 
 
-def _write(layout: Layout, work: Path, description: dict[str, Any], app: App, programs: Programs, builder: str) -> None:
+def _write(layout: Layout, work: Path, manifest: ReleaseManifest, app: App, programs: Programs, builder: str) -> None:
     """Write the release's own files; ``release.json`` and the secrets are for the app's user alone."""
     built = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    description = description | {"built": built, "by": builder}
-    private = {"release.json": json.dumps(description, indent=1), "secrets.json": json.dumps(app.secret_environment)}
+    private = {
+        "release.json": replace(manifest, built=built, by=builder).to_json(),
+        "secrets.json": json.dumps(app.secret_environment),
+    }
     gid = grp.getgrnam(layout.user).gr_gid
     for name, text in (private | {"launch.py": f"{LAUNCHED_BY}\n{programs.launcher}", "runner.py": programs.runner}).items():
         path = work / name

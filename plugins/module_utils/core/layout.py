@@ -146,9 +146,13 @@ class Layout:
         """Archive that a release was made of, if it was pushed to this host."""
         return self.release(release) / PUSHED
 
+    def manifest(self, release: str) -> Path:
+        """Return the file with the manifest of a release."""
+        return self.release(release) / "release.json"
+
     def is_built(self, release: str) -> bool:
         """Say whether a release is there; one whose build was broken off is not, as a release appears by a rename."""
-        return (self.release(release) / "release.json").exists()
+        return self.manifest(release).exists()
 
     def slot(self, slot: str) -> Path:
         """Directory of one slot."""
@@ -166,11 +170,11 @@ class Layout:
         """Return the file with the server lines of nginx's upstream that a slot is."""
         return self.slot(slot) / "upstream.conf"
 
-    def reload_mark(self, slot: str) -> Path:
+    def reload_marker(self, slot: str) -> Path:
         """Return the file that says that nginx has still to learn the server lines of a slot that traffic has moved to."""
         return self.slot(slot) / "reload"
 
-    def unsettled_mark(self, slot: str) -> Path:
+    def verification_marker(self, slot: str) -> Path:
         """Return the file that says that a slot has traffic, and may lose it again."""
         return self.slot(slot) / "unsettled"
 
@@ -217,6 +221,6 @@ class Layout:
         live = self.live_slot()
         return self.slot_release(live) if live else None
 
-    def other_slot(self) -> Slot:
+    def inactive_slot(self) -> Slot:
         """Return the slot that the next release goes to."""
         return "b" if self.live_slot() == "a" else "a"

@@ -16,7 +16,7 @@ LINE = re.compile(r'" (?P<status>\d{3}) \d+ "[^"]*" "[^"]*" "(?P<upstream>[^"]*)
 MOST_BYTES = 64 << 20
 
 
-def parse(line: str) -> tuple[str, list[str]] | None:
+def parse_line(line: str) -> tuple[str, list[str]] | None:
     """Return the status and the upstream addresses that a line tells of, which is text or JSON; None for any other line."""
     if line.startswith("{"):
         try:
@@ -31,7 +31,7 @@ def parse(line: str) -> tuple[str, list[str]] | None:
     return status, re.split(r"[, ]+", upstream)
 
 
-class Answers:
+class ResponseCounter:
     """Counts the answers that were logged since this was made: ``total``, and ``errors``, those with a status of 5xx."""
 
     def __init__(self, is_ours: Callable[[str], bool], log: Path = ACCESS_LOG) -> None:
@@ -54,7 +54,7 @@ class Answers:
         self._end += len(complete)
         # splitlines() would also split at what a client may send within a line, such as U+2028.
         for line in complete.decode(errors="replace").split("\n"):
-            found = parse(line)
+            found = parse_line(line)
             if found and any(map(self._is_ours, found[1])):
                 self.total += 1
                 self.errors += found[0].startswith("5")

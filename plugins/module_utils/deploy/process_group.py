@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import grp
-import json
-import os
 import pwd
-import signal
 import socket
 import stat
 import time
@@ -16,16 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core import private, proc, tree
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
+from ansible_collections.funnel.tornado.plugins.module_utils.core import private, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
-from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, NGINX_GROUP, Layout, Slot, port_of
-from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import TIMEOUT, Address, ask, connections, listener_pid
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, Layout, Slot, port_of
+from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import TIMEOUT, Address, ask, listener_pid
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import INTERVAL, protect
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.upstream import server_line
 from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation
-
-#: Seconds between two looks at something that is waited for.
-INTERVAL = 0.1
 
 #: Seconds beyond ``drain`` until supervisord kills a process that was told to stop.
 STOP_MARGIN = 5
@@ -44,17 +39,12 @@ SILENT = "did not answer"
 SHOWN_LINES = 25
 SHOWN_BYTES = 1 << 14
 
-#: Modes of a slot and of its directory of sockets, the first with an entry for the app's user, who is among the others of the
-#: second. Nginx's group lists that, and writes nothing there.
-SLOT_MODE = 0o710
-RUN_MODE = 0o3757
 
-
-class GenerationError(Exception):
+class ProcessGroupError(Exception):
     """A generation does not do what it has to. The message has the process and the end of its log."""
 
 
-class Generation:
+class ProcessGroup:
     """The processes of a release in a slot: two generations of an app run during a switch."""
 
     def __init__(self, layout: Layout, slot: Slot, release: str, server: Any) -> None:
@@ -66,8 +56,8 @@ class Generation:
         self.slot = slot
         self.release = release
         self.server = server
-        self.description = describe(layout, release)
-        self.processes = range(self.description["processes"])
+        self.manifest = read_manifest(layout, release)
+        self.processes = range(self.manifest.processes)
         self._log_ends: dict[Path, int] = {}
 
     def is_up(self) -> bool:
@@ -84,7 +74,7 @@ class Generation:
     def start(self) -> None:
         """Lay out the slot, which has to be clear, and let supervisord start the processes.
 
-        :raises GenerationError: when a port is taken, or sockets could not be protected.
+        :raises ProcessGroupError: when a port is taken, or sockets could not be protected.
         :raises SupervisorError: when supervisord refuses.
         """
         self._require_free_ports()
@@ -106,7 +96,7 @@ class Generation:
         try:
             protect(self.layout, self.slot)
         except private.PrivateError as error:
-            raise GenerationError(str(error)) from error
+            raise ProcessGroupError(str(error)) from error
 
     def _before(self) -> str | None:
         """Return the release that this one replaces; processes that are only started anew replace none."""
@@ -119,16 +109,15 @@ class Generation:
     def _addresses(self) -> Iterator[str]:
         """Yield the address of each process as nginx gets it: a path goes through ``live``, so both slots have the same ones."""
         for process in self.processes:
-            yield (
-                f"127.0.0.1:{self._port(process)}" if self.description["port"] else f"unix:{self.layout.live}/run/{process}.sock"
-            )
+            port = self.port(process)
+            yield f"127.0.0.1:{port}" if port else f"unix:{self.layout.live}/run/{process}.sock"
 
     def _group_text(self) -> str:
         group = self.layout.group(self.slot)
         served = self._program_text(group, len(self.processes), "")
         workers = (
-            self._program_text(self.layout.group(self.slot, worker), entry["count"], worker)
-            for worker, entry in self.description["workers"].items()
+            self._program_text(self.layout.group(self.slot, worker), entry.count, worker)
+            for worker, entry in self.manifest.workers.items()
         )
         return "\n".join([served, *workers])
 
@@ -141,8 +130,8 @@ class Generation:
             f"user={self.layout.user}\n"
             "autorestart=true\n"
             "startretries=100\n"  # FATAL is final; 100 tries, each a second later than the last, take over an hour
-            f"stopwaitsecs={self.description['drain'] + STOP_MARGIN}\n"
-            f"stopasgroup={'false' if self.description['runner'] else 'true'}\n"  # a shell passes no signal on
+            f"stopwaitsecs={self.manifest.drain + STOP_MARGIN}\n"
+            f"stopasgroup={'false' if self.manifest.runner else 'true'}\n"  # a shell passes no signal on
             "killasgroup=true\n"
             "redirect_stderr=true\n"
             f"stdout_logfile={self.layout.logs}/{self.slot}-{worker and f'{worker}-'}%(process_num)d.log\n"
@@ -152,30 +141,33 @@ class Generation:
 
     def _worker_counts(self) -> dict[str, int]:
         """Return the number of processes of each group of workers."""
-        workers = self.description["workers"].items()
-        return {self.layout.group(self.slot, worker): entry["count"] for worker, entry in workers}
+        workers = self.manifest.workers.items()
+        return {self.layout.group(self.slot, worker): entry.count for worker, entry in workers}
 
-    def _port(self, process: int) -> int:
-        """Return the port that the launcher gives to the process."""
-        return port_of(self.description["port"], self.slot, process)
+    def port(self, process: int) -> int | None:
+        """Return the port that the launcher passes to the process; None for a process that listens on a socket."""
+        return port_of(self.manifest.port, self.slot, process) if self.manifest.port else None
 
     def _require_free_ports(self) -> None:
-        for process in self.processes if self.description["port"] else ():
+        for process in self.processes:
+            port = self.port(process)
+            if port is None:
+                return
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
-                    probe.bind(("127.0.0.1", self._port(process)))
+                    probe.bind(("127.0.0.1", port))
                 except OSError as error:
-                    raise GenerationError(f"port {self._port(process)}, which process {process} needs, is taken") from error
+                    raise ProcessGroupError(f"port {port}, which process {process} needs, is taken") from error
 
     # Health
 
     def wait_healthy(self) -> None:
         """Wait until every process answers its health path with success, and is one of this release and slot; then look again.
 
-        :raises GenerationError: when one does not within ``health.timeout`` seconds, or does not stay up.
+        :raises ProcessGroupError: when one does not within ``health.timeout`` seconds, or does not stay up.
         """
-        timeout = self.description["health"]["timeout"]
+        timeout = self.manifest.health.timeout
         deadline = time.monotonic() + timeout
         waiting = list(self.processes)
         answered: dict[int, str] = {}
@@ -190,7 +182,7 @@ class Generation:
                 process = waiting[0]
                 problem = answered.get(process, problems[process])
                 log = self._log(self.layout.log(self.slot, process))
-                raise GenerationError(f"process {process} {problem} within {timeout} s (health.timeout){log}")
+                raise ProcessGroupError(f"process {process} {problem} within {timeout} s (health.timeout){log}")
             if waiting:
                 time.sleep(INTERVAL)
         pids = self.pids()
@@ -206,11 +198,11 @@ class Generation:
     def require_healthy(self) -> None:
         """See that every process is well at this moment.
 
-        :raises GenerationError: when one is not.
+        :raises ProcessGroupError: when one is not.
         """
         for process, problem in self._problems(self.processes, self._infos()).items():
             if problem:
-                raise GenerationError(f"process {process} {problem}{self._log(self.layout.log(self.slot, process))}")
+                raise ProcessGroupError(f"process {process} {problem}{self._log(self.layout.log(self.slot, process))}")
 
     def pids(self) -> dict[int, int]:
         """Return the process id of each served process."""
@@ -224,7 +216,7 @@ class Generation:
     ) -> dict[int, str]:
         """Return what is wrong with each process; all are asked at once, so that none that hangs delays the check of another.
 
-        :raises GenerationError: when one does not stay up.
+        :raises ProcessGroupError: when one does not stay up.
         """
         with ThreadPoolExecutor(MAXIMUM_PROBES) as pool:
             found = pool.map(lambda process: self._problem(process, infos.get(process), patience), processes)
@@ -233,16 +225,16 @@ class Generation:
     def _problem(self, process: int, info: supervisord.ProcessInfo | None, patience: float = TIMEOUT) -> str:
         """Return what is wrong with a process, or nothing; its answer may take ``patience`` seconds, and never more than TIMEOUT.
 
-        :raises GenerationError: when it does not stay up.
+        :raises ProcessGroupError: when it does not stay up.
         """
         if info is None or info.state not in ("STARTING", "RUNNING"):
             raise self._down(f"process {process}", info, self.layout.log(self.slot, process))
-        path = self.description["health"]["path"]
+        path = self.manifest.health.path
         address = self.address(process)
         if isinstance(address, Path) and (problem := self._socket_problem(address)):
             return problem
         try:
-            answer = ask(address, path, self.description["host"], min(patience, TIMEOUT))
+            answer = ask(address, path, self.manifest.host, min(patience, TIMEOUT))
             owner = listener_pid(address, info.pid)
         except OSError:
             return f"{SILENT} GET {path}"
@@ -277,19 +269,20 @@ class Generation:
                 return
             time.sleep(INTERVAL)
 
-    def _down(self, what: str, info: supervisord.ProcessInfo | None, log: Path) -> GenerationError:
+    def _down(self, what: str, info: supervisord.ProcessInfo | None, log: Path) -> ProcessGroupError:
         why = f" ({info.error})" if info and info.error else ""
-        return GenerationError(f"{what} does not stay up{why}{self._log(log)}")
+        return ProcessGroupError(f"{what} does not stay up{why}{self._log(log)}")
 
     def address(self, process: int) -> Address:
         """Return where a process listens."""
-        return ("127.0.0.1", self._port(process)) if self.description["port"] else self.layout.socket(self.slot, process)
+        port = self.port(process)
+        return ("127.0.0.1", port) if port else self.layout.socket(self.slot, process)
 
     # Logs
 
     def _logs(self) -> Iterator[tuple[Path, tuple[str, int]]]:
         """Yield the log of every process, with the worker's type (empty for a served process) and the number of it."""
-        counts = {"": len(self.processes)} | {worker: entry["count"] for worker, entry in self.description["workers"].items()}
+        counts = {"": len(self.processes)} | {worker: entry.count for worker, entry in self.manifest.workers.items()}
         for worker, count in counts.items():
             for process in range(count):
                 yield self.layout.log(self.slot, process, worker), (worker, process)
@@ -311,12 +304,12 @@ class Generation:
 
     def has_hook(self, step: str) -> bool:
         """Say whether the release has a command for a step."""
-        return step in self.description["hooks"]
+        return step in self.manifest.hooks
 
     def run_hook(self, step: str) -> None:
         """Run the release's command for a step, as the app's user, with the environment of its processes.
 
-        :raises GenerationError: when it fails or takes too long, with its last lines.
+        :raises ProcessGroupError: when it fails or takes too long, with its last lines.
         """
         release = self.layout.release(self.release)
         try:
@@ -325,18 +318,18 @@ class Generation:
                 [str(release / "launch.py"), "--hook", step, self.slot],
                 directory=release,
                 environment={},
-                timeout=self.description["hooks_timeout"],
+                timeout=self.manifest.hooks_timeout,
                 description=f"Hook {step} of {self.layout.app}",
                 private_tmp=False,
             )
         except CommandError as error:
-            raise GenerationError(f"hooks.{step}: {error}") from error
+            raise ProcessGroupError(f"hooks.{step}: {error}") from error
         if done.status != 0:
-            raise GenerationError(f"hooks.{step} failed with exit status {done.status}:\n{done.last_lines(SHOWN_LINES)}")
+            raise ProcessGroupError(f"hooks.{step} failed with exit status {done.status}:\n{done.last_lines(SHOWN_LINES)}")
 
     # Traffic
 
-    def lead_on(self, count: int, other: Slot) -> None:
+    def add_socket_aliases(self, count: int, other: Slot) -> None:
         """Give the slot the sockets that nginx knows until its reload: beyond its own they lead to processes that answer.
 
         To its own ones, or, if it listens on ports, to those of the slot ``other``, which is there until nginx has reloaded. The
@@ -345,13 +338,13 @@ class Generation:
         slot = self.layout.slot(self.slot)
         for process in range(count):
             link = self.layout.socket(self.slot, process)
-            if self.description["port"]:
+            if self.manifest.port:
                 tree.put_link(link, f"../../{other}/run/{process}.sock", trusted=slot)
             elif process not in self.processes:
                 tree.put_link(link, f"{process % len(self.processes)}.sock", trusted=slot)
 
-    def end_leading_on(self) -> None:
-        """Remove the sockets of :meth:`lead_on`, which nginx does not know any more."""
+    def remove_socket_aliases(self) -> None:
+        """Remove the sockets of :meth:`add_socket_aliases`, which nginx does not know any more."""
         slot = self.layout.slot(self.slot)
         for process in range(MAX_PROCESSES):
             link = self.layout.socket(self.slot, process)
@@ -360,95 +353,10 @@ class Generation:
                 tree.remove(link, trusted=slot)
 
 
-def protect(layout: Layout, slot: Slot) -> None:
-    """Let nobody but root, nginx and the app's user pass through a slot, and make its directory of sockets one like /tmp.
-
-    There the app's user changes nothing that root made, and the kernel follows a link for nobody but who made it. In this
-    order: before others may write below the slot they cannot reach it any more. Processes that listen there serve on.
-
-    :raises PrivateError: when the file system cannot do it.
-    """
-    user, group = pwd.getpwnam(layout.user).pw_uid, grp.getgrnam(NGINX_GROUP).gr_gid
-    private.set_directory(layout.slot(slot), group, SLOT_MODE, user)
-    private.set_directory(layout.run(slot), group, RUN_MODE)
-
-
-def is_protected(layout: Layout, slot: Slot) -> bool:
-    """Say whether a slot is as :func:`protect` makes it; slots of the collection's first releases are not."""
-    user, group = pwd.getpwnam(layout.user).pw_uid, grp.getgrnam(NGINX_GROUP).gr_gid
-    return private.is_set(layout.slot(slot), group, SLOT_MODE, user) and private.is_set(layout.run(slot), group, RUN_MODE)
-
-
-def describe(layout: Layout, release: str) -> dict[str, Any]:
-    """Return a release's ``release.json``.
-
-    :raises FileNotFoundError: when the release is not on this host.
-    """
-    found: dict[str, Any] = json.loads((layout.release(release) / "release.json").read_text())
-    return found
-
-
-def is_served(layout: Layout, release: str, server: Any) -> bool:
+def is_live(layout: Layout, release: str, server: Any) -> bool:
     """Say whether the release is what the live slot runs, with every process of it up.
 
     :raises SupervisorError: when supervisord, which ``server`` leads to, cannot be asked.
     """
     live = layout.live_slot()
-    return live is not None and layout.slot_release(live) == release and Generation(layout, live, release, server).is_up()
-
-
-def has_leftovers(layout: Layout) -> bool:
-    """Say whether a switch that was broken off left something to finish or to remove, or is open to other users."""
-    live = layout.live_slot()
-    marks = [layout.reload_mark(live), layout.unsettled_mark(live)] if live else []
-    is_open = (live is not None and not is_protected(layout, live)) or not history.is_private(layout)
-    return has_other(layout) or any(mark.exists() for mark in marks) or is_open
-
-
-def has_other(layout: Layout) -> bool:
-    """Say whether there is anything of a slot that is not served."""
-    other = layout.other_slot()
-    return layout.slot(other).exists() or layout.supervisor_file(other).exists()
-
-
-def count_processes(description: dict[str, Any]) -> str:
-    """Return how many processes a release has, in words for a diff."""
-    count = description["processes"]
-    return f"{count} process{'' if count == 1 else 'es'}"
-
-
-def drain(layout: Layout, slot: Slot, seconds: float) -> None:
-    """Wait until nobody is connected to a slot, at most ``seconds``."""
-    upstream = layout.upstream(slot)
-    lines = upstream.read_text().splitlines() if upstream.exists() else []
-    ports = {int(line.rsplit(":", 1)[1].split()[0]) for line in lines if "unix:" not in line}
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and connections(layout.run(slot), ports):
-        time.sleep(INTERVAL)
-
-
-def clear(layout: Layout, slot: Slot, server: Any, patience: float) -> None:
-    """Stop all that runs in a slot and remove the slot; nothing is left to start again, whenever this is broken off.
-
-    :arg patience: seconds that processes without a supervisor may take to end.
-    :raises TreeError: when its files cannot be removed.
-    """
-    layout.supervisor_file(slot).unlink(missing_ok=True)
-    for group in supervisord.groups(server, layout.group(slot)):
-        supervisord.remove_group(server, group)
-    _end_orphans(layout, slot, patience)
-    tree.remove(layout.slot(slot))
-
-
-def _end_orphans(layout: Layout, slot: Slot, patience: float) -> None:
-    """End the slot's processes that a killed supervisord has left: the one that was started after it does not know them."""
-    with contextlib.suppress(KeyError):
-        uid = pwd.getpwnam(layout.user).pw_uid
-        wanted = {"TORNADO_APP": layout.app, "TORNADO_SLOT": slot}
-        deadline = time.monotonic() + patience
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            for pid in proc.with_environment(uid, wanted):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
-            while proc.with_environment(uid, wanted) and time.monotonic() < deadline:
-                time.sleep(INTERVAL)
+    return live is not None and layout.slot_release(live) == release and ProcessGroup(layout, live, release, server).is_up()

@@ -5,25 +5,32 @@ from __future__ import annotations
 import os
 import pwd
 from pathlib import Path
+from typing import NamedTuple
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import withdraw
-from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import stop_app
 from ansible_collections.funnel.tornado.plugins.module_utils.system import accounts
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import is_ours
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import Place, discard
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import CertificateFiles, remove_certificate
 
 
-def belongings(layout: Layout) -> list[str]:
+class PushFiles(NamedTuple):
+    """The entry that allows pushes to an app, and the Git repository that receives them."""
+
+    entry: Path
+    repository: Path
+
+
+def find_resources(layout: Layout, push_files: PushFiles) -> list[str]:
     """Return what there is of an app on this host, as lines of a diff; nothing if no app of that name is there."""
     if not is_ours(layout):
         return []
     paths: list[Path] = [layout.home, layout.logs, *(layout.supervisor_file(slot) for slot in SLOTS)]
-    certificate = Place(APP_SET, layout.app, layout.base)
+    certificate = CertificateFiles(APP_SET, layout.app, layout.base)
     paths += [certificate.chain, certificate.key, certificate.lineage.configuration]
-    paths += [policy.entry(layout.app), policy.repository(layout.app)]
+    paths += push_files
     return [*(str(path) for path in paths if os.path.lexists(path)), *(f"user {user}" for user in users(layout))]
 
 
@@ -34,7 +41,7 @@ def users(layout: Layout) -> list[str]:
     return [user for user, home in wanted.items() if homes.get(user) == str(home)]
 
 
-def remove(layout: Layout) -> None:
+def remove(layout: Layout, push_files: PushFiles) -> None:
     """End the app and remove all of it, what it wrote into ``shared`` too; its user last, by whom the rest is known as its.
 
     Each step may find that an earlier run has done it, and was broken off later.
@@ -44,14 +51,14 @@ def remove(layout: Layout) -> None:
     :raises TreeError: when files cannot be removed.
     :raises CommandError: when a user cannot be changed, or certbot does not forget the certificate.
     """
-    policy.entry(layout.app).unlink(missing_ok=True)
+    push_files.entry.unlink(missing_ok=True)
     for user in users(layout):
         accounts.close(user)
-    withdraw(layout)
+    stop_app(layout)
     for user in users(layout):
         accounts.end(user)
-    discard(Place(APP_SET, layout.app, layout.base))
-    for directory in (policy.repository(layout.app), layout.home, layout.logs):
+    remove_certificate(CertificateFiles(APP_SET, layout.app, layout.base))
+    for directory in (push_files.repository, layout.home, layout.logs):
         tree.remove(directory)
     for user in users(layout):
         accounts.retire(user)

@@ -27,7 +27,7 @@ class SupervisorError(Exception):
 
 
 @dataclass(frozen=True)
-class Reloaded:
+class ConfigChanges:
     """Names of the groups whose configuration differs from what runs; none of them has been touched."""
 
     added: list[str]
@@ -64,13 +64,13 @@ def connect(path: Path = SOCKET, *, timeout: float = 30.0) -> xmlrpc.client.Serv
     return xmlrpc.client.ServerProxy("http://localhost", transport=_Transport(path, timeout))
 
 
-def reload_config(server: xmlrpc.client.ServerProxy) -> Reloaded:
+def reload_config(server: xmlrpc.client.ServerProxy) -> ConfigChanges:
     """Let supervisord read its configuration files; that alone starts and stops nothing.
 
     :raises SupervisorError: when they are wrong, with supervisord's reason.
     """
     (added, changed, removed), *_rest = _call(server, "reloadConfig")
-    return Reloaded(added, changed, removed)
+    return ConfigChanges(added, changed, removed)
 
 
 def add_group(server: xmlrpc.client.ServerProxy, name: str) -> None:
@@ -94,7 +94,7 @@ def remove_group(server: xmlrpc.client.ServerProxy, name: str) -> None:
         _call(server, "removeProcessGroup", name, accept=_BAD_NAME)
 
 
-def groups(server: xmlrpc.client.ServerProxy, name: str) -> list[str]:
+def slot_groups(server: xmlrpc.client.ServerProxy, name: str) -> list[str]:
     """Return the groups of a slot that supervisord knows: ``name``, and those of its workers, ``name.<type>``."""
     known = {info["group"] for info in _call(server, "getAllProcessInfo")}
     return sorted(group for group in known if group.partition(".")[0] == name)

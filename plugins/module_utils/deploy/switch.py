@@ -16,23 +16,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, VARIABLE, Layout, Slot
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import PrivateError, link_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.access_log import Answers
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.access_log import ResponseCounter
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import (
     STOP_MARGIN,
-    Generation,
-    GenerationError,
+    ProcessGroup,
+    ProcessGroupError,
+    is_live,
+)
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import (
     clear,
-    describe,
     drain,
+    has_inactive_slot,
     has_leftovers,
-    has_other,
     is_protected,
-    is_served,
     protect,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
@@ -46,7 +48,7 @@ KEPT_RELEASES = 3
 #: Seconds between two looks at a release that is watched.
 SOAK_INTERVAL = 1.0
 
-#: Answers that have to be seen before their share of errors means anything.
+#: ResponseCounter that have to be seen before their share of errors means anything.
 SOAK_ANSWERS = 10
 
 
@@ -55,7 +57,7 @@ class SwitchError(Exception):
 
 
 @dataclass
-class Outcome:
+class SwitchResult:
     """What a switch did: ``steps`` are ``{name, seconds}`` in order; ``changed`` is False when there was nothing to do."""
 
     slot: str | None
@@ -66,7 +68,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SwitchRequest:
     """What is asked for: ``by`` whom, whether to start processes anew though they run, whether to run ``before_switch``."""
 
     release: str
@@ -78,7 +80,7 @@ class Wanted:
 class Switcher:
     """Brings one release of one app live."""
 
-    def __init__(self, layout: Layout, wanted: Wanted, note: Callable[[str], None] = lambda _step: None) -> None:
+    def __init__(self, layout: Layout, wanted: SwitchRequest, note: Callable[[str], None] = lambda _step: None) -> None:
         """Read the release's description.
 
         :arg note: is told the name of each step when it begins.
@@ -87,23 +89,23 @@ class Switcher:
         self.layout = layout
         self.wanted = wanted
         self.note = note
-        self.outcome = Outcome(layout.live_slot(), wanted.release)
+        self.outcome = SwitchResult(layout.live_slot(), wanted.release)
         self.kept = {wanted.release} | {
             found for slot in SLOTS if (found := layout.slot_release(slot)) and layout.is_built(found)
         }
         # To stop a group takes as long as its release's drain.
-        self.patience = max(describe(layout, kept)["drain"] for kept in self.kept) + STOP_MARGIN
+        self.patience = max(read_manifest(layout, kept).drain for kept in self.kept) + STOP_MARGIN
         self.server = supervisord.connect(timeout=self.patience + STOP_MARGIN)
 
-    def is_served(self) -> bool:
+    def is_live(self) -> bool:
         """Say whether the release is what the live slot runs, with every process of it up."""
-        return is_served(self.layout, self.wanted.release, self.server)
+        return is_live(self.layout, self.wanted.release, self.server)
 
     def has_leftovers(self) -> bool:
         """Say whether a switch that was broken off left something to finish or to remove."""
         return has_leftovers(self.layout)
 
-    def run(self) -> Outcome:
+    def run(self) -> SwitchResult:
         """Bring the release live.
 
         :raises SwitchError: when it does not serve; the slot that was live still is.
@@ -129,8 +131,8 @@ class Switcher:
     def _bring_live(self) -> None:
         self._protect()
         self._finish()
-        if self.wanted.restart or not self.is_served():
-            slot = self.layout.other_slot()
+        if self.wanted.restart or not self.is_live():
+            slot = self.layout.inactive_slot()
             with self._step("clean"):
                 self._clear(slot)
             self._start(slot)
@@ -161,8 +163,8 @@ class Switcher:
         before = history.previous(self.layout)
         self.outcome.pruned = _prune(self.layout, self.kept | ({before} if before else set()), KEPT_RELEASES)
 
-    def _generation(self, slot: Slot) -> Generation:
-        return Generation(self.layout, slot, self.layout.slot_release(slot) or self.wanted.release, self.server)
+    def _generation(self, slot: Slot) -> ProcessGroup:
+        return ProcessGroup(self.layout, slot, self.layout.slot_release(slot) or self.wanted.release, self.server)
 
     def _start(self, slot: Slot) -> None:
         """Bring the release up in the slot; if it does not get well it is removed again."""
@@ -175,7 +177,7 @@ class Switcher:
             if self.wanted.before_switch and generation.has_hook("before_switch"):
                 with self._step("before_switch"):
                     generation.run_hook("before_switch")
-        except (GenerationError, supervisord.SupervisorError) as error:
+        except (ProcessGroupError, supervisord.SupervisorError) as error:
             self._give_up(slot)
             raise SwitchError(f"{self._name()} did not go live: {error}") from error
         except BaseException:
@@ -191,62 +193,62 @@ class Switcher:
         """Rename the link."""
         live = self.layout.live_slot()
         generation = self._generation(slot)
-        self.layout.unsettled_mark(slot).touch()
+        self.layout.verification_marker(slot).touch()
         if live is None:
-            self.layout.reload_mark(slot).touch()
+            self.layout.reload_marker(slot).touch()
         else:
             self._lead_on(live, generation)
         _point(self.layout.live, f"slots/{slot}")
 
-    def _lead_on(self, live: Slot, generation: Generation) -> None:
+    def _lead_on(self, live: Slot, generation: ProcessGroup) -> None:
         """Mark that nginx has to learn the slot's server lines, and let those that it knows lead to it until then."""
         if self.layout.upstream(live).read_text() != self.layout.upstream(generation.slot).read_text():
-            self.layout.reload_mark(generation.slot).touch()
-            generation.lead_on(len(self.layout.upstream(live).read_text().splitlines()), live)
+            self.layout.reload_marker(generation.slot).touch()
+            generation.add_socket_aliases(len(self.layout.upstream(live).read_text().splitlines()), live)
 
     def _finish(self) -> None:
         """Do what is left after traffic has moved: now, or in an earlier run that was broken off."""
         live = self.layout.live_slot()
         if live is None:
             return
-        self._note_served(live)
+        self._record_live(live)
         self._reload_nginx(live)
-        if self.layout.unsettled_mark(live).exists():
+        if self.layout.verification_marker(live).exists():
             # A release that another one is about to replace need not prove itself any more.
             if self.layout.slot_release(live) == self.wanted.release:
                 self._settle(live)
-            self.layout.unsettled_mark(live).unlink()
-        if has_other(self.layout):
-            self._retire(self.layout.other_slot())
+            self.layout.verification_marker(live).unlink()
+        if has_inactive_slot(self.layout):
+            self._retire(self.layout.inactive_slot())
 
-    def _note_served(self, slot: Slot) -> None:
+    def _record_live(self, slot: Slot) -> None:
         """Let ``current`` and the history say what is live."""
         if not self.layout.current.is_symlink():
             _point(self.layout.current, "live/release")
         release = self.layout.slot_release(slot)
         if release and history.latest(self.layout) != release:
-            history.record(self.layout, release, describe(self.layout, release)["revision"], self.wanted.by)
+            history.record(self.layout, release, read_manifest(self.layout, release).revision, self.wanted.by)
 
     def _retire(self, slot: Slot) -> None:
         """Let a slot that has no traffic any more finish what it has, and stop it."""
         release = self.layout.slot_release(slot)
         with self._step("drain"):
-            drain(self.layout, slot, describe(self.layout, release)["drain"] if release and release in self.kept else 0)
+            drain(self.layout, slot, read_manifest(self.layout, release).drain if release and release in self.kept else 0)
         with self._step("stop"):
             self._clear(slot)
             if live := self.layout.live_slot():
-                self._generation(live).end_leading_on()
+                self._generation(live).remove_socket_aliases()
 
     def _clear(self, slot: Slot) -> None:
         clear(self.layout, slot, self.server, self.patience)
 
     def _reload_nginx(self, slot: Slot) -> None:
-        if self.layout.reload_mark(slot).exists():
+        if self.layout.reload_marker(slot).exists():
             with self._step("reload"):
                 nginx = systemd.look(NGINX.name)
                 if nginx.active:
                     systemd.activate(NGINX, nginx, "reload")
-                self.layout.reload_mark(slot).unlink()
+                self.layout.reload_marker(slot).unlink()
 
     # The time after the switch
 
@@ -261,33 +263,33 @@ class Switcher:
             if generation.has_hook("after_switch"):
                 with self._step("after_switch"):
                     generation.run_hook("after_switch")
-            if generation.description["soak"]:
+            if generation.manifest.soak:
                 with self._step("soak"):
                     self._soak(generation)
-        except GenerationError as error:
+        except ProcessGroupError as error:
             seconds = time.monotonic() - began
             self._undo(slot, str(error).splitlines()[0])
             raise SwitchError(f"{self._name()} was live for {seconds:.0f} s and is no more: {error}") from error
 
-    def _soak(self, generation: Generation) -> None:
+    def _soak(self, generation: ProcessGroup) -> None:
         """Watch the health of every process and the answers of nginx.
 
-        :raises GenerationError: when a process is not well, or was started again, or too many answers are errors.
+        :raises ProcessGroupError: when a process is not well, or was started again, or too many answers are errors.
         """
-        bound = generation.description["soak_errors"]
-        deadline = time.monotonic() + generation.description["soak"]
-        answers = Answers(self._is_upstream(generation.slot))
+        bound = generation.manifest.soak_errors
+        deadline = time.monotonic() + generation.manifest.soak
+        answers = ResponseCounter(self._is_upstream(generation.slot))
         pids = generation.pids()
         while time.monotonic() < deadline:
             time.sleep(min(SOAK_INTERVAL, max(deadline - time.monotonic(), 0)))
             ended = [process for process, pid in generation.pids().items() if pid not in (0, pids[process])]
             if ended:
-                raise GenerationError(f"process {ended[0]} ended and was started again")
+                raise ProcessGroupError(f"process {ended[0]} ended and was started again")
             generation.require_healthy()
             answers.read()
             if answers.total >= SOAK_ANSWERS and answers.error_share > bound:
                 share = f"{answers.error_share:.0f} % of {answers.total} answers were 5xx"
-                raise GenerationError(f"{share}, more than {bound} % (soak_errors)")
+                raise ProcessGroupError(f"{share}, more than {bound} % (soak_errors)")
 
     def _is_upstream(self, slot: Slot) -> Callable[[str], bool]:
         """Return a test of nginx's upstream addresses: whether one is the slot's."""
@@ -297,7 +299,7 @@ class Switcher:
 
     def _undo(self, slot: Slot, reason: str) -> None:
         """Move traffic back to the other slot, which still runs; without one, nothing is served, as before."""
-        other, release = self.layout.other_slot(), self.layout.slot_release(slot)
+        other, release = self.layout.inactive_slot(), self.layout.slot_release(slot)
         with self._step("undo"):
             if self.layout.slot_release(other):
                 self._lead_on(slot, self._generation(other))
@@ -315,13 +317,13 @@ class Switcher:
         return f"{VARIABLE}.{self.layout.app}: release {self.wanted.release}"
 
 
-def withdraw(layout: Layout) -> None:
+def stop_app(layout: Layout) -> None:
     """End all that an app runs, after what it has in progress.
 
     :raises SupervisorError: when a process does not end.
     """
     releases = [release for slot in SLOTS if (release := layout.slot_release(slot)) and layout.is_built(release)]
-    patience = max((describe(layout, release)["drain"] for release in releases), default=0)
+    patience = max((read_manifest(layout, release).drain for release in releases), default=0)
     server = supervisord.connect(timeout=patience + 2 * STOP_MARGIN)
     for slot in SLOTS:
         drain(layout, slot, patience)

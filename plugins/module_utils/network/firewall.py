@@ -27,7 +27,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
 ALLOW, SSH_PORT, SSH_SOURCES = "firewall_allow", "firewall_ssh_port", "firewall_ssh_sources"
 
 #: Networks of everybody.
-EVERYBODY = ("0.0.0.0/0", "::/0")
+ANY_SOURCE = ("0.0.0.0/0", "::/0")
 
 #: The table that the rules are in. A change of it leaves those of others, such as Docker's, alone.
 TABLE = "inet funnel"
@@ -36,7 +36,7 @@ TABLE = "inet funnel"
 VRRP = 112
 
 #: Ports of etcd for clients and for members, which the role does not change.
-ETCD_CLIENTS, ETCD_MEMBERS = 2379, 2380
+ETCD_CLIENT_PORT, ETCD_PEER_PORT = 2379, 2380
 
 _INDENT = " " * 8
 _CHAIN = """\
@@ -64,7 +64,7 @@ class Rule:
     protocol: Annotated[Literal["tcp", "udp", "vrrp"], Doc("Protocol.")] = "tcp"
     port: Annotated[int | None, Doc("Port of this host; VRRP has none."), Range(1, 65535)] = None
     sources: Annotated[list[str], Doc("Addresses and networks that may send it; everybody if unset."), Network()] = field(
-        default_factory=lambda: list(EVERYBODY)
+        default_factory=lambda: list(ANY_SOURCE)
     )
     comment: Annotated[
         str,
@@ -84,7 +84,7 @@ class Rule:
         what = f"meta l4proto {VRRP}" if self.protocol == "vrrp" else f"{self.protocol} dport {self.port}"
         comment = f' comment "{self.comment}"' if self.comment else ""
         networks = self.networks()
-        if [str(network) for network in networks] == list(EVERYBODY):
+        if [str(network) for network in networks] == list(ANY_SOURCE):
             yield f"{what} accept{comment}"
             return
         for version, family in ((4, "ip"), (6, "ip6")):
@@ -127,7 +127,7 @@ class _Ssh:
     sources: Annotated[list[str], Network()]
 
 
-def lets_in(rules: Iterable[Rule], address: str, port: int) -> bool:
+def permits(rules: Iterable[Rule], address: str, port: int) -> bool:
     """Say whether the rules let in a connection by TCP from an address to a port."""
     source = ipaddress.ip_address(address.partition("%")[0])
     return any(
@@ -138,7 +138,7 @@ def lets_in(rules: Iterable[Rule], address: str, port: int) -> bool:
 def render(lines: Sequence[str]) -> str:
     """Return what ``nft --file`` reads: the table with the rules, in the place of the one that may be there, all at once.
 
-    The table's comment is what it is known by, see `mark`.
+    The table's comment is what it is known by, see `fingerprint`.
     """
     rules = "".join(f"{_INDENT}{line}\n" for line in lines)
     chain = f"{_CHAIN}{_BEFORE}{rules}{_AFTER}"
@@ -146,13 +146,13 @@ def render(lines: Sequence[str]) -> str:
     return f'# Ansible managed\n{head}    comment "{hashlib.sha256(chain.encode()).hexdigest()[:12]}"\n{chain}'
 
 
-def mark(text: str) -> str:
+def fingerprint(text: str) -> str:
     """Return what tells tables apart whose rules differ: the comment in what `render` has made, or in what nft shows of it."""
     found = re.search(r'^\s*comment "(\w+)"$', text, re.MULTILINE)
     return found[1] if found else ""
 
 
-def lines_of(text: str) -> list[str]:
+def rule_lines(text: str) -> list[str]:
     """Return the lines that `render` was given for a text."""
     return [line.strip() for line in text.partition(_BEFORE)[2].removesuffix(_AFTER).splitlines()]
 
@@ -176,17 +176,17 @@ def fleet_rules(
 
     if host in groups.get("app_hosts", ()):
         proxy = variables.get("app_proxy", "nginx")
-        clients = of("balancers") or list(EVERYBODY)
+        clients = of("balancers") or list(ANY_SOURCE)
         yield from _ports(variables[f"{proxy}_listen"] + variables[f"{proxy}_listen_tls"], clients, proxy)
     if host in groups.get("balancers", ()):
-        yield from _ports(variables["haproxy_listen"] + variables["haproxy_listen_tls"], list(EVERYBODY), "haproxy")
+        yield from _ports(variables["haproxy_listen"] + variables["haproxy_listen_tls"], list(ANY_SOURCE), "haproxy")
         if variables.get("keepalived_address"):
             yield Rule(protocol="vrrp", sources=variables.get("keepalived_peers") or of("balancers"), comment="keepalived")
     if host in groups.get("mongodb", ()) and not _is_local(variables["mongodb_addresses"]):
         yield Rule(port=int(variables["mongodb_port"]), sources=of("app_hosts", "mongodb"), comment="mongodb")
     if host in groups.get("etcd", ()) and not _is_local(variables["etcd_listen"]):
-        yield Rule(port=ETCD_CLIENTS, sources=of("app_hosts", "etcd"), comment="etcd")
-        yield Rule(port=ETCD_MEMBERS, sources=of("etcd"), comment="etcd, of its members")
+        yield Rule(port=ETCD_CLIENT_PORT, sources=of("app_hosts", "etcd"), comment="etcd")
+        yield Rule(port=ETCD_PEER_PORT, sources=of("etcd"), comment="etcd, of its members")
     if host in groups.get("logs", ()) and not _is_local(variables["logs_listen"]):
         yield Rule(protocol="udp", port=int(variables["logs_port"]), sources=variables["logs_senders"], comment="logs")
 

@@ -25,7 +25,7 @@ PRIORITIES = range(1, 255)
 LOOPBACK = "lo"
 
 #: What keepalived asks whether this host is well, and what it is not to be asked while.
-CHECK = Path("/usr/local/sbin/keepalived-check")
+CHECK_SCRIPT = Path("/usr/local/sbin/keepalived-check")
 HANDING_OVER = Path("/run/keepalived-hand-over")
 
 #: The kernel's settings by interface.
@@ -48,7 +48,7 @@ class KeepalivedError(Exception):
 
 
 @dataclass(frozen=True)
-class Place:
+class AddressPlacement:
     """Where a floating address belongs on a host: its interface, and the host's own address there; ``held`` if it is there."""
 
     interface: str
@@ -86,7 +86,7 @@ def interfaces() -> list[dict[str, Any]]:
     return list(json.loads(run(["ip", "-json", "-4", "address", "show"]).output))
 
 
-def find_place(address: IPv4Interface, shown: Sequence[Mapping[str, Any]], host: str, wanted: str = "") -> Place:
+def locate_address(address: IPv4Interface, shown: Sequence[Mapping[str, Any]], host: str, wanted: str = "") -> AddressPlacement:
     """Return where the address belongs on the ``host``: the interface in one of whose networks it is.
 
     :arg shown: what `interfaces` returns.
@@ -106,7 +106,7 @@ def find_place(address: IPv4Interface, shown: Sequence[Mapping[str, Any]], host:
         for one in own:
             if one.ip != address.ip and address.ip in one.network:
                 _require_usable(address, one)
-                return Place(name, str(one.ip), held)
+                return AddressPlacement(name, str(one.ip), held)
         if held:
             raise KeepalivedError(
                 f"keepalived_address: {address.ip} is the own address of {host}; it has to be one that no host has for itself"
@@ -123,7 +123,7 @@ def _require_usable(address: IPv4Interface, own: IPv4Interface) -> None:
         )
 
 
-def expect(address: IPv4Interface, place: Place) -> None:
+def expect(address: IPv4Interface, place: AddressPlacement) -> None:
     """Take what comes for the address, without telling anybody that it is here.
 
     Who asks the network for it gets no answer from an interface that has not got it itself, and packets from here do not name it
@@ -152,7 +152,7 @@ def settle(address: IPv4Interface, host: str, wanted: str = "") -> None:
     :raises KeepalivedError: when it does not get it.
     """
     give_up = time.monotonic() + TAKEOVER_SECONDS
-    while not (held := find_place(address, interfaces(), host, wanted).held) and time.monotonic() < give_up:
+    while not (held := locate_address(address, interfaces(), host, wanted).held) and time.monotonic() < give_up:
         time.sleep(INTERVAL)
     if is_expected(address, interfaces()):
         run(["ip", "address", "delete", f"{address.ip}/32", "dev", LOOPBACK])
@@ -160,7 +160,7 @@ def settle(address: IPv4Interface, host: str, wanted: str = "") -> None:
         raise KeepalivedError(f"{host} has not taken {address.ip}; on it, `journalctl -u keepalived` says why")
 
 
-def hand_over(address: IPv4Interface, place: Place, successor: str, service: str) -> None:
+def hand_over(address: IPv4Interface, place: AddressPlacement, successor: str, service: str) -> None:
     """Let a successor, where `expect` has been called, have the address of this host; return when it has taken it.
 
     New connections go to the successor at once. ``service`` is stopped: it finishes what it has, within the bound of its unit.
@@ -200,8 +200,8 @@ table {_TABLE} {{
 """
 
 
-def is_well() -> bool:
+def is_healthy() -> bool:
     """Say whether this host could take the address: keepalived runs, and its check finds what the address is for to be well."""
-    if not CHECK.exists() or run(["systemctl", "is-active", "--quiet", "keepalived"], check=False).status != 0:
+    if not CHECK_SCRIPT.exists() or run(["systemctl", "is-active", "--quiet", "keepalived"], check=False).status != 0:
         return False
-    return run([str(CHECK)], check=False).status == 0
+    return run([str(CHECK_SCRIPT)], check=False).status == 0

@@ -23,7 +23,7 @@ FILE = Path("/etc/funnel/firewall.nft")
 UNIT = "funnel-firewall"
 UNIT_FILE = Path(f"/etc/systemd/system/{UNIT}.service")
 
-#: How the firewall may have to be: `table` says what is what.
+#: How the firewall may have to be: `desired_table` says what is what.
 State = Literal["present", "widened", "absent"]
 
 #: The transient timer and service that end what is being tried.
@@ -100,12 +100,12 @@ class Table:
         return file_set.FileSet(Path("/"), [file_set.File(str(path), text.encode()) for path, text in texts.items()])
 
     @property
-    def mark(self) -> str:
+    def fingerprint(self) -> str:
         """What the table of the kernel is known by; empty for none."""
-        return "" if self.lines is None else firewall.mark(firewall.render(self.lines))
+        return "" if self.lines is None else firewall.fingerprint(firewall.render(self.lines))
 
 
-def table(rules: Sequence[firewall.Rule], state: State) -> Table:
+def desired_table(rules: Sequence[firewall.Rule], state: State) -> Table:
     """Return the table as it has to be.
 
     ``widened`` lets in what the one of now does as well; where there is none, that is everything.
@@ -114,33 +114,33 @@ def table(rules: Sequence[firewall.Rule], state: State) -> Table:
     if state == "present":
         return Table(lines)
     if state == "widened" and FILE.exists():
-        return Table(list(dict.fromkeys([*lines, *firewall.lines_of(FILE.read_text())])))
+        return Table(list(dict.fromkeys([*lines, *firewall.rule_lines(FILE.read_text())])))
     return Table(None)
 
 
-def is_in_force(table: Table) -> bool:
+def is_active(table: Table) -> bool:
     """Say whether the kernel has the rules, and loads them at each boot.
 
     :raises ServiceError: when systemd does not run this host.
     """
-    if loaded() != table.mark:
+    if loaded_fingerprint() != table.fingerprint:
         return False
     state = systemd.look(UNIT)
     return table.lines is None or (state.active and state.enabled)
 
 
-def loaded() -> str:
+def loaded_fingerprint() -> str:
     """Return the mark of the table that the kernel has; empty if it has none."""
     try:
         shown = run(["nft", "list", "table", *firewall.TABLE.split()], check=False)
     except CommandError:  # there is no nft, and so no table of ours
         return ""
-    return firewall.mark(shown.output)
+    return firewall.fingerprint(shown.output)
 
 
-def problem() -> str:
+def drift() -> str:
     """Return what is not as it has to be with the rules that were kept; empty if nothing is, or if there are none."""
-    if FILE.exists() and loaded() != firewall.mark(FILE.read_text()):
+    if FILE.exists() and loaded_fingerprint() != firewall.fingerprint(FILE.read_text()):
         return "the firewall is not in force: its table was flushed, or is another one; firewall.yml sets it again"
     return ""
 
@@ -152,7 +152,7 @@ def require_connection(rules: Sequence[firewall.Rule], connection: str, host: st
     :raises FirewallError: when they do not.
     """
     said = connection.split()
-    if len(said) == 4 and not firewall.lets_in(rules, said[0], int(said[3])):
+    if len(said) == 4 and not firewall.permits(rules, said[0], int(said[3])):
         ssh = rules[0]
         raise FirewallError(
             f"{firewall.SSH_PORT}, {firewall.SSH_SOURCES}: {host} is reached from {said[0]} at port {said[3]}, and would let SSH "
@@ -183,11 +183,11 @@ def converge(table: Table, seconds: int) -> bool:
     if table.lines is None:
         _remove(table)
         return False
-    if loaded() == table.mark:
+    if loaded_fingerprint() == table.fingerprint:
         keep(table)
         return False
     # Without a table everything was let in.
-    before = ["--file", str(FILE)] if loaded() and FILE.exists() else ["delete", "table", *firewall.TABLE.split()]
+    before = ["--file", str(FILE)] if loaded_fingerprint() and FILE.exists() else ["delete", "table", *firewall.TABLE.split()]
     timer = [f"--on-active={seconds}", "--timer-property=AccuracySec=100ms", "--service-type=oneshot"]
     run(["systemd-run", "--quiet", "--collect", f"--unit={BACK}", *timer, "/usr/sbin/nft", *before])
     found = _nft(table)
@@ -202,7 +202,7 @@ def keep(table: Table) -> None:
 
     :raises FirewallError: when it was taken back before, and the rules of before are in force.
     """
-    if loaded() != table.mark:
+    if loaded_fingerprint() != table.fingerprint:
         raise FirewallError("the new connection came too late: the rules of before are in force again")
     run(["systemctl", "stop", f"{BACK}.timer"], check=False)  # there is none if nothing had to be tried
     try:
@@ -215,7 +215,7 @@ def _remove(table: Table) -> None:
     """Let everything in again, and leave nothing behind."""
     if UNIT_FILE.exists():
         run(["systemctl", "disable", "--now", f"{UNIT}.service"])
-    if loaded():
+    if loaded_fingerprint():
         run(["nft", "delete", "table", *firewall.TABLE.split()])
     file_set.Swap(table.files.changes()).make()
     for directory in (FILE.parent, DROP_IN.parent):

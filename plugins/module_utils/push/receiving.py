@@ -19,7 +19,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.model import Ap
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs, Pushed, build, plan
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import deploy_lock
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import Outcome, Switcher, Wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import Switcher, SwitchRequest, SwitchResult
 from ansible_collections.funnel.tornado.plugins.module_utils.push.policy import HANDING_OVER, MOST_BYTES, WAIT
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError, ensure_home
 
@@ -89,7 +89,7 @@ def _remove_broken_off(layout: Layout) -> None:
 
 def deploy(
     layout: Layout, app: App, programs: Programs, descriptor: int, by: str, say: Callable[[str], None]
-) -> tuple[Outcome, Pushed]:
+) -> tuple[SwitchResult, Pushed]:
     """Build what the pipe ``descriptor`` brings and switch to it; what was served before is served until then, and if it fails.
 
     :arg say: is told each step when it begins.
@@ -118,6 +118,6 @@ def deploy(
                 say(f"environment {'built' if environment.built else 'reused'}")
             elif not kept.exists():  # the app had another source before, which gave the same commit
                 received.rename(kept)
-            return Switcher(layout, Wanted(planned.id, by), step).run(), pushed
+            return Switcher(layout, SwitchRequest(planned.id, by), step).run(), pushed
     finally:
         received.unlink(missing_ok=True)

@@ -9,19 +9,26 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import ReleaseManifest, read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc, tree
-from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, Layout, port_of
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_files_of
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import ask, connections
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import Generation, describe
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import Request
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import ALARM_DAYS, Place, date, newer, read_pair
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CertificateRequest
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import (
+    EXPIRY_WARNING_DAYS,
+    CertificateFiles,
+    format_date,
+    is_any_newer,
+    read_pair,
+)
 
 #: Bytes that are read of a file of starts: tens of thousands of lines.
 STARTS_SIZE = 1_000_000
@@ -42,7 +49,7 @@ SELF_CHECKS = {"nginx": "nginx -t", "haproxy": "haproxy -c -f /etc/haproxy/hapro
 #: Digits of a hash that hosts are compared by.
 CONTENT_DIGITS = 12
 
-#: What a release's description has that is the host's own, so that another host may have another.
+#: Fields of a release's manifest that may differ between hosts with the same desired state.
 HOSTS_OWN = frozenset({"id", "processes", "built", "by"})
 
 
@@ -140,17 +147,17 @@ def look(layouts: Sequence[Layout], server: Any) -> Iterator[Process | Failure]:
                 yield Failure(f"{layout.app}: one of its processes cannot be read: {error}")
 
 
-def _supervised(layout: Layout, server: Any) -> Iterator[tuple[Generation, str, supervisord.ProcessInfo]]:
-    """Yield the processes that supervisord has of an app, each with its generation and the type of its worker, if it is one."""
+def _supervised(layout: Layout, server: Any) -> Iterator[tuple[ProcessGroup, str, supervisord.ProcessInfo]]:
+    """Yield the supervised processes of an app, each with its process group and, for a worker, its process type."""
     for slot in SLOTS:
         release = layout.slot_release(slot)
         if release is None:
             continue
-        generation = Generation(layout, slot, release, server)
-        for group in supervisord.groups(server, layout.group(slot)):
+        process_group = ProcessGroup(layout, slot, release, server)
+        for group in supervisord.slot_groups(server, layout.group(slot)):
             worker = group.removeprefix(layout.group(slot)).removeprefix(".")
             for info in supervisord.process_infos(server, group):
-                yield generation, worker, info
+                yield process_group, worker, info
 
 
 def abandoned(names: list[str], base: Path = Path("/")) -> list[str]:
@@ -174,28 +181,28 @@ def look_at_app(layout: Layout) -> App:
     release, slot = layout.live_release(), layout.live_slot()
     if release is None or slot is None:
         return App(layout.app, maintenance=maintenance, awaited=policy.entry(layout.app).exists())
-    description = describe(layout, release)
+    manifest = read_manifest(layout, release)
     served = next((entry for entry in reversed(history.read(layout)) if entry.release == release), None)
     environment = layout.environments / (layout.release(release) / "venv").readlink().name
     return App(
         app=layout.app,
         release=release,
-        revision=str(description["revision"]),
-        content=content(layout, description),
+        revision=manifest.revision,
+        content=content(layout, manifest),
         slot=slot,
         since=served.at if served else "",
         by=served.by if served else "",
-        processes=description["processes"],
+        processes=manifest.processes,
         tornado=_tornado_version(layout, environment),
         python=_python_version(layout, environment),
         maintenance=maintenance,
     )
 
 
-def content(layout: Layout, description: Mapping[str, Any]) -> str:
+def content(layout: Layout, manifest: ReleaseManifest) -> str:
     """Return a hash of what a release is on every host that was told the same of its app."""
-    directory = layout.release(description["id"])
-    told = {key: value for key, value in description.items() if key not in HOSTS_OWN}
+    directory = layout.release(manifest.id)
+    told = {key: value for key, value in asdict(manifest).items() if key not in HOSTS_OWN}
     files = [(directory / name).read_text() for name in ("secrets.json", "launch.py", "runner.py")]
     return hashlib.sha256(json.dumps([told, files], sort_keys=True).encode()).hexdigest()[:CONTENT_DIGITS]
 
@@ -257,13 +264,13 @@ class CertificateState:
         if self.stale:
             which, why = " and ".join(self.stale), " and ".join(SELF_CHECKS[name] for name in self.stale)
             return f"{self.app}: {which} still serves the certificate of before; {why} says why, site.yml reloads it"
-        if self.days < ALARM_DAYS:
+        if self.days < EXPIRY_WARNING_DAYS:
             return f"{self.app}: its certificate ends on {self.until}, in {self.days} days; it should have been renewed"
         return ""
 
 
 def certificates(
-    wanted: Mapping[str, Request], of: str, readers: Mapping[str, float], base: Path = Path("/")
+    wanted: Mapping[str, CertificateRequest], of: str, readers: Mapping[str, float], base: Path = Path("/")
 ) -> Iterator[CertificateState]:
     """Yield the certificate of each app that has one, or has to have one.
 
@@ -272,7 +279,7 @@ def certificates(
     :raises CommandError: when the host has no openssl.
     """
     for app, one in wanted.items():
-        place = Place(of, app, base)
+        place = CertificateFiles(of, app, base)
         found = read_pair(place)
         if found is None:
             yield CertificateState(app, "missing", [], "", "", 0)
@@ -283,15 +290,15 @@ def certificates(
             kind=kind,
             names=sorted(found.names),
             issuer=found.issuer,
-            until=date(found.ends),
-            days=found.days(time.time()),
+            until=format_date(found.expires),
+            days=found.days_left(time.time()),
             lacking=found.missing(one.domains),
-            stale=[name for name, read_at in readers.items() if newer([place.chain], read_at)],
+            stale=[name for name, read_at in readers.items() if is_any_newer([place.chain], read_at)],
         )
 
 
-def _process(generation: Generation, worker: str, info: supervisord.ProcessInfo) -> Process:
-    layout, slot, number = generation.layout, generation.slot, int(info.name)
+def _process(process_group: ProcessGroup, worker: str, info: supervisord.ProcessInfo) -> Process:
+    layout, slot, number = process_group.layout, process_group.slot, int(info.name)
     alive = info.pid > 0 and proc.stat(info.pid) is not None
     return Process(
         app=layout.app,
@@ -299,16 +306,16 @@ def _process(generation: Generation, worker: str, info: supervisord.ProcessInfo)
         live=layout.live_slot() == slot,
         worker=worker,
         process=number,
-        release=generation.release,
+        release=process_group.release,
         state=info.state,
         pid=info.pid,
         uptime=proc.uptime(info.pid) if alive else 0,
         restarts=_restarts(layout, layout.starts(slot, number, worker)),
-        connections=0 if worker else _connections(generation, number, info.pid),
+        connections=0 if worker else _connections(process_group, number, info.pid),
         open_files=proc.open_files(info.pid),
         open_files_limit=open_files_of(info.pid)[0] if alive else 0,
         rss=proc.rss(info.pid),
-        health=0 if worker else _health(generation, number),
+        health=0 if worker else _health(process_group, number),
     )
 
 
@@ -323,15 +330,15 @@ def _restarts(layout: Layout, starts: Path) -> int:
         return 0
 
 
-def _connections(generation: Generation, number: int, pid: int) -> int:
-    first = generation.description["port"]
-    ports = {port_of(first, generation.slot, number)} if first else set()
+def _connections(process_group: ProcessGroup, number: int, pid: int) -> int:
+    port = process_group.port(number)
+    ports = {port} if port else set()
     # The runner binds its socket to a hidden name made of its pid; other programs bind it to its own.
-    return connections(generation.layout.run(generation.slot), ports, {f".{pid}", f"{number}.sock"})
+    return connections(process_group.layout.run(process_group.slot), ports, {f".{pid}", f"{number}.sock"})
 
 
-def _health(generation: Generation, number: int) -> int:
+def _health(process_group: ProcessGroup, number: int) -> int:
     try:
-        return ask(generation.address(number), generation.description["health"]["path"], generation.description["host"]).status
+        return ask(process_group.address(number), process_group.manifest.health.path, process_group.manifest.host).status
     except OSError:
         return 0

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import supervisord
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import Generation, GenerationError
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup, ProcessGroupError
 from ansible_collections.funnel.tornado.plugins.module_utils.network import keepalived
 from ansible_collections.funnel.tornado.plugins.module_utils.status.machine import look_at_services
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
@@ -33,8 +33,8 @@ def wait_until_well(apps: Sequence[str], services: Sequence[str], *, mongodb_por
 def _of_services(names: Sequence[str], mongodb_port: int) -> Iterator[str]:
     try:
         yield from (one.problem for one in look_at_services(names, mongodb_port=mongodb_port) if one.problem)
-        if "keepalived" in names and not keepalived.is_well():
-            yield f"keepalived: {keepalived.CHECK} fails"
+        if "keepalived" in names and not keepalived.is_healthy():
+            yield f"keepalived: {keepalived.CHECK_SCRIPT} fails"
     except (CommandError, ServiceError) as error:
         yield str(error)
 
@@ -45,6 +45,6 @@ def _of_app(app: str) -> Iterator[str]:
     if slot is None or release is None:  # nothing was deployed or pushed yet
         return
     try:
-        Generation(layout, slot, release, supervisord.connect()).require_healthy()
-    except (GenerationError, supervisord.SupervisorError, OSError) as error:
+        ProcessGroup(layout, slot, release, supervisord.connect()).require_healthy()
+    except (ProcessGroupError, supervisord.SupervisorError, OSError) as error:
         yield f"{app}: {error}"

@@ -169,7 +169,7 @@ def _member(name: str, mongodb_port: int) -> tuple[str, str]:
     try:
         if name == "mongod":
             address = mongodb_client.local_address(mongodb_port)
-            return mongodb_role(mongodb_client.hello(address, mongodb_client.GLANCE_SECONDS))
+            return mongodb_role(mongodb_client.hello(address, mongodb_client.PROBE_TIMEOUT))
         if name == "etcd":
             return etcd_role(_etcd_status())
     except (mongodb_client.MongodbError, EtcdError) as error:
@@ -199,7 +199,7 @@ def etcd_role(said: Mapping[str, Any]) -> tuple[str, str]:
 
 def _etcd_status() -> dict[str, Any]:
     # It is told no secrets: any certificate will do.
-    secure, plain = (Client(f"{scheme}://127.0.0.1:{CLIENT_PORT}", trusting=True) for scheme in ("https", "http"))
+    secure, plain = (Client(f"{scheme}://127.0.0.1:{CLIENT_PORT}", insecure=True) for scheme in ("https", "http"))
     try:
         return secure.call("maintenance/status")
     except UnreachableError:

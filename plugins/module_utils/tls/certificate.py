@@ -41,14 +41,14 @@ def key_path(certificates_set: str, name: str) -> Path:
     return DIRECTORY / f"{certificates_set}.{name}.key"
 
 
-def names_of(certificates_set: str, base: Path = Path("/")) -> list[str]:
+def installed_names(certificates_set: str, base: Path = Path("/")) -> list[str]:
     """Return the names of the certificates of a set that the host has."""
     pattern = chain_path(certificates_set, "*")
     return sorted(path.stem.partition(".")[2] for path in (base / pattern.parent.relative_to("/")).glob(pattern.name))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class CertificateRequest:
     """One certificate as a user describes it."""
 
     provider: Annotated[Literal["self_signed", "files", "acme"], Doc("Who it is from.")]
@@ -58,27 +58,29 @@ class Request:
     origin: Annotated[str, Doc("Variable that it was made from, named in messages about it.")] = ""
 
 
-def parse_wanted(entries: Mapping[str, object]) -> dict[str, Request]:
+def parse_requests(entries: Mapping[str, object]) -> dict[str, CertificateRequest]:
     """Return the certificates that a user describes, each with its ``origin``.
 
     :raises InvalidDataError: with every mistake of all entries.
     """
     problems: list[str] = []
-    parsed = parse_each(Request, entries, VARIABLE, problems, NAME)
+    parsed = parse_each(CertificateRequest, entries, VARIABLE, problems, NAME)
     for name, request in parsed.items():
-        problems.extend(contradictions(request.provider, request.domains, request.certificate, request.key, f"{VARIABLE}.{name}"))
+        problems.extend(
+            request_problems(request.provider, request.domains, request.certificate, request.key, f"{VARIABLE}.{name}")
+        )
     if problems:
         raise InvalidDataError(problems)
     return {name: replace(request, origin=request.origin or f"{VARIABLE}.{name}") for name, request in parsed.items()}
 
 
-def covered(domain: str, names: Collection[str]) -> bool:
+def is_covered(domain: str, names: Collection[str]) -> bool:
     """Tell whether a certificate for ``names`` is one for ``domain``: ``*`` stands for one label (RFC 6125, 6.4.3)."""
     wildcard = f"*.{domain.partition('.')[2]}"
     return domain in names or (not domain.startswith("*.") and wildcard in names)
 
 
-def contradictions(provider: str, domains: Sequence[str], certificate: str | None, key: str | None, path: str) -> Iterator[str]:
+def request_problems(provider: str, domains: Sequence[str], certificate: str | None, key: str | None, path: str) -> Iterator[str]:
     """Yield what a certificate lacks, or has and its provider does not take, each with its path below ``path``."""
     for name, value in (("certificate", certificate), ("key", key)):
         if value is not None and provider != "files":

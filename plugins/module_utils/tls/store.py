@@ -20,21 +20,21 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set imp
 from ansible_collections.funnel.tornado.plugins.module_utils.tls import certbot
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import (
     CHALLENGES,
-    Request,
+    CertificateRequest,
     chain_path,
-    covered,
+    installed_names,
+    is_covered,
     key_path,
-    names_of,
 )
 
 #: Days that a self-signed certificate is good for: the most that browsers take of any.
 SELF_SIGNED_DAYS = 397
 
 #: A self-signed certificate is made anew by a run that finds fewer days left.
-RENEW_DAYS = 30
+RENEWAL_DAYS = 30
 
 #: With fewer days left something is wrong: whoever renews it should have.
-ALARM_DAYS = 14
+EXPIRY_WARNING_DAYS = 14
 
 #: How the services that may read certificates check their configuration, these included.
 CHECKS: Mapping[str, Sequence[str]] = {
@@ -53,7 +53,7 @@ class CertificatesError(Exception):
 
 
 @dataclass(frozen=True)
-class Place:
+class CertificateFiles:
     """Where the certificate ``name`` of the set ``of`` lies; ``base`` is another directory than ``/`` in tests only."""
 
     of: str
@@ -83,29 +83,29 @@ class Place:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What the first certificate of a file says; ``ends`` is in unix time."""
+    """What the first certificate of a file says; ``expires`` is in unix time."""
 
     names: frozenset[str]
     issuer: str
-    ends: float
+    expires: float
     self_signed: bool
     public_key: str
 
-    def days(self, now: float) -> int:
+    def days_left(self, now: float) -> int:
         """Return the whole days that it is still good for; less than 0 when it is no more."""
-        return int((self.ends - now) // _DAY)
+        return int((self.expires - now) // _DAY)
 
     def missing(self, domains: Iterable[str]) -> list[str]:
         """Return those of ``domains`` that it is not for."""
-        return [domain for domain in domains if not covered(domain, self.names)]
+        return [domain for domain in domains if not is_covered(domain, self.names)]
 
     def describe(self) -> str:
         """Return a line for people."""
         by = "self-signed" if self.self_signed else f"issued by {self.issuer}"
-        return f"{', '.join(sorted(self.names))}, {by}, until {date(self.ends)}"
+        return f"{', '.join(sorted(self.names))}, {by}, until {format_date(self.expires)}"
 
 
-def date(moment: float) -> str:
+def format_date(moment: float) -> str:
     """Return the day of a unix time."""
     return time.strftime("%Y-%m-%d", time.gmtime(moment))
 
@@ -127,13 +127,13 @@ def read(path: Path) -> Certificate | None:
     return Certificate(
         names=frozenset(re.findall(r"dns:([^,\s]+)", names[1].lower() if names else "")),
         issuer=value["issuer"],
-        ends=ssl.cert_time_to_seconds(value["notAfter"]),
+        expires=ssl.cert_time_to_seconds(value["notAfter"]),
         self_signed=value["issuer"] == value["subject"],
         public_key=public[0] if public else "",
     )
 
 
-def read_pair(place: Place) -> Certificate | None:
+def read_pair(place: CertificateFiles) -> Certificate | None:
     """Return what the certificate says that is at ``place``; None when there is none, or no key that belongs to it."""
     found = read(place.chain)
     if found is None or not place.key.exists():
@@ -179,7 +179,7 @@ subjectKeyIdentifier = hash
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StoreResult:
     """What was done to certificates, or would be, by name.
 
     ``pending`` have still to be issued; ``leftover`` are there and no longer wanted; ``services`` were reloaded.
@@ -194,7 +194,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Keeper:
+class CertificateStore:
     """Keeps the certificates of the set ``of`` on a host as they are ``wanted``.
 
     ``contents`` are those of the controller's files, by name; ``services`` read what changed, if they are active. With
@@ -202,14 +202,14 @@ class Keeper:
     """
 
     of: str
-    wanted: Mapping[str, Request]
+    wanted: Mapping[str, CertificateRequest]
     services: Sequence[str]
     account: certbot.Account
     contents: Mapping[str, Pem]
     check_mode: bool = False
     base: Path = Path("/")
 
-    def place(self) -> Outcome:
+    def place(self) -> StoreResult:
         """See that there is a certificate for each that is wanted, if only a temporary one of those that are to be issued.
 
         :raises CertificatesError: when one cannot be made, or a service does not take it; those of before are back then.
@@ -226,7 +226,7 @@ class Keeper:
         paths = {change.path for change in changes}
         new = [name for name in self.wanted if paths & {self._at(name).chain, self._at(name).key}]
         others = [*(change.path for change in changes if change.path.suffix not in {".pem", ".key"}), *timer]
-        return Outcome(
+        return StoreResult(
             changed=bool(changes or reloaded or timer),
             pending=pending,
             leftover=self._leftover(),
@@ -235,7 +235,7 @@ class Keeper:
             after="".join([*(self._intention(name) for name in new), *(f"{other}\n" for other in others)]),
         )
 
-    def issue(self) -> Outcome:
+    def issue(self) -> StoreResult:
         """Let certbot issue what is pending, use it, and remove what is no longer wanted.
 
         All are tried. Of one that cannot be issued the certificate of before stays in use.
@@ -256,7 +256,7 @@ class Keeper:
             raise CertificatesError("\n".join([*problems, str(error)])) from error
         if problems:
             raise CertificatesError("\n".join(problems))
-        return Outcome(
+        return StoreResult(
             changed=bool(pending or leftover or reloaded),
             pending=pending,
             leftover=leftover,
@@ -267,8 +267,8 @@ class Keeper:
             ),
         )
 
-    def _at(self, name: str) -> Place:
-        return Place(self.of, name, self.base)
+    def _at(self, name: str) -> CertificateFiles:
+        return CertificateFiles(self.of, name, self.base)
 
     def _files(self, name: str) -> list[File]:
         """Return the files that a certificate has to be now."""
@@ -300,7 +300,7 @@ class Keeper:
         if lineage.domains() != set(wanted.domains):
             return True
         found = read(lineage.chain)
-        return found is None or found.missing(wanted.domains) != [] or found.ends < time.time()
+        return found is None or found.missing(wanted.domains) != [] or found.expires < time.time()
 
     def _issue(self, name: str) -> str:
         """Let certbot issue a certificate; return what is wrong, if anything."""
@@ -340,7 +340,7 @@ class Keeper:
         found = {name: systemd.look(name) for name in self.services}
         chains = [self._at(name).chain for name in self.wanted]
         concerned = any(change.path in {*chains, *(self._at(name).key for name in self.wanted)} for change in changes)
-        behind = {name: one for name, one in found.items() if one.active and (concerned or newer(chains, one.settled_at))}
+        behind = {name: one for name, one in found.items() if one.active and (concerned or is_any_newer(chains, one.settled_at))}
         if self.check_mode:
             return list(behind)
         swap = Swap(changes)
@@ -362,7 +362,7 @@ class Keeper:
 
     def _leftover(self) -> list[str]:
         """Return the names of what is there and no longer wanted, certbot's of those that another provider has now, too."""
-        present = names_of(self.of, self.base)
+        present = installed_names(self.of, self.base)
         issued = certbot.names(f"{self.of}.", self.base)
         lineages = {name for name in issued if name not in self.wanted or self.wanted[name].provider != "acme"}
         return sorted((set(present) - self.wanted.keys()) | lineages)
@@ -372,7 +372,7 @@ class Keeper:
             if name in self.wanted:
                 self._at(name).lineage.forget()  # another provider's is in use
             else:
-                discard(self._at(name))
+                remove_certificate(self._at(name))
 
     def _describe(self, name: str) -> str:
         found = read(self._at(name).chain)
@@ -384,7 +384,7 @@ class Keeper:
         return f"{name}: {', '.join(wanted.domains)}, {'certbot has issued it' if self._links(name) else how}\n"
 
 
-def discard(place: Place) -> None:
+def remove_certificate(place: CertificateFiles) -> None:
     """Remove a certificate that nothing names any more, and let certbot forget it, and its hook with the last of a set.
 
     :raises CommandError: when certbot does not.
@@ -396,16 +396,16 @@ def discard(place: Place) -> None:
         certbot.hook_path(place.of, place.base).unlink(missing_ok=True)
 
 
-def _pair(place: Place, pem: Pem) -> list[File]:
+def _pair(place: CertificateFiles, pem: Pem) -> list[File]:
     return [File(str(place.chain), pem.chain.encode()), File(str(place.key), pem.key.encode(), mode=0o600, secret=True)]
 
 
 def _is_good(found: Certificate, domains: Sequence[str]) -> bool:
     """Tell whether a self-signed certificate can stay."""
-    return found.self_signed and found.names == set(domains) and found.days(time.time()) >= RENEW_DAYS
+    return found.self_signed and found.names == set(domains) and found.days_left(time.time()) >= RENEWAL_DAYS
 
 
-def newer(chains: Sequence[Path], moment: float) -> bool:
+def is_any_newer(chains: Sequence[Path], moment: float) -> bool:
     """Tell whether a certificate, or the link to it, is newer than ``moment``."""
     found = [path for path in chains if path.exists()]
     return any(max(path.stat().st_mtime, path.lstat().st_mtime) > moment for path in found)

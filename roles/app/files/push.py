@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import load_one
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
@@ -160,14 +160,14 @@ def deploy(name: str, by: str) -> None:
     policy.unlimit()
     os.umask(0o022)  # whatever sudo's is: nginx has to pass through what is made
     os.environ.update(home.build_environment())  # the certificates and the proxy for whatever is fetched
-    app = load_one(name, json.loads(entry.read_text()))
+    [app] = load({name: json.loads(entry.read_text())}, complete=False).values()
     layout, programs = Layout(name), Programs(text("launch.py"), text("runner.py"))
     refusals = (home.BuildError, lock.LockedError, OSError, systemd.ServiceError, supervisord.SupervisorError, switch.SwitchError)
     try:
         outcome, source = receiving.deploy(layout, app, programs, sys.stdin.fileno(), by, say)
     except refusals as error:
         words = str(error)
-        for secret in app.hidden_texts:  # a build may print what it was given
+        for secret in app.sensitive_values:  # a build may print what it was given
             words = words.replace(secret, "********")
         raise PushError(words) from error
     steps = ", ".join(f"{step['name']} {step['seconds']:.2f} s" for step in outcome.steps) or "it was live already"

@@ -4,19 +4,12 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import (
-    App,
-    Host,
-    app_certificates,
-    load,
-    load_one,
-    site_owner,
-    to_dict,
-)
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, app_certificates, site_owner, to_entry
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import HostFacts, host_problems, load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
 
-HOST = Host(cpus=2, open_files=20_000, names=frozenset({"backup"}))
+HOST = HostFacts(cpus=2, open_files=20_000, taken_names=frozenset({"backup"}))
 
 
 def entry(**keys: Any) -> dict[str, Any]:
@@ -27,10 +20,11 @@ def command(command: str, **keys: Any) -> dict[str, Any]:
     return entry(run={"command": command}, **keys)
 
 
-def problems(entries: object, host: Host | None = HOST) -> list[str]:
-    with pytest.raises(InvalidDataError) as caught:
-        load(entries, host)
-    return caught.value.problems
+def problems(entries: object) -> list[str]:
+    try:
+        return list(host_problems(load(entries), HOST))
+    except InvalidDataError as error:
+        return error.problems
 
 
 def shop(**keys: Any) -> App:
@@ -39,7 +33,7 @@ def shop(**keys: Any) -> App:
 
 def test_everything_but_source_and_run_has_a_default() -> None:
     app = shop()
-    assert (app.name, app.processes, app.drain, app.health.path, app.socket) == ("shop", "auto", 30, "/", True)
+    assert (app.name, app.processes, app.drain, app.health.path, app.uses_sockets) == ("shop", "auto", 30, "/", True)
 
 
 def test_auto_is_one_process_per_cpu() -> None:
@@ -77,7 +71,7 @@ def test_an_app_may_be_a_part_of_the_default_site() -> None:
 
 
 def test_a_host_that_builds_a_part_of_a_site_need_not_know_the_rest() -> None:
-    assert load_one("api", entry(prefix="/api/")).prefix == "/api/"
+    assert load({"api": entry(prefix="/api/")}, complete=False)["api"].prefix == "/api/"
 
 
 @pytest.mark.parametrize(
@@ -183,7 +177,7 @@ def test_off_without_quotes_which_yaml_reads_as_false_is_meant_as_a_word() -> No
 def test_a_certificate_is_for_all_names_and_is_none_without_a_provider() -> None:
     app = shop(domains=["shop.test"], aliases=["www.shop.test"], tls={"provider": "acme"})
     wanted = app_certificates({"shop": app, "blog": shop()})
-    assert parse_wanted(wanted).keys() == {"shop"}
+    assert parse_requests(wanted).keys() == {"shop"}
     assert wanted["shop"]["domains"] == ["shop.test", "www.shop.test"]
     assert wanted["shop"]["origin"] == "tornado_apps.shop.tls"
 
@@ -197,21 +191,21 @@ def test_what_is_too_short_for_a_secret_is_not_hidden_in_other_words() -> None:
         secrets={"KEY": "hunter22", "LEVEL": 1},
         services={"etcd": {"endpoints": ["http://a:1"], "user": "u", "password": "etcd-word"}},
     )
-    assert app.hidden_texts == {"hunter22", "etcd-word"}
+    assert app.sensitive_values == {"hunter22", "etcd-word"}
 
 
 def test_the_runner_takes_the_largest_body_of_all_paths() -> None:
-    assert shop(upload_size="2000k").largest_upload == "2000k"
-    assert shop(upload_size="2000k", paths={"/a": {"upload_size": "1g"}, "/b": {"upload_size": "3m"}}).largest_upload == "1g"
+    assert shop(upload_size="2000k").max_upload_size == "2000k"
+    assert shop(upload_size="2000k", paths={"/a": {"upload_size": "1g"}, "/b": {"upload_size": "3m"}}).max_upload_size == "1g"
 
 
 def test_a_certificate_is_for_the_aliases_as_well() -> None:
-    assert shop(domains=["a.example"], aliases=["b.example"]).names == ["a.example", "b.example"]
+    assert shop(domains=["a.example"], aliases=["b.example"]).all_domains == ["a.example", "b.example"]
 
 
 def test_the_plain_form_loads_again_as_the_same_app() -> None:
     app = shop(static={"path": "www"}, port=8000, secrets={"KEY": "k"})
-    assert load({"shop": to_dict(app)})["shop"] == app
+    assert load({"shop": to_entry(app)})["shop"] == app
 
 
 def test_both_slots_of_an_app_never_share_a_port() -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load, to_dict
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, to_entry
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 
 MONGODB = {"hosts": ["db1"], "database": "notes"}
@@ -74,7 +75,7 @@ def test_locks_and_logs() -> None:
 
 def test_what_a_host_is_sent_is_understood_there() -> None:
     sent = app({"mongodb": MONGODB | USER, "etcd": ETCD, "syslog": {"host": "logs"}})
-    assert load({"shop": to_dict(sent)})["shop"] == sent
+    assert load({"shop": to_entry(sent)})["shop"] == sent
 
 
 @pytest.mark.parametrize(

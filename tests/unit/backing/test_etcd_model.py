@@ -24,9 +24,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.backing.etcd_model 
     UnreachableError,
     User,
     apply_users,
-    belong,
     key_range,
     own_version,
+    register_member,
 )
 from tests.support.pki import Authority
 
@@ -118,18 +118,18 @@ def test_the_version_is_read_from_what_etcd_says() -> None:
 
 class TestBelong:
     def test_the_first_of_the_members_founds_the_cluster(self, tmp_path: Path) -> None:
-        found = belong(cluster("a", a="127.0.0.1", b="127.0.0.9"), tmp_path, "3.4.23")
+        found = register_member(cluster("a", a="127.0.0.1", b="127.0.0.9"), tmp_path, "3.4.23")
         assert found == Membership("founder", initial_cluster="a=http://127.0.0.1:2380")
-        assert belong(cluster("a", a="127.0.0.1"), tmp_path, "3.4.23").alone
+        assert register_member(cluster("a", a="127.0.0.1"), tmp_path, "3.4.23").alone
 
     def test_nobody_else_does(self, tmp_path: Path) -> None:
         with pytest.raises(
             EtcdError, match=r"b has no member to join\. a comes first, .*\(serial: 1\): etcd at http://127\.0\.0\.9:"
         ):
-            belong(cluster("b", a="127.0.0.9", b="127.0.0.1"), tmp_path, "3.4.23")
+            register_member(cluster("b", a="127.0.0.9", b="127.0.0.1"), tmp_path, "3.4.23")
 
     def test_before_the_first_run_it_is_said_who_would_join(self, tmp_path: Path) -> None:
-        found = belong(cluster("b", a="127.0.0.9", b="127.0.0.1"), tmp_path, "3.4.23", check_mode=True)
+        found = register_member(cluster("b", a="127.0.0.9", b="127.0.0.1"), tmp_path, "3.4.23", check_mode=True)
         assert (found.state, found.changed) == ("joining", True)
         assert found.warnings[0].startswith(
             "etcd_members: b joins when another member answers; now none does: etcd at http://127"
@@ -141,15 +141,15 @@ class TestBelong:
             "members": [member("a", 1, "127.0.0.1"), member("", 2, "127.0.0.2", isLearner=True)]
         }
         wanted = Membership("joining", changed=True, initial_cluster="a=http://127.0.0.1:2380,b=http://127.0.0.2:2380")
-        assert belong(cluster("b", a="127.0.0.1", b="127.0.0.2"), tmp_path, "3.5.16", check_mode=True) == wanted
+        assert register_member(cluster("b", a="127.0.0.1", b="127.0.0.2"), tmp_path, "3.5.16", check_mode=True) == wanted
         assert changes(fake) == []
-        assert belong(cluster("b", a="127.0.0.1", b="127.0.0.2"), tmp_path, "3.5.16") == wanted
+        assert register_member(cluster("b", a="127.0.0.1", b="127.0.0.2"), tmp_path, "3.5.16") == wanted
         assert changes(fake) == [("cluster/member/add", {"peerURLs": ["http://127.0.0.2:2380"], "isLearner": True})]
 
     def test_one_that_was_added_and_never_started_is_not_added_again(self, fake: Fake, tmp_path: Path) -> None:
         members = [member("a", 1, "127.0.0.1"), {"ID": "2", "peerURLs": ["http://127.0.0.2:2380"], "isLearner": True}]
         fake.answers["cluster/member/list"] = {"members": members}
-        found = belong(cluster("b", a="127.0.0.1", b="127.0.0.2"), tmp_path, "3.4.23")
+        found = register_member(cluster("b", a="127.0.0.1", b="127.0.0.2"), tmp_path, "3.4.23")
         assert found == Membership("joining", initial_cluster="a=http://127.0.0.1:2380,b=http://127.0.0.2:2380")
         assert changes(fake) == []
 
@@ -157,7 +157,7 @@ class TestBelong:
         lost = member("b", 2, "127.0.0.2")
         fake.answers["cluster/member/list"] = {"members": [member("a", 1, "127.0.0.1"), lost]}
         fake.answers["cluster/member/add"] = {"members": [member("a", 1, "127.0.0.1"), member("", 3, "127.0.0.2")]}
-        found = belong(cluster("b", a="127.0.0.1", b="127.0.0.2"), tmp_path, "3.4.23")
+        found = register_member(cluster("b", a="127.0.0.1", b="127.0.0.2"), tmp_path, "3.4.23")
         assert found.initial_cluster == "a=http://127.0.0.1:2380,b=http://127.0.0.2:2380"
         assert [path for path, _ in changes(fake)] == ["cluster/member/remove", "cluster/member/add"]
         assert changes(fake)[0][1] == {"ID": "2"}
@@ -172,7 +172,7 @@ class TestBelong:
             fake.answers["cluster/member/add"] = {"members": [member("a", 1, "127.0.0.1")]}
 
         monkeypatch.setattr("time.sleep", healthy)
-        belong(cluster("b", a="127.0.0.1", b="127.0.0.2"), tmp_path, "3.4.23")
+        register_member(cluster("b", a="127.0.0.1", b="127.0.0.2"), tmp_path, "3.4.23")
         assert [path for path, _ in changes(fake)] == ["cluster/member/add"] * 2
 
     def test_one_that_stays_unhealthy_is_given_up(self, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,19 +180,19 @@ class TestBelong:
         fake.answers["cluster/member/list"] = {"members": [member("a", 1, "127.0.0.1")]}
         fake.answers["cluster/member/add"] = {"message": "etcdserver: unhealthy cluster"}
         with pytest.raises(EtcdError, match="unhealthy cluster"):
-            belong(cluster("b", a="127.0.0.1", b="127.0.0.2"), tmp_path, "3.4.23")
+            register_member(cluster("b", a="127.0.0.1", b="127.0.0.2"), tmp_path, "3.4.23")
 
     @pytest.mark.parametrize("version", ["3.3.25", "3.6.1", "4.4.0"])
     def test_a_version_that_cannot_join_is_refused(self, fake: Fake, tmp_path: Path, version: str) -> None:
         with pytest.raises(EtcdError, match=rf"this host has etcd {version}, and the cluster speaks 3\.4: "):
-            belong(cluster("b", a="127.0.0.1", b="127.0.0.2"), tmp_path, version)
+            register_member(cluster("b", a="127.0.0.1", b="127.0.0.2"), tmp_path, version)
         assert changes(fake) == []
 
     def test_a_member_stays_one_and_strangers_are_told_of(self, fake: Fake, tmp_path: Path) -> None:
         (tmp_path / "member").mkdir()
         members = [member("a", 1, "127.0.0.1"), member("old", 255, "127.0.0.3")]
         fake.answers["cluster/member/list"] = {"header": {"member_id": "1"}, "members": members}
-        found = belong(cluster("a", a="127.0.0.1"), tmp_path, "3.4.23")
+        found = register_member(cluster("a", a="127.0.0.1"), tmp_path, "3.4.23")
         assert (found.state, found.changed, found.initial_cluster) == ("member", False, "")
         assert found.warnings == [
             "the cluster has a member old, which etcd_members does not name; if it is gone for good: etcdctl member remove ff"
@@ -202,7 +202,7 @@ class TestBelong:
         (tmp_path / "member").mkdir()
         fake.answers["cluster/member/list"] = {"header": {"member_id": "1"}, "members": [member("a", 1, "127.0.0.7")]}
         with pytest.raises(EtcdError, match=r"etcd_members\.a: the cluster knows it as http://127\.0\.0\.7:2380, not "):
-            belong(cluster("a", a="127.0.0.1"), tmp_path, "3.4.23")
+            register_member(cluster("a", a="127.0.0.1"), tmp_path, "3.4.23")
 
     @pytest.mark.parametrize("wanted", [True, False])
     def test_tls_is_not_changed_behind_the_clusters_back(self, fake: Fake, tmp_path: Path, *, wanted: bool) -> None:
@@ -213,24 +213,24 @@ class TestBelong:
         known = member("a", 1, "127.0.0.1") | {"peerURLs": [f"{before}://127.0.0.1:2380"]}
         fake.answers["cluster/member/list"] = {"header": {"member_id": "1"}, "members": [known]}
         with pytest.raises(EtcdError, match=rf"the cluster knows it as {before}://127\.0\.0\.1:2380, not {after}://") as caught:
-            belong(Cluster("a", {"a": "127.0.0.1"}, tls=wanted), tmp_path, "3.4.23")
+            register_member(Cluster("a", {"a": "127.0.0.1"}, tls=wanted), tmp_path, "3.4.23")
         assert "or etcd_tls, back" in str(caught.value)
 
     def test_a_member_that_has_stopped_is_still_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(etcd_model, "CLIENT_PORT", 1)
         (tmp_path / "member").mkdir()
-        assert belong(cluster("a", a="127.0.0.1"), tmp_path, "3.4.23") == Membership("member", alone=True)
+        assert register_member(cluster("a", a="127.0.0.1"), tmp_path, "3.4.23") == Membership("member", alone=True)
 
     def test_whoever_has_the_port_of_one_that_has_stopped_is_not_asked(self, tmp_path: Path, fake: Fake) -> None:
         (tmp_path / "member").mkdir()
-        assert belong(cluster("a", a="127.0.0.1"), tmp_path, "3.4.23", runs=False) == Membership("member", alone=True)
+        assert register_member(cluster("a", a="127.0.0.1"), tmp_path, "3.4.23", runs=False) == Membership("member", alone=True)
         assert fake.asked == []
 
 
 def test_several_members_with_passwords_need_certificates(tmp_path: Path) -> None:
     open_port = Cluster("b", {"a": "127.0.0.9", "b": "127.0.0.1"}, root_password="r00t")
     with pytest.raises(EtcdError, match="etcd_tls: is missing; several members with passwords need it"):
-        belong(open_port, tmp_path, "3.4.23")
+        register_member(open_port, tmp_path, "3.4.23")
 
 
 def test_an_address_of_ipv6_is_in_brackets() -> None:

@@ -195,7 +195,7 @@ def test_root_follows_no_link_that_mongod_left_where_its_data_are_made(tmp_path:
 
 @pytest.mark.parametrize("first", [True, False])
 def test_no_second_set_is_begun_while_a_member_does_not_answer(monkeypatch: pytest.MonkeyPatch, *, first: bool) -> None:
-    monkeypatch.setattr(mongodb_client, "GLANCE_SECONDS", 0.2)
+    monkeypatch.setattr(mongodb_client, "PROBE_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         other = f"127.0.0.1:{silent.getsockname()[1]}"
         members = ["db1:27017", other] if first else [other, "db1:27017"]
@@ -206,7 +206,7 @@ def test_no_second_set_is_begun_while_a_member_does_not_answer(monkeypatch: pyte
 
 def test_a_set_is_begun_when_the_other_members_have_no_mongod(monkeypatch: pytest.MonkeyPatch) -> None:
     """It then comes as far as its own mongod, of which there is none here."""
-    monkeypatch.setattr(mongodb_client, "GLANCE_SECONDS", 0.2)
+    monkeypatch.setattr(mongodb_client, "PROBE_TIMEOUT", 0.2)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         refuses = f"127.0.0.1:{closed.getsockname()[1]}"

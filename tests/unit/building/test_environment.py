@@ -6,16 +6,17 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import (
     COMPLETE,
     _is_complete,
     _is_interpreter,
     _mark_complete,
-    fingerprint,
-    pylock,
-    read_files,
+    directory_revision,
     requirement_lines,
+    requirements_from_files,
+    requirements_from_pylock,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError
 
@@ -32,26 +33,26 @@ def write(directory: Path, **files: str) -> Path:
 
 
 def test_without_dependencies_there_are_none(tmp_path: Path) -> None:
-    assert read_files(tmp_path).text == ""
-    assert read_files(write(tmp_path, project="[project]\nname = 'shop'\n")).text == ""
+    assert requirements_from_files(tmp_path).text == ""
+    assert requirements_from_files(write(tmp_path, project="[project]\nname = 'shop'\n")).text == ""
 
 
 def test_a_lock_comes_before_requirements(tmp_path: Path) -> None:
     lock = (
         "[[packages]]\nname = 'tornado'\nversion = '6.6'\nwheels = [{url = 'https://a.test/t.whl', hashes = {sha256 = 'aa'}}]\n"
     )
-    found = read_files(write(tmp_path, pylock=lock, requirements="tornado\n"))
+    found = requirements_from_files(write(tmp_path, pylock=lock, requirements="tornado\n"))
     assert (found.origin, found.locked, found.text) == ("pylock.toml", True, "tornado==6.6 --hash=sha256:aa\n")
 
 
 def test_requirements_come_before_a_project(tmp_path: Path) -> None:
-    found = read_files(write(tmp_path, requirements="tornado\n", project="[project]\ndependencies = ['flask']\n"))
+    found = requirements_from_files(write(tmp_path, requirements="tornado\n", project="[project]\ndependencies = ['flask']\n"))
     assert (found.origin, found.locked, found.text) == ("requirements.txt", False, "tornado")
 
 
 def test_dependencies_that_are_locked_nowhere_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="run `uv lock` and add"):
-        read_files(write(tmp_path, project="[project]\nname = 'shop'\ndependencies = ['flask']\n"))
+        requirements_from_files(write(tmp_path, project="[project]\nname = 'shop'\ndependencies = ['flask']\n"))
 
 
 def test_the_files_that_requirements_include_belong_to_them(tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_the_files_that_requirements_include_belong_to_them(tmp_path: Path) -> N
 def test_what_is_part_of_the_source_is_known(tmp_path: Path, line: str, *, local: bool) -> None:
     (tmp_path / "lib").mkdir()
     (tmp_path / "base.txt").touch()
-    assert read_files(write(tmp_path, requirements=f"{line}\n")).local is local
+    assert requirements_from_files(write(tmp_path, requirements=f"{line}\n")).local is local
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_what_is_part_of_the_source_is_known(tmp_path: Path, line: str, *, local
     ],
 )
 def test_a_lock_is_a_list_of_requirements_for_the_hosts_own_index(package: dict[str, Any], line: str) -> None:
-    assert pylock({"packages": [{"name": "tornado", **package}]}) == f"{line}\n"
+    assert requirements_from_pylock({"packages": [{"name": "tornado", **package}]}) == f"{line}\n"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_a_lock_is_a_list_of_requirements_for_the_hosts_own_index(package: dict[
 )
 def test_what_no_line_can_name_is_refused(package: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        pylock({"packages": [{"name": "tornado", **package}]})
+        requirements_from_pylock({"packages": [{"name": "tornado", **package}]})
 
 
 def test_what_is_built_in_an_environment_cannot_lead_its_mark_elsewhere(tmp_path: Path) -> None:
@@ -132,12 +133,12 @@ def developed(directory: Path) -> App:
 def test_a_directory_that_is_run_in_place_is_known_by_what_it_depends_on(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("-r more.txt\n")
     (tmp_path / "more.txt").write_text("tornado==6.6.1\n")
-    found = [fingerprint(developed(tmp_path), tmp_path)]
+    found = [directory_revision(developed(tmp_path), tmp_path)]
     (tmp_path / "shop.py").write_text("app = None\n")
-    assert fingerprint(developed(tmp_path), tmp_path) == found[0], "its code is not a part of the release"
+    assert directory_revision(developed(tmp_path), tmp_path) == found[0], "its code is not a part of the release"
     for name, text in (("more.txt", "tornado==6.5\n"), ("uv.lock", "a"), ("pylock.toml", "b")):
         (tmp_path / name).write_text(text)
-        found.append(fingerprint(developed(tmp_path), tmp_path))
+        found.append(directory_revision(developed(tmp_path), tmp_path))
     assert len(set(found)) == 4
 
 
@@ -159,7 +160,7 @@ def test_requirements_that_cannot_be_read_are_named(tmp_path: Path, text: str, e
     (tmp_path / "link").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(BuildError, match=rf"tornado_apps\.shop\.source\.directory: .*{expected}"):
-        fingerprint(developed(tmp_path), tmp_path)
+        directory_revision(developed(tmp_path), tmp_path)
 
 
 def test_requirements_that_include_one_another_many_times_are_refused(tmp_path: Path) -> None:
@@ -182,4 +183,4 @@ def test_an_environment_links_to_a_python_of_roots_alone() -> None:
 def test_a_directory_that_the_host_does_not_have_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "none"
     with pytest.raises(BuildError, match="directory: this host has no directory /"):
-        fingerprint(developed(missing), missing)
+        directory_revision(developed(missing), missing)

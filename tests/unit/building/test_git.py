@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.building.git import (
     Unpack,
     _ssh_command,
-    export,
-    look_up,
-    resolve,
+    export_commit,
+    fetch_commit,
+    query_commit,
     submodule_url,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
@@ -65,53 +66,53 @@ def test_a_version_is_a_branch_a_tag_or_a_commit_or_the_default_branch(shop: Pat
     git(shop, "branch", "stable")
     second = commit(shop, web="2")
     for version, wanted in (("v1", first), ("stable", first), (first, first), ("main", second), (None, second)):
-        assert resolve(layout, app(shop, version)) == wanted
-        assert look_up(layout, app(shop, version)) == wanted
+        assert fetch_commit(layout, app(shop, version)) == wanted
+        assert query_commit(layout, app(shop, version)) == wanted
 
 
 def test_a_branch_is_followed_and_a_commit_that_is_there_is_not_asked_for(shop: Path, layout: Layout) -> None:
-    first = resolve(layout, app(shop, "main"))
+    first = fetch_commit(layout, app(shop, "main"))
     second = commit(shop, web="2")
-    assert resolve(layout, app(shop, "main")) == second
+    assert fetch_commit(layout, app(shop, "main")) == second
     shop.rename(shop.with_name("moved"))
-    assert resolve(layout, app(shop, first)) == first
+    assert fetch_commit(layout, app(shop, first)) == first
 
 
 def test_a_commit_that_no_branch_leads_to_is_asked_for_by_itself(shop: Path, layout: Layout) -> None:
     lost = commit(shop, web="2")
     git(shop, "reset", "--quiet", "--hard", "HEAD~1")
-    assert resolve(layout, app(shop, lost)) == lost
+    assert fetch_commit(layout, app(shop, lost)) == lost
 
 
 def test_an_abbreviated_commit_is_found_and_a_branch_of_that_name_comes_first(shop: Path, layout: Layout) -> None:
     first = git(shop, "rev-parse", "HEAD")
     second = commit(shop, web="2")
-    assert look_up(layout, app(shop, first[:7])) is None, "only a fetch can tell"
-    assert resolve(layout, app(shop, first[:7])) == first
-    assert look_up(layout, app(shop, first[:7])) == first
+    assert query_commit(layout, app(shop, first[:7])) is None, "only a fetch can tell"
+    assert fetch_commit(layout, app(shop, first[:7])) == first
+    assert query_commit(layout, app(shop, first[:7])) == first
     git(shop, "branch", first[:8], second)
-    assert resolve(layout, app(shop, first[:8])) == look_up(layout, app(shop, first[:8])) == second
+    assert fetch_commit(layout, app(shop, first[:8])) == query_commit(layout, app(shop, first[:8])) == second
     with pytest.raises(BuildError, match="has no branch, tag or commit 0000000"):
-        resolve(layout, app(shop, "0000000"))
+        fetch_commit(layout, app(shop, "0000000"))
 
 
 def test_what_is_not_there_is_named(shop: Path, layout: Layout) -> None:
     with pytest.raises(BuildError, match=r"tornado_apps\.shop\.source\.version: .* has no branch, tag or commit v9"):
-        resolve(layout, app(shop, "v9"))
+        fetch_commit(layout, app(shop, "v9"))
     with pytest.raises(BuildError, match=r"tornado_apps\.shop\.source\.version: .* has no branch or tag v9"):
-        look_up(layout, app(shop, "v9"))
+        query_commit(layout, app(shop, "v9"))
     with pytest.raises(BuildError, match=r"tornado_apps\.shop\.source\.git: .*/nowhere cannot be fetched"):
-        resolve(layout, app(shop.with_name("nowhere")))
+        fetch_commit(layout, app(shop.with_name("nowhere")))
 
 
 def test_looking_up_writes_nothing(shop: Path, layout: Layout) -> None:
-    look_up(layout, app(shop))
+    query_commit(layout, app(shop))
     assert not layout.home.exists()
 
 
 @pytest.mark.parametrize("left", ["refs/heads/main.lock", ""])
 def test_what_a_killed_fetch_has_left_is_no_obstacle(shop: Path, layout: Layout, left: str) -> None:
-    resolve(layout, app(shop, "main"))
+    fetch_commit(layout, app(shop, "main"))
     if left:
         (layout.mirror / left).parent.mkdir(parents=True, exist_ok=True)
         (layout.mirror / left).touch()
@@ -119,7 +120,7 @@ def test_what_a_killed_fetch_has_left_is_no_obstacle(shop: Path, layout: Layout,
         shutil.rmtree(layout.mirror)
         layout.mirror.mkdir()
     new = commit(shop, later="1")
-    assert resolve(layout, app(shop, "main")) == new
+    assert fetch_commit(layout, app(shop, "main")) == new
 
 
 @pytest.fixture
@@ -152,7 +153,7 @@ def test_a_link_of_the_parent_does_not_lead_a_submodule_astray(
     target = tmp_path / "authorized_keys"
     (nested / "vendor/source.tar").symlink_to(target)
     commit(nested)
-    export(layout, app(nested), resolve(layout, app(nested)), unpacker(tmp_path / "src"))
+    export_commit(layout, app(nested), fetch_commit(layout, app(nested)), unpacker(tmp_path / "src"))
     assert (tmp_path / "src/vendor/source.tar").is_symlink(), "the attack was there"
     assert not target.exists()
 
@@ -166,7 +167,7 @@ def test_a_commit_with_endless_files_is_refused(shop: Path, layout: Layout, tmp_
         tree = made.stdout.strip()
     git(shop, "update-ref", "refs/heads/main", git(shop, "commit-tree", tree, "-m", "bomb"))
     with pytest.raises(BuildError, match="has too many names: more than 64 MiB"):
-        export(layout, app(shop), resolve(layout, app(shop)), unpacker(tmp_path / "src"))
+        export_commit(layout, app(shop), fetch_commit(layout, app(shop)), unpacker(tmp_path / "src"))
 
 
 def test_export_starts_no_program_that_attributes_name(shop: Path, layout: Layout, tmp_path: Path) -> None:
@@ -178,7 +179,7 @@ def test_export_starts_no_program_that_attributes_name(shop: Path, layout: Layou
     commit(shop)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GIT_CONFIG_GLOBAL", str(config))
-        export(layout, app(shop), resolve(layout, app(shop)), unpacker(tmp_path / "src"))
+        export_commit(layout, app(shop), fetch_commit(layout, app(shop)), unpacker(tmp_path / "src"))
         assert not ran.exists()
         git(shop, "archive", "--format=tar", "--output", str(tmp_path / "x.tar"), "HEAD")
     assert ran.exists(), "git by itself does"
@@ -188,9 +189,9 @@ def test_submodules_come_with_it_as_deep_as_they_go(
     nested: Path, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_ALLOW_PROTOCOL", "file")
-    pinned = resolve(layout, app(nested))
+    pinned = fetch_commit(layout, app(nested))
     commit(tmp_path / "lib", lib="2")
-    export(layout, app(nested), pinned, unpacker(tmp_path / "src"))
+    export_commit(layout, app(nested), pinned, unpacker(tmp_path / "src"))
     assert (tmp_path / "src/web.py").read_text() == "1"
     assert (tmp_path / "src/vendor/lib/lib.py").read_text() == "1", "at the commit that the shop names"
     assert (tmp_path / "src/vendor/lib/deep/deep.py").read_text() == "1"
@@ -199,7 +200,7 @@ def test_submodules_come_with_it_as_deep_as_they_go(
 
 def test_a_repository_cannot_name_the_hosts_own_files_as_a_submodule(nested: Path, layout: Layout, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="transport 'file' not allowed"):
-        export(layout, app(nested), resolve(layout, app(nested)), unpacker(tmp_path / "src"))
+        export_commit(layout, app(nested), fetch_commit(layout, app(nested)), unpacker(tmp_path / "src"))
 
 
 @pytest.mark.parametrize(

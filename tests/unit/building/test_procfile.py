@@ -5,8 +5,12 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import load
-from ansible_collections.funnel.tornado.plugins.module_utils.building.procfile import Commands, parse, read
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
+from ansible_collections.funnel.tornado.plugins.module_utils.building.procfile import (
+    ProcfileCommands,
+    parse_procfile,
+    read_commands,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError
 
 TEXT = """
@@ -18,11 +22,11 @@ release: python migrate.py
 """
 
 
-def commands(directory: Path, text: str | None = TEXT, **run: Any) -> Commands:
+def commands(directory: Path, text: str | None = TEXT, **run: Any) -> ProcfileCommands:
     if text is not None:
         (directory / "Procfile").write_text(text)
     entry = {"source": {"path": "."}, "port": 8000, "run": {"procfile": "web", **run}}
-    return read(load({"shop": entry})["shop"], directory)
+    return read_commands(load({"shop": entry})["shop"], directory)
 
 
 def test_a_shell_runs_the_line_of_the_served_type(tmp_path: Path) -> None:
@@ -31,17 +35,17 @@ def test_a_shell_runs_the_line_of_the_served_type(tmp_path: Path) -> None:
 
 def test_each_other_type_is_a_worker_but_release(tmp_path: Path) -> None:
     found = commands(tmp_path).workers
-    assert {name: worker["count"] for name, worker in found.items()} == {"mailer": 1, "worker": 1}
+    assert {name: worker.count for name, worker in found.items()} == {"mailer": 1, "worker": 1}
 
 
 def test_braces_are_the_shells_and_not_the_launchers(tmp_path: Path) -> None:
-    words = commands(tmp_path).workers["worker"]["argv"]
+    words = commands(tmp_path).workers["worker"].argv
     assert [word.format(port="no") for word in words] == ["sh", "-c", 'rq worker "${QUEUE:-default}"']
 
 
 def test_scale_says_how_many_and_nothing_is_left_out(tmp_path: Path) -> None:
     found = commands(tmp_path, scale={"worker": 3, "mailer": 0}).workers
-    assert {name: worker["count"] for name, worker in found.items()} == {"worker": 3}
+    assert {name: worker.count for name, worker in found.items()} == {"worker": 3}
 
 
 @pytest.mark.parametrize(
@@ -69,9 +73,9 @@ def test_what_is_not_there_is_refused_with_what_is(tmp_path: Path, text: str | N
 
 
 def test_lines_may_end_as_on_windows_and_hold_colons() -> None:
-    assert parse("web: python app.py --bind=:$PORT\r\n\r\n") == {"web": "python app.py --bind=:$PORT"}
+    assert parse_procfile("web: python app.py --bind=:$PORT\r\n\r\n") == {"web": "python app.py --bind=:$PORT"}
 
 
 def test_a_type_stands_there_once() -> None:
     with pytest.raises(ValueError, match="line 2 names web a second time"):
-        parse("web: a\nweb: b\n")
+        parse_procfile("web: a\nweb: b\n")

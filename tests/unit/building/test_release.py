@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tornado.web import StaticFileHandler
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import Environment
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import (
     Programs,
@@ -17,7 +18,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.release im
     _require_tornado,
     argv,
     plan,
-    summary,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError
@@ -95,7 +95,7 @@ def test_how_a_repository_is_reached_makes_no_other_release() -> None:
 
 
 def test_secrets_are_not_in_the_description() -> None:
-    assert "hunter2" not in str(plan(app(secrets={"KEY": "hunter2"}), "r1", PROGRAMS).description)
+    assert "hunter2" not in str(plan(app(secrets={"KEY": "hunter2"}), "r1", PROGRAMS))
 
 
 def test_the_runner_serves_an_app_on_its_socket_behind_nginx() -> None:
@@ -123,19 +123,19 @@ def test_the_runner_reloads_in_debug_also_when_a_watched_file_changes() -> None:
 
 def test_hooks_are_split_as_a_shell_would_and_keep_their_braces() -> None:
     hooks = {"before_switch": {"command": "python migrate.py --name='{a} b'", "once": True}, "timeout": 5}
-    description = plan(app(hooks=hooks), "r1", PROGRAMS).description
-    assert description["hooks"] == {"before_switch": ["python", "migrate.py", "--name={a} b"]}
-    assert (description["hooks_once"], description["hooks_timeout"]) == (True, 5)
+    manifest = plan(app(hooks=hooks), "r1", PROGRAMS)
+    assert manifest.hooks == {"before_switch": ["python", "migrate.py", "--name={a} b"]}
+    assert (manifest.hooks_once, manifest.hooks_timeout) == (True, 5)
 
 
 @pytest.mark.parametrize(("run", "served"), [({"app": "a:b"}, True), ({"wsgi": "a:b"}, True), ({"command": "x {socket}"}, False)])
 def test_it_says_whether_the_runner_serves(run: dict[str, Any], *, served: bool) -> None:
-    assert plan(app(run=run), "r1", PROGRAMS).description["runner"] is served
+    assert plan(app(run=run), "r1", PROGRAMS).runner is served
 
 
 def test_a_summary_says_what_would_be_built_and_nothing_of_how_it_is_started() -> None:
     planned = plan(app(processes=2, secrets={"KEY": "hunter2"}), "r1", PROGRAMS)
-    assert summary(planned.description) == f"release {planned.id} of revision r1, 2 processes"
+    assert planned.summary == f"release {planned.id} of revision r1, 2 processes"
 
 
 def test_a_full_file_system_is_named_whoever_met_it(tmp_path: Path) -> None:

@@ -1,36 +1,28 @@
 from __future__ import annotations
 
 import configparser
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import ReleaseManifest, Worker
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import Generation
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import connect
 
-DESCRIPTION: dict[str, Any] = {
-    "processes": 2,
-    "port": None,
-    "drain": 30,
-    "runner": True,
-    "workers": {},
-    "hooks": {},
-    "health": {"path": "/", "timeout": 1},
-    "host": "localhost",
-}
+MANIFEST = ReleaseManifest(app="shop", id="1f2e", revision="r1", processes=2, drain=30, runner=True)
 
 
-def generation(base: Path, **keys: Any) -> Generation:
+def generation(base: Path, **keys: Any) -> ProcessGroup:
     layout = Layout("shop", base=base)
     layout.release("1f2e").mkdir(parents=True)
-    (layout.release("1f2e") / "release.json").write_text(json.dumps(DESCRIPTION | keys))
-    return Generation(layout, "b", "1f2e", connect(base / "nobody.sock"))
+    layout.manifest("1f2e").write_text(replace(MANIFEST, **keys).to_json())
+    return ProcessGroup(layout, "b", "1f2e", connect(base / "nobody.sock"))
 
 
-def programs(one: Generation) -> dict[str, dict[str, str]]:
+def programs(one: ProcessGroup) -> dict[str, dict[str, str]]:
     parser = configparser.RawConfigParser()
     parser.read_string(one._group_text())
     return {name: dict(parser[name]) for name in parser.sections()}
@@ -44,7 +36,7 @@ def test_the_processes_of_a_slot_are_one_group(tmp_path: Path) -> None:
 
 
 def test_supervisord_waits_longer_for_an_end_than_the_process_may_drain(tmp_path: Path) -> None:
-    assert int(programs(generation(tmp_path))["program:shop-b"]["stopwaitsecs"]) > DESCRIPTION["drain"]
+    assert int(programs(generation(tmp_path))["program:shop-b"]["stopwaitsecs"]) > MANIFEST.drain
 
 
 def test_a_slot_knows_the_release_that_it_replaces_and_new_processes_replace_none(tmp_path: Path) -> None:
@@ -63,7 +55,7 @@ def test_a_slot_knows_the_release_that_it_replaces_and_new_processes_replace_non
 
 
 def test_workers_are_groups_of_their_own_that_no_app_can_be_named_like(tmp_path: Path) -> None:
-    found = programs(generation(tmp_path, workers={"worker": {"argv": ["w"], "count": 3}}))
+    found = programs(generation(tmp_path, workers={"worker": Worker(["w"], 3)}))
     assert list(found) == ["program:shop-b", "program:shop-b.worker"]
     worker = found["program:shop-b.worker"]
     assert (worker["numprocs"], worker["command"].split()[1:]) == ("3", ["b", "%(process_num)d", "worker"])
@@ -86,7 +78,7 @@ def test_both_slots_have_the_same_socket_paths_for_nginx_and_other_ports(tmp_pat
 def test_sockets_that_nginx_still_knows_lead_to_processes_that_answer(tmp_path: Path, known: int, expected: list[str]) -> None:
     one = generation(tmp_path)
     one.layout.run("b").mkdir(parents=True)
-    one.lead_on(known, "a")
+    one.add_socket_aliases(known, "a")
     links = sorted(one.layout.run("b").iterdir())
     assert [link.name for link in links] == expected
     assert {str(link.readlink()) for link in links} <= {"0.sock", "1.sock"}
@@ -95,7 +87,7 @@ def test_sockets_that_nginx_still_knows_lead_to_processes_that_answer(tmp_path: 
 def test_until_its_reload_nginx_reaches_the_slot_before_one_that_listens_on_ports(tmp_path: Path) -> None:
     one = generation(tmp_path, port=8000)
     one.layout.run("b").mkdir(parents=True)
-    one.lead_on(1, "a")
+    one.add_socket_aliases(1, "a")
     assert str(one.layout.socket("b", 0).readlink()) == "../../a/run/0.sock"
 
 

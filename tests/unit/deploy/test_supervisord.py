@@ -12,8 +12,8 @@ from xmlrpc.server import SimpleXMLRPCDispatcher, SimpleXMLRPCRequestHandler
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import (
+    ConfigChanges,
     ProcessInfo,
-    Reloaded,
     SupervisorError,
     add_group,
     connect,
@@ -103,7 +103,7 @@ def test_only_the_processes_of_the_group_are_told() -> None:
 def test_a_group_is_added_once(supervisord: Supervisord) -> None:
     server = connect(Path("s.sock"))
     supervisord.files.add("shop-b")
-    assert reload_config(server) == Reloaded(["shop-b"], [], [])
+    assert reload_config(server) == ConfigChanges(["shop-b"], [], [])
     add_group(server, "shop-b")
     add_group(server, "shop-b")
     assert supervisord.groups == {"shop-a", "shop-b"}

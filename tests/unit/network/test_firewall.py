@@ -13,17 +13,17 @@ from ansible_collections.funnel.tornado.plugins.filter.fleet_problems import fle
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.network import nftables
 from ansible_collections.funnel.tornado.plugins.module_utils.network.firewall import (
-    EVERYBODY,
+    ANY_SOURCE,
     Rule,
-    lets_in,
-    lines_of,
-    mark,
+    fingerprint,
     parse_rules,
+    permits,
     render,
+    rule_lines,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.network.nftables import FirewallError, require_connection
 
-ALL = list(EVERYBODY)
+ALL = list(ANY_SOURCE)
 GROUPS = {
     "app_hosts": ["web1", "web2"],
     "balancers": ["lb1", "lb2"],
@@ -160,7 +160,7 @@ def test_rules_that_would_lock_out_who_sets_them_are_refused() -> None:
     )
     with pytest.raises(FirewallError, match="at port 2222 alone"):
         require_connection(parse_rules([], 2222, ALL), connection, "web1")
-    assert not lets_in([Rule(port=22, sources=["2001:db8::/32"])], "192.0.2.5", 22)
+    assert not permits([Rule(port=22, sources=["2001:db8::/32"])], "192.0.2.5", 22)
 
 
 def test_what_was_let_in_before_is_known_from_the_file_and_stays_while_a_fleet_changes(
@@ -168,25 +168,25 @@ def test_what_was_let_in_before_is_known_from_the_file_and_stays_while_a_fleet_c
 ) -> None:
     monkeypatch.setattr(nftables, "FILE", file := tmp_path / "firewall.nft")
     before, after = parse_rules([{"port": 80}], 22, ALL), parse_rules([{"port": 81}], 22, ALL)
-    assert nftables.table(after, "widened").lines is None, "without a table everything is let in"
+    assert nftables.desired_table(after, "widened").lines is None, "without a table everything is let in"
     lines = [line for rule in before for line in rule.lines()]
     file.write_text(render(lines))
-    assert lines_of(file.read_text()) == lines
+    assert rule_lines(file.read_text()) == lines
     ssh = 'tcp dport 22 accept comment "SSH"'
-    assert nftables.table(after, "widened").lines == [ssh, "tcp dport 81 accept", "tcp dport 80 accept"]
-    assert nftables.table(after, "present").lines == [ssh, "tcp dport 81 accept"]
-    assert nftables.table(after, "absent").lines is None
+    assert nftables.desired_table(after, "widened").lines == [ssh, "tcp dport 81 accept", "tcp dport 80 accept"]
+    assert nftables.desired_table(after, "present").lines == [ssh, "tcp dport 81 accept"]
+    assert nftables.desired_table(after, "absent").lines is None
 
 
 def test_a_table_that_is_not_the_one_of_the_file_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nftables, "FILE", file := tmp_path / "firewall.nft")
-    assert nftables.problem() == ""
+    assert nftables.drift() == ""
     file.write_text(render(["tcp dport 80 accept"]))
-    assert "is not in force" in nftables.problem()
+    assert "is not in force" in nftables.drift()
 
 
 def test_tables_are_told_apart_by_their_mark() -> None:
     one, other = render(["tcp dport 80 accept"]), render(["tcp dport 81 accept"])
-    assert mark(one) == mark(render(["tcp dport 80 accept"])) != mark(other)
-    assert mark("") == ""
-    assert mark('table inet funnel {\n\tcomment "0123456789ab"\n\tchain input {\n\t}\n}\n') == "0123456789ab"
+    assert fingerprint(one) == fingerprint(render(["tcp dport 80 accept"])) != fingerprint(other)
+    assert fingerprint("") == ""
+    assert fingerprint('table inet funnel {\n\tcomment "0123456789ab"\n\tchain input {\n\t}\n}\n') == "0123456789ab"

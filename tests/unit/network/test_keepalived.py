@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.network.keepalived import (
+    AddressPlacement,
     KeepalivedError,
-    Place,
-    find_place,
     forwarding,
     is_expected,
+    locate_address,
     parse_address,
     require_priority,
 )
@@ -26,17 +26,19 @@ TWO = [LO, interface("eth0", "198.51.100.7/24"), interface("eth1", "192.0.2.11/2
 
 
 def test_an_address_belongs_to_the_interface_in_whose_network_it_is() -> None:
-    assert find_place(parse_address("192.0.2.100/24"), TWO, "lb1") == Place("eth1", "192.0.2.11", held=False)
-    assert find_place(parse_address("10.1.2.3/32"), TWO, "lb1") == Place("eth1", "10.0.0.11", held=False)
-    assert find_place(parse_address("198.51.100.100/24"), TWO, "lb1", "eth0") == Place("eth0", "198.51.100.7", held=False)
+    assert locate_address(parse_address("192.0.2.100/24"), TWO, "lb1") == AddressPlacement("eth1", "192.0.2.11", held=False)
+    assert locate_address(parse_address("10.1.2.3/32"), TWO, "lb1") == AddressPlacement("eth1", "10.0.0.11", held=False)
+    assert locate_address(parse_address("198.51.100.100/24"), TWO, "lb1", "eth0") == AddressPlacement(
+        "eth0", "198.51.100.7", held=False
+    )
 
 
 def test_who_has_the_address_is_known_by_its_interface() -> None:
     address = parse_address("192.0.2.100/24")
-    assert find_place(address, [LO, interface("eth1", "192.0.2.11/24", "192.0.2.100/24")], "lb1").held
+    assert locate_address(address, [LO, interface("eth1", "192.0.2.11/24", "192.0.2.100/24")], "lb1").held
     # Whoever expects it has it on the loopback interface only.
     expecting = [interface("lo", "127.0.0.1/8", "192.0.2.100/32"), interface("eth1", "192.0.2.11/24")]
-    assert not find_place(address, expecting, "lb1").held
+    assert not locate_address(address, expecting, "lb1").held
     assert is_expected(address, expecting)
     assert not is_expected(address, TWO)
     assert not is_expected(address, [LO, interface("eth1", "192.0.2.11/24", "192.0.2.100/24")])
@@ -68,7 +70,7 @@ def test_who_has_the_address_is_known_by_its_interface() -> None:
 )
 def test_an_address_that_cannot_be_there_is_refused(address: str, wanted: str, message: str) -> None:
     with pytest.raises(KeepalivedError) as error:
-        find_place(parse_address(address), TWO, "lb1", wanted)
+        locate_address(parse_address(address), TWO, "lb1", wanted)
     assert str(error.value) == message
 
 

@@ -8,7 +8,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.parsing.vault import PromptVaultSecret, VaultLib
 
 from ansible_collections.funnel.tornado.plugins.action.certificates import read_files
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import covered, parse_wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import is_covered, parse_requests
 from ansible_collections.funnel.tornado.plugins.plugin_utils.certificate_validation import (
     certificate_problems,
     key_problems,
@@ -81,7 +81,7 @@ def test_a_weak_key_is_refused_as_openssl_will() -> None:
     ],
 )
 def test_a_star_stands_for_one_label(domain: str, names: list[str], *, expected: bool) -> None:
-    assert covered(domain, names) is expected
+    assert is_covered(domain, names) is expected
 
 
 def wanted(directory: Path) -> dict[str, object]:
@@ -104,11 +104,11 @@ def directory(tmp_path: Path) -> Path:
 
 
 def problems(directory: Path, loader: DataLoader | None = None) -> list[str]:
-    return read_files(parse_wanted({"shop": wanted(directory)}), loader or DataLoader())[1]
+    return read_files(parse_requests({"shop": wanted(directory)}), loader or DataLoader())[1]
 
 
 def test_files_that_are_right_are_read(directory: Path) -> None:
-    pems, found = read_files(parse_wanted({"shop": wanted(directory)}), DataLoader())
+    pems, found = read_files(parse_requests({"shop": wanted(directory)}), DataLoader())
     assert found == []
     assert pems == {"shop": ((directory / "shop.pem").read_text(), (directory / "shop.key").read_text())}
 

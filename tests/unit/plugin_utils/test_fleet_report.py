@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import load
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_report import Report, age, report, size
 
 NOW = 1_800_000_000.0

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.action.push import program
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, load
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.building import release
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import ReleaseManifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy, receiving
@@ -358,7 +360,7 @@ def test_what_was_pushed_last_is_what_is_live(tmp_path: Path) -> None:
     layout = Layout("shop", tmp_path)
     assert release.last_push(layout) is None
     layout.release("r1").mkdir(parents=True)
-    (layout.release("r1") / "release.json").write_text(f'{{"revision": "{COMMIT}"}}')
+    layout.manifest("r1").write_text(ReleaseManifest(app="shop", id="r1", revision=COMMIT).to_json())
     layout.slot("a").mkdir(parents=True)
     (layout.slot("a") / "release").symlink_to("../../releases/r1")
     layout.live.symlink_to("slots/a")

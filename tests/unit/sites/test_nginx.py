@@ -540,7 +540,7 @@ def test_the_answers_that_a_watched_release_is_judged_by_are_in_the_access_log(k
         "$upstream_addr": "unix:/srv/shop/live/run/0.sock",
     }
     logged = re.sub(r"\$\w+", lambda name: values.get(name[0], "-"), "".join(re.findall(r"'([^']*)'", log_format)))
-    assert access_log.parse(logged) == ("502", ["unix:/srv/shop/live/run/0.sock"])
+    assert access_log.parse_line(logged) == ("502", ["unix:/srv/shop/live/run/0.sock"])
 
 
 def test_the_base_answers_unknown_names_itself() -> None:

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import ReleaseManifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.status.apps import (
     App,
@@ -59,13 +61,13 @@ def test_what_still_serves_a_certificate_of_before_is_named_with_what_says_why()
 def release(base: Path, name: str, **changes: Any) -> Layout:
     """Make a release of the app shop in slot a and serve it."""
     layout = Layout("shop", base)
-    description = {"id": name, "revision": "8f2b1c0d", "processes": 2, "built": "2026-01-01", "by": "alice", "environment": {}}
+    manifest = ReleaseManifest(app="shop", id=name, revision="8f2b1c0d", processes=2, built="2026-01-01", by="alice")
     directory, environment = layout.release(name), layout.environments / "5a5a"
     (environment / "lib/python3.13/site-packages/tornado-6.6.dist-info").mkdir(parents=True)
     (environment / "pyvenv.cfg").write_text("home = /usr/bin\nversion_info = 3.13.5\n")
     directory.mkdir(parents=True)
     (directory / "venv").symlink_to("../../environments/5a5a")
-    (directory / "release.json").write_text(json.dumps(description | changes))
+    layout.manifest(name).write_text(replace(manifest, **changes).to_json())
     for file in ("secrets.json", "launch.py", "runner.py"):
         (directory / file).write_text("{}")
     layout.slot("a").mkdir(parents=True)

@@ -18,16 +18,16 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
 from ansible_collections.funnel.tornado.plugins.module_utils.status.apps import CertificateState, certificates
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import File
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certbot import Account, hook_path
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import names_of, parse_wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import installed_names, parse_requests
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import (
     SELF_SIGNED_DAYS,
+    CertificateFiles,
     CertificatesError,
-    Keeper,
+    CertificateStore,
     Pem,
-    Place,
-    discard,
     read,
     read_pair,
+    remove_certificate,
     self_signed,
 )
 from tests.support.pki import Authority
@@ -36,9 +36,9 @@ SERVER = "https://acme.test/dir"
 ROLE = Path(__file__).parents[3] / "roles/certificates"
 
 
-def keeper(base: Path, *, check_mode: bool = False, **entries: dict[str, Any]) -> Keeper:
+def keeper(base: Path, *, check_mode: bool = False, **entries: dict[str, Any]) -> CertificateStore:
     contents = {name: Pem(entry.pop("pem"), entry.pop("pem_key")) for name, entry in entries.items() if "pem" in entry}
-    return Keeper("app", parse_wanted(entries), [], Account(SERVER), contents, check_mode=check_mode, base=base)
+    return CertificateStore("app", parse_requests(entries), [], Account(SERVER), contents, check_mode=check_mode, base=base)
 
 
 def entry(provider: str, *domains: str) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def issued(
     asked: Sequence[str] | None = None,
 ) -> None:
     """Leave what certbot does, of a certificate that it was ``asked`` for with other names than it has."""
-    lineage = Place("app", name, base).lineage
+    lineage = CertificateFiles("app", name, base).lineage
     leaf = Authority("acme", datetime.now(UTC)).leaf(*domains, days=days)
     asked = "".join(f"{domain} = /var/lib/acme-challenges\n" for domain in (domains if asked is None else asked))
     configuration = f"[renewalparams]\nserver = {server}\n[[webroot_map]]\n{asked}"
@@ -89,14 +89,14 @@ def test_a_self_signed_certificate_is_for_its_names_and_as_long_as_browsers_take
     assert found
     assert found.names == {"shop.test", "*.shop.test"}
     assert found.self_signed
-    assert found.days(time.time()) == SELF_SIGNED_DAYS - 1
+    assert found.days_left(time.time()) == SELF_SIGNED_DAYS - 1
     shown = subprocess.run(["openssl", "x509", "-noout", "-text"], input=pem.chain, capture_output=True, text=True, check=True)
     assert "ASN1 OID: prime256v1" in shown.stdout
     assert "CA:FALSE" in shown.stdout
 
 
 def test_a_key_that_belongs_to_another_certificate_is_no_pair(tmp_path: Path) -> None:
-    place = Place("app", "shop", tmp_path)
+    place = CertificateFiles("app", "shop", tmp_path)
     place.chain.parent.mkdir(parents=True)
     pem, other = self_signed("app.shop", ["shop.test"]), self_signed("app.shop", ["shop.test"])
     place.chain.write_text(pem.chain)
@@ -127,7 +127,7 @@ def test_until_one_is_issued_what_was_there_stays(tmp_path: Path) -> None:
     assert acme._files("shop") == own._files("shop")
     assert acme._is_pending("shop")
     issued(tmp_path, "shop", "shop.test")
-    place = Place("app", "shop", tmp_path)
+    place = CertificateFiles("app", "shop", tmp_path)
     links = acme._files("shop")
     assert [(file.path, file.content.decode(), file.is_link) for file in links] == [
         (str(place.chain), str(place.lineage.chain), True),
@@ -181,8 +181,8 @@ def test_one_that_is_not_issued_keeps_no_other_from_it(tmp_path: Path, monkeypat
         "tornado_apps.bad.tls: no certificate was issued, and what was served still is: Connection refused. "
         "Right would be another certificates_acme_directory, or a way from this host to that one"
     ]
-    assert Place("app", "good", base).chain.is_symlink()
-    assert not Place("app", "bad", base).chain.exists()
+    assert CertificateFiles("app", "good", base).chain.is_symlink()
+    assert not CertificateFiles("app", "bad", base).chain.exists()
 
 
 def test_whatever_the_umask_nginx_reaches_the_answers_to_challenges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,33 +252,33 @@ def test_nothing_is_written_in_a_dry_run(tmp_path: Path, monkeypatch: pytest.Mon
 def test_what_is_no_longer_wanted_or_no_longer_certbots_is_left_over(tmp_path: Path) -> None:
     for name in ("shop", "gone"):
         issued(tmp_path, name, "shop.test")
-    chains = Place("app", "old", tmp_path).chain
+    chains = CertificateFiles("app", "old", tmp_path).chain
     chains.parent.mkdir(parents=True)
     chains.write_text("")
     chains.with_name("other.set.pem").write_text("")
     assert keeper(tmp_path, shop=entry("acme"))._leftover() == ["gone", "old"]
     assert keeper(tmp_path, shop=entry("self_signed"))._leftover() == ["gone", "old", "shop"]
-    assert names_of("app", tmp_path) == ["old"]
+    assert installed_names("app", tmp_path) == ["old"]
 
 
 def test_with_the_last_certificate_the_hook_goes(tmp_path: Path) -> None:
-    shop, blog = Place("app", "shop", tmp_path), Place("app", "blog", tmp_path)
+    shop, blog = CertificateFiles("app", "shop", tmp_path), CertificateFiles("app", "blog", tmp_path)
     hook = hook_path("app", tmp_path)
     for path in (hook, shop.chain, shop.key, blog.lineage.configuration):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    discard(shop)
+    remove_certificate(shop)
     assert not shop.chain.exists()
     assert not shop.key.exists()
     assert hook.exists(), "another one is renewed"
     blog.lineage.configuration.unlink()
-    discard(blog)
+    remove_certificate(blog)
     assert not hook.exists()
 
 
 def test_a_certificate_that_needs_somebody_is_a_problem(tmp_path: Path) -> None:
     def state(provider: str, *domains: str, read_at: float = time.time() + 60) -> CertificateState:
-        return next(certificates(parse_wanted({"shop": entry(provider, *domains)}), "app", {"nginx": read_at}, tmp_path))
+        return next(certificates(parse_requests({"shop": entry(provider, *domains)}), "app", {"nginx": read_at}, tmp_path))
 
     assert state("self_signed").problem == "shop: its certificate is missing, or its key; site.yml makes one"
     written(keeper(tmp_path, shop=entry("self_signed"))._files("shop"))
@@ -310,7 +310,7 @@ def test_a_certificate_that_needs_somebody_is_a_problem(tmp_path: Path) -> None:
 )
 def test_a_mistake_is_named_with_its_path_and_what_would_be_right(wanted: dict[str, Any], expected: str) -> None:
     with pytest.raises(InvalidDataError) as caught:
-        parse_wanted({"shop": wanted})
+        parse_requests({"shop": wanted})
     assert any(problem.startswith(expected) for problem in caught.value.problems), caught.value.problems
 
 

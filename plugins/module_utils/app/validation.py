@@ -1,0 +1,288 @@
+"""Parsing and validation of ``tornado_apps``: the rules within an app, between apps, and between apps and a host."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import re
+import shlex
+import string
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import PROCESS_TYPE, App, Hooks, Source, site_owner
+from ansible_collections.funnel.tornado.plugins.module_utils.backing.bindings import service_problems
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, parse
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import (
+    Part,
+    is_reserved,
+    overlap_problems,
+    part_problems,
+    site_problems,
+)
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import request_problems
+
+#: Name of an app, and also of its user, its directories and its supervisord group.
+APP_NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
+
+#: Names reserved for the collection's own services, including those that a host may get later.
+RESERVED_NAMES = frozenset({"etcd", "fleet", "git", "haproxy", "keepalived", "mongodb", "nginx", "supervisor"})
+
+ENV_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+#: Placeholders in a command, which the launcher replaces.
+PLACEHOLDERS = ("port", "process", "socket")
+
+#: Keys of a source that are valid for some kinds of it only.
+SOURCE_KEYS = {
+    "version": ("git", "package"),
+    "checksum": ("archive",),
+    "deploy_key": ("git",),
+    "host_key": ("git",),
+    "keys": ("push",),
+}
+
+#: Keys of a site as a whole. An app with a prefix shares the site of another app, whose entry sets them.
+SERVER_KEYS = ("aliases", "balance", "basic_auth", "headers", "maintenance", "tls")
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """The properties of a host that apps are validated against.
+
+    ``open_files`` is the highest limit that a process can get; ``taken_names`` are users and directories that do not belong to
+    an app.
+    """
+
+    cpus: int
+    open_files: int
+    taken_names: frozenset[str] = frozenset()
+
+
+def load(entries: object, *, complete: bool = True) -> dict[str, App]:
+    """Parse and validate ``entries`` of ``tornado_apps``; return the apps by name.
+
+    :arg complete: whether ``entries`` contains every app; if not, the rules between apps are skipped.
+    :raises InvalidDataError: listing every mistake in all entries.
+    """
+    if not isinstance(entries, Mapping):
+        raise InvalidDataError([f"{VARIABLE}: must be a dict of apps by name; found {type(entries).__name__}"])
+    problems: list[str] = []
+    apps: dict[str, App] = {}
+    for name, entry in entries.items():
+        path = f"{VARIABLE}.{name}"
+        problems.extend(_name_problems(str(name), path))
+        try:
+            app = dataclasses.replace(parse(App, entry, path), name=str(name))
+        except InvalidDataError as error:
+            problems.extend(error.problems)
+        else:
+            apps[app.name] = app
+            problems.extend(_app_problems(app, path))
+    if complete:
+        problems.extend(_shared_domains(apps))
+        if len(apps) == len(entries):  # otherwise the site's owner may be an app that failed to parse
+            problems.extend(_prefix_problems(apps))
+    if problems:
+        raise InvalidDataError(problems)
+    return apps
+
+
+def name_problem(name: object, path: str = "") -> str:
+    """Return why ``name``, found at ``path``, is not a valid app name; an empty string if it is valid."""
+    if APP_NAME.fullmatch(str(name)):
+        return ""
+    return f"{path or name}: an app's name is a lower-case letter, then up to 30 of a-z 0-9 _ -"
+
+
+def _name_problems(name: str, path: str) -> Iterator[str]:
+    if problem := name_problem(name, path):
+        yield problem
+    elif name in RESERVED_NAMES:
+        yield f"{path}: the name {name} belongs to a service of this collection; choose another"
+
+
+def _app_problems(app: App, path: str) -> Iterator[str]:
+    """Yield what is wrong between the keys of one app."""
+    yield from _source_problems(app.source, f"{path}.source")
+    yield from _run_problems(app, f"{path}.run")
+    yield from _debug_problems(app, path)
+    yield from _hook_problems(app.hooks, f"{path}.hooks")
+    yield from _tls_problems(app, f"{path}.tls")
+    yield from site_problems(app, path)
+    yield from part_problems(_part(app))
+    if app.prefix is not None and is_reserved(app.prefix):
+        yield f"{path}.prefix: {app.prefix} is kept for the site itself; choose another"
+    mistakes = list(service_problems(app.services, f"{path}.services"))
+    yield from mistakes
+    service_variables = {} if mistakes else app.services.environment | app.services.secret_environment
+    for key in [*app.env, *app.secrets]:
+        where = "secrets" if key in app.secrets else "env"
+        if not ENV_VARIABLE.fullmatch(key):
+            yield f"{path}.{where}.{key}: a variable's name is letters, digits and _, and does not begin with a digit"
+        elif key == "PORT" or key.startswith("TORNADO_"):
+            yield f"{path}.{where}.{key}: is set by the launcher; choose another name"
+        elif key in service_variables:
+            yield f"{path}.{where}.{key}: is set by services; remove it here"
+    for key in sorted(app.env.keys() & app.secrets.keys()):
+        yield f"{path}.secrets.{key}: is in env, too; keep one"
+
+
+def _source_problems(source: Source, path: str) -> Iterator[str]:
+    """Yield the keys that do not go with the kind of source, and those that it lacks."""
+    [kind] = (name for name in Source.EXACTLY_ONE if getattr(source, name) is not None)
+    for key, kinds in SOURCE_KEYS.items():
+        if getattr(source, key) is not None and kind not in kinds:
+            yield f"{path}.{key}: goes with {' and '.join(f'source.{one}' for one in kinds)}; this is a source.{kind}"
+    if source.git is not None and re.match(r"https?://[^/]*@", source.git):
+        yield f"{path}.git: has a name or a password, which all users of a host could see among its processes; use deploy_key"
+    if source.package is not None and source.version is None:
+        yield f"{path}.version: is missing; without it the same entry would be another release tomorrow"
+    if source.archive is not None and source.archive_is_url and source.checksum is None:
+        yield f"{path}.checksum: is missing; what a URL has to give is known by it"
+    if source.push is not None and source.keys is None:
+        yield f"{path}.keys: is missing; it has the SSH public keys that may push"
+    for number, key in enumerate(source.keys or ()):
+        if not _is_whole(key):
+            yield f"{path}.keys[{number}]: is not a whole key; copy the line of the .pub file anew"
+
+
+def _is_whole(key: str) -> bool:
+    """Say whether what a public key is in base64 begins as its kind does (RFC 4253, 6.6)."""
+    kind, blob = key.split()[:2]
+    try:
+        return base64.b64decode(blob).startswith(len(kind).to_bytes(4, "big") + kind.encode())
+    except ValueError:
+        return False
+
+
+def _run_problems(app: App, path: str) -> Iterator[str]:
+    run = app.run
+    if run.command is not None:
+        yield from _command_problems(app, run.command, f"{path}.command")
+    if run.threads is not None and run.wsgi is None:
+        yield f"{path}.threads: goes with run.wsgi"
+    if run.procfile is None:
+        if run.scale:
+            yield f"{path}.scale: goes with run.procfile"
+        return
+    if app.port is None:
+        yield f"{path}.procfile: listens on $PORT, so the app needs a port, such as port: 8000"
+    if app.source.package is not None:
+        yield f"{path}.procfile: lies in the source, and a source.package has none"
+    for name in run.scale:
+        if not re.fullmatch(PROCESS_TYPE, name):
+            yield f"{path}.scale.{name}: must be the name of a process type"
+        elif name == run.procfile:
+            yield f"{path}.scale.{name}: is what is served; processes says how many"
+
+
+def _debug_problems(app: App, path: str) -> Iterator[str]:
+    """Yield what goes against a process that reloads on changed files, and needs to."""
+    if app.watch and not app.debug:
+        yield f"{path}.watch: goes with debug: true"
+    if app.source.directory is not None and not app.debug:
+        yield f"{path}.source.directory: is run in place, for development only, and needs debug: true; serve source.path or git"
+    if app.debug and app.run.app is None and app.run.wsgi is None:
+        yield f"{path}.debug: goes with run.app and run.wsgi, which the collection's runner serves"
+    if app.debug and app.processes not in ("auto", 1):
+        yield f"{path}.processes: must be 1 with debug, as only one process can reload; found {app.processes}"
+
+
+def _hook_problems(hooks: Hooks, path: str) -> Iterator[str]:
+    for step, command in hooks.commands().items():
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            yield f"{path}.{step}: {str(error).lower()}; found {command!r}"
+        else:
+            if not words:
+                yield f"{path}.{step}: must be a program and its arguments; found {command!r}"
+
+
+def _tls_problems(app: App, path: str) -> Iterator[str]:
+    """Yield what goes against the provider of the certificate."""
+    tls = app.tls
+    yield from request_problems(tls.provider, app.all_domains, tls.certificate, tls.key, path)
+    if tls.hsts and tls.provider == "off":
+        yield f"{path}.hsts: goes with a provider; browsers believe it over HTTPS only"
+
+
+def _command_problems(app: App, command: str, path: str) -> Iterator[str]:
+    try:
+        words = shlex.split(command)
+        named = {name for _text, name, _spec, _conversion in string.Formatter().parse(command) if name is not None}
+    except ValueError as error:
+        yield f"{path}: {str(error).lower()}; found {command!r}. A brace that is meant is written twice"
+        return
+    if not words:
+        yield f"{path}: must be a program and its arguments; found {command!r}"
+    for name in sorted(named - set(PLACEHOLDERS)):
+        known = ", ".join(f"{{{word}}}" for word in PLACEHOLDERS)
+        yield f"{path}: knows no {{{name}}}; known are {known}. A brace that is meant is written twice"
+    if "socket" in named and app.port is not None:
+        yield f"{path}: listens on {{socket}}, so the app has no port; remove one of them"
+    if "socket" not in named and app.port is None:
+        yield f"{path}: must listen on {{socket}}, or the app needs a port, such as port: 8000"
+
+
+def _shared_domains(apps: Mapping[str, App]) -> Iterator[str]:
+    owners: dict[str, str] = {}
+    for app in apps.values():
+        for domain in (app.all_domains or [""]) if app.prefix is None else []:
+            owner = owners.setdefault(domain, app.name)
+            if owner != app.name:
+                what = f"{domain} is {owner}'s, too" if domain else f"{owner} is the default site, too"
+                key = "aliases" if domain in app.aliases else "domains"
+                yield f"{VARIABLE}.{app.name}.{key}: {what}; each site needs names of its own"
+
+
+def _prefix_problems(apps: Mapping[str, App]) -> Iterator[str]:
+    """Yield what is wrong with the apps that are part of another one's site."""
+    owners: dict[tuple[frozenset[str], str], str] = {}
+    parts: dict[frozenset[str], list[Part]] = {}
+    for app in apps.values():
+        parts.setdefault(frozenset(app.domains), []).append(_part(app))
+        if app.prefix is None:
+            continue
+        path = f"{VARIABLE}.{app.name}"
+        site = f"the site of {', '.join(app.domains)}" if app.domains else "the default site"
+        owner = site_owner(app, apps.values())
+        if owner is None:
+            yield f"{path}.prefix: is a part of {site}, and no app without a prefix has the same domains; add one"
+            continue
+        first = owners.setdefault((frozenset(app.domains), app.prefix), app.name)
+        if first != app.name:
+            yield f"{path}.prefix: {app.prefix} of {site} is {first}'s, too; choose another"
+        blank = App(source=app.source, run=app.run)
+        for key in SERVER_KEYS:
+            if getattr(app, key) != getattr(blank, key):
+                yield f"{path}.{key}: belongs to the site, which is {owner.name}'s; set it in {VARIABLE}.{owner.name}.{key}"
+    for site_parts in parts.values():
+        yield from overlap_problems(site_parts)
+
+
+def _part(app: App) -> Part:
+    """Return what an app has of its site."""
+    path = f"{VARIABLE}.{app.name}"
+    static = {f"{path}.static.url": app.static.url} if app.static else {}
+    return Part(path, app.prefix or "/", static, {f"{path}.paths.{url}": url for url in app.paths})
+
+
+def host_problems(apps: Mapping[str, App], host: HostFacts) -> Iterator[str]:
+    """Yield what does not fit the host, ports that collide among it: how many an app takes can follow from the CPUs."""
+    taken: dict[int, str] = {}
+    for app in apps.values():
+        path = f"{VARIABLE}.{app.name}"
+        ports = app.ports(host.cpus)
+        if ports and ports[-1] > 65535:
+            yield f"{path}.port: takes ports up to {ports[-1]}; the last there is is 65535"
+        others = {taken[port] for port in ports if port in taken}
+        for other in sorted(others):
+            yield f"{path}.port: takes {ports[0]} to {ports[-1]}, of which {other} has some; move one of them"
+        taken.update(dict.fromkeys(ports, app.name))
+        if app.name in host.taken_names:
+            yield f"{path}: this host has a user or a directory in /srv or /var/log of that name already; choose another"
+        if app.open_files is not None and app.open_files > host.open_files:
+            yield f"{path}.open_files: must be at most {host.open_files}, what this host gives; found {app.open_files}"

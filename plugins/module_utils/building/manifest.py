@@ -1,0 +1,107 @@
+"""The release manifest: the typed content of ``release.json``, which describes a release to deploys, health checks and status."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+
+
+@dataclass(frozen=True)
+class HealthCheck:
+    """The path that a healthy process answers with success, and the seconds that a new process may take to become healthy."""
+
+    path: str = "/"
+    timeout: int = 30
+
+
+@dataclass(frozen=True)
+class Worker:
+    """The command of a process type that serves no requests, and its number of processes."""
+
+    argv: list[str]
+    count: int
+
+
+class StaticFiles(NamedTuple):
+    """The URL prefix under which nginx serves the directory ``path`` of the source."""
+
+    url: str
+    path: str
+
+
+@dataclass(frozen=True)
+class ReleaseManifest:
+    """Everything that starts, checks, drains and reports a release, except its secrets.
+
+    The launcher, which runs without this collection, reads the same keys from ``release.json``. The defaults apply to
+    releases that older versions of the collection built.
+    """
+
+    app: str
+    id: str
+    revision: str
+    argv: list[str] = field(default_factory=list)
+    runner: bool = False
+    workers: dict[str, Worker] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    processes: int = 1
+    port: int | None = None
+    open_files: int | None = None
+    drain: int = 30
+    health: HealthCheck = HealthCheck()
+    host: str = "localhost"
+    static: StaticFiles | None = None
+    hooks: dict[str, list[str]] = field(default_factory=dict)
+    hooks_once: bool = False
+    hooks_timeout: int = 600
+    soak: int = 0
+    soak_errors: int = 5
+    built: str = ""
+    by: str = ""
+
+    @property
+    def size(self) -> str:
+        """The number of processes, as a diff shows it."""
+        return f"{self.processes} process{'' if self.processes == 1 else 'es'}"
+
+    @property
+    def summary(self) -> str:
+        """The release, its revision and its size, as a diff shows them."""
+        return f"release {self.id} of revision {self.revision}, {self.size}"
+
+    def to_json(self) -> str:
+        """Return the text of ``release.json``."""
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> ReleaseManifest:
+        """Parse ``release.json``; ignore unknown keys.
+
+        :raises ValueError: when the text is not JSON.
+        :raises TypeError: when a value has the wrong shape or a required key is missing.
+        """
+        values = _select(cls, json.loads(text))
+        if "health" in values:
+            values["health"] = HealthCheck(**_select(HealthCheck, values["health"]))
+        if "workers" in values:
+            values["workers"] = {name: Worker(**_select(Worker, entry)) for name, entry in values["workers"].items()}
+        if values.get("static"):
+            values["static"] = StaticFiles(*values["static"])
+        return cls(**values)
+
+
+def read_manifest(layout: Layout, release: str) -> ReleaseManifest:
+    """Return the manifest of a release on this host.
+
+    :raises FileNotFoundError: when the release is not on this host.
+    """
+    return ReleaseManifest.from_json(layout.manifest(release).read_text())
+
+
+def _select(kind: type[Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    return {entry.name: found[entry.name] for entry in dataclasses.fields(kind) if entry.name in found}
