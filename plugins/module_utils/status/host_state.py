@@ -1,4 +1,4 @@
-"""The host state: files, services and limits of an app host, collected once per run so that later tasks skip what is up to date."""
+"""The host state: files, services and limits of an app host, collected once a run so that tasks skip what is up to date."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class HostState:
     def from_data(cls, data: Mapping[str, Any]) -> HostState:
         """Return the host state that `to_data` has encoded."""
         return cls(
-            **data
-            | {
-                "directories": [Path(directory) for directory in data.get("directories", ())],
-                "files": {Path(path): Found(**file) for path, file in data.get("files", {}).items()},
-                "services": {name: systemd.State(**state) for name, state in data.get("services", {}).items()},
-            }
+            directories=[Path(directory) for directory in data.get("directories", ())],
+            files={Path(path): Found(**file) for path, file in data.get("files", {}).items()},
+            services={name: systemd.State(**state) for name, state in data.get("services", {}).items()},
+            open_files=data.get("open_files", {}),
+            kernel=data.get("kernel", {}),
+            uv=data.get("uv", ""),
         )
 
     def to_data(self) -> dict[str, Any]:
