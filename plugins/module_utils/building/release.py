@@ -44,7 +44,8 @@ class Programs:
     """The texts of the two programs that every release carries."""
 
     launcher: str
-    runner: str
+    runner: dict[str, str]
+    """The files of a Python package, by name."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def process_command(app: App) -> list[str]:
     sizes = ["--max-body-size", app.max_upload_size, "--drain", str(app.drain)]
     own = ["--pid-file", "{run}/{process}.pid", "--metrics", "{run}/{process}.metrics"]
     options = [*wsgi, *threads, *listen, "--xheaders", *sizes, *logs, *debug, *own]
-    return ["python", "{release}/runner.py", str(app.run.wsgi or app.run.app), *options]
+    return ["python", "{release}/runner", str(app.run.wsgi or app.run.app), *options]
 
 
 def build_release(
@@ -295,8 +296,12 @@ def _write(layout: Layout, work: Path, manifest: ReleaseManifest, app: App, prog
         "release.json": replace(manifest, built=built, by=builder).to_json(),
         "secrets.json": json.dumps(app.secret_environment),
     }
+    public = {"launch.py": f"{LAUNCHER_SHEBANG}\n{programs.launcher}"}
+    public |= {f"runner/{name}": text for name, text in programs.runner.items()}
     gid = grp.getgrnam(layout.user).gr_gid
-    for name, text in (private | {"launch.py": f"{LAUNCHER_SHEBANG}\n{programs.launcher}", "runner.py": programs.runner}).items():
+    (work / "runner").mkdir()
+    set_owner(work / "runner", 0, gid, 0o755)
+    for name, text in (private | public).items():
         path = work / name
         path.touch(mode=0o600)
         path.write_text(text)
