@@ -1,7 +1,7 @@
-"""Write what the documentation says of keys, variables and plugins, from what these say themselves.
+"""Generate the reference documentation of keys, variables and plugins.
 
-``make docs`` writes: an app's keys from the model, each role's variables from its argument specs, and a page of all modules and
-filters from their own documentation. ``--check`` only compares.
+``make docs`` writes the annotated example and the reference of an app's keys from the model, the variables of each role from its
+argument specs, and the page of modules and filters from their ``DOCUMENTATION``. ``--check`` only compares.
 """
 
 from __future__ import annotations
@@ -24,85 +24,238 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
 from ansible_collections.funnel.tornado.plugins.plugin_utils.haproxy_rendering import Backend
 
 ROOT = Path(__file__).resolve().parents[1]
-#: The role's files of tasks that others may call, with what they are for.
+#: Entry points of the role ``app``: short description and description.
 ENTRY_POINTS = {
     "main": (
         "Build a release of each app, switch to it and serve its site",
-        "Expects what the roles python, supervisor and nginx lay down. An app that is as its entry says is left alone.",
+        "Requires the roles python, supervisor and nginx. Apps that are up to date are not touched.",
     ),
-    "preflight": ("Refuse every mistake of the entries in one message, before anything has changed", "Changes nothing."),
+    "preflight": ("Report every mistake of the entries in one message, before anything changes", "Changes nothing."),
     "remove": (
-        "Take the apps of app_names, which tornado_apps must no longer have, off the host with all they own",
-        "What is shared with other apps stays.",
+        "Remove the apps of app_names, which must no longer be in tornado_apps, and everything they own from the host",
+        "Resources shared with other apps stay.",
     ),
 }
-#: The role's other variables: type, default, and what they are for.
+#: Other variables of the role ``app``: type, default and description.
 OPTIONS = {
-    "app_names": ("list of str", "[]", "Apps that are dealt with; all of C(tornado_apps) if empty."),
+    "app_names": ("list of str", "[]", "Apps to process; all of C(tornado_apps) if empty."),
     "app_proxy": (
         "str",
         "nginx",
-        "What leads to the apps. C(haproxy) is the role of that name straight to their sockets, on a host without balancers. It "
-        "is no different for an app but that nothing of what only nginx can do is there: C(static), C(paths), C(basic_auth), "
-        "C(limits), C(maintenance), C(port), C(prefix) and the like are refused.",
+        "Reverse proxy of the apps. C(haproxy) connects the role haproxy directly to their sockets, on a host without load "
+        "balancers. Features of nginx are then refused: C(static), C(paths), C(basic_auth), C(limits), C(maintenance), C(port), "
+        "C(prefix) and the like.",
     ),
-    "app_versions": ("dict", "{}", "Versions that take the place of the entries' own, by app."),
-    "app_tls": ("bool", "true", "Whether the apps' TLS ends at this host; false behind a balancer that ends it."),
-    "app_wait": ("int", "60", "Seconds that another deploy of an app on the host is waited for."),
+    "app_versions": ("dict", "{}", "Versions to deploy instead of the versions in the entries, by app."),
+    "app_tls": ("bool", "true", "Whether this host terminates TLS for the apps; false behind a load balancer that does."),
+    "app_wait": ("int", "60", "Seconds to wait for another deploy of an app on the host."),
 }
 
-#: What each entry of a role's variable may hold, by the role; nginx's page tells that in tables of its own, as a site has paths
-#: and upstreams, a path of it the same keys again, and so on.
-SCHEMAS = {"app": App, "haproxy": Backend}
+#: Groups of the annotated example: title, and the keys of an entry in their order.
+GROUPS = {
+    "Source and environment": ("source", "python", "env", "secrets", "services"),
+    "Processes": ("run", "processes", "port", "open_files", "debug", "watch"),
+    "Deploy": ("health", "hooks", "drain", "soak", "soak_errors"),
+    "Site": ("domains", "aliases", "prefix", "static", "paths", "headers", "extra"),
+    "TLS": ("tls",),
+    "Limits and access": ("upload_size", "read_timeout", "limits", "allow", "deny", "basic_auth"),
+    "Load balancing": ("balance",),
+    "Maintenance mode": ("maintenance",),
+}
 
-#: The plugins that have a page of their own in the documentation, by what they are called there.
+#: Values of the annotated example, where the default does not show the use of a key.
+EXAMPLES: dict[str, Any] = {
+    "source.path": "../shop",
+    "source.git": "git@git.example.com:shop.git",
+    "source.archive": "https://example.com/shop-1.4.0.tar.gz",
+    "source.package": "shop[redis]",
+    "source.push": "main",
+    "source.keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA alice"],
+    "source.directory": "/home/alice/shop",
+    "source.version": "v1.4.0",
+    "source.checksum": f"sha256:{'0123456789abcdef' * 4}",
+    "source.deploy_key": "{{ vault_shop_deploy_key }}",
+    "source.host_key": "git.example.com ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA",
+    "env": {"SHOP_CURRENCY": "EUR"},
+    "secrets": {"SHOP_COOKIE_SECRET": "{{ vault_shop_cookie_secret }}"},
+    "services.mongodb.hosts": ["db1.example.com", "db2.example.com", "db3.example.com"],
+    "services.mongodb.database": "shop",
+    "services.mongodb.user": "shop",
+    "services.mongodb.password": "{{ vault_shop_mongodb }}",
+    "services.mongodb.auth_database": "shop",
+    "services.mongodb.replica_set": "rs0",
+    "services.etcd.endpoints": ["https://etcd1.example.com:2379"],
+    "services.etcd.user": "shop",
+    "services.etcd.password": "{{ vault_shop_etcd }}",
+    "services.etcd.ca": "/etc/ssl/etcd/ca.pem",
+    "services.syslog.host": "logs.example.com",
+    "run.app": "shop.web:make_app",
+    "run.wsgi": "shop.wsgi:application",
+    "run.threads": 20,
+    "run.command": "python -m shop --socket={socket}",
+    "run.procfile": "web",
+    "run.scale": {"worker": 2},
+    "port": 8100,
+    "open_files": 16384,
+    "debug": True,
+    "watch": ["config.yml"],
+    "health.path": "/healthz",
+    "hooks.build": "python -m shop.assets",
+    "hooks.before_switch.command": "python -m shop.migrate",
+    "hooks.before_switch.once": True,
+    "hooks.after_switch": "python -m shop.announce",
+    "soak": 30,
+    "domains": ["shop.example.com"],
+    "aliases": ["www.shop.example.com"],
+    "prefix": "/api/",
+    "paths.*.read_timeout": 3600,
+    "paths.*.buffering": False,
+    "paths.*.upload_size": "2g",
+    "paths.*.limits.requests": 5,
+    "paths.*.limits.burst": 20,
+    "paths.*.limits.connections": 2,
+    "paths.*.allow": ["10.0.0.0/8"],
+    "paths.*.deny": ["10.9.0.0/16"],
+    "paths.*.extra": "gzip off;",
+    "headers": {"Permissions-Policy": "camera=()"},
+    "extra": "gzip off;",
+    "tls.provider": "acme",
+    "tls.certificate": "files/shop.pem",
+    "tls.key": "files/shop.key",
+    "tls.hsts": 31536000,
+    "limits.requests": 50,
+    "limits.burst": 100,
+    "limits.connections": 20,
+    "allow": ["192.0.2.0/24"],
+    "deny": ["192.0.2.66"],
+    "basic_auth": {"alice": "$6$pHj3lBcy$dV2"},
+    "balance.connections": 500,
+    "maintenance.page": "<h1>Back soon</h1>",
+    "maintenance.allow": ["10.0.0.0/8"],
+}
+
+#: Keys that the annotated example shows as comments, because other keys of it exclude them.
+ALTERNATIVES = {
+    *("source.path", "source.archive", "source.checksum", "source.package", "source.push", "source.keys", "source.directory"),
+    *("run.wsgi", "run.threads", "run.command", "run.procfile", "run.scale", "port", "debug", "watch"),
+    *("prefix", "tls.certificate", "tls.key"),
+}
+
+#: The path in the annotated example, and the key that it precedes.
+EXAMPLE_PATH = "/live/"
+FIRST_PATH_KEY = "paths.*.read_timeout"
+
+#: Plugins on the page of modules and filters, by kind.
 PLUGINS = {"module": sorted((ROOT / "plugins/modules").glob("*.py")), "filter": sorted((ROOT / "plugins/filter").glob("*.py"))}
 PLUGINS_PAGE = ROOT / "docs/plugins.md"
+REFERENCE = ROOT / "docs/reference.md"
 
-#: Letters of a default that fit into a table.
-SHORT = 60
+#: Maximum length of a default that is shown in a table.
+MAX_DEFAULT_LENGTH = 60
 
 
 def pages() -> dict[Path, Callable[[], str]]:
-    """Return the files that are written, with what makes their texts."""
+    """Return the generated files, each with the function that returns its text."""
     return {
         ROOT / "roles/app/meta/argument_specs.yml": argument_specs,
         **{page: partial(role_page, page) for page in sorted(ROOT.glob("roles/*/README.md"))},
         PLUGINS_PAGE: plugins_page,
+        REFERENCE: reference_page,
     }
 
 
 def role_page(page: Path) -> str:
-    """Return a role's page with the tables that are written into it."""
+    """Return the README of a role with its generated parts."""
     specs = argument_specs() if page.parent.name == "app" else (page.parent / "meta/argument_specs.yml").read_text()
     text = _filled(page, page.read_text(), "variables", variables(yaml.safe_load(specs)["argument_specs"]))
-    schema = SCHEMAS.get(page.parent.name)
-    return _filled(page, text, "keys", schema_keys(schema)) if schema else text
+    match page.parent.name:
+        case "app":
+            return _filled(page, text, "example", f"```yaml\n{example()}```\n")
+        case "haproxy":
+            return _filled(page, text, "keys", schema_keys(Backend))
+    return text
 
 
 def variables(entry_points: Mapping[str, Any]) -> str:
-    """Return a role's variables as a table in Markdown: those of ``main`` first, then what only other tasks have."""
+    """Return a role's variables as a Markdown table: first those of ``main``, then those of other entry points."""
     rows: dict[str, str] = {}
     for name, entry in entry_points.items():
         suffix = "" if name == "main" else f" For `tasks_from: {name}`."
         for path, option in _paths(entry["options"]):
-            # An app's keys have a table of their own.
+            # The keys of an app are in the reference.
             if path not in rows and path != VARIABLE:
                 rows[path] = _row(path, option, f"../../{PLUGINS_PAGE.relative_to(ROOT)}", suffix)
     return "".join(["| variable | type | default | |\n", "|---|---|---|---|\n", *rows.values()])
 
 
 def schema_keys(schema: type) -> str:
-    """Return the keys of a schema as a table in Markdown."""
+    """Return the keys of a schema as a Markdown table."""
     rows = (f"| `{key.path}` | {key.type} | {_default(key)} | {_markdown(key.text)}{_bounds(key)} |\n" for key in keys(schema))
     return "".join(["| key | type | default | |\n", "|---|---|---|---|\n", *rows])
+
+
+def reference_page() -> str:
+    """Return the reference of all keys of an app."""
+    return (
+        "<!-- Generated by `make docs` from plugins/module_utils/app. -->\n# Keys of an app\n\n"
+        f"Keys of an entry of `{VARIABLE}`. [roles/app](../roles/app/README.md#an-annotated-entry) has an annotated entry.\n\n"
+        f"{schema_keys(App)}"
+    )
+
+
+def example() -> str:
+    """Return the annotated example: an entry with every key, in YAML.
+
+    :raises ValueError: if a key of the model has no group or no value to show.
+    """
+    described = list(keys(App))
+    top_level = [key.path for key in described if "." not in key.path]
+    if missing := set(top_level) ^ {name for names in GROUPS.values() for name in names}:
+        raise ValueError(f"GROUPS must have exactly the keys of the model; check {', '.join(sorted(missing))}")
+    parents = {key.path.rpartition(".")[0].removesuffix(".*") for key in described}
+    lines = [f"{VARIABLE}:", "  shop:"]
+    for title, names in GROUPS.items():
+        lines += ["", f"    # {title}"]
+        for name in names:
+            for key in described:
+                if key.path.partition(".")[0] == name:
+                    lines += _example_lines(key, parent=key.path in parents)
+    return "".join(f"{_aligned(line)}\n" for line in lines)
+
+
+def _example_lines(key: Key, *, parent: bool) -> Iterator[str]:
+    """Yield the lines of a key in the annotated example; ``#:`` separates the setting from its description."""
+    *outer, name = key.path.split(".")
+    indent = "    " + "  " * len(outer)
+    if outer[-1:] == ["*"] and key.path == FIRST_PATH_KEY:
+        yield f"{indent[:-2]}{EXAMPLE_PATH}:"
+    setting = f"{name}:"
+    if not parent:
+        value = EXAMPLES.get(key.path, key.default)
+        if value in (None, "", [], {}):
+            raise ValueError(f"EXAMPLES has no value for {key.path}")
+        literal = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+        setting += f" {literal}"
+    mark = "# " if key.path in ALTERNATIVES else ""
+    yield f"{indent}{mark}{setting} #: {_first_sentence(key.text)}"
+
+
+def _aligned(line: str) -> str:
+    """Return ``line`` with its description in a column of its own."""
+    setting, separator, text = line.partition(" #: ")
+    return f"{setting:44}  # {text}" if separator else line
+
+
+def _first_sentence(text: str) -> str:
+    """Return the first sentence of a description, without Ansible's markup and a period."""
+    return re.sub(r"\bC\((.+?)\)", r"\1", re.split(r"\. (?=[A-Z])", text, maxsplit=1)[0]).removesuffix(".")
 
 
 def plugins_page() -> str:
     """Return the page of all modules and filters."""
     parts = [
-        "<!-- Written by `make docs` from the plugins' own documentation. -->\n# Modules and filters\n\n"
-        "What the roles are made of. Each can be used by any playbook, by its full name, such as `funnel.tornado.packages`.\n"
+        "<!-- Generated by `make docs` from the DOCUMENTATION of the plugins. -->\n# Modules and filters\n\n"
+        "The plugins that the roles use. Any playbook can use them by their full name, such as `funnel.tornado.packages`.\n"
     ]
     documented = {kind: [documentation(plugin) for plugin in plugins] for kind, plugins in PLUGINS.items()}
     for kind, plugins in documented.items():
@@ -114,16 +267,16 @@ def plugins_page() -> str:
 
 
 def documentation(plugin: Path) -> dict[str, Any]:
-    """Return what a module or a filter says of itself, with its ``EXAMPLES`` as they stand and its ``RETURN``.
+    """Return the ``DOCUMENTATION`` of a module or filter, with its ``EXAMPLES`` as text and its ``RETURN``.
 
-    :raises ValueError: when one of them is missing.
+    :raises ValueError: if one of them is missing.
     """
     texts = dict(re.findall(r'^(DOCUMENTATION|EXAMPLES|RETURN) = r"""(.*?)"""', plugin.read_text(), re.DOTALL | re.MULTILINE))
     if missing := {"DOCUMENTATION", "EXAMPLES", "RETURN"} - texts.keys():
         raise ValueError(f"{plugin}: has no {' and no '.join(sorted(missing))}")
-    said: dict[str, Any] = yaml.safe_load(texts["DOCUMENTATION"])
+    described: dict[str, Any] = yaml.safe_load(texts["DOCUMENTATION"])
     returned = yaml.safe_load(texts["RETURN"]) or {}
-    return {"filter": said.get("name"), **said, "examples": texts["EXAMPLES"].lstrip("\n"), "return": returned}
+    return {"filter": described.get("name"), **described, "examples": texts["EXAMPLES"].lstrip("\n"), "return": returned}
 
 
 def _plugin(kind: str, plugin: Mapping[str, Any]) -> Iterator[str]:
@@ -134,20 +287,20 @@ def _plugin(kind: str, plugin: Mapping[str, Any]) -> Iterator[str]:
         yield from (_row(path, option) for path, option in _paths(plugin["options"]))
     if "attributes" in plugin:
         yield "\n"
-        for mode, told in plugin["attributes"].items():
-            said = " ".join(["", *_lines(told.get("description", []))])
-            yield f"- {mode.replace('_', ' ').capitalize()}: {told['support']}.{_markdown(said)}\n"
+        for mode, attribute in plugin["attributes"].items():
+            text = " ".join(["", *_lines(attribute.get("description", []))])
+            yield f"- {mode.replace('_', ' ').capitalize()}: {attribute['support']}.{_markdown(text)}\n"
     yield f"\n```yaml\n{plugin['examples']}```\n"
     if plugin["return"]:
-        yield "\n| it returns | type | |\n|---|---|---|\n"
+        yield "\n| return value | type | |\n|---|---|---|\n"
         for path, value in _paths(plugin["return"]):
             returned = f" Returned: {_markdown(value['returned'])}." if value.get("returned", "success") != "success" else ""
             yield f"| `{path}` | {_type(value)} | {_cell(value['description'])}{returned} |\n"
 
 
 def argument_specs() -> str:
-    """Return the role app's ``meta/argument_specs.yml``."""
-    head = "---\n# Written by `make docs` from plugins/module_utils/app/model.py.\nargument_specs:\n"
+    """Return ``meta/argument_specs.yml`` of the role ``app``."""
+    head = "---\n# Generated by `make docs` from plugins/module_utils/app/model.py.\nargument_specs:\n"
     lines = [_item("The apps of the host, by name. The keys of each:"), *map(_item, _spec_lines())]
     return head + "".join(
         f"  {name}:\n    short_description: {short}\n    description: {description}\n    options:\n"
@@ -161,7 +314,7 @@ def argument_specs() -> str:
 
 
 def _item(text: str) -> str:
-    """Return ``text`` as an item of a YAML list: quoted, and broken where YAML folds the break into a space again."""
+    """Return ``text`` as a quoted item of a YAML list, wrapped where YAML folds the line break into a space."""
     return textwrap.fill(json.dumps(text), 120, initial_indent=" " * 10 + "- ", subsequent_indent=" " * 12) + "\n"
 
 
@@ -181,32 +334,34 @@ def _bounds(key: Key) -> str:
 
 
 def _filled(page: Path, text: str, name: str, table: str) -> str:
-    """Return a page with a table between its two marks.
+    """Return a page with a table between its two markers.
 
-    :raises ValueError: when the page does not have them.
+    :raises ValueError: if the page lacks the markers.
     """
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
     before, opened, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not (opened and closed):
-        raise ValueError(f"{page}: has no lines {begin.strip()} and {end}, between which `make docs` writes")
+        raise ValueError(f"{page}: has no lines {begin.strip()} and {end} for the output of `make docs`")
     return f"{before}{begin}{table}{end}{after}"
 
 
 def _paths(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield options, or what is returned, by their paths, with what is inside them."""
+    """Yield the path of each option or return value, including nested ones, with its description."""
     for name, option in options.items():
         yield f"{prefix}{name}", option
-        inside = option.get("options") or option.get("suboptions") or option.get("contains") or {}
-        yield from _paths(inside, f"{prefix}{name}.")
+        nested = option.get("options") or option.get("suboptions") or option.get("contains") or {}
+        yield from _paths(nested, f"{prefix}{name}.")
 
 
 def _row(path: str, option: Mapping[str, Any], plugins: str = "", suffix: str = "") -> str:
-    """Return an option as a row of a table; ``plugins`` is where the page of plugins is, if not here."""
+    """Return an option as a table row; ``plugins`` is the link to the page of plugins, if on another page."""
     default = "**required**" if option.get("required") else ""
     if "default" in option:
         literal = yaml.safe_dump(option["default"], default_flow_style=True, width=1000).removesuffix("...\n").strip()
-        default = f"`{literal.replace(chr(39), chr(34))}`" if len(literal) <= SHORT else "[defaults](defaults/main.yml)"
+        default = (
+            f"`{literal.replace(chr(39), chr(34))}`" if len(literal) <= MAX_DEFAULT_LENGTH else "[defaults](defaults/main.yml)"
+        )
     return f"| `{path}` | {_type(option)} | {default} | {_cell(option['description'], plugins)}{suffix} |\n"
 
 
@@ -230,14 +385,14 @@ def _lines(description: str | list[str]) -> list[str]:
 
 
 def _markdown(text: str, plugins: str = "") -> str:
-    """Turn Ansible's markup into Markdown's; ``plugins`` is where the page of plugins is, if not here."""
+    """Convert Ansible's markup to Markdown; ``plugins`` is the link to the page of plugins, if on another page."""
     text = re.sub(r"[MP]\(funnel\.tornado\.(\w+)(?:#\w+)?\)", rf"[\1]({plugins}#\1)", text)
     text = re.sub(r"L\(([^,]+),\s*([^)]+)\)", r"[\1](\2)", text)
     return re.sub(r"\b(?:[COVM]|RV)\((.+?)\)", r"`\1`", text)
 
 
 def main() -> int:
-    """Write the pages, or name the stale ones; return the exit status."""
+    """Write the pages, or report the stale ones; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a page is stale")
     check = parser.parse_args().check

@@ -1,4 +1,4 @@
-"""Controller's half of the module certificates: it checks what is wanted, and the files, before the host is reached."""
+"""Action plugin of the certificates module: validates requests and files on the controller before connecting to the host."""
 
 from __future__ import annotations
 
@@ -17,60 +17,60 @@ from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate imp
 from ansible_collections.funnel.tornado.plugins.plugin_utils.certificate_validation import certificate_problems, key_problems
 from ansible_collections.funnel.tornado.plugins.plugin_utils.source_packing import SourceError, locate
 
-#: How a file begins that Ansible Vault has encrypted.
-VAULT = b"$ANSIBLE_VAULT"
+#: Header of a file encrypted with Ansible Vault.
+VAULT_HEADER = b"$ANSIBLE_VAULT"
 
 
 class ActionModule(ActionBase):
-    """Hands the certificates to the module; the keys in an option of their own, which Ansible neither logs nor shows."""
+    """Passes the certificates to the module; the keys in a separate option, which Ansible neither logs nor displays."""
 
     _supports_check_mode = True
     _requires_connection = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the module's result.
+        """Run the module and return its result.
 
-        :raises AnsibleActionFail: with every mistake, before anything has changed.
+        :raises AnsibleActionFail: with all problems, before anything changes.
         """
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         try:
-            wanted = parse_requests(arguments.get("wanted") or {})
+            requests = parse_requests(arguments.get("wanted") or {})
         except InvalidDataError as error:
             raise AnsibleActionFail(str(error)) from error
-        problems = [*account_problems(arguments), *set_problems(arguments)]
-        pems, found = read_files(wanted, self._loader)
-        if problems or found:
-            raise AnsibleActionFail("\n".join([*problems, *found]))
-        arguments["wanted"] = {name: asdict(one) for name, one in wanted.items()}
+        pems, file_problems = read_files(requests, self._loader)
+        if problems := [*account_problems(arguments), *set_problems(arguments), *file_problems]:
+            raise AnsibleActionFail("\n".join(problems))
+        arguments["wanted"] = {name: asdict(request) for name, request in requests.items()}
         arguments["chains"] = {name: chain for name, (chain, _key) in pems.items()}
         arguments["keys"] = {name: key for name, (_chain, key) in pems.items()}
         result: dict[str, Any] = self._execute_module("funnel.tornado.certificates", arguments, task_vars=task_vars)
-        result.pop("invocation", None)  # the texts of certificates are no help to anybody
+        result.pop("invocation", None)  # it would fill the output with PEM texts
         return result
 
 
-def read_files(wanted: Mapping[str, CertificateRequest], loader: DataLoader) -> tuple[dict[str, tuple[str, str]], list[str]]:
-    """Return chain and key of each certificate that comes from files, and what is wrong with these files."""
+def read_files(requests: Mapping[str, CertificateRequest], loader: DataLoader) -> tuple[dict[str, tuple[str, str]], list[str]]:
+    """Return chain and key of each request with provider ``files``, and the problems of these files."""
     pems: dict[str, tuple[str, str]] = {}
     problems: list[str] = []
-    for name, one in wanted.items():
-        if one.provider != "files" or one.certificate is None or one.key is None:
+    for name, request in requests.items():
+        if request.provider != "files" or request.certificate is None or request.key is None:
             continue
         try:
-            (chain_file, chain), (key_file, key) = _read(one, "certificate", loader), _read(one, "key", loader)
+            (chain_file, chain), (key_file, key) = _read(request, "certificate", loader), _read(request, "key", loader)
         except SourceError as error:
             problems.append(str(error))
             continue
-        about_chain = certificate_problems(chain, one.domains, datetime.now(UTC))
-        problems.extend(f"{one.origin}.certificate: {chain_file} {problem}" for problem in about_chain)
-        problems.extend(f"{one.origin}.key: {key_file} {problem}" for problem in (*_exposed(key_file), *key_problems(key, chain)))
+        chain_problems = certificate_problems(chain, request.domains, datetime.now(UTC))
+        problems.extend(f"{request.origin}.certificate: {chain_file} {problem}" for problem in chain_problems)
+        all_key_problems = (*_mode_problems(key_file), *key_problems(key, chain))
+        problems.extend(f"{request.origin}.key: {key_file} {problem}" for problem in all_key_problems)
         pems[name] = (chain, key)
     return pems, problems
 
 
 def _read(request: CertificateRequest, key: str, loader: DataLoader) -> tuple[Path, str]:
-    """Return the file that a certificate's ``key`` names, and its text, decrypted if need be.
+    """Return the path and the decrypted text of the file in the ``key`` of a request.
 
     :raises SourceError: with the path of the key.
     """
@@ -81,27 +81,25 @@ def _read(request: CertificateRequest, key: str, loader: DataLoader) -> tuple[Pa
         raise SourceError(f"{request.origin}.{key}: {error}") from error
 
 
-def _exposed(key_file: Path) -> list[str]:
-    """Return what is wrong when others can read a private key; what Ansible Vault has encrypted they may."""
+def _mode_problems(key_file: Path) -> list[str]:
+    """Return the problem of a private key that other users can read, unless Ansible Vault has encrypted it."""
     mode = key_file.stat().st_mode & 0o777
     with key_file.open("rb") as opened:
-        encrypted = opened.read(len(VAULT)) == VAULT
-    return (
-        [f"can be read by other users (mode {mode:04o}); chmod 600, or Ansible Vault"] if mode & 0o077 and not encrypted else []
-    )
+        encrypted = opened.read(len(VAULT_HEADER)) == VAULT_HEADER
+    if not mode & 0o077 or encrypted:
+        return []
+    return [f"is readable by other users (mode {mode:04o}); chmod 600 or use Ansible Vault"]
 
 
 def set_problems(arguments: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with the name of the set."""
+    """Return the problem of an invalid set name."""
     objection = NAME.objection(str(arguments.get("set")))
     return [f"certificates_set: {objection}; found {arguments.get('set')!r}"] if objection else []
 
 
 def account_problems(arguments: Mapping[str, Any]) -> list[str]:
-    """Return what is missing of an account with an ACME server."""
-    given = [f"certificates_acme_{key}" for key in ("eab_key_id", "eab_hmac_key") if arguments.get(key)]
-    return [f"{given[0]}: goes with certificates_acme_eab_{_other(given[0])}, which is missing"] if len(given) == 1 else []
-
-
-def _other(given: str) -> str:
-    return "hmac_key" if given.endswith("key_id") else "key_id"
+    """Return the problem of an incomplete external account binding."""
+    names = ("certificates_acme_eab_key_id", "certificates_acme_eab_hmac_key")
+    missing = [name for name in names if not arguments.get(name.removeprefix("certificates_"))]
+    present = set(names) - {*missing}
+    return [f"{present.pop()}: requires {missing[0]}, which is missing"] if len(missing) == 1 else []

@@ -9,7 +9,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import among
 
 #: The variable of what the host has said already that it has.
-KNOWN = "packages_known"
+KNOWN = "__funnel_packages"
 
 
 class ActionModule(ActionBase):

@@ -1,46 +1,45 @@
 #!/usr/bin/python
 # Copyright: The funnel.tornado developers
 # MIT License (see LICENSE), compatible with the GNU General Public License version 3
-"""Keep a set of certificates on a host."""
+"""Manage a set of TLS certificates on a host."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: certificates
-short_description: Keep a set of certificates on a host
+short_description: Manage a set of TLS certificates on a host
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 description:
-  - Sees that C(/etc/ssl/funnel/<set>.<name>.pem), the chain, and C(/etc/ssl/funnel/<set>.<name>.key) are there for each
-    certificate that is wanted.
-  - Files of the controller are checked before the host is reached. The key has to belong to the certificate and to be readable
-    by its owner only, each certificate of the chain has to have signed the one before, all have to be valid now, and the
-    first has to cover the domains.
-  - Of one that an ACME server has to issue there is what was there before, or a temporary self-signed one, until O(issue) is
-    set in a second call, when the challenges can be answered. Once issued, both paths are links to what certbot keeps.
-  - O(services) that are active check their configuration and are reloaded when something changed, which is confirmed.
-    If one does not take it, the certificates of before are put back.
-  - With V(acme) among them C(certbot.timer), which renews them, is enabled and started.
+  - Installs C(/etc/ssl/funnel/<set>.<name>.pem), the chain, and C(/etc/ssl/funnel/<set>.<name>.key) for each desired certificate.
+  - Validates files of the controller before connecting to the host. The key must match the certificate and be readable
+    by its owner only, each certificate must be issued by the next one in the chain, all must be valid now, and the
+    first must cover the domains.
+  - For a certificate that an ACME server issues, keeps the previous one or installs a temporary self-signed one until
+    a second call sets O(issue), when the challenges can be answered. Once issued, both paths are links to certbot's files.
+  - After changes, active O(services) check their configuration and are reloaded, and the reload is verified.
+    If a service rejects the new certificates, the previous ones are restored.
+  - With V(acme) certificates, enables and starts C(certbot.timer), which renews them.
 options:
   set:
-    description: Name of the set. Certificates of other sets are left alone.
+    description: Name of the set. Certificates of other sets are not changed.
     type: str
     required: true
   wanted:
     description:
-      - The certificates by name. Each has C(provider), V(self_signed), V(files) or V(acme), C(domains), a list, with V(files)
-        also C(certificate) and C(key), paths of PEM files on the controller (relative ones start where ansible-playbook was
-        started, then beside the playbook), and maybe C(origin), the variable that it was made
-        from, for messages.
+      - The desired certificates by name. Each has C(provider), V(self_signed), V(files) or V(acme), and C(domains), a list.
+        V(files) also requires C(certificate) and C(key), paths of PEM files on the controller (relative to the working
+        directory of ansible-playbook, then to the playbook). The optional C(origin) is the variable that the entry was
+        derived from, for messages.
     type: dict
     required: true
   services:
-    description: Services that read the certificates.
+    description: Services that use the certificates.
     type: list
     elements: str
     default: [nginx]
   issue:
-    description: Whether certbot is to issue what is pending, and what is not in O(wanted) is to be removed.
+    description: Whether to issue pending certificates with certbot and to remove those that are not in O(wanted).
     type: bool
     default: false
   acme_directory:
@@ -48,35 +47,35 @@ options:
     type: str
     default: https://acme-v02.api.letsencrypt.org/directory
   acme_email:
-    description: Address of the account there. Some servers demand one.
+    description: Contact address of the ACME account. Some servers require one.
     type: str
     default: ""
   acme_eab_key_id:
-    description: Key id of an external account, where the server binds accounts to those.
+    description: Key ID of the external account, for servers that require external account binding.
     type: str
     default: ""
   acme_eab_hmac_key:
-    description: HMAC key of that account.
+    description: HMAC key of the external account.
     type: str
     default: ""
   chains:
-    description: Contents of C(certificate), by name. The action plugin fills it; do not use it.
+    description: Contents of C(certificate), by name. Internal; set by the action plugin.
     type: dict
     default: {}
   keys:
-    description: Contents of C(key), by name. The action plugin fills it; do not use it.
+    description: Contents of C(key), by name. Internal; set by the action plugin.
     type: dict
     default: {}
 extends_documentation_fragment: funnel.tornado.attributes
 attributes:
   check_mode: {support: full}
   diff_mode:
-    description: Shows names, issuer and end of the certificates that change; never a key.
+    description: Shows names, issuer and expiry date of changed certificates; never a key.
     support: full
 """
 
 EXAMPLES = r"""
-- name: Have certificates, if only a temporary one of the shop
+- name: Install the certificates, with a temporary one for the shop
   funnel.tornado.certificates: &certificates
     set: web
     wanted:
@@ -84,7 +83,7 @@ EXAMPLES = r"""
       intranet: {provider: files, domains: [intranet.example.com], certificate: files/intranet.pem, key: files/intranet.key}
     acme_email: admin@example.com
 
-- name: Let the shop's be issued, now that nginx answers the challenges
+- name: Issue the certificate of the shop, now that nginx answers the challenges
   funnel.tornado.certificates:
     <<: *certificates
     issue: true
@@ -92,19 +91,21 @@ EXAMPLES = r"""
 
 RETURN = r"""
 pending:
-  description: Names that are to be issued; with O(issue) those that were, or would be.
+  description: Names of certificates still to be issued; with O(issue), those that were, or would be, issued.
   returned: success
   type: list
   elements: str
   sample: [shop]
 leftover:
-  description: Names that are no longer wanted, or not from certbot any more; with O(issue) they were, or would be, removed.
+  description:
+    - Names that are not in O(wanted), or whose provider is no longer V(acme).
+    - With O(issue), those that were, or would be, removed.
   returned: success
   type: list
   elements: str
   sample: []
 services:
-  description: Services that were reloaded, or would be.
+  description: Services that were, or would be, reloaded.
   returned: success
   type: list
   elements: str
@@ -136,26 +137,26 @@ ARGUMENTS: dict[str, Any] = {
 
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    given = module.params
-    account = Account(given["acme_directory"], given["acme_email"], given["acme_eab_key_id"], given["acme_eab_hmac_key"])
+    params = module.params
+    account = Account(params["acme_directory"], params["acme_email"], params["acme_eab_key_id"], params["acme_eab_hmac_key"])
     try:
-        keeper = CertificateStore(
-            given["set"],
-            parse_requests(given["wanted"]),
-            given["services"],
+        store = CertificateStore(
+            params["set"],
+            parse_requests(params["wanted"]),
+            params["services"],
             account,
-            {name: Pem(chain, given["keys"][name]) for name, chain in given["chains"].items()},
+            {name: Pem(chain, params["keys"][name]) for name, chain in params["chains"].items()},
             check_mode=module.check_mode,
         )
-        outcome = keeper.issue() if given["issue"] else keeper.place()
+        result = store.issue() if params["issue"] else store.install()
     except (CertificatesError, InvalidDataError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(
-        changed=outcome.changed,
-        pending=outcome.pending,
-        leftover=outcome.leftover,
-        services=outcome.services,
-        diff={"before": outcome.before, "after": outcome.after} if outcome.changed and module._diff else {},
+        changed=result.changed,
+        pending=result.pending,
+        leftover=result.leftover,
+        services=result.services,
+        diff={"before": result.before, "after": result.after} if result.changed and module._diff else {},
     )
 
 

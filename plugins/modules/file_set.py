@@ -14,8 +14,8 @@ description:
     every file is replaced by a rename, leftovers are removed, and the service is reloaded or restarted.
   - The reload is confirmed. If the service does not take the new files, those of before are put back and reactivated.
   - A run that was cut off between writing files and reloading the service is finished by the next one.
-  - A host is not asked if the variable C(host_known), which is RV(funnel.tornado.preflight#module:known) of a check in the same
-    run, says that all is as it has to be.
+  - The host is not contacted if the variable C(__funnel_host_state), the RV(funnel.tornado.preflight#module:host_state) of a
+    check in the same run, shows that everything is up to date.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:

@@ -80,18 +80,18 @@ pushed:
   returned: success
   type: list
   elements: str
-known:
+host_state:
   description:
-    - What the host has of what the roles of an app host lay down. Files of configuration by a digest that only the controller
-      can compare, the states of services, kernel settings, and the version of uv.
-    - As C(host_known) it saves M(funnel.tornado.file_set), M(funnel.tornado.limits) and M(funnel.tornado.uv) the way to a host
-      that has all as it has to be.
+    - The state of everything that the roles of an app host manage: digests of configuration files, which only the controller can
+      compare, states of services, kernel settings, and the version of uv.
+    - In the variable C(__funnel_host_state), it lets M(funnel.tornado.file_set), M(funnel.tornado.limits) and
+      M(funnel.tornado.uv) skip a host that is up to date.
   returned: success
   type: dict
 packages:
   description:
     - The C(versions) of all packages that are installed, and the C(codename) of the release that the host runs, as
-      M(funnel.tornado.packages) has them. As C(packages_known) it saves that module the asking.
+      M(funnel.tornado.packages) has them. As C(__funnel_packages) it saves that module the asking.
   returned: success
   type: dict
 """
@@ -105,7 +105,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSH_ENTRIES, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import link_problem
-from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import look
+from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import collect_host_state
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import is_ours
 from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import (
@@ -144,7 +144,7 @@ def main() -> None:
         names=sorted(set(names())),
         certificates=installed_names(APP_SET),
         packages={"codename": distribution.codename, "versions": upstream_versions(installed())},
-        known=look(module.params["key"].encode()),
+        host_state=collect_host_state(module.params["key"].encode()).to_data(),
         pushed=sorted(path.stem for path in PUSH_ENTRIES.glob("*.json")),
     )
 

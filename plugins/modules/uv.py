@@ -13,8 +13,8 @@ description:
   - It is downloaded by the pip that the Debian package C(python3-venv) brings.
   - The version that is there stays until the new one has run.
   - Writes where to fetch from to C(/etc/uv), for later builds, too. Only root may read what may hold passwords.
-  - A host is not asked if the variable C(host_known), which is RV(funnel.tornado.preflight#module:known) of a check in the same
-    run, says that all is as it has to be.
+  - The host is not contacted if the variable C(__funnel_host_state), the RV(funnel.tornado.preflight#module:host_state) of a
+    check in the same run, shows that everything is up to date.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:

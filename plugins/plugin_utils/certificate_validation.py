@@ -1,6 +1,6 @@
-"""Whether a certificate and key of the controller's can be used: checked before any host gets them.
+"""Validation of certificate and key files on the controller, before they are copied to a host.
 
-Needs ``cryptography``, which ansible-core brings to the controller; hosts have no use for this.
+Requires ``cryptography``, a dependency of ansible-core on the controller; hosts do not use this module.
 """
 
 from __future__ import annotations
@@ -12,68 +12,68 @@ from itertools import pairwise
 
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import is_covered
 
-with contextlib.suppress(ImportError):  # a host can load this, and has to do without
+with contextlib.suppress(ImportError):  # hosts may import this module without the library
     from cryptography import x509
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
 
-#: Bits of the weakest RSA key that Debian's OpenSSL lets a server use (SSL_CTX_set_security_level(3), level 2).
-RSA_BITS = 2048
+#: Minimum size of an RSA key for servers with Debian's OpenSSL (SSL_CTX_set_security_level(3), level 2).
+MIN_RSA_BITS = 2048
 
 
 def certificate_problems(chain: str, domains: Sequence[str], now: datetime) -> Iterator[str]:
-    """Yield what keeps a PEM text from being the certificate of a site with these ``domains``.
+    """Yield the reasons why a PEM chain cannot be the certificate of a site with these ``domains``.
 
-    :arg now: with its time zone.
+    :arg now: the current time, timezone-aware.
     """
     try:
         certificates = x509.load_pem_x509_certificates(chain.encode())
     except ValueError as error:
-        yield f"has no certificate in PEM form ({error})"
+        yield f"contains no certificate in PEM format ({error})"
         return
     own = certificates[0]
-    for number, one in enumerate(certificates, 1):
-        whose = f"certificate {number} in it ({one.subject.rfc4514_string()})"
-        if one.not_valid_after_utc <= now:
-            yield f"{whose} has expired at {one.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
-        if one.not_valid_before_utc > now:
-            yield f"{whose} is not valid before {one.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
-    for number, (one, issuer) in enumerate(pairwise(certificates), 1):
-        if not _is_issued_by(one, issuer):
-            signer, found = one.issuer.rfc4514_string(), issuer.subject.rfc4514_string()
+    for number, certificate in enumerate(certificates, 1):
+        label = f"certificate {number} in it ({certificate.subject.rfc4514_string()})"
+        if certificate.not_valid_after_utc <= now:
+            yield f"{label} expired at {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+        if certificate.not_valid_before_utc > now:
+            yield f"{label} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+    for number, (certificate, issuer) in enumerate(pairwise(certificates), 1):
+        if not _is_issued_by(certificate, issuer):
+            expected, found = certificate.issuer.rfc4514_string(), issuer.subject.rfc4514_string()
             yield (
-                f"certificate {number} in it is signed by {signer}, and certificate {number + 1} is {found}; "
-                "the site's own comes first, then each the one that has signed the last"
+                f"certificate {number} in it is issued by {expected}, but certificate {number + 1} is {found}; "
+                "put the certificate of the site first, and the issuer of each certificate after it"
             )
     names = _names(own)
     missing = [domain for domain in domains if not is_covered(domain, names)]
     if missing:
-        yield f"is not for {', '.join(missing)}; it is for {', '.join(names) or 'no name at all'}"
+        yield f"does not cover {', '.join(missing)}; it covers {', '.join(names) or 'no name'}"
 
 
 def key_problems(key: str, chain: str) -> Iterator[str]:
-    """Yield what keeps a PEM text from being the private key of the first certificate in ``chain``."""
+    """Yield the reasons why a PEM key cannot be the private key of the first certificate in ``chain``."""
     try:
         private = serialization.load_pem_private_key(key.encode(), password=None)
     except TypeError:
-        yield "is encrypted with a passphrase, which no server can type when it starts; encrypt it with Ansible Vault"
+        yield "is encrypted with a passphrase, which servers cannot enter at startup; encrypt it with Ansible Vault instead"
         return
     except (ValueError, UnsupportedAlgorithm):
-        yield "has no private key in PEM form"
+        yield "contains no private key in PEM format"
         return
-    if isinstance(private, rsa.RSAPrivateKey) and private.key_size < RSA_BITS:
-        yield f"has {private.key_size} bits, with which no server starts; {RSA_BITS} are the least"
+    if isinstance(private, rsa.RSAPrivateKey) and private.key_size < MIN_RSA_BITS:
+        yield f"has {private.key_size} bits, which prevents servers from starting; the minimum is {MIN_RSA_BITS}"
     try:
         own = x509.load_pem_x509_certificate(chain.encode())
     except ValueError:
-        return  # that is the certificate's mistake
+        return  # reported by certificate_problems
     if _public_bytes(private.public_key()) != _public_bytes(own.public_key()):
-        yield f"does not belong to the certificate ({own.subject.rfc4514_string()})"
+        yield f"does not match the certificate ({own.subject.rfc4514_string()})"
 
 
 def _names(certificate: x509.Certificate) -> list[str]:
-    """Return the names of the extension; that of the subject has not counted for long (RFC 9525)."""
+    """Return the subject alternative names; clients ignore the name in the subject (RFC 9525)."""
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
@@ -90,7 +90,7 @@ def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bo
 
 
 def _public_bytes(key: object) -> bytes:
-    serialized: bytes = key.public_bytes(  # type: ignore[attr-defined]  # all kinds of keys have it, and no common type says so
+    serialized: bytes = key.public_bytes(  # type: ignore[attr-defined]  # all key classes have it, but no common base class
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return serialized

@@ -85,7 +85,7 @@ def test_demo_ends_with_the_url_of_a_served_page_and_leaves_no_trace(clone: Path
 
 
 def test_apps_are_developed_on_a_booted_host_where_their_code_lies(clone: Path) -> None:
-    """The commands of docs/operations.md, "Development"; on one's own machine the scenario services has them."""
+    """The commands of docs/operations/development.md; on one's own machine the scenario services has them."""
     hosts = ["python3", "-m", "tools.hosts"]
     variables = "@inventories/dev/group_vars/all.yml"
     try:

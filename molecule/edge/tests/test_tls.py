@@ -247,8 +247,8 @@ def test_a_renewal_that_nginx_cannot_read_is_a_problem_until_it_can(
         assert output.count("shop: nginx still serves the certificate of before; nginx -t says why") >= len(both)
         output = refused(tmp_path, shop(ACME))
         assert 'unknown directive "no_such_directive"' in output
-        assert "are back" not in output
-        assert "nginx: the certificates of before are served until it can be reloaded." in output
+        assert "were restored" not in output
+        assert "nginx: the previous certificates are served until a reload succeeds." in output
     done(deploy("shop", ALL, tmp_path, shop(ACME)))
     assert serials(both).items().isdisjoint(issued.items())
     done(run_playbook(*look))
@@ -283,18 +283,21 @@ def test_a_name_that_leads_astray_is_not_issued_and_the_certificate_of_before_st
     with watched(both, by_https):
         output = refused(tmp_path, shop(ACME, NAME, ASTRAY))
     for host in both:
-        said = f"tornado_apps.shop.tls: no certificate was issued, and what was served still is: {name(host, ASTRAY)}: "
+        said = f"tornado_apps.shop.tls: no certificate was issued; the previous one stays in use: {name(host, ASTRAY)}: "
         assert said in output
         assert re.search(rf"{name(host, ASTRAY)}: [^;]*connection refused \(connection\)", output)
-    assert "Right would be names that lead to port 80 of this host" in output
+    assert "To fix: make these names resolve to this host and allow connections to its port 80" in output
     assert serials(both) == issued
 
 
 def test_a_server_that_is_down_leaves_what_is_served(both: dict[str, Host], issued: dict[str, int], tmp_path: Path) -> None:
     with watched(both, by_https):
         output = refused(tmp_path, shop(ACME, server=NOBODY))
-    assert "tornado_apps.shop.tls: no certificate was issued, and what was served still is:" in output
-    assert "Connection refused. Right would be another certificates_acme_directory, or a way from this host to that one" in output
+    assert "tornado_apps.shop.tls: no certificate was issued; the previous one stays in use:" in output
+    assert (
+        "Connection refused. To fix: set another certificates_acme_directory, or allow this host to connect to the server"
+        in output
+    )
     assert serials(both) == issued
 
 
@@ -304,7 +307,7 @@ def test_a_server_that_binds_accounts_says_so_and_the_key_to_it_stays_secret(
     for one in both.values():
         one.run_expect([0], "rm -rf /etc/letsencrypt/accounts/acme:14001")  # that of an earlier run of this test
     output = refused(tmp_path, shop(ACME, server=BOUND))
-    assert "Server requires external account binding. Right would be certificates_acme_eab_key_id and certificates_" in output
+    assert "Server requires external account binding. To fix: set certificates_acme_eab_key_id and certificates_" in output
     account = {"certificates_acme_eab_key_id": KEY_ID, "certificates_acme_eab_hmac_key": HMAC_KEY}
     output = done(deploy("shop", ALL, tmp_path, shop(ACME, server=BOUND | account), "-vvv", "--diff"))
     assert HMAC_KEY not in output
@@ -321,7 +324,7 @@ def test_a_server_that_wants_an_address_says_so(
         output = refused(tmp_path, shop(ACME, server={"certificates_acme_directory": "https://acme:14003/dir"}))
     finally:
         acme.run_expect([0], "systemctl stop wants-contact")
-    assert output.count("Right would be an address in certificates_acme_email that the server takes") >= len(both)
+    assert output.count("To fix: set certificates_acme_email to an address that the server accepts") >= len(both)
     assert serials(both) == issued
 
 
@@ -389,11 +392,11 @@ def test_own_files_are_served_and_the_key_is_roots(both: dict[str, Host], own: A
 def test_own_files_with_mistakes_are_refused_before_anything_changes(own: Authority, tmp_path: Path, mistake: str) -> None:
     right, chain = own.leaf("*.edge.test"), ""
     expected = {
-        "another key": "tornado_apps.shop.tls.key: {key} does not belong to the certificate (CN=*.edge.test)",
-        "expired": "tornado_apps.shop.tls.certificate: {certificate} certificate 1 in it (CN=*.edge.test) has expired at ",
-        "other names": "tornado_apps.shop.tls.certificate: {certificate} is not for shop-debian12.edge.test; it is for other",
-        "readable key": "tornado_apps.shop.tls.key: {key} can be read by other users (mode 0644); chmod 600, or Ansible Vault",
-        "no chain": "tornado_apps.shop.tls.certificate: {certificate} certificate 1 in it is signed by CN=own,",
+        "another key": "tornado_apps.shop.tls.key: {key} does not match the certificate (CN=*.edge.test)",
+        "expired": "tornado_apps.shop.tls.certificate: {certificate} certificate 1 in it (CN=*.edge.test) expired at ",
+        "other names": "tornado_apps.shop.tls.certificate: {certificate} does not cover shop-debian12.edge.test; it covers other",
+        "readable key": "tornado_apps.shop.tls.key: {key} is readable by other users (mode 0644); chmod 600 or use Ansible Vault",
+        "no chain": "tornado_apps.shop.tls.certificate: {certificate} certificate 1 in it is issued by CN=own,",
     }[mistake]
     if mistake == "expired":
         right = own.leaf("*.edge.test", days=(-90, -1))
@@ -417,7 +420,7 @@ def test_a_certificate_that_nginx_does_not_take_is_put_back(both: dict[str, Host
     with broken(both):
         output = refused(tmp_path, shop({"provider": "self_signed"}, NAME, WWW))
     assert 'unknown directive "no_such_directive"' in output
-    assert "The certificates of before are back" in output
+    assert "The previous certificates were restored" in output
     assert serials(both) == before
 
 

@@ -6,7 +6,7 @@
             public/<url>/             what nginx serves of it, by its whole address: readable by all
             versions/<SHA-512>.<type> the same files by their content, for pages of this release when the next one is live
             venv -> environments/<hash>
-            launch.py  runner.py  release.json  secrets.json
+            launch.py  runner/  release.json  secrets.json
             source.tar                what was pushed, if it was: the code of the next release with other settings
         environments/<hash>/          virtual environments, shared by releases with the same dependencies
         slots/{a,b}/                  a generation of processes; nobody but root, nginx and the app's user may pass through it:

@@ -20,7 +20,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import TIMEOUT, Address, ask, listener_pid
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import INTERVAL, protect
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.upstream import server_line
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import server_line
 from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation
 
 #: Seconds beyond ``drain`` after which supervisord kills a process that does not stop.

@@ -203,7 +203,8 @@ def content(layout: Layout, manifest: ReleaseManifest) -> str:
     """Return a hash of what a release is on every host that was told the same of its app."""
     directory = layout.release(manifest.id)
     told = {key: value for key, value in asdict(manifest).items() if key not in HOSTS_OWN}
-    files = [(directory / name).read_text() for name in ("secrets.json", "launch.py", "runner.py")]
+    programs = [directory / "launch.py", *directory.glob("runner.py"), *sorted(directory.glob("runner/*.py"))]
+    files = [path.read_text() for path in (directory / "secrets.json", *programs)]
     return hashlib.sha256(json.dumps([told, files], sort_keys=True).encode()).hexdigest()[:CONTENT_DIGITS]
 
 

@@ -1,4 +1,4 @@
-"""certbot, the ACME client of Debian: what it has issued, how it issues, and what it runs after a renewal."""
+"""certbot, the ACME client of Debian: issuance, renewal and deletion of certificates, and the deploy hook for renewals."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, Finished, last_lines, run
 
-#: Seconds that an ACME server may take for one certificate; certbot itself gives up on a single answer after 45.
-ISSUE_SECONDS = 300.0
+#: Timeout of issuing one certificate; certbot itself gives up on a single response after 45 s.
+ISSUE_TIMEOUT = 300.0
 
-#: Seconds that another certbot is waited for.
-LOCK_SECONDS = 120.0
+#: Maximum wait for another certbot process to finish.
+LOCK_TIMEOUT = 120.0
 
-#: What renews certificates. Debian's package starts it; whoever has stopped it since has forgotten what depends on it.
+#: The timer of Debian's package that renews certificates. The package starts it; an administrator may have stopped it since.
 TIMER = "certbot.timer"
 
-#: How lines of certbot's begin that say nothing of what went wrong.
-_PHRASES = (
+#: Prefixes of output lines that do not explain a failure.
+_IRRELEVANT_PREFIXES = (
     "Saving debug log",
     "Ask for help",
     "See the logfile",
@@ -33,25 +33,27 @@ _PHRASES = (
     "Renewing an existing",
 )
 
-#: What surrounds the reason in a line, and what it says of options that are not the user's to set.
+#: Parts of a line around the reason, including advice about options that users of the collection do not set.
 _NOISE = r"Unable to register an account with ACME server\. | Please .*|^\w*Error: (Requesting \S+: )?"
 
-#: What would be right, by what the server or certbot says.
+#: Advice by a pattern in the message of the ACME server or certbot.
 _ADVICE = {
-    "external ?account": "certificates_acme_eab_key_id and certificates_acme_eab_hmac_key, which the server's operator gives out",
-    "contact|e-?mail": "an address in certificates_acme_email that the server takes",
-    "rateLimited|too many": "to wait, and to try with certificates_acme_staging: true meanwhile",
-    "[Cc]onnection|resolve|timed out|SSL": "another certificates_acme_directory, or a way from this host to that one",
+    "external ?account": (
+        "set certificates_acme_eab_key_id and certificates_acme_eab_hmac_key, which the operator of the server provides"
+    ),
+    "contact|e-?mail": "set certificates_acme_email to an address that the server accepts",
+    "rateLimited|too many": "wait; use certificates_acme_staging: true for tests in the meantime",
+    "[Cc]onnection|resolve|timed out|SSL": "set another certificates_acme_directory, or allow this host to connect to the server",
 }
 
 
 class CertbotError(Exception):
-    """Nothing was issued. The message has the ACME server's words, and what would be right."""
+    """No certificate was issued. The message holds the error of the ACME server and how to fix it."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """An ACME server by its directory's URL, and how one has an account there; all but ``server`` may be empty."""
+    """An ACME account: the URL of the server's directory, and the optional contact address and external account binding."""
 
     server: str
     email: str = ""
@@ -59,138 +61,140 @@ class Account:
     eab_hmac_key: str = field(default="", repr=False)
 
     def options(self) -> list[str]:
-        """Return the options of certbot that anybody may see."""
+        """Return the command-line options of certbot, which hold no secret."""
         contact = ["--email", self.email, "--no-eff-email"] if self.email else ["--register-unsafely-without-email"]
         return ["--agree-tos", "--server", self.server, *contact]
 
     def secrets(self) -> str:
-        """Return the lines of a configuration file with the other ones."""
+        """Return the configuration file of certbot with the secret options."""
         lines = {"eab-kid": self.eab_key_id, "eab-hmac-key": self.eab_hmac_key}
         return "".join(f"{name} = {value}\n" for name, value in lines.items() if value)
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """What certbot calls a certificate with its renewals; ``base`` is another directory than ``/`` in tests only."""
+    """A certificate of certbot with its renewals; tests replace ``base``."""
 
     name: str
     base: Path = Path("/")
 
     @property
     def chain(self) -> Path:
-        """Link to the newest certificate, with its chain."""
+        """Link to the newest certificate chain."""
         return self.base / "etc/letsencrypt/live" / self.name / "fullchain.pem"
 
     @property
     def key(self) -> Path:
-        """Link to its private key."""
+        """Link to the newest private key."""
         return self.chain.with_name("privkey.pem")
 
     @property
     def configuration(self) -> Path:
-        """What certbot renews it by."""
+        """Renewal configuration."""
         return self.base / "etc/letsencrypt/renewal" / f"{self.name}.conf"
 
     def exists(self) -> bool:
-        """Tell whether it was issued and is renewed."""
+        """Return whether the certificate has been issued and is renewed."""
         return self.configuration.exists() and self.chain.exists() and self.key.exists()
 
     def server(self) -> str:
-        """Return the URL of the directory that it is renewed from."""
+        """Return the URL of the ACME directory that renews the certificate."""
         found = re.search(r"^server = (\S+)$", self.configuration.read_text(), re.MULTILINE)
         return found[1] if found else ""
 
     def domains(self) -> set[str]:
-        """Return the names that it was asked for with; the server may have added others to the certificate."""
+        """Return the requested domains; the server may have added others to the certificate."""
         section = self.configuration.read_text().partition("[[webroot_map]]")[2].partition("[")[0]
         return {line.partition("=")[0].strip() for line in section.splitlines() if "=" in line}
 
-    def issue(self, domains: Sequence[str], account: Account, challenges: Path) -> None:
-        """Get a certificate for ``domains``, in the place of the one before; its challenges' answers go below ``challenges``.
+    def issue(self, domains: Sequence[str], account: Account, webroot: Path) -> None:
+        """Issue a certificate for ``domains``, replacing the previous one; challenge responses are written to ``webroot``.
 
-        :raises CertbotError: when there is none; that of before stays.
+        :raises CertbotError: if no certificate was issued; the previous one is kept.
         """
-        # As a map it keeps all names; with --webroot-path only those that this time had a challenge.
-        what = ["--cert-name", self.name, "--webroot-map", json.dumps({",".join(domains): str(challenges)})]
-        how = ["--webroot", "--force-renewal", "--renew-with-new-domains"]
-        # In a file, as arguments are seen by every user of the host; NamedTemporaryFile makes it for this user only.
+        # A map preserves all names; --webroot-path would preserve only those that were challenged this time.
+        request = ["--cert-name", self.name, "--webroot-map", json.dumps({",".join(domains): str(webroot)})]
+        method = ["--webroot", "--force-renewal", "--renew-with-new-domains"]
+        # Every user of the host can see command-line arguments; NamedTemporaryFile is readable by its owner only.
         with tempfile.NamedTemporaryFile("w", suffix=".ini") as secrets:
             secrets.write(account.secrets())
             secrets.flush()
             options = ["certonly", "--non-interactive", "--config", secrets.name, *account.options()]
             try:
-                issued = _certbot([*options, *what, *how])
+                issued = _certbot([*options, *request, *method])
             except CommandError as error:
                 raise CertbotError(str(error)) from error
         if issued.status != 0:
-            raise CertbotError(explanation(issued.output))
+            raise CertbotError(explain_failure(issued.output))
 
-    def forget(self) -> None:
-        """Remove it, if there is one, so that it is not renewed any more.
+    def delete(self) -> None:
+        """Delete the certificate if it exists, which also ends its renewal.
 
-        :raises CommandError: when certbot does not.
+        :raises CommandError: if certbot fails.
         """
         if self.configuration.exists():
             deleted = _certbot(["delete", "--non-interactive", "--cert-name", self.name])
             if deleted.status != 0:
-                raise CommandError(f"certbot did not delete {self.name}: {explanation(deleted.output)}")
+                raise CommandError(f"certbot did not delete {self.name}: {explain_failure(deleted.output)}")
 
 
 def _certbot(arguments: Sequence[str]) -> Finished:
-    """Run certbot, after another one, such as that of the timer, has ended."""
-    give_up = time.monotonic() + LOCK_SECONDS
+    """Run certbot; while another instance runs, such as that of the timer, retry."""
+    deadline = time.monotonic() + LOCK_TIMEOUT
     while True:
-        done = run(["certbot", *arguments], timeout=ISSUE_SECONDS, check=False)
-        if "Another instance of Certbot" not in done.output or time.monotonic() > give_up:
-            return done
+        finished = run(["certbot", *arguments], timeout=ISSUE_TIMEOUT, check=False)
+        if "Another instance of Certbot" not in finished.output or time.monotonic() > deadline:
+            return finished
         time.sleep(2)
 
 
-def is_renewing() -> bool:
-    """Tell whether the host renews certificates, after a reboot, too.
+def is_renewal_enabled() -> bool:
+    """Return whether the renewal timer is active now and enabled at boot.
 
-    :raises CommandError: when systemd is not there.
+    :raises CommandError: if systemctl is not installed.
     """
-    asked = (run(["systemctl", verb, "--quiet", TIMER], check=False) for verb in ("is-enabled", "is-active"))
-    return all(answer.status == 0 for answer in asked)
+    checks = (run(["systemctl", verb, "--quiet", TIMER], check=False) for verb in ("is-enabled", "is-active"))
+    return all(finished.status == 0 for finished in checks)
 
 
-def start_renewing() -> None:
-    """See that the host renews certificates, after a reboot, too.
+def enable_renewal() -> None:
+    """Start the renewal timer and enable it at boot.
 
-    :raises CommandError: when the timer cannot be started, such as one that is masked.
+    :raises CommandError: if the timer cannot be started, for example because it is masked.
     """
     run(["systemctl", "enable", "--now", TIMER])
 
 
-def names(prefix: str, base: Path = Path("/")) -> set[str]:
-    """Return the names of the lineages that begin with ``prefix``, without it."""
+def lineage_names(prefix: str, base: Path = Path("/")) -> set[str]:
+    """Return the names of the lineages that begin with ``prefix``, without the prefix."""
     found = (base / "etc/letsencrypt/renewal").glob(f"{prefix}*.conf")
     return {path.stem.removeprefix(prefix) for path in found}
 
 
-def explanation(output: str) -> str:
-    """Return what certbot has said was wrong, in short, and what would be right."""
+def explain_failure(output: str) -> str:
+    """Return the reason of a failure from the output of certbot, with advice if there is any."""
     found = re.findall(r"Domain: +(\S+)\s+Type: +(\S+)\s+Detail: +(.*)", output)
     if found:
-        said = "; ".join(f"{domain}: {detail} ({kind})" for domain, kind, detail in found)
-        return f"{said}. Right would be names that lead to port 80 of this host"
-    lines = [re.sub(_NOISE, "", line.strip()) for line in output.splitlines() if not line.strip().startswith(_PHRASES)]
-    said = last_lines("\n".join(lines), 3).replace("\n", " ").rstrip(".")
-    advice = next((right for words, right in _ADVICE.items() if re.search(words, said, re.IGNORECASE)), "")
-    return f"{said}. Right would be {advice}" if advice else said
+        reasons = "; ".join(f"{domain}: {detail} ({kind})" for domain, kind, detail in found)
+        return f"{reasons}. To fix: make these names resolve to this host and allow connections to its port 80"
+    lines = [
+        re.sub(_NOISE, "", line.strip()) for line in output.splitlines() if not line.strip().startswith(_IRRELEVANT_PREFIXES)
+    ]
+    reason = last_lines("\n".join(lines), 3).replace("\n", " ").rstrip(".")
+    advice = next((fix for pattern, fix in _ADVICE.items() if re.search(pattern, reason, re.IGNORECASE)), "")
+    return f"{reason}. To fix: {advice}" if advice else reason
 
 
-def hook_path(of: str, base: Path = Path("/")) -> Path:
-    """Return the path of what certbot runs when it has renewed certificates."""
-    return base / "etc/letsencrypt/renewal-hooks/deploy" / f"funnel-{of}"
+def hook_path(set_name: str, base: Path = Path("/")) -> Path:
+    """Return the path of the deploy hook that certbot runs after renewing certificates."""
+    return base / "etc/letsencrypt/renewal-hooks/deploy" / f"funnel-{set_name}"
 
 
-def hook(of: str, services: Mapping[str, Sequence[str]]) -> str:
-    """Return the program that lets ``services`` read a renewed certificate of the set ``of``.
+def render_hook(set_name: str, services: Mapping[str, Sequence[str]]) -> str:
+    """Return the deploy hook that reloads ``services`` after a certificate of the set was renewed.
 
-    ``services`` are names with the command that checks the configuration, which may be empty. Those that do not run are left
-    alone. certbot runs it once for each certificate that it has renewed, and not at all if that is none.
+    ``services`` maps names to the command that checks the configuration, which may be empty. Inactive services are skipped.
+    certbot runs the hook once for each renewed certificate.
     """
     steps = "".join(
         f"if systemctl is-active --quiet {name}; then\n"
@@ -200,5 +204,5 @@ def hook(of: str, services: Mapping[str, Sequence[str]]) -> str:
     )
     return (
         "#!/bin/sh\n# Ansible managed: the role certificates.\n"
-        f'case "$RENEWED_LINEAGE" in\n    */{of}.*) ;;\n    *) exit 0 ;;\nesac\nfailed=0\n{steps}exit $failed\n'
+        f'case "$RENEWED_LINEAGE" in\n    */{set_name}.*) ;;\n    *) exit 0 ;;\nesac\nfailed=0\n{steps}exit $failed\n'
     )

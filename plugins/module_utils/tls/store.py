@@ -1,7 +1,7 @@
-"""The certificates of a host: what there is, what has to be, and how one becomes the other without an interruption.
+"""The certificate store of a host: converges the certificates in /etc/ssl/funnel to the desired state without downtime.
 
-What certbot issued stays in ``/etc/letsencrypt/live``: chain and key are then links into it, so that a renewal takes a reload
-and no copy. Until it has, both are whatever there was before, or a self-signed certificate that lets nginx start.
+Certificates that certbot issued stay in ``/etc/letsencrypt/live``. Chain and key are then links to it, so that a renewal takes
+a reload only. Until certbot has issued one, the previous certificate or a self-signed one, which lets nginx start, is in place.
 """
 
 from __future__ import annotations
@@ -27,63 +27,63 @@ from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate imp
     key_path,
 )
 
-#: Days that a self-signed certificate is good for: the most that browsers take of any.
+#: Validity of a self-signed certificate in days: the maximum that browsers accept.
 SELF_SIGNED_DAYS = 397
 
-#: A self-signed certificate is made anew by a run that finds fewer days left.
+#: A self-signed certificate with fewer days left is replaced.
 RENEWAL_DAYS = 30
 
-#: With fewer days left something is wrong: whoever renews it should have.
+#: A certificate with fewer days left is a problem: it should have been renewed.
 EXPIRY_WARNING_DAYS = 14
 
-#: How the services that may read certificates check their configuration, these included.
+#: Commands that check the configuration of services, including their certificates.
 CHECKS: Mapping[str, Sequence[str]] = {
     "nginx": ("/usr/sbin/nginx", "-t", "-q"),
     "haproxy": ("/usr/sbin/haproxy", "-c", "-q", "-f", "/etc/haproxy/haproxy.cfg"),
 }
 
-#: Where a service writes its errors, when that is not the journal.
+#: Error logs of services that do not log to the journal.
 LOGS = {"nginx": Path("/var/log/nginx/error.log")}
 
 _DAY = 86_400
 
 
 class CertificatesError(Exception):
-    """A certificate cannot be made, issued or used. The message says which one, and that what was served still is."""
+    """A certificate cannot be generated, issued or installed. The message names it; the previous one stays in use."""
 
 
 @dataclass(frozen=True)
 class CertificateFiles:
-    """Where the certificate ``name`` of the set ``of`` lies; ``base`` is another directory than ``/`` in tests only."""
+    """The files of the certificate ``name`` of a set; tests replace ``base``."""
 
-    of: str
+    set_name: str
     name: str
     base: Path = Path("/")
 
     @property
     def chain(self) -> Path:
-        """The certificate and its chain."""
-        return self.base / chain_path(self.of, self.name).relative_to("/")
+        """The certificate chain."""
+        return self.base / chain_path(self.set_name, self.name).relative_to("/")
 
     @property
     def key(self) -> Path:
         """The private key."""
-        return self.base / key_path(self.of, self.name).relative_to("/")
+        return self.base / key_path(self.set_name, self.name).relative_to("/")
 
     @property
     def lineage(self) -> certbot.Lineage:
-        """What certbot has of it."""
-        return certbot.Lineage(f"{self.of}.{self.name}", self.base)
+        """The certificate in certbot."""
+        return certbot.Lineage(f"{self.set_name}.{self.name}", self.base)
 
     @property
     def temporary(self) -> bool:
-        """Whether what is there is not certbot's."""
+        """Whether the installed certificate was not issued by certbot."""
         return not self.chain.is_symlink()
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What the first certificate of a file says; ``expires`` is in unix time."""
+    """The first certificate of a PEM file; ``expires`` is a Unix timestamp."""
 
     names: frozenset[str]
     issuer: str
@@ -92,28 +92,28 @@ class Certificate:
     public_key: str
 
     def days_left(self, now: float) -> int:
-        """Return the whole days that it is still good for; less than 0 when it is no more."""
+        """Return the whole days until the certificate expires; negative if it has expired."""
         return int((self.expires - now) // _DAY)
 
     def missing(self, domains: Iterable[str]) -> list[str]:
-        """Return those of ``domains`` that it is not for."""
+        """Return the ``domains`` that the certificate does not cover."""
         return [domain for domain in domains if not is_covered(domain, self.names)]
 
     def describe(self) -> str:
-        """Return a line for people."""
-        by = "self-signed" if self.self_signed else f"issued by {self.issuer}"
-        return f"{', '.join(sorted(self.names))}, {by}, until {format_date(self.expires)}"
+        """Return a summary of one line."""
+        issuer = "self-signed" if self.self_signed else f"issued by {self.issuer}"
+        return f"{', '.join(sorted(self.names))}, {issuer}, until {format_date(self.expires)}"
 
 
-def format_date(moment: float) -> str:
-    """Return the day of a unix time."""
-    return time.strftime("%Y-%m-%d", time.gmtime(moment))
+def format_date(timestamp: float) -> str:
+    """Return the date of a Unix timestamp in UTC."""
+    return time.strftime("%Y-%m-%d", time.gmtime(timestamp))
 
 
 def read(path: Path) -> Certificate | None:
-    """Return what the first certificate of a PEM file says; None when there is none.
+    """Return the first certificate of a PEM file; None if there is none.
 
-    :raises CommandError: when the host has no openssl.
+    :raises CommandError: if openssl is not installed.
     """
     if not path.exists():
         return None
@@ -133,27 +133,27 @@ def read(path: Path) -> Certificate | None:
     )
 
 
-def read_pair(place: CertificateFiles) -> Certificate | None:
-    """Return what the certificate says that is at ``place``; None when there is none, or no key that belongs to it."""
-    found = read(place.chain)
-    if found is None or not place.key.exists():
+def read_pair(files: CertificateFiles) -> Certificate | None:
+    """Return the installed certificate; None if the certificate or its matching key is missing."""
+    certificate = read(files.chain)
+    if certificate is None or not files.key.exists():
         return None
-    public = run(["openssl", "pkey", "-in", str(place.key), "-passin", "pass:", "-pubout"], check=False).output
-    return found if public.strip() == found.public_key else None
+    public = run(["openssl", "pkey", "-in", str(files.key), "-passin", "pass:", "-pubout"], check=False).output
+    return certificate if public.strip() == certificate.public_key else None
 
 
 @dataclass(frozen=True)
 class Pem:
-    """A certificate with its chain, and its private key, as texts."""
+    """A certificate chain and its private key in PEM."""
 
     chain: str
     key: str
 
 
 def self_signed(name: str, domains: Sequence[str]) -> Pem:
-    """Return a new self-signed certificate, and its key on the curve P-256.
+    """Return a new self-signed certificate with a key on the curve P-256.
 
-    :raises CommandError: when openssl is not there or does not make one.
+    :raises CommandError: if openssl is not installed or fails.
     """
     configuration = f"""
 [req]
@@ -169,7 +169,7 @@ keyUsage = critical, digitalSignature
 extendedKeyUsage = serverAuth
 subjectKeyIdentifier = hash
 """
-    with tempfile.TemporaryDirectory() as directory:  # root's alone: nobody else sees the key
+    with tempfile.TemporaryDirectory() as directory:  # accessible by root only, which protects the key
         config, chain, key = (Path(directory) / file for file in ("config", "chain", "key"))
         config.write_text(configuration)
         kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-sha256", "-days", str(SELF_SIGNED_DAYS)]
@@ -180,9 +180,10 @@ subjectKeyIdentifier = hash
 
 @dataclass(frozen=True)
 class StoreResult:
-    """What was done to certificates, or would be, by name.
+    """The changes to certificates that were made, or would be made in check mode.
 
-    ``pending`` have still to be issued; ``leftover`` are there and no longer wanted; ``services`` were reloaded.
+    ``pending`` names certificates still to be issued, ``leftover`` those that are installed but no longer requested;
+    ``services`` were reloaded.
     """
 
     changed: bool
@@ -195,60 +196,60 @@ class StoreResult:
 
 @dataclass(frozen=True)
 class CertificateStore:
-    """Keeps the certificates of the set ``of`` on a host as they are ``wanted``.
+    """The certificates of one set on a host, with the desired ones in ``requests``.
 
-    ``contents`` are those of the controller's files, by name; ``services`` read what changed, if they are active. With
+    ``contents`` are those of files on the controller, by name; active ``services`` are reloaded after changes. With
     ``check_mode`` nothing is changed.
     """
 
-    of: str
-    wanted: Mapping[str, CertificateRequest]
+    set_name: str
+    requests: Mapping[str, CertificateRequest]
     services: Sequence[str]
     account: certbot.Account
     contents: Mapping[str, Pem]
     check_mode: bool = False
     base: Path = Path("/")
 
-    def place(self) -> StoreResult:
-        """See that there is a certificate for each that is wanted, if only a temporary one of those that are to be issued.
+    def install(self) -> StoreResult:
+        """Install a certificate for each request; those that are still to be issued get a temporary one.
 
-        :raises CertificatesError: when one cannot be made, or a service does not take it; those of before are back then.
+        :raises CertificatesError: if one cannot be generated, or a service rejects it; the previous ones are restored then.
         """
         try:
-            described = {name: self._describe(name) for name in self.wanted}
-            files = [file for name in self.wanted for file in self._files(name)]
-            changes = FileSet(self.base, [*files, *self._hook()], absent=self._no_hook()).changes()
+            described = {name: self._describe(name) for name in self.requests}
+            files = [file for name in self.requests for file in self._desired_files(name)]
+            changes = FileSet(self.base, [*files, *self._hook()], absent=self._absent_hook()).changes()
             reloaded = self._apply(changes)
-            timer = self._start_timer()
-            pending = [name for name in self.wanted if self._is_pending(name)]
+            timer = self._enable_renewal()
+            pending = [name for name in self.requests if self._is_pending(name)]
         except (CommandError, FileSetError, OSError, systemd.ServiceError) as error:
             raise CertificatesError(str(error)) from error
         paths = {change.path for change in changes}
-        new = [name for name in self.wanted if paths & {self._at(name).chain, self._at(name).key}]
+        changed = [name for name in self.requests if paths & {self._files(name).chain, self._files(name).key}]
         others = [*(change.path for change in changes if change.path.suffix not in {".pem", ".key"}), *timer]
         return StoreResult(
             changed=bool(changes or reloaded or timer),
             pending=pending,
             leftover=self._leftover(),
             services=reloaded,
-            before="".join(described[name] for name in new),
-            after="".join([*(self._intention(name) for name in new), *(f"{other}\n" for other in others)]),
+            before="".join(described[name] for name in changed),
+            after="".join([*(self._describe_desired(name) for name in changed), *(f"{other}\n" for other in others)]),
         )
 
     def issue(self) -> StoreResult:
-        """Let certbot issue what is pending, use it, and remove what is no longer wanted.
+        """Issue the pending certificates with certbot, install them, and remove those that are no longer requested.
 
-        All are tried. Of one that cannot be issued the certificate of before stays in use.
+        All pending certificates are attempted. If one cannot be issued, its previous certificate stays in use.
 
-        :raises CertificatesError: naming each that could not be issued, with the reason and what would be right.
+        :raises CertificatesError: naming each certificate that could not be issued, with the reason and how to fix it.
         """
         problems: list[str] = []
         try:
-            pending = [name for name in self.wanted if self._is_pending(name)]
+            pending = [name for name in self.requests if self._is_pending(name)]
             before = "".join(self._describe(name) for name in pending)
             if not self.check_mode:
                 problems.extend(problem for name in pending if (problem := self._issue(name)))
-            reloaded = self._apply(FileSet(self.base, [file for name in self.wanted for file in self._links(name)]).changes())
+            reloaded = self._apply(FileSet(self.base, [file for name in self.requests for file in self._links(name)]).changes())
             leftover = self._leftover()
             if not self.check_mode:
                 self._remove(leftover)
@@ -263,164 +264,166 @@ class CertificateStore:
             services=reloaded,
             before=before + "".join(f"{name}\n" for name in leftover),
             after="".join(
-                f"{name}: {', '.join(self.wanted[name].domains)}, issued by {self.account.server}\n" for name in pending
+                f"{name}: {', '.join(self.requests[name].domains)}, issued by {self.account.server}\n" for name in pending
             ),
         )
 
-    def _at(self, name: str) -> CertificateFiles:
-        return CertificateFiles(self.of, name, self.base)
+    def _files(self, name: str) -> CertificateFiles:
+        return CertificateFiles(self.set_name, name, self.base)
 
-    def _files(self, name: str) -> list[File]:
-        """Return the files that a certificate has to be now."""
-        place, wanted = self._at(name), self.wanted[name]
-        if wanted.provider == "files":
-            return _pair(place, self.contents[name])
-        if wanted.provider == "acme" and (links := self._links(name)):
+    def _desired_files(self, name: str) -> list[File]:
+        files, request = self._files(name), self.requests[name]
+        if request.provider == "files":
+            return _pair(files, self.contents[name])
+        if request.provider == "acme" and (links := self._links(name)):
             return links
-        found = read_pair(place)
-        if found is None or (wanted.provider == "self_signed" and not _is_good(found, wanted.domains)):
-            # A dry run needs to know that they differ; it may be on a host that has no openssl yet.
-            return _pair(place, Pem("", "") if self.check_mode else self_signed(f"{self.of}.{name}", wanted.domains))
-        return _pair(place, Pem(place.chain.read_text(), place.key.read_text()))
+        installed = read_pair(files)
+        if installed is None or (request.provider == "self_signed" and not _is_up_to_date(installed, request.domains)):
+            # Check mode needs the difference only; openssl may not be installed yet.
+            return _pair(files, Pem("", "") if self.check_mode else self_signed(f"{self.set_name}.{name}", request.domains))
+        return _pair(files, Pem(files.chain.read_text(), files.key.read_text()))
 
     def _links(self, name: str) -> list[File]:
-        """Return the links to what certbot has issued; none if it has not."""
-        place = self._at(name)
-        if self.wanted[name].provider != "acme" or not place.lineage.exists():
+        """Return the links to the certificate that certbot issued; none if it has not."""
+        files = self._files(name)
+        if self.requests[name].provider != "acme" or not files.lineage.exists():
             return []
-        targets = {place.chain: place.lineage.chain, place.key: place.lineage.key}
+        targets = {files.chain: files.lineage.chain, files.key: files.lineage.key}
         return [File(str(path), str(target).encode(), is_link=True) for path, target in targets.items()]
 
     def _is_pending(self, name: str) -> bool:
-        wanted, lineage = self.wanted[name], self._at(name).lineage
-        if wanted.provider != "acme":
+        request, lineage = self.requests[name], self._files(name).lineage
+        if request.provider != "acme":
             return False
         if not lineage.exists() or lineage.server() != self.account.server:
             return True
-        if lineage.domains() != set(wanted.domains):
+        if lineage.domains() != set(request.domains):
             return True
-        found = read(lineage.chain)
-        return found is None or found.missing(wanted.domains) != [] or found.expires < time.time()
+        issued = read(lineage.chain)
+        return issued is None or issued.missing(request.domains) != [] or issued.expires < time.time()
 
     def _issue(self, name: str) -> str:
-        """Let certbot issue a certificate; return what is wrong, if anything."""
-        wanted = self.wanted[name]
+        """Issue a certificate with certbot; return the problem, or an empty string."""
+        request = self.requests[name]
         challenges = self.base / CHALLENGES.relative_to("/")
         challenges.mkdir(parents=True, exist_ok=True)
-        challenges.chmod(0o755)  # whatever the umask is: nginx has to pass through
+        challenges.chmod(0o755)  # nginx needs access, whatever the umask
         try:
-            self._at(name).lineage.issue(wanted.domains, self.account, challenges)
+            self._files(name).lineage.issue(request.domains, self.account, challenges)
         except certbot.CertbotError as error:
-            return f"{wanted.origin}: no certificate was issued, and what was served still is: {error}"
+            return f"{request.origin}: no certificate was issued; the previous one stays in use: {error}"
         return ""
 
     def _hook(self) -> list[File]:
-        """Return what certbot runs after a renewal, if it has anything to renew."""
-        if not any(wanted.provider == "acme" for wanted in self.wanted.values()):
+        """Return certbot's deploy hook; none if no certificate is renewed by certbot."""
+        if not any(request.provider == "acme" for request in self.requests.values()):
             return []
         checks = {name: CHECKS.get(name, ()) for name in self.services}
-        return [File(str(certbot.hook_path(self.of, self.base)), certbot.hook(self.of, checks).encode(), mode=0o755)]
+        hook = certbot.render_hook(self.set_name, checks)
+        return [File(str(certbot.hook_path(self.set_name, self.base)), hook.encode(), mode=0o755)]
 
-    def _no_hook(self) -> list[str]:
-        return [] if self._hook() else [str(certbot.hook_path(self.of, self.base))]
+    def _absent_hook(self) -> list[str]:
+        return [] if self._hook() else [str(certbot.hook_path(self.set_name, self.base))]
 
-    def _start_timer(self) -> list[str]:
-        """See that what certbot issues is renewed, if it has anything to; return what was started, or would be."""
-        if not self._hook() or certbot.is_renewing():
+    def _enable_renewal(self) -> list[str]:
+        """Enable certbot's timer if certificates need it; return the units that were started, or would be."""
+        if not self._hook() or certbot.is_renewal_enabled():
             return []
         if not self.check_mode:
-            certbot.start_renewing()
+            certbot.enable_renewal()
         return [certbot.TIMER]
 
     def _apply(self, changes: Sequence[Change]) -> list[str]:
-        """Make the changes, let the services read them, and return the names of these; go back if one does not take them.
+        """Apply the changes, reload the outdated services and return their names; roll back if a service rejects the changes.
 
-        A service may also be behind what is there, after a run that was cut off or a renewal whose reload failed.
+        A service may also be outdated after an interrupted run, or after a renewal whose reload failed.
         """
-        found = {name: systemd.look(name) for name in self.services}
-        chains = [self._at(name).chain for name in self.wanted]
-        concerned = any(change.path in {*chains, *(self._at(name).key for name in self.wanted)} for change in changes)
-        behind = {name: one for name, one in found.items() if one.active and (concerned or is_any_newer(chains, one.settled_at))}
+        states = {name: systemd.look(name) for name in self.services}
+        chains = [self._files(name).chain for name in self.requests]
+        affected = any(change.path in {*chains, *(self._files(name).key for name in self.requests)} for change in changes)
+        outdated = {
+            name: state for name, state in states.items() if state.active and (affected or is_any_newer(chains, state.settled_at))
+        }
         if self.check_mode:
-            return list(behind)
+            return list(outdated)
         swap = Swap(changes)
         swap.make()
         reloaded: list[str] = []
         try:
-            # No service reads the files before all accept them: they stand where the configurations say that they are.
-            for name in behind.keys() & CHECKS.keys():
+            # All services check the files, which are at the configured paths already, before the first one reads them.
+            for name in outdated.keys() & CHECKS.keys():
                 run(CHECKS[name])
-            for name, state in behind.items():
+            for name, state in outdated.items():
                 reloaded.append(name)
                 _reload(name, state)
         except (CommandError, systemd.ServiceError) as error:
             swap.undo()
-            # Else it is certbot that has replaced what the links lead to.
-            stale = f"{' and '.join(behind)}: the certificates of before are served until it can be reloaded."
-            raise CertificatesError(f"{error}\n{_back_to_before(reloaded) if concerned else stale}") from error
+            # Without a change of ours, certbot has replaced the targets of the links, which cannot be rolled back.
+            stale = f"{' and '.join(outdated)}: the previous certificates are served until a reload succeeds."
+            raise CertificatesError(f"{error}\n{_reload_restored(reloaded) if affected else stale}") from error
         return reloaded
 
     def _leftover(self) -> list[str]:
-        """Return the names of what is there and no longer wanted, certbot's of those that another provider has now, too."""
-        present = installed_names(self.of, self.base)
-        issued = certbot.names(f"{self.of}.", self.base)
-        lineages = {name for name in issued if name not in self.wanted or self.wanted[name].provider != "acme"}
-        return sorted((set(present) - self.wanted.keys()) | lineages)
+        """Return the names that are no longer requested, and certbot's certificates whose provider is no longer acme."""
+        installed = installed_names(self.set_name, self.base)
+        issued = certbot.lineage_names(f"{self.set_name}.", self.base)
+        lineages = {name for name in issued if name not in self.requests or self.requests[name].provider != "acme"}
+        return sorted((set(installed) - self.requests.keys()) | lineages)
 
     def _remove(self, leftover: Sequence[str]) -> None:
         for name in leftover:
-            if name in self.wanted:
-                self._at(name).lineage.forget()  # another provider's is in use
+            if name in self.requests:
+                self._files(name).lineage.delete()  # the installed certificate is from another provider
             else:
-                remove_certificate(self._at(name))
+                remove_certificate(self._files(name))
 
     def _describe(self, name: str) -> str:
-        found = read(self._at(name).chain)
-        return f"{name}: {found.describe()}\n" if found else ""
+        installed = read(self._files(name).chain)
+        return f"{name}: {installed.describe()}\n" if installed else ""
 
-    def _intention(self, name: str) -> str:
-        wanted = self.wanted[name]
-        how = {"acme": "temporary", "files": f"of {wanted.certificate}", "self_signed": "self-signed"}[wanted.provider]
-        return f"{name}: {', '.join(wanted.domains)}, {'certbot has issued it' if self._links(name) else how}\n"
+    def _describe_desired(self, name: str) -> str:
+        request = self.requests[name]
+        source = {"acme": "temporary", "files": f"from {request.certificate}", "self_signed": "self-signed"}[request.provider]
+        return f"{name}: {', '.join(request.domains)}, {'issued by certbot' if self._links(name) else source}\n"
 
 
-def remove_certificate(place: CertificateFiles) -> None:
-    """Remove a certificate that nothing names any more, and let certbot forget it, and its hook with the last of a set.
+def remove_certificate(files: CertificateFiles) -> None:
+    """Remove a certificate from the host and from certbot; remove the deploy hook with the last certificate of a set.
 
-    :raises CommandError: when certbot does not.
+    :raises CommandError: if certbot fails.
     """
-    place.lineage.forget()
-    place.chain.unlink(missing_ok=True)
-    place.key.unlink(missing_ok=True)
-    if not certbot.names(f"{place.of}.", place.base):
-        certbot.hook_path(place.of, place.base).unlink(missing_ok=True)
+    files.lineage.delete()
+    files.chain.unlink(missing_ok=True)
+    files.key.unlink(missing_ok=True)
+    if not certbot.lineage_names(f"{files.set_name}.", files.base):
+        certbot.hook_path(files.set_name, files.base).unlink(missing_ok=True)
 
 
-def _pair(place: CertificateFiles, pem: Pem) -> list[File]:
-    return [File(str(place.chain), pem.chain.encode()), File(str(place.key), pem.key.encode(), mode=0o600, secret=True)]
+def _pair(files: CertificateFiles, pem: Pem) -> list[File]:
+    return [File(str(files.chain), pem.chain.encode()), File(str(files.key), pem.key.encode(), mode=0o600, secret=True)]
 
 
-def _is_good(found: Certificate, domains: Sequence[str]) -> bool:
-    """Tell whether a self-signed certificate can stay."""
-    return found.self_signed and found.names == set(domains) and found.days_left(time.time()) >= RENEWAL_DAYS
+def _is_up_to_date(certificate: Certificate, domains: Sequence[str]) -> bool:
+    """Return whether a self-signed certificate can be kept."""
+    return certificate.self_signed and certificate.names == set(domains) and certificate.days_left(time.time()) >= RENEWAL_DAYS
 
 
-def is_any_newer(chains: Sequence[Path], moment: float) -> bool:
-    """Tell whether a certificate, or the link to it, is newer than ``moment``."""
+def is_any_newer(chains: Sequence[Path], timestamp: float) -> bool:
+    """Return whether a certificate, or the link to it, was modified after ``timestamp``."""
     found = [path for path in chains if path.exists()]
-    return any(max(path.stat().st_mtime, path.lstat().st_mtime) > moment for path in found)
+    return any(max(path.stat().st_mtime, path.lstat().st_mtime) > timestamp for path in found)
 
 
 def _reload(name: str, state: systemd.State) -> None:
-    # Whether it is to start with the host is not for a certificate to say.
+    # A change of certificates does not enable the service at boot.
     systemd.activate(systemd.Wanted(name, "reload", LOGS.get(name)), replace(state, enabled=True), "reload")
 
 
-def _back_to_before(names: Iterable[str]) -> str:
-    """Let the services read the certificates that are back, and return a sentence that says how it stands now."""
+def _reload_restored(names: Iterable[str]) -> str:
+    """Reload the services with the restored certificates; return a sentence about the result."""
     try:
         for name in names:
             _reload(name, systemd.look(name))
     except (CommandError, systemd.ServiceError) as error:
-        return f"The certificates of before are back, but not the service: {error}"
-    return "The certificates of before are back."
+        return f"The previous certificates were restored, but a service was not: {error}"
+    return "The previous certificates were restored."

@@ -17,12 +17,12 @@ from tests.support.pki import Authority, key_pem
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 ROOT = Authority("root", NOW)
-BETWEEN = ROOT.authority("between")
-LEAF = BETWEEN.leaf("shop.test", "*.shop.test")
+INTERMEDIATE = ROOT.authority("intermediate")
+LEAF = INTERMEDIATE.leaf("shop.test", "*.shop.test")
 
 
-def test_a_chain_in_order_for_all_domains_is_right() -> None:
-    chain = LEAF.pem + BETWEEN.pem + ROOT.pem
+def test_ordered_chain_for_all_domains_is_accepted() -> None:
+    chain = LEAF.pem + INTERMEDIATE.pem + ROOT.pem
     assert list(certificate_problems(chain, ["shop.test", "www.shop.test", "*.shop.test"], NOW)) == []
     assert list(key_problems(LEAF.key_pem, chain)) == []
 
@@ -30,43 +30,49 @@ def test_a_chain_in_order_for_all_domains_is_right() -> None:
 @pytest.mark.parametrize(
     ("chain", "domains", "expected"),
     [
-        ("no certificate", ["shop.test"], "has no certificate in PEM form"),
+        ("no certificate", ["shop.test"], "contains no certificate in PEM format"),
         (
             LEAF.pem + ROOT.pem,
             ["shop.test"],
-            "certificate 1 in it is signed by CN=between, and certificate 2 is CN=root; the site's",
+            "certificate 1 in it is issued by CN=intermediate, but certificate 2 is CN=root; put the certificate of the site",
         ),
-        (BETWEEN.pem + LEAF.pem, ["shop.test"], "certificate 1 in it is signed by CN=root, and certificate 2 is CN=shop.test;"),
+        (
+            INTERMEDIATE.pem + LEAF.pem,
+            ["shop.test"],
+            "certificate 1 in it is issued by CN=root, but certificate 2 is CN=shop.test;",
+        ),
         (
             LEAF.pem,
             ["shop.test", "other.test", "a.b.shop.test"],
-            "is not for other.test, a.b.shop.test; it is for shop.test, *.shop",
+            "does not cover other.test, a.b.shop.test; it covers shop.test, *.shop",
         ),
-        (ROOT.leaf(days=(-90, -1)).pem, [], "certificate 1 in it (CN=leaf) has expired at 2026-05-31 00:00 UTC"),
+        (ROOT.leaf(days=(-90, -1)).pem, [], "certificate 1 in it (CN=leaf) expired at 2026-05-31 00:00 UTC"),
         (ROOT.leaf(days=(1, 90)).pem, [], "certificate 1 in it (CN=leaf) is not valid before 2026-06-02 00:00 UTC"),
-        (ROOT.leaf().pem, ["shop.test"], "is not for shop.test; it is for no name at all"),
+        (ROOT.leaf().pem, ["shop.test"], "does not cover shop.test; it covers no name"),
     ],
 )
-def test_a_certificate_that_cannot_be_used(chain: str, domains: list[str], expected: str) -> None:
+def test_unusable_certificate_is_reported(chain: str, domains: list[str], expected: str) -> None:
     assert any(problem.startswith(expected) for problem in certificate_problems(chain, domains, NOW))
 
 
 @pytest.mark.parametrize(
     ("key", "expected"),
     [
-        (BETWEEN.key_pem, "does not belong to the certificate (CN=shop.test)"),
-        (LEAF.pem, "has no private key in PEM form"),
+        (INTERMEDIATE.key_pem, "does not match the certificate (CN=shop.test)"),
+        (LEAF.pem, "contains no private key in PEM format"),
         (key_pem(LEAF.key, passphrase=b"secret"), "is encrypted with a passphrase"),
     ],
 )
-def test_a_key_that_cannot_be_used(key: str, expected: str) -> None:
+def test_unusable_key_is_reported(key: str, expected: str) -> None:
     (problem,) = key_problems(key, LEAF.pem)
     assert problem.startswith(expected)
 
 
-def test_a_weak_key_is_refused_as_openssl_will() -> None:
+def test_weak_rsa_key_is_refused() -> None:
     weak = ROOT.leaf("shop.test", rsa_bits=1024)
-    assert list(key_problems(weak.key_pem, weak.pem)) == ["has 1024 bits, with which no server starts; 2048 are the least"]
+    assert list(key_problems(weak.key_pem, weak.pem)) == [
+        "has 1024 bits, which prevents servers from starting; the minimum is 2048"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -80,11 +86,11 @@ def test_a_weak_key_is_refused_as_openssl_will() -> None:
         ("*.a.test", ["*.test"], False),
     ],
 )
-def test_a_star_stands_for_one_label(domain: str, names: list[str], *, expected: bool) -> None:
+def test_wildcard_covers_one_label(domain: str, names: list[str], *, expected: bool) -> None:
     assert is_covered(domain, names) is expected
 
 
-def wanted(directory: Path) -> dict[str, object]:
+def entry(directory: Path) -> dict[str, object]:
     return {
         "provider": "files",
         "domains": ["shop.test"],
@@ -104,23 +110,23 @@ def directory(tmp_path: Path) -> Path:
 
 
 def problems(directory: Path, loader: DataLoader | None = None) -> list[str]:
-    return read_files(parse_requests({"shop": wanted(directory)}), loader or DataLoader())[1]
+    return read_files(parse_requests({"shop": entry(directory)}), loader or DataLoader())[1]
 
 
-def test_files_that_are_right_are_read(directory: Path) -> None:
-    pems, found = read_files(parse_requests({"shop": wanted(directory)}), DataLoader())
+def test_valid_files_are_read(directory: Path) -> None:
+    pems, found = read_files(parse_requests({"shop": entry(directory)}), DataLoader())
     assert found == []
     assert pems == {"shop": ((directory / "shop.pem").read_text(), (directory / "shop.key").read_text())}
 
 
-def test_a_key_that_others_can_read_is_refused(directory: Path) -> None:
+def test_key_readable_by_other_users_is_refused(directory: Path) -> None:
     (directory / "shop.key").chmod(0o640)
     assert problems(directory) == [
-        f"tornado_apps.shop.tls.key: {directory}/shop.key can be read by other users (mode 0640); chmod 600, or Ansible Vault"
+        f"tornado_apps.shop.tls.key: {directory}/shop.key is readable by other users (mode 0640); chmod 600 or use Ansible Vault"
     ]
 
 
-def test_a_key_in_a_vault_may_be_read_by_all(directory: Path) -> None:
+def test_vault_encrypted_key_may_be_world_readable(directory: Path) -> None:
     secret = PromptVaultSecret(b"open sesame")
     key = directory / "shop.key"
     key.write_bytes(VaultLib([("default", secret)]).encrypt(key.read_bytes(), secret))
@@ -131,7 +137,7 @@ def test_a_key_in_a_vault_may_be_read_by_all(directory: Path) -> None:
     assert problems(directory, loader) == []
 
 
-def test_every_mistake_has_the_path_of_its_key(directory: Path) -> None:
+def test_problems_name_the_path_of_the_key(directory: Path) -> None:
     (directory / "shop.key").unlink()
     assert problems(directory)[0].startswith(f"tornado_apps.shop.tls.key: there is no file {directory}/shop.key")
     other = Authority("other", datetime.now(UTC) - timedelta(days=400)).leaf("other.test")

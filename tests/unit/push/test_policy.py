@@ -326,7 +326,7 @@ def test_what_is_received_is_known_by_its_commit_and_roots_alone(tmp_path: Path)
     archive = tmp_path / "archive"
     found = receiving.receive(io.BytesIO(packed(tmp_path)), archive, "key")
     head = subprocess.run(["git", "-C", str(tmp_path), "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
-    assert found == release.Pushed(archive, head.strip())
+    assert found == release.PushedSource(archive, head.strip())
     assert archive.stat().st_mode & 0o777 == 0o600
 
 
@@ -358,12 +358,12 @@ def test_what_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_what_was_pushed_last_is_what_is_live(tmp_path: Path) -> None:
     layout = Layout("shop", tmp_path)
-    assert release.last_push(layout) is None
+    assert release.live_pushed_source(layout) is None
     layout.release("r1").mkdir(parents=True)
     layout.manifest("r1").write_text(ReleaseManifest(app="shop", id="r1", revision=COMMIT).to_json())
     layout.slot("a").mkdir(parents=True)
     (layout.slot("a") / "release").symlink_to("../../releases/r1")
     layout.live.symlink_to("slots/a")
-    assert release.last_push(layout) is None  # it came from somewhere else
+    assert release.live_pushed_source(layout) is None  # it came from somewhere else
     layout.pushed_source("r1").touch()
-    assert release.last_push(layout) == release.Pushed(layout.pushed_source("r1"), COMMIT)
+    assert release.live_pushed_source(layout) == release.PushedSource(layout.pushed_source("r1"), COMMIT)

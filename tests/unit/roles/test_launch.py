@@ -56,4 +56,4 @@ def test_a_process_does_not_inherit_the_oom_protection_of_supervisord(tmp_path: 
 
 
 def test_launcher_runner_and_supervisord_have_the_same_stop_margin() -> None:
-    assert STOP_MARGIN == load("launch").STOP_MARGIN == load("runner").KILL_GRACE
+    assert STOP_MARGIN == load("launch").STOP_MARGIN == load("runner.replacing").KILL_GRACE

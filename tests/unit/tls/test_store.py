@@ -36,7 +36,7 @@ SERVER = "https://acme.test/dir"
 ROLE = Path(__file__).parents[3] / "roles/certificates"
 
 
-def keeper(base: Path, *, check_mode: bool = False, **entries: dict[str, Any]) -> CertificateStore:
+def make_store(base: Path, *, check_mode: bool = False, **entries: dict[str, Any]) -> CertificateStore:
     contents = {name: Pem(entry.pop("pem"), entry.pop("pem_key")) for name, entry in entries.items() if "pem" in entry}
     return CertificateStore("app", parse_requests(entries), [], Account(SERVER), contents, check_mode=check_mode, base=base)
 
@@ -45,33 +45,33 @@ def entry(provider: str, *domains: str) -> dict[str, Any]:
     return {"provider": provider, "domains": list(domains) or ["shop.test"]}
 
 
-def issued(
+def create_issued(
     base: Path,
     name: str,
     *domains: str,
     days: tuple[int, int] = (-1, 90),
     server: str = SERVER,
-    asked: Sequence[str] | None = None,
+    requested: Sequence[str] | None = None,
 ) -> None:
-    """Leave what certbot does, of a certificate that it was ``asked`` for with other names than it has."""
+    """Create the files of an issued certificate; ``requested`` are the names in its renewal configuration, if they differ."""
     lineage = CertificateFiles("app", name, base).lineage
     leaf = Authority("acme", datetime.now(UTC)).leaf(*domains, days=days)
-    asked = "".join(f"{domain} = /var/lib/acme-challenges\n" for domain in (domains if asked is None else asked))
-    configuration = f"[renewalparams]\nserver = {server}\n[[webroot_map]]\n{asked}"
+    webroots = "".join(f"{domain} = /var/lib/acme-challenges\n" for domain in (domains if requested is None else requested))
+    configuration = f"[renewalparams]\nserver = {server}\n[[webroot_map]]\n{webroots}"
     for path, text in {lineage.chain: leaf.pem, lineage.key: leaf.key_pem, lineage.configuration: configuration}.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
 
-def program(directory: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
-    """Put a shell script in the place of a program of the host."""
+def install_program(directory: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    """Replace a program of the host by a shell script."""
     directory.mkdir(exist_ok=True)
     (directory / name).write_text(f"#!/bin/sh\n{text}")
     (directory / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
 
 
-def written(files: list[File]) -> None:
+def write_files(files: list[File]) -> None:
     for file in files:
         path = Path(file.path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def written(files: list[File]) -> None:
             path.write_bytes(file.content)
 
 
-def test_a_self_signed_certificate_is_for_its_names_and_as_long_as_browsers_take(tmp_path: Path) -> None:
+def test_self_signed_certificate_covers_its_names_for_the_maximum_validity(tmp_path: Path) -> None:
     pem = self_signed("app.shop", ["shop.test", "*.shop.test"])
     (tmp_path / "chain").write_text(pem.chain)
     found = read(tmp_path / "chain")
@@ -95,43 +95,43 @@ def test_a_self_signed_certificate_is_for_its_names_and_as_long_as_browsers_take
     assert "CA:FALSE" in shown.stdout
 
 
-def test_a_key_that_belongs_to_another_certificate_is_no_pair(tmp_path: Path) -> None:
-    place = CertificateFiles("app", "shop", tmp_path)
-    place.chain.parent.mkdir(parents=True)
+def test_read_pair_rejects_a_key_of_another_certificate(tmp_path: Path) -> None:
+    files = CertificateFiles("app", "shop", tmp_path)
+    files.chain.parent.mkdir(parents=True)
     pem, other = self_signed("app.shop", ["shop.test"]), self_signed("app.shop", ["shop.test"])
-    place.chain.write_text(pem.chain)
-    assert read_pair(place) is None
-    place.key.write_text(other.key)
-    assert read_pair(place) is None
-    place.key.write_text(pem.key)
-    assert read_pair(place)
+    files.chain.write_text(pem.chain)
+    assert read_pair(files) is None
+    files.key.write_text(other.key)
+    assert read_pair(files) is None
+    files.key.write_text(pem.key)
+    assert read_pair(files)
 
 
-def test_a_self_signed_certificate_stays_until_its_names_change_or_its_last_month(
+def test_self_signed_certificate_is_replaced_when_names_change_or_expiry_is_near(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = keeper(tmp_path, shop=entry("self_signed"))._files("shop")
-    written(first)
-    assert keeper(tmp_path, shop=entry("self_signed"))._files("shop") == first
-    assert keeper(tmp_path, shop=entry("self_signed", "other.test"))._files("shop") != first
+    first = make_store(tmp_path, shop=entry("self_signed"))._desired_files("shop")
+    write_files(first)
+    assert make_store(tmp_path, shop=entry("self_signed"))._desired_files("shop") == first
+    assert make_store(tmp_path, shop=entry("self_signed", "other.test"))._desired_files("shop") != first
     soon = time.time() + (SELF_SIGNED_DAYS - 20) * 86_400
     monkeypatch.setattr(time, "time", lambda: soon)
-    assert keeper(tmp_path, shop=entry("self_signed"))._files("shop") != first
+    assert make_store(tmp_path, shop=entry("self_signed"))._desired_files("shop") != first
 
 
-def test_until_one_is_issued_what_was_there_stays(tmp_path: Path) -> None:
+def test_previous_certificate_stays_until_acme_has_issued_one(tmp_path: Path) -> None:
     leaf = Authority("own", datetime.now(UTC)).leaf("shop.test")
-    own = keeper(tmp_path, shop={**entry("files"), "certificate": "c", "key": "k", "pem": leaf.pem, "pem_key": leaf.key_pem})
-    written(own._files("shop"))
-    acme = keeper(tmp_path, shop=entry("acme"))
-    assert acme._files("shop") == own._files("shop")
+    own = make_store(tmp_path, shop={**entry("files"), "certificate": "c", "key": "k", "pem": leaf.pem, "pem_key": leaf.key_pem})
+    write_files(own._desired_files("shop"))
+    acme = make_store(tmp_path, shop=entry("acme"))
+    assert acme._desired_files("shop") == own._desired_files("shop")
     assert acme._is_pending("shop")
-    issued(tmp_path, "shop", "shop.test")
-    place = CertificateFiles("app", "shop", tmp_path)
-    links = acme._files("shop")
+    create_issued(tmp_path, "shop", "shop.test")
+    files = CertificateFiles("app", "shop", tmp_path)
+    links = acme._desired_files("shop")
     assert [(file.path, file.content.decode(), file.is_link) for file in links] == [
-        (str(place.chain), str(place.lineage.chain), True),
-        (str(place.key), str(place.lineage.key), True),
+        (str(files.chain), str(files.lineage.chain), True),
+        (str(files.key), str(files.lineage.key), True),
     ]
     assert not acme._is_pending("shop")
 
@@ -144,19 +144,19 @@ def test_until_one_is_issued_what_was_there_stays(tmp_path: Path) -> None:
         ({"days": (-90, -1)}, True),
     ],
 )
-def test_the_server_is_asked_again_only_when_something_is_another(
+def test_certificate_is_pending_when_server_expiry_or_names_require_it(
     tmp_path: Path, changes: dict[str, Any], *, pending: bool
 ) -> None:
-    issued(tmp_path, "shop", "shop.test", "www.shop.test", **changes)
-    assert keeper(tmp_path, shop=entry("acme", "www.shop.test", "shop.test"))._is_pending("shop") is pending
-    assert keeper(tmp_path, shop=entry("acme", "shop.test"))._is_pending("shop"), "the names are other ones"
+    create_issued(tmp_path, "shop", "shop.test", "www.shop.test", **changes)
+    assert make_store(tmp_path, shop=entry("acme", "www.shop.test", "shop.test"))._is_pending("shop") is pending
+    assert make_store(tmp_path, shop=entry("acme", "shop.test"))._is_pending("shop"), "the names changed"
 
 
-def test_names_that_the_server_adds_are_no_reason_to_ask_again(tmp_path: Path) -> None:
-    issued(tmp_path, "shop", "shop.test", "www.shop.test", asked=["shop.test"])
-    assert not keeper(tmp_path, shop=entry("acme", "shop.test"))._is_pending("shop")
-    issued(tmp_path, "shop", "www.shop.test", asked=["shop.test"])
-    assert keeper(tmp_path, shop=entry("acme", "shop.test"))._is_pending("shop"), "a name that was asked for is not in it"
+def test_names_added_by_the_server_do_not_make_a_certificate_pending(tmp_path: Path) -> None:
+    create_issued(tmp_path, "shop", "shop.test", "www.shop.test", requested=["shop.test"])
+    assert not make_store(tmp_path, shop=entry("acme", "shop.test"))._is_pending("shop")
+    create_issued(tmp_path, "shop", "www.shop.test", requested=["shop.test"])
+    assert make_store(tmp_path, shop=entry("acme", "shop.test"))._is_pending("shop"), "it lacks a requested name"
 
 
 CERTBOT = """
@@ -167,37 +167,37 @@ esac
 """
 
 
-def test_one_that_is_not_issued_keeps_no_other_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_issuance_does_not_block_other_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, ready = tmp_path / "base", tmp_path / "ready"
-    issued(ready, "good", "good.test")
-    program(ready, monkeypatch, "certbot", CERTBOT)
+    create_issued(ready, "good", "good.test")
+    install_program(ready, monkeypatch, "certbot", CERTBOT)
     base.mkdir()
     for name, value in {"READY": str(ready), "BASE": str(base)}.items():
         monkeypatch.setenv(name, value)
     bad = entry("acme", "bad.test") | {"origin": "tornado_apps.bad.tls"}
     with pytest.raises(CertificatesError) as caught:
-        keeper(base, bad=bad, good=entry("acme", "good.test")).issue()
+        make_store(base, bad=bad, good=entry("acme", "good.test")).issue()
     assert str(caught.value).splitlines() == [
-        "tornado_apps.bad.tls: no certificate was issued, and what was served still is: Connection refused. "
-        "Right would be another certificates_acme_directory, or a way from this host to that one"
+        "tornado_apps.bad.tls: no certificate was issued; the previous one stays in use: Connection refused. "
+        "To fix: set another certificates_acme_directory, or allow this host to connect to the server"
     ]
     assert CertificateFiles("app", "good", base).chain.is_symlink()
     assert not CertificateFiles("app", "bad", base).chain.exists()
 
 
-def test_whatever_the_umask_nginx_reaches_the_answers_to_challenges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program(tmp_path / "bin", monkeypatch, "certbot", "exit 1")
+def test_challenge_directory_is_readable_by_nginx_with_any_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_program(tmp_path / "bin", monkeypatch, "certbot", "exit 1")
     before = os.umask(0o077)
     try:
         with pytest.raises(CertificatesError):
-            keeper(tmp_path / "base", shop=entry("acme")).issue()
+            make_store(tmp_path / "base", shop=entry("acme")).issue()
     finally:
         os.umask(before)
     assert (tmp_path / "base/var/lib/acme-challenges").stat().st_mode & 0o777 == 0o755
 
 
-#: A service that runs since the host was booted, and cannot be reloaded.
-STUBBORN = """
+#: A service that has been active since boot and cannot be reloaded.
+FAILING_RELOAD = """
 case $1 in
     show) printf '%s\\n' LoadState=loaded ActiveState=active UnitFileState=enabled MainPID=0 \\
         ActiveEnterTimestampMonotonic=0 StateChangeTimestampMonotonic=0 ;;
@@ -206,17 +206,17 @@ esac
 """
 
 
-def test_what_certbot_has_replaced_is_not_said_to_be_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program(tmp_path / "bin", monkeypatch, "systemctl", STUBBORN)
-    issued(tmp_path, "shop", "shop.test")
-    shop = replace(keeper(tmp_path, shop=entry("acme")), services=["web"])
-    written(shop._files("shop"))
+def test_failed_reload_does_not_claim_to_restore_renewed_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_program(tmp_path / "bin", monkeypatch, "systemctl", FAILING_RELOAD)
+    create_issued(tmp_path, "shop", "shop.test")
+    shop = replace(make_store(tmp_path, shop=entry("acme")), services=["web"])
+    write_files(shop._desired_files("shop"))
     with pytest.raises(CertificatesError, match="address in use") as caught:
         shop.issue()
-    assert str(caught.value).splitlines()[-1] == "web: the certificates of before are served until it can be reloaded."
+    assert str(caught.value).splitlines()[-1] == "web: the previous certificates are served until a reload succeeds."
 
 
-#: certbot.timer is stopped until it is started.
+#: certbot.timer is inactive until it is started.
 SYSTEMCTL = """
 case $1 in
     is-*) test -e "$STARTED" ;;
@@ -225,43 +225,43 @@ esac
 """
 
 
-def test_what_is_issued_is_renewed_even_if_somebody_has_stopped_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program(tmp_path / "bin", monkeypatch, "systemctl", SYSTEMCTL)
+def test_stopped_renewal_timer_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_program(tmp_path / "bin", monkeypatch, "systemctl", SYSTEMCTL)
     started = tmp_path / "started"
     monkeypatch.setenv("STARTED", str(started))
-    assert keeper(tmp_path, shop=entry("self_signed"))._start_timer() == []
-    assert keeper(tmp_path, shop=entry("acme"), check_mode=True)._start_timer() == ["certbot.timer"]
+    assert make_store(tmp_path, shop=entry("self_signed"))._enable_renewal() == []
+    assert make_store(tmp_path, shop=entry("acme"), check_mode=True)._enable_renewal() == ["certbot.timer"]
     assert not started.exists()
-    assert keeper(tmp_path, shop=entry("acme"))._start_timer() == ["certbot.timer"]
+    assert make_store(tmp_path, shop=entry("acme"))._enable_renewal() == ["certbot.timer"]
     assert started.read_text() == "enable --now certbot.timer\n"
-    assert keeper(tmp_path, shop=entry("acme"))._start_timer() == []
+    assert make_store(tmp_path, shop=entry("acme"))._enable_renewal() == []
 
 
-def test_nothing_is_written_in_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program(tmp_path / "bin", monkeypatch, "systemctl", "exit 1")
+def test_check_mode_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_program(tmp_path / "bin", monkeypatch, "systemctl", "exit 1")
     base = tmp_path / "base"
     base.mkdir()
-    outcome = keeper(base, check_mode=True, shop=entry("self_signed"), blog=entry("acme", "blog.test")).place()
-    assert outcome.changed
-    assert outcome.pending == ["blog"]
-    assert outcome.after.startswith("shop: shop.test, self-signed\nblog: blog.test, temporary\n")
-    assert outcome.after.endswith("certbot.timer\n")
+    result = make_store(base, check_mode=True, shop=entry("self_signed"), blog=entry("acme", "blog.test")).install()
+    assert result.changed
+    assert result.pending == ["blog"]
+    assert result.after.startswith("shop: shop.test, self-signed\nblog: blog.test, temporary\n")
+    assert result.after.endswith("certbot.timer\n")
     assert list(base.iterdir()) == []
 
 
-def test_what_is_no_longer_wanted_or_no_longer_certbots_is_left_over(tmp_path: Path) -> None:
+def test_leftover_lists_unrequested_certificates_and_unused_lineages(tmp_path: Path) -> None:
     for name in ("shop", "gone"):
-        issued(tmp_path, name, "shop.test")
+        create_issued(tmp_path, name, "shop.test")
     chains = CertificateFiles("app", "old", tmp_path).chain
     chains.parent.mkdir(parents=True)
     chains.write_text("")
     chains.with_name("other.set.pem").write_text("")
-    assert keeper(tmp_path, shop=entry("acme"))._leftover() == ["gone", "old"]
-    assert keeper(tmp_path, shop=entry("self_signed"))._leftover() == ["gone", "old", "shop"]
+    assert make_store(tmp_path, shop=entry("acme"))._leftover() == ["gone", "old"]
+    assert make_store(tmp_path, shop=entry("self_signed"))._leftover() == ["gone", "old", "shop"]
     assert installed_names("app", tmp_path) == ["old"]
 
 
-def test_with_the_last_certificate_the_hook_goes(tmp_path: Path) -> None:
+def test_hook_is_removed_with_the_last_certificate(tmp_path: Path) -> None:
     shop, blog = CertificateFiles("app", "shop", tmp_path), CertificateFiles("app", "blog", tmp_path)
     hook = hook_path("app", tmp_path)
     for path in (hook, shop.chain, shop.key, blog.lineage.configuration):
@@ -270,47 +270,50 @@ def test_with_the_last_certificate_the_hook_goes(tmp_path: Path) -> None:
     remove_certificate(shop)
     assert not shop.chain.exists()
     assert not shop.key.exists()
-    assert hook.exists(), "another one is renewed"
+    assert hook.exists(), "another certificate is still renewed"
     blog.lineage.configuration.unlink()
     remove_certificate(blog)
     assert not hook.exists()
 
 
-def test_a_certificate_that_needs_somebody_is_a_problem(tmp_path: Path) -> None:
+def test_missing_outdated_and_expiring_certificates_are_problems(tmp_path: Path) -> None:
     def state(provider: str, *domains: str, read_at: float = time.time() + 60) -> CertificateState:
         return next(certificates(parse_requests({"shop": entry(provider, *domains)}), "app", {"nginx": read_at}, tmp_path))
 
     assert state("self_signed").problem == "shop: its certificate is missing, or its key; site.yml makes one"
-    written(keeper(tmp_path, shop=entry("self_signed"))._files("shop"))
+    write_files(make_store(tmp_path, shop=entry("self_signed"))._desired_files("shop"))
     assert state("self_signed").problem == ""
     assert state("self_signed", "shop.test", "www.shop.test").problem == (
         "shop: its certificate is not for www.shop.test; site.yml says why there is no other"
     )
     assert state("self_signed", read_at=time.time() - 60).problem.startswith("shop: nginx still serves the certificate of before")
     assert state("acme").problem == "shop: its certificate is a temporary one; site.yml says why none was issued"
-    issued(tmp_path, "shop", "shop.test", days=(-80, 10))
-    written(keeper(tmp_path, shop=entry("acme"))._files("shop"))
+    create_issued(tmp_path, "shop", "shop.test", days=(-80, 10))
+    write_files(make_store(tmp_path, shop=entry("acme"))._desired_files("shop"))
     assert state("acme").kind == "acme"
     assert "in 9 days; it should have been renewed" in state("acme").problem
 
 
 @pytest.mark.parametrize(
-    ("wanted", "expected"),
+    ("request_entry", "expected"),
     [
-        ({"provider": "acme", "domains": []}, "certificates_wanted.shop: needs domains, which the certificate is for"),
-        (entry("acme", "*.shop.test"), "certificates_wanted.shop.provider: acme proves each name over HTTP, which *.shop.test"),
+        ({"provider": "acme", "domains": []}, "certificates_wanted.shop: requires domains for the certificate to cover"),
+        (
+            entry("acme", "*.shop.test"),
+            "certificates_wanted.shop.provider: acme validates each name over HTTP, which *.shop.test",
+        ),
         (
             entry("acme", "shop test"),
             "certificates_wanted.shop.domains[0]: must be a domain name in lower case; found 'shop test'",
         ),
-        ({**entry("acme"), "key": "k"}, "certificates_wanted.shop.key: goes with provider: files; this is acme"),
-        (entry("files"), "certificates_wanted.shop.certificate: is missing; provider: files takes certificate and key"),
+        ({**entry("acme"), "key": "k"}, "certificates_wanted.shop.key: requires provider: files; found acme"),
+        (entry("files"), "certificates_wanted.shop.certificate: is missing; provider: files requires certificate and key"),
         (entry("off"), 'certificates_wanted.shop.provider: must be "self_signed" or "files" or "acme"; found \'off\''),
     ],
 )
-def test_a_mistake_is_named_with_its_path_and_what_would_be_right(wanted: dict[str, Any], expected: str) -> None:
+def test_invalid_requests_are_reported_with_their_path(request_entry: dict[str, Any], expected: str) -> None:
     with pytest.raises(InvalidDataError) as caught:
-        parse_requests({"shop": wanted})
+        parse_requests({"shop": request_entry})
     assert any(problem.startswith(expected) for problem in caught.value.problems), caught.value.problems
 
 
@@ -321,7 +324,7 @@ def test_a_mistake_is_named_with_its_path_and_what_would_be_right(wanted: dict[s
         ({"certificates_acme_staging": True}, "https://acme-staging-v02.api.letsencrypt.org/directory"),
     ],
 )
-def test_lets_encrypt_is_asked_and_its_staging_servers_on_request(variables: dict[str, Any], expected: str) -> None:
+def test_directory_defaults_to_lets_encrypt_and_optionally_its_staging_server(variables: dict[str, Any], expected: str) -> None:
     defaults = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
     templar = Templar(loader=DataLoader(), variables=defaults | variables)
     assert templar.template(trust_as_template(defaults["certificates_acme_directory"])) == expected

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,7 +11,7 @@ import yaml
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import site_owner
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from tests.support.pages import GUIDES, PAGES, broken_links, commands, host_problem, problem, quoted, sources, untested
-from tools.docs import ROOT, pages, role_page
+from tools.docs import ALTERNATIVES, EXAMPLES, ROOT, example, pages, role_page
 
 
 def relative(path: Path) -> str:
@@ -18,25 +19,60 @@ def relative(path: Path) -> str:
 
 
 @pytest.mark.parametrize("page", pages(), ids=relative)
-def test_what_is_written_from_elsewhere_is_up_to_date(page: Path) -> None:
+def test_generated_files_are_up_to_date(page: Path) -> None:
     assert page.read_text() == pages()[page](), "stale: run `make docs`"
 
 
-def test_a_page_of_a_role_has_to_have_a_place_for_its_variables(tmp_path: Path) -> None:
+def test_a_role_page_without_markers_is_refused(tmp_path: Path) -> None:
     (tmp_path / "meta").mkdir()
     (tmp_path / "meta/argument_specs.yml").write_text("argument_specs: {main: {options: {}}}")
     (tmp_path / "README.md").write_text("# nothing\n")
-    with pytest.raises(ValueError, match=r"README.md: has no lines <!-- variables: begin --> and <!-- variables: end -->"):
+    with pytest.raises(
+        ValueError,
+        match=r"README.md: has no lines <!-- variables: begin --> and <!-- variables: end --> for the output of `make docs`",
+    ):
         role_page(tmp_path / "README.md")
 
 
-def test_the_entries_that_the_readme_shows_are_right() -> None:
+def test_the_annotated_entry_is_valid() -> None:
+    assert list(load(yaml.safe_load(example())["tornado_apps"])) == ["shop"]
+
+
+#: Entries that use the alternatives of the annotated entry, by the path of each key.
+VARIANTS: list[set[str]] = [
+    {"source.path", "run.wsgi", "run.threads", "tls.provider", "tls.certificate", "tls.key"},
+    {"source.archive", "source.checksum", "run.command"},
+    {"source.package", "source.version", "run.app", "prefix"},
+    {"source.push", "source.keys", "run.procfile", "run.scale", "port"},
+    {"source.directory", "run.app", "debug", "watch"},
+]
+
+
+@pytest.mark.parametrize("paths", VARIANTS, ids=lambda paths: min(paths - {"port", "debug"}))
+def test_the_alternatives_of_the_annotated_entry_are_valid(paths: set[str]) -> None:
+    entry: dict[str, Any] = {"domains": EXAMPLES["domains"]}
+    for path in paths:
+        key, _, nested = path.partition(".")
+        value = {"tls.provider": "files", "source.version": "1.4.0"}.get(path, EXAMPLES[path])
+        if nested:
+            entry.setdefault(key, {})[nested] = value
+        else:
+            entry[key] = value
+    site = {"source": {"path": "."}, "run": {"app": "a:b"}, "domains": entry["domains"]}
+    assert "shop" in load({"shop": entry} | ({"site": site} if "prefix" in entry else {}))
+
+
+def test_every_alternative_of_the_annotated_entry_is_tested() -> None:
+    assert set().union(*VARIANTS) >= ALTERNATIVES
+
+
+def test_the_entries_in_the_readme_are_valid() -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", textwrap.dedent((ROOT / "README.md").read_text()), re.DOTALL)
     entries = [found["tornado_apps"] for block in blocks if "tornado_apps" in (found := yaml.safe_load(textwrap.dedent(block)))]
     assert [name for entry in entries for name in load(entry)] == ["shop", "shop", "blog", "queue"]
 
 
-def test_each_of_the_two_apps_that_are_one_site_takes_twelve_lines() -> None:
+def test_the_entries_of_apps_that_share_a_site_have_at_most_twelve_lines() -> None:
     entries: dict[str, object] = {}
     for name in ("reporting_app", "rest_api"):
         [block] = re.findall(r"```yaml\n(.*?)```", (ROOT / f"files/{name}/README.md").read_text(), re.DOTALL)
@@ -47,39 +83,39 @@ def test_each_of_the_two_apps_that_are_one_site_takes_twelve_lines() -> None:
 
 
 @pytest.mark.parametrize("name", ["sample_app", "procfile_app"])
-def test_an_app_to_start_from_takes_twelve_lines(name: str) -> None:
+def test_the_entries_of_sample_apps_have_at_most_twelve_lines(name: str) -> None:
     [block] = re.findall(r"```yaml\n(.*?)```", (ROOT / f"files/{name}/README.md").read_text(), re.DOTALL)
     assert len(block.splitlines()) <= 12
     [app] = load(yaml.safe_load(block)["tornado_apps"]).values()
     assert (ROOT / str(app.source.path)).is_dir()
 
 
-def test_the_entries_of_the_inventory_for_development_are_right() -> None:
+def test_the_entries_of_the_development_inventory_are_valid() -> None:
     text = (ROOT / "inventories/dev/group_vars/all.yml").read_text().replace("{{ code }}", str(ROOT / "files"))
     apps = load(yaml.safe_load(text)["tornado_apps"])
     assert all(app.debug and Path(str(app.source.directory)).is_dir() for app in apps.values())
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=relative)
-def test_a_command_names_what_there_is(page: Path) -> None:
+def test_commands_refer_to_existing_files_and_options(page: Path) -> None:
     found = {command: problem(command) for command in commands(page)}
     assert {command: wrong for command, wrong in found.items() if wrong} == {}
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=relative)
-def test_a_command_is_named_by_a_test(page: Path) -> None:
+def test_commands_are_covered_by_tests(page: Path) -> None:
     found = {command: untested(command) for command in commands(page)}
     assert {command: what for command, what in found.items() if what} == {}
 
 
-def test_a_command_that_no_test_names_is_found() -> None:
+def test_untested_commands_are_detected() -> None:
     assert untested("ansible-playbook playbooks/deploy.yml -i prod -e app=shop -e nobody_tests=this") != []
     assert untested("ansible-playbook playbooks/deplyo.yml -i prod") != []
     assert untested("python3 -m tools.hosts unplug web1") != []
 
 
 def parts(name: str) -> set[str]:
-    """Return the parts that a variable of the Makefile lists."""
+    """Return the words of a variable in the Makefile."""
     [found] = re.findall(rf"^{name} := (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     return set(found.split())
 
@@ -89,12 +125,13 @@ def test_make_test_runs_every_scenario() -> None:
     assert parts("PARTS") == scenarios | {"lint", "unit", "integration", "judges"}
 
 
-def test_make_check_runs_a_part_of_make_test() -> None:
+def test_make_check_runs_a_subset_of_make_test() -> None:
     assert parts("CHECKED") == {"lint", "unit", "integration", "molecule-default"} < parts("PARTS")
 
 
-def test_the_pages_have_commands() -> None:
-    assert all(commands(ROOT / name) for name in ("README.md", "CONTRIBUTING.md", "docs/operations.md", "docs/test-hosts.md"))
+def test_pages_have_commands() -> None:
+    assert all(commands(ROOT / name) for name in ("README.md", "CONTRIBUTING.md", "docs/test-hosts.md"))
+    assert all(commands(page) for page in GUIDES if page.parent.name == "operations")
     assert commands(ROOT / "docs/troubleshooting.md", "sh")
 
 
@@ -107,19 +144,19 @@ def test_the_pages_have_commands() -> None:
         ("ansible-playbook playbooks/rollback.yml -i prod -e application=shop", "does not read application=shop"),
         ("ansible-playbook playbooks/restart.yml -i prod -e version=v2", "does not read version=v2"),
         ("ansible-playbook site.yml -i prod -e @nothing.yml", "there is no nothing.yml"),
-        ("make tests", "make knows no tests"),
-        ("make molecule SCENARIO=nosuch", "make knows no SCENARIO=nosuch"),
+        ("make tests", "make has no tests"),
+        ("make molecule SCENARIO=nosuch", "make has no SCENARIO=nosuch"),
         ("python3 -m tools.hosts start web1", "invalid choice: 'start'"),
         ("pytest tests/unit/test_nothing.py", "there is no tests/unit/test_nothing.py"),
-        ("docker ps", "['docker'] is not known"),
+        ("docker ps", "['docker'] is not an allowed program"),
     ],
 )
-def test_a_command_that_names_something_else_is_found(command: str, wrong: str) -> None:
+def test_invalid_commands_are_detected(command: str, wrong: str) -> None:
     assert wrong in problem(command)
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=relative)
-def test_a_command_on_a_host_names_what_there_is(page: Path) -> None:
+def test_commands_on_a_host_refer_to_existing_programs_and_units(page: Path) -> None:
     found = {command: host_problem(command) for command in commands(page, "sh")}
     assert {command: wrong for command, wrong in found.items() if wrong} == {}
     assert host_problem("service nginx restart") != ""
@@ -127,28 +164,35 @@ def test_a_command_on_a_host_names_what_there_is(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
-def test_a_link_leads_somewhere(page: Path) -> None:
+def test_links_are_valid(page: Path) -> None:
     assert broken_links(page) == []
 
 
-def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
+def test_broken_links_are_detected(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# One, two\n\n[a](page.md) [b](#one-two) [c](http://a.test/#x) [d](no.md) [e](#three) [f](page.md#four)")
     assert broken_links(page) == ["no.md", "#three", "page.md#four"]
 
 
-def test_messages_are_quoted_as_they_are() -> None:
+def test_quoted_messages_exist_in_the_code() -> None:
     text = sources()
     messages = quoted(ROOT / "docs/troubleshooting.md")
     assert len(messages) > 30
-    # A message may be put together of several, each after a colon.
+    # A message may consist of several, separated by colons.
     parts = [part.strip(" :;,") for message in messages for part in re.split("(?:tornado_apps[.])?…|: ", message)]
     assert [part for part in parts if part not in text] == []
 
 
-def test_what_is_said_to_prove_something_exists() -> None:
+def test_tests_named_in_the_security_page_exist() -> None:
     files = [path for name in ("molecule", "tests") for path in (ROOT / name).rglob("test_*.py")]
     tests = {name for path in files for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)}
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/security.md").read_text()))
     assert len(named) > 20
     assert named - tests == set()
+
+
+def test_files_named_in_the_architecture_exist() -> None:
+    files = [str(path) for name in ("plugins", "roles", "playbooks", "tools") for path in (ROOT / name).rglob("*")]
+    named = set(re.findall(r"`([\w/]+(?:/\w+|\.(?:py|yml|json)))`", (ROOT / "docs/architecture.md").read_text()))
+    assert len(named) > 50
+    assert {name for name in named if not any(file.endswith(f"/{name}") for file in files)} == {"release.json"}
