@@ -43,7 +43,7 @@ PUSH_ENTRIES = Path("/etc/funnel/push")
 UV_ENVIRONMENT = Path("/etc/uv/environment")
 
 #: In a release: the archive that was pushed.
-PUSHED = "source.tar"
+PUSHED_SOURCE = "source.tar"
 
 #: Processes that a slot may have at most: with their numbers from 0 it still has its own half of an app's ports.
 MAX_PROCESSES = 256
@@ -144,7 +144,7 @@ class Layout:
 
     def pushed_source(self, release: str) -> Path:
         """Archive that a release was made of, if it was pushed to this host."""
-        return self.release(release) / PUSHED
+        return self.release(release) / PUSHED_SOURCE
 
     def manifest(self, release: str) -> Path:
         """Return the file with the manifest of a release."""

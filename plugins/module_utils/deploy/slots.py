@@ -13,7 +13,7 @@ from typing import Any
 from ansible_collections.funnel.tornado.plugins.module_utils.core import private, proc, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import NGINX_GROUP, Layout, Slot
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline, poll
-from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import connections
+from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import count_connections
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
 
 #: Seconds between two checks.
@@ -34,14 +34,16 @@ def protect(layout: Layout, slot: Slot) -> None:
     :raises PrivateError: when the file system does not support it.
     """
     user, group = pwd.getpwnam(layout.user).pw_uid, grp.getgrnam(NGINX_GROUP).gr_gid
-    private.set_directory(layout.slot(slot), group, SLOT_MODE, user)
-    private.set_directory(layout.run(slot), group, RUN_MODE)
+    private.restrict_directory(layout.slot(slot), group, SLOT_MODE, user)
+    private.restrict_directory(layout.run(slot), group, RUN_MODE)
 
 
 def is_protected(layout: Layout, slot: Slot) -> bool:
     """Return whether a slot has the permissions of :func:`protect`, unlike those of early versions of the collection."""
     user, group = pwd.getpwnam(layout.user).pw_uid, grp.getgrnam(NGINX_GROUP).gr_gid
-    return private.is_set(layout.slot(slot), group, SLOT_MODE, user) and private.is_set(layout.run(slot), group, RUN_MODE)
+    return private.is_restricted(layout.slot(slot), group, SLOT_MODE, user) and private.is_restricted(
+        layout.run(slot), group, RUN_MODE
+    )
 
 
 def has_leftovers(layout: Layout) -> bool:
@@ -63,7 +65,7 @@ def drain_connections(layout: Layout, slot: Slot, seconds: float) -> None:
     upstream = layout.upstream(slot)
     lines = upstream.read_text().splitlines() if upstream.exists() else []
     ports = {int(line.rsplit(":", 1)[1].split()[0]) for line in lines if "unix:" not in line}
-    poll(lambda: connections(layout.run(slot), ports), operator.not_, timeout=seconds, interval=INTERVAL)
+    poll(lambda: count_connections(layout.run(slot), ports), operator.not_, timeout=seconds, interval=INTERVAL)
 
 
 def clear_slot(layout: Layout, slot: Slot, server: Any, timeout: float) -> None:
@@ -89,8 +91,8 @@ def _stop_orphans(layout: Layout, slot: Slot, timeout: float) -> None:
         environment = {"TORNADO_APP": layout.app, "TORNADO_SLOT": slot}
         deadline = Deadline(timeout)
         for number in (signal.SIGTERM, signal.SIGKILL):
-            for pid in proc.with_environment(uid, environment):
+            for pid in proc.pids_with_environment(uid, environment):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
             remaining = deadline.remaining
-            poll(lambda: proc.with_environment(uid, environment), operator.not_, timeout=remaining, interval=INTERVAL)
+            poll(lambda: proc.pids_with_environment(uid, environment), operator.not_, timeout=remaining, interval=INTERVAL)

@@ -24,7 +24,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.atomic import replace_link
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, VARIABLE, Layout, Slot
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
-from ansible_collections.funnel.tornado.plugins.module_utils.core.private import PrivateError, link_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.core.private import PrivateError, link_protection_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.access_log import ResponseCounter
@@ -45,7 +45,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 
 #: nginx, which reloads a changed upstream and logs a rejected configuration to its own file.
-NGINX = systemd.Wanted("nginx", on_change="reload", log=Path("/var/log/nginx/error.log"))
+NGINX = systemd.ServiceSpec("nginx", on_change="reload", log=Path("/var/log/nginx/error.log"))
 
 #: Newest releases that stay on the host; those in use and the rollback target stay in any case.
 KEPT_RELEASES = 3
@@ -116,7 +116,7 @@ class Switcher:
 
         :raises SwitchError: when the release fails; the slot that was live still is.
         """
-        if problem := link_problem():
+        if problem := link_protection_problem():
             raise SwitchError(f"{self._name()} did not go live: {problem}")
         try:
             try:
@@ -252,7 +252,7 @@ class Switcher:
     def _reload_nginx(self, slot: Slot) -> None:
         if self.layout.reload_marker(slot).exists():
             with self._step("reload"):
-                nginx = systemd.look(NGINX.name)
+                nginx = systemd.query(NGINX.name)
                 if nginx.active:
                     systemd.activate(NGINX, nginx, "reload")
                 self.layout.reload_marker(slot).unlink()
