@@ -70,11 +70,10 @@ sessions:
   sample: 0
 """
 
-import time
-
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import nearest
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import closest_match
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.haproxy_runtime import (
     HaproxyError,
     Server,
@@ -122,7 +121,7 @@ def find_servers(name: str, backend: str | None) -> list[Server]:
     found = [server for server in candidates if server["server"] == name]
     if not found:
         names = sorted({server["server"] for server in candidates})
-        near = nearest(name, names)
+        near = closest_match(name, names)
         hint = f"did you mean {near}?" if near else f"found {', '.join(names)}"
         missing = f"backend {backend} has no server {name}" if backend else f"no backend of HAProxy has server {name}"
         raise HaproxyError(f"server: {missing}; {hint}")
@@ -150,10 +149,7 @@ def update(current: Server, desired: Server) -> None:
 def wait_for_sessions(name: str, servers: list[Server], timeout: int) -> int:
     """Wait up to ``timeout`` seconds until the server has no sessions; return the remaining number."""
     backends = [server["backend"] for server in servers]
-    end = time.monotonic() + timeout
-    while (remaining := count_sessions(name, backends)) and time.monotonic() < end:
-        time.sleep(0.1)
-    return remaining
+    return poll(lambda: count_sessions(name, backends), lambda sessions: sessions == 0, timeout=timeout, interval=0.1)
 
 
 def summary(servers: list[Server]) -> str:

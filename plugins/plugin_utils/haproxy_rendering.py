@@ -180,11 +180,11 @@ def _certificate_links(certificates: Sequence[str]) -> dict[str, str]:
 def _frontend_problems(frontend: Frontend) -> Iterator[str]:
     for key, values in (("haproxy_listen", frontend.listen), ("haproxy_listen_tls", frontend.listen_tls)):
         for i, address in enumerate(values):
-            if objection := _LISTEN.objection(address):
-                yield f"{key}[{i}]: {objection}; found {address!r}"
+            if violation := _LISTEN.violation(address):
+                yield f"{key}[{i}]: {violation}; found {address!r}"
     for i, path in enumerate(frontend.certificates):
-        if objection := _PEM.objection(path):
-            yield f"haproxy_certificates[{i}]: {objection}; found {path!r}"
+        if violation := _PEM.violation(path):
+            yield f"haproxy_certificates[{i}]: {violation}; found {path!r}"
     if frontend.certificates and not frontend.listen_tls:
         yield "haproxy_certificates: require an address to listen on, such as haproxy_listen_tls: ['443', '[::]:443']"
 
@@ -197,8 +197,8 @@ def _backend_problems(backends: Mapping[str, Backend], frontend: Frontend) -> It
     by_path = {backend.origin or f"haproxy_backends.{name}": backend for name, backend in backends.items()}
     for path, backend in by_path.items():
         for server in backend.servers:
-            if objection := _SERVER_NAME.objection(server):
-                yield f"{path}.servers.{server}: {objection}"
+            if violation := _SERVER_NAME.violation(server):
+                yield f"{path}.servers.{server}: {violation}"
         if not backend.servers:
             yield f"{path}.servers: is empty; a backend requires at least one server"
         yield from header_problems(backend.headers, path)
