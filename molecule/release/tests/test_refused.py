@@ -132,7 +132,7 @@ mount --bind /run/full {directory}
 @pytest.mark.parametrize(
     ("app", "release", "message"),
     [
-        ("", "previous", "app has to be given: -e app=NAME"),
+        ("", "previous", "app is required: -e app=NAME"),
         ("sample", "000000000000", "release 000000000000 was never served on this host"),
         ("sample", "refused", "was never served on this host"),
         ("nosuch", "previous", "nosuch: nothing is served on this host"),
