@@ -288,7 +288,7 @@ def test_who_has_the_site_does_not_leave_before_those_who_are_a_part_of_it(direc
     left = {name: entry for name, entry in entries(directory).items() if name != "reporting_app"}
     status, output = run_playbook("playbooks/remove.yml", ALL, "-e", "app=reporting_app", *extra(directory, apps(**left)))
     assert status != 0
-    assert f"tornado_apps.rest_api.prefix: is a part of the site of {NAME}, and no app without a prefix" in output
+    assert f"tornado_apps.rest_api.prefix: the site of {NAME} requires an app without a prefix" in output
     assert {Site(address(host), NAME).get("/").status for host in hosts().values()} == {200}
 
 
