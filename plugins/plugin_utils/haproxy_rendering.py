@@ -175,11 +175,11 @@ def _links(certificates: Sequence[str]) -> dict[str, str]:
 def _address_problems(addresses: Addresses) -> Iterator[str]:
     for key, values in (("haproxy_listen", addresses.listen), ("haproxy_listen_tls", addresses.listen_tls)):
         for i, address in enumerate(values):
-            if objection := _LISTEN.objection(address):
-                yield f"{key}[{i}]: {objection}; found {address!r}"
+            if violation := _LISTEN.violation(address):
+                yield f"{key}[{i}]: {violation}; found {address!r}"
     for i, path in enumerate(addresses.certificates):
-        if objection := _PEM.objection(path):
-            yield f"haproxy_certificates[{i}]: {objection}; found {path!r}"
+        if violation := _PEM.violation(path):
+            yield f"haproxy_certificates[{i}]: {violation}; found {path!r}"
     if addresses.certificates and not addresses.listen_tls:
         yield "haproxy_certificates: need an address to listen on, such as haproxy_listen_tls: ['443', '[::]:443']"
 
@@ -198,8 +198,8 @@ def _cross_problems(backends: Mapping[str, Backend], addresses: Addresses) -> It
 def _own_problems(backend: Backend, path: str) -> Iterator[str]:
     """Yield what is wrong between the keys of one backend."""
     for server in backend.servers:
-        if objection := _SERVER_NAME.objection(server):
-            yield f"{path}.servers.{server}: {objection}"
+        if violation := _SERVER_NAME.violation(server):
+            yield f"{path}.servers.{server}: {violation}"
     if not backend.servers:
         yield f"{path}.servers: is empty; a backend needs one server at least"
     yield from header_problems(backend.headers, path)

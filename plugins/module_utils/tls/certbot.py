@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, Finished, last_lines, run
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, CommandResult, last_lines, run
 
 #: Timeout of issuing one certificate; certbot itself gives up on a single response after 45 s.
 ISSUE_TIMEOUT = 300.0
@@ -138,7 +138,7 @@ class Lineage:
                 raise CommandError(f"certbot did not delete {self.name}: {explain_failure(deleted.output)}")
 
 
-def _certbot(arguments: Sequence[str]) -> Finished:
+def _certbot(arguments: Sequence[str]) -> CommandResult:
     """Run certbot; while another instance runs, such as that of the timer, retry."""
     deadline = time.monotonic() + LOCK_TIMEOUT
     while True:
