@@ -10,7 +10,7 @@ from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSet, FileSetError, parse_files
-from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import Known
+from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import files_up_to_date, load_host_state
 
 
 class ActionModule(ActionBase):
@@ -33,10 +33,10 @@ class ActionModule(ActionBase):
             parsed = parse_files(rendered)
         except FileSetError as error:
             raise AnsibleActionFail(str(error)) from error
-        known = Known.of(self._templar, task_vars or {})
+        state = load_host_state(self._templar, task_vars or {})
         file_set = FileSet(Path(arguments.get("root") or "/"), parsed, arguments.get("owns") or (), arguments.get("absent") or ())
         service = arguments.get("service") or {}
-        if isinstance(service, dict) and known.has_files(file_set, service):  # else the module refuses it
+        if isinstance(service, dict) and files_up_to_date(state, file_set, service):  # else the module refuses it
             return {"changed": False, "files": [], "removed": [], "service": ""}
         # What is secret travels in an option of its own, which Ansible neither logs nor shows.
         arguments["secret_contents"] = {path: entry.pop("content") for path, entry in rendered.items() if entry.get("secret")}

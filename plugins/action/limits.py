@@ -7,7 +7,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import ARGUMENTS, Limits
-from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import Known
+from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import limits_up_to_date, load_host_state
 
 
 class ActionModule(ActionBase):
@@ -20,8 +20,8 @@ class ActionModule(ActionBase):
         """Return the module's result, or the same of what is known."""
         super().run(tmp, task_vars)
         _result, arguments = self.validate_argument_spec(argument_spec=ARGUMENTS)
-        known = Known.of(self._templar, task_vars or {})
-        if known.has_limits(Limits(**arguments, kernel=known.kernel)):
+        state = load_host_state(self._templar, task_vars or {})
+        if limits_up_to_date(state, Limits(**arguments, kernel=state.kernel)):
             return {"changed": False, "files": []}
         result: dict[str, Any] = self._execute_module("funnel.tornado.limits", arguments, task_vars=task_vars)
         return result

@@ -11,7 +11,7 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.module_utils.system import wheelhouse
 from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import SOURCES, Sources, Uv
-from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import Known
+from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import load_host_state, uv_up_to_date
 from ansible_collections.funnel.tornado.plugins.plugin_utils.source_packing import SourceError, locate
 
 
@@ -27,16 +27,16 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         name = arguments.get("wheelhouse", "")
         if not name:
-            known = Known.of(self._templar, task_vars or {})
+            state = load_host_state(self._templar, task_vars or {})
             sources = Sources(**{key: arguments[key] for key in SOURCES if key in arguments})
-            if known.has_uv(str(arguments.get("version")), sources):
+            if uv_up_to_date(state, str(arguments.get("version")), sources):
                 return {"changed": False, "path": str(Uv(str(arguments["version"])).program)}
             return self._module(arguments, task_vars)
         try:
             directory = locate(name, self._loader.get_basedir(), directory=True)
         except SourceError as error:
             raise AnsibleActionFail(f"wheelhouse: {error}") from error
-        packages = wheelhouse.manifest(directory)
+        packages = wheelhouse.package_hashes(directory)
         if not packages:
             raise AnsibleActionFail(f"wheelhouse: {directory} has no packages ({', '.join(wheelhouse.PATTERNS)})")
         arguments["packages"] = packages

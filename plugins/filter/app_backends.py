@@ -13,7 +13,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.model import Ap
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import HEALTH_URL
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import HEALTH_URL
 
 DOCUMENTATION = r"""
 name: app_backends

@@ -14,7 +14,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.model import Ap
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import Mount, SiteOptions
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import Mount, SiteOptions
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET, CHALLENGES, chain_path, key_path
 
 DOCUMENTATION = r"""

@@ -13,7 +13,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.model import Ap
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import HEADERS
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import DEFAULT_HEADERS
 
 DOCUMENTATION = r"""
 name: app_socket_backends
@@ -68,7 +68,7 @@ def backend(app: App, cpus: int) -> dict[str, Any]:
         "servers": {str(process): f"unix@{_socket(app, process)}" for process in range(app.process_count(cpus))},
         "domains": app.domains,
         "aliases": app.aliases,
-        "headers": {**HEADERS, **app.headers},
+        "headers": {**DEFAULT_HEADERS, **app.headers},
         "health": {"path": app.health.path},
         "read_timeout": app.read_timeout,
         "redirect": tls and app.tls.redirect,

@@ -21,7 +21,7 @@ description:
 positional: _input, hostvars
 options:
   _input:
-    description: Names of the hosts. Each has what was found in its variable C(found).
+    description: Names of the hosts. Each has what was found in its variable C(__funnel_status).
     type: list
     elements: str
     required: true
@@ -46,7 +46,7 @@ _value:
 
 def fleet_report(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return what the hosts are doing."""
-    found = {host: hostvars[host].get("found", {}) for host in hosts}
+    found = {host: hostvars[host].get("__funnel_status", {}) for host in hosts}
     # An entry with a mistake was refused when its host was looked at, and nothing is known of that host.
     apps = {host: load(hostvars[host].get("tornado_apps", {})) for host, said in found.items() if "status" in said}
     made = report(found, apps, time.time())

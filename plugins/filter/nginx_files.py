@@ -10,7 +10,8 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import Addresses, site_files
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import NginxOptions
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import site_files
 
 DOCUMENTATION = r"""
 name: nginx_files
@@ -77,9 +78,9 @@ def nginx_files(
     proxy_protocol: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Return the files of a set of sites, or fail with every mistake in them."""
-    addresses = Addresses(listen, listen_tls, trusted_proxies, proxy_protocol)
+    options = NginxOptions(listen, listen_tls, trusted_proxies, proxy_protocol)
     try:
-        return site_files(sites, upstreams, name=name, addresses=addresses)
+        return site_files(sites, upstreams, name=name, options=options)
     except InvalidDataError as error:
         raise AnsibleFilterError(str(error)) from error
 

@@ -14,8 +14,8 @@ description:
     every file is replaced by a rename, leftovers are removed, and the service is reloaded or restarted.
   - The reload is confirmed. If the service does not take the new files, those of before are put back and reactivated.
   - A run that was cut off between writing files and reloading the service is finished by the next one.
-  - A host is not asked if the variable C(host_known), which is RV(funnel.tornado.preflight#module:known) of a check in the same
-    run, says that all is as it has to be.
+  - The host is not contacted if the variable C(__funnel_host_state), the RV(funnel.tornado.preflight#module:host_state) of a
+    check in the same run, shows that everything is up to date.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:
@@ -147,11 +147,11 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import (
     FileSet,
     FileSetError,
-    Outcome,
+    FileSetResult,
     converge,
     parse_files,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import Wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceSpec
 
 SERVICE = {
     "name": {"type": "str", "required": True},
@@ -192,14 +192,14 @@ def main() -> None:
     )
 
 
-def apply(params: dict[str, Any], *, check_mode: bool) -> Outcome:
+def apply(params: dict[str, Any], *, check_mode: bool) -> FileSetResult:
     secrets = {path: {"content": content} for path, content in params["secret_contents"].items()}
     files = parse_files({path: {**entry, **secrets.get(path, {})} for path, entry in params["files"].items()})
     root = Path(params["root"])
     if params["check"] and root == Path("/"):
         raise FileSetError("check: needs a root other than /, because root is copied for it")
     service = params["service"]
-    wanted = service and Wanted(
+    spec = service and ServiceSpec(
         name=service["name"],
         on_change=service["on_change"],
         log=service["log"] and Path(service["log"]),
@@ -209,7 +209,7 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> Outcome:
         timeout=service["timeout"],
     )
     file_set = FileSet(root, files, params["owns"], params["absent"])
-    return converge(file_set, check=params["check"], wanted=wanted, check_mode=check_mode)
+    return converge(file_set, check=params["check"], service=spec, check_mode=check_mode)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import nearest
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import closest_match
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.haproxy_runtime import (
     HaproxyError,
     Server,
@@ -123,7 +123,7 @@ def matching(name: str, backend: str | None) -> list[Server]:
     if not found:
         names = sorted({one["server"] for one in known if backend in (None, one["backend"])})
         where = f"the backend {backend}" if backend else "no backend of HAProxy"
-        near = nearest(name, names)
+        near = closest_match(name, names)
         right = f"did you mean {near}?" if near else f"known are {', '.join(names)}"
         raise HaproxyError(f"server: {where} has {'no ' if backend else ''}server {name}; {right}")
     return found

@@ -13,8 +13,8 @@ description:
     C(net.core.somaxconn), and C(fs.file-max) where it is too low.
   - What the host cannot give is found before anything is written, and reported with both numbers.
   - Running services are raised by C(prlimit), without a restart; so is one that has drifted from the files.
-  - A host is not asked if the variable C(host_known), which is RV(funnel.tornado.preflight#module:known) of a check in the same
-    run, says that all is as it has to be.
+  - The host is not contacted if the variable C(__funnel_host_state), the RV(funnel.tornado.preflight#module:host_state) of a
+    check in the same run, shows that everything is up to date.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:

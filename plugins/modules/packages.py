@@ -12,7 +12,7 @@ description:
   - Sees that packages are installed, without their recommendations. It first sees that the host's distribution is supported.
   - Unlike M(ansible.builtin.apt) it needs no C(python3-apt) on the host, so check mode works on a bare host too, and
     when nothing is to do it costs one C(dpkg-query) (measured beside a 0.3 s ping, 0.75-1.0 s for M(ansible.builtin.apt)).
-  - A host is not asked for packages that are among the C(versions) of the variable C(packages_known), which is what an
+  - A host is not asked for packages that are among the C(versions) of the variable C(__funnel_packages), which is what an
     earlier task of this module, or the RV(funnel.tornado.preflight#module:packages) of a check, has returned. So a play can
     install what several roles need at once.
   - Another apt or dpkg that is at work is waited for, at most two minutes. Changed configuration files are kept.
@@ -92,7 +92,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.packages imp
     PackagesError,
     candidates,
     install,
-    installed,
+    installed_versions,
     require_supported_host,
     upgradable,
     upgrade,
@@ -119,13 +119,13 @@ def main() -> None:
 
 
 def present(names: list[str], lists_max_age: float, *, check_mode: bool) -> dict[str, Any]:
-    versions = installed(names)
+    versions = installed_versions(names)
     wanted = [name for name in names if name not in versions]
     if wanted and check_mode:
         versions |= candidates(wanted)
     elif wanted:
         install(wanted, lists_max_age=lists_max_age)
-        versions = installed(names)
+        versions = installed_versions(names)
     diff = {"before": "", "after": "".join(f"{name}\n" for name in wanted), "after_header": "installed packages"}
     return {
         "changed": bool(wanted),

@@ -80,18 +80,18 @@ pushed:
   returned: success
   type: list
   elements: str
-known:
+host_state:
   description:
-    - What the host has of what the roles of an app host lay down. Files of configuration by a digest that only the controller
-      can compare, the states of services, kernel settings, and the version of uv.
-    - As C(host_known) it saves M(funnel.tornado.file_set), M(funnel.tornado.limits) and M(funnel.tornado.uv) the way to a host
-      that has all as it has to be.
+    - The state of everything that the roles of an app host manage: digests of configuration files, which only the controller can
+      compare, states of services, kernel settings, and the version of uv.
+    - In the variable C(__funnel_host_state), it lets M(funnel.tornado.file_set), M(funnel.tornado.limits) and
+      M(funnel.tornado.uv) skip a host that is up to date.
   returned: success
   type: dict
 packages:
   description:
     - The C(versions) of all packages that are installed, and the C(codename) of the release that the host runs, as
-      M(funnel.tornado.packages) has them. As C(packages_known) it saves that module the asking.
+      M(funnel.tornado.packages) has them. As C(__funnel_packages) it saves that module the asking.
   returned: success
   type: dict
 """
@@ -104,13 +104,13 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSH_ENTRIES, Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.core.private import link_problem
-from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import look
+from ansible_collections.funnel.tornado.plugins.module_utils.core.private import link_protection_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import collect_host_state
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
-from ansible_collections.funnel.tornado.plugins.module_utils.system.home import is_ours
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import is_managed
 from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import (
     PackagesError,
-    installed,
+    installed_versions,
     require_supported_host,
     upstream_versions,
 )
@@ -133,18 +133,18 @@ def main() -> None:
         distribution = require_supported_host()
     except PackagesError as error:
         module.fail_json(msg=str(error))
-    if problem := link_problem():
+    if problem := link_protection_problem():
         module.fail_json(msg=f"{problem}; nothing was changed")
     cpus = len(os.sched_getaffinity(0))
     module.exit_json(
         changed=False,
         cpus=cpus,
         nginx_workers=max(1, cpus // 2),
-        open_files=Capacity.of_host().most,
+        open_files=Capacity.of_host().max_open_files,
         names=sorted(set(names())),
         certificates=installed_names(APP_SET),
-        packages={"codename": distribution.codename, "versions": upstream_versions(installed())},
-        known=look(module.params["key"].encode()),
+        packages={"codename": distribution.codename, "versions": upstream_versions(installed_versions())},
+        host_state=collect_host_state(module.params["key"].encode()).to_data(),
         pushed=sorted(path.stem for path in PUSH_ENTRIES.glob("*.json")),
     )
 
@@ -153,7 +153,7 @@ def names() -> Iterator[str]:
     """Yield the names that are taken by something that is no app."""
     yield from (user.pw_name for user in pwd.getpwall() if user.pw_dir != str(Layout(user.pw_name).home))
     for directory in filter(Path.is_dir, (Path("/var/log"), Path("/srv"))):
-        yield from (path.name for path in directory.iterdir() if path.is_dir() and not is_ours(Layout(path.name)))
+        yield from (path.name for path in directory.iterdir() if path.is_dir() and not is_managed(Layout(path.name)))
 
 
 if __name__ == "__main__":

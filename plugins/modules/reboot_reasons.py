@@ -38,12 +38,12 @@ reasons:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils.system.reboot import reasons
+from ansible_collections.funnel.tornado.plugins.module_utils.system.reboot import reboot_reasons
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec={}, supports_check_mode=True)
-    module.exit_json(changed=False, reasons=list(reasons()))
+    module.exit_json(changed=False, reasons=list(reboot_reasons()))
 
 
 if __name__ == "__main__":

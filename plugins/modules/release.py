@@ -48,7 +48,7 @@ options:
     type: str
     default: ""
   runner:
-    description: "Only for the controller's half of this module: the program that serves an Application or WSGI."
+    description: "Only for the controller's half of this module: the files of the runner, which serves the app, as JSON."
     type: str
     default: ""
   builder:
@@ -129,7 +129,12 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.validation impo
 from ansible_collections.funnel.tornado.plugins.module_utils.building import git
 from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import directory_revision
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
-from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs, build, last_push, plan
+from ansible_collections.funnel.tornado.plugins.module_utils.building.release import (
+    Programs,
+    build_release,
+    live_pushed_source,
+    plan_release,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable, printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
@@ -193,25 +198,25 @@ def is_settled(layout: Layout, release: str) -> bool:
 
 def release(module: AnsibleModule, layout: Layout, app: App) -> dict[str, Any]:
     """Return the module's result; ``needs_source`` tells the action plugin to send the source and call again."""
-    last = last_push(layout) if app.source.push is not None else None
-    if app.source.push is not None and last is None:
+    pushed = live_pushed_source(layout) if app.source.push is not None else None
+    if app.source.push is not None and pushed is None:
         return {"changed": False, "id": layout.live_release() or "", "revision": "", "waiting": True}
-    revision = last.revision if last else find_revision(module, layout, app)
+    revision = pushed.revision if pushed else find_revision(module, layout, app)
     if revision is None:
         later = f"a release of {app.source.version or 'the default branch'}, which git will be asked for\n"
         return {"changed": True, "id": "", "revision": "", "diff": difference(layout, later)}
-    programs = Programs(module.params["launcher"], module.params["runner"])
-    planned = plan(app, revision, programs)
+    programs = Programs(module.params["launcher"], json.loads(module.params["runner"]))
+    planned = plan_release(app, revision, programs)
     result: dict[str, Any] = {"id": planned.id, "revision": revision, "changed": not layout.is_built(planned.id)}
     if not result["changed"]:
         return result
     result["diff"] = difference(layout, f"{planned.summary}\n")
     if module.check_mode:
         return result
-    archive = last.archive if last else sent(module)
+    archive = pushed.archive if pushed else sent(module)
     if archive is None and (app.source.path is not None or (app.source.archive is not None and not app.source.archive_is_url)):
         return {"needs_source": True}
-    environment = build(layout, app, planned, programs, archive, module.params["builder"])
+    environment = build_release(layout, app, planned, programs, archive, module.params["builder"])
     return result | {"environment": "built" if environment.built else "reused"}
 
 

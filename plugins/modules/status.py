@@ -186,7 +186,7 @@ def main() -> None:
 
 def certificates(params: dict[str, Any]) -> Iterator[apps.CertificateState]:
     """Yield the certificates, and which of the services that may read them have not."""
-    readers = {name: systemd.look(name).settled_at for name in apps.SELF_CHECKS if name in params["services"]}
+    readers = {name: systemd.query(name).loaded_at for name in apps.SELF_CHECKS if name in params["services"]}
     yield from apps.certificates(parse_requests(params["certificates"]), params["certificates_set"], readers)
 
 

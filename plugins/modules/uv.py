@@ -13,8 +13,8 @@ description:
   - It is downloaded by the pip that the Debian package C(python3-venv) brings.
   - The version that is there stays until the new one has run.
   - Writes where to fetch from to C(/etc/uv), for later builds, too. Only root may read what may hold passwords.
-  - A host is not asked if the variable C(host_known), which is RV(funnel.tornado.preflight#module:known) of a check in the same
-    run, says that all is as it has to be.
+  - The host is not contacted if the variable C(__funnel_host_state), the RV(funnel.tornado.preflight#module:host_state) of a
+    check in the same run, shows that everything is up to date.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:
@@ -138,10 +138,10 @@ def converge(module: AnsibleModule) -> dict[str, Any]:
     uv = Uv(params["version"])
     wanted = params["packages"]
     sources = Sources(**{key: params[key] for key in SOURCES}, wheelhouse=wheelhouse.HOME if wanted else None)
-    found = wheelhouse.manifest(wheelhouse.HOME) if wanted else {}
-    before = [*uv.others(), *(wheelhouse.HOME / name for name, digest in found.items() if wanted.get(name) != digest)]
+    found = wheelhouse.package_hashes(wheelhouse.HOME) if wanted else {}
+    before = [*uv.other_paths(), *(wheelhouse.HOME / name for name, digest in found.items() if wanted.get(name) != digest)]
     missing = [name for name, digest in wanted.items() if found.get(name) != digest]
-    after = [*([] if uv.is_right() else [uv.directory]), *(wheelhouse.HOME / name for name in missing)]
+    after = [*([] if uv.is_up_to_date() else [uv.directory]), *(wheelhouse.HOME / name for name in missing)]
     changed = bool(before or after)
     if changed and not module.check_mode:
         if missing and not params["archive"]:

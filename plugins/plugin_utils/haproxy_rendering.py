@@ -18,10 +18,13 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
     Range,
     parse_each,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import CHALLENGE_URL, CLAIMS, HEADER_NAME
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import CHALLENGE_URL, NAME, UNTRUSTED_HEADERS
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.validation import (
+    domain_conflicts,
+    domain_problems,
+    header_problems,
+)
 
-#: Without a dot, which is in the names of what belongs to a backend.
-_NAME = Pattern(r"[A-Za-z0-9][A-Za-z0-9_-]*", "a name of letters, digits, _ and -")
 _SERVER_NAME = Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a name of letters, digits, . _ and -")
 _ADDRESS = Pattern(
     r"unix@/[^\s'\"\\#$]+|([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?",
@@ -129,7 +132,7 @@ def haproxy_files(backends: Mapping[str, object], addresses: Addresses) -> dict[
     :raises InvalidDataError: with every mistake of all backends and addresses.
     """
     problems = list(_address_problems(addresses))
-    parsed = parse_each(Backend, backends, "haproxy_backends", problems, _NAME)
+    parsed = parse_each(Backend, backends, "haproxy_backends", problems, NAME)
     if not backends:
         problems.append("haproxy_backends: is empty; there has to be one, such as {shop: {servers: {web1: 192.0.2.11}}}")
     problems.extend(_cross_problems(parsed, addresses))
@@ -145,7 +148,7 @@ def haproxy_files(backends: Mapping[str, object], addresses: Addresses) -> dict[
         "tls_binds": binds[len(addresses.listen) :],
         "monitor": monitor,
         "ends_tls": bool(addresses.certificates),
-        "claims": CLAIMS,
+        "untrusted_headers": UNTRUSTED_HEADERS,
         # Sockets are www-data's, and lie outside of any directory that HAProxy could be locked into.
         "reaches_sockets": any(
             _server(one).address.startswith("unix@") for backend in parsed.values() for one in backend.servers.values()
@@ -172,44 +175,35 @@ def _links(certificates: Sequence[str]) -> dict[str, str]:
 def _address_problems(addresses: Addresses) -> Iterator[str]:
     for key, values in (("haproxy_listen", addresses.listen), ("haproxy_listen_tls", addresses.listen_tls)):
         for i, address in enumerate(values):
-            if objection := _LISTEN.objection(address):
-                yield f"{key}[{i}]: {objection}; found {address!r}"
+            if violation := _LISTEN.violation(address):
+                yield f"{key}[{i}]: {violation}; found {address!r}"
     for i, path in enumerate(addresses.certificates):
-        if objection := _PEM.objection(path):
-            yield f"haproxy_certificates[{i}]: {objection}; found {path!r}"
+        if violation := _PEM.violation(path):
+            yield f"haproxy_certificates[{i}]: {violation}; found {path!r}"
     if addresses.certificates and not addresses.listen_tls:
         yield "haproxy_certificates: need an address to listen on, such as haproxy_listen_tls: ['443', '[::]:443']"
 
 
 def _cross_problems(backends: Mapping[str, Backend], addresses: Addresses) -> Iterator[str]:
-    owners: dict[str, str] = {}
     passed = [name for name, backend in backends.items() if backend.tls == "pass"]
     if passed and addresses.certificates:
         yield f"haproxy_certificates: TLS is passed on for {', '.join(passed)}, so none ends here; remove one of them"
-    for name, backend in backends.items():
-        path = backend.origin or f"haproxy_backends.{name}"
+    by_path = {backend.origin or f"haproxy_backends.{name}": backend for name, backend in backends.items()}
+    for path, backend in by_path.items():
         yield from _own_problems(backend, path)
-        for domain in [*backend.domains, *backend.aliases] or [""]:
-            owner = owners.setdefault(domain, name)
-            if owner != name:
-                what = f"{domain} is {owner}'s, too" if domain else f"{owner} gets all other names, too"
-                key = "aliases" if domain in backend.aliases else "domains"
-                yield f"{path}.{key}: {what}; each backend needs names of its own"
         yield from _tls_problems(backend, path, addresses)
+    yield from domain_conflicts(by_path)
 
 
 def _own_problems(backend: Backend, path: str) -> Iterator[str]:
     """Yield what is wrong between the keys of one backend."""
     for server in backend.servers:
-        if objection := _SERVER_NAME.objection(server):
-            yield f"{path}.servers.{server}: {objection}"
+        if violation := _SERVER_NAME.violation(server):
+            yield f"{path}.servers.{server}: {violation}"
     if not backend.servers:
         yield f"{path}.servers: is empty; a backend needs one server at least"
-    for header in backend.headers:
-        if not HEADER_NAME.fullmatch(header):
-            yield f"{path}.headers.{header}: a header's name is letters, digits and -"
-    if backend.aliases and (not backend.domains or backend.domains[0].startswith("*.")):
-        yield f"{path}.aliases: are redirected to the first of domains, which has to be a name without *"
+    yield from header_problems(backend.headers, path)
+    yield from domain_problems(backend, path)
 
 
 def _tls_problems(backend: Backend, path: str, addresses: Addresses) -> Iterator[str]:

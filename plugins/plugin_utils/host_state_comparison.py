@@ -1,91 +1,74 @@
-"""What a host has told of itself in this run: it is not asked again for what is as it has to be.
+"""Comparison of the collected host state with the desired state, so that the controller skips tasks that are up to date.
 
-That is so to judge as the host itself would. Whatever it has not told of counts as different, so that it is asked.
+The result is the same as that of the module on the host. Anything that was not collected counts as drift.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import UV_ENVIRONMENT
-from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSet, Found, is_read, is_right
+from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import HostState
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSet, is_read_by_service, is_up_to_date
 from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import Limits
-from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import State
 from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import Sources
 
-#: The variable that has it, from `look` (module_utils/look.py); empty as soon as something else changes what hosts have.
-VARIABLE = "host_known"
+#: The variable that holds the host state; empty once another task has changed the host.
+VARIABLE = "__funnel_host_state"
 
-#: What hosts make digests with: whoever sees what a host has told cannot guess from it the passwords that are in its files.
-#: Ansible reads this file before it forks a process for each task, so they all have the same key.
+#: The key of the digests of files, so that the host state does not help to guess the passwords in them.
+#: Ansible imports this file before it forks a process for each task, so all of them share the key.
 KEY = secrets.token_hex(32)
 
 
-@dataclass(frozen=True)
-class Known:
-    """What a host has: files by path and where all of them are told of, states of services by name, and the rest of `look`."""
+def load_host_state(templar: Any, variables: Mapping[str, Any]) -> HostState:
+    """Return the host state from `VARIABLE`, which may be unset."""
+    return HostState.from_data(templar.resolve_variable_expression(VARIABLE) if VARIABLE in variables else {})
 
-    directories: Sequence[Path]
-    files: Mapping[Path, Found]
-    services: Mapping[str, State]
-    open_files: Mapping[str, int]
-    kernel: Mapping[str, int]
-    uv: str
 
-    @classmethod
-    def of(cls, templar: Any, variables: Mapping[str, Any]) -> Known:
-        """Return what `VARIABLE` has; if that is unset or empty, nothing is known."""
-        told: Mapping[str, Any] = templar.resolve_variable_expression(VARIABLE) if VARIABLE in variables else {}
-        return cls(
-            directories=[Path(one) for one in told.get("directories", ())],
-            files={Path(path): Found(**file) for path, file in told.get("files", {}).items()},
-            services={name: State(**state) for name, state in told.get("services", {}).items()},
-            open_files=told.get("open_files", {}),
-            kernel=told.get("kernel", {}),
-            uv=told.get("uv", ""),
-        )
+def files_up_to_date(state: HostState, file_set: FileSet, service: Mapping[str, str] | None = None) -> bool:
+    """Return whether all files are as desired and the service, if any, is enabled and runs with them.
 
-    def has_files(self, file_set: FileSet, service: Mapping[str, str] | None = None) -> bool:
-        """Tell whether the files are right and the service, if there is one, runs with them and is enabled.
+    :arg service: the option of the module file_set. The host state does not cover systemd sockets.
+    """
+    if any("**" in pattern for pattern in file_set.owns):  # match() treats it as *
+        return False
 
-        :arg service: the option of the module file_set; of sockets that systemd listens at for it nothing is known.
-        """
-        if any("**" in pattern for pattern in file_set.owns):  # which is no more than * to match()
+    def glob(directory: Path, pattern: str) -> Iterator[Path]:
+        return (path for path in state.files if PurePosixPath(path).match(str(directory / pattern)))
+
+    patterns = [file_set.root / pattern for pattern in file_set.owns]
+    desired = file_set.desired(glob)
+    if not all(any(path.is_relative_to(directory) for directory in state.directories) for path in (*desired, *patterns)):
+        return False
+    if not all(is_up_to_date(state.files.get(path), file, KEY.encode()) for path, file in desired.items()):
+        return False
+    if not service:
+        return True
+    running = state.services.get(service.get("name", ""))
+    if service.get("listener") or running is None or not (running.active and running.enabled):
+        return False
+    read = [path for path, file in desired.items() if file and is_read_by_service(path, service.get("on_change", ""))]
+    return all(state.files[path].mtime <= running.loaded_at for path in read)
+
+
+def limits_up_to_date(state: HostState, limits: Limits) -> bool:
+    """Return whether the limits are in effect; ``limits.kernel`` must be that of ``state``."""
+    if not state.kernel or any(sysctl.current < sysctl.minimum for sysctl in limits.sysctls()):
+        return False
+    for name in limits.services:
+        service = state.services.get(name)
+        if service is None or (service.main_pid and state.open_files.get(name, 0) < limits.open_files):
             return False
-        patterns = [file_set.root / pattern for pattern in file_set.owns]
-        wanted = file_set.wanted(self._glob)
-        if not all(any(path.is_relative_to(one) for one in self.directories) for path in (*wanted, *patterns)):
-            return False
-        if not all(is_right(self.files.get(path), file, KEY.encode()) for path, file in wanted.items()):
-            return False
-        if not service:
-            return True
-        state = self.services.get(service.get("name", ""))
-        if service.get("listener") or state is None or not (state.active and state.enabled):
-            return False
-        read = [path for path, file in wanted.items() if file and is_read(path, service.get("on_change", ""))]
-        return all(self.files[path].mtime <= state.settled_at for path in read)
+    # The desired sysctl file depends on its current content: it stays empty or complete.
+    previous = ("", " ".join(sysctl.name for sysctl in limits.sysctls()))
+    return any(files_up_to_date(state, FileSet(Path("/"), limits.files(content))) for content in previous)
 
-    def has_limits(self, limits: Limits) -> bool:
-        """Tell whether the limits are given; ``limits`` has to have what is known of the kernel."""
-        if not self.kernel or any(sysctl.running < sysctl.wanted for sysctl in limits.sysctls()):
-            return False
-        for name in limits.services:
-            state = self.services.get(name)
-            if state is None or (state.main_pid and self.open_files.get(name, 0) < limits.open_files):
-                return False
-        # The file of the kernel settings depends on what it has: either way it is as it has to be.
-        before = ("", " ".join(sysctl.name for sysctl in limits.sysctls()))
-        return any(self.has_files(FileSet(Path("/"), limits.files(one))) for one in before)
 
-    def has_uv(self, version: str, sources: Sources) -> bool:
-        """Tell whether this version of uv is the one that is there, and fetches from there; of a wheelhouse nothing is known."""
-        files = FileSet(UV_ENVIRONMENT.parent, sources.files())
-        return self.uv == version and sources.wheelhouse is None and self.has_files(files)
-
-    def _glob(self, directory: Path, pattern: str) -> Iterator[Path]:
-        return (path for path in self.files if PurePosixPath(path).match(str(directory / pattern)))
+def uv_up_to_date(state: HostState, version: str, sources: Sources) -> bool:
+    """Return whether this version of uv is installed and uses these sources. The host state does not cover wheelhouses."""
+    files = FileSet(UV_ENVIRONMENT.parent, sources.files())
+    return state.uv == version and sources.wheelhouse is None and files_up_to_date(state, files)

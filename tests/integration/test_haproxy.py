@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.haproxy_runtime import quiet_state, servers, sessions, tell
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import CLAIMS
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import UNTRUSTED_HEADERS
 from tests.support.haproxy import Balancer, balancer
 from tests.support.metrics import asked_for, names, total
 from tests.support.pki import Authority
@@ -220,7 +220,7 @@ def raw(place: Balancer, *lines: str, body: bytes = b"") -> bytes:
 
 def test_a_header_is_not_another_one_s_name_in_disguise(origins: list[Origin]) -> None:
     """To a WSGI app X_Real_IP and X-Real-IP are one; and a hop-by-hop header is not one that the balancer has set."""
-    names = ("X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto", "X-Scheme", "X-Request-ID", *CLAIMS)
+    names = ("X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto", "X-Scheme", "X-Request-ID", *UNTRUSTED_HEADERS)
     disguised = [f"{name.replace('-', '_')}: evil" for name in names if "-" in name]
     disguised += [f"{name.upper()}: evil" for name in names] + [f"{name}: evil" for name in names] * 2
     disguised += [f"X-Forwarded-Anything-Else: evil\r\nConnection: {name}" for name in names]

@@ -107,7 +107,7 @@ def test_an_app_host_loses_its_power_and_misses_a_deploy(fleet: Fleet, clients: 
         with clients("a deploy without it", post="") as traffic:
             status, output = deploy("sample", "app_hosts", tmp_path, other, "-e", "strict=true")
             assert status != 0
-            assert f"{VICTIM}: cannot be reached, and strict leaves none out; nothing was changed" in output
+            assert f"{VICTIM}: unreachable; strict skips no host, and nothing was changed" in output
             status, output = deploy("sample", "app_hosts", tmp_path, other)
             assert status != 0
             assert re.search(rf"{VICTIM} .* unreachable=1 ", output)

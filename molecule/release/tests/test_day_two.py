@@ -80,7 +80,7 @@ def test_logs_of_all_hosts_are_shown_by_their_times_and_then_as_they_come(hosts:
     with start_playbook("playbooks/logs.yml", ALL, *options) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if "TASK [Show what comes]" in line:
+            if "TASK [Follow the logs]" in line:
                 after = ask(sites, range(4, 8))
             if found := ASKED.findall(line):
                 shown += found

@@ -43,7 +43,7 @@ CODE = {
 
 #: What the message has to say of a hook that fails.
 HOOKS = {
-    "build": r"hooks.build: sh .* failed, so release \w+ is not built \(exit status 3\): no such table",
+    "build": r"hooks.build: sh .* failed; release \w+ is not built \(exit status 3\): no such table",
     "before_switch": r"release \w+ did not go live: hooks.before_switch failed with exit status 3: no such table",
     "after_switch": r"release \w+ was live for \d+ s and is no more: hooks.after_switch failed with exit status 3: no such table",
 }
@@ -132,7 +132,7 @@ mount --bind /run/full {directory}
 @pytest.mark.parametrize(
     ("app", "release", "message"),
     [
-        ("", "previous", "app has to be given: -e app=NAME"),
+        ("", "previous", "app is required: -e app=NAME"),
         ("sample", "000000000000", "release 000000000000 was never served on this host"),
         ("sample", "refused", "was never served on this host"),
         ("nosuch", "previous", "nosuch: nothing is served on this host"),

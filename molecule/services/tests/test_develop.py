@@ -100,7 +100,7 @@ def edit(host: Host, path: str, old: str, new: str) -> None:
 def test_a_directory_that_the_app_may_not_read_is_named_with_what_would_be_right(machine: Machine) -> None:
     assert (
         f"tornado_apps.sample.source.directory: user sample, which the app runs as, cannot read {CLONE}/files/sample_app: "
-        f"{HOME} is closed to it; try setfacl -m u:sample:x {HOME}, or chmod o+x {HOME}"
+        f"{HOME} denies access; try setfacl -m u:sample:x {HOME}, or chmod o+x {HOME}"
     ) in machine.refused
 
 

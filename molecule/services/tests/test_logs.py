@@ -116,7 +116,10 @@ def test_the_lines_of_a_request_are_found_by_its_id(site: Site) -> None:
     assert re.search(rf'/var/log/nginx/access\.log:\S+ .* "GET /nowhere HTTP/1\.1" 404 .* {request}', output)
     assert re.search(rf"/var/log/sample/[ab]-[01]\.log:.* 404 GET /nowhere .* request={request}", output)
     assert re.search(rf"/var/log/fleet/debian12/sample\.log:.* 404 GET /nowhere .* request={request}", output)
-    for wrong, words in (("0" * 32, "no log of these hosts has a line of request 000"), ("a b;id", "id must be what an answer")):
+    for wrong, words in (
+        ("0" * 32, "no log of these hosts has a line of request 000"),
+        ("a b;id", "id must be the X-Request-ID"),
+    ):
         status, output = find(wrong)
         assert status != 0
         assert words in output

@@ -280,7 +280,7 @@ def test_the_server_of_an_app_has_to_be_among_its_dependencies(directory: Path) 
     wanted["rest_api"] |= {"source": changed(directory, "requirements.txt", "tornado==6.6.1\n", "")}
     status, output = deploy("rest_api", "debian12", directory, apps(**wanted))
     assert status != 0
-    assert "tornado_apps.rest_api.run: is served by Tornado, and the app does not depend on it; add a line such as" in output
+    assert "tornado_apps.rest_api.run: the runner needs Tornado, and the app does not depend on it; add a line such as" in output
     assert Site(address(hosts()["debian12"]), NAME).get("/api/runs").status == 200
 
 

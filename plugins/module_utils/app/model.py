@@ -13,12 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.bindings import Services
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import Doc, Hidden, Pattern, Range
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import (
-    MOUNT_URL,
-    STATIC_URL,
-    SiteOptions,
-    size_in_bytes,
-)
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import MOUNT_URL, STATIC_URL, SiteOptions, size_in_bytes
 
 RELATIVE_PATH = r"(?!.*(^|/)\.\.(/|$))[^/].*"
 

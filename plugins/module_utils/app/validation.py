@@ -14,8 +14,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.model import PR
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.bindings import service_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, parse
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import (
-    Part,
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.validation import (
+    SitePart,
+    domain_conflicts,
     is_reserved,
     overlap_problems,
     part_problems,
@@ -81,7 +82,7 @@ def load(entries: object, *, complete: bool = True) -> dict[str, App]:
             apps[app.name] = app
             problems.extend(_app_problems(app, path))
     if complete:
-        problems.extend(_shared_domains(apps))
+        problems.extend(domain_conflicts({f"{VARIABLE}.{app.name}": app for app in apps.values() if app.prefix is None}))
         if len(apps) == len(entries):  # otherwise the site's owner may be an app that failed to parse
             problems.extend(_prefix_problems(apps))
     if problems:
@@ -227,21 +228,10 @@ def _command_problems(app: App, command: str, path: str) -> Iterator[str]:
         yield f"{path}: must listen on {{socket}}, or the app needs a port, such as port: 8000"
 
 
-def _shared_domains(apps: Mapping[str, App]) -> Iterator[str]:
-    owners: dict[str, str] = {}
-    for app in apps.values():
-        for domain in (app.all_domains or [""]) if app.prefix is None else []:
-            owner = owners.setdefault(domain, app.name)
-            if owner != app.name:
-                what = f"{domain} is {owner}'s, too" if domain else f"{owner} is the default site, too"
-                key = "aliases" if domain in app.aliases else "domains"
-                yield f"{VARIABLE}.{app.name}.{key}: {what}; each site needs names of its own"
-
-
 def _prefix_problems(apps: Mapping[str, App]) -> Iterator[str]:
     """Yield what is wrong with the apps that are part of another one's site."""
     owners: dict[tuple[frozenset[str], str], str] = {}
-    parts: dict[frozenset[str], list[Part]] = {}
+    parts: dict[frozenset[str], list[SitePart]] = {}
     for app in apps.values():
         parts.setdefault(frozenset(app.domains), []).append(_part(app))
         if app.prefix is None:
@@ -263,11 +253,11 @@ def _prefix_problems(apps: Mapping[str, App]) -> Iterator[str]:
         yield from overlap_problems(site_parts)
 
 
-def _part(app: App) -> Part:
+def _part(app: App) -> SitePart:
     """Return what an app has of its site."""
     path = f"{VARIABLE}.{app.name}"
     static = {f"{path}.static.url": app.static.url} if app.static else {}
-    return Part(path, app.prefix or "/", static, {f"{path}.paths.{url}": url for url in app.paths})
+    return SitePart(path, app.prefix or "/", static, {f"{path}.paths.{url}": url for url in app.paths})
 
 
 def host_problems(apps: Mapping[str, App], host: HostFacts) -> Iterator[str]:

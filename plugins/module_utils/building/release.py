@@ -1,4 +1,4 @@
-"""Building a release on a host: beside what is served, complete or not at all, and never twice from the same inputs."""
+"""Builds of releases on a host: immutable, identified by a hash of their inputs, and complete or absent."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest i
     read_manifest,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
-from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSHED, VARIABLE, Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSHED_SOURCE, VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import set_owner
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
 from ansible_collections.funnel.tornado.plugins.module_utils.system.archive import fetch, unpack
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import ENVIRONMENT, Builder, BuildError, as_user
 
-#: Digits of a release's id: 48 bits, so that two releases of an app do not meet in its lifetime.
+#: Length of a release id in hex digits: 48 bits make collisions between the releases of an app negligible.
 ID_DIGITS = 12
 
-#: First line of the launcher, which has to work whatever becomes of the app's own Python.
-LAUNCHED_BY = "#!/usr/bin/python3 -I"
+#: First line of the launcher: the system's Python, so that the launcher does not depend on the app's.
+LAUNCHER_SHEBANG = "#!/usr/bin/python3 -I"
 
 
 @dataclass(frozen=True)
@@ -44,36 +44,37 @@ class Programs:
     """The texts of the two programs that every release carries."""
 
     launcher: str
-    runner: str
+    runner: dict[str, str]
+    """The files of a Python package, by name."""
 
 
 @dataclass(frozen=True)
-class Pushed:
-    """The files of a commit that was pushed."""
+class PushedSource:
+    """The archive of a pushed commit, and the commit."""
 
     archive: Path
     revision: str
 
 
-def last_push(layout: Layout) -> Pushed | None:
-    """Return what the live release was made of; None when nothing is live, or it was not pushed."""
+def live_pushed_source(layout: Layout) -> PushedSource | None:
+    """Return the pushed source that the live release was built from; None if no release is live, or it was not pushed."""
     release = layout.live_release()
     if release is None or not layout.pushed_source(release).exists():
         return None
-    return Pushed(layout.pushed_source(release), read_manifest(layout, release).revision)
+    return PushedSource(layout.pushed_source(release), read_manifest(layout, release).revision)
 
 
-def plan(app: App, revision: str, programs: Programs) -> ReleaseManifest:
+def plan_release(app: App, revision: str, programs: Programs) -> ReleaseManifest:
     """Return the manifest of the release of ``app`` at ``revision`` on this host; a build completes it.
 
-    The id is a hash of all that makes the release behave as it does, secrets and the host's Python included. What a
-    Procfile says is a part of the revision; it is read when the source is there.
+    The id is a hash of everything that affects the behavior of the release, including secrets and the host's Python. The
+    commands of a Procfile are covered by the revision, and read during the build.
     """
     draft = ReleaseManifest(
         app=app.name,
         id="",
         revision=revision,
-        argv=argv(app),
+        argv=process_command(app),
         runner=app.run.app is not None or app.run.wsgi is not None,
         environment=app.environment,
         processes=app.process_count(len(os.sched_getaffinity(0))),
@@ -96,8 +97,8 @@ def plan(app: App, revision: str, programs: Programs) -> ReleaseManifest:
     return replace(draft, id=digest)
 
 
-def argv(app: App) -> list[str]:
-    """Return the command of one process, with the words in braces that the launcher replaces; a Procfile's is not known yet."""
+def process_command(app: App) -> list[str]:
+    """Return the command of one process, with placeholders for the launcher; empty if the Procfile of the source defines it."""
     if app.run.procfile is not None:
         return []
     if app.run.command is not None:
@@ -111,38 +112,38 @@ def argv(app: App) -> list[str]:
     sizes = ["--max-body-size", app.max_upload_size, "--drain", str(app.drain)]
     own = ["--pid-file", "{run}/{process}.pid", "--metrics", "{run}/{process}.metrics"]
     options = [*wsgi, *threads, *listen, "--xheaders", *sizes, *logs, *debug, *own]
-    return ["python", "{release}/runner.py", str(app.run.wsgi or app.run.app), *options]
+    return ["python", "{release}/runner", str(app.run.wsgi or app.run.app), *options]
 
 
-def build(
+def build_release(
     layout: Layout, app: App, planned: ReleaseManifest, programs: Programs, archive: Path | None, builder: str
 ) -> Environment:
-    """Build the release and return its environment; the release appears in one rename, or what was begun is removed.
+    """Build the release and return its virtual environment. The release appears atomically, or the incomplete build is removed.
 
-    Whatever the source brings runs as the app's builder; root copies what it made before it can be served.
+    Code from the source runs as the app's builder user; root then copies the result, so that the builder cannot change it.
 
-    :arg archive: the source as the controller sent it; None when this host gets it by itself.
-    :arg builder: who asked for it, for ``release.json``.
-    :raises BuildError: when something in the app's entry, its source or this host makes it impossible.
+    :arg archive: the source that the controller sent; None if this host fetches it.
+    :arg builder: the operator and the controller, for ``release.json``.
+    :raises BuildError: when the app's entry, its source or this host prevents the build.
     """
     work = layout.releases / f".building-{planned.id}"
     source = work / "src"
     key = f"{VARIABLE}.{app.name}.source"
     try:
-        for broken_off in layout.releases.glob(".building-*"):
-            tree.remove(broken_off)
+        for interrupted in layout.releases.glob(".building-*"):
+            tree.remove(interrupted)
         work.mkdir()
         set_owner(work, os.geteuid(), os.getegid(), 0o711)
-        _get_source(layout, app, planned, archive, source)
+        _provide_source(layout, app, planned, archive, source)
         environment = ensure_environment(layout, app, source, planned.revision)
         _require_tornado(app, environment)
         (work / "shared").symlink_to("../../shared")
         (work / "venv").symlink_to(os.path.relpath(environment.path, layout.release(planned.id)))
-        _write(layout, work, _complete(layout, app, planned, source), app, programs, builder)
+        _write(layout, work, _add_procfile_commands(layout, app, planned, source), app, programs, builder)
         _run_hook(layout, app, planned, work)
         if not source.is_symlink():
             _compile(layout, source)
-            Builder(layout).take(
+            Builder(layout).take_ownership(
                 source,
                 key,
                 group=layout.user,
@@ -153,13 +154,13 @@ def build(
         tree.remove(layout.release(planned.id))
         work.rename(layout.release(planned.id))
     except (BuildError, OSError, TreeError) as error:
-        raise BuildError(_failure(layout, planned.id, error)) from error
+        raise BuildError(_failure_message(layout, planned.id, error)) from error
     finally:
         tree.remove(work)
     return environment
 
 
-def _get_source(layout: Layout, app: App, planned: ReleaseManifest, archive: Path | None, source: Path) -> None:
+def _provide_source(layout: Layout, app: App, planned: ReleaseManifest, archive: Path | None, source: Path) -> None:
     key = f"{VARIABLE}.{app.name}.source"
     if app.source.directory is not None:
         for user in (layout.user, layout.builder):
@@ -170,44 +171,47 @@ def _get_source(layout: Layout, app: App, planned: ReleaseManifest, archive: Pat
     builder.make_directory(source)
     if app.source.git is not None:
         git_key, commit = f"{key}.git", planned.revision
-        git.export_commit(layout, app, commit, lambda stream, place: unpack(builder, stream, source, git_key, place=place))
+        git.export_commit(layout, app, commit, lambda stream, place: unpack(builder, stream, source, git_key, subdirectory=place))
     elif app.source.archive is not None:
         fetched = source.with_name("source.archive")
         if archive is None:
             fetch(app.source.archive, fetched, str(app.source.checksum), key)
         with (archive or fetched).open("rb") as file:
-            unpack(builder, file.fileno(), source, f"{key}.archive", lift=True)
+            unpack(builder, file.fileno(), source, f"{key}.archive", flatten=True)
         fetched.unlink(missing_ok=True)
     elif archive is not None:
         with archive.open("rb") as file:
             unpack(builder, file.fileno(), source, f"{key}.{'path' if app.source.push is None else 'push'}")
         if app.source.push is not None:
-            os.link(archive, source.with_name(PUSHED))
+            os.link(archive, source.with_name(PUSHED_SOURCE))
 
 
 def _require_readable(user: str, directory: Path, key: str) -> None:
-    """See that a user can list the directory, and name the first one on the way to it that is closed to the user."""
+    """Verify that ``user`` can list the directory; name the first of its parents that denies access.
+
+    :raises BuildError: when the user cannot.
+    """
     with as_user(user):
         for path in (*reversed(directory.parents), directory):
-            wanted = os.R_OK | os.X_OK if path == directory else os.X_OK
-            if not os.access(path, wanted, effective_ids=True):
-                right = "rx" if path == directory else "x"
+            mode, permissions = (os.R_OK | os.X_OK, "rx") if path == directory else (os.X_OK, "x")
+            if not os.access(path, mode, effective_ids=True):
                 raise BuildError(
                     f"{key}: user {user}, which {'builds the app' if user.startswith('_') else 'the app runs as'}, cannot read "
-                    f"{directory}: {path} is closed to it; try setfacl -m u:{user}:{right} {path}, or chmod o+{right} {path}"
+                    f"{directory}: {path} denies access; try setfacl -m u:{user}:{permissions} {path}, or chmod o+{permissions} "
+                    f"{path}"
                 )
 
 
 def _require_tornado(app: App, environment: Environment) -> None:
     if (app.run.app or app.run.wsgi) and not (environment.packages / "tornado").is_dir():
         raise BuildError(
-            f"{VARIABLE}.{app.name}.run: is served by Tornado, and the app does not depend on it; "
+            f"{VARIABLE}.{app.name}.run: the runner needs Tornado, and the app does not depend on it; "
             "add a line such as tornado==6.6.1 to its requirements.txt"
         )
 
 
-def _complete(layout: Layout, app: App, planned: ReleaseManifest, source: Path) -> ReleaseManifest:
-    """Add the commands of the Procfile, which only the source has, to the manifest."""
+def _add_procfile_commands(layout: Layout, app: App, planned: ReleaseManifest, source: Path) -> ReleaseManifest:
+    """Add the commands of the source's Procfile to the manifest."""
     if app.run.procfile is None:
         return planned
     with as_user(layout.builder):
@@ -218,28 +222,28 @@ def _complete(layout: Layout, app: App, planned: ReleaseManifest, source: Path) 
 def _run_hook(layout: Layout, app: App, planned: ReleaseManifest, work: Path) -> None:
     if app.hooks.build is None:
         return
-    named = {
+    variables = {
         "TORNADO_APP": app.name,
         "TORNADO_RELEASE": planned.id,
         "TORNADO_PROCESSES": str(planned.processes),
     }
     Builder(layout).run(
         planned.hooks["build"],
-        f"{VARIABLE}.{app.name}.hooks.build: {app.hooks.build} failed, so release {planned.id} is not built",
+        f"{VARIABLE}.{app.name}.hooks.build: {app.hooks.build} failed; release {planned.id} is not built",
         directory=work / "src",
-        environment=_base_environment(work) | app.environment | app.secret_environment | named,
+        environment=_base_environment(work) | app.environment | app.secret_environment | variables,
         timeout=app.hooks.timeout,
         open_files=app.open_files,
     )
 
 
 def _base_environment(work: Path) -> dict[str, str]:
-    """Return what the launcher gives to any program of a release; the builder has a home and a name of its own."""
+    """Return the environment that the launcher gives to each program of a release, except the home and name of its user."""
     return {"PATH": f"{work}/venv/bin:{ENVIRONMENT['PATH']}", "VIRTUAL_ENV": f"{work}/venv", "PYTHONUNBUFFERED": "1"}
 
 
 def _compile(layout: Layout, source: Path) -> None:
-    """Compile the code by the Python that will run it; what cannot be compiled may be a template or a test's fixture."""
+    """Compile the code to bytecode with the Python that will run it; skip files that do not compile, such as templates."""
     compiler = "import compileall, sys; compileall.compile_dir(sys.argv[1], quiet=2)"
     command = [str(source.with_name("venv") / "bin/python"), "-I", "-c", compiler, "."]
     failure = f"{VARIABLE}.{layout.app}.source: cannot be compiled"
@@ -247,7 +251,7 @@ def _compile(layout: Layout, source: Path) -> None:
 
 
 def _publish_static(app: App, work: Path, environment: Environment) -> None:
-    """Make the static files, and nothing else of the source, readable by nginx; hard links cost no space."""
+    """Make only the static files readable by nginx, as hard links."""
     if not app.static:
         return
     top = environment.packages if app.source.package is not None else work / "src"
@@ -256,7 +260,7 @@ def _publish_static(app: App, work: Path, environment: Environment) -> None:
     if not files.is_dir():
         raise BuildError(f"{key}: the source has no directory {app.static.path}")
     if not files.resolve().is_relative_to(top.resolve()):
-        raise BuildError(f"{key}: {app.static.path} leads out of the source, to {files.resolve()}")
+        raise BuildError(f"{key}: {app.static.path} points outside the source, to {files.resolve()}")
     versions = work / "versions"
     versions.mkdir(mode=0o755)
     for path in _plain_files(files):
@@ -267,16 +271,16 @@ def _publish_static(app: App, work: Path, environment: Environment) -> None:
 
 
 def _publish_version(path: Path, versions: Path) -> None:
-    """Add a file, and what it was compressed to, under the version that ``tornado.web.StaticFileHandler`` gives it.
+    """Publish a file and its compressed variant under the version that ``tornado.web.StaticFileHandler`` computes for it.
 
-    That is the SHA-512 of the content, in hexadecimal digits; the type is added, by which nginx says what it is.
+    The version is the SHA-512 of the content in hexadecimal; the suffix is kept, as nginx derives the MIME type from it.
     """
     with path.open("rb") as file:
         version = hashlib.file_digest(file, "sha512").hexdigest()
-    kind = re.search(r"\.[A-Za-z0-9]+$", path.name)
+    suffix = re.search(r"\.[A-Za-z0-9]+$", path.name)
     compressed = path.with_name(f"{path.name}.gz")
     for source, ending in ((path, ""), (compressed, ".gz")):
-        target = versions / f"{version}{kind[0] if kind else ''}{ending}"
+        target = versions / f"{version}{suffix[0] if suffix else ''}{ending}"
         if source.is_file() and not source.is_symlink() and not target.exists():
             os.link(source, target)
 
@@ -292,24 +296,28 @@ def _write(layout: Layout, work: Path, manifest: ReleaseManifest, app: App, prog
         "release.json": replace(manifest, built=built, by=builder).to_json(),
         "secrets.json": json.dumps(app.secret_environment),
     }
+    public = {"launch.py": f"{LAUNCHER_SHEBANG}\n{programs.launcher}"}
+    public |= {f"runner/{name}": text for name, text in programs.runner.items()}
     gid = grp.getgrnam(layout.user).gr_gid
-    for name, text in (private | {"launch.py": f"{LAUNCHED_BY}\n{programs.launcher}", "runner.py": programs.runner}).items():
+    (work / "runner").mkdir()
+    set_owner(work / "runner", 0, gid, 0o755)
+    for name, text in (private | public).items():
         path = work / name
         path.touch(mode=0o600)
         path.write_text(text)
         set_owner(path, 0, gid, 0o640 if name in private else 0o755)
 
 
-def _failure(layout: Layout, release: str, error: Exception) -> str:
-    """Return why a release cannot be built; if there is no room for it, that comes first, whoever met it."""
-    words = str(error)
+def _failure_message(layout: Layout, release: str, error: Exception) -> str:
+    """Return the error message of a failed build; a full file system is reported first, whichever step ran into it."""
+    message = str(error)
     cannot = f"{VARIABLE}.{layout.app}: release {release} cannot be built"
-    full = [line for line in words.splitlines() if os.strerror(errno.ENOSPC) in line]
+    full = [line for line in message.splitlines() if os.strerror(errno.ENOSPC) in line]
     if full:
         written = [path for path in (layout.releases, layout.environments, layout.cache) if path.exists()]
         fullest = min(written, key=lambda path: shutil.disk_usage(path).free, default=layout.base)
         mount = next(path for path in (fullest, *fullest.parents) if path.is_mount())
-        left = os.statvfs(mount)
-        room = f"{left.f_bavail * left.f_frsize >> 20} MiB and {left.f_favail} files"
-        return f"{cannot}: the file system at {mount} is full, {room} are left: {full[0]}"
-    return words if isinstance(error, BuildError) else f"{cannot}: {words}"
+        space = os.statvfs(mount)
+        free = f"{space.f_bavail * space.f_frsize >> 20} MiB and {space.f_favail} inodes"
+        return f"{cannot}: the file system at {mount} is full, {free} are free: {full[0]}"
+    return message if isinstance(error, BuildError) else f"{cannot}: {message}"

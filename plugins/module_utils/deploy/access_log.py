@@ -13,7 +13,7 @@ ACCESS_LOG = Path("/var/log/nginx/access.log")
 LINE = re.compile(r'" (?P<status>\d{3}) \d+ "[^"]*" "[^"]*" "(?P<upstream>[^"]*)" "[^"]*" \S+ \S+$')
 
 #: Bytes of it that are read at a time; what is more is left for the next time.
-MOST_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
 
 
 def parse_line(line: str) -> tuple[str, list[str]] | None:
@@ -49,7 +49,7 @@ class ResponseCounter:
             return
         with self._log.open("rb") as file:
             file.seek(self._end)
-            text = file.read(MOST_BYTES)
+            text = file.read(MAX_BYTES)
         complete = text[: text.rfind(b"\n") + 1]
         self._end += len(complete)
         # splitlines() would also split at what a client may send within a line, such as U+2028.

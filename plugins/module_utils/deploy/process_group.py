@@ -16,10 +16,10 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest i
 from ansible_collections.funnel.tornado.plugins.module_utils.core import private, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, Layout, Slot, port_of
-from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import TIMEOUT, Address, ask, listener_pid
+from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import TIMEOUT, Address, listener_pid, probe
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import INTERVAL, protect
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.upstream import server_line
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import server_line
 from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation
 
 #: Seconds beyond ``drain`` until supervisord kills a process that was told to stop.
@@ -234,11 +234,11 @@ class ProcessGroup:
         if isinstance(address, Path) and (problem := self._socket_problem(address)):
             return problem
         try:
-            answer = ask(address, path, self.manifest.host, min(patience, TIMEOUT))
+            answer = probe(address, path, self.manifest.host, min(patience, TIMEOUT))
             owner = listener_pid(address, info.pid)
         except OSError:
             return f"{SILENT} GET {path}"
-        if not answer.well:
+        if not answer.healthy:
             return f"answered GET {path} with {answer.status}"
         if owner is None:
             return "answers, but its address belongs to a process that supervisord did not start"
@@ -339,9 +339,9 @@ class ProcessGroup:
         for process in range(count):
             link = self.layout.socket(self.slot, process)
             if self.manifest.port:
-                tree.put_link(link, f"../../{other}/run/{process}.sock", trusted=slot)
+                tree.replace_link(link, f"../../{other}/run/{process}.sock", trusted=slot)
             elif process not in self.processes:
-                tree.put_link(link, f"{process % len(self.processes)}.sock", trusted=slot)
+                tree.replace_link(link, f"{process % len(self.processes)}.sock", trusted=slot)
 
     def remove_socket_aliases(self) -> None:
         """Remove the sockets of :meth:`add_socket_aliases`, which nginx does not know any more."""

@@ -11,7 +11,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import stop_app
 from ansible_collections.funnel.tornado.plugins.module_utils.system import accounts
-from ansible_collections.funnel.tornado.plugins.module_utils.system.home import is_ours
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import is_managed
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import CertificateFiles, remove_certificate
 
@@ -25,7 +25,7 @@ class PushFiles(NamedTuple):
 
 def find_resources(layout: Layout, push_files: PushFiles) -> list[str]:
     """Return what there is of an app on this host, as lines of a diff; nothing if no app of that name is there."""
-    if not is_ours(layout):
+    if not is_managed(layout):
         return []
     paths: list[Path] = [layout.home, layout.logs, *(layout.supervisor_file(slot) for slot in SLOTS)]
     certificate = CertificateFiles(APP_SET, layout.app, layout.base)
@@ -53,10 +53,10 @@ def remove(layout: Layout, push_files: PushFiles) -> None:
     """
     push_files.entry.unlink(missing_ok=True)
     for user in users(layout):
-        accounts.close(user)
+        accounts.lock(user)
     stop_app(layout)
     for user in users(layout):
-        accounts.end(user)
+        accounts.clean_up(user)
     remove_certificate(CertificateFiles(APP_SET, layout.app, layout.base))
     for directory in (push_files.repository, layout.home, layout.logs):
         tree.remove(directory)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import private, proc, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import NGINX_GROUP, Layout, Slot
-from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import connections
+from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import count_connections
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
 
 #: Seconds between two checks.
@@ -33,14 +33,16 @@ def protect(layout: Layout, slot: Slot) -> None:
     :raises PrivateError: when the file system cannot do it.
     """
     user, group = pwd.getpwnam(layout.user).pw_uid, grp.getgrnam(NGINX_GROUP).gr_gid
-    private.set_directory(layout.slot(slot), group, SLOT_MODE, user)
-    private.set_directory(layout.run(slot), group, RUN_MODE)
+    private.restrict_directory(layout.slot(slot), group, SLOT_MODE, user)
+    private.restrict_directory(layout.run(slot), group, RUN_MODE)
 
 
 def is_protected(layout: Layout, slot: Slot) -> bool:
     """Say whether a slot is as :func:`protect` makes it; slots of the collection's first releases are not."""
     user, group = pwd.getpwnam(layout.user).pw_uid, grp.getgrnam(NGINX_GROUP).gr_gid
-    return private.is_set(layout.slot(slot), group, SLOT_MODE, user) and private.is_set(layout.run(slot), group, RUN_MODE)
+    return private.is_restricted(layout.slot(slot), group, SLOT_MODE, user) and private.is_restricted(
+        layout.run(slot), group, RUN_MODE
+    )
 
 
 def has_leftovers(layout: Layout) -> bool:
@@ -63,7 +65,7 @@ def drain(layout: Layout, slot: Slot, seconds: float) -> None:
     lines = upstream.read_text().splitlines() if upstream.exists() else []
     ports = {int(line.rsplit(":", 1)[1].split()[0]) for line in lines if "unix:" not in line}
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and connections(layout.run(slot), ports):
+    while time.monotonic() < deadline and count_connections(layout.run(slot), ports):
         time.sleep(INTERVAL)
 
 
@@ -87,8 +89,8 @@ def _end_orphans(layout: Layout, slot: Slot, patience: float) -> None:
         wanted = {"TORNADO_APP": layout.app, "TORNADO_SLOT": slot}
         deadline = time.monotonic() + patience
         for number in (signal.SIGTERM, signal.SIGKILL):
-            for pid in proc.with_environment(uid, wanted):
+            for pid in proc.pids_with_environment(uid, wanted):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
-            while proc.with_environment(uid, wanted) and time.monotonic() < deadline:
+            while proc.pids_with_environment(uid, wanted) and time.monotonic() < deadline:
                 time.sleep(INTERVAL)

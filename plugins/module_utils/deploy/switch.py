@@ -19,7 +19,7 @@ from typing import Any
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, VARIABLE, Layout, Slot
-from ansible_collections.funnel.tornado.plugins.module_utils.core.private import PrivateError, link_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.core.private import PrivateError, link_protection_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.access_log import ResponseCounter
@@ -40,7 +40,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 
 #: The service that is told when server lines change. It logs a configuration that it refuses to a file of its own.
-NGINX = systemd.Wanted("nginx", on_change="reload", log=Path("/var/log/nginx/error.log"))
+NGINX = systemd.ServiceSpec("nginx", on_change="reload", log=Path("/var/log/nginx/error.log"))
 
 #: Releases that stay on the host, the live one and the one before it among them.
 KEPT_RELEASES = 3
@@ -110,7 +110,7 @@ class Switcher:
 
         :raises SwitchError: when it does not serve; the slot that was live still is.
         """
-        if problem := link_problem():
+        if problem := link_protection_problem():
             raise SwitchError(f"{self._name()} did not go live: {problem}")
         try:
             try:
@@ -245,7 +245,7 @@ class Switcher:
     def _reload_nginx(self, slot: Slot) -> None:
         if self.layout.reload_marker(slot).exists():
             with self._step("reload"):
-                nginx = systemd.look(NGINX.name)
+                nginx = systemd.query(NGINX.name)
                 if nginx.active:
                     systemd.activate(NGINX, nginx, "reload")
                 self.layout.reload_marker(slot).unlink()

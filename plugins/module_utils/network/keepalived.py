@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import run
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
 
 #: VRRP priorities for an election (RFC 5798, 5.2.4): 0 and 255 are reserved.
 PRIORITIES = range(1, 255)
@@ -153,9 +154,9 @@ def complete_takeover(address: IPv4Interface, host: str, interface: str = "") ->
 
     :raises KeepalivedError: if the host does not take over the address in time.
     """
-    deadline = time.monotonic() + TAKEOVER_SECONDS
-    while not (held := locate_address(address, interfaces(), host, interface).held) and time.monotonic() < deadline:
-        time.sleep(INTERVAL)
+    held = poll(
+        lambda: locate_address(address, interfaces(), host, interface).held, bool, timeout=TAKEOVER_SECONDS, interval=INTERVAL
+    )
     if is_accepting(address, interfaces()):
         run(["ip", "address", "delete", f"{address.ip}/32", "dev", LOOPBACK])
     if not held:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, Finished, run
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, CommandResult, run
 from ansible_collections.funnel.tornado.plugins.module_utils.network import firewall
 from ansible_collections.funnel.tornado.plugins.module_utils.system import file_set, systemd
 
@@ -125,7 +125,7 @@ def is_active(table: Table) -> bool:
     """
     if loaded_fingerprint() != table.fingerprint:
         return False
-    state = systemd.look(UNIT)
+    state = systemd.query(UNIT)
     return table.lines is None or (state.active and state.enabled)
 
 
@@ -206,7 +206,7 @@ def confirm(table: Table) -> None:
         raise FirewallError("the new connection came too late: the host has rolled back to the previous rules")
     run(["systemctl", "stop", f"{ROLLBACK_UNIT}.timer"], check=False)  # it does not exist if no rules changed
     try:
-        file_set.converge(table.files, wanted=systemd.Wanted(UNIT, on_change="reload"))
+        file_set.converge(table.files, service=systemd.ServiceSpec(UNIT, on_change="reload"))
     except file_set.FileSetError as error:
         raise FirewallError(str(error)) from error
 
@@ -231,7 +231,7 @@ def _roll_back_unconfirmed() -> None:
         run(["systemctl", "stop", f"{ROLLBACK_UNIT}.timer"], check=False)
 
 
-def _nft(table: Table, *options: str) -> Finished:
+def _nft(table: Table, *options: str) -> CommandResult:
     """Run nft on the rules."""
     with tempfile.NamedTemporaryFile("w", suffix=".nft") as file:
         file.write(firewall.render(table.lines or ()))

@@ -16,11 +16,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
-from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs, Pushed, build, plan
+from ansible_collections.funnel.tornado.plugins.module_utils.building.release import (
+    Programs,
+    PushedSource,
+    build_release,
+    plan_release,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import deploy_lock
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import Switcher, SwitchRequest, SwitchResult
-from ansible_collections.funnel.tornado.plugins.module_utils.push.policy import HANDING_OVER, MOST_BYTES, WAIT
+from ansible_collections.funnel.tornado.plugins.module_utils.push.policy import HANDING_OVER, MAX_BYTES, WAIT
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError, ensure_home
 
 #: How a tar file ends: two blocks of zeros. One without them was cut off.
@@ -59,7 +64,7 @@ class Sender(io.RawIOBase):
         return len(part)
 
 
-def receive(stream: BinaryIO, archive: Path, key: str) -> Pushed:
+def receive(stream: BinaryIO, archive: Path, key: str) -> PushedSource:
     """Write what ``git archive`` gives to ``archive``.
 
     :arg key: the source's place in the inventory, for messages.
@@ -71,13 +76,13 @@ def receive(stream: BinaryIO, archive: Path, key: str) -> Pushed:
     with os.fdopen(os.open(archive, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
         while chunk := stream.read(_CHUNK):
             size, begin, tail = size + len(chunk), (begin + chunk)[:BEGIN], (tail + chunk)[-len(END) :]
-            if size > MOST_BYTES:
-                raise BuildError(f"{key}: the files of the commit are more than {MOST_BYTES >> 20} MiB")
+            if size > MAX_BYTES:
+                raise BuildError(f"{key}: the files of the commit are more than {MAX_BYTES >> 20} MiB")
             file.write(chunk)
     revision = COMMENT.match(begin)
     if tail != END or not revision:
         raise BuildError(f"{key}: what was pushed did not come whole; push again")
-    return Pushed(archive, revision[1].decode())
+    return PushedSource(archive, revision[1].decode())
 
 
 def _remove_broken_off(layout: Layout) -> None:
@@ -89,7 +94,7 @@ def _remove_broken_off(layout: Layout) -> None:
 
 def deploy(
     layout: Layout, app: App, programs: Programs, descriptor: int, by: str, say: Callable[[str], None]
-) -> tuple[SwitchResult, Pushed]:
+) -> tuple[SwitchResult, PushedSource]:
     """Build what the pipe ``descriptor`` brings and switch to it; what was served before is served until then, and if it fails.
 
     :arg say: is told each step when it begins.
@@ -110,11 +115,11 @@ def deploy(
                 note(f"{name} of what was pushed")
                 say(name)
 
-            planned = plan(app, pushed.revision, programs)
+            planned = plan_release(app, pushed.revision, programs)
             kept = layout.pushed_source(planned.id)
             if not layout.is_built(planned.id):
                 step("build")
-                environment = build(layout, app, planned, programs, received, by)
+                environment = build_release(layout, app, planned, programs, received, by)
                 say(f"environment {'built' if environment.built else 'reused'}")
             elif not kept.exists():  # the app had another source before, which gave the same commit
                 received.rename(kept)

@@ -1,22 +1,22 @@
-"""What a host tells of itself at the beginning of a run, for what configures it to see what is as it has to be already."""
+"""The host state: files, services and limits of an app host, collected once a run so that tasks skip what is up to date."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import UV_ENVIRONMENT
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
-from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import Existing, FileSetError, Found
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import ExistingFile, FileSetError, FileState
 from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import Limits
 from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import Uv
 
-#: Where the roles of an app host have their files.
+#: Directories that the roles of an app host manage files in.
 DIRECTORIES = (
     Path("/etc/nginx"),
     Path("/etc/security/limits.d"),
@@ -26,58 +26,93 @@ DIRECTORIES = (
     UV_ENVIRONMENT.parent,
 )
 
-#: Files of a directory, and bytes of them all, that are told of; of one that has more, nothing is.
-MOST_FILES = 500
-MOST_BYTES = 10_000_000
+#: Maximum number of files in a directory, and of bytes in all of them; a larger directory is omitted.
+MAX_FILES = 500
+MAX_BYTES = 10_000_000
 
 #: The services of an app host.
 SERVICES = ("nginx", "supervisor")
 
 
-def look(key: bytes, directories: Sequence[Path] = DIRECTORIES, services: Sequence[str] = SERVICES) -> dict[str, Any]:
-    """Return what `Known` (plugin_utils/known.py) judges by, for JSON; nothing if that cannot be told.
+@dataclass(frozen=True)
+class HostState:
+    """The state of a host; an empty one stands for a state that was not collected.
 
-    :arg key: for the digests of files, so that nobody without it learns from them what is in a file.
+    ``directories`` are those whose ``files`` were all collected; ``open_files`` are the limits of running services by name;
+    ``kernel`` has the kernel settings; ``uv`` is the installed version.
+    """
+
+    directories: Sequence[Path] = ()
+    files: Mapping[Path, FileState] = field(default_factory=dict)
+    services: Mapping[str, systemd.ServiceState] = field(default_factory=dict)
+    open_files: Mapping[str, int] = field(default_factory=dict)
+    kernel: Mapping[str, int] = field(default_factory=dict)
+    uv: str = ""
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> HostState:
+        """Return the host state that `to_data` has encoded."""
+        return cls(
+            directories=[Path(directory) for directory in data.get("directories", ())],
+            files={Path(path): FileState(**file) for path, file in data.get("files", {}).items()},
+            services={name: systemd.ServiceState(**state) for name, state in data.get("services", {}).items()},
+            open_files=data.get("open_files", {}),
+            kernel=data.get("kernel", {}),
+            uv=data.get("uv", ""),
+        )
+
+    def to_data(self) -> dict[str, Any]:
+        """Return the host state as JSON-serializable data."""
+        data = asdict(self)
+        return data | {
+            "directories": list(map(str, self.directories)),
+            "files": {str(path): file for path, file in data["files"].items()},
+        }
+
+
+def collect_host_state(key: bytes, directories: Sequence[Path] = DIRECTORIES, services: Sequence[str] = SERVICES) -> HostState:
+    """Return the state of this host; an empty one if something changes meanwhile or systemd does not run.
+
+    :arg key: for the digests of files: without it, the digests reveal nothing about the contents.
     """
     try:
-        found = {directory: files for directory in directories if (files := files_of(directory, key)) is not None}
-        states = {name: systemd.look(name) for name in services}
-        pids = {name: state.main_pid for name, state in states.items() if state.main_pid}
-        return {
-            "directories": [str(directory) for directory in found],
-            "files": {path: asdict(file) for files in found.values() for path, file in files.items()},
-            "services": {name: asdict(state) for name, state in states.items()},
-            "open_files": {name: proc.open_files_of(pid)[0] for name, pid in pids.items()},
-            "kernel": {sysctl.name: sysctl.running for sysctl in Limits(0, 0, []).sysctls()},
-            "uv": Uv.current(),
-        }
-    except (OSError, systemd.ServiceError):  # something came or went meanwhile, or there is no systemd
-        return {}
+        found = {directory: files for directory in directories if (files := collect_files(directory, key)) is not None}
+        states = {name: systemd.query(name) for name in services}
+        return HostState(
+            directories=list(found),
+            files={path: file for files in found.values() for path, file in files.items()},
+            services=states,
+            open_files={name: proc.open_file_limits(state.main_pid)[0] for name, state in states.items() if state.main_pid},
+            kernel={sysctl.name: sysctl.current for sysctl in Limits(0, 0, []).sysctls()},
+            uv=Uv.installed_version(),
+        )
+    except (OSError, systemd.ServiceError):
+        return HostState()
 
 
-def files_of(directory: Path, key: bytes) -> dict[str, Found] | None:
-    """Return the files and links below a directory by their paths; None if that is too much, or a name is none for JSON.
+def collect_files(directory: Path, key: bytes) -> dict[Path, FileState] | None:
+    """Return the files and links below a directory; None if they exceed a bound, or JSON cannot represent a name.
 
-    :raises OSError: when one goes meanwhile.
+    :raises OSError: when one is removed meanwhile.
     """
-    paths = list(itertools.islice(_below(directory), MOST_FILES + 1))
-    if len(paths) > MOST_FILES or sum(path.lstat().st_size for path in paths) > MOST_BYTES:
+    paths = list(itertools.islice(_walk(directory), MAX_FILES + 1))
+    if len(paths) > MAX_FILES or sum(path.lstat().st_size for path in paths) > MAX_BYTES:
         return None
     if not all(str(path).isprintable() for path in paths):
         return None
-    return {str(path): existing.found(key) for path in paths if (existing := _existing(path))}
+    return {path: existing.state(key) for path in paths if (existing := _existing(path))}
 
 
-def _below(directory: Path) -> Iterator[Path]:
+def _walk(directory: Path) -> Iterator[Path]:
     for path in sorted(directory.iterdir()) if directory.is_dir() else ():
         if path.is_dir() and not path.is_symlink():
-            yield from _below(path)
+            yield from _walk(path)
         else:
             yield path
 
 
-def _existing(path: Path) -> Existing | None:
-    """Return what is at a path; None for a device or a socket."""
+def _existing(path: Path) -> ExistingFile | None:
+    """Return the file or link at a path; None for a device or a socket."""
     with contextlib.suppress(FileSetError):
-        return Existing.at(path)
+        return ExistingFile.at(path)
     return None

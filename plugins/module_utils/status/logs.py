@@ -31,7 +31,7 @@ LINE_SIZE = 16_384
 
 #: Bytes of a file that are read at a time, the last ones, and lines of them: an app that logs more than that is not followed.
 LOG_SIZE = 8 << 20
-MOST_LINES = 20_000
+MAX_LINES = 20_000
 
 #: Bytes that are read at a time from the end of a file.
 BLOCK = 1 << 16
@@ -149,7 +149,7 @@ def _end(file: BinaryIO, count: int) -> bytes:
 
 def _lines(log: Path, process: str, data: bytes) -> list[Line]:
     """Return the complete lines of what a process has logged."""
-    texts = data[: data.rfind(b"\n") + 1].decode(errors="replace").split("\n")[:-1][-MOST_LINES:]
+    texts = data[: data.rfind(b"\n") + 1].decode(errors="replace").split("\n")[:-1][-MAX_LINES:]
     times = [line_time(text) for text in texts]
     now = next((moment for moment in times if moment is not None), None) or _modified(log)
     found = []

@@ -21,7 +21,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.backing.etcd_model 
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import run
-from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_files_of
+from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_file_limits
 from ansible_collections.funnel.tornado.plugins.module_utils.network.keepalived import LOOPBACK, interfaces
 from ansible_collections.funnel.tornado.plugins.module_utils.sites import haproxy_runtime
 from ansible_collections.funnel.tornado.plugins.module_utils.system import packages, reboot, systemd
@@ -96,7 +96,7 @@ def look_at_machine(base: Path = Path("/")) -> Machine:
         disk_free=rooms[fullest].free,
         backlog=int((base / "proc/sys/net/core/somaxconn").read_text()),
         uptime=proc.uptime(1),
-        reboot=list(reboot.reasons(base)),
+        reboot=list(reboot.reboot_reasons(base)),
     )
 
 
@@ -132,17 +132,17 @@ def look_at_services(names: Sequence[str], *, mongodb_port: int) -> list[Service
     :raises ServiceError: when systemd does not run this host.
     :raises CommandError: when the host has no dpkg.
     """
-    versions = packages.installed([PACKAGES[name] for name in names]) if names else {}
+    versions = packages.installed_versions([PACKAGES[name] for name in names]) if names else {}
     return [_look_at_service(name, versions.get(PACKAGES[name], ""), mongodb_port) for name in names]
 
 
 def _look_at_service(name: str, version: str, mongodb_port: int) -> Service:
-    state = systemd.look(name)
+    state = systemd.query(name)
     if not state.active:
         return Service(name, version, active=False, problem=f"{name}: is {'not running' if state.exists else 'not installed'}")
     pid = state.main_pid
     processes = [pid, *(proc.children(pid) if name in WITH_WORKERS else [])]
-    fullest = max(processes, key=proc.open_files)
+    fullest = max(processes, key=proc.count_open_files)
     role, problem = _member(name, mongodb_port)
     return Service(
         name=name,
@@ -150,8 +150,8 @@ def _look_at_service(name: str, version: str, mongodb_port: int) -> Service:
         active=True,
         pid=pid,
         uptime=proc.uptime(pid),
-        open_files=proc.open_files(fullest),
-        open_files_limit=open_files_of(fullest)[0],
+        open_files=proc.count_open_files(fullest),
+        open_files_limit=open_file_limits(fullest)[0],
         rss=sum(map(proc.rss, processes)),
         role=role,
         problem=f"{name}: {problem}" if problem else "",

@@ -103,11 +103,11 @@ def test_a_host_that_builds_a_part_of_a_site_need_not_know_the_rest() -> None:
         (site(api={"prefix": "/.funnel/"}), ["tornado_apps.api.prefix: /.funnel/ is kept for the site itself"]),
         (
             site(api={"prefix": "/static/"}),
-            ["tornado_apps.shop.static.url: /static/ lies in /static/, the part of tornado_apps.api; move it there, or choose"],
+            ["tornado_apps.shop.static.url: /static/ lies below /static/, which tornado_apps.api serves; move it there"],
         ),
         (
             site(api={"prefix": "/own/"}),
-            ["tornado_apps.shop.paths./own/: /own/ lies in /own/, the part of tornado_apps.api; move"],
+            ["tornado_apps.shop.paths./own/: /own/ lies below /own/, which tornado_apps.api serves; move"],
         ),
         (
             {
@@ -115,24 +115,24 @@ def test_a_host_that_builds_a_part_of_a_site_need_not_know_the_rest() -> None:
                 "api": entry(prefix="/api/"),
             },
             [
-                "tornado_apps.shop.static.url: /api/static/ lies in /api/, the part of tornado_apps.api;",
-                "tornado_apps.shop.paths./api/upload/: /api/upload/ lies in /api/, the part of tornado_apps.api;",
+                "tornado_apps.shop.static.url: /api/static/ lies below /api/, which tornado_apps.api serves;",
+                "tornado_apps.shop.paths./api/upload/: /api/upload/ lies below /api/, which tornado_apps.api serves;",
             ],
         ),
         (
             site(api={"prefix": "/api/", "paths": {"/api/v2/": {}, "/api/v2/x": {}}}, new={"prefix": "/api/v2/"}),
             [
-                "tornado_apps.api.paths./api/v2/: /api/v2/ lies in /api/v2/, the part of tornado_apps.new;",
-                "tornado_apps.api.paths./api/v2/x: /api/v2/x lies in /api/v2/, the part of tornado_apps.new;",
+                "tornado_apps.api.paths./api/v2/: /api/v2/ lies below /api/v2/, which tornado_apps.new serves;",
+                "tornado_apps.api.paths./api/v2/x: /api/v2/x lies below /api/v2/, which tornado_apps.new serves;",
             ],
         ),
         (
             site(api={"prefix": "/api/", "static": {"url": "/api/"}}),
-            ["tornado_apps.api.static.url: must be a place below /api/; what holds for all of it is in tornado_apps.api itself"],
+            ["tornado_apps.api.static.url: must be a path below /api/; set options of all of /api/ in tornado_apps.api itself"],
         ),
         (
             {"shop": entry(static={"url": "/.funnel/"})},
-            ["tornado_apps.shop.static.url: /.funnel/ has settings of its own already; choose another"],
+            ["tornado_apps.shop.static.url: /.funnel/ is already in use or reserved; choose another path"],
         ),
         (
             site(api={"prefix": "/api/"}, new={"prefix": "/api/"}),
@@ -141,9 +141,9 @@ def test_a_host_that_builds_a_part_of_a_site_need_not_know_the_rest() -> None:
         (
             site(api={"prefix": "/api/", "static": {}, "paths": {"/x": {}, "/api/": {}}}),
             [
-                "tornado_apps.api.static.url: must begin with /api/, below which it is served; found '/static/'",
-                "tornado_apps.api.paths./x: must begin with /api/, below which it is served; found '/x'",
-                "tornado_apps.api.paths./api/: must be a place below /api/; what holds for all of it is in tornado_apps.api",
+                "tornado_apps.api.static.url: must begin with /api/, the prefix of tornado_apps.api; found '/static/'",
+                "tornado_apps.api.paths./x: must begin with /api/, the prefix of tornado_apps.api; found '/x'",
+                "tornado_apps.api.paths./api/: must be a path below /api/; set options of all of /api/ in tornado_apps.api",
             ],
         ),
         (
@@ -333,7 +333,7 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
             {"shop": entry(domains=["a b"])},
             "tornado_apps.shop.domains[0]: must be a domain name in lower case; found 'a b'",
         ),
-        ({"shop": entry(domains=["a.example", "a.example"])}, "tornado_apps.shop.domains: a.example is named twice"),
+        ({"shop": entry(domains=["a.example", "a.example"])}, "tornado_apps.shop.domains: a.example is listed twice"),
         ({"shop": entry(env={"PORT": 1})}, "tornado_apps.shop.env.PORT: is set by the launcher; choose another name"),
         ({"shop": entry(env={"DEBUG": True})}, "tornado_apps.shop.env.DEBUG: must be str or int or float; found True"),
         ({"shop": entry(env={"a b": "x"})}, "tornado_apps.shop.env.a b: a variable's name is letters, digits and _"),
@@ -345,7 +345,7 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
         ({"shop": entry(static={"url": "static"})}, "tornado_apps.shop.static.url: must be a path between slashes"),
         (
             {"shop": entry(paths={"/static/": {}}, static={})},
-            "tornado_apps.shop.paths./static/: /static/ has settings of its own already",
+            "tornado_apps.shop.paths./static/: /static/ is already in use or reserved",
         ),
         (
             {"shop": entry(paths={"/live/": {"buffring": True}})},
@@ -357,16 +357,16 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
         ),
         (
             {"shop": entry(basic_auth={"ann": "hunter2"})},
-            "tornado_apps.shop.basic_auth.ann: must be a hash, as openssl passwd -6 or htpasswd -B makes it; "
+            "tornado_apps.shop.basic_auth.ann: must be a hash, as openssl passwd -6 or htpasswd -B prints it; "
             "never the password itself; found (not shown)",
         ),
         (
             {"shop": entry(domains=["a.example"]), "blog": entry(domains=["b.example"], aliases=["a.example"])},
-            "tornado_apps.blog.aliases: a.example is shop's, too; each site needs names of its own",
+            "tornado_apps.blog.aliases: a.example already belongs to tornado_apps.shop; names must be unique",
         ),
         (
             {"shop": entry(aliases=["a.example"])},
-            "tornado_apps.shop.aliases: are redirected to the first of domains, which has to be a name without *",
+            "tornado_apps.shop.aliases: redirect to the first of domains, which must be a name without *",
         ),
         ({"shop": entry(health={"pth": "/"})}, "tornado_apps.shop.health.pth: no such key; did you mean path?"),
         (
@@ -392,11 +392,11 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
         ({"shop": command("python 'app.py", port=8000)}, "tornado_apps.shop.run.command: no closing quotation; found"),
         (
             {"shop": entry(domains=["a.example"]), "blog": entry(domains=["a.example"])},
-            "tornado_apps.blog.domains: a.example is shop's, too; each site needs names of its own",
+            "tornado_apps.blog.domains: a.example already belongs to tornado_apps.shop; names must be unique",
         ),
         (
             {"shop": entry(), "blog": entry()},
-            "tornado_apps.blog.domains: shop is the default site, too; each site needs names of its own",
+            "tornado_apps.blog.domains: tornado_apps.shop is already the default for other names; only one may have no domains",
         ),
         (
             {"shop": entry(port=8000), "blog": entry(port=8003, domains=["b.example"])},

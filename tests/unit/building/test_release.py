@@ -13,16 +13,16 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.validation impo
 from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import Environment
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import (
     Programs,
-    _failure,
+    _failure_message,
     _publish_static,
     _require_tornado,
-    argv,
-    plan,
+    plan_release,
+    process_command,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError
 
-PROGRAMS = Programs("launcher", "runner")
+PROGRAMS = Programs("launcher", {"__main__.py": "runner"})
 
 
 def app(**keys: Any) -> App:
@@ -30,7 +30,7 @@ def app(**keys: Any) -> App:
 
 
 def release(revision: str = "r1", programs: Programs = PROGRAMS, **keys: Any) -> str:
-    return plan(app(**keys), revision, programs).id
+    return plan_release(app(**keys), revision, programs).id
 
 
 def test_the_same_inputs_are_the_same_release() -> None:
@@ -63,7 +63,7 @@ def test_whatever_a_process_is_started_with_makes_another_release(keys: dict[str
 
 
 def test_code_and_programs_make_another_release() -> None:
-    assert len({release(), release("r2"), release(programs=Programs("launcher", "newer"))}) == 3
+    assert len({release(), release("r2"), release(programs=Programs("launcher", {"__main__.py": "newer"}))}) == 3
 
 
 def test_what_only_nginx_needs_makes_no_other_release() -> None:
@@ -78,7 +78,7 @@ def test_what_only_nginx_needs_makes_no_other_release() -> None:
 
 
 def test_the_runner_is_started_with_the_largest_body_of_all_paths() -> None:
-    words = argv(app(upload_size="1m", paths={"/a": {"upload_size": "9m"}}))
+    words = process_command(app(upload_size="1m", paths={"/a": {"upload_size": "9m"}}))
     assert words[words.index("--max-body-size") + 1] == "9m"
 
 
@@ -89,52 +89,53 @@ def test_the_processes_of_a_procfile_make_another_release(keys: dict[str, Any]) 
 
 def test_how_a_repository_is_reached_makes_no_other_release() -> None:
     source = {"git": "git@example.com:shop.git"}
-    reached = plan(app(source=source | {"deploy_key": "hunter2", "host_key": "example.com ssh-ed25519 AAAA"}), "r1", PROGRAMS)
-    assert reached == plan(app(source=source), "r1", PROGRAMS)
-    assert "hunter2" not in str(reached)
+    access = {"deploy_key": "hunter2", "host_key": "example.com ssh-ed25519 AAAA"}
+    planned = plan_release(app(source=source | access), "r1", PROGRAMS)
+    assert planned == plan_release(app(source=source), "r1", PROGRAMS)
+    assert "hunter2" not in str(planned)
 
 
 def test_secrets_are_not_in_the_description() -> None:
-    assert "hunter2" not in str(plan(app(secrets={"KEY": "hunter2"}), "r1", PROGRAMS))
+    assert "hunter2" not in str(plan_release(app(secrets={"KEY": "hunter2"}), "r1", PROGRAMS))
 
 
 def test_the_runner_serves_an_app_on_its_socket_behind_nginx() -> None:
-    assert " ".join(argv(app())) == (
-        "python {release}/runner.py shop.web:make_app --socket {socket} --xheaders --max-body-size 50m --drain 30"
+    assert " ".join(process_command(app())) == (
+        "python {release}/runner shop.web:make_app --socket {socket} --xheaders --max-body-size 50m --drain 30"
         " --pid-file {run}/{process}.pid --metrics {run}/{process}.metrics"
     )
 
 
 def test_the_runner_serves_wsgi_from_threads() -> None:
-    words = " ".join(argv(app(run={"wsgi": "shop.wsgi:application", "threads": 3})))
-    assert words.startswith("python {release}/runner.py shop.wsgi:application --wsgi --threads 3 --socket {socket} ")
-    assert "--threads" not in argv(app(run={"wsgi": "shop.wsgi:application"})), "the runner's own number"
+    words = " ".join(process_command(app(run={"wsgi": "shop.wsgi:application", "threads": 3})))
+    assert words.startswith("python {release}/runner shop.wsgi:application --wsgi --threads 3 --socket {socket} ")
+    assert "--threads" not in process_command(app(run={"wsgi": "shop.wsgi:application"})), "the runner's own number"
 
 
 def test_the_runner_logs_to_its_own_host_and_to_the_syslog_daemon() -> None:
-    words = " ".join(argv(app(services={"syslog": {"host": "logs1", "port": 5514}})))
+    words = " ".join(process_command(app(services={"syslog": {"host": "logs1", "port": 5514}})))
     assert " --log-to stderr --log-to udp://logs1:5514 " in words
 
 
 def test_the_runner_reloads_in_debug_also_when_a_watched_file_changes() -> None:
-    assert argv(app(debug=True, watch=["a.yml", "b/c"]))[-9:-4] == ["--debug", "--watch", "a.yml", "--watch", "b/c"]
-    assert "--debug" not in argv(app())
+    assert process_command(app(debug=True, watch=["a.yml", "b/c"]))[-9:-4] == ["--debug", "--watch", "a.yml", "--watch", "b/c"]
+    assert "--debug" not in process_command(app())
 
 
 def test_hooks_are_split_as_a_shell_would_and_keep_their_braces() -> None:
     hooks = {"before_switch": {"command": "python migrate.py --name='{a} b'", "once": True}, "timeout": 5}
-    manifest = plan(app(hooks=hooks), "r1", PROGRAMS)
+    manifest = plan_release(app(hooks=hooks), "r1", PROGRAMS)
     assert manifest.hooks == {"before_switch": ["python", "migrate.py", "--name={a} b"]}
     assert (manifest.hooks_once, manifest.hooks_timeout) == (True, 5)
 
 
 @pytest.mark.parametrize(("run", "served"), [({"app": "a:b"}, True), ({"wsgi": "a:b"}, True), ({"command": "x {socket}"}, False)])
 def test_it_says_whether_the_runner_serves(run: dict[str, Any], *, served: bool) -> None:
-    assert plan(app(run=run), "r1", PROGRAMS).runner is served
+    assert plan_release(app(run=run), "r1", PROGRAMS).runner is served
 
 
 def test_a_summary_says_what_would_be_built_and_nothing_of_how_it_is_started() -> None:
-    planned = plan(app(processes=2, secrets={"KEY": "hunter2"}), "r1", PROGRAMS)
+    planned = plan_release(app(processes=2, secrets={"KEY": "hunter2"}), "r1", PROGRAMS)
     assert planned.summary == f"release {planned.id} of revision r1, 2 processes"
 
 
@@ -143,11 +144,11 @@ def test_a_full_file_system_is_named_whoever_met_it(tmp_path: Path) -> None:
     layout.releases.mkdir(parents=True)
     for error in (OSError(28, os.strerror(28), "/srv/shop"), BuildError(f"tar: Cannot write: {os.strerror(28)}")):
         assert re.match(
-            r"tornado_apps\.shop: release r1 cannot be built: the file system at /\S* is full, \d+ MiB and \d+ files are left: ",
-            _failure(layout, "r1", error),
+            r"tornado_apps\.shop: release r1 cannot be built: the file system at /\S* is full, \d+ MiB and \d+ inodes are free: ",
+            _failure_message(layout, "r1", error),
         )
-    assert _failure(layout, "r1", BuildError("a reason")) == "a reason"
-    assert _failure(layout, "r1", OSError("a reason")) == "tornado_apps.shop: release r1 cannot be built: a reason"
+    assert _failure_message(layout, "r1", BuildError("a reason")) == "a reason"
+    assert _failure_message(layout, "r1", OSError("a reason")) == "tornado_apps.shop: release r1 cannot be built: a reason"
 
 
 def test_what_the_runner_serves_has_to_depend_on_tornado(tmp_path: Path) -> None:
@@ -185,10 +186,10 @@ def test_static_files_are_published_by_address_and_by_the_version_that_tornado_g
 def test_a_static_directory_that_leads_out_of_the_source_is_refused(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src/static").symlink_to("/etc")
-    with pytest.raises(BuildError, match=r"tornado_apps.shop.static.path: static leads out of the source, to /etc"):
+    with pytest.raises(BuildError, match=r"tornado_apps.shop.static.path: static points outside the source, to /etc"):
         _publish_static(app(static={}), tmp_path, Environment(tmp_path / "venv", built=False))
 
 
 def test_a_command_is_split_as_a_shell_would_and_not_by_one() -> None:
-    words = argv(app(run={"command": "python app.py --port={port} --name='a b'"}, port=8000))
+    words = process_command(app(run={"command": "python app.py --port={port} --name='a b'"}, port=8000))
     assert words == ["python", "app.py", "--port={port}", "--name=a b"]

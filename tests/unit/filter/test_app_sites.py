@@ -4,7 +4,8 @@ import dataclasses
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.filter.app_sites import app_sites
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import Addresses, Site, site_files
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import NginxOptions, Site
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import site_files
 
 
 def site(**keys: Any) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def test_the_nginx_role_takes_the_site_of_any_app() -> None:
         static={},
         extra="etag off;",
     )
-    files = site_files({"shop": found}, {}, name="app", addresses=Addresses(["80"], ["443"]))
+    files = site_files({"shop": found}, {}, name="app", options=NginxOptions(["80"], ["443"]))
     assert files["sites-enabled/app.shop.conf"]["label"] == "tornado_apps.shop"
     variables = files["sites-enabled/app.shop.conf"]["vars"]
     assert (variables["read_timeout"], variables["maintenance"]["retry_after"]) == (200, 60)
@@ -66,7 +67,7 @@ def test_an_app_with_a_prefix_is_a_part_of_the_other_ones_site() -> None:
     assert mount["upstream"] == {"include": "/srv/api/live/upstream.conf"}
     assert mount["static"] == [{"url": "/api/static/", "live": "/srv/api/live"}]
     assert mount["maintenance_file"] == "/srv/api/maintenance"
-    files = site_files(found, {}, name="app", addresses=Addresses(["80"], ["443"]))
+    files = site_files(found, {}, name="app", options=NginxOptions(["80"], ["443"]))
     assert {path: file["label"] for path, file in files.items()} == {
         "sites-enabled/app.shop.conf": "tornado_apps.shop",
         "sites-enabled/app.shop.html": "tornado_apps.shop.maintenance.page",

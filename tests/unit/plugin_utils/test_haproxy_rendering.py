@@ -8,7 +8,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.funnel.tornado.plugins.filter.app_backends import app_backends
 from ansible_collections.funnel.tornado.plugins.filter.app_socket_backends import app_socket_backends
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import CLAIMS
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import UNTRUSTED_HEADERS
 from ansible_collections.funnel.tornado.plugins.plugin_utils.haproxy_rendering import Addresses, haproxy_files
 from tests.support.haproxy import configuration
 
@@ -42,7 +42,7 @@ def test_what_a_client_says_of_itself_is_overwritten() -> None:
     assert [line for line in http if "-header" in line and "http-request" in line] == [
         "http-request del-header '[^A-Za-z0-9-]' -m reg",
         "http-request del-header X-Forwarded- -m beg",
-        *(f"http-request del-header {name}" for name in CLAIMS if not name.startswith("X-Forwarded-")),
+        *(f"http-request del-header {name}" for name in UNTRUSTED_HEADERS if not name.startswith("X-Forwarded-")),
         "http-request set-header X-Forwarded-For %[src]",
         "http-request set-header X-Real-IP %[src]",
         "http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]",
@@ -177,9 +177,9 @@ def test_sockets_are_reached_as_nginx_reaches_them() -> None:
             [
                 "haproxy_backends.a.servers: is empty; a backend needs one server at least",
                 "haproxy_backends.b.servers.w 1: must be a name of letters, digits, . _ and -",
-                "haproxy_backends.b.aliases: are redirected to the first of domains, which has to be a name without *",
+                "haproxy_backends.b.aliases: redirect to the first of domains, which must be a name without *",
                 "haproxy_backends.b.redirect: needs HTTPS, and so its certificate in haproxy_certificates",
-                "haproxy_backends.d.domains: shop.example.com is c's, too; each backend needs names of its own",
+                "haproxy_backends.d.domains: shop.example.com already belongs to haproxy_backends.c; names must be unique",
             ],
         ),
         (
@@ -203,7 +203,7 @@ def test_all_mistakes_are_named_at_once(backends: dict[str, Any], addresses: Add
 
 def test_a_backend_that_gets_all_other_names_is_one() -> None:
     assert problems({"a": {"servers": {"x": "y"}}, "b": {"servers": {"x": "y"}}}) == [
-        "haproxy_backends.b.domains: a gets all other names, too; each backend needs names of its own"
+        "haproxy_backends.b.domains: haproxy_backends.a is already the default for other names; only one may have no domains"
     ]
 
 

@@ -1,4 +1,4 @@
-"""What a host tells of itself is judged on the controller as the host itself would: whatever differs sends a module there."""
+"""Comparison of the host state with the desired state: any drift must send the module to the host."""
 
 from __future__ import annotations
 
@@ -14,65 +14,67 @@ from typing import Any
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.status import host_state
+from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import HostState, collect_files
 from ansible_collections.funnel.tornado.plugins.module_utils.system import file_set
-from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import Existing, File, FileSet, Found
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import ExistingFile, File, FileSet, FileState
 from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import FILE_MAX, SOMAXCONN, Limits
-from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import State
+from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceState
 from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import Sources
-from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import KEY, VARIABLE, Known
+from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import (
+    KEY,
+    VARIABLE,
+    files_up_to_date,
+    limits_up_to_date,
+    load_host_state,
+    uv_up_to_date,
+)
 
 OWNER = getpass.getuser()
 GROUP = grp.getgrgid(os.getgid()).gr_name
-RUNS = State(exists=True, active=True, enabled=True, main_pid=7, began_at=1e12, settled_at=1e12)
+RUNNING = ServiceState(exists=True, active=True, enabled=True, main_pid=7, started_at=1e12, loaded_at=1e12)
 KERNEL = {SOMAXCONN: 4096, FILE_MAX: 1_000_000}
 
 
-class Variables:
-    """Stands for Ansible's templar, which resolves a variable by its name."""
+class FakeTemplar:
+    """A stand-in for Ansible's templar that resolves every variable to the same value."""
 
-    def __init__(self, told: Mapping[str, Any]) -> None:
-        """Have one variable, whatever its name."""
-        self._told = told
+    def __init__(self, value: Mapping[str, Any]) -> None:
+        """Set the value."""
+        self._value = value
 
     def resolve_variable_expression(self, _name: str) -> Mapping[str, Any]:
-        """Return it."""
-        return self._told
+        """Return the value."""
+        return self._value
 
 
-def found(file: File) -> dict[str, Any]:
-    """Return what a host that has the file tells of it."""
-    existing = Existing(file.content, file.is_link, file.mode, uid=0, gid=0, mtime_ns=0)
-    return dataclasses.asdict(dataclasses.replace(existing.found(KEY.encode()), owner=file.owner, group=file.group))
+def collected_file(file: File) -> FileState:
+    """Return the state of a host's file that is up to date."""
+    existing = ExistingFile(file.content, file.is_link, file.mode, uid=0, gid=0, mtime_ns=0)
+    return dataclasses.replace(existing.state(KEY.encode()), owner=file.owner, group=file.group)
 
 
-def known(directories: list[Path], files: Mapping[str, Any], **changes: Any) -> Known:
-    """Return what is known of a host, over JSON as a module's result is."""
-    told = {
-        "directories": [str(directory) for directory in directories],
-        "files": files,
-        "services": {"nginx": dataclasses.asdict(RUNS)},
-        "open_files": {"nginx": 20_000},
-        "kernel": KERNEL,
-        "uv": "1.2.3",
-    }
-    return Known.of(Variables(json.loads(json.dumps(told | changes))), {VARIABLE: ...})
+def make_state(directories: list[Path], files: Mapping[Path, FileState], **changes: Any) -> HostState:
+    """Return a host state after a round trip through JSON, as a module's result makes it."""
+    state = HostState(directories, files, {"nginx": RUNNING}, {"nginx": 20_000}, KERNEL, "1.2.3")
+    data = json.loads(json.dumps(dataclasses.replace(state, **changes).to_data()))
+    return load_host_state(FakeTemplar(data), {VARIABLE: ...})
 
 
-def looked_at(directory: Path, **changes: Any) -> Known:
-    """Return what is known of a host that has been looked at, in one directory."""
-    files = host_state.files_of(directory, KEY.encode())
+def collect(directory: Path, **changes: Any) -> HostState:
+    """Return a host state with the files of one directory."""
+    files = collect_files(directory, KEY.encode())
     assert files is not None
-    return known([directory], {path: dataclasses.asdict(file) for path, file in files.items()}, **changes)
+    return make_state([directory], files, **changes)
 
 
-def wanted(content: str = "workers 1;", **changes: Any) -> File:
-    """Return the file of `root` as it has to be."""
+def desired(content: str = "workers 1;", **changes: Any) -> File:
+    """Return the desired state of the file of `root`."""
     return File("nginx.conf", content.encode(), **({"owner": OWNER, "group": GROUP} | changes))
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Return the directory of a service with its one file."""
+    """Return the configuration directory of a service, with one file."""
     root = tmp_path / "nginx"
     (root / "sites").mkdir(parents=True)
     (root / "nginx.conf").write_text("workers 1;")
@@ -80,102 +82,103 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def test_what_is_as_it_has_to_be_is_known_to_be(root: Path) -> None:
+def test_files_and_a_running_service_are_up_to_date(root: Path) -> None:
     (root / "link").symlink_to("nginx.conf")
     link = File("link", b"nginx.conf", is_link=True)
-    assert looked_at(root).has_files(FileSet(root, [wanted(), link], ["sites/app.*"], ["default"]), {"name": "nginx"})
+    assert files_up_to_date(collect(root), FileSet(root, [desired(), link], ["sites/app.*"], ["default"]), {"name": "nginx"})
 
 
 @pytest.mark.parametrize(
     "file",
     [
-        wanted("workers 2;"),
-        wanted(mode=0o640),
-        wanted(owner="nobody"),
-        wanted(group="nogroup"),
-        wanted(is_link=True),
+        desired("workers 2;"),
+        desired(mode=0o640),
+        desired(owner="nobody"),
+        desired(group="nogroup"),
+        desired(is_link=True),
         File("other.conf", b""),
         File("/etc/elsewhere", b""),
     ],
 )
-def test_a_file_that_is_not_as_it_has_to_be_is_asked_for(root: Path, file: File) -> None:
-    assert looked_at(root).has_files(FileSet(root, [wanted()]))
-    assert not looked_at(root).has_files(FileSet(root, [file]))
+def test_a_differing_or_missing_file_is_drift(root: Path, file: File) -> None:
+    assert files_up_to_date(collect(root), FileSet(root, [desired()]))
+    assert not files_up_to_date(collect(root), FileSet(root, [file]))
 
 
 @pytest.mark.parametrize("owns", ["sites/app.*", "sites/*", "*/app.old", "**/app.*"])
-def test_a_file_that_has_to_go_is_asked_for(root: Path, owns: str) -> None:
+def test_an_obsolete_file_is_drift(root: Path, owns: str) -> None:
     (root / "sites/app.old").touch()
-    assert looked_at(root).has_files(FileSet(root, [wanted()], ["sites/other.*", "app.*"]))
-    assert not looked_at(root).has_files(FileSet(root, [wanted()], [owns]))
-    assert not looked_at(root).has_files(FileSet(root, [wanted()], [], ["sites/app.old"]))
+    assert files_up_to_date(collect(root), FileSet(root, [desired()], ["sites/other.*", "app.*"]))
+    assert not files_up_to_date(collect(root), FileSet(root, [desired()], [owns]))
+    assert not files_up_to_date(collect(root), FileSet(root, [desired()], [], ["sites/app.old"]))
 
 
-def test_what_nobody_looked_at_is_asked_for(root: Path, tmp_path: Path) -> None:
-    assert not looked_at(root).has_files(FileSet(tmp_path, [], ["*"]))
-    for nothing in (Known.of(Variables({}), {}), Known.of(Variables({}), {VARIABLE: ...})):
-        assert not nothing.has_files(FileSet(root, [wanted()]))
-        assert not nothing.has_limits(Limits(1, 1, [], kernel=KERNEL))
+def test_a_state_that_was_not_collected_is_drift(root: Path, tmp_path: Path) -> None:
+    assert not files_up_to_date(collect(root), FileSet(tmp_path, [], ["*"]))
+    for empty in (load_host_state(FakeTemplar({}), {}), load_host_state(FakeTemplar({}), {VARIABLE: ...})):
+        assert not files_up_to_date(empty, FileSet(root, [desired()]))
+        assert not limits_up_to_date(empty, Limits(1, 1, [], kernel=KERNEL))
 
 
-@pytest.mark.parametrize("change", [{"active": False}, {"enabled": False}, {"settled_at": 1.0}])
-def test_a_service_that_does_not_run_with_its_files_is_asked_for(root: Path, change: dict[str, Any]) -> None:
-    services = {"nginx": dataclasses.asdict(dataclasses.replace(RUNS, **change))}
-    assert not looked_at(root, services=services).has_files(FileSet(root, [wanted()]), {"name": "nginx"})
-    assert not looked_at(root).has_files(FileSet(root, [wanted()]), {"name": "haproxy"})
-    assert not looked_at(root).has_files(FileSet(root, [wanted()]), {"name": "nginx", "listener": "nginx.socket"})
+@pytest.mark.parametrize("change", [{"active": False}, {"enabled": False}, {"loaded_at": 1.0}])
+def test_a_service_that_does_not_run_with_its_files_is_drift(root: Path, change: dict[str, Any]) -> None:
+    services = {"nginx": dataclasses.replace(RUNNING, **change)}
+    files = FileSet(root, [desired()])
+    assert not files_up_to_date(collect(root, services=services), files, {"name": "nginx"})
+    assert not files_up_to_date(collect(root), files, {"name": "haproxy"})
+    assert not files_up_to_date(collect(root), files, {"name": "nginx", "listener": "nginx.socket"})
 
 
-@pytest.mark.parametrize(("on_change", "known"), [("reload", True), ("restart_if_idle", False)])
-def test_a_unit_that_a_service_was_not_started_with_is_asked_for_where_a_restart_helps(
-    root: Path, monkeypatch: pytest.MonkeyPatch, on_change: str, *, known: bool
+@pytest.mark.parametrize(("on_change", "up_to_date"), [("reload", True), ("restart_if_idle", False)])
+def test_a_unit_newer_than_its_service_is_drift_if_a_change_restarts_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch, on_change: str, *, up_to_date: bool
 ) -> None:
     monkeypatch.setattr(file_set, "UNIT_DIRECTORIES", [root])
-    services = {"nginx": dataclasses.asdict(dataclasses.replace(RUNS, settled_at=1.0))}
-    told = looked_at(root, services=services)
-    assert told.has_files(FileSet(root, [wanted()]), {"name": "nginx", "on_change": on_change}) == known
+    state = collect(root, services={"nginx": dataclasses.replace(RUNNING, loaded_at=1.0)})
+    service = {"name": "nginx", "on_change": on_change}
+    assert files_up_to_date(state, FileSet(root, [desired()]), service) == up_to_date
 
 
 @pytest.mark.parametrize("before", ["", FILE_MAX])
-def test_limits_that_are_given_are_known_to_be(before: str) -> None:
+def test_limits_in_effect_are_up_to_date_and_others_are_drift(before: str) -> None:
     limits = Limits(16_384, 4096, ["nginx"], kernel=KERNEL)
-    files = {file.path: found(file) for file in limits.files(before)}
+    files = {Path(file.path): collected_file(file) for file in limits.files(before)}
 
-    def has(limits: Limits, **changes: Any) -> bool:
-        return known([Path("/etc")], files, **changes).has_limits(limits)
+    def up_to_date(limits: Limits, **changes: Any) -> bool:
+        return limits_up_to_date(make_state([Path("/etc")], files, **changes), limits)
 
-    assert has(limits)
-    assert has(limits, services={"nginx": dataclasses.asdict(dataclasses.replace(RUNS, main_pid=0))}, open_files={})
-    assert not has(limits, open_files={"nginx": 1024})
-    assert not has(limits, services={})
-    assert not has(dataclasses.replace(limits, open_files=8192))
-    assert not has(dataclasses.replace(limits, services=["nginx", "other"]))
-    assert not has(dataclasses.replace(limits, kernel=KERNEL | {SOMAXCONN: 128}))
+    assert up_to_date(limits)
+    assert up_to_date(limits, services={"nginx": dataclasses.replace(RUNNING, main_pid=0)}, open_files={})
+    assert not up_to_date(limits, open_files={"nginx": 1024})
+    assert not up_to_date(limits, services={})
+    assert not up_to_date(dataclasses.replace(limits, open_files=8192))
+    assert not up_to_date(dataclasses.replace(limits, services=["nginx", "other"]))
+    assert not up_to_date(dataclasses.replace(limits, kernel=KERNEL | {SOMAXCONN: 128}))
 
 
-def test_uv_is_known_by_its_version_and_by_where_it_fetches_from() -> None:
+def test_another_version_or_source_of_uv_is_drift() -> None:
     sources = Sources(index_url="https://u:p@a/simple")
-    there = known([Path("/etc/uv")], {f"/etc/uv/{file.path}": found(file) for file in sources.files()})
-    assert there.has_uv("1.2.3", sources)
-    assert not there.has_uv("1.2.4", sources)
-    assert not there.has_uv("1.2.3", Sources(index_url="https://u:q@a/simple"))
-    assert not there.has_uv("1.2.3", dataclasses.replace(sources, wheelhouse=Path("/srv/wheels")))
+    state = make_state([Path("/etc/uv")], {Path("/etc/uv", file.path): collected_file(file) for file in sources.files()})
+    assert uv_up_to_date(state, "1.2.3", sources)
+    assert not uv_up_to_date(state, "1.2.4", sources)
+    assert not uv_up_to_date(state, "1.2.3", Sources(index_url="https://u:q@a/simple"))
+    assert not uv_up_to_date(state, "1.2.3", dataclasses.replace(sources, wheelhouse=Path("/srv/wheels")))
 
 
-def test_what_is_told_of_a_file_is_of_no_use_without_the_key(root: Path) -> None:
-    told: list[dict[str, Found]] = [host_state.files_of(root, key) or {} for key in (b"one", b"two")]
-    assert [list(files) for files in told] == [[str(root / "nginx.conf")]] * 2
-    first, second = (files[str(root / "nginx.conf")] for files in told)
+def test_digests_of_files_depend_on_the_key(root: Path) -> None:
+    collected = [collect_files(root, key) or {} for key in (b"one", b"two")]
+    assert [list(files) for files in collected] == [[root / "nginx.conf"]] * 2
+    first, second = (files[root / "nginx.conf"] for files in collected)
     assert first.digest != second.digest
     assert "workers" not in str(first)
 
 
-def test_of_a_directory_with_too_much_or_with_strange_names_nothing_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert host_state.files_of(root / "missing", b"") == {}
-    for bound in ("MOST_BYTES", "MOST_FILES"):
+def test_a_directory_beyond_a_bound_or_with_unprintable_names_is_omitted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert collect_files(root / "missing", b"") == {}
+    for bound in ("MAX_BYTES", "MAX_FILES"):
         with monkeypatch.context() as patched:
             patched.setattr(host_state, bound, 0)
-            assert host_state.files_of(root, b"") is None
-    assert len(host_state.files_of(root, b"") or {}) == 1
+            assert collect_files(root, b"") is None
+    assert len(collect_files(root, b"") or {}) == 1
     (root / os.fsdecode(b"\xff")).touch()
-    assert host_state.files_of(root, b"") is None
+    assert collect_files(root, b"") is None

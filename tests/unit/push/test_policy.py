@@ -266,7 +266,7 @@ def test_a_commit_that_no_source_is_goes_to_no_root(receiver: Receiver, levels: 
 
 
 def test_files_together_and_submodules_are_counted_before_anything_is_unpacked() -> None:
-    line = f"100644 blob {COMMIT} {policy.MOST_BYTES // 2 + 1}\tfile".encode()
+    line = f"100644 blob {COMMIT} {policy.MAX_BYTES // 2 + 1}\tfile".encode()
     policy.require_bounds([line])
     with pytest.raises(PushError, match="the files of the commit are more than 512 MiB"):
         policy.require_bounds([line, line])
@@ -285,7 +285,7 @@ def test_a_path_without_end_is_not_read_to_it() -> None:
 
 def test_a_repository_has_room_until_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy, "REPOSITORIES", tmp_path)
-    monkeypatch.setattr(policy, "MOST_STORED", 1 << 20)
+    monkeypatch.setattr(policy, "MAX_STORED", 1 << 20)
     pack, left, now = (tmp_path / "shop.git/objects" / name for name in ("pack", "incoming-1", "tmp_objdir-incoming-2"))
     for directory in (pack, left, now):
         directory.mkdir(parents=True)
@@ -326,7 +326,7 @@ def test_what_is_received_is_known_by_its_commit_and_roots_alone(tmp_path: Path)
     archive = tmp_path / "archive"
     found = receiving.receive(io.BytesIO(packed(tmp_path)), archive, "key")
     head = subprocess.run(["git", "-C", str(tmp_path), "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
-    assert found == release.Pushed(archive, head.strip())
+    assert found == release.PushedSource(archive, head.strip())
     assert archive.stat().st_mode & 0o777 == 0o600
 
 
@@ -351,19 +351,19 @@ def test_what_a_release_was_made_of_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def test_what_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receiving, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(receiving, "MAX_BYTES", 1 << 20)
     with pytest.raises(BuildError, match="the files of the commit are more than 1 MiB"):
         receiving.receive(io.BytesIO(bytes(2 << 20)), tmp_path / "archive", "key")
 
 
 def test_what_was_pushed_last_is_what_is_live(tmp_path: Path) -> None:
     layout = Layout("shop", tmp_path)
-    assert release.last_push(layout) is None
+    assert release.live_pushed_source(layout) is None
     layout.release("r1").mkdir(parents=True)
     layout.manifest("r1").write_text(ReleaseManifest(app="shop", id="r1", revision=COMMIT).to_json())
     layout.slot("a").mkdir(parents=True)
     (layout.slot("a") / "release").symlink_to("../../releases/r1")
     layout.live.symlink_to("slots/a")
-    assert release.last_push(layout) is None  # it came from somewhere else
+    assert release.live_pushed_source(layout) is None  # it came from somewhere else
     layout.pushed_source("r1").touch()
-    assert release.last_push(layout) == release.Pushed(layout.pushed_source("r1"), COMMIT)
+    assert release.live_pushed_source(layout) == release.PushedSource(layout.pushed_source("r1"), COMMIT)

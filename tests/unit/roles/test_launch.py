@@ -56,4 +56,4 @@ def test_a_process_does_without_the_protection_of_supervisord(tmp_path: Path, in
 
 
 def test_whoever_ends_a_process_waits_as_long_beyond_its_drain() -> None:
-    assert STOP_MARGIN == load("launch").STOP_MARGIN == load("runner").KILL_GRACE
+    assert STOP_MARGIN == load("launch").STOP_MARGIN == load("runner.replacing").KILL_GRACE

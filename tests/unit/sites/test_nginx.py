@@ -10,8 +10,8 @@ from ansible.template import Templar, trust_as_template
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import access_log
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import CLAIMS, Addresses, site_files
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.upstream import server_line
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import UNTRUSTED_HEADERS, NginxOptions
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import server_line, site_files
 
 TEMPLATES = Path(__file__).parents[3] / "roles/nginx/templates"
 SHOP = {"domains": ["shop.example.com"], "upstream": {"servers": ["unix:/srv/shop/live/sockets/0.sock"]}}
@@ -33,14 +33,14 @@ def yaml_file(name: str) -> dict[str, Any]:
     return dict(DataLoader().load_from_file(str(TEMPLATES.parent / name), trusted_as_template=True))
 
 
-ADDRESSES = Addresses(["80", "[::]:80"], ["443"])
+OPTIONS = NginxOptions(["80", "[::]:80"], ["443"])
 TLS = {"certificate": "/etc/ssl/shop.pem", "key": "/etc/ssl/shop.key"}
 
 
 def files(
-    sites: dict[str, Any], upstreams: dict[str, Any] | None = None, name: str = "nginx", addresses: Addresses = ADDRESSES
+    sites: dict[str, Any], upstreams: dict[str, Any] | None = None, name: str = "nginx", options: NginxOptions = OPTIONS
 ) -> dict[str, Any]:
-    return site_files(sites, upstreams or {}, name=name, addresses=addresses)
+    return site_files(sites, upstreams or {}, name=name, options=options)
 
 
 def site(**keys: Any) -> list[str]:
@@ -72,7 +72,7 @@ def test_what_a_client_says_of_itself_is_overwritten_for_every_location() -> Non
         "proxy_set_header X-Forwarded-For $remote_addr;",
         "proxy_set_header X-Scheme $funnel_scheme;",
         "proxy_set_header X-Forwarded-Proto $funnel_scheme;",
-        *(f'proxy_set_header {name} "";' for name in CLAIMS),
+        *(f'proxy_set_header {name} "";' for name in UNTRUSTED_HEADERS),
         "proxy_set_header X-Request-ID $funnel_request_id;",
         "proxy_set_header Upgrade $funnel_upgrade;",
         "proxy_set_header Connection $funnel_connection;",
@@ -87,7 +87,7 @@ def test_what_a_client_says_of_itself_is_overwritten_for_every_location() -> Non
 def test_what_a_path_adds_takes_nothing_away() -> None:
     lines = site(paths={"/live/": {"extra": "proxy_set_header X-Live 1; add_header X-Live 1;"}})
     server = [line for line in block(lines, "server") if line.startswith(("proxy_set_header", "add_header"))]
-    assert len(server) == 8 + len(CLAIMS) + 4
+    assert len(server) == 8 + len(UNTRUSTED_HEADERS) + 4
     for location in ("^~ /live/", "@events.0"):
         inside = block(lines, f"location {location}")
         own = inside.index("include sites-enabled/nginx.shop.0.extra;")
@@ -235,21 +235,25 @@ def test_passwords_are_asked_for_below_every_path() -> None:
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
-        ({"static": ["/s/", "/s/"]}, ["nginx_sites.shop.static[1].url: /s/ has settings of its own already; choose another"]),
+        (
+            {"static": ["/s/", "/s/"]},
+            ["nginx_sites.shop.static[1].url: /s/ is already in use or reserved; choose another path"],
+        ),
         (
             {"static": ["/.funnel/", "/.well-known/acme-challenge/x/"]},
             [
-                "nginx_sites.shop.static[0].url: /.funnel/ has settings of its own already; choose another",
-                "nginx_sites.shop.static[1].url: /.well-known/acme-challenge/x/ has settings of its own already; choose another",
+                "nginx_sites.shop.static[0].url: /.funnel/ is already in use or reserved; choose another path",
+                "nginx_sites.shop.static[1].url: /.well-known/acme-challenge/x/ is already in use or reserved; "
+                "choose another path",
             ],
         ),
         (
             {"static": ["/api/s/"], "paths": {"/api/up": {}, "/ap": {}}, "mounts": {"/api/": {"upstream": API}}},
             [
-                "nginx_sites.shop.static[0].url: /api/s/ lies in /api/, the part of nginx_sites.shop.mounts./api/; move it "
-                "there, or choose another",
-                "nginx_sites.shop.paths./api/up: /api/up lies in /api/, the part of nginx_sites.shop.mounts./api/; move it "
-                "there, or choose another",
+                "nginx_sites.shop.static[0].url: /api/s/ lies below /api/, which nginx_sites.shop.mounts./api/ serves; move it "
+                "there or choose another path",
+                "nginx_sites.shop.paths./api/up: /api/up lies below /api/, which nginx_sites.shop.mounts./api/ serves; move it "
+                "there or choose another path",
             ],
         ),
         (
@@ -261,8 +265,8 @@ def test_passwords_are_asked_for_below_every_path() -> None:
                 }
             },
             [
-                "nginx_sites.shop.mounts./a/.paths./a/b/c/d: /a/b/c/d lies in /a/b/c/, the part of "
-                "nginx_sites.shop.mounts./a/b/c/; move it there, or choose another",
+                "nginx_sites.shop.mounts./a/.paths./a/b/c/d: /a/b/c/d lies below /a/b/c/, which "
+                "nginx_sites.shop.mounts./a/b/c/ serves; move it there or choose another path",
             ],
         ),
     ],
@@ -590,8 +594,8 @@ def test_of_a_proxy_that_passes_tls_on_only_whose_connection_it_is_is_believed()
     listens = [line for line in lines if line.startswith("listen ")]
     assert len(listens) == 3
     assert all(" proxy_protocol " in line for line in listens)
-    behind = Addresses(["80"], ["443"], ["192.0.2.1"], proxy_protocol=True)
-    entry = files({"shop": {**SHOP, "domains": ["a.test"], "tls": TLS}}, addresses=behind)["sites-enabled/nginx.shop.conf"]
+    behind = NginxOptions(["80"], ["443"], ["192.0.2.1"], proxy_protocol=True)
+    entry = files({"shop": {**SHOP, "domains": ["a.test"], "tls": TLS}}, options=behind)["sites-enabled/nginx.shop.conf"]
     own = [line for line in block(render(entry["template"], entry["vars"]), "server") if line.startswith("listen ")]
     assert own == ["listen 80 proxy_protocol;", "listen 443 ssl proxy_protocol;"], "as the one for all names, or nginx warns"
 
@@ -605,8 +609,8 @@ def test_balancers_alone_may_ask_whether_a_site_is_well_whatever_keeps_others_ou
         "maintenance": {"file": "/srv/shop/maintenance"},
         "tls": TLS,
     }
-    balancers = Addresses(["80"], ["443"], ["192.0.2.1", "192.0.2.2"])
-    entry = files({"shop": {**SHOP, **keys}}, addresses=balancers)["sites-enabled/nginx.shop.conf"]
+    balancers = NginxOptions(["80"], ["443"], ["192.0.2.1", "192.0.2.2"])
+    entry = files({"shop": {**SHOP, **keys}}, options=balancers)["sites-enabled/nginx.shop.conf"]
     lines = render(entry["template"], entry["vars"])
     inside = block(lines, "location = /.funnel/health")
     assert inside[:5] == ["allow 192.0.2.1;", "allow 192.0.2.2;", "deny all;", "auth_basic off;", "access_log off;"]
@@ -811,7 +815,7 @@ def test_all_mistakes_come_at_once() -> None:
         },
     }
     with pytest.raises(InvalidDataError) as caught:
-        files(sites, {"api": {"servers": ["127.0.0.1:1"]}}, addresses=Addresses(["80", "[::]:80"], ["443"], ["10.0.0.1", "lb"]))
+        files(sites, {"api": {"servers": ["127.0.0.1:1"]}}, options=NginxOptions(["80", "[::]:80"], ["443"], ["10.0.0.1", "lb"]))
     assert "hunter2" not in str(caught.value)
     assert "nginx_sites.k.deny[4]" not in str(caught.value)
     for part in (
@@ -825,35 +829,35 @@ def test_all_mistakes_come_at_once() -> None:
         "nginx_sites.e e.upstream.servers[0]: must be host:port",
         "nginx_sites.f.upstream: nginx_upstreams has no aip; did you mean api?",
         "nginx_sites.f.listen: 82 is not in nginx_listen (80, [::]:80)",
-        "nginx_sites.g.domains: x.example.com is f's, too",
-        "nginx_sites.h.domains: h.example.com is named twice",
-        "nginx_sites.h.aliases: x.example.com is f's, too",
-        "nginx_sites.h.aliases: are redirected to the first of domains",
-        "nginx_sites.h.headers.X Y: a header's name is letters, digits and -",
-        "nginx_sites.h.basic_auth.a:b: a user's name has no colons and blanks",
-        "nginx_sites.h.limits.burst: goes with requests",
+        "nginx_sites.g.domains: x.example.com already belongs to nginx_sites.f",
+        "nginx_sites.h.domains: h.example.com is listed twice",
+        "nginx_sites.h.aliases: x.example.com already belongs to nginx_sites.f",
+        "nginx_sites.h.aliases: redirect to the first of domains",
+        "nginx_sites.h.headers.X Y: a header name must consist of letters, digits and -",
+        "nginx_sites.h.basic_auth.a:b: a user name must not contain colons or blanks",
+        "nginx_sites.h.limits.burst: requires requests",
         "nginx_sites.h.paths./a b: must be a path of letters",
-        "nginx_sites.h.paths./static/: /static/ has settings of its own already; choose another",
+        "nginx_sites.h.paths./static/: /static/ is already in use or reserved; choose another path",
         "nginx_sites.h.paths.//admin/: must be a path of letters",
         "nginx_sites.h.paths./a/../b: must be a path of letters",
         "nginx_sites.h.paths./a/.: must be a path of letters",
         "nginx_sites.h.paths./a//: must be a path of letters",
-        "nginx_sites.h.paths./.funnel/maintenance.html: /.funnel/maintenance.html has settings of its own",
+        "nginx_sites.h.paths./.funnel/maintenance.html: /.funnel/maintenance.html is already in use or reserved",
         "nginx_sites.k.static[0].url: must be a path between slashes",
-        "nginx_sites.h.paths./c.limits.burst: goes with requests",
+        "nginx_sites.h.paths./c.limits.burst: requires requests",
         "nginx_sites.i.allow[0]: must be an IP address or a network",
         *(f"nginx_sites.k.deny[{i}]: must be an IP address or a network" for i in range(4)),
-        "nginx_sites.i.basic_auth.ann: must be a hash, as openssl passwd -6 or htpasswd -B makes it; never the password itself; "
+        "nginx_sites.i.basic_auth.ann: must be a hash, as openssl passwd -6 or htpasswd -B prints it; never the password itself; "
         "found (not shown)",
-        "nginx_sites.j.tls: needs an address to listen on",
+        "nginx_sites.j.tls: requires an address to listen on",
         "nginx_sites.l.mounts./x: must be a path between slashes",
         "nginx_sites.l.mounts./x.upstream: nginx_upstreams has no aip; did you mean api?",
-        "nginx_sites.l.mounts./x.limits.burst: goes with requests",
-        "nginx_sites.l.paths./own/: /own/ lies in /own/, the part of nginx_sites.l.mounts./own/; move it there",
+        "nginx_sites.l.mounts./x.limits.burst: requires requests",
+        "nginx_sites.l.paths./own/: /own/ lies below /own/, which nginx_sites.l.mounts./own/ serves; move it there",
         "nginx_sites.l.mounts./own/.paths./y: must begin with /own/",
-        "nginx_sites.l.mounts./own/.paths./own/: must be a place below /own/; what holds for all of it is in nginx_sites.l",
-        "nginx_sites.l.mounts./own/.maintenance_file: goes with the site's maintenance.file",
-        "elsewhere.static[0].url: must begin with /z/, below which it is served; found '/s/'",
+        "nginx_sites.l.mounts./own/.paths./own/: must be a path below /own/; set options of all of /own/ in nginx_sites.l",
+        "nginx_sites.l.mounts./own/.maintenance_file: requires the site's maintenance.file",
+        "elsewhere.static[0].url: must begin with /z/, the prefix of elsewhere; found '/s/'",
         "nginx_trusted_proxies[1]: must be an IP address or a network",
     ):
         assert part in str(caught.value)
