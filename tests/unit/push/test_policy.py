@@ -56,10 +56,10 @@ def apps() -> dict[str, App]:
         ({"push": "main", "keys": ["alice"]}, "source.keys[0]: must be a line of an SSH public key"),
         ({"push": "main", "keys": [f'command="id" {ALICE}']}, "source.keys[0]: must be a line of an SSH public key"),
         ({"push": "main", "keys": [f"{ALICE}\n{BOB}"]}, "source.keys[0]: must be a line of an SSH public key"),
-        ({"push": "main", "keys": [ALICE, "ssh-ed25519 AAAA bob"]}, "source.keys[1]: is not a whole key"),
-        ({"push": "main", "keys": [BOB.replace("ed25519", "rsa")]}, "source.keys[0]: is not a whole key"),
-        ({"push": "main", "keys": [], "version": "v1"}, "source.version: goes with source.git and source.package"),
-        ({"git": "https://git.test/shop", "keys": [ALICE]}, "source.keys: goes with source.push"),
+        ({"push": "main", "keys": [ALICE, "ssh-ed25519 AAAA bob"]}, "source.keys[1]: is not a complete key"),
+        ({"push": "main", "keys": [BOB.replace("ed25519", "rsa")]}, "source.keys[0]: is not a complete key"),
+        ({"push": "main", "keys": [], "version": "v1"}, "source.version: requires source.git or source.package"),
+        ({"git": "https://git.test/shop", "keys": [ALICE]}, "source.keys: requires source.push"),
     ],
 )
 def test_a_mistake_in_who_may_push_is_named(source: dict[str, Any], expected: str) -> None:
