@@ -98,7 +98,7 @@ def test_a_right_fleet_is_let_through_and_nothing_is_changed(tmp_path: Path) -> 
         (
             fleet(keepalived_address=network(), keepalived_priority=150),
             [],
-            "keepalived_priority: 150 is not only lb1's; each host needs another one",
+            "keepalived_priority: 150 of lb1 is not unique; each host needs a different one",
         ),
     ],
 )
