@@ -93,8 +93,8 @@ def _mode_problems(key_file: Path) -> list[str]:
 
 def set_problems(arguments: Mapping[str, Any]) -> list[str]:
     """Return the problem of an invalid set name."""
-    objection = NAME.objection(str(arguments.get("set")))
-    return [f"certificates_set: {objection}; found {arguments.get('set')!r}"] if objection else []
+    violation = NAME.violation(str(arguments.get("set")))
+    return [f"certificates_set: {violation}; found {arguments.get('set')!r}"] if violation else []
 
 
 def account_problems(arguments: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import among
+from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import select_versions
 
 #: The variable of what the host has said already that it has.
 KNOWN = "__funnel_packages"
@@ -24,7 +24,7 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         known = self._templar.resolve_variable_expression(KNOWN) if KNOWN in (task_vars or {}) else {}
         if arguments.get("state", "present") == "present" and (
-            versions := among(arguments.get("name"), known.get("versions", {}))
+            versions := select_versions(arguments.get("name"), known.get("versions", {}))
         ):
             return {"changed": False, "installed": [], "versions": versions, "codename": known["codename"]}
         result: dict[str, Any] = self._execute_module("funnel.tornado.packages", arguments, task_vars=task_vars)

@@ -16,7 +16,7 @@ from ansible_collections.funnel.tornado.plugins.action.release import local_sour
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, app_certificates
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import HostFacts, host_problems, load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, nearest
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, closest_match
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import KEY
 
@@ -83,7 +83,7 @@ def unknown_apps(names: list[str], apps: object) -> list[str]:
     found = []
     for name in names:
         if name not in known:
-            near = nearest(name, known)
+            near = closest_match(name, known)
             right = f"did you mean {near}?" if near else f"there are {', '.join(known)}"
             found.append(f"{VARIABLE}: no such app {name}; {right}")
     return found
@@ -92,5 +92,5 @@ def unknown_apps(names: list[str], apps: object) -> list[str]:
 def misspelled_variables(variables: dict[str, Any]) -> list[str]:
     """Return a message for each variable whose name resembles ``tornado_apps``: Ansible would ignore it silently."""
     strange = sorted(name for name in variables if name.startswith("tornado_") and name != VARIABLE)
-    near = (name for name in sorted(variables) if name not in strange and nearest(name, [VARIABLE]) and name != VARIABLE)
+    near = (name for name in sorted(variables) if name not in strange and closest_match(name, [VARIABLE]) and name != VARIABLE)
     return [f"{name}: no such variable; did you mean {VARIABLE}?" for name in [*strange, *near]]

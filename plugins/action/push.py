@@ -12,7 +12,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.funnel.tornado.plugins.action.release import PROGRAMS, entry
+from ansible_collections.funnel.tornado.plugins.action.release import PROGRAMS, entry, runner
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
@@ -51,10 +51,10 @@ class ActionModule(ActionBase):
 
 def program() -> bytes:
     """Return the program as a zip file that Python runs (zipapp): the same bytes from the same code."""
-    files = {"__main__.py": PROGRAMS / "push.py", "launch.py": PROGRAMS / "launch.py", "runner.py": PROGRAMS / "runner.py"}
+    files = {"__main__.py": PROGRAMS / "push.py", "launch.py": PROGRAMS / "launch.py"}
     modules = {PACKAGE / path.relative_to(CODE): path for path in CODE.rglob("*.py")}
     files |= {str(name): path for name, path in modules.items()}
-    texts = {name: path.read_text() for name, path in files.items()}
+    texts = {name: path.read_text() for name, path in files.items()} | {"runner.json": runner()}
     texts |= {str(package / "__init__.py"): "" for name in modules for package in name.parents if package.name}
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:

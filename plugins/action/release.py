@@ -60,7 +60,7 @@ class ActionModule(ActionBase):
             "app": json.dumps(entry(app)),
             "revision": revision(app, local) if local else "",
             "launcher": (PROGRAMS / "launch.py").read_text(),
-            "runner": (PROGRAMS / "runner.py").read_text(),
+            "runner": runner(),
             "builder": operator(),
             "wait": wait,
         }
@@ -90,6 +90,11 @@ class ActionModule(ActionBase):
         )
         result.pop("invocation", None)  # two programs' texts are no help to anybody
         return result
+
+
+def runner() -> str:
+    """Return the files of the runner by name, as JSON."""
+    return json.dumps({path.name: path.read_text() for path in sorted((PROGRAMS / "runner").glob("*.py"))})
 
 
 def entry(app: App) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class ActionModule(ActionBase):
             directory = locate(name, self._loader.get_basedir(), directory=True)
         except SourceError as error:
             raise AnsibleActionFail(f"wheelhouse: {error}") from error
-        packages = wheelhouse.manifest(directory)
+        packages = wheelhouse.package_hashes(directory)
         if not packages:
             raise AnsibleActionFail(f"wheelhouse: {directory} has no packages ({', '.join(wheelhouse.PATTERNS)})")
         arguments["packages"] = packages

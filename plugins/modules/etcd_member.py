@@ -134,7 +134,7 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> Membership:
         raise EtcdError(f"etcd_members: has to name this host, {name}; found {', '.join(members) or 'nobody'}")
     cluster = Cluster(name, members, params["tls"], params["ca"], params["root_password"])
     if params["state"] == "known":
-        runs = systemd.look("etcd").active
+        runs = systemd.query("etcd").active
         return register_member(cluster, Path(params["data"]), version(check_mode=check_mode), runs=runs, check_mode=check_mode)
     if not check_mode:
         promote_learner(cluster)

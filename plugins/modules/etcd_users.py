@@ -128,7 +128,7 @@ def require_etcd() -> None:
 
     :raises UnreachableError: when it does not.
     """
-    if not systemd.look("etcd").active:
+    if not systemd.query("etcd").active:
         raise UnreachableError("etcd does not run on this host; see systemctl status etcd")
 
 

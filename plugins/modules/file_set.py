@@ -147,11 +147,11 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import (
     FileSet,
     FileSetError,
-    Outcome,
+    FileSetResult,
     converge,
     parse_files,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import Wanted
+from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceSpec
 
 SERVICE = {
     "name": {"type": "str", "required": True},
@@ -192,14 +192,14 @@ def main() -> None:
     )
 
 
-def apply(params: dict[str, Any], *, check_mode: bool) -> Outcome:
+def apply(params: dict[str, Any], *, check_mode: bool) -> FileSetResult:
     secrets = {path: {"content": content} for path, content in params["secret_contents"].items()}
     files = parse_files({path: {**entry, **secrets.get(path, {})} for path, entry in params["files"].items()})
     root = Path(params["root"])
     if params["check"] and root == Path("/"):
         raise FileSetError("check: needs a root other than /, because root is copied for it")
     service = params["service"]
-    wanted = service and Wanted(
+    spec = service and ServiceSpec(
         name=service["name"],
         on_change=service["on_change"],
         log=service["log"] and Path(service["log"]),
@@ -209,7 +209,7 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> Outcome:
         timeout=service["timeout"],
     )
     file_set = FileSet(root, files, params["owns"], params["absent"])
-    return converge(file_set, check=params["check"], wanted=wanted, check_mode=check_mode)
+    return converge(file_set, check=params["check"], service=spec, check_mode=check_mode)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        if systemd.look(SERVICE).active:
+        if systemd.query(SERVICE).active:
             changes, others = converge(module.params, check_mode=module.check_mode)
             for user in others:
                 module.warn(f"mongodb_users: does not have the {user}; if nobody needs it, remove it with dropUser")

@@ -159,7 +159,7 @@ def see_that_it_can_go_on(given: dict[str, Any], address: str) -> None:
 def ask(address: str) -> dict[str, Any]:
     """Return what mongod says of itself; nothing, if it does not run or answer."""
     with contextlib.suppress(MongodbError):
-        if systemd.look(SERVICE).active:
+        if systemd.query(SERVICE).active:
             return hello(address)
     return {}
 

@@ -92,7 +92,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.packages imp
     PackagesError,
     candidates,
     install,
-    installed,
+    installed_versions,
     require_supported_host,
     upgradable,
     upgrade,
@@ -119,13 +119,13 @@ def main() -> None:
 
 
 def present(names: list[str], lists_max_age: float, *, check_mode: bool) -> dict[str, Any]:
-    versions = installed(names)
+    versions = installed_versions(names)
     wanted = [name for name in names if name not in versions]
     if wanted and check_mode:
         versions |= candidates(wanted)
     elif wanted:
         install(wanted, lists_max_age=lists_max_age)
-        versions = installed(names)
+        versions = installed_versions(names)
     diff = {"before": "", "after": "".join(f"{name}\n" for name in wanted), "after_header": "installed packages"}
     return {
         "changed": bool(wanted),

@@ -104,13 +104,13 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSH_ENTRIES, Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.core.private import link_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.core.private import link_protection_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import collect_host_state
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
-from ansible_collections.funnel.tornado.plugins.module_utils.system.home import is_ours
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import is_managed
 from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import (
     PackagesError,
-    installed,
+    installed_versions,
     require_supported_host,
     upstream_versions,
 )
@@ -133,17 +133,17 @@ def main() -> None:
         distribution = require_supported_host()
     except PackagesError as error:
         module.fail_json(msg=str(error))
-    if problem := link_problem():
+    if problem := link_protection_problem():
         module.fail_json(msg=f"{problem}; nothing was changed")
     cpus = len(os.sched_getaffinity(0))
     module.exit_json(
         changed=False,
         cpus=cpus,
         nginx_workers=max(1, cpus // 2),
-        open_files=Capacity.of_host().most,
+        open_files=Capacity.of_host().max_open_files,
         names=sorted(set(names())),
         certificates=installed_names(APP_SET),
-        packages={"codename": distribution.codename, "versions": upstream_versions(installed())},
+        packages={"codename": distribution.codename, "versions": upstream_versions(installed_versions())},
         host_state=collect_host_state(module.params["key"].encode()).to_data(),
         pushed=sorted(path.stem for path in PUSH_ENTRIES.glob("*.json")),
     )
@@ -153,7 +153,7 @@ def names() -> Iterator[str]:
     """Yield the names that are taken by something that is no app."""
     yield from (user.pw_name for user in pwd.getpwall() if user.pw_dir != str(Layout(user.pw_name).home))
     for directory in filter(Path.is_dir, (Path("/var/log"), Path("/srv"))):
-        yield from (path.name for path in directory.iterdir() if path.is_dir() and not is_ours(Layout(path.name)))
+        yield from (path.name for path in directory.iterdir() if path.is_dir() and not is_managed(Layout(path.name)))
 
 
 if __name__ == "__main__":

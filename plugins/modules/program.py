@@ -87,7 +87,7 @@ def main() -> None:
     os.umask(0o022)  # whatever root's is: the service's user has to get at it
     given = module.params
     program = Program(given["name"], given["checksum"], Path("/opt") / given["home"], Path("/usr/local/bin") / given["name"])
-    result = {"changed": not program.is_right(), "path": str(program.path), "diff": {}}
+    result = {"changed": not program.is_up_to_date(), "path": str(program.path), "diff": {}}
     if result["changed"] and not module.check_mode:
         from_url = "://" in given["archive"]
         if not from_url and not given["file"] and not program.path.is_file():

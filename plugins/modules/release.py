@@ -48,7 +48,7 @@ options:
     type: str
     default: ""
   runner:
-    description: "Only for the controller's half of this module: the program that serves an Application or WSGI."
+    description: "Only for the controller's half of this module: the files of the runner, which serves the app, as JSON."
     type: str
     default: ""
   builder:
@@ -205,7 +205,7 @@ def release(module: AnsibleModule, layout: Layout, app: App) -> dict[str, Any]:
     if revision is None:
         later = f"a release of {app.source.version or 'the default branch'}, which git will be asked for\n"
         return {"changed": True, "id": "", "revision": "", "diff": difference(layout, later)}
-    programs = Programs(module.params["launcher"], module.params["runner"])
+    programs = Programs(module.params["launcher"], json.loads(module.params["runner"]))
     planned = plan_release(app, revision, programs)
     result: dict[str, Any] = {"id": planned.id, "revision": revision, "changed": not layout.is_built(planned.id)}
     if not result["changed"]:

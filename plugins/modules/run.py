@@ -76,7 +76,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.command import
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable, printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation
-from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError, look
+from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError, query
 
 ARGUMENTS = {
     "name": {"type": "str", "required": True},
@@ -91,7 +91,7 @@ def main() -> None:
     layout, timeout = Layout(module.params["name"]), module.params["timeout"]
     release = layout.live_release()
     if release is None:
-        module.fail_json(msg=f"{layout.app}: nothing is served on this host", release="")
+        module.fail_json(msg=f"{layout.app}: no release is live on this host", release="")
     launcher = layout.release(release) / "launch.py"
     try:
         argv = [str(launcher), "--run", *words(module.params["command"])]
@@ -139,7 +139,7 @@ def secrets(layout: Layout, release: str) -> set[str]:
 
 def limit_of_supervisord() -> int:
     """Return how many files those that supervisord starts may have open at first."""
-    soft, _most = resource.prlimit(look("supervisor").main_pid, resource.RLIMIT_NOFILE)
+    soft, _most = resource.prlimit(query("supervisor").main_pid, resource.RLIMIT_NOFILE)
     return soft
 
 

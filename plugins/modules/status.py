@@ -208,7 +208,7 @@ def main() -> None:
 
 def certificate_statuses(params: dict[str, Any]) -> Iterator[apps.CertificateStatus]:
     """Yield the certificates, compared with the time at which each service that serves them was (re)loaded."""
-    readers = {name: systemd.look(name).settled_at for name in apps.CONFIGURATION_CHECKS if name in params["services"]}
+    readers = {name: systemd.query(name).loaded_at for name in apps.CONFIGURATION_CHECKS if name in params["services"]}
     yield from apps.certificate_statuses(parse_requests(params["certificates"]), params["certificates_set"], readers)
 
 

@@ -138,10 +138,10 @@ def converge(module: AnsibleModule) -> dict[str, Any]:
     uv = Uv(params["version"])
     wanted = params["packages"]
     sources = Sources(**{key: params[key] for key in SOURCES}, wheelhouse=wheelhouse.HOME if wanted else None)
-    found = wheelhouse.manifest(wheelhouse.HOME) if wanted else {}
-    before = [*uv.others(), *(wheelhouse.HOME / name for name, digest in found.items() if wanted.get(name) != digest)]
+    found = wheelhouse.package_hashes(wheelhouse.HOME) if wanted else {}
+    before = [*uv.other_paths(), *(wheelhouse.HOME / name for name, digest in found.items() if wanted.get(name) != digest)]
     missing = [name for name, digest in wanted.items() if found.get(name) != digest]
-    after = [*([] if uv.is_right() else [uv.directory]), *(wheelhouse.HOME / name for name in missing)]
+    after = [*([] if uv.is_up_to_date() else [uv.directory]), *(wheelhouse.HOME / name for name in missing)]
     changed = bool(before or after)
     if changed and not module.check_mode:
         if missing and not params["archive"]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import UV_ENVIRONMENT
 from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import HostState
-from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSet, is_read, is_right
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSet, is_read_by_service, is_up_to_date
 from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import Limits
 from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import Sources
 
@@ -41,23 +41,23 @@ def files_up_to_date(state: HostState, file_set: FileSet, service: Mapping[str, 
         return (path for path in state.files if PurePosixPath(path).match(str(directory / pattern)))
 
     patterns = [file_set.root / pattern for pattern in file_set.owns]
-    desired = file_set.wanted(glob)
+    desired = file_set.desired(glob)
     if not all(any(path.is_relative_to(directory) for directory in state.directories) for path in (*desired, *patterns)):
         return False
-    if not all(is_right(state.files.get(path), file, KEY.encode()) for path, file in desired.items()):
+    if not all(is_up_to_date(state.files.get(path), file, KEY.encode()) for path, file in desired.items()):
         return False
     if not service:
         return True
     running = state.services.get(service.get("name", ""))
     if service.get("listener") or running is None or not (running.active and running.enabled):
         return False
-    read = [path for path, file in desired.items() if file and is_read(path, service.get("on_change", ""))]
-    return all(state.files[path].mtime <= running.settled_at for path in read)
+    read = [path for path, file in desired.items() if file and is_read_by_service(path, service.get("on_change", ""))]
+    return all(state.files[path].mtime <= running.loaded_at for path in read)
 
 
 def limits_up_to_date(state: HostState, limits: Limits) -> bool:
     """Return whether the limits are in effect; ``limits.kernel`` must be that of ``state``."""
-    if not state.kernel or any(sysctl.running < sysctl.wanted for sysctl in limits.sysctls()):
+    if not state.kernel or any(sysctl.current < sysctl.minimum for sysctl in limits.sysctls()):
         return False
     for name in limits.services:
         service = state.services.get(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import nearest
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import closest_match
 
 
 def role_variable_problems(hosts: Mapping[str, Mapping[str, object]], options: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
@@ -37,7 +37,7 @@ def meant(name: str, role: str, known: Collection[str]) -> str | None:
     That is the nearest one, if at most a quarter of its letters is missing (not counting the role's name), and as many others are
     there. What only begins like a role's variable, such as ``python_version``, is somebody else's.
     """
-    right = None if name in known else nearest(name, known)
+    right = None if name in known else closest_match(name, known)
     if right is None:
         return None
     letters, wanted = Counter(name), Counter(right)

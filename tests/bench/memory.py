@@ -20,7 +20,7 @@ END
 """
 #: What runs, by a pattern of its command line. All else is of a bare Debian.
 KINDS = {
-    "Tornado process": r"runner\.py|bench_app\.py --port=80\d\d $",
+    "Tornado process": r"/runner |bench_app\.py --port=80\d\d $",
     "nginx, all processes": r"^nginx: ",
     "supervisord": r"supervisord",
 }

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
-RUNNER = ROOT / "roles/app/files/runner.py"
+RUNNER = ROOT / "roles/app/files/runner"
 SAMPLE_APP = ROOT / "files/sample_app"
 PATIENCE = 20.0  # seconds until a test that waits gives up: much more than anything takes
 

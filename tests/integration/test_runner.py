@@ -100,7 +100,7 @@ class TestSocket:
         first = serve("--socket", tmp_path / "0.sock")
         second = spawn("--socket", tmp_path / "0.sock")
         assert second.status() == 1
-        assert f"cannot listen on {tmp_path}/0.sock: another process does" in second.log
+        assert f"cannot listen on {tmp_path}/0.sock: another process listens on it" in second.log
         assert first.ask("/whoami").json["pid"] == first.pid
 
     def test_other_file_in_its_place_is_left_alone(self, spawn: Serve, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ class TestFork:
         slow.send_request("/sleep?seconds=50")
         time.sleep(0.1)
         process.signal()
-        process.wait_for("draining .* 1 requests")
+        process.wait_for("draining .* 1 in-flight requests")
         assert process.stop() == 1
         with pytest.raises(ConnectionError):
             slow.answer()
@@ -228,7 +228,7 @@ class TestFork:
         process = spawn("--port", "0", "--fork", "2", target="web:app", cwd=write_app(tmp_path, "1 / 0"))
         assert process.status() == 1
         assert process.log.count("cannot import web: ZeroDivisionError") == 2
-        assert "giving up: no child could serve" in process.lines[-1]
+        assert "giving up: no child process could serve" in process.lines[-1]
 
 
 ALL_FOUR = {"X-Real-Ip": "192.0.2.1", "X-Forwarded-For": "192.0.2.2", "X-Scheme": "https", "X-Forwarded-Proto": "http"}
@@ -411,7 +411,7 @@ class TestDrain:
         start = time.monotonic()
         assert process.stop() == 0
         assert 0.5 <= time.monotonic() - start < 20
-        assert "the drain is over: 1 requests are cut" in process.log
+        assert "drain timeout reached: aborting 1 in-flight requests" in process.log
         with pytest.raises(ConnectionError):
             slow.answer()
 
@@ -501,7 +501,7 @@ class TestReplace:
         with keep_busy(old.connect) as answers:
             time.sleep(0.5)
             new = serve(*options, "--replace", str(old.pid))
-            new.wait_for(f"taking the place of pid {old.pid}")
+            new.wait_for(f"replacing pid {old.pid}")
             assert (tmp_path / "pid").read_text() == f"{new.pid}\n"
             assert old.popen.poll() is None, "it drains"
             assert old.status() == 0
@@ -549,7 +549,7 @@ class TestReplace:
         assert old.status() == -signal.SIGKILL
         new = serve(*options, "--replace", str(old.pid))
         assert new.ask("/whoami").json["pid"] == new.pid
-        assert "taking" not in new.log
+        assert "replacing" not in new.log
 
     def test_application_that_fails_leaves_the_old_one_alone(self, serve: Serve, spawn: Serve, tmp_path: Path) -> None:
         options = ("--socket", tmp_path / "s", "--pid-file", tmp_path / "pid")
@@ -742,7 +742,7 @@ class TestWsgi:
             connection.send_request("/slow")
         time.sleep(0.2)
         process.signal()
-        process.wait_for("draining .* 2 requests")
+        process.wait_for("draining .* 2 in-flight requests")
         for connection in (slow, waiting):
             answer = connection.answer()
             assert (answer.body, answer.headers["Connection"]) == (b"/slow", "close")
@@ -778,7 +778,7 @@ class TestWsgi:
         connection.close()
         process.ask("/more")
         process.wait_for(r"closed by the same thread: True")
-        process.wait_for(r"The client of GET /stream \(127\.0\.0\.1\) is gone")
+        process.wait_for(r"Client closed the connection during GET /stream \(127\.0\.0\.1\)")
         assert process.ask("/next").body == b"/next"
 
     def test_exception_in_the_middle_of_an_answer_cuts_it(self, wsgi: Serve) -> None:
@@ -929,7 +929,7 @@ class TestLogs:
         files = [tmp_path / "web.0.log", tmp_path / "web.1.log"]
         eventually(lambda: all(file.exists() and " serving " in file.read_text() for file in files))
         assert process.stop() == 0
-        assert "SIGTERM: stopping" in (tmp_path / "web.log").read_text()
+        assert "received SIGTERM: stopping" in (tmp_path / "web.log").read_text()
 
     def test_syslog_beside_stderr(self, spawn: Serve, tmp_path: Path, eventually: Eventually) -> None:
         with socket.socket(type=socket.SOCK_DGRAM) as syslog:
@@ -995,13 +995,13 @@ class TestLogs:
     def test_file_that_cannot_be_is_refused_at_the_start(self, spawn: Serve) -> None:
         process = spawn("--port", "0", "--log-to", "stderr", "--log-to", "/none/log")
         assert process.status() == 1
-        assert process.lines == ["runner.py: error: cannot log to /none/log: No such file or directory"]
+        assert process.lines == ["runner: error: cannot log to /none/log: No such file or directory"]
 
     def test_failure_is_on_stderr_too(self, spawn: Serve, tmp_path: Path) -> None:
         process = spawn("--port", "0", "--log-to", tmp_path / "web.log", target="none:app")
         assert process.status() == 1
         assert len(process.lines) == 1
-        assert "runner.py: error: cannot import none" in process.log
+        assert "runner: error: cannot import none" in process.log
         assert "CRITICAL runner" in (tmp_path / "web.log").read_text()
 
 
@@ -1222,7 +1222,7 @@ class TestDebug:
     def test_several_processes_are_refused(self, spawn: Serve, arguments: list[str], env: dict[str, str]) -> None:
         process = spawn("--port", "0", "--debug", *arguments, env=env)
         assert process.status() == 2
-        assert "argument --debug: reloading is for one process" in process.log
+        assert "argument --debug: hot reload supports one process only" in process.log
 
 
 class TestTls:
@@ -1286,8 +1286,8 @@ class TestTarget:
             "none:app": "cannot import none: no module named none in ",
             "web:none": f"module web has no none; {self.EXPECTED}",
             "web:number": f"web:number is of type int; {self.EXPECTED}",
-            "web:make_nothing": f"what web:make_nothing returned is of type NoneType; {self.EXPECTED}",
-            "web:fail": "cannot make web:fail: ValueError: no database",
+            "web:make_nothing": f"web:make_nothing returned an object of type NoneType; {self.EXPECTED}",
+            "web:fail": "cannot create web:fail: ValueError: no database",
         }
         write_app(tmp_path, more=self.KINDS)
         processes = {target: spawn("--port", "0", target=target, cwd=tmp_path) for target in errors}
@@ -1310,5 +1310,5 @@ class TestTarget:
             assert process.status() == 1
             assert errors[text] in process.lines[0]
             assert f'File "{tmp_path}/{number}/web.py", line 1' in process.log
-            assert "runner.py" not in process.log
+            assert "files/runner" not in process.log
             assert "importlib" not in process.log

@@ -1,4 +1,4 @@
-"""The programs that roles bring to hosts, as modules: they stand alone, in no package."""
+"""Imports the programs that roles install on hosts, which belong to no package here."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from types import ModuleType
 
 
 def load(name: str, role: str = "app") -> ModuleType:
-    """Import ``roles/<role>/files/<name>.py``."""
-    path = Path(__file__).parents[2] / f"roles/{role}/files/{name}.py"
-    spec = importlib.util.spec_from_file_location(f"tornado_{name}", path)
+    """Import ``roles/<role>/files/<name>.py``, or a module of a package there, such as ``runner.options``."""
+    top, _dot, module = name.partition(".")
+    files = Path(__file__).parents[2] / f"roles/{role}/files"
+    path = files / top / "__init__.py" if module else files / f"{top}.py"
+    spec = importlib.util.spec_from_file_location(f"tornado_{top}", path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    if not module or spec.name not in sys.modules:
+        sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[spec.name])
+    return importlib.import_module(f"{spec.name}.{module}") if module else sys.modules[spec.name]

@@ -51,7 +51,7 @@ def test_all_mistakes_of_a_file_come_in_one_message_before_anything_changes(tmp_
     assert "the inventory has mistakes; nothing was changed" in output
     assert "tornado_apps.sample.drian: no such key; did you mean drain?" in output
     assert "tornado_apps.sample.processes: must be int or \"auto\"; found 'many'" in output.replace('\\"', '"')
-    assert "tornado_apps.other.domains: a.test is plain's, too" in output
+    assert "tornado_apps.other.domains: a.test already belongs to tornado_apps.plain" in output
     assert "changed=0" in output
 
 
@@ -60,11 +60,11 @@ def test_all_mistakes_of_a_file_come_in_one_message_before_anything_changes(tmp_
     [
         (
             apps(other={"source": {"path": "files"}, "run": {"app": "a:b"}, "domains": ["b.test"], "port": 8001}),
-            "tornado_apps.other.port: takes 8001 to 8004, of which plain has some; move one of them",
+            "tornado_apps.other.port: uses ports 8001 to 8004, which overlap with those of plain; change one of them",
         ),
         (
             apps(sample={"open_files": 50_000}),
-            "tornado_apps.sample.open_files: must be at most 20000, what this host gives; found 50000",
+            "tornado_apps.sample.open_files: must be at most 20000, the limit of this host; found 50000",
         ),
         (apps(sample={"source": {"path": "no/such/app"}}), "tornado_apps.sample.source.path: there is no directory"),
         ({"tornado_app": {}}, "tornado_app: no such variable; did you mean tornado_apps?"),

@@ -152,7 +152,7 @@ for path in pathlib.Path("/proc").glob("[0-9]*"):
         rows = (path / "limits").read_text().splitlines()
     except OSError:
         continue
-    for kind in ("supervisord", "runner.py", "nginx: worker process", "plain.py"):
+    for kind in ("supervisord", "/runner ", "nginx: worker process", "plain.py"):
         if kind in line and "import json" not in line:
             limits.setdefault(kind, []).extend(int(row.split()[3]) for row in rows if row.startswith("Max open files"))
 print(json.dumps(limits))
@@ -160,11 +160,11 @@ print(json.dumps(limits))
     )
     assert {kind: set(found) for kind, found in limits.items()} == {
         "supervisord": {16_384},
-        "runner.py": {16_384},
+        "/runner ": {16_384},
         "nginx: worker process": {16_384},
         "plain.py": {4_096},  # its own open_files
     }
-    assert len(limits["runner.py"]) == os.cpu_count()
+    assert len(limits["/runner "]) == os.cpu_count()
 
 
 def test_the_backlog_reaches_the_listening_sockets(host: Host) -> None:

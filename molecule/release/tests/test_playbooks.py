@@ -81,7 +81,7 @@ def test_a_dry_run_says_what_would_be_built_and_which_processes_would_serve_and_
     ("options", "message"),
     [
         (["-e", "app=plian"], "tornado_apps: no such app plian; did you mean plain?"),
-        (["-e", "app=sample", "-e", "version=v2"], "tornado_apps.sample.source.version: goes with source.git and source.package"),
+        (["-e", "app=sample", "-e", "version=v2"], "tornado_apps.sample.source.version: requires source.git or source.package"),
         (["-e", "app=plain", "-e", "version=v3"], "tornado_apps.plain.source.version: /srv/plain.bundle has no branch"),
     ],
 )
@@ -98,12 +98,12 @@ def test_a_name_that_no_app_can_have_is_no_path_either(host: Host) -> None:
     before = state(host)
     status, output = run_playbook("playbooks/restart.yml", HOST, "-e", "app=../srv/plain")
     assert status != 0
-    assert "../srv/plain: an app's name is a lower-case letter" in folded(output)
+    assert "../srv/plain: an app name must be a lowercase letter" in folded(output)
     assert state(host) == before
 
 
 def test_an_app_that_nothing_is_served_of_cannot_be_restarted(host: Host) -> None:
     status, output = run_playbook("playbooks/restart.yml", HOST, "-e", "app=nosuch")
     assert status != 0
-    assert "nosuch: nothing is served on this host" in folded(output)
+    assert "nosuch: no release is live on this host" in folded(output)
     assert host.check_output("ls -A /srv").split() == ["plain", "plain.bundle", "sample"]

@@ -215,7 +215,7 @@ def zipped(sources: Sources, words: str) -> dict[str, Any]:
     program = zipfile.ZipInfo("zipped-1.0/serve")
     program.external_attr = 0o100755 << 16
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(program, '#!/bin/sh\nexec python ../runner.py hello:make_app --socket "$1"\n')
+        archive.writestr(program, '#!/bin/sh\nexec python ../runner hello:make_app --socket "$1"\n')
         archive.writestr("zipped-1.0/hello.py", hello(words))
         archive.writestr("zipped-1.0/pylock.toml", sources.pylock)
         archive.writestr("zipped-1.0/www/hello.txt", words)

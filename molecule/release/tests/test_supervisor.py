@@ -92,7 +92,7 @@ def test_no_client_of_the_runner_notices(hosts: dict[str, Host], clients: Client
     for name, host in hosts.items():
         for process, pid in before[name].items():
             log = host.check_output("cat /var/log/sample/%s.log", process.removeprefix("sample-").replace(":", "-"))
-            told = re.search(rf"taking the place of pid {pid}\n(.*\n)*.* 200 (GET|POST) ", log)
+            told = re.search(rf"replacing pid {pid}\n(.*\n)*.* 200 (GET|POST) ", log)
             assert told, "and the log goes on"
 
 

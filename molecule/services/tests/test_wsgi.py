@@ -271,7 +271,7 @@ def test_a_release_below_a_path_is_judged_by_its_own_answers(directory: Path) ->
             time.sleep(0.05)
         status, output = deployed.result()
     assert status != 0
-    assert "answers were 5xx, more than 5 % (soak_errors)" in output
+    assert "responses were 5xx, more than 5 % (soak_errors)" in output
     assert {site.get("/api/runs").status for site in sites} == {200}
 
 
@@ -288,7 +288,7 @@ def test_who_has_the_site_does_not_leave_before_those_who_are_a_part_of_it(direc
     left = {name: entry for name, entry in entries(directory).items() if name != "reporting_app"}
     status, output = run_playbook("playbooks/remove.yml", ALL, "-e", "app=reporting_app", *extra(directory, apps(**left)))
     assert status != 0
-    assert f"tornado_apps.rest_api.prefix: is a part of the site of {NAME}, and no app without a prefix" in output
+    assert f"tornado_apps.rest_api.prefix: the site of {NAME} requires an app without a prefix" in output
     assert {Site(address(host), NAME).get("/").status for host in hosts().values()} == {200}
 
 

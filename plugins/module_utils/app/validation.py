@@ -94,18 +94,18 @@ def name_problem(name: object, path: str = "") -> str:
     """Return why ``name``, found at ``path``, is not a valid app name; an empty string if it is valid."""
     if APP_NAME.fullmatch(str(name)):
         return ""
-    return f"{path or name}: an app's name is a lower-case letter, then up to 30 of a-z 0-9 _ -"
+    return f"{path or name}: an app name must be a lowercase letter followed by up to 30 of a-z 0-9 _ -"
 
 
 def _name_problems(name: str, path: str) -> Iterator[str]:
     if problem := name_problem(name, path):
         yield problem
     elif name in RESERVED_NAMES:
-        yield f"{path}: the name {name} belongs to a service of this collection; choose another"
+        yield f"{path}: the name {name} is reserved for a service of this collection; choose another"
 
 
 def _app_problems(app: App, path: str) -> Iterator[str]:
-    """Yield what is wrong between the keys of one app."""
+    """Yield the problems between the keys of one app."""
     yield from _source_problems(app.source, f"{path}.source")
     yield from _run_problems(app, f"{path}.run")
     yield from _debug_problems(app, path)
@@ -114,46 +114,46 @@ def _app_problems(app: App, path: str) -> Iterator[str]:
     yield from site_problems(app, path)
     yield from part_problems(_part(app))
     if app.prefix is not None and is_reserved(app.prefix):
-        yield f"{path}.prefix: {app.prefix} is kept for the site itself; choose another"
-    mistakes = list(service_problems(app.services, f"{path}.services"))
-    yield from mistakes
-    service_variables = {} if mistakes else app.services.environment | app.services.secret_environment
+        yield f"{path}.prefix: {app.prefix} is reserved for the site itself; choose another path"
+    problems = list(service_problems(app.services, f"{path}.services"))
+    yield from problems
+    service_variables = {} if problems else app.services.environment | app.services.secret_environment
     for key in [*app.env, *app.secrets]:
         where = "secrets" if key in app.secrets else "env"
         if not ENV_VARIABLE.fullmatch(key):
-            yield f"{path}.{where}.{key}: a variable's name is letters, digits and _, and does not begin with a digit"
+            yield f"{path}.{where}.{key}: a variable name must consist of letters, digits and _, and must not begin with a digit"
         elif key == "PORT" or key.startswith("TORNADO_"):
             yield f"{path}.{where}.{key}: is set by the launcher; choose another name"
         elif key in service_variables:
             yield f"{path}.{where}.{key}: is set by services; remove it here"
     for key in sorted(app.env.keys() & app.secrets.keys()):
-        yield f"{path}.secrets.{key}: is in env, too; keep one"
+        yield f"{path}.secrets.{key}: is also in env; keep one of them"
 
 
 def _source_problems(source: Source, path: str) -> Iterator[str]:
-    """Yield the keys that do not go with the kind of source, and those that it lacks."""
+    """Yield the keys that the kind of source does not support, and those that it lacks."""
     [kind] = (name for name in Source.EXACTLY_ONE if getattr(source, name) is not None)
     for key, kinds in SOURCE_KEYS.items():
         if getattr(source, key) is not None and kind not in kinds:
-            yield f"{path}.{key}: goes with {' and '.join(f'source.{one}' for one in kinds)}; this is a source.{kind}"
+            yield f"{path}.{key}: requires {' or '.join(f'source.{name}' for name in kinds)}; this is source.{kind}"
     if source.git is not None and re.match(r"https?://[^/]*@", source.git):
-        yield f"{path}.git: has a name or a password, which all users of a host could see among its processes; use deploy_key"
+        yield f"{path}.git: contains credentials, which the process list would show to all users of the host; use deploy_key"
     if source.package is not None and source.version is None:
-        yield f"{path}.version: is missing; without it the same entry would be another release tomorrow"
+        yield f"{path}.version: is missing; without it the same entry could build a different release later"
     if source.archive is not None and source.archive_is_url and source.checksum is None:
-        yield f"{path}.checksum: is missing; what a URL has to give is known by it"
+        yield f"{path}.checksum: is missing; it verifies the download from a URL"
     if source.push is not None and source.keys is None:
-        yield f"{path}.keys: is missing; it has the SSH public keys that may push"
+        yield f"{path}.keys: is missing; list the SSH public keys that may push"
     for number, key in enumerate(source.keys or ()):
-        if not _is_whole(key):
-            yield f"{path}.keys[{number}]: is not a whole key; copy the line of the .pub file anew"
+        if not _is_complete_key(key):
+            yield f"{path}.keys[{number}]: is not a complete key; copy the line of the .pub file again"
 
 
-def _is_whole(key: str) -> bool:
-    """Say whether what a public key is in base64 begins as its kind does (RFC 4253, 6.6)."""
-    kind, blob = key.split()[:2]
+def _is_complete_key(key: str) -> bool:
+    """Report whether the base64 part of a public key begins with the type of the key (RFC 4253, 6.6)."""
+    key_type, blob = key.split()[:2]
     try:
-        return base64.b64decode(blob).startswith(len(kind).to_bytes(4, "big") + kind.encode())
+        return base64.b64decode(blob).startswith(len(key_type).to_bytes(4, "big") + key_type.encode())
     except ValueError:
         return False
 
@@ -163,32 +163,32 @@ def _run_problems(app: App, path: str) -> Iterator[str]:
     if run.command is not None:
         yield from _command_problems(app, run.command, f"{path}.command")
     if run.threads is not None and run.wsgi is None:
-        yield f"{path}.threads: goes with run.wsgi"
+        yield f"{path}.threads: requires run.wsgi"
     if run.procfile is None:
         if run.scale:
-            yield f"{path}.scale: goes with run.procfile"
+            yield f"{path}.scale: requires run.procfile"
         return
     if app.port is None:
-        yield f"{path}.procfile: listens on $PORT, so the app needs a port, such as port: 8000"
+        yield f"{path}.procfile: requires a port, such as port: 8000, because its processes listen on $PORT"
     if app.source.package is not None:
-        yield f"{path}.procfile: lies in the source, and a source.package has none"
+        yield f"{path}.procfile: requires a source with a Procfile; source.package has none"
     for name in run.scale:
         if not re.fullmatch(PROCESS_TYPE, name):
             yield f"{path}.scale.{name}: must be the name of a process type"
         elif name == run.procfile:
-            yield f"{path}.scale.{name}: is what is served; processes says how many"
+            yield f"{path}.scale.{name}: is the type that serves requests; set processes instead"
 
 
 def _debug_problems(app: App, path: str) -> Iterator[str]:
-    """Yield what goes against a process that reloads on changed files, and needs to."""
+    """Yield the conflicts with debug, in which a process reloads when code changes."""
     if app.watch and not app.debug:
-        yield f"{path}.watch: goes with debug: true"
+        yield f"{path}.watch: requires debug: true"
     if app.source.directory is not None and not app.debug:
-        yield f"{path}.source.directory: is run in place, for development only, and needs debug: true; serve source.path or git"
+        yield f"{path}.source.directory: runs in place, for development only, and requires debug: true; deploy path or git"
     if app.debug and app.run.app is None and app.run.wsgi is None:
-        yield f"{path}.debug: goes with run.app and run.wsgi, which the collection's runner serves"
+        yield f"{path}.debug: requires run.app or run.wsgi, which the collection's runner serves"
     if app.debug and app.processes not in ("auto", 1):
-        yield f"{path}.processes: must be 1 with debug, as only one process can reload; found {app.processes}"
+        yield f"{path}.processes: must be 1 with debug, because only a single process can reload; found {app.processes}"
 
 
 def _hook_problems(hooks: Hooks, path: str) -> Iterator[str]:
@@ -203,33 +203,33 @@ def _hook_problems(hooks: Hooks, path: str) -> Iterator[str]:
 
 
 def _tls_problems(app: App, path: str) -> Iterator[str]:
-    """Yield what goes against the provider of the certificate."""
+    """Yield the keys that conflict with the provider of the certificate."""
     tls = app.tls
     yield from request_problems(tls.provider, app.all_domains, tls.certificate, tls.key, path)
     if tls.hsts and tls.provider == "off":
-        yield f"{path}.hsts: goes with a provider; browsers believe it over HTTPS only"
+        yield f"{path}.hsts: requires a provider; browsers accept HSTS over HTTPS only"
 
 
 def _command_problems(app: App, command: str, path: str) -> Iterator[str]:
     try:
         words = shlex.split(command)
-        named = {name for _text, name, _spec, _conversion in string.Formatter().parse(command) if name is not None}
+        placeholders = {name for _text, name, _spec, _conversion in string.Formatter().parse(command) if name is not None}
     except ValueError as error:
-        yield f"{path}: {str(error).lower()}; found {command!r}. A brace that is meant is written twice"
+        yield f"{path}: {str(error).lower()}; found {command!r}. Write a literal brace twice"
         return
     if not words:
         yield f"{path}: must be a program and its arguments; found {command!r}"
-    for name in sorted(named - set(PLACEHOLDERS)):
-        known = ", ".join(f"{{{word}}}" for word in PLACEHOLDERS)
-        yield f"{path}: knows no {{{name}}}; known are {known}. A brace that is meant is written twice"
-    if "socket" in named and app.port is not None:
-        yield f"{path}: listens on {{socket}}, so the app has no port; remove one of them"
-    if "socket" not in named and app.port is None:
-        yield f"{path}: must listen on {{socket}}, or the app needs a port, such as port: 8000"
+    for name in sorted(placeholders - set(PLACEHOLDERS)):
+        valid = ", ".join(f"{{{placeholder}}}" for placeholder in PLACEHOLDERS)
+        yield f"{path}: unknown placeholder {{{name}}}; valid are {valid}. Write a literal brace twice"
+    if "socket" in placeholders and app.port is not None:
+        yield f"{path}: listens on {{socket}}, but the app has a port; remove one of them"
+    if "socket" not in placeholders and app.port is None:
+        yield f"{path}: must listen on {{socket}}, or the app must have a port, such as port: 8000"
 
 
 def _prefix_problems(apps: Mapping[str, App]) -> Iterator[str]:
-    """Yield what is wrong with the apps that are part of another one's site."""
+    """Yield the problems of apps with a prefix, which share the site of another app."""
     owners: dict[tuple[frozenset[str], str], str] = {}
     parts: dict[frozenset[str], list[SitePart]] = {}
     for app in apps.values():
@@ -240,39 +240,39 @@ def _prefix_problems(apps: Mapping[str, App]) -> Iterator[str]:
         site = f"the site of {', '.join(app.domains)}" if app.domains else "the default site"
         owner = site_owner(app, apps.values())
         if owner is None:
-            yield f"{path}.prefix: is a part of {site}, and no app without a prefix has the same domains; add one"
+            yield f"{path}.prefix: {site} requires an app without a prefix and with the same domains; add one"
             continue
         first = owners.setdefault((frozenset(app.domains), app.prefix), app.name)
         if first != app.name:
-            yield f"{path}.prefix: {app.prefix} of {site} is {first}'s, too; choose another"
-        blank = App(source=app.source, run=app.run)
+            yield f"{path}.prefix: {app.prefix} of {site} already belongs to {VARIABLE}.{first}; choose another"
+        default = App(source=app.source, run=app.run)
         for key in SERVER_KEYS:
-            if getattr(app, key) != getattr(blank, key):
-                yield f"{path}.{key}: belongs to the site, which is {owner.name}'s; set it in {VARIABLE}.{owner.name}.{key}"
+            if getattr(app, key) != getattr(default, key):
+                yield f"{path}.{key}: is an option of the whole site; set it in {VARIABLE}.{owner.name}.{key}"
     for site_parts in parts.values():
         yield from overlap_problems(site_parts)
 
 
 def _part(app: App) -> SitePart:
-    """Return what an app has of its site."""
+    """Return the paths that ``app`` serves in its site."""
     path = f"{VARIABLE}.{app.name}"
     static = {f"{path}.static.url": app.static.url} if app.static else {}
     return SitePart(path, app.prefix or "/", static, {f"{path}.paths.{url}": url for url in app.paths})
 
 
 def host_problems(apps: Mapping[str, App], host: HostFacts) -> Iterator[str]:
-    """Yield what does not fit the host, ports that collide among it: how many an app takes can follow from the CPUs."""
+    """Yield the conflicts of apps with the host, including overlapping ports, whose number can depend on the CPUs."""
     taken: dict[int, str] = {}
     for app in apps.values():
         path = f"{VARIABLE}.{app.name}"
         ports = app.ports(host.cpus)
         if ports and ports[-1] > 65535:
-            yield f"{path}.port: takes ports up to {ports[-1]}; the last there is is 65535"
+            yield f"{path}.port: uses ports up to {ports[-1]}; the highest port is 65535"
         others = {taken[port] for port in ports if port in taken}
         for other in sorted(others):
-            yield f"{path}.port: takes {ports[0]} to {ports[-1]}, of which {other} has some; move one of them"
+            yield f"{path}.port: uses ports {ports[0]} to {ports[-1]}, which overlap with those of {other}; change one of them"
         taken.update(dict.fromkeys(ports, app.name))
         if app.name in host.taken_names:
-            yield f"{path}: this host has a user or a directory in /srv or /var/log of that name already; choose another"
+            yield f"{path}: the host already has a user, or a directory in /srv or /var/log, of that name; choose another"
         if app.open_files is not None and app.open_files > host.open_files:
-            yield f"{path}.open_files: must be at most {host.open_files}, what this host gives; found {app.open_files}"
+            yield f"{path}.open_files: must be at most {host.open_files}, the limit of this host; found {app.open_files}"

@@ -154,7 +154,7 @@ class Bootstrap:
                 *(f"--{name}={value}" for name, value in options.items()),
             ]
         )
-        with _network_of(systemd.look(UNIT).main_pid):
+        with _network_of(systemd.query(UNIT).main_pid):
             client = Client(CLIENTS)
             _wait_for(client, began)
             yield client
@@ -167,7 +167,7 @@ def _wait_for(client: Client, began: float) -> None:
         try:
             client.call("cluster/member/list")
         except EtcdError as error:
-            if time.monotonic() > give_up or not systemd.look(UNIT).active:
+            if time.monotonic() > give_up or not systemd.query(UNIT).active:
                 journal = ["journalctl", f"--unit={UNIT}", f"--since=@{began - 1:.0f}", "--output=cat", "--no-pager"]
                 raise EtcdError(f"etcd does not start with its new data:\n{last_lines(run(journal).output, 5)}") from error
         else:

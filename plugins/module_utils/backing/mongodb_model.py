@@ -85,8 +85,8 @@ class Variables:
         """Yield what no single key is wrong about."""
         yield from (f"mongodb_settings.{key}: is set by {name}" for key, name in _taken(self.settings))
         for name, user in self.users.items():
-            if objection := NAME.objection(name):
-                yield f"mongodb_users.{name}: {objection}"
+            if violation := NAME.violation(name):
+                yield f"mongodb_users.{name}: {violation}"
             if (name, user.database) == (ADMIN, "admin"):
                 yield f"mongodb_users.{name}: is made from mongodb_admin_password; choose another name"
         if not self.replica_set:

@@ -64,7 +64,7 @@ def remember_password(password: str, *, check_mode: bool = False) -> bool:
 
 def address_problems(addresses: Sequence[str], port: int) -> Iterator[str]:
     """Yield why mongod could not listen there, which only the host knows; what it listens on already is no problem."""
-    pid = systemd.look(SERVICE).main_pid
+    pid = systemd.query(SERVICE).main_pid
     for address in addresses:
         try:
             family, kind, protocol, _name, target = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
@@ -133,7 +133,7 @@ class Bootstrap:
 
         :raises MongodbError: when mongod does not start on them, in its words; there are none then, as before.
         """
-        if systemd.look(SERVICE).active:
+        if systemd.query(SERVICE).active:
             raise MongodbError(f"mongod is running but {self.data} has no data: `systemctl stop {SERVICE}`, then run this again")
         new = self.data.with_name(".new")
         directory = Path("/run") / BOOTSTRAP
@@ -169,7 +169,7 @@ class Bootstrap:
                 hello(str(path), seconds=1.0)
                 break
             except MongodbError as error:
-                if not systemd.look(BOOTSTRAP).active:
+                if not systemd.query(BOOTSTRAP).active:
                     said = run(["journalctl", f"--unit={BOOTSTRAP}", f"--since=@{began - 1:.0f}", "--output=cat", "--no-pager"])
                     words = f"mongodb_settings: mongod does not start with new data:\n{last_errors(said.output)}"
                     raise MongodbError(words) from error

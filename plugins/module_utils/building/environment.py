@@ -105,7 +105,7 @@ def ensure_environment(layout: Layout, app: App, source: Path, revision: str) ->
         uv(layout, source, ["venv", "--quiet", "--allow-existing", "--python", str(python), str(path)], failure)
         if requirements.text:
             _install(layout, app, source, path, requirements)
-        builder.take(path, f"{VARIABLE}.{app.name}.source", allow=lambda outside: _is_interpreter(outside, python))
+        builder.take_ownership(path, f"{VARIABLE}.{app.name}.source", allow=lambda outside: _is_interpreter(outside, python))
         _mark_complete(path)
     except BaseException:
         tree.remove(path)
@@ -321,5 +321,5 @@ def uv(layout: Layout, source: Path, arguments: list[str], failure: str, *, give
         "UV_NO_PROGRESS": "1",
     }
     return Builder(layout).run(
-        ["uv", *arguments], failure, directory=source, environment=environment | build_environment(), given=given
+        ["uv", *arguments], failure, directory=source, environment=environment | build_environment(), stdin=given
     )

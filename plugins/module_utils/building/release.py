@@ -26,7 +26,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest i
     read_manifest,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
-from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSHED, VARIABLE, Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSHED_SOURCE, VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import set_owner
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
 from ansible_collections.funnel.tornado.plugins.module_utils.system.archive import fetch, unpack
@@ -44,7 +44,8 @@ class Programs:
     """The texts of the two programs that every release carries."""
 
     launcher: str
-    runner: str
+    runner: dict[str, str]
+    """The files of a Python package, by name."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def process_command(app: App) -> list[str]:
     sizes = ["--max-body-size", app.max_upload_size, "--drain", str(app.drain)]
     own = ["--pid-file", "{run}/{process}.pid", "--metrics", "{run}/{process}.metrics"]
     options = [*wsgi, *threads, *listen, "--xheaders", *sizes, *logs, *debug, *own]
-    return ["python", "{release}/runner.py", str(app.run.wsgi or app.run.app), *options]
+    return ["python", "{release}/runner", str(app.run.wsgi or app.run.app), *options]
 
 
 def build_release(
@@ -142,7 +143,7 @@ def build_release(
         _run_hook(layout, app, planned, work)
         if not source.is_symlink():
             _compile(layout, source)
-            Builder(layout).take(
+            Builder(layout).take_ownership(
                 source,
                 key,
                 group=layout.user,
@@ -170,19 +171,19 @@ def _provide_source(layout: Layout, app: App, planned: ReleaseManifest, archive:
     builder.make_directory(source)
     if app.source.git is not None:
         git_key, commit = f"{key}.git", planned.revision
-        git.export_commit(layout, app, commit, lambda stream, place: unpack(builder, stream, source, git_key, place=place))
+        git.export_commit(layout, app, commit, lambda stream, place: unpack(builder, stream, source, git_key, subdirectory=place))
     elif app.source.archive is not None:
         fetched = source.with_name("source.archive")
         if archive is None:
             fetch(app.source.archive, fetched, str(app.source.checksum), key)
         with (archive or fetched).open("rb") as file:
-            unpack(builder, file.fileno(), source, f"{key}.archive", lift=True)
+            unpack(builder, file.fileno(), source, f"{key}.archive", flatten=True)
         fetched.unlink(missing_ok=True)
     elif archive is not None:
         with archive.open("rb") as file:
             unpack(builder, file.fileno(), source, f"{key}.{'path' if app.source.push is None else 'push'}")
         if app.source.push is not None:
-            os.link(archive, source.with_name(PUSHED))
+            os.link(archive, source.with_name(PUSHED_SOURCE))
 
 
 def _require_readable(user: str, directory: Path, key: str) -> None:
@@ -295,8 +296,12 @@ def _write(layout: Layout, work: Path, manifest: ReleaseManifest, app: App, prog
         "release.json": replace(manifest, built=built, by=builder).to_json(),
         "secrets.json": json.dumps(app.secret_environment),
     }
+    public = {"launch.py": f"{LAUNCHER_SHEBANG}\n{programs.launcher}"}
+    public |= {f"runner/{name}": text for name, text in programs.runner.items()}
     gid = grp.getgrnam(layout.user).gr_gid
-    for name, text in (private | {"launch.py": f"{LAUNCHER_SHEBANG}\n{programs.launcher}", "runner.py": programs.runner}).items():
+    (work / "runner").mkdir()
+    set_owner(work / "runner", 0, gid, 0o755)
+    for name, text in (private | public).items():
         path = work / name
         path.touch(mode=0o600)
         path.write_text(text)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Finished:
+class CommandResult:
     """A program that has ended: its exit status, and stdout and stderr as one text, in the order they were written.
 
     ``errors`` is stderr, where the two were asked for apart.
@@ -35,7 +35,7 @@ def run(
     timeout: float = 60.0,
     environment: Mapping[str, str] | None = None,
     check: bool = True,
-) -> Finished:
+) -> CommandResult:
     """Run ``argv``, without a shell and in the C locale, for at most ``timeout`` seconds; then it and its children are killed.
 
     ``environment`` is added to this process's own: it is the place for what must not be seen in a process list. Programs of an
@@ -66,7 +66,7 @@ def run(
             raise CommandError(
                 f"{' '.join(argv)} did not end within {timeout:g} s:\n{last_lines(_text(error.output))}"
             ) from error
-    done = Finished(process.returncode, output)
+    done = CommandResult(process.returncode, output)
     if check and done.status != 0:
         raise CommandError(f"{' '.join(argv)} failed with exit status {done.status}:\n{done.last_lines()}")
     return done

@@ -6,7 +6,7 @@
             public/<url>/             what nginx serves of it, by its whole address: readable by all
             versions/<SHA-512>.<type> the same files by their content, for pages of this release when the next one is live
             venv -> environments/<hash>
-            launch.py  runner.py  release.json  secrets.json
+            launch.py  runner/  release.json  secrets.json
             source.tar                what was pushed, if it was: the code of the next release with other settings
         environments/<hash>/          virtual environments, shared by releases with the same dependencies
         slots/{a,b}/                  a generation of processes; nobody but root, nginx and the app's user may pass through it:
@@ -43,7 +43,7 @@ PUSH_ENTRIES = Path("/etc/funnel/push")
 UV_ENVIRONMENT = Path("/etc/uv/environment")
 
 #: In a release: the archive that was pushed.
-PUSHED = "source.tar"
+PUSHED_SOURCE = "source.tar"
 
 #: Processes that a slot may have at most: with their numbers from 0 it still has its own half of an app's ports.
 MAX_PROCESSES = 256
@@ -144,7 +144,7 @@ class Layout:
 
     def pushed_source(self, release: str) -> Path:
         """Archive that a release was made of, if it was pushed to this host."""
-        return self.release(release) / PUSHED
+        return self.release(release) / PUSHED_SOURCE
 
     def manifest(self, release: str) -> Path:
         """Return the file with the manifest of a release."""

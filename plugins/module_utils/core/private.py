@@ -27,7 +27,7 @@ class PrivateError(Exception):
     """A directory cannot be closed to other users. The message says why, and the cure."""
 
 
-def set_directory(path: Path, gid: int, mode: int, user: int | None = None) -> None:
+def restrict_directory(path: Path, gid: int, mode: int, user: int | None = None) -> None:
     """Make a directory root's, with a group and a mode; ``user`` gets the rights of the group.
 
     :raises PrivateError: when its file system has no access control lists, without which there are no rights for ``user``.
@@ -61,8 +61,8 @@ def set_owner(path: Path, uid: int, gid: int, mode: int) -> None:
         os.close(descriptor)
 
 
-def is_set(path: Path, gid: int, mode: int, user: int | None = None) -> bool:
-    """Say whether a directory is as :func:`set_directory` makes it."""
+def is_restricted(path: Path, gid: int, mode: int, user: int | None = None) -> bool:
+    """Say whether a directory is as :func:`restrict_directory` makes it."""
     with contextlib.suppress(OSError), _opened(path) as descriptor:
         found = os.fstat(descriptor)
         same = (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, gid, mode)
@@ -97,7 +97,7 @@ def _acl(mode: int, user: int) -> bytes:
     return struct.pack("<I", ACL_VERSION) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
-def link_problem(settings: Path = Path("/proc/sys/fs")) -> str:
+def link_protection_problem(settings: Path = Path("/proc/sys/fs")) -> str:
     """Return why the kernel would follow links that an app makes among its sockets, and the cure; nothing if it does not."""
     off = [name for name in LINK_PROTECTION if (settings / name).read_text().strip() == "0"]
     if not off:

@@ -37,7 +37,7 @@ def uptime(pid: int) -> int:
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) - began)
 
 
-def open_files(pid: int) -> int:
+def count_open_files(pid: int) -> int:
     """Return how many files a process has open, 0 when it has ended."""
     try:
         return len(list((PROC / str(pid) / "fd").iterdir()))
@@ -45,7 +45,7 @@ def open_files(pid: int) -> int:
         return 0
 
 
-def open_files_of(pid: int, proc: Path = PROC) -> tuple[int, int]:
+def open_file_limits(pid: int, proc: Path = PROC) -> tuple[int, int]:
     """Return the soft and the hard limit of the open files of a process (proc_pid_limits(5))."""
     lines = (proc / str(pid) / "limits").read_text().splitlines()
     soft, hard = next(line.split()[3:5] for line in lines if line.startswith("Max open files"))
@@ -77,18 +77,18 @@ def ancestry(pid: int) -> Iterator[int]:
         pid = parent(pid)
 
 
-def with_environment(uid: int, wanted: dict[str, str]) -> list[int]:
+def pids_with_environment(uid: int, wanted: dict[str, str]) -> list[int]:
     """Return the processes of a user that were started with all of ``wanted`` in their environment."""
     words = {f"{name}={value}".encode() for name, value in wanted.items()}
     found = []
-    for pid in of_user(uid):
+    for pid in pids_of_user(uid):
         with contextlib.suppress(OSError):
             if words <= set((PROC / str(pid) / "environ").read_bytes().split(b"\0")):
                 found.append(pid)
     return found
 
 
-def of_user(uid: int) -> list[int]:
+def pids_of_user(uid: int) -> list[int]:
     """Return the processes that have ``uid`` as any of their user ids, those that have ended and wait for their parent left out.
 
     The owner of /proc/PID would not do: it is root's for a process that hides its memory.

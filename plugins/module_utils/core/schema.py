@@ -43,7 +43,7 @@ class Range:
     low: int
     high: int
 
-    def objection(self, value: object) -> str | None:
+    def violation(self, value: object) -> str | None:
         """Return what is right when ``value`` is not."""
         if isinstance(value, int) and not self.low <= value <= self.high:
             return f"must be from {self.low} to {self.high}"
@@ -55,12 +55,12 @@ class Pattern:
     """The whole of a text, or each text of a list, must match ``regex``; ``wanted`` says so in words."""
 
     regex: str
-    wanted: str
+    expected: str
 
-    def objection(self, value: object) -> str | None:
+    def violation(self, value: object) -> str | None:
         """Return what is right when ``value`` is not."""
         if isinstance(value, str) and not re.fullmatch(self.regex, value):
-            return f"must be {self.wanted}"
+            return f"must be {self.expected}"
         return None
 
 
@@ -68,15 +68,15 @@ class Pattern:
 class Network:
     """A text, or each text of a list, must be an IP address or network, as nginx takes them: no zone, and a prefix's length."""
 
-    wanted: ClassVar = 'an IP address or a network, such as "192.0.2.7", "10.0.0.0/8" or "2001:db8::/32"'
+    expected: ClassVar = 'an IP address or a network, such as "192.0.2.7", "10.0.0.0/8" or "2001:db8::/32"'
 
-    def objection(self, value: object) -> str | None:
+    def violation(self, value: object) -> str | None:
         """Return what is right when ``value`` is not."""
         try:
             ipaddress.ip_network(str(value))
         except ValueError:
-            return f"must be {self.wanted}"
-        return None if re.fullmatch(r"[^/%]+(/[0-9]{1,3})?", str(value)) else f"must be {self.wanted}"
+            return f"must be {self.expected}"
+        return None if re.fullmatch(r"[^/%]+(/[0-9]{1,3})?", str(value)) else f"must be {self.expected}"
 
 
 #: A host's name, or *. and a name, as DNS, certificates and nginx know them: RFC 1123.
@@ -134,8 +134,8 @@ def parse_each(
     """
     parsed: dict[str, T] = {}
     for key, entry in entries.items():
-        if name and name.objection(key):
-            problems.append(f"{path}.{key}: must be {name.wanted}")
+        if name and name.violation(key):
+            problems.append(f"{path}.{key}: must be {name.expected}")
         try:
             parsed[key] = parse(schema, entry, f"{path}.{key}")
         except InvalidDataError as error:
@@ -157,7 +157,7 @@ def keys(schema: Any, path: str = "") -> Iterator[Key]:
             yield from keys(kind, f"{inside}.")
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
+def closest_match(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that ``word`` was most likely meant to be, if any is near."""
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
 
@@ -217,7 +217,7 @@ def _bounds(rules: tuple[Any, ...]) -> Iterator[str]:
         if isinstance(rule, Range):
             yield f"{rule.low} to {rule.high}"
         elif isinstance(rule, Pattern | Network):
-            yield rule.wanted
+            yield rule.expected
 
 
 class _Parser:
@@ -243,9 +243,9 @@ class _Parser:
         if get_origin(kind) is dict:
             return {str(key): self.value(get_args(kind)[1], item, f"{path}.{key}", rules) for key, item in data.items()}
         for rule in rules:
-            objection = rule.objection(data) if isinstance(rule, Range | Pattern | Network) else None
-            if objection:
-                self._refuse(path, data, objection, rules)
+            violation = rule.violation(data) if isinstance(rule, Range | Pattern | Network) else None
+            if violation:
+                self._refuse(path, data, violation, rules)
         return data
 
     def _mapping(self, schema: Any, data: Mapping[str, object], path: str) -> Any:
@@ -253,7 +253,7 @@ class _Parser:
         before = len(self.problems)
         for key in data:
             if key not in fields:
-                near = nearest(str(key), fields)
+                near = closest_match(str(key), fields)
                 right = f"did you mean {near}?" if near else f"known are {', '.join(fields)}"
                 self.problems.append(f"{path}.{key}: no such key; {right}")
         values = {}
@@ -272,12 +272,12 @@ class _Parser:
             found = " and ".join(given) if given else "none"
             self.problems.append(f"{path}: exactly one of {', '.join(choices)} is wanted; found {found}")
 
-    def _refuse(self, path: str, data: object, objection: str, rules: tuple[Any, ...]) -> None:
+    def _refuse(self, path: str, data: object, violation: str, rules: tuple[Any, ...]) -> None:
         hidden = any(isinstance(rule, Hidden) or rule is Hidden for rule in rules)
         shown = "(not shown)" if hidden else repr(data)
         if len(shown) > QUOTED_LENGTH:
             shown = f"{shown[:QUOTED_LENGTH]}..."
-        self.problems.append(f"{path}: {objection}; found {shown}")
+        self.problems.append(f"{path}: {violation}; found {shown}")
 
 
 def _fits(kind: Any, data: object) -> bool:

@@ -74,14 +74,14 @@ def connect(address: Address, timeout: float = TIMEOUT) -> socket.socket:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ProbeResult:
     """What a process says to its health path: the status, and the id of the release it believes to be, if it tells one."""
 
     status: int
     release: str | None = None
 
     @property
-    def well(self) -> bool:
+    def healthy(self) -> bool:
         """Whether it is a success."""
         return 200 <= self.status < 400
 
@@ -112,7 +112,7 @@ class _Received(io.RawIOBase):
         return io.BufferedReader(self)
 
 
-def ask(address: Address, path: str, host: str, timeout: float = TIMEOUT) -> Answer:
+def probe(address: Address, path: str, host: str, timeout: float = TIMEOUT) -> ProbeResult:
     """Return the answer to ``GET path``, which may take ``timeout`` seconds with all that comes before and after it.
 
     The release is that of the header X-Release, or of the key ``release`` in JSON. A process can answer anything: bytes and
@@ -130,7 +130,7 @@ def ask(address: Address, path: str, host: str, timeout: float = TIMEOUT) -> Ans
         try:
             with http.client.HTTPResponse(cast(socket.socket, received), method="GET") as response:
                 response.begin()
-                return Answer(response.status, _release(response.headers["X-Release"], _body(response)))
+                return ProbeResult(response.status, _release(response.headers["X-Release"], _body(response)))
         except (http.client.HTTPException, ValueError) as error:
             raise OSError("no HTTP answer") from error
 
@@ -180,7 +180,7 @@ def listener_pid(address: Address, supervised: int) -> int | None:
     return listener if supervised in proc.ancestry(listener) else None
 
 
-def connections(directory: Path, ports: set[int], names: set[str] | None = None) -> int:
+def count_connections(directory: Path, ports: set[int], names: set[str] | None = None) -> int:
     """Return how many connections are open to the unix sockets in ``directory`` and to ``ports``.
 
     A connection that a process accepted has the path to which its listener was bound, whatever that was renamed to.

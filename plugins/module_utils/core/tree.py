@@ -34,7 +34,7 @@ _ATTEMPTS = 100
 _NAMED = 50
 
 #: Links that lead to links, after which the kernel gives up as well.
-_MOST_LINKS = 40
+_MAX_LINKS = 40
 
 
 class TreeError(Exception):
@@ -130,7 +130,7 @@ def move(path: Path, target: Path, *, trusted: Path) -> None:
         os.rename(path.name, target.name, src_dir_fd=here, dst_dir_fd=there)
 
 
-def put_link(path: Path, target: str, *, trusted: Path) -> None:
+def replace_link(path: Path, target: str, *, trusted: Path) -> None:
     """Make a link of root's below ``trusted``, in the place of whatever is there.
 
     :raises TreeError: when the directory's owner puts something else there all the time.
@@ -345,7 +345,7 @@ def _leads_out(top: Path, link: Path) -> Path | None:
             return Path(os.path.normpath(here.joinpath(*reversed(parts))))
         if here.is_symlink():
             links += 1
-            if links > _MOST_LINKS:
+            if links > _MAX_LINKS:
                 return None  # a loop: it leads nowhere
             parts += reversed(here.readlink().parts)
             here = here.parent

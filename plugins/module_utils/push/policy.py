@@ -44,13 +44,13 @@ SUDOERS = Path("/etc/sudoers.d")
 SUDOERS_FILE = "funnel-push"
 
 #: Bytes that may be pushed at a time, and that the files of a commit may have: far more than code needs.
-MOST_BYTES = 1 << 29
+MAX_BYTES = 1 << 29
 
 #: Bytes that the repository of an app may have; all of them lie on the same disk.
-MOST_STORED = 1 << 30
+MAX_STORED = 1 << 30
 
 #: Files and directories that a commit may have, and bytes that the path of one may have.
-MOST_FILES = 100_000
+MAX_FILES = 100_000
 LONGEST_PATH = 1000
 
 #: Pushes to an app at a time: each keeps what it has received beside the repository until it is accepted.
@@ -70,7 +70,7 @@ WAIT = 60
 BROKEN_OFF = 86_400.0
 
 #: What each process of git may take in a push: bytes of memory and of a file, seconds of a CPU.
-LIMITS = {resource.RLIMIT_AS: 1 << 30, resource.RLIMIT_FSIZE: MOST_STORED, resource.RLIMIT_CPU: 300}
+LIMITS = {resource.RLIMIT_AS: 1 << 30, resource.RLIMIT_FSIZE: MAX_STORED, resource.RLIMIT_CPU: 300}
 
 #: The mode that a submodule has in a tree.
 SUBMODULE_MODE = b"160000"
@@ -239,12 +239,12 @@ def room(app: str) -> int:
             if left.lstat().st_mtime < time.time() - BROKEN_OFF:
                 shutil.rmtree(left, ignore_errors=True)
     stored = _stored(directory)
-    if stored >= MOST_STORED:
+    if stored >= MAX_STORED:
         raise PushError(
-            f"{app}: its repository on this host has {stored >> 20} MiB, and may have {MOST_STORED >> 20}; "
+            f"{app}: its repository on this host has {stored >> 20} MiB, and may have {MAX_STORED >> 20}; "
             f"whoever runs the host can remove {directory}, and the next push begins a new one"
         )
-    return min(MOST_BYTES, MOST_STORED - stored)
+    return min(MAX_BYTES, MAX_STORED - stored)
 
 
 def _stored(directory: Path) -> int:
@@ -301,10 +301,10 @@ def require_bounds(listed: Iterable[bytes]) -> None:
             raise _path_too_long(path)
         if re.search(rb"[\x00-\x1f\x7f]", path):
             raise PushError(f"the commit has a file whose name has control characters: {_shown(path)}")
-        if number > MOST_FILES:
-            raise PushError(f"the commit has more than {MOST_FILES} files and directories")
-        if size > MOST_BYTES:
-            raise PushError(f"the files of the commit are more than {MOST_BYTES >> 20} MiB")
+        if number > MAX_FILES:
+            raise PushError(f"the commit has more than {MAX_FILES} files and directories")
+        if size > MAX_BYTES:
+            raise PushError(f"the files of the commit are more than {MAX_BYTES >> 20} MiB")
 
 
 def _path_too_long(path: bytes) -> PushError:

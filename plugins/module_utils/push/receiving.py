@@ -25,7 +25,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.release im
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import deploy_lock
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import Switcher, SwitchRequest, SwitchResult
-from ansible_collections.funnel.tornado.plugins.module_utils.push.policy import HANDING_OVER, MOST_BYTES, WAIT
+from ansible_collections.funnel.tornado.plugins.module_utils.push.policy import HANDING_OVER, MAX_BYTES, WAIT
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError, ensure_home
 
 #: How a tar file ends: two blocks of zeros. One without them was cut off.
@@ -76,8 +76,8 @@ def receive(stream: BinaryIO, archive: Path, key: str) -> PushedSource:
     with os.fdopen(os.open(archive, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
         while chunk := stream.read(_CHUNK):
             size, begin, tail = size + len(chunk), (begin + chunk)[:BEGIN], (tail + chunk)[-len(END) :]
-            if size > MOST_BYTES:
-                raise BuildError(f"{key}: the files of the commit are more than {MOST_BYTES >> 20} MiB")
+            if size > MAX_BYTES:
+                raise BuildError(f"{key}: the files of the commit are more than {MAX_BYTES >> 20} MiB")
             file.write(chunk)
     revision = COMMENT.match(begin)
     if tail != END or not revision:

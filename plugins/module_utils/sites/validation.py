@@ -10,7 +10,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, Network, nearest, parse_each
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import (
+    InvalidDataError,
+    Network,
+    closest_match,
+    parse_each,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import (
     CHALLENGE_URL,
     MOUNT_URL,
@@ -64,11 +69,11 @@ def parse_sites(
     :raises InvalidDataError: with every problem of all sites and upstreams.
     """
     problems: list[str] = []
-    if NAME.objection(name):
-        problems.append(f"nginx_set: must be {NAME.wanted}; found {name!r}")
+    if NAME.violation(name):
+        problems.append(f"nginx_set: must be {NAME.expected}; found {name!r}")
     for i, proxy in enumerate(options.trusted_proxies):
-        if objection := Network().objection(proxy):
-            problems.append(f"nginx_trusted_proxies[{i}]: {objection}; found {proxy!r}")
+        if violation := Network().violation(proxy):
+            problems.append(f"nginx_trusted_proxies[{i}]: {violation}; found {proxy!r}")
     parsed_upstreams = parse_each(Upstream, upstreams, "nginx_upstreams", problems, NAME)
     parsed_sites = parse_each(Site, sites, "nginx_sites", problems, NAME)
     by_path: dict[str, Site] = {}
@@ -179,8 +184,8 @@ def _site_part(origin: str, prefix: str, options: Site | Mount) -> SitePart:
 def _mount_problems(site: Site, path: str, upstreams: Mapping[str, Upstream]) -> Iterator[str]:
     for url, mount in site.mounts.items():
         mount_path = mount.origin or f"{path}.mounts.{url}"
-        if objection := MOUNT_URL.objection(url):
-            yield f"{mount_path}: {objection}"
+        if violation := MOUNT_URL.violation(url):
+            yield f"{mount_path}: {violation}"
         elif is_reserved(url):
             yield f"{mount_path}: {url} is reserved for the site itself; choose another path"
         yield from _upstream_problems(mount.upstream, mount_path, upstreams)
@@ -192,7 +197,7 @@ def _mount_problems(site: Site, path: str, upstreams: Mapping[str, Upstream]) ->
 
 def _upstream_problems(upstream: str | Upstream, path: str, upstreams: Mapping[str, Upstream]) -> Iterator[str]:
     if isinstance(upstream, str) and upstream not in upstreams:
-        near = nearest(upstream, upstreams)
+        near = closest_match(upstream, upstreams)
         yield f"{path}.upstream: nginx_upstreams has no {upstream}" + (f"; did you mean {near}?" if near else "")
 
 

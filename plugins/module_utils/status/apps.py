@@ -16,8 +16,8 @@ from typing import Any
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import ReleaseManifest, read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_files_of
-from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import ask, connections
+from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_file_limits
+from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import count_connections, probe
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
@@ -199,7 +199,8 @@ def content_hash(layout: Layout, manifest: ReleaseManifest) -> str:
     """Return the hash of a release that is the same on all hosts with the same desired state."""
     directory = layout.release(manifest.id)
     fields = {key: value for key, value in asdict(manifest).items() if key not in HOST_SPECIFIC}
-    files = [(directory / name).read_text() for name in ("secrets.json", "launch.py", "runner.py")]
+    programs = [directory / "launch.py", *directory.glob("runner.py"), *sorted(directory.glob("runner/*.py"))]
+    files = [path.read_text() for path in (directory / "secrets.json", *programs)]
     return hashlib.sha256(json.dumps([fields, files], sort_keys=True).encode()).hexdigest()[:CONTENT_DIGITS]
 
 
@@ -310,8 +311,8 @@ def _process_status(process_group: ProcessGroup, worker: str, info: supervisord.
         uptime=proc.uptime(info.pid) if alive else 0,
         restarts=_restarts(layout, layout.starts(slot, number, worker)),
         connections=0 if worker else _connections(process_group, number, info.pid),
-        open_files=proc.open_files(info.pid),
-        open_files_limit=open_files_of(info.pid)[0] if alive else 0,
+        open_files=proc.count_open_files(info.pid),
+        open_files_limit=open_file_limits(info.pid)[0] if alive else 0,
         rss=proc.rss(info.pid),
         health=0 if worker else _health(process_group, number),
     )
@@ -332,11 +333,11 @@ def _connections(process_group: ProcessGroup, number: int, pid: int) -> int:
     port = process_group.port(number)
     ports = {port} if port else set()
     # The runner binds its socket to a hidden name with its PID; other programs bind the final name.
-    return connections(process_group.layout.run(process_group.slot), ports, {f".{pid}", f"{number}.sock"})
+    return count_connections(process_group.layout.run(process_group.slot), ports, {f".{pid}", f"{number}.sock"})
 
 
 def _health(process_group: ProcessGroup, number: int) -> int:
     try:
-        return ask(process_group.address(number), process_group.manifest.health.path, process_group.manifest.host).status
+        return probe(process_group.address(number), process_group.manifest.health.path, process_group.manifest.host).status
     except OSError:
         return 0

@@ -12,7 +12,7 @@ from typing import Any
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import UV_ENVIRONMENT
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
-from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import Existing, FileSetError, Found
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import ExistingFile, FileSetError, FileState
 from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import Limits
 from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import Uv
 
@@ -43,8 +43,8 @@ class HostState:
     """
 
     directories: Sequence[Path] = ()
-    files: Mapping[Path, Found] = field(default_factory=dict)
-    services: Mapping[str, systemd.State] = field(default_factory=dict)
+    files: Mapping[Path, FileState] = field(default_factory=dict)
+    services: Mapping[str, systemd.ServiceState] = field(default_factory=dict)
     open_files: Mapping[str, int] = field(default_factory=dict)
     kernel: Mapping[str, int] = field(default_factory=dict)
     uv: str = ""
@@ -54,8 +54,8 @@ class HostState:
         """Return the host state that `to_data` has encoded."""
         return cls(
             directories=[Path(directory) for directory in data.get("directories", ())],
-            files={Path(path): Found(**file) for path, file in data.get("files", {}).items()},
-            services={name: systemd.State(**state) for name, state in data.get("services", {}).items()},
+            files={Path(path): FileState(**file) for path, file in data.get("files", {}).items()},
+            services={name: systemd.ServiceState(**state) for name, state in data.get("services", {}).items()},
             open_files=data.get("open_files", {}),
             kernel=data.get("kernel", {}),
             uv=data.get("uv", ""),
@@ -77,20 +77,20 @@ def collect_host_state(key: bytes, directories: Sequence[Path] = DIRECTORIES, se
     """
     try:
         found = {directory: files for directory in directories if (files := collect_files(directory, key)) is not None}
-        states = {name: systemd.look(name) for name in services}
+        states = {name: systemd.query(name) for name in services}
         return HostState(
             directories=list(found),
             files={path: file for files in found.values() for path, file in files.items()},
             services=states,
-            open_files={name: proc.open_files_of(state.main_pid)[0] for name, state in states.items() if state.main_pid},
-            kernel={sysctl.name: sysctl.running for sysctl in Limits(0, 0, []).sysctls()},
-            uv=Uv.current(),
+            open_files={name: proc.open_file_limits(state.main_pid)[0] for name, state in states.items() if state.main_pid},
+            kernel={sysctl.name: sysctl.current for sysctl in Limits(0, 0, []).sysctls()},
+            uv=Uv.installed_version(),
         )
     except (OSError, systemd.ServiceError):
         return HostState()
 
 
-def collect_files(directory: Path, key: bytes) -> dict[Path, Found] | None:
+def collect_files(directory: Path, key: bytes) -> dict[Path, FileState] | None:
     """Return the files and links below a directory; None if they exceed a bound, or JSON cannot represent a name.
 
     :raises OSError: when one is removed meanwhile.
@@ -100,7 +100,7 @@ def collect_files(directory: Path, key: bytes) -> dict[Path, Found] | None:
         return None
     if not all(str(path).isprintable() for path in paths):
         return None
-    return {path: existing.found(key) for path in paths if (existing := _existing(path))}
+    return {path: existing.state(key) for path in paths if (existing := _existing(path))}
 
 
 def _walk(directory: Path) -> Iterator[Path]:
@@ -111,8 +111,8 @@ def _walk(directory: Path) -> Iterator[Path]:
             yield path
 
 
-def _existing(path: Path) -> Existing | None:
+def _existing(path: Path) -> ExistingFile | None:
     """Return the file or link at a path; None for a device or a socket."""
     with contextlib.suppress(FileSetError):
-        return Existing.at(path)
+        return ExistingFile.at(path)
     return None

@@ -21,7 +21,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.backing.etcd_model 
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import run
-from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_files_of
+from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_file_limits
 from ansible_collections.funnel.tornado.plugins.module_utils.network.keepalived import LOOPBACK, interfaces
 from ansible_collections.funnel.tornado.plugins.module_utils.sites import haproxy_runtime
 from ansible_collections.funnel.tornado.plugins.module_utils.system import packages, reboot, systemd
@@ -96,7 +96,7 @@ def machine_status(base: Path = Path("/")) -> MachineStatus:
         disk_free=disks[fullest].free,
         backlog=int((base / "proc/sys/net/core/somaxconn").read_text()),
         uptime=proc.uptime(1),
-        reboot=list(reboot.reasons(base)),
+        reboot=list(reboot.reboot_reasons(base)),
     )
 
 
@@ -132,19 +132,19 @@ def service_statuses(names: Sequence[str], *, mongodb_port: int) -> list[Service
     :raises ServiceError: when systemd does not run this host.
     :raises CommandError: when the host has no dpkg.
     """
-    versions = packages.installed([PACKAGES[name] for name in names]) if names else {}
+    versions = packages.installed_versions([PACKAGES[name] for name in names]) if names else {}
     return [_service_status(name, versions.get(PACKAGES[name], ""), mongodb_port) for name in names]
 
 
 def _service_status(name: str, version: str, mongodb_port: int) -> ServiceStatus:
-    state = systemd.look(name)
+    state = systemd.query(name)
     if not state.active:
         return ServiceStatus(
             name, version, active=False, problem=f"{name}: is {'not running' if state.exists else 'not installed'}"
         )
     pid = state.main_pid
     processes = [pid, *(proc.children(pid) if name in WITH_WORKERS else [])]
-    fullest = max(processes, key=proc.open_files)
+    fullest = max(processes, key=proc.count_open_files)
     role, problem = _cluster_role(name, mongodb_port)
     return ServiceStatus(
         name=name,
@@ -152,8 +152,8 @@ def _service_status(name: str, version: str, mongodb_port: int) -> ServiceStatus
         active=True,
         pid=pid,
         uptime=proc.uptime(pid),
-        open_files=proc.open_files(fullest),
-        open_files_limit=open_files_of(fullest)[0],
+        open_files=proc.count_open_files(fullest),
+        open_files_limit=open_file_limits(fullest)[0],
         rss=sum(map(proc.rss, processes)),
         role=role,
         problem=f"{name}: {problem}" if problem else "",
@@ -245,10 +245,8 @@ def server_statuses(backends: Mapping[str, Mapping[str, Any]]) -> list[ServerSta
     :raises HaproxyError: when it does not answer.
     """
     found = [
-        ServerStatus(
-            server["backend"], server["server"], server["status"], server["check"], server["sessions"], server["weight"]
-        )
-        for server in haproxy_runtime.servers()
+        ServerStatus(server["backend"], server["server"], server["status"], server["check"], server["sessions"], server["weight"])
+        for server in haproxy_runtime.list_servers()
     ]
     return compare_servers(found, backends)
 

@@ -23,7 +23,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.command import
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
 
 #: In the comment field of an account whose app is being removed.
-CLOSED = "funnel.tornado, being removed"
+LOCKED_COMMENT = "funnel.tornado, being removed"
 
 #: Names of accounts that hold an id: this, and the id.
 RETIRED = "retired-"
@@ -50,7 +50,7 @@ SHARED_DIRECTORIES = (
 
 #: How many directories of others are descended through in these, and how many names one may have.
 DEPTH = 50
-MOST_FILES = 1_000_000
+MAX_FILES = 1_000_000
 
 #: Calls of the C library that remove an object of System V IPC, its arguments after the id, by its table in /proc/sysvipc.
 _IPC_REMOVE = 0
@@ -61,49 +61,49 @@ class AccountError(Exception):
     """Something of a user does not end. The message names it."""
 
 
-def is_closed(name: str) -> bool:
+def is_locked(name: str) -> bool:
     """Say whether the removal of a user's app has begun."""
     try:
-        return pwd.getpwnam(name).pw_gecos == CLOSED
+        return pwd.getpwnam(name).pw_gecos == LOCKED_COMMENT
     except KeyError:
         return False
 
 
-def close(name: str) -> None:
+def lock(name: str) -> None:
     """Lock a user out: no password, no shell, no session, no job of cron or at, no service of its own.
 
     :raises CommandError: when the account cannot be changed.
     """
     uid = pwd.getpwnam(name).pw_uid
-    if not is_closed(name):
-        run(["usermod", "--lock", "--expiredate", "1", "--shell", "/usr/sbin/nologin", "--comment", CLOSED, name])
+    if not is_locked(name):
+        run(["usermod", "--lock", "--expiredate", "1", "--shell", "/usr/sbin/nologin", "--comment", LOCKED_COMMENT, name])
     Path("/var/lib/systemd/linger", name).unlink(missing_ok=True)
     Path("/var/spool/cron/crontabs", name).unlink(missing_ok=True)
     # Nothing happens if they do not run, which is the rule; a host whose systemd does not answer has other problems.
     run(["systemctl", "stop", f"user@{uid}.service", f"user-runtime-dir@{uid}.service"], check=False)
 
 
-def end(name: str, base: Path = Path("/")) -> None:
+def clean_up(name: str, base: Path = Path("/")) -> None:
     """End all processes of a user that was locked out, and remove what it owns outside of its app's directories.
 
     :raises AccountError: when a process does not end.
     :raises TreeError: when a file cannot be removed.
     """
     uid = pwd.getpwnam(name).pw_uid
-    end_processes(uid)
+    kill_processes(uid)
     for directory in SHARED_DIRECTORIES:
         remove_owned(base / directory, uid)
     _remove_ipc(uid)
-    end_processes(uid)  # what a daemon, such as at's, was about to start
+    kill_processes(uid)  # what a daemon, such as at's, was about to start
 
 
-def end_processes(uid: int, seconds: float = END_SECONDS) -> None:
+def kill_processes(uid: int, seconds: float = END_SECONDS) -> None:
     """End every process of a user, whatever session, group, environment and parent it has.
 
     :raises AccountError: when one is left after ``seconds``.
     """
     deadline = time.monotonic() + seconds
-    while left := proc.of_user(uid):
+    while left := proc.pids_of_user(uid):
         if time.monotonic() > deadline:
             raise AccountError(f"processes of user {uid} do not end: {', '.join(map(str, left))}")
         _kill_all_of(uid, deadline)
@@ -165,7 +165,7 @@ def _complete(top: Path, uid: int) -> None:
 def _paths(directory: Path, top: Path) -> list[Path]:
     """Return what a directory of somebody's contains, who may replace it at any time."""
     with contextlib.suppress(FileNotFoundError, *([] if directory == top else [TreeError])):
-        return [directory / name for name in tree.names(directory, MOST_FILES, trusted=top)]
+        return [directory / name for name in tree.names(directory, MAX_FILES, trusted=top)]
     return []
 
 

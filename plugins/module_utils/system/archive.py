@@ -17,7 +17,7 @@ SILENCE = 60
 _CHUNK = 1 << 20
 
 #: Most bytes of an archive.
-MOST_BYTES = 4 << 30
+MAX_BYTES = 4 << 30
 
 
 def fetch(url: str, file: Path, checksum: str, key: str) -> None:
@@ -41,22 +41,30 @@ def fetch(url: str, file: Path, checksum: str, key: str) -> None:
             while chunk := answer.read(_CHUNK):
                 digest.update(chunk)
                 target.write(chunk)
-                if target.tell() > MOST_BYTES:
-                    raise BuildError(f"{key}.archive: {url} has more than {MOST_BYTES >> 20} MiB")
+                if target.tell() > MAX_BYTES:
+                    raise BuildError(f"{key}.archive: {url} has more than {MAX_BYTES >> 20} MiB")
     except (OSError, urls.ConnectionError, HTTPException) as error:
         raise BuildError(f"{key}.archive: {url} cannot be fetched from this host: {error}") from error
     if f"sha256:{digest.hexdigest()}" != checksum:
         raise BuildError(f"{key}.checksum: {url} hashes to sha256:{digest.hexdigest()}; {checksum} is wanted")
 
 
-def unpack(builder: Builder, stream: int, directory: Path, key: str, *, place: str = ".", lift: bool = False) -> None:
+def unpack(builder: Builder, stream: int, directory: Path, key: str, *, subdirectory: str = ".", flatten: bool = False) -> None:
     """Unpack a tar or zip file as the user that builds the app.
 
     :arg stream: a file descriptor of it; that of a tar file may be a pipe.
     :arg key: the source's place in the inventory, for messages.
-    :arg place: where it belongs in ``directory``, which is that user's.
-    :arg lift: leave out a single directory that all of it is in.
+    :arg subdirectory: where it belongs in ``directory``, which is that user's.
+    :arg flatten: leave out a single directory that all of it is in.
     :raises BuildError: when it is refused, see :mod:`unpacking`.
     """
-    program = [sys.executable, "-I", "-c", inspect.getsource(unpacking), str(directory), place, *(["lift"] if lift else [])]
-    builder.run(program, f"{key}: cannot be unpacked", directory=directory, environment={}, given=stream)
+    program = [
+        sys.executable,
+        "-I",
+        "-c",
+        inspect.getsource(unpacking),
+        str(directory),
+        subdirectory,
+        *(["flatten"] if flatten else []),
+    ]
+    builder.run(program, f"{key}: cannot be unpacked", directory=directory, environment={}, stdin=stream)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_files_of
+from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_file_limits
 
 #: Bit of CAP_SYS_RESOURCE in the capability sets of /proc/PID/status (capabilities(7)).
 _CAP_SYS_RESOURCE = 1 << 24
@@ -31,24 +31,25 @@ class Capacity:
         initial_namespace = (proc / "self/uid_map").read_text().split() == ["0", "0", "4294967295"]
         return cls(
             nr_open=int((proc / "sys/fs/nr_open").read_text()),
-            init_hard=open_files_of(1, proc)[1],
+            init_hard=open_file_limits(1, proc)[1],
             can_raise=initial_namespace and bool(int(effective, 16) & _CAP_SYS_RESOURCE),
         )
 
     @property
-    def most(self) -> int:
+    def max_open_files(self) -> int:
         """The most files that a service can be allowed to hold open."""
         return self.nr_open if self.can_raise else min(self.nr_open, self.init_hard)
 
     def problem(self, open_files: int) -> str:
         """Return why this host cannot give ``open_files``, or nothing."""
-        if open_files <= self.most:
+        if open_files <= self.max_open_files:
             return ""
-        if self.most == self.nr_open:
+        if self.max_open_files == self.nr_open:
             reason, remedy = f"fs.nr_open is {self.nr_open}", "fs.nr_open"
         else:
             reason = f"PID 1's hard limit is {self.init_hard} and it lacks CAP_SYS_RESOURCE"
             remedy = "the container's limit"
         return (
-            f"limits_open_files: {open_files} is more than this host gives: {reason}; set at most {self.most}, or raise {remedy}"
+            f"limits_open_files: {open_files} is more than this host gives: {reason}; "
+            f"set at most {self.max_open_files}, or raise {remedy}"
         )

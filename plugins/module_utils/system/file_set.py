@@ -56,7 +56,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Found:
+class FileState:
     """What tells of a file or symbolic link whether it is right; the digest is a keyed one of its content, or of its target."""
 
     digest: str
@@ -68,7 +68,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Existing:
+class ExistingFile:
     """A file or symbolic link as it was found, complete enough to be put back."""
 
     content: bytes
@@ -79,7 +79,7 @@ class Existing:
     mtime_ns: int
 
     @classmethod
-    def at(cls, path: Path) -> Existing | None:
+    def at(cls, path: Path) -> ExistingFile | None:
         """Return what is at ``path``, or ``None`` if nothing is.
 
         :raises FileSetError: when that is a directory or a device.
@@ -94,10 +94,10 @@ class Existing:
         content = os.fsencode(path.readlink()) if is_link else path.read_bytes()
         return cls(content, is_link, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns)
 
-    def found(self, key: bytes = b"") -> Found:
+    def state(self, key: bytes = b"") -> FileState:
         """Return what tells whether it is right, to who has the ``key`` of at most 64 bytes."""
         owner, group = _user(self.uid), _group(self.gid)
-        return Found(_digest(self.content, key), self.is_link, self.mode, owner, group, self.mtime_ns / 1e9)
+        return FileState(_digest(self.content, key), self.is_link, self.mode, owner, group, self.mtime_ns / 1e9)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Change:
     """One file that is not as it has to be: ``after`` is ``None`` when it has to go."""
 
     path: Path
-    before: Existing | None
+    before: ExistingFile | None
     after: File | None
 
     def diff(self) -> dict[str, str]:
@@ -136,7 +136,7 @@ class FileSet:
     owns: Sequence[str] = ()
     absent: Sequence[str] = ()
 
-    def wanted(self, glob: Callable[[Path, str], Iterable[Path]]) -> dict[Path, File | None]:
+    def desired(self, glob: Callable[[Path, str], Iterable[Path]]) -> dict[Path, File | None]:
         """Return what has to be where, sorted by path; ``glob`` finds the files that there are below a directory."""
         wanted = {self.root / file.path: file for file in self.files}
         unwanted = {self.root / path for path in self.absent}
@@ -149,8 +149,8 @@ class FileSet:
 
         :raises FileSetError: when a directory is where a file has to be.
         """
-        changes = [Change(path, Existing.at(path), file) for path, file in self.wanted(_glob).items()]
-        return [change for change in changes if not is_right(change.before.found() if change.before else None, change.after)]
+        changes = [Change(path, ExistingFile.at(path), file) for path, file in self.desired(_glob).items()]
+        return [change for change in changes if not is_up_to_date(change.before.state() if change.before else None, change.after)]
 
     @contextlib.contextmanager
     def staged(self, changes: Sequence[Change]) -> Iterator[Path]:
@@ -262,7 +262,7 @@ class Swap:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FileSetResult:
     """What was done, or would be: changed and removed paths, and what happened to the service (``""``: nothing)."""
 
     files: list[str] = field(default_factory=list)
@@ -278,8 +278,8 @@ class Outcome:
 
 
 def converge(
-    file_set: FileSet, *, check: Sequence[str] = (), wanted: systemd.Wanted | None = None, check_mode: bool = False
-) -> Outcome:
+    file_set: FileSet, *, check: Sequence[str] = (), service: systemd.ServiceSpec | None = None, check_mode: bool = False
+) -> FileSetResult:
     """Make the files and the service what they have to be, or leave both as they were.
 
     In check mode everything is compared and, if the daemon is installed and finds what files need, checked, but nothing is
@@ -289,85 +289,93 @@ def converge(
     """
     try:
         changes = file_set.changes()
-        state = systemd.look(wanted.name) if wanted else None
+        state = systemd.query(service.name) if service else None
         action = ""
-        if wanted and state:
-            action = systemd.action_for(
-                wanted,
+        if service and state:
+            action = systemd.required_action(
+                service,
                 state,
-                changed=_concerns_service(file_set, changes, wanted, state),
-                listens_anew=bool(wanted.listener) and _concerns_listener(file_set, changes, wanted.listener),
+                changed=_concerns_service(file_set, changes, service, state),
+                listener_changed=bool(service.listener) and _concerns_listener(file_set, changes, service.listener),
             )
         installed = shutil.which(check[0] if check else "") and (state is None or state.exists)
         complete = all(Path(path).exists() for file in file_set.files for path in file.needs)
         if changes and check and ((installed and complete) or not check_mode):
             file_set.check(check, changes)
         if not check_mode:
-            _carry_out(changes, wanted, state, action)
+            _carry_out(changes, service, state, action)
     except (OSError, systemd.ServiceError) as error:
         raise FileSetError(str(error)) from error
-    return _outcome(changes, wanted, action)
+    return _outcome(changes, service, action)
 
 
-def _carry_out(changes: Sequence[Change], wanted: systemd.Wanted | None, state: systemd.State | None, action: str) -> None:
+def _carry_out(
+    changes: Sequence[Change], service: systemd.ServiceSpec | None, state: systemd.ServiceState | None, action: str
+) -> None:
     swap = Swap(changes)
     swap.make()
     try:
         _reload_units(changes)
-        if wanted and state and action not in {"", "deferred"}:
-            systemd.activate(wanted, state, action)
+        if service and state and action not in {"", "deferred"}:
+            systemd.activate(service, state, action)
     except (CommandError, systemd.ServiceError) as error:
         swap.undo()
-        raise FileSetError(f"{error}\n{_back_to_before(changes, wanted, state, action)}") from error
+        raise FileSetError(f"{error}\n{_back_to_before(changes, service, state, action)}") from error
 
 
-def _back_to_before(changes: Sequence[Change], wanted: systemd.Wanted | None, state: systemd.State | None, action: str) -> str:
+def _back_to_before(
+    changes: Sequence[Change], service: systemd.ServiceSpec | None, state: systemd.ServiceState | None, action: str
+) -> str:
     """Let the service read the files that are back, and return a sentence that says how it stands now."""
     try:
         _reload_units(changes)
-        if wanted and state and state.active:
-            again = systemd.look(wanted.name)
-            before = dataclasses.replace(wanted, udp_port=None)  # it may have been another one
+        if service and state and state.active:
+            again = systemd.query(service.name)
+            before = dataclasses.replace(service, udp_port=None)  # it may have been another one
             systemd.activate(before, again, action if again.active else "start")
     except (CommandError, systemd.ServiceError) as error:
         return f"The files of before are back, but not the service: {error}"
-    kept = f", and {wanted.name} runs with them" if wanted and state and state.active else ""
+    kept = f", and {service.name} runs with them" if service and state and state.active else ""
     return f"The files of before are back{kept}."
 
 
-def _outcome(changes: Sequence[Change], wanted: systemd.Wanted | None, action: str) -> Outcome:
-    outcome = Outcome(
+def _outcome(changes: Sequence[Change], service: systemd.ServiceSpec | None, action: str) -> FileSetResult:
+    outcome = FileSetResult(
         files=[str(change.path) for change in changes if change.after],
         removed=[str(change.path) for change in changes if not change.after],
         service=action,
         diff=[change.diff() for change in changes],
     )
-    if wanted and action == "deferred":
+    if service and action == "deferred":
         outcome.warnings.append(
-            f"{wanted.name} was not restarted, because that would stop the processes it runs: "
+            f"{service.name} was not restarted, because that would stop the processes it runs: "
             "what changed in its configuration takes effect at its next start"
         )
     return outcome
 
 
-def _concerns_service(file_set: FileSet, changes: Sequence[Change], wanted: systemd.Wanted, state: systemd.State) -> bool:
+def _concerns_service(
+    file_set: FileSet, changes: Sequence[Change], service: systemd.ServiceSpec, state: systemd.ServiceState
+) -> bool:
     """Tell whether the service has not read the files as they have to be.
 
     A file may also be newer than the service's last start or reload: an earlier run was cut off in between.
     """
-    if any(is_read(change.path, wanted.on_change) for change in changes):
+    if any(is_read_by_service(change.path, service.on_change) for change in changes):
         return True
     paths = [file_set.root / file.path for file in file_set.files]
-    return any(path.stat().st_mtime > state.settled_at for path in paths if is_read(path, wanted.on_change) and path.exists())
+    return any(
+        path.stat().st_mtime > state.loaded_at for path in paths if is_read_by_service(path, service.on_change) and path.exists()
+    )
 
 
 def _concerns_listener(file_set: FileSet, changes: Sequence[Change], listener: str) -> bool:
     """Tell whether systemd does not listen as the unit of that name has it, which an earlier run may have left so."""
     if any(is_unit(change.path) and change.path.name == listener for change in changes):
         return True
-    state = systemd.look(listener)
+    state = systemd.query(listener)
     paths = [file_set.root / file.path for file in file_set.files if Path(file.path).name == listener]
-    return any(path.stat().st_mtime > state.began_at for path in paths if path.exists())
+    return any(path.stat().st_mtime > state.started_at for path in paths if path.exists())
 
 
 def _reload_units(changes: Sequence[Change]) -> None:
@@ -380,12 +388,12 @@ def is_unit(path: Path) -> bool:
     return any(path.is_relative_to(directory) for directory in UNIT_DIRECTORIES)
 
 
-def is_read(path: Path, on_change: str) -> bool:
+def is_read_by_service(path: Path, on_change: str) -> bool:
     """Tell whether a service reads a file when what ``on_change`` names is done: a unit it has only been started with."""
     return on_change in systemd.RESTARTING or not is_unit(path)
 
 
-def is_right(found: Found | None, file: File | None, key: bytes = b"") -> bool:
+def is_up_to_date(found: FileState | None, file: File | None, key: bytes = b"") -> bool:
     """Tell whether that, with a digest by ``key``, is how the file has to be, which may be not to be there."""
     if found is None or file is None:
         return found is None and file is None
@@ -448,7 +456,7 @@ def _link_beside(path: Path, target: bytes, leftovers: contextlib.ExitStack) -> 
     return ready
 
 
-def _kind(existing: Existing) -> str:
+def _kind(existing: ExistingFile) -> str:
     return "link" if existing.is_link else "file"
 
 

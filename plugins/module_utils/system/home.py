@@ -16,7 +16,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.command import
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import UV_ENVIRONMENT, VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
 from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation
-from ansible_collections.funnel.tornado.plugins.module_utils.system.accounts import is_closed
+from ansible_collections.funnel.tornado.plugins.module_utils.system.accounts import is_locked
 
 #: Seconds that a step of a build may take, unless it has a limit of its own: a large dependency may have to be compiled.
 BUILD_SECONDS = 1800
@@ -36,7 +36,7 @@ class BuildError(Exception):
         super().__init__(re.sub(r"(https?://)[^/@\s]+@", r"\1***@", message))
 
 
-def is_ours(layout: Layout) -> bool:
+def is_managed(layout: Layout) -> bool:
     """Say whether the host has the app's user, made by :func:`ensure_home`: without it nothing of that name is an app's."""
     try:
         return pwd.getpwnam(layout.user).pw_dir == str(layout.home)
@@ -67,8 +67,8 @@ def ensure_home(layout: Layout) -> bool:
 
 
 def _ensure_user(layout: Layout) -> bool:
-    if is_ours(layout):
-        if is_closed(layout.user):
+    if is_managed(layout):
+        if is_locked(layout.user):
             raise BuildError(
                 f"{VARIABLE}.{layout.app}: its removal from this host was broken off; complete it with remove.yml first"
             )
@@ -139,7 +139,7 @@ def as_user(name: str) -> Iterator[None]:
 class Builder:
     """The user that builds an app's releases, and owns nothing else: whatever a source brings runs as this user.
 
-    What it has made becomes root's by :meth:`take`, as a copy.
+    What it has made becomes root's by :meth:`take_ownership`, as a copy.
     """
 
     layout: Layout
@@ -152,13 +152,13 @@ class Builder:
         directory: Path,
         environment: Mapping[str, str],
         timeout: float = BUILD_SECONDS,
-        given: int | None = None,
+        stdin: int | None = None,
         open_files: int | None = None,
     ) -> str:
         """Run a program in an isolated unit with ``environment`` and nothing else of root's; return what it printed.
 
         :arg timeout: in seconds.
-        :arg given: a file descriptor that becomes its standard input.
+        :arg stdin: a file descriptor that becomes its standard input.
         :raises BuildError: when it fails or takes too long: ``failure``, then its last words.
         """
         try:
@@ -169,8 +169,8 @@ class Builder:
                 environment={**ENVIRONMENT, "HOME": str(self.layout.cache), "USER": self.layout.builder, **environment},
                 timeout=timeout,
                 description=f"Build of {self.layout.app}",
-                given=given,
-                apart=True,
+                stdin=stdin,
+                separate_stderr=True,
                 private_tmp=not directory.is_symlink(),  # the link to source.directory, which may lie in /tmp
                 open_files=open_files,
             )
@@ -187,7 +187,7 @@ class Builder:
         path.mkdir(mode=0o700)
         private.set_owner(path, user.pw_uid, user.pw_gid, 0o700)
 
-    def take(
+    def take_ownership(
         self, path: Path, key: str, *, group: str = "root", mode: int = 0o755, allow: Callable[[Path], bool] = lambda _path: False
     ) -> None:
         """Replace what this user has made with a copy that is root's; nothing of the original is left.

@@ -21,11 +21,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, Finished, last_lines
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, CommandResult, last_lines
 from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation_unit
 
 #: Bytes of each output that are kept: its last ones.
-MOST_OUTPUT = 4 << 20
+MAX_OUTPUT = 4 << 20
 
 #: What a unit may use: memory and processes as systemd.resource-control(5) has them, and bytes of a single file.
 MEMORY, TASKS, FILE_SIZE = "80%", "4096", "16G"
@@ -71,16 +71,16 @@ def run(
     environment: Mapping[str, str],
     timeout: float,
     description: str,
-    given: int | None = None,
-    apart: bool = False,
+    stdin: int | None = None,
+    separate_stderr: bool = False,
     private_tmp: bool = True,
     open_files: int | None = None,
-) -> Finished:
+) -> CommandResult:
     """Run ``argv`` as ``user``, in no group but its own, with ``environment`` and nothing else of root's.
 
     :arg description: what the unit is, for the host's journal; it is public.
-    :arg given: a file descriptor that becomes its standard input; otherwise it has none.
-    :arg apart: keep what it says on stderr apart.
+    :arg stdin: a file descriptor that becomes its standard input; otherwise it has none.
+    :arg separate_stderr: keep what it says on stderr apart.
     :arg private_tmp: give it temporary directories of its own, which are removed at its end.
     :arg open_files: files that it may have open at first, as far as the host allows.
     :raises CommandError: when it cannot be started, outlives ``timeout`` seconds, or is ended by a bound.
@@ -93,13 +93,13 @@ def run(
         "uid": account.pw_uid,
         "gid": account.pw_gid,
         "umask": 0o022,
-        "apart": apart,
+        "separate_stderr": separate_stderr,
         "open_files": open_files,
     }
     name = f"funnel-{user}-{os.urandom(6).hex()}.service"
     command = unit_command(name, description, timeout, private_tmp=private_tmp)
     with _Unit(command, name, argv[0]) as unit:
-        return unit.finish(request, given, timeout, apart=apart)
+        return unit.finish(request, stdin, timeout, separate_stderr=separate_stderr)
 
 
 class _Unit(contextlib.ExitStack):
@@ -141,12 +141,12 @@ class _Unit(contextlib.ExitStack):
     def _streams(self) -> list[IO[bytes]]:
         return [stream for stream in (self.process.stdout, self.process.stderr) if stream]
 
-    def finish(self, request: dict[str, object], given: int | None, timeout: float, *, apart: bool) -> Finished:
+    def finish(self, request: dict[str, object], stdin: int | None, timeout: float, *, separate_stderr: bool) -> CommandResult:
         """Send the request, and return what became of it."""
         deadline = time.monotonic() + timeout
         self.control.settimeout(MARGIN)
         with contextlib.suppress(OSError):  # the unit could not be started, as its output says
-            isolation_unit.send(self.control, request, given)
+            isolation_unit.send(self.control, request, stdin)
         output, errors, in_time = self._read(deadline)
         words = last_lines(f"{output}\n{errors}")
         if not in_time:
@@ -160,7 +160,7 @@ class _Unit(contextlib.ExitStack):
             raise CommandError(f"{self.program} cannot be started: {result['error']}")
         if result["status"] != 0 and result["out_of_memory"]:
             raise CommandError(f"{self.program} needed more memory than it may use on this host, and was ended:\n{words}")
-        return Finished(result["status"], output, errors if apart else "")
+        return CommandResult(result["status"], output, errors if separate_stderr else "")
 
     def _read(self, deadline: float) -> tuple[str, str, bool]:
         """Return the ends of both outputs, and whether both were closed in time: all that can write to them has ended then."""
@@ -176,14 +176,14 @@ class _Unit(contextlib.ExitStack):
                     if not chunk:
                         selector.unregister(key.fileobj)
                     kept[key.fd] += chunk
-                    if len(kept[key.fd]) > 2 * MOST_OUTPUT:
-                        del kept[key.fd][:-MOST_OUTPUT]
+                    if len(kept[key.fd]) > 2 * MAX_OUTPUT:
+                        del kept[key.fd][:-MAX_OUTPUT]
                 in_time = time.monotonic() < deadline or not selector.get_map()
         output, errors = (_text(data) for data in kept.values())
         return output, errors, in_time
 
 
 def _text(data: bytearray) -> str:
-    cut = len(data) - MOST_OUTPUT
+    cut = len(data) - MAX_OUTPUT
     begin = f"[{cut} bytes and more before this]\n" if cut > 0 else ""
-    return begin + bytes(data[-MOST_OUTPUT:]).decode(errors="replace")
+    return begin + bytes(data[-MAX_OUTPUT:]).decode(errors="replace")

@@ -45,12 +45,12 @@ def receive(control: socket.socket) -> tuple[dict[str, Any] | None, int | None]:
 def main() -> None:
     """Run what the request on standard input asks for."""
     control = socket.socket(fileno=os.dup(0))
-    request, given = receive(control)
+    request, stdin = receive(control)
     if request is not None:
-        send(control, run(control, request, given))
+        send(control, run(control, request, stdin))
 
 
-def run(control: socket.socket, request: dict[str, Any], given: int | None) -> dict[str, Any]:
+def run(control: socket.socket, request: dict[str, Any], stdin: int | None) -> dict[str, Any]:
     """Run the program, and return its exit status, or why it has none."""
     if request["open_files"] is not None:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -60,8 +60,8 @@ def run(control: socket.socket, request: dict[str, Any], given: int | None) -> d
     try:
         process = subprocess.Popen(
             request["argv"],
-            stdin=subprocess.DEVNULL if given is None else given,
-            stderr=None if request["apart"] else 1,
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
+            stderr=None if request["separate_stderr"] else 1,
             env=request["environment"],
             cwd=request["directory"],
             user=request["uid"],
@@ -73,8 +73,8 @@ def run(control: socket.socket, request: dict[str, Any], given: int | None) -> d
         return {"error": f"{error.strerror}: {error.filename}"}
     finally:
         _set_oom_score(before)
-    if given is not None:
-        os.close(given)  # or who writes into a pipe would not learn that the program has ended
+    if stdin is not None:
+        os.close(stdin)  # or who writes into a pipe would not learn that the program has ended
     poller = select.poll()
     ended = os.pidfd_open(process.pid)
     poller.register(ended, select.POLLIN)

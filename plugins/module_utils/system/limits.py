@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_files_of
+from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_file_limits
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
-from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import File, FileSet, Outcome, converge
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import File, FileSet, FileSetResult, converge
 
 #: The kernel settings that bound it.
 SOMAXCONN, FILE_MAX = "net.core.somaxconn", "fs.file-max"
@@ -36,9 +36,9 @@ class Sysctl:
 
     name: str
     variable: str
-    wanted: int
+    minimum: int
     proc: Path = Path("/proc")
-    known: int | None = None
+    cached: int | None = None
 
     @property
     def path(self) -> Path:
@@ -46,16 +46,16 @@ class Sysctl:
         return self.proc / "sys" / self.name.replace(".", "/")
 
     @property
-    def running(self) -> int:
+    def current(self) -> int:
         """Its present value: what is ``known`` of it, or what is read."""
-        return int(self.path.read_text()) if self.known is None else self.known
+        return int(self.path.read_text()) if self.cached is None else self.cached
 
     def problem(self) -> str:
         """Return why it cannot be set, or nothing."""
-        if self.running >= self.wanted or _is_writable(self.path):
+        if self.current >= self.minimum or _is_writable(self.path):
             return ""
         return (
-            f"{self.variable}: needs {self.name} to be {self.wanted}, it is {self.running} and read-only here; "
+            f"{self.variable}: needs {self.name} to be {self.minimum}, it is {self.current} and read-only here; "
             f"ask for less, or raise it on the host of this container"
         )
 
@@ -96,15 +96,15 @@ class Limits:
         who = [f"{who:4} {kind} nofile {self.open_files}\n" for who in ("*", "root") for kind in ("soft", "hard")]
         # A setting that is high enough is left out, unless it may be so because of this very file.
         somaxconn, *others = self.sysctls()
-        kept = [somaxconn, *(one for one in others if one.running < one.wanted or one.name in sysctl_file)]
-        settings = [f"{one.name} = {max(one.running, one.wanted)}\n" for one in kept]
+        kept = [somaxconn, *(one for one in others if one.current < one.minimum or one.name in sysctl_file)]
+        settings = [f"{one.name} = {max(one.current, one.minimum)}\n" for one in kept]
         drop_in = f"[Service]\nLimitNOFILE={self.open_files}:infinity\n"
         contents = {LIMITS_FILE: "".join(who), SYSCTL_FILE: "".join(settings)}
         contents |= {f"/etc/systemd/system/{name}.service.d/50-funnel-limits.conf": drop_in for name in self.services}
         return [File(path, f"# Ansible managed\n{content}".encode()) for path, content in contents.items()]
 
 
-def apply(limits: Limits, *, check_mode: bool = False) -> Outcome:
+def apply(limits: Limits, *, check_mode: bool = False) -> FileSetResult:
     """Give the limits to the host: to its files, to the kernel, and to the services that are running.
 
     A running process is only ever raised; a lower limit holds from its next start.
@@ -117,20 +117,20 @@ def apply(limits: Limits, *, check_mode: bool = False) -> Outcome:
     files = limits.files(sysctl_file.read_text() if sysctl_file.exists() else "")
     outcome = converge(FileSet(Path("/"), files), check_mode=check_mode)
     for sysctl in limits.sysctls():
-        if sysctl.running < sysctl.wanted:
+        if sysctl.current < sysctl.minimum:
             outcome.files.append(str(sysctl.path))
             if not check_mode:
-                sysctl.path.write_text(f"{sysctl.wanted}\n")
+                sysctl.path.write_text(f"{sysctl.minimum}\n")
     for name in limits.services:
-        pid = systemd.look(name).main_pid
+        pid = systemd.query(name).main_pid
         if pid:
-            raise_process(name, pid, limits.open_files, outcome, check_mode=check_mode)
+            raise_process_limit(name, pid, limits.open_files, outcome, check_mode=check_mode)
     return outcome
 
 
-def raise_process(name: str, pid: int, open_files: int, outcome: Outcome, *, check_mode: bool) -> None:
+def raise_process_limit(name: str, pid: int, open_files: int, outcome: FileSetResult, *, check_mode: bool) -> None:
     """Raise a running process to ``open_files``, without touching its own children, and note that in ``outcome``."""
-    soft, hard = open_files_of(pid)
+    soft, hard = open_file_limits(pid)
     if soft >= open_files:
         return
     if not check_mode:
@@ -142,7 +142,7 @@ def raise_process(name: str, pid: int, open_files: int, outcome: Outcome, *, che
                 "and root, here, lacks CAP_SYS_RESOURCE, which it takes to raise it or another user's"
             )
             return
-        confirmed = open_files_of(pid)[0]
+        confirmed = open_file_limits(pid)[0]
         if confirmed < open_files:
             raise LimitsError(f"{name} (pid {pid}) was given {open_files} open files but has {confirmed}")
     outcome.files.append(f"/proc/{pid}/limits")

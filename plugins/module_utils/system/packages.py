@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.command import Finished, last_lines, run
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandResult, last_lines, run
 
 #: The first Debian release that is supported, and the Ubuntu releases that are.
 OLDEST_DEBIAN = 12
@@ -88,7 +88,7 @@ def require_supported_host(base: Path = Path("/"), python: tuple[int, int] = sys
     return found
 
 
-def installed(names: Sequence[str] = ()) -> dict[str, str]:
+def installed_versions(names: Sequence[str] = ()) -> dict[str, str]:
     """Return the versions of those of ``names`` that are installed; of all that are, without names."""
     listed = run(["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package} ${Version}\n", *names], check=False).output
     rows = [line.split() for line in listed.splitlines()]
@@ -101,7 +101,7 @@ def upstream_versions(versions: Mapping[str, str]) -> dict[str, str]:
     return {name: version.rpartition("-")[0] or version for name, version in without_epoch.items()}
 
 
-def among(names: object, known: Mapping[str, str]) -> dict[str, str]:
+def select_versions(names: object, known: Mapping[str, str]) -> dict[str, str]:
     """Return the versions of packages that are known, or nothing unless those of all are."""
     if not isinstance(names, list) or not set(names) <= known.keys():
         return {}
@@ -136,7 +136,7 @@ def upgradable(names: Sequence[str], *, lists_max_age: float) -> dict[str, tuple
         updated = _update("--option=APT::Update::Error-Mode=any")
         if updated.status != 0:
             raise PackagesError(f"apt-get update failed:\n{last_lines(updated.output)}")
-    return parse_simulated(_upgrade(names, "--simulate").output)
+    return parse_simulation(_upgrade(names, "--simulate").output)
 
 
 def upgrade(names: Sequence[str]) -> None:
@@ -147,7 +147,7 @@ def upgrade(names: Sequence[str]) -> None:
     _upgrade(names)
 
 
-def _upgrade(names: Sequence[str], *options: str) -> Finished:
+def _upgrade(names: Sequence[str], *options: str) -> CommandResult:
     command = ["install", "--only-upgrade", *names] if names else ["upgrade", "--with-new-pkgs"]
     done = run([*_APT_GET, *options, *command], timeout=1800, environment=_ENVIRONMENT, check=False)
     if done.status != 0:
@@ -155,7 +155,7 @@ def _upgrade(names: Sequence[str], *options: str) -> Finished:
     return done
 
 
-def parse_simulated(output: str) -> dict[str, tuple[str, str]]:
+def parse_simulation(output: str) -> dict[str, tuple[str, str]]:
     """Return what apt-get says it would install: `Inst nginx [1.22.1-9] (1.22.1-10 Debian:12.9/stable [amd64]) []`."""
     found = re.finditer(r"^Inst (\S+) (?:\[(\S+)\] )?\((\S+)", output, re.MULTILINE)
     return {one[1]: (one[2] or "", one[3]) for one in found}
@@ -181,7 +181,7 @@ def _lists_age() -> float:
         return float("inf")
 
 
-def _update(*options: str) -> Finished:
+def _update(*options: str) -> CommandResult:
     """Update the package lists. That one source of several fails is no error here: the packages may be in the others."""
     give_up = time.monotonic() + LOCK_SECONDS
     while True:

@@ -47,7 +47,7 @@ class Program:
         """The executable. Another archive has another path, so a service's unit says which one it runs."""
         return self.home / self.checksum.removeprefix("sha256:")[:ID_LENGTH] / self.name
 
-    def is_right(self) -> bool:
+    def is_up_to_date(self) -> bool:
         """Say whether it is installed and linked."""
         return self.path.is_file() and self.link.is_symlink() and self.link.readlink() == self.path
 

@@ -17,7 +17,7 @@ REPLACED = re.compile(r"^\S+ ..x. .* (/usr/\S+|/lib\S*) \(deleted\)$", re.MULTIL
 DROP_INS = "etc/systemd/system/*.service.d/50-funnel.conf"
 
 
-def reasons(base: Path = Path("/")) -> Iterator[str]:
+def reboot_reasons(base: Path = Path("/")) -> Iterator[str]:
     """Yield why this host should be rebooted, in words.
 
     Packages leave run/reboot-required only where a program such as unattended-upgrades is installed; vmlinuz is Debian's link
@@ -43,8 +43,8 @@ def _older_than_their_units(base: Path) -> Iterator[str]:
     """
     for drop_in in base.glob(DROP_INS):
         name = drop_in.parent.name.removesuffix(".service.d")
-        state = systemd.look(name)
-        if state.main_pid and drop_in.stat().st_mtime > state.began_at:
+        state = systemd.query(name)
+        if state.main_pid and drop_in.stat().st_mtime > state.started_at:
             yield name
 
 

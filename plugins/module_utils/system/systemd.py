@@ -34,7 +34,7 @@ class ServiceError(Exception):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ServiceSpec:
     """How a service is told that its files changed, and where it shows the result.
 
     ``log`` is a file the service writes its errors to when that is not the journal; ``socket`` is a unix socket that
@@ -53,51 +53,51 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class State:
-    """What systemd says of a unit; of unix time, it started last at ``began_at``, was reloaded or started at ``settled_at``."""
+class ServiceState:
+    """What systemd says of a unit; of unix time, it started last at ``started_at``, was reloaded or started at ``loaded_at``."""
 
     exists: bool
     active: bool
     enabled: bool
     main_pid: int
-    began_at: float
-    settled_at: float
+    started_at: float
+    loaded_at: float
 
 
-def unit_of(name: str) -> str:
+def unit_name(name: str) -> str:
     """Return the unit that is called ``name``: a service's, unless it says otherwise."""
     return name if name.endswith((".timer", ".socket")) else f"{name}.service"
 
 
-def look(name: str) -> State:
+def query(name: str) -> ServiceState:
     """Return the state of a service.
 
     :raises ServiceError: when systemd does not run this host.
     """
     properties = ("LoadState", "ActiveState", "UnitFileState", "MainPID", _BEGAN, _SETTLED)
     try:
-        shown = run(["systemctl", "show", f"--property={','.join(properties)}", unit_of(name)]).output
+        shown = run(["systemctl", "show", f"--property={','.join(properties)}", unit_name(name)]).output
     except CommandError as error:
         raise ServiceError(str(error)) from error
     value = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
     booted = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
-    return State(
+    return ServiceState(
         exists=value["LoadState"] != "not-found",
         active=value["ActiveState"] in {"active", "reloading"},
         enabled=value["UnitFileState"] in {"enabled", "enabled-runtime", "static", "alias", "generated"},
         main_pid=int(value.get("MainPID", 0)),  # a timer has none
-        began_at=booted + int(value[_BEGAN]) / 1e6,
-        settled_at=booted + int(value[_SETTLED]) / 1e6,
+        started_at=booted + int(value[_BEGAN]) / 1e6,
+        loaded_at=booted + int(value[_SETTLED]) / 1e6,
     )
 
 
-def action_for(wanted: Wanted, state: State, *, changed: bool, listens_anew: bool = False) -> str:
+def required_action(wanted: ServiceSpec, state: ServiceState, *, changed: bool, listener_changed: bool = False) -> str:
     """Return what has to be done: ``start``, ``reload``, ``restart``, ``enable``, ``deferred`` or nothing (``""``).
 
     ``deferred``: the service runs children that must not be restarted, so the change waits for its next start.
-    ``listens_anew``: the unit of the sockets it is handed is not the one that systemd listens by.
+    ``listener_changed``: the unit of the sockets it is handed is not the one that systemd listens by.
     """
-    if listens_anew:
+    if listener_changed:
         return "restart"
     if not state.active:
         return "start"
@@ -108,8 +108,8 @@ def action_for(wanted: Wanted, state: State, *, changed: bool, listens_anew: boo
     return "" if state.enabled else "enable"
 
 
-def activate(wanted: Wanted, before: State, action: str) -> None:
-    """Do ``action`` (of :func:`action_for`), enable the service, and confirm that it runs as now configured.
+def activate(wanted: ServiceSpec, before: ServiceState, action: str) -> None:
+    """Do ``action`` (of :func:`required_action`), enable the service, and confirm that it runs as now configured.
 
     :raises ServiceError: with the last lines of the service's journal and log.
     """
@@ -117,17 +117,17 @@ def activate(wanted: Wanted, before: State, action: str) -> None:
     log_size = wanted.log.stat().st_size if wanted.log and wanted.log.exists() else 0
     try:
         if not before.enabled:
-            run(["systemctl", "enable", unit_of(wanted.name)])
+            run(["systemctl", "enable", unit_name(wanted.name)])
         if action in {"start", "reload", "restart"}:
             old_workers = set(_serving_workers(before.main_pid))
             listener = [wanted.listener] if wanted.listener and action == "restart" else []
-            run(["systemctl", action, *listener, unit_of(wanted.name)], timeout=wanted.timeout)
+            run(["systemctl", action, *listener, unit_name(wanted.name)], timeout=wanted.timeout)
             _confirm(wanted, old_workers)
     except (CommandError, ServiceError) as error:
         raise ServiceError(f"{error}\n{_last_words(wanted, began, log_size)}".rstrip()) from error
 
 
-def _confirm(wanted: Wanted, old_workers: set[int]) -> None:
+def _confirm(wanted: ServiceSpec, old_workers: set[int]) -> None:
     """Wait until the service is active, answers on its socket, and no worker of before takes new connections."""
     give_up = time.monotonic() + CONFIRM_SECONDS
     while missing := next(_missing(wanted, old_workers), ""):
@@ -136,8 +136,8 @@ def _confirm(wanted: Wanted, old_workers: set[int]) -> None:
         time.sleep(0.05)
 
 
-def _missing(wanted: Wanted, old_workers: set[int]) -> Iterator[str]:
-    state = look(wanted.name)
+def _missing(wanted: ServiceSpec, old_workers: set[int]) -> Iterator[str]:
+    state = query(wanted.name)
     if not state.active:
         yield "it was not active"
     elif wanted.socket and not _accepts(wanted.socket):
@@ -191,12 +191,12 @@ def _title(pid: int) -> str:
         return ""
 
 
-def _last_words(wanted: Wanted, began: float, log_size: int) -> str:
+def _last_words(wanted: ServiceSpec, began: float, log_size: int) -> str:
     """Return what the journal has of the service since ``began``, and what its log has after its first bytes."""
     words = ""
     # An error is being reported here: it must not be hidden by another one.
     with contextlib.suppress(CommandError):
-        units = [f"--unit={unit_of(name)}" for name in (wanted.name, wanted.listener) if name]
+        units = [f"--unit={unit_name(name)}" for name in (wanted.name, wanted.listener) if name]
         query = [*units, "--since", f"@{began - 1:.0f}", "--no-pager", "--output", "cat"]
         words = run(["journalctl", *query]).output
     if wanted.log:

@@ -28,8 +28,8 @@ ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")
 PROGRAMS = {b"\x28\xb5\x2f\xfd": "zstd", b"LZIP": "lzip", b"\x89LZO": "lzop", b"\x1f\x9d": "uncompress"}
 
 #: Most members of an archive, and bytes of them all.
-MOST_FILES = 200_000
-MOST_BYTES = 4 << 30
+MAX_FILES = 200_000
+MAX_BYTES = 4 << 30
 
 _CHUNK = 1 << 20
 
@@ -112,8 +112,8 @@ class Unpacking:
     def _target(self, name: str) -> Path:
         """Return where a member belongs."""
         self.files += 1
-        if self.files > MOST_FILES:
-            raise UnpackError(f"it has more than {MOST_FILES} members")
+        if self.files > MAX_FILES:
+            raise UnpackError(f"it has more than {MAX_FILES} members")
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
             raise UnpackError(f"{name} would be unpacked outside of the source's directory")
@@ -127,8 +127,8 @@ class Unpacking:
 
     def _count(self, size: int) -> None:
         self.size += size
-        if self.size > MOST_BYTES:
-            raise UnpackError(f"it has more than {MOST_BYTES >> 20} MiB")
+        if self.size > MAX_BYTES:
+            raise UnpackError(f"it has more than {MAX_BYTES >> 20} MiB")
 
     def _write(self, target: Path, chunks: Iterator[bytes], mode: int, modified: float) -> None:
         target.unlink(missing_ok=True)  # the last one of a name counts, and is no hard link to another
@@ -155,7 +155,7 @@ def enter(top: Path, place: str) -> Path:
     return here
 
 
-def lift_single(top: Path) -> None:
+def flatten_directory(top: Path) -> None:
     """Move up what the directory contains that all of an archive is in; nothing happens if there is no such directory."""
     found = list(top.iterdir())
     if len(found) != 1 or not found[0].is_dir() or found[0].is_symlink():
@@ -166,13 +166,13 @@ def lift_single(top: Path) -> None:
     single.rmdir()
 
 
-def main(directory: str, place: str, lift: str = "") -> None:
+def main(directory: str, place: str, flatten: str = "") -> None:
     """Unpack standard input, or end with a message."""
     try:
         top = enter(Path(directory), place)
         Unpacking(top).unpack(sys.stdin.buffer)
-        if lift:
-            lift_single(top)
+        if flatten:
+            flatten_directory(top)
     except (UnpackError, *ERRORS) as error:
         raise SystemExit(str(error)) from None
 

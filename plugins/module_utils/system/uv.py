@@ -98,10 +98,10 @@ class Uv:
     link: Path = LINK
 
     @classmethod
-    def current(cls) -> str:
+    def installed_version(cls) -> str:
         """Return the version that is installed and linked, and alone; empty if there is none such."""
         version = LINK.readlink().parent.parent.name if LINK.is_symlink() else ""
-        return version if version and cls(version).is_right() else ""
+        return version if version and cls(version).is_up_to_date() else ""
 
     @property
     def directory(self) -> Path:
@@ -113,14 +113,14 @@ class Uv:
         """The executable of this version."""
         return self.directory / "bin/uv"
 
-    def others(self) -> list[Path]:
+    def other_paths(self) -> list[Path]:
         """Return what else is below ``home``: other versions, and what a cut-off run left."""
         return sorted(path for path in self.home.iterdir() if path != self.directory) if self.home.is_dir() else []
 
-    def is_right(self) -> bool:
+    def is_up_to_date(self) -> bool:
         """Tell whether it is installed and linked, and nothing else is there."""
         linked = self.link.is_symlink() and self.link.readlink() == self.program
-        return linked and os.access(self.program, os.X_OK) and not self.others()
+        return linked and os.access(self.program, os.X_OK) and not self.other_paths()
 
     def install(self, hashes: Sequence[str], environment: Mapping[str, str]) -> None:
         """Install this version if it is not there, link it, and remove the others.
@@ -134,7 +134,7 @@ class Uv:
             if not os.access(self.program, os.X_OK):
                 self._download(hashes, environment)
             self._link()
-            for other in self.others():
+            for other in self.other_paths():
                 shutil.rmtree(other)
         except (OSError, CommandError) as error:
             raise UvError(f"uv {self.version}: {error}") from error

@@ -24,7 +24,7 @@ class WheelhouseError(Exception):
     """The packages are not on the host; those that were there still are."""
 
 
-def manifest(directory: Path) -> dict[str, str]:
+def package_hashes(directory: Path) -> dict[str, str]:
     """Return the SHA-256 of each package in a directory, by its file's name; nothing if there is no directory."""
     return {path.name: _digest(path) for pattern in PATTERNS for path in sorted(directory.glob(pattern))}
 
@@ -39,7 +39,7 @@ def pack(directory: Path, names: Iterable[str], archive: Path) -> None:
 def converge(wanted: Mapping[str, str], archive: Path | None, home: Path = HOME) -> None:
     """Let ``home`` hold the packages that are wanted, and no others.
 
-    :arg wanted: the hash of each, as :func:`manifest` returns it.
+    :arg wanted: the hash of each, as :func:`package_hashes` returns it.
     :arg archive: has those that are missing; None when none is.
     :raises WheelhouseError: when a package does not arrive as it was sent; ``home`` is as before then.
     """
@@ -54,13 +54,13 @@ def converge(wanted: Mapping[str, str], archive: Path | None, home: Path = HOME)
                 )
             except CommandError as error:
                 raise WheelhouseError(str(error)) from error
-        arrived = manifest(new)
+        arrived = package_hashes(new)
         if damaged := [name for name, digest in arrived.items() if digest != wanted.get(name)]:
             raise WheelhouseError(f"{', '.join(damaged)} did not arrive as sent")
         for name in arrived:
             (new / name).chmod(0o644)
             (new / name).replace(home / name)
-    for name in manifest(home).keys() - wanted.keys():
+    for name in package_hashes(home).keys() - wanted.keys():
         (home / name).unlink()
 
 

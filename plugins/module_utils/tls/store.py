@@ -338,11 +338,11 @@ class CertificateStore:
 
         A service may also be outdated after an interrupted run, or after a renewal whose reload failed.
         """
-        states = {name: systemd.look(name) for name in self.services}
+        states = {name: systemd.query(name) for name in self.services}
         chains = [self._files(name).chain for name in self.requests]
         affected = any(change.path in {*chains, *(self._files(name).key for name in self.requests)} for change in changes)
         outdated = {
-            name: state for name, state in states.items() if state.active and (affected or is_any_newer(chains, state.settled_at))
+            name: state for name, state in states.items() if state.active and (affected or is_any_newer(chains, state.loaded_at))
         }
         if self.check_mode:
             return list(outdated)
@@ -414,16 +414,16 @@ def is_any_newer(chains: Sequence[Path], timestamp: float) -> bool:
     return any(max(path.stat().st_mtime, path.lstat().st_mtime) > timestamp for path in found)
 
 
-def _reload(name: str, state: systemd.State) -> None:
+def _reload(name: str, state: systemd.ServiceState) -> None:
     # A change of certificates does not enable the service at boot.
-    systemd.activate(systemd.Wanted(name, "reload", LOGS.get(name)), replace(state, enabled=True), "reload")
+    systemd.activate(systemd.ServiceSpec(name, "reload", LOGS.get(name)), replace(state, enabled=True), "reload")
 
 
 def _reload_restored(names: Iterable[str]) -> str:
     """Reload the services with the restored certificates; return a sentence about the result."""
     try:
         for name in names:
-            _reload(name, systemd.look(name))
+            _reload(name, systemd.query(name))
     except (CommandError, systemd.ServiceError) as error:
         return f"The previous certificates were restored, but a service was not: {error}"
     return "The previous certificates were restored."

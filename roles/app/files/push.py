@@ -161,7 +161,7 @@ def deploy(name: str, by: str) -> None:
     os.umask(0o022)  # whatever sudo's is: nginx has to pass through what is made
     os.environ.update(home.build_environment())  # the certificates and the proxy for whatever is fetched
     [app] = load({name: json.loads(entry.read_text())}, complete=False).values()
-    layout, programs = Layout(name), Programs(text("launch.py"), text("runner.py"))
+    layout, programs = Layout(name), Programs(text("launch.py"), json.loads(text("runner.json")))
     refusals = (home.BuildError, lock.LockedError, OSError, systemd.ServiceError, supervisord.SupervisorError, switch.SwitchError)
     try:
         outcome, source = receiving.deploy(layout, app, programs, sys.stdin.fileno(), by, say)

@@ -65,20 +65,22 @@ HISTOGRAM = frozenset({"_sum", "_count", *(f'_bucket{{le="{bound}"}}' for bound 
 FAMILIES = {
     "tornado_requests_total": Family(
         "counter",
-        "Requests that are over, by the class of their answer's status.",
+        "Completed requests by status class of the response.",
         frozenset(f'{{status="{status}"}}' for status in STATUSES),
     ),
-    "tornado_requests_in_progress": Family("gauge", "Requests that wait for their answer, or for its end."),
-    "tornado_request_duration_seconds": Family("histogram", "Time from a request's headers to the end of its answer.", HISTOGRAM),
-    "tornado_websockets_open": Family("gauge", "Websockets that are open."),
+    "tornado_requests_in_progress": Family("gauge", "In-flight requests: response not complete."),
+    "tornado_request_duration_seconds": Family(
+        "histogram", "Time from the request headers to the end of the response.", HISTOGRAM
+    ),
+    "tornado_websockets_open": Family("gauge", "Open websockets."),
     "tornado_event_loop_lag_seconds": Family(
-        "histogram", "How late the event loop came to a callback, looked at once a second.", HISTOGRAM
+        "histogram", "Delay of a callback in the event loop, measured once a second.", HISTOGRAM
     ),
     "process_cpu_seconds_total": Family("counter", "CPU time of the process, user and system."),
     "process_resident_memory_bytes": Family("gauge", "Resident memory size."),
     "process_open_fds": Family("gauge", "Open file descriptors."),
-    "process_max_fds": Family("gauge", "How many file descriptors may be open."),
-    "process_start_time_seconds": Family("gauge", "When the process began, in unix time."),
+    "process_max_fds": Family("gauge", "Maximum number of open file descriptors."),
+    "process_start_time_seconds": Family("gauge", "Start time of the process, in Unix time."),
 }
 
 KNOWN = {f"{name}{sample}": (name, sample) for name, family in FAMILIES.items() for sample in family.samples}

@@ -77,13 +77,16 @@ def test_a_host_that_builds_a_part_of_a_site_need_not_know_the_rest() -> None:
 @pytest.mark.parametrize(
     ("entries", "expected"),
     [
-        ({"shop": entry(watch=["a"])}, ["tornado_apps.shop.watch: goes with debug: true"]),
+        ({"shop": entry(watch=["a"])}, ["tornado_apps.shop.watch: requires debug: true"]),
         ({"shop": entry(debug=True, watch=["/a"])}, ["tornado_apps.shop.watch[0]: must be a file inside the source"]),
-        ({"shop": entry(debug=True, processes=2)}, ["tornado_apps.shop.processes: must be 1 with debug, as only one process"]),
-        ({"shop": command("a {socket}", debug=True)}, ["tornado_apps.shop.debug: goes with run.app and run.wsgi"]),
+        (
+            {"shop": entry(debug=True, processes=2)},
+            ["tornado_apps.shop.processes: must be 1 with debug, because only a single process"],
+        ),
+        ({"shop": command("a {socket}", debug=True)}, ["tornado_apps.shop.debug: requires run.app or run.wsgi"]),
         (
             {"shop": entry(source={"directory": "/home/ann/shop"})},
-            ["tornado_apps.shop.source.directory: is run in place, for development only, and needs debug: true"],
+            ["tornado_apps.shop.source.directory: runs in place, for development only, and requires debug: true"],
         ),
         (
             {"shop": entry(source={"directory": "shop"}, debug=True)},
@@ -92,15 +95,15 @@ def test_a_host_that_builds_a_part_of_a_site_need_not_know_the_rest() -> None:
         (
             {"api": entry(prefix="/api/", domains=["a.example"]), "shop": entry(domains=["a.example", "b.example"])},
             [
-                "tornado_apps.api.prefix: is a part of the site of a.example, and no app without a prefix has the same domains",
+                "tornado_apps.api.prefix: the site of a.example requires an app without a prefix and with the same domains",
             ],
         ),
         (
             {"api": entry(prefix="/api/")},
-            ["tornado_apps.api.prefix: is a part of the default site, and no app without a prefix has the same domains"],
+            ["tornado_apps.api.prefix: the default site requires an app without a prefix and with the same domains"],
         ),
         ({"shop": entry(), "api": entry(prefix="/api")}, ["tornado_apps.api.prefix: must be a path between slashes"]),
-        (site(api={"prefix": "/.funnel/"}), ["tornado_apps.api.prefix: /.funnel/ is kept for the site itself"]),
+        (site(api={"prefix": "/.funnel/"}), ["tornado_apps.api.prefix: /.funnel/ is reserved for the site itself"]),
         (
             site(api={"prefix": "/static/"}),
             ["tornado_apps.shop.static.url: /static/ lies below /static/, which tornado_apps.api serves; move it there"],
@@ -136,7 +139,10 @@ def test_a_host_that_builds_a_part_of_a_site_need_not_know_the_rest() -> None:
         ),
         (
             site(api={"prefix": "/api/"}, new={"prefix": "/api/"}),
-            ["tornado_apps.new.prefix: /api/ of the site of b.example, a.example is api's, too; choose another"],
+            [
+                "tornado_apps.new.prefix: /api/ of the site of b.example, a.example already belongs to tornado_apps.api; "
+                "choose another"
+            ],
         ),
         (
             site(api={"prefix": "/api/", "static": {}, "paths": {"/x": {}, "/api/": {}}}),
@@ -158,7 +164,7 @@ def test_a_host_that_builds_a_part_of_a_site_need_not_know_the_rest() -> None:
                 }
             ),
             [
-                f"tornado_apps.api.{key}: belongs to the site, which is shop's; set it in tornado_apps.shop.{key}"
+                f"tornado_apps.api.{key}: is an option of the whole site; set it in tornado_apps.shop.{key}"
                 for key in ("aliases", "basic_auth", "headers", "maintenance", "tls")
             ],
         ),
@@ -217,14 +223,14 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
     [
         (["shop"], "tornado_apps: must be a dict of apps by name; found list"),
         ({"shop": "app"}, "tornado_apps.shop: must be dict; found 'app'"),
-        ({"Shop": entry()}, "tornado_apps.Shop: an app's name is a lower-case letter, then up to 30 of a-z 0-9 _ -"),
+        ({"Shop": entry()}, "tornado_apps.Shop: an app name must be a lowercase letter followed by up to 30 of a-z 0-9 _ -"),
         (
             {"nginx": entry()},
-            "tornado_apps.nginx: the name nginx belongs to a service of this collection; choose another",
+            "tornado_apps.nginx: the name nginx is reserved for a service of this collection; choose another",
         ),
         (
             {"backup": entry()},
-            "tornado_apps.backup: this host has a user or a directory in /srv or /var/log of that name already",
+            "tornado_apps.backup: the host already has a user, or a directory in /srv or /var/log, of that name",
         ),
         ({"shop": {"run": {"app": "a:b"}}}, "tornado_apps.shop.source: is missing; dict is wanted"),
         ({"shop": entry(domain=["a.example"])}, "tornado_apps.shop.domain: no such key; did you mean domains?"),
@@ -239,19 +245,19 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
         ),
         (
             {"shop": entry(source={"path": ".", "version": "v1"})},
-            "tornado_apps.shop.source.version: goes with source.git and source.package; this is a source.path",
+            "tornado_apps.shop.source.version: requires source.git or source.package; this is source.path",
         ),
         (
             {"shop": entry(source={"git": "https://user:token@git.example/shop.git"})},
-            "tornado_apps.shop.source.git: has a name or a password, which all users of a host could see among its processes",
+            "tornado_apps.shop.source.git: contains credentials, which the process list would show to all users of the host",
         ),
         (
             {"shop": entry(source={"package": "shop"})},
-            "tornado_apps.shop.source.version: is missing; without it the same entry would be another release tomorrow",
+            "tornado_apps.shop.source.version: is missing; without it the same entry could build a different release later",
         ),
         (
             {"shop": entry(source={"archive": "https://a.example/shop.tar.gz"})},
-            "tornado_apps.shop.source.checksum: is missing; what a URL has to give is known by it",
+            "tornado_apps.shop.source.checksum: is missing; it verifies the download from a URL",
         ),
         (
             {"shop": entry(source={"archive": "shop.zip", "checksum": "md5:1"})},
@@ -259,19 +265,19 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
         ),
         (
             {"shop": entry(run={"app": "a:b", "threads": 4})},
-            "tornado_apps.shop.run.threads: goes with run.wsgi",
+            "tornado_apps.shop.run.threads: requires run.wsgi",
         ),
         (
             {"shop": entry(run={"app": "a:b", "scale": {"worker": 1}})},
-            "tornado_apps.shop.run.scale: goes with run.procfile",
+            "tornado_apps.shop.run.scale: requires run.procfile",
         ),
         (
             {"shop": entry(run={"procfile": "web"})},
-            "tornado_apps.shop.run.procfile: listens on $PORT, so the app needs a port, such as port: 8000",
+            "tornado_apps.shop.run.procfile: requires a port, such as port: 8000, because its processes listen on $PORT",
         ),
         (
             {"shop": entry(run={"procfile": "web", "scale": {"web": 2}}, port=8000)},
-            "tornado_apps.shop.run.scale.web: is what is served; processes says how many",
+            "tornado_apps.shop.run.scale.web: is the type that serves requests; set processes instead",
         ),
         (
             {"shop": entry(run={"procfile": "web", "scale": {"worker": -1}}, port=8000)},
@@ -279,7 +285,7 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
         ),
         (
             {"shop": entry(run={"procfile": "web"}, source={"package": "shop", "version": "1"}, port=8000)},
-            "tornado_apps.shop.run.procfile: lies in the source, and a source.package has none",
+            "tornado_apps.shop.run.procfile: requires a source with a Procfile; source.package has none",
         ),
         (
             {"shop": entry(hooks={"build": "make 'css"})},
@@ -308,7 +314,7 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
         ),
         (
             {"shop": entry(tls={"hsts": 300})},
-            "tornado_apps.shop.tls.hsts: goes with a provider; browsers believe it over HTTPS only",
+            "tornado_apps.shop.tls.hsts: requires a provider; browsers accept HSTS over HTTPS only",
         ),
         (
             {"shop": entry(python={"version": "2.7"})},
@@ -327,7 +333,7 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
         ({"shop": entry(processes=0)}, "tornado_apps.shop.processes: must be from 1 to 256; found 0"),
         ({"shop": entry(port="8000")}, "tornado_apps.shop.port: must be int; found '8000'"),
         ({"shop": entry(port=80)}, "tornado_apps.shop.port: must be from 1024 to 65535; found 80"),
-        ({"shop": entry(port=65534)}, "tornado_apps.shop.port: takes ports up to 65537; the last there is is 65535"),
+        ({"shop": entry(port=65534)}, "tornado_apps.shop.port: uses ports up to 65537; the highest port is 65535"),
         ({"shop": entry(domains="a.example")}, "tornado_apps.shop.domains: must be list of str; found 'a.example'"),
         (
             {"shop": entry(domains=["a b"])},
@@ -336,8 +342,8 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
         ({"shop": entry(domains=["a.example", "a.example"])}, "tornado_apps.shop.domains: a.example is listed twice"),
         ({"shop": entry(env={"PORT": 1})}, "tornado_apps.shop.env.PORT: is set by the launcher; choose another name"),
         ({"shop": entry(env={"DEBUG": True})}, "tornado_apps.shop.env.DEBUG: must be str or int or float; found True"),
-        ({"shop": entry(env={"a b": "x"})}, "tornado_apps.shop.env.a b: a variable's name is letters, digits and _"),
-        ({"shop": entry(env={"K": "1"}, secrets={"K": "2"})}, "tornado_apps.shop.secrets.K: is in env, too; keep one"),
+        ({"shop": entry(env={"a b": "x"})}, "tornado_apps.shop.env.a b: a variable name must consist of letters, digits and _"),
+        ({"shop": entry(env={"K": "1"}, secrets={"K": "2"})}, "tornado_apps.shop.secrets.K: is also in env; keep one of them"),
         (
             {"shop": entry(static={"path": "../etc"})},
             "tornado_apps.shop.static.path: must be a directory inside the source, relative to it; found '../etc'",
@@ -375,19 +381,19 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
         ),
         (
             {"shop": entry(open_files=50_000)},
-            "tornado_apps.shop.open_files: must be at most 20000, what this host gives; found 50000",
+            "tornado_apps.shop.open_files: must be at most 20000, the limit of this host; found 50000",
         ),
         (
             {"shop": command("python app.py")},
-            "tornado_apps.shop.run.command: must listen on {socket}, or the app needs a port, such as port: 8000",
+            "tornado_apps.shop.run.command: must listen on {socket}, or the app must have a port, such as port: 8000",
         ),
         (
             {"shop": command("python app.py {socket}", port=8000)},
-            "tornado_apps.shop.run.command: listens on {socket}, so the app has no port; remove one of them",
+            "tornado_apps.shop.run.command: listens on {socket}, but the app has a port; remove one of them",
         ),
         (
             {"shop": command("python app.py --port={prot}", port=8000)},
-            "tornado_apps.shop.run.command: knows no {prot}; known are {port}, {process}, {socket}.",
+            "tornado_apps.shop.run.command: unknown placeholder {prot}; valid are {port}, {process}, {socket}.",
         ),
         ({"shop": command("python 'app.py", port=8000)}, "tornado_apps.shop.run.command: no closing quotation; found"),
         (
@@ -400,7 +406,7 @@ def test_both_slots_of_an_app_never_share_a_port() -> None:
         ),
         (
             {"shop": entry(port=8000), "blog": entry(port=8003, domains=["b.example"])},
-            "tornado_apps.blog.port: takes 8003 to 8006, of which shop has some; move one of them",
+            "tornado_apps.blog.port: uses ports 8003 to 8006, which overlap with those of shop; change one of them",
         ),
     ],
 )

@@ -18,7 +18,7 @@ MANIFEST = ReleaseManifest(
     app="shop",
     id="1f2e",
     revision="8f2b1c0d",
-    argv=["python", "{release}/runner.py"],
+    argv=["python", "{release}/runner"],
     runner=True,
     workers={"mail": Worker(["sh", "-c", "mail"], 3)},
     environment={"THEME": "dark"},
@@ -40,7 +40,7 @@ MANIFEST = ReleaseManifest(
 
 #: ``release.json`` as version 0.1.0 of the collection wrote it, with a key that no later version has.
 OLD = """{
- "id": "1f2e", "revision": "8f2b1c0d", "app": "shop", "argv": ["python", "{release}/runner.py"], "runner": true,
+ "id": "1f2e", "revision": "8f2b1c0d", "app": "shop", "argv": ["python", "{release}/runner"], "runner": true,
  "workers": {"mail": {"argv": ["sh", "-c", "mail"], "count": 3, "cpu": 1}}, "environment": {"THEME": "dark"}, "processes": 2,
  "port": 8000, "open_files": 4096, "drain": 20, "health": {"path": "/up", "timeout": 10, "method": "GET"}, "host": "shop.test",
  "static": ["/static/", "www"], "hooks": {"before_switch": ["python", "migrate.py"]}, "hooks_once": true, "hooks_timeout": 60,

@@ -22,7 +22,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.release im
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError
 
-PROGRAMS = Programs("launcher", "runner")
+PROGRAMS = Programs("launcher", {"__main__.py": "runner"})
 
 
 def app(**keys: Any) -> App:
@@ -63,7 +63,7 @@ def test_whatever_a_process_is_started_with_makes_another_release(keys: dict[str
 
 
 def test_code_and_programs_make_another_release() -> None:
-    assert len({release(), release("r2"), release(programs=Programs("launcher", "newer"))}) == 3
+    assert len({release(), release("r2"), release(programs=Programs("launcher", {"__main__.py": "newer"}))}) == 3
 
 
 def test_what_only_nginx_needs_makes_no_other_release() -> None:
@@ -101,14 +101,14 @@ def test_secrets_are_not_in_the_description() -> None:
 
 def test_the_runner_serves_an_app_on_its_socket_behind_nginx() -> None:
     assert " ".join(process_command(app())) == (
-        "python {release}/runner.py shop.web:make_app --socket {socket} --xheaders --max-body-size 50m --drain 30"
+        "python {release}/runner shop.web:make_app --socket {socket} --xheaders --max-body-size 50m --drain 30"
         " --pid-file {run}/{process}.pid --metrics {run}/{process}.metrics"
     )
 
 
 def test_the_runner_serves_wsgi_from_threads() -> None:
     words = " ".join(process_command(app(run={"wsgi": "shop.wsgi:application", "threads": 3})))
-    assert words.startswith("python {release}/runner.py shop.wsgi:application --wsgi --threads 3 --socket {socket} ")
+    assert words.startswith("python {release}/runner shop.wsgi:application --wsgi --threads 3 --socket {socket} ")
     assert "--threads" not in process_command(app(run={"wsgi": "shop.wsgi:application"})), "the runner's own number"
 
 

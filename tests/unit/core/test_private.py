@@ -45,10 +45,10 @@ def test_a_list_gives_a_user_the_rights_of_the_group_in_the_format_of_the_kernel
 def test_a_kernel_that_follows_the_links_of_apps_is_refused_with_the_cure(tmp_path: Path, links: str, names: str) -> None:
     for setting, value in zip(private.LINK_PROTECTION, links, strict=True):
         (tmp_path / setting).write_text(f"{value}\n")
-    assert f"set {names} with sysctl -w" in private.link_problem(tmp_path)
+    assert f"set {names} with sysctl -w" in private.link_protection_problem(tmp_path)
 
 
 def test_a_kernel_that_protects_links_is_accepted(tmp_path: Path) -> None:
     for setting in private.LINK_PROTECTION:
         (tmp_path / setting).write_text("1\n")
-    assert private.link_problem(tmp_path) == ""
+    assert private.link_protection_problem(tmp_path) == ""

@@ -31,11 +31,11 @@ def test_a_child_has_its_parent_and_the_parent_its_child(child: subprocess.Popen
 
 def test_a_process_is_found_by_its_environment_and_its_user(child: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 5  # until exec(2) has given it the environment
-    while not proc.with_environment(os.getuid(), {"TORNADO_APP": APP}) and time.monotonic() < deadline:
+    while not proc.pids_with_environment(os.getuid(), {"TORNADO_APP": APP}) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert proc.with_environment(os.getuid(), {"TORNADO_APP": APP, "TORNADO_SLOT": "b"}) == [child.pid]
-    assert proc.with_environment(os.getuid(), {"TORNADO_APP": APP, "TORNADO_SLOT": "a"}) == []
-    assert proc.with_environment(os.getuid() + 1, {"TORNADO_APP": APP}) == []
+    assert proc.pids_with_environment(os.getuid(), {"TORNADO_APP": APP, "TORNADO_SLOT": "b"}) == [child.pid]
+    assert proc.pids_with_environment(os.getuid(), {"TORNADO_APP": APP, "TORNADO_SLOT": "a"}) == []
+    assert proc.pids_with_environment(os.getuid() + 1, {"TORNADO_APP": APP}) == []
 
 
 def test_what_has_ended_is_no_process_even_if_nobody_has_waited_for_it(child: subprocess.Popen[bytes]) -> None:
@@ -66,10 +66,10 @@ def test_a_program_may_be_called_anything() -> None:
 
 
 def test_what_a_process_uses_is_nothing_once_it_has_ended(tmp_path: Path) -> None:
-    before = proc.open_files(os.getpid())
+    before = proc.count_open_files(os.getpid())
     with (tmp_path / "one").open("w"):
-        assert proc.open_files(os.getpid()) == before + 1
+        assert proc.count_open_files(os.getpid()) == before + 1
     assert proc.rss(os.getpid()) > 1 << 20
     ended = subprocess.Popen(["true"])
     ended.wait()
-    assert (proc.open_files(ended.pid), proc.rss(ended.pid)) == (0, 0)
+    assert (proc.count_open_files(ended.pid), proc.rss(ended.pid)) == (0, 0)

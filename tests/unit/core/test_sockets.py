@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import ask, connections, listener_pid
+from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import count_connections, listener_pid, probe
 
 
 @pytest.fixture
@@ -28,9 +28,9 @@ def test_a_renamed_sockets_connections_are_counted_until_they_are_closed(tmp_pat
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "0.sock"))
         accepted, _ = listener.accept()
-        assert connections(tmp_path, set()) == 1
+        assert count_connections(tmp_path, set()) == 1
         accepted.close()
-    assert connections(tmp_path, set()) == 0
+    assert count_connections(tmp_path, set()) == 0
 
 
 def test_another_directorys_connections_are_not_counted(tmp_path: Path, listener: socket.socket) -> None:
@@ -38,17 +38,17 @@ def test_another_directorys_connections_are_not_counted(tmp_path: Path, listener
         client.connect(str(tmp_path / "0.sock"))
         accepted, _ = listener.accept()
         with accepted:
-            assert connections(tmp_path.with_name(tmp_path.name + "-other"), set()) == 0
+            assert count_connections(tmp_path.with_name(tmp_path.name + "-other"), set()) == 0
 
 
 def test_connections_to_a_port_are_counted() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert connections(Path("/nowhere"), {port}) == 0
+        assert count_connections(Path("/nowhere"), {port}) == 0
         with socket.create_connection(("127.0.0.1", port)):
             accepted, _ = server.accept()
             with accepted:
-                assert connections(Path("/nowhere"), {port}) == 1
+                assert count_connections(Path("/nowhere"), {port}) == 1
 
 
 def test_the_listener_is_known_to_be_a_descendant_of_the_supervised_process(tmp_path: Path, listener: socket.socket) -> None:
@@ -96,9 +96,9 @@ def test_an_answer_may_tell_the_release(body: bytes, header: str, release: str |
     with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.handle_request)
         thread.start()
-        answer = ask(("127.0.0.1", server.server_port), "/healthz", "shop.example")
+        answer = probe(("127.0.0.1", server.server_port), "/healthz", "shop.example")
         thread.join()
-    assert (answer.well, answer.release) == (True, release)
+    assert (answer.healthy, answer.release) == (True, release)
 
 
 @contextlib.contextmanager
@@ -147,7 +147,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 def test_whatever_a_process_answers_ends_in_time(answer: Callable[[socket.socket], object]) -> None:
     began = time.monotonic()
     with saying(answer) as address, pytest.raises(OSError, match=r"\w"):
-        ask(address, "/", "shop.test", timeout=0.6)
+        probe(address, "/", "shop.test", timeout=0.6)
     assert time.monotonic() - began < 3
 
 
@@ -168,7 +168,7 @@ CHUNK = b"40\r\n" + b"x" * 0x40 + b"\r\n"
 )
 def test_a_success_with_a_senseless_body_is_a_success_that_tells_no_release(answer: Callable[[socket.socket], object]) -> None:
     with saying(answer) as address:
-        found = ask(address, "/", "shop.test")
+        found = probe(address, "/", "shop.test")
     assert (found.status, found.release) == (200, None)
 
 
@@ -204,7 +204,7 @@ def test_other_programs_sockets_may_be_called_anything(tmp_path: Path) -> None:
         server.bind(path)
         server.listen()
         client.connect(path)
-        assert connections(tmp_path, set()) >= 0
+        assert count_connections(tmp_path, set()) >= 0
         accepted, _ = server.accept()
         with accepted:
-            assert connections(tmp_path, set()) == 1
+            assert count_connections(tmp_path, set()) == 1

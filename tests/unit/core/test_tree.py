@@ -318,7 +318,7 @@ def test_a_link_takes_the_place_of_whatever_is_there(tmp_path: Path, there: str)
         os.mkfifo(own / "0.sock")
     elif there == "directory":
         nest(own / "0.sock", 10)
-    tree.put_link(own / "0.sock", "1.sock", trusted=tmp_path)
+    tree.replace_link(own / "0.sock", "1.sock", trusted=tmp_path)
     assert (own / "0.sock").readlink() == Path("1.sock")
     assert [path.name for path in own.iterdir()] == ["0.sock"]
 

@@ -16,9 +16,9 @@ import pytest
 from ansible_collections.funnel.tornado.plugins.module_utils.status import host_state
 from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import HostState, collect_files
 from ansible_collections.funnel.tornado.plugins.module_utils.system import file_set
-from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import Existing, File, FileSet, Found
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import ExistingFile, File, FileSet, FileState
 from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import FILE_MAX, SOMAXCONN, Limits
-from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import State
+from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceState
 from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import Sources
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import (
     KEY,
@@ -31,7 +31,7 @@ from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparis
 
 OWNER = getpass.getuser()
 GROUP = grp.getgrgid(os.getgid()).gr_name
-RUNNING = State(exists=True, active=True, enabled=True, main_pid=7, began_at=1e12, settled_at=1e12)
+RUNNING = ServiceState(exists=True, active=True, enabled=True, main_pid=7, started_at=1e12, loaded_at=1e12)
 KERNEL = {SOMAXCONN: 4096, FILE_MAX: 1_000_000}
 
 
@@ -47,13 +47,13 @@ class FakeTemplar:
         return self._value
 
 
-def collected_file(file: File) -> Found:
+def collected_file(file: File) -> FileState:
     """Return the state of a host's file that is up to date."""
-    existing = Existing(file.content, file.is_link, file.mode, uid=0, gid=0, mtime_ns=0)
-    return dataclasses.replace(existing.found(KEY.encode()), owner=file.owner, group=file.group)
+    existing = ExistingFile(file.content, file.is_link, file.mode, uid=0, gid=0, mtime_ns=0)
+    return dataclasses.replace(existing.state(KEY.encode()), owner=file.owner, group=file.group)
 
 
-def make_state(directories: list[Path], files: Mapping[Path, Found], **changes: Any) -> HostState:
+def make_state(directories: list[Path], files: Mapping[Path, FileState], **changes: Any) -> HostState:
     """Return a host state after a round trip through JSON, as a module's result makes it."""
     state = HostState(directories, files, {"nginx": RUNNING}, {"nginx": 20_000}, KERNEL, "1.2.3")
     data = json.loads(json.dumps(dataclasses.replace(state, **changes).to_data()))
@@ -120,7 +120,7 @@ def test_a_state_that_was_not_collected_is_drift(root: Path, tmp_path: Path) -> 
         assert not limits_up_to_date(empty, Limits(1, 1, [], kernel=KERNEL))
 
 
-@pytest.mark.parametrize("change", [{"active": False}, {"enabled": False}, {"settled_at": 1.0}])
+@pytest.mark.parametrize("change", [{"active": False}, {"enabled": False}, {"loaded_at": 1.0}])
 def test_a_service_that_does_not_run_with_its_files_is_drift(root: Path, change: dict[str, Any]) -> None:
     services = {"nginx": dataclasses.replace(RUNNING, **change)}
     files = FileSet(root, [desired()])
@@ -134,7 +134,7 @@ def test_a_unit_newer_than_its_service_is_drift_if_a_change_restarts_it(
     root: Path, monkeypatch: pytest.MonkeyPatch, on_change: str, *, up_to_date: bool
 ) -> None:
     monkeypatch.setattr(file_set, "UNIT_DIRECTORIES", [root])
-    state = collect(root, services={"nginx": dataclasses.replace(RUNNING, settled_at=1.0)})
+    state = collect(root, services={"nginx": dataclasses.replace(RUNNING, loaded_at=1.0)})
     service = {"name": "nginx", "on_change": on_change}
     assert files_up_to_date(state, FileSet(root, [desired()]), service) == up_to_date
 

@@ -56,10 +56,10 @@ def apps() -> dict[str, App]:
         ({"push": "main", "keys": ["alice"]}, "source.keys[0]: must be a line of an SSH public key"),
         ({"push": "main", "keys": [f'command="id" {ALICE}']}, "source.keys[0]: must be a line of an SSH public key"),
         ({"push": "main", "keys": [f"{ALICE}\n{BOB}"]}, "source.keys[0]: must be a line of an SSH public key"),
-        ({"push": "main", "keys": [ALICE, "ssh-ed25519 AAAA bob"]}, "source.keys[1]: is not a whole key"),
-        ({"push": "main", "keys": [BOB.replace("ed25519", "rsa")]}, "source.keys[0]: is not a whole key"),
-        ({"push": "main", "keys": [], "version": "v1"}, "source.version: goes with source.git and source.package"),
-        ({"git": "https://git.test/shop", "keys": [ALICE]}, "source.keys: goes with source.push"),
+        ({"push": "main", "keys": [ALICE, "ssh-ed25519 AAAA bob"]}, "source.keys[1]: is not a complete key"),
+        ({"push": "main", "keys": [BOB.replace("ed25519", "rsa")]}, "source.keys[0]: is not a complete key"),
+        ({"push": "main", "keys": [], "version": "v1"}, "source.version: requires source.git or source.package"),
+        ({"git": "https://git.test/shop", "keys": [ALICE]}, "source.keys: requires source.push"),
     ],
 )
 def test_a_mistake_in_who_may_push_is_named(source: dict[str, Any], expected: str) -> None:
@@ -266,7 +266,7 @@ def test_a_commit_that_no_source_is_goes_to_no_root(receiver: Receiver, levels: 
 
 
 def test_files_together_and_submodules_are_counted_before_anything_is_unpacked() -> None:
-    line = f"100644 blob {COMMIT} {policy.MOST_BYTES // 2 + 1}\tfile".encode()
+    line = f"100644 blob {COMMIT} {policy.MAX_BYTES // 2 + 1}\tfile".encode()
     policy.require_bounds([line])
     with pytest.raises(PushError, match="the files of the commit are more than 512 MiB"):
         policy.require_bounds([line, line])
@@ -285,7 +285,7 @@ def test_a_path_without_end_is_not_read_to_it() -> None:
 
 def test_a_repository_has_room_until_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy, "REPOSITORIES", tmp_path)
-    monkeypatch.setattr(policy, "MOST_STORED", 1 << 20)
+    monkeypatch.setattr(policy, "MAX_STORED", 1 << 20)
     pack, left, now = (tmp_path / "shop.git/objects" / name for name in ("pack", "incoming-1", "tmp_objdir-incoming-2"))
     for directory in (pack, left, now):
         directory.mkdir(parents=True)
@@ -351,7 +351,7 @@ def test_what_a_release_was_made_of_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def test_what_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receiving, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(receiving, "MAX_BYTES", 1 << 20)
     with pytest.raises(BuildError, match="the files of the commit are more than 1 MiB"):
         receiving.receive(io.BytesIO(bytes(2 << 20)), tmp_path / "archive", "key")
 

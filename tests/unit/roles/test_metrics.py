@@ -17,7 +17,7 @@ from tests.support.metrics import DOCUMENTS, PREFIXES, asked_for, parse, queries
 from tests.support.programs import load
 
 exporter = load("exporter", "metrics")
-runner = load("runner")
+metrics_module = load("runner.metrics")
 
 ONE = """\
 # HELP tornado_requests_total Requests.
@@ -117,13 +117,13 @@ def test_metrics_of_several_processes_stand_together_under_one_head() -> None:
 
 def test_all_that_the_runner_says_is_passed_on() -> None:
     class Server:
-        statuses = (0,) * len(runner.STATUSES)
+        statuses = (0,) * len(metrics_module.STATUSES)
         websockets: tuple[()] = ()
-        busy: tuple[()] = ()
-        durations = runner.Histogram()
+        in_flight: tuple[()] = ()
+        durations = metrics_module.Histogram()
 
-    metrics = runner.Metrics.__new__(runner.Metrics)
-    metrics.server, metrics.began, metrics.lag = Server(), 1.0, runner.Histogram()
+    metrics = metrics_module.Metrics.__new__(metrics_module.Metrics)
+    metrics.server, metrics.start_time, metrics.lag = Server(), 1.0, metrics_module.Histogram()
     assert {(kind, name, meaning) for kind, name, meaning, _value in metrics.families()} == {
         (family.kind, name, family.meaning) for name, family in exporter.FAMILIES.items()
     }
@@ -204,7 +204,7 @@ def test_a_line_that_speaks_for_others_or_is_none_is_left_out_and_counted(line: 
 def test_what_a_process_says_of_a_metric_changes_nothing_of_it(line: str) -> None:
     text = merged(f"{line}\nprocess_max_fds 7\n")
     assert [one for one in text.splitlines() if "max_fds" in one] == [
-        "# HELP process_max_fds How many file descriptors may be open.",
+        "# HELP process_max_fds Maximum number of open file descriptors.",
         "# TYPE process_max_fds gauge",
         'process_max_fds{app="blog",process="0"} 7.0',
     ]
@@ -227,9 +227,9 @@ def test_a_link_in_the_place_of_a_socket_leads_nowhere(process: Callable[..., Pa
 
 
 def test_buckets_hold_what_is_in_smaller_ones() -> None:
-    histogram = runner.Histogram()
+    histogram = metrics_module.Histogram()
     for seconds in (0.001, 0.005, 0.2, 60):
-        histogram.add(seconds)
+        histogram.observe(seconds)
     samples = histogram.samples()
     assert [samples[f'_bucket{{le="{bound}"}}'] for bound in ("0.005", "0.01", "0.1", "0.25", "10", "+Inf")] == [2, 2, 2, 3, 3, 4]
     assert (samples["_count"], samples["_sum"]) == (4, pytest.approx(60.206))

@@ -68,7 +68,8 @@ def release(base: Path, name: str, **changes: Any) -> Layout:
     directory.mkdir(parents=True)
     (directory / "venv").symlink_to("../../environments/5a5a")
     layout.manifest(name).write_text(replace(manifest, **changes).to_json())
-    for file in ("secrets.json", "launch.py", "runner.py"):
+    (directory / "runner").mkdir()
+    for file in ("secrets.json", "launch.py", "runner/__main__.py"):
         (directory / file).write_text("{}")
     layout.slot("a").mkdir(parents=True)
     (layout.slot("a") / "release").symlink_to(f"../../releases/{name}")
@@ -97,6 +98,9 @@ def test_content_is_equal_only_for_hosts_with_the_same_desired_state(tmp_path: P
     assert app_status(release(tmp_path / "third", "5b6a", environment={"THEME": "dark"})).content != first.content
     layout = release(tmp_path / "fourth", "7988")
     (layout.release("7988") / "secrets.json").write_text('{"KEY": "x"}')
+    assert app_status(layout).content != first.content
+    layout = release(tmp_path / "fifth", "9a8b")
+    (layout.release("9a8b") / "runner/__main__.py").write_text("newer")
     assert app_status(layout).content != first.content
 
 

@@ -53,7 +53,7 @@ def test_the_processes_of_root_and_of_everybody_are_never_ended(uid: int) -> Non
 
 
 def test_a_user_without_processes_has_none_to_end() -> None:
-    accounts.end_processes(OTHER, 0)
+    accounts.kill_processes(OTHER, 0)
 
 
 def test_objects_of_ipc_are_known_by_their_owner_and_their_maker(tmp_path: Path) -> None:
@@ -70,13 +70,13 @@ def test_objects_of_ipc_are_known_by_their_owner_and_their_maker(tmp_path: Path)
 
 def test_a_process_is_its_user_s_until_it_has_ended() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        assert child.pid in proc.of_user(ME)
-        assert child.pid not in proc.of_user(OTHER)
+        assert child.pid in proc.pids_of_user(ME)
+        assert child.pid not in proc.pids_of_user(OTHER)
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it waits for its parent
-        assert child.pid not in proc.of_user(ME)
+        assert child.pid not in proc.pids_of_user(ME)
 
 
 def test_an_account_that_is_in_use_or_missing_is_not_closed() -> None:
-    assert not accounts.is_closed("root")
-    assert not accounts.is_closed("nobody-has-this-name")
+    assert not accounts.is_locked("root")
+    assert not accounts.is_locked("nobody-has-this-name")

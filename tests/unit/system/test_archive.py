@@ -55,17 +55,17 @@ def tarred(file: Path, tree: Path) -> Path:
 class LocalBuilder(Builder):
     """Runs its programs as the user of the tests."""
 
-    def run(self, command: Sequence[str], failure: str, *, given: int | None = None, **_bounds: Any) -> str:
-        done = subprocess.run(command, stdin=given, capture_output=True, text=True, check=False)
+    def run(self, command: Sequence[str], failure: str, *, stdin: int | None = None, **_bounds: Any) -> str:
+        done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise BuildError(f"{failure}: {done.stderr}")
         return done.stdout
 
 
-def unpacked(file: Path, directory: Path, *, place: str = ".", lift: bool = True) -> Path:
+def unpacked(file: Path, directory: Path, *, subdirectory: str = ".", flatten: bool = True) -> Path:
     directory.mkdir(exist_ok=True)
     with file.open("rb") as opened:
-        unpack(LocalBuilder(Layout("shop")), opened.fileno(), directory, KEY, place=place, lift=lift)
+        unpack(LocalBuilder(Layout("shop")), opened.fileno(), directory, KEY, subdirectory=subdirectory, flatten=flatten)
     return directory
 
 
@@ -98,19 +98,19 @@ def test_tar_files_come_through_pipes_into_places(tmp_path: Path, tree: Path) ->
     (tmp_path / "src").mkdir()
     with subprocess.Popen(["tar", "-c", tree.name], cwd=tree.parent, stdout=subprocess.PIPE) as tar:
         assert tar.stdout
-        unpack(LocalBuilder(Layout("shop")), tar.stdout.fileno(), tmp_path / "src", KEY, place="vendor/lib")
+        unpack(LocalBuilder(Layout("shop")), tar.stdout.fileno(), tmp_path / "src", KEY, subdirectory="vendor/lib")
     assert tar.returncode == 0
     assert (tmp_path / "src/vendor/lib/shop-1.0/run.sh").exists()
 
 
-@pytest.mark.parametrize("place", ["link/inner", "../inner", "file/inner"])
-def test_no_place_lies_behind_a_link(tmp_path: Path, tree: Path, place: str) -> None:
+@pytest.mark.parametrize("subdirectory", ["link/inner", "../inner", "file/inner"])
+def test_no_place_lies_behind_a_link(tmp_path: Path, tree: Path, subdirectory: str) -> None:
     for name in ("outside", "src"):
         (tmp_path / name).mkdir()
     (tmp_path / "src/link").symlink_to(tmp_path / "outside")
     (tmp_path / "src/file").touch()
     with pytest.raises(BuildError, match="cannot be unpacked"):
-        unpacked(tarred(tmp_path / "shop.tar", tree), tmp_path / "src", place=place)
+        unpacked(tarred(tmp_path / "shop.tar", tree), tmp_path / "src", subdirectory=subdirectory)
     assert list((tmp_path / "outside").iterdir()) == []
 
 
@@ -169,7 +169,7 @@ def test_no_member_of_a_tar_file_leaves_the_directory_or_is_special(tmp_path: Pa
     assert [path.name for path in (tmp_path / "src").iterdir()] == ["good"]
 
 
-@pytest.mark.parametrize(("bound", "message"), [("MOST_FILES", "more than 3 members"), ("MOST_BYTES", "more than 0 MiB")])
+@pytest.mark.parametrize(("bound", "message"), [("MAX_FILES", "more than 3 members"), ("MAX_BYTES", "more than 0 MiB")])
 def test_an_archive_is_bounded_by_what_it_becomes(
     tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch, bound: str, message: str
 ) -> None:

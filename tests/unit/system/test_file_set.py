@@ -25,7 +25,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set imp
     FileSetError,
     Swap,
     converge,
-    is_read,
+    is_read_by_service,
     parse_files,
 )
 
@@ -227,9 +227,11 @@ def test_all_mistakes_of_the_files_come_at_once() -> None:
 )
 def test_what_a_service_needs(on_change: systemd.OnChange, *, active: bool, changed: bool, action: str) -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
-        state = systemd.State(exists=True, active=active, enabled=True, main_pid=os.getpid(), began_at=0.0, settled_at=0.0)
+        state = systemd.ServiceState(
+            exists=True, active=active, enabled=True, main_pid=os.getpid(), started_at=0.0, loaded_at=0.0
+        )
         assert child.pid in proc.children(os.getpid())
-        found = systemd.action_for(systemd.Wanted("x", on_change), state, changed=changed)
+        found = systemd.required_action(systemd.ServiceSpec("x", on_change), state, changed=changed)
         child.kill()
     assert found == action
 
@@ -238,21 +240,21 @@ def test_what_a_service_needs(on_change: systemd.OnChange, *, active: bool, chan
     ("on_change", "read"), [("restart", True), ("restart_if_idle", True), ("reload", False), ("none", False)]
 )
 def test_a_unit_is_read_at_a_restart_only(on_change: systemd.OnChange, *, read: bool) -> None:
-    assert is_read(Path("/etc/systemd/system/x.service.d/50-funnel.conf"), on_change) == read
-    assert is_read(Path("/etc/nginx/nginx.conf"), on_change)
+    assert is_read_by_service(Path("/etc/systemd/system/x.service.d/50-funnel.conf"), on_change) == read
+    assert is_read_by_service(Path("/etc/nginx/nginx.conf"), on_change)
 
 
 def test_what_listens_for_a_service_cannot_be_reloaded() -> None:
-    state = systemd.State(exists=True, active=True, enabled=True, main_pid=0, began_at=0.0, settled_at=0.0)
-    wanted = systemd.Wanted("x", "reload", listener="x.socket")
-    assert systemd.action_for(wanted, state, changed=True, listens_anew=True) == "restart"
-    assert systemd.action_for(wanted, state, changed=True) == "reload"
+    state = systemd.ServiceState(exists=True, active=True, enabled=True, main_pid=0, started_at=0.0, loaded_at=0.0)
+    wanted = systemd.ServiceSpec("x", "reload", listener="x.socket")
+    assert systemd.required_action(wanted, state, changed=True, listener_changed=True) == "restart"
+    assert systemd.required_action(wanted, state, changed=True) == "reload"
 
 
 def test_a_supervisor_without_children_is_restarted() -> None:
     with subprocess.Popen(["sleep", "60"]) as idle:
-        state = systemd.State(exists=True, active=True, enabled=True, main_pid=idle.pid, began_at=0.0, settled_at=0.0)
-        found = systemd.action_for(systemd.Wanted("x", "restart_if_idle"), state, changed=True)
+        state = systemd.ServiceState(exists=True, active=True, enabled=True, main_pid=idle.pid, started_at=0.0, loaded_at=0.0)
+        found = systemd.required_action(systemd.ServiceSpec("x", "restart_if_idle"), state, changed=True)
         idle.kill()
     assert found == "restart"
 
@@ -294,7 +296,7 @@ def test_a_service_may_be_given_longer_to_start(tmp_path: Path, monkeypatch: pyt
     systemctl.write_text(f"#!/bin/sh\ncase $1 in show) printf '{shown}' ;; *) sleep 0.5 ;; esac\n")
     systemctl.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    before = systemd.look("x")
+    before = systemd.query("x")
     with pytest.raises(systemd.ServiceError, match=r"did not end within 0\.1 s"):
-        systemd.activate(systemd.Wanted("x", timeout=0.1), before, "restart")
-    systemd.activate(systemd.Wanted("x", timeout=30), before, "restart")
+        systemd.activate(systemd.ServiceSpec("x", timeout=0.1), before, "restart")
+    systemd.activate(systemd.ServiceSpec("x", timeout=30), before, "restart")

@@ -32,7 +32,13 @@ def test_a_units_command_bounds_the_program_and_names_nothing_of_it() -> None:
 
 
 def request(*argv: str, **changed: Any) -> dict[str, Any]:
-    usual = {"environment": {"PATH": "/usr/bin:/bin"}, "directory": "/", "umask": 0o022, "apart": False, "open_files": None}
+    usual = {
+        "environment": {"PATH": "/usr/bin:/bin"},
+        "directory": "/",
+        "umask": 0o022,
+        "separate_stderr": False,
+        "open_files": None,
+    }
     return {"argv": argv, "uid": NOBODY.pw_uid, "gid": NOBODY.pw_gid, **usual, **changed}
 
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_files_of
+from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_file_limits
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
-from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import Outcome
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSetResult
 from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import (
     SYSCTL_FILE,
     Limits,
     LimitsError,
     Sysctl,
     apply,
-    raise_process,
+    raise_process_limit,
 )
 
 ALL_CAPABILITIES = "000001ffffffffff"
@@ -40,7 +40,7 @@ def fake_proc(directory: Path, *, hard: int = 20000, capabilities: str = WITHOUT
 
 def test_a_container_is_bound_by_its_hard_limit(tmp_path: Path) -> None:
     capacity = Capacity.of_host(fake_proc(tmp_path))
-    assert capacity.most == 20000
+    assert capacity.max_open_files == 20000
     assert capacity.problem(20000) == ""
     assert capacity.problem(50000) == (
         "limits_open_files: 50000 is more than this host gives: PID 1's hard limit is 20000 and it lacks "
@@ -57,12 +57,12 @@ def test_a_whole_host_is_bound_by_the_kernel(tmp_path: Path) -> None:
 def test_the_capability_does_not_count_in_a_user_namespace(tmp_path: Path) -> None:
     proc = fake_proc(tmp_path, capabilities=ALL_CAPABILITIES)
     (proc / "self/uid_map").write_text("0 100000 65536\n")
-    assert Capacity.of_host(proc).most == 20000
+    assert Capacity.of_host(proc).max_open_files == 20000
 
 
 def test_a_kernel_setting_that_cannot_be_raised_is_reported_with_both_numbers() -> None:
     read_only = Sysctl("kernel.cap_last_cap", "limits_backlog", 1000)  # read-only for root, too
-    found = read_only.running
+    found = read_only.current
     assert f"limits_backlog: needs kernel.cap_last_cap to be 1000, it is {found} and read-only" in read_only.problem()
     assert Sysctl("kernel.cap_last_cap", "limits_backlog", found).problem() == ""
 
@@ -105,21 +105,21 @@ def test_a_higher_backlog_of_the_host_is_kept_and_a_high_file_max_left_alone(tmp
 def test_a_running_process_is_raised_and_only_raised() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with subprocess.Popen(["sh", "-c", "ulimit -Sn 100 && exec sleep 60"], stdout=subprocess.DEVNULL) as process:
-        while open_files_of(process.pid)[0] != 100:
+        while open_file_limits(process.pid)[0] != 100:
             assert process.poll() is None
-        outcome = Outcome()
-        raise_process("sleep", process.pid, 200, outcome, check_mode=True)
-        assert open_files_of(process.pid) == (100, hard)
-        raise_process("sleep", process.pid, 200, outcome, check_mode=False)
-        assert open_files_of(process.pid) == (200, hard)
-        raise_process("sleep", process.pid, 150, outcome, check_mode=False)
-        assert open_files_of(process.pid) == (200, hard)
+        outcome = FileSetResult()
+        raise_process_limit("sleep", process.pid, 200, outcome, check_mode=True)
+        assert open_file_limits(process.pid) == (100, hard)
+        raise_process_limit("sleep", process.pid, 200, outcome, check_mode=False)
+        assert open_file_limits(process.pid) == (200, hard)
+        raise_process_limit("sleep", process.pid, 150, outcome, check_mode=False)
+        assert open_file_limits(process.pid) == (200, hard)
         process.kill()
     assert outcome.files == [f"/proc/{process.pid}/limits"] * 2
 
 
 def test_the_limits_of_a_process_are_read_as_the_kernel_has_them() -> None:
-    assert open_files_of(os.getpid()) == resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert open_file_limits(os.getpid()) == resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 @pytest.mark.parametrize("services", [[], ["nginx", "supervisor"]])

@@ -6,11 +6,11 @@ import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import (
     PackagesError,
-    among,
     candidates,
-    installed,
-    parse_simulated,
+    installed_versions,
+    parse_simulation,
     require_supported_host,
+    select_versions,
     upstream_versions,
 )
 
@@ -67,7 +67,7 @@ def test_anything_else_is_refused_by_name(host: Path, os_release: str, name: str
 
 def test_what_is_installed_and_what_could_be() -> None:
     names = ["dpkg", "no-such-package-at-all", "apt"]
-    assert sorted(installed(names)) == ["apt", "dpkg"]
+    assert sorted(installed_versions(names)) == ["apt", "dpkg"]
     assert sorted(candidates(names)) == ["apt", "dpkg"]
 
 
@@ -86,7 +86,7 @@ def test_what_an_upgrade_would_do_is_what_apt_says() -> None:
         "Inst linux-image-6.1.0-32-amd64 (6.1.129-1 Debian:12.10/stable [amd64])\n"
         "Conf nginx (1.22.1-9+deb12u1 Debian:12.9/stable [amd64])\n"
     )
-    assert parse_simulated(said) == {
+    assert parse_simulation(said) == {
         "nginx": ("1.22.1-9", "1.22.1-9+deb12u1"),
         "linux-image-6.1.0-32-amd64": ("", "6.1.129-1"),
     }
@@ -94,5 +94,5 @@ def test_what_an_upgrade_would_do_is_what_apt_says() -> None:
 
 def test_a_host_is_asked_again_unless_all_is_known() -> None:
     known = {"nginx": "1.26.3", "openssl": "3.5.1", "curl": "8.14.1"}
-    assert among(["nginx", "openssl"], known) == {"nginx": "1.26.3", "openssl": "3.5.1"}
-    assert among(["nginx", "git"], known) == among([], known) == among(None, known) == {}
+    assert select_versions(["nginx", "openssl"], known) == {"nginx": "1.26.3", "openssl": "3.5.1"}
+    assert select_versions(["nginx", "git"], known) == select_versions([], known) == select_versions(None, known) == {}

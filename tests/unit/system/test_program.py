@@ -38,9 +38,9 @@ def program(directory: Path, archive: Path) -> Program:
 def test_the_one_member_of_that_name_is_taken_and_can_be_run(tmp_path: Path, name: str) -> None:
     archive = pack(tmp_path / name, "top/README", "top/bin/mongod", "top/mongod.conf")
     one = program(tmp_path, archive)
-    assert not one.is_right()
+    assert not one.is_up_to_date()
     one.install(archive, "", KEY)
-    assert one.is_right()
+    assert one.is_up_to_date()
     assert (one.path.read_bytes(), one.path.stat().st_mode & 0o777) == (SCRIPT, 0o755)
     assert sorted(one.path.parent.iterdir()) == [one.path]
     assert one.path.parent.stat().st_mode & 0o777 == 0o755
@@ -78,7 +78,7 @@ def test_one_that_does_not_run_does_not_take_the_place_of_the_one_before(tmp_pat
     bad = pack(tmp_path / "bad.tgz", "mongod", content=b"#!/bin/sh\necho no library >&2; exit 127\n")
     with pytest.raises(ProgramError, match=r"(?s)does not run on this host.*no library"):
         program(tmp_path, bad).install(bad, "", KEY)
-    assert before.is_right()
+    assert before.is_up_to_date()
     assert [path.name for path in (tmp_path / "opt").iterdir()] == [before.path.parent.name]
 
 

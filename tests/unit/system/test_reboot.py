@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.system.reboot import REPLACED, reasons
+from ansible_collections.funnel.tornado.plugins.module_utils.system.reboot import REPLACED, reboot_reasons
 
 MAPS = "7f3a5c000000-7f3a5c022000 {} 00002000 fe:00 2238495                    {}\n"
 
 
 def test_packages_and_kernels_ask_for_a_reboot(tmp_path: Path) -> None:
     def found() -> list[str]:
-        return [reason for reason in reasons(tmp_path) if not reason.startswith("files")]  # these are this machine's
+        return [reason for reason in reboot_reasons(tmp_path) if not reason.startswith("files")]  # these are this machine's
 
     assert found() == []
     (tmp_path / "run").mkdir()
@@ -48,7 +48,7 @@ def test_services_that_run_without_what_their_units_have_now_ask_for_a_reboot(
     systemctl.write_text(f'#!/bin/sh\nprintf "$(cat "{tmp_path}/$3")"\n')
     systemctl.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert list(reasons(tmp_path))[-1] == "units were changed since these services started: nginx"
+    assert list(reboot_reasons(tmp_path))[-1] == "units were changed since these services started: nginx"
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,17 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import So
 
 def test_it_is_right_only_if_installed_linked_and_alone(tmp_path: Path) -> None:
     uv = Uv("1.2.3", home=tmp_path / "uv", link=tmp_path / "bin/uv")
-    assert not uv.is_right()
+    assert not uv.is_up_to_date()
     uv.program.parent.mkdir(parents=True)
     uv.program.write_text("#!/bin/sh\n")
     uv.program.chmod(0o755)
     uv.link.parent.mkdir()
-    assert not uv.is_right()
+    assert not uv.is_up_to_date()
     uv.install([], {})  # the version is there: nothing is downloaded
     assert uv.link.readlink() == uv.program
-    assert uv.is_right()
+    assert uv.is_up_to_date()
     (tmp_path / "uv/1.2.2").mkdir()
-    assert not uv.is_right()
+    assert not uv.is_up_to_date()
     uv.install([], {})
     assert [path.name for path in (tmp_path / "uv").iterdir()] == ["1.2.3"]
 

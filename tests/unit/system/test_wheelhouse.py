@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.system.wheelhouse import WheelhouseError, converge, manifest, pack
+from ansible_collections.funnel.tornado.plugins.module_utils.system.wheelhouse import (
+    WheelhouseError,
+    converge,
+    pack,
+    package_hashes,
+)
 
 
 @pytest.fixture
@@ -18,26 +23,26 @@ def wheels(tmp_path: Path) -> Path:
 
 
 def test_only_packages_belong_to_it(wheels: Path, tmp_path: Path) -> None:
-    assert list(manifest(wheels)) == ["a-1-py3-none-any.whl", "b-1.tar.gz"]
-    assert manifest(tmp_path / "nowhere") == {}
+    assert list(package_hashes(wheels)) == ["a-1-py3-none-any.whl", "b-1.tar.gz"]
+    assert package_hashes(tmp_path / "nowhere") == {}
 
 
 def test_it_becomes_what_is_wanted_and_nothing_else(wheels: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     (home / "old-1-py3-none-any.whl").touch()
-    wanted = manifest(wheels)
+    wanted = package_hashes(wheels)
     pack(wheels, wanted, tmp_path / "packages.tar")
     converge(wanted, tmp_path / "packages.tar", home)
-    assert manifest(home) == wanted
+    assert package_hashes(home) == wanted
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "packages.tar", "wheels"]
 
 
 def test_what_arrives_damaged_changes_nothing(wheels: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    wanted = manifest(wheels)
+    wanted = package_hashes(wheels)
     (wheels / "b-1.tar.gz").write_text("other")
     pack(wheels, wanted, tmp_path / "packages.tar")
     with pytest.raises(WheelhouseError, match=r"b-1\.tar\.gz did not arrive as sent"):
         converge(wanted, tmp_path / "packages.tar", home)
-    assert manifest(home) == {}
+    assert package_hashes(home) == {}

@@ -278,7 +278,8 @@ def test_hook_is_removed_with_the_last_certificate(tmp_path: Path) -> None:
 
 def test_missing_outdated_and_expiring_certificates_are_problems(tmp_path: Path) -> None:
     def state(provider: str, *domains: str, read_at: float = time.time() + 60) -> CertificateStatus:
-        return next(certificate_statuses(parse_requests({"shop": entry(provider, *domains)}), "app", {"nginx": read_at}, tmp_path))
+        requests = parse_requests({"shop": entry(provider, *domains)})
+        return next(certificate_statuses(requests, "app", {"nginx": read_at}, tmp_path))
 
     assert state("self_signed").problem == "shop: the certificate or its key is missing; run site.yml to create them"
     write_files(make_store(tmp_path, shop=entry("self_signed"))._desired_files("shop"))
@@ -291,7 +292,7 @@ def test_missing_outdated_and_expiring_certificates_are_problems(tmp_path: Path)
     create_issued(tmp_path, "shop", "shop.test", days=(-80, 10))
     write_files(make_store(tmp_path, shop=entry("acme"))._desired_files("shop"))
     assert state("acme").kind == "acme"
-    assert "in 9 days; it should have been renewed" in state("acme").problem
+    assert "in 9 days; its renewal is overdue" in state("acme").problem
 
 
 @pytest.mark.parametrize(

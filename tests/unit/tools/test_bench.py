@@ -35,7 +35,7 @@ def test_memory_is_summed_by_what_runs() -> None:
     lines = [
         "2000 nginx: master process",
         "500 nginx: worker process",
-        "30000 python /srv/bench/releases/x/runner.py a:b",
+        "30000 python /srv/bench/releases/x/runner a:b",
         "90 python3 /usr/bin/supervisord",
         "9 bash",
     ]

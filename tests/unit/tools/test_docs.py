@@ -189,3 +189,10 @@ def test_tests_named_in_the_security_page_exist() -> None:
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/security.md").read_text()))
     assert len(named) > 20
     assert named - tests == set()
+
+
+def test_files_named_in_the_architecture_exist() -> None:
+    files = [str(path) for name in ("plugins", "roles", "playbooks", "tools") for path in (ROOT / name).rglob("*")]
+    named = set(re.findall(r"`([\w/]+(?:/\w+|\.(?:py|yml|json)))`", (ROOT / "docs/architecture.md").read_text()))
+    assert len(named) > 50
+    assert {name for name in named if not any(file.endswith(f"/{name}") for file in files)} == {"release.json"}

@@ -1,0 +1,41 @@
+"""Atomic replacement of files and symbolic links.
+
+Only for directories that no app's user can write: :mod:`tree` is for those.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def stage_file(path: Path, content: bytes, *, mode: int, uid: int = -1, gid: int = -1) -> Path:
+    """Write ``content`` to a new file beside ``path`` and return it, ready to be renamed to ``path``.
+
+    The leading dot and the suffix of its name keep it out of the include patterns of daemons.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
+    staged = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            os.fchown(descriptor, uid, gid)
+            os.fchmod(descriptor, mode)
+    except BaseException:
+        staged.unlink()
+        raise
+    return staged
+
+
+def stage_link(path: Path, target: str | Path) -> Path:
+    """Create a symbolic link to ``target`` beside ``path`` and return it, ready to be renamed to ``path``."""
+    staged = path.with_name(f".{path.name}.new")
+    staged.unlink(missing_ok=True)  # left behind by an interrupted run
+    staged.symlink_to(target)
+    return staged
+
+
+def replace_link(path: Path, target: str | Path) -> None:
+    """Point the symbolic link ``path`` to ``target``, replacing what is there except a directory."""
+    stage_link(path, target).replace(path)

@@ -1,0 +1,123 @@
+"""Logging: the line format, the handlers of ``--log-to``, and the request id of each log line."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import logging.handlers
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from tornado import process
+
+from .errors import RunnerError, reason
+from .options import Options
+from .syslog_handler import SyslogHandler
+from .values import SyslogAddress
+
+log = logging.getLogger("runner")
+
+FLUSH_INTERVAL = 0.1
+"""Maximum seconds that a log line is buffered."""
+
+REQUEST_ID = contextvars.ContextVar("REQUEST_ID", default="")
+"""Id that the reverse proxy assigned to the current request; tasks and threads of the request inherit it."""
+
+
+class LineFormatter(logging.Formatter):
+    """Formats every record as time, level, logger, process, message.
+
+    ``2026-11-21T03:14:15.926Z INFO  tornado.access [shop a/0 1f2e3d4c pid 812] 200 GET / (10.0.0.1) 1.23ms``
+    The id of the request, if any, is appended, as in ``request=9c41f3a7``. Continuation lines, such as those of a traceback,
+    are indented, so that a message cannot forge a log line.
+    """
+
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Identify the process by TORNADO_APP, TORNADO_SLOT, TORNADO_PROCESS and TORNADO_RELEASE, if set."""
+        place = "/".join(filter(None, map(environment.get, ("TORNADO_SLOT", "TORNADO_PROCESS"))))
+        words = (environment.get("TORNADO_APP"), place, environment.get("TORNADO_RELEASE"), "pid")
+        context = " ".join(filter(None, words)).replace("%", "%%")
+        super().__init__(f"%(asctime)s %(levelname)-5s %(name)s [{context} %(process)d] %(message)s")
+        self.converter = time.gmtime
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format one record."""
+        first, *others = super().format(record).splitlines()
+        request = REQUEST_ID.get()
+        return "\n    ".join([f"{first} request={request}" if request else first, *others])
+
+
+class BufferedHandler(logging.StreamHandler[TextIO]):
+    """Writes lines below WARNING in batches, ten times a second; warnings, errors and the runner's own lines immediately.
+
+    The reader of a pipe, such as supervisord, wakes up for each write: one write per request cost it a sixth of a CPU at 3,000
+    requests a second. Buffered lines are lost only if the process is killed by a signal that it cannot handle.
+    """
+
+    def __init__(self) -> None:
+        """Write to stderr."""
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Buffer a line; write it immediately if it is urgent or no event loop runs."""
+        try:
+            self.lines.append(f"{self.format(record)}\n")
+            urgent = record.levelno >= logging.WARNING or record.name == log.name
+            loop = None if urgent else asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        except Exception:
+            self.handleError(record)
+            return
+        if loop is None:
+            self.flush()
+        elif len(self.lines) == 1:
+            loop.call_later(FLUSH_INTERVAL, self.flush)
+
+    def flush(self) -> None:
+        """Write the buffered lines; a full disk or a closed pipe does not fail requests."""
+        with self.lock or contextlib.nullcontext(), contextlib.suppress(OSError):
+            lines, self.lines = self.lines, []
+            self.stream.write("".join(lines))
+            super().flush()
+
+
+def make_handler(target: Path | SyslogAddress | None, options: Options) -> logging.Handler:
+    """Open a target of ``--log-to``; raise RunnerError if that fails."""
+    if target is None:
+        return BufferedHandler()
+    if isinstance(target, SyslogAddress):
+        return SyslogHandler(target)
+    try:
+        return logging.handlers.RotatingFileHandler(
+            per_process_path(target), maxBytes=options.log_max_bytes, backupCount=options.log_backups, encoding="utf-8"
+        )
+    except OSError as error:
+        raise RunnerError(f"cannot log to {per_process_path(target)}: {reason(error)}") from None
+
+
+def per_process_path(path: Path) -> Path:
+    """Return the path for this process: forked children cannot share a rotated file or a metrics socket."""
+    number = process.task_id()
+    return path if number is None else path.with_suffix(f".{number}{path.suffix}")
+
+
+def configure_logging(options: Options) -> None:
+    """Send all loggers to ``--log-to``.
+
+    Must run before the import of the application: with handlers on the root logger, ``logging.basicConfig`` and
+    ``tornado.options.parse_command_line`` add none.
+    """
+    handlers = [make_handler(target, options) for target in options.log_to]
+    for handler in handlers:
+        handler.setFormatter(LineFormatter(os.environ))
+    logging.basicConfig(handlers=handlers, level=options.log_level.upper(), force=True)
