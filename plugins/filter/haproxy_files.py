@@ -59,7 +59,7 @@ def haproxy_files(
 ) -> dict[str, dict[str, Any]]:
     """Return the files of backends, or fail with every mistake in them."""
     try:
-        return haproxy_rendering.haproxy_files(backends, haproxy_rendering.Addresses(listen, listen_tls, certificates))
+        return haproxy_rendering.haproxy_files(backends, haproxy_rendering.Frontend(listen, listen_tls, certificates))
     except InvalidDataError as error:
         raise AnsibleFilterError(str(error)) from error
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: haproxy_server
-short_description: Drain a server of HAProxy, or put it back, without a reload
+short_description: Drain a server of HAProxy, or put it back in service, without a reload
 description:
-  - Sets the state and the weight of a server over HAProxy's own socket, in all backends that have it or in one.
-  - What is set outlasts reloads of HAProxy, and ends when it is restarted.
+  - Sets the state and weight of a server over HAProxy's runtime API, in one backend or in all that have the server.
+  - Both survive reloads of HAProxy, and are reset by a restart.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:
@@ -19,23 +19,23 @@ options:
     type: str
     required: true
   backend:
-    description: Name of a backend; all that have the server if unset.
+    description: Name of a backend; all backends that have the server if unset.
     type: str
   state:
     description:
-      - V(ready) lets the checks decide whether it gets requests.
-      - V(drain) gives it no new ones, and lets it finish those it has; it is checked on.
-      - V(maint) is the same without checks. It is taken for V(drain) in sticky backends, as HAProxy would lead clients with its
-        cookie to a server that is drained.
+      - V(ready) puts the server in service; health checks decide whether it gets requests.
+      - V(drain) sends it no new requests and lets in-flight ones finish (connection draining); health checks continue.
+      - V(maint) is the same without health checks. It replaces V(drain) in sticky backends, because HAProxy still sends requests
+        with a server's cookie to that server while it is draining.
     type: str
     choices: [ready, drain, maint]
   weight:
-    description: Its share, compared to the others; 0 to 256.
+    description: Share of requests relative to the other servers, from 0 to 256.
     type: int
   wait:
     description:
-      - Seconds that the server's sessions are waited for, those of HAProxy's processes from before a reload included.
-        It is no failure that some are left then.
+      - Maximum seconds to wait for the server's sessions to end, including those of HAProxy processes from before a reload.
+        Remaining sessions are not a failure.
     type: int
     default: 0
 extends_documentation_fragment: funnel.tornado.attributes
@@ -45,13 +45,13 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Give web1 no new requests, and let it finish those it has
+- name: Drain web1
   funnel.tornado.haproxy_server:
     server: web1
     state: drain
     wait: 60
 
-- name: Put web1 back
+- name: Put web1 back in service
   funnel.tornado.haproxy_server:
     server: web1
     state: ready
@@ -64,25 +64,24 @@ servers:
   type: list
   elements: dict
 sessions:
-  description: Sessions that it still has, in all of these together.
+  description: Remaining sessions of the server in these backends.
   returned: success
   type: int
   sample: 0
 """
 
-import time
-
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import closest_match
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.haproxy_runtime import (
     HaproxyError,
     Server,
     State,
-    quiet_state,
-    servers,
-    sessions,
-    tell,
+    count_sessions,
+    effective_state,
+    execute,
+    list_servers,
 )
 
 
@@ -102,62 +101,59 @@ def main() -> None:
     if weight is not None and not 0 <= weight <= 256:
         module.fail_json(msg=f"weight: must be from 0 to 256; found {weight}")
     try:
-        before = matching(name, backend)
-        wanted = [wished(one, module.params["state"], weight) for one in before]
+        before = find_servers(name, backend)
+        desired = [desired_server(server, module.params["state"], weight) for server in before]
         if not module.check_mode:
-            for old, new in zip(before, wanted, strict=True):
-                change(old, new)
-        after = wanted if module.check_mode else matching(name, backend)
-        left = wait_for(name, after, 0 if module.check_mode else module.params["wait"])
+            for current, target in zip(before, desired, strict=True):
+                update(current, target)
+        after = desired if module.check_mode else find_servers(name, backend)
+        remaining = wait_for_sessions(name, after, 0 if module.check_mode else module.params["wait"])
     except HaproxyError as error:
         module.fail_json(msg=str(error))
-    diff = {"before": text(before), "after": text(after), "before_header": name, "after_header": name}
-    changed = before != wanted
-    module.exit_json(changed=changed, servers=after, sessions=left, diff=diff if changed and module._diff else {})
+    diff = {"before": summary(before), "after": summary(after), "before_header": name, "after_header": name}
+    changed = before != desired
+    module.exit_json(changed=changed, servers=after, sessions=remaining, diff=diff if changed and module._diff else {})
 
 
-def matching(name: str, backend: str | None) -> list[Server]:
-    """Return the server in each backend that is meant and has it."""
-    known = servers()
-    found = [one for one in known if one["server"] == name and backend in (None, one["backend"])]
+def find_servers(name: str, backend: str | None) -> list[Server]:
+    """Return the server called ``name`` in ``backend``, or in each backend that has it."""
+    candidates = [server for server in list_servers() if backend in (None, server["backend"])]
+    found = [server for server in candidates if server["server"] == name]
     if not found:
-        names = sorted({one["server"] for one in known if backend in (None, one["backend"])})
-        where = f"the backend {backend}" if backend else "no backend of HAProxy"
+        names = sorted({server["server"] for server in candidates})
         near = closest_match(name, names)
-        right = f"did you mean {near}?" if near else f"known are {', '.join(names)}"
-        raise HaproxyError(f"server: {where} has {'no ' if backend else ''}server {name}; {right}")
+        hint = f"did you mean {near}?" if near else f"found {', '.join(names)}"
+        missing = f"backend {backend} has no server {name}" if backend else f"no backend of HAProxy has server {name}"
+        raise HaproxyError(f"server: {missing}; {hint}")
     return found
 
 
-def wished(one: Server, state: State | None, weight: int | None) -> Server:
-    """Return a server as it has to be."""
+def desired_server(server: Server, state: State | None, weight: int | None) -> Server:
+    """Return the server with the desired state and weight."""
     return {
-        **one,
-        "state": quiet_state(one, state) if state else one["state"],
-        "weight": one["weight"] if weight is None else weight,
+        **server,
+        "state": effective_state(server, state) if state else server["state"],
+        "weight": server["weight"] if weight is None else weight,
     }
 
 
-def change(old: Server, new: Server) -> None:
-    """Tell HAProxy what is to be different."""
-    place = f"{old['backend']}/{old['server']}"
-    if old["state"] != new["state"]:
-        tell(f"set server {place} state {new['state']}")
-    if old["weight"] != new["weight"]:
-        tell(f"set server {place} weight {new['weight']}")
+def update(current: Server, desired: Server) -> None:
+    """Apply the state and weight that differ."""
+    target = f"{current['backend']}/{current['server']}"
+    if current["state"] != desired["state"]:
+        execute(f"set server {target} state {desired['state']}")
+    if current["weight"] != desired["weight"]:
+        execute(f"set server {target} weight {desired['weight']}")
 
 
-def wait_for(name: str, found: list[Server], seconds: int) -> int:
-    """Return the sessions that are left when there are none, or after ``seconds``."""
-    backends = [one["backend"] for one in found]
-    end = time.monotonic() + seconds
-    while (left := sessions(name, backends)) and time.monotonic() < end:
-        time.sleep(0.1)
-    return left
+def wait_for_sessions(name: str, servers: list[Server], timeout: int) -> int:
+    """Wait up to ``timeout`` seconds until the server has no sessions; return the remaining number."""
+    backends = [server["backend"] for server in servers]
+    return poll(lambda: count_sessions(name, backends), lambda sessions: sessions == 0, timeout=timeout, interval=0.1)
 
 
-def text(found: list[Server]) -> str:
-    return "".join(f"{one['backend']}: {one['state']}, weight {one['weight']}\n" for one in found)
+def summary(servers: list[Server]) -> str:
+    return "".join(f"{server['backend']}: {server['state']}, weight {server['weight']}\n" for server in servers)
 
 
 if __name__ == "__main__":

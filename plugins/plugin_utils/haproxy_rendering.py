@@ -1,4 +1,4 @@
-"""The backends of HAProxy as a user describes them, and the files they become."""
+"""The backend model of the HAProxy load balancer, its validation, and the rendering of the configuration files."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _LISTEN = Pattern(r"(\[[0-9a-fA-F:.]+\]:|[0-9.]+:)?[0-9]{1,5}", 'a port, such as
 _PEM = Pattern(r"/[^\s'\"\\#$]+\.pem", "the absolute path of a file that ends with .pem")
 _SECONDS = Range(1, 86400)
 
-#: Seconds that a server may be silent longer here than the site says: it is the server that is to give up first.
-_MARGIN = 5
-#: Seconds that nginx keeps a client's connection idle, which a balancer that passes TLS must not cut before (keepalive_timeout).
-_KEPT = 65
+#: Seconds added to the timeouts of servers, so that the server times out before the load balancer does.
+_TIMEOUT_MARGIN = 5
+#: nginx's keepalive_timeout in seconds. A load balancer that passes TLS through must not close idle connections earlier.
+_NGINX_KEEPALIVE = 65
 
-#: The cookie of backends that are sticky.
+#: Cookie of sticky backends.
 COOKIE = "funnel_server"
 
 
@@ -47,114 +47,119 @@ COOKIE = "funnel_server"
 class Server:
     """One server of a backend."""
 
-    address: Annotated[str, Doc("host, host:port, or unix@ and the path of a socket; port 80 if it says none."), _ADDRESS]
-    weight: Annotated[int, Doc("Its share, compared to the others."), Range(1, 256)] = 100
+    address: Annotated[str, Doc("C(host), C(host:port), or C(unix@) and the path of a socket; the default port is 80."), _ADDRESS]
+    weight: Annotated[int, Doc("Share of requests relative to the other servers."), Range(1, 256)] = 100
     max_connections: Annotated[
-        int | None, Doc("Connections that it gets at a time; further ones wait in the backend's queue."), Range(1, 1_000_000)
+        int | None,
+        Doc("Maximum number of concurrent connections; further requests wait in a queue."),
+        Range(1, 1_000_000),
     ] = None
-    backup: Annotated[bool, Doc("Asked only when all others are down.")] = False
+    backup: Annotated[bool, Doc("Whether the server gets requests only when all others are down.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """How a server shows that it can serve."""
+    """Health check of the servers of a backend."""
 
     path: Annotated[
-        str, Doc("Servers are asked for it each second; 2xx and 3xx are healthy."), Pattern(r"/[^\s'\"\\#$]*", "a path")
+        str, Doc("Path requested from each server every second; 2xx and 3xx are healthy."), Pattern(r"/[^\s'\"\\#$]*", "a path")
     ] = "/"
-    host: Annotated[str | None, Doc("Name that it is asked for; the first of C(domains) if unset."), DOMAIN] = None
+    host: Annotated[str | None, Doc("Host header of the request; the first of C(domains) if unset."), DOMAIN] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """Servers, and what they are asked for."""
+    """A group of servers and the domains that HAProxy routes to them."""
 
-    servers: Annotated[dict[str, str | Server], Doc("Addresses by name, or dicts of what follows."), _ADDRESS]
+    servers: Annotated[dict[str, str | Server], Doc("Addresses by server name, or dicts of the following keys."), _ADDRESS]
     domains: Annotated[
         list[str],
-        Doc("Names whose requests it gets. Without any it is the default one, which gets those of names that no other has."),
+        Doc("Domain names of the backend. Without any, it is the default backend for all names that no other backend has."),
         DOMAIN,
     ] = field(default_factory=list)
-    aliases: Annotated[list[str], Doc("Names that are redirected to the first of C(domains)."), DOMAIN] = field(
+    aliases: Annotated[list[str], Doc("Domain names that redirect to the first of C(domains)."), DOMAIN] = field(
         default_factory=list
     )
-    health: Annotated[Health, Doc("How a server shows that it can serve.")] = field(default_factory=Health)
-    sticky: Annotated[bool, Doc("Whether a client stays with its server, which a cookie names, for as long as that serves.")] = (
-        False
-    )
-    queue: Annotated[int, Doc("Seconds that a request waits for a connection, then it gets 503."), _SECONDS] = 30
+    health: Annotated[Health, Doc("Health check of the servers.")] = field(default_factory=Health)
+    sticky: Annotated[bool, Doc("Whether a cookie binds each client to its server while that server is healthy.")] = False
+    queue: Annotated[int, Doc("Maximum seconds that a request waits for a connection before it gets 503."), _SECONDS] = 30
     read_timeout: Annotated[
         int,
         Doc(
-            "Seconds that a server may be silent, on websockets too; 5 more are granted, so that it is the server that gives up."
+            "Seconds that a server may send nothing, on websockets too. HAProxy waits 5 seconds longer, so that the server times "
+            "out first."
         ),
         _SECONDS,
     ] = 200
-    redirect: Annotated[bool, Doc("Whether what comes by HTTP is sent to HTTPS.")] = False
+    redirect: Annotated[bool, Doc("Whether HTTP requests are redirected to HTTPS.")] = False
     challenges: Annotated[
         bool,
-        Doc("Whether servers answer what certificate authorities ask by HTTP (http-01 of ACME), so that it is not redirected."),
+        Doc("Whether the servers answer ACME http-01 challenges, so that HAProxy proxies instead of redirects these requests."),
     ] = False
-    hsts: Annotated[int, Doc("Seconds that browsers are to use nothing but HTTPS."), Range(0, 126_144_000)] = 0
+    hsts: Annotated[
+        int, Doc("Seconds for C(Strict-Transport-Security), which forbids browsers plain HTTP."), Range(0, 126_144_000)
+    ] = 0
     headers: Annotated[
         dict[str, str],
-        Doc("Headers of every answer, unless the server sends its own; an empty text is none."),
+        Doc("Headers added to every response that lacks them; an empty value disables one."),
         Pattern(r'[^"\\\n%]*', "one line without double quotes, backslashes and %"),
     ] = field(default_factory=dict)
     tls: Annotated[
         Literal["end", "pass"],
         Doc(
-            "C(end): here, with C(haproxy_certificates). C(pass): at the servers, found by the name that the client asks for; "
-            "then no TLS ends here for any backend."
+            "C(end) terminates TLS here, with C(haproxy_certificates). C(pass) passes TLS through to the servers, routed by the "
+            "server name (SNI); HAProxy then terminates TLS for no backend."
         ),
     ] = "end"
-    tls_port: Annotated[int, Doc("Port of the servers that TLS is passed to."), Range(1, 65535)] = 443
-    proxy_protocol: Annotated[bool, Doc("Whether servers learn of the client by the PROXY protocol, version 2.")] = False
-    origin: Annotated[str, Doc("Variable that it was made from, named in messages about it.")] = ""
+    tls_port: Annotated[int, Doc("Port of the servers for TLS passthrough."), Range(1, 65535)] = 443
+    proxy_protocol: Annotated[
+        bool, Doc("Whether HAProxy sends the client address to the servers by the PROXY protocol, version 2.")
+    ] = False
+    origin: Annotated[str, Doc("Variable that the backend was derived from, for error messages.")] = ""
 
 
-#: Where HAProxy says whether it is well. Who asks while it is started again waits, as clients do.
+#: Address where HAProxy reports its own health. systemd holds its socket, so that a check waits during a restart.
 MONITOR = "127.0.0.1:8404"
 
 
 @dataclass(frozen=True)
-class Addresses:
-    """Where HAProxy listens, and with which certificates."""
+class Frontend:
+    """Listen addresses and certificates of HAProxy."""
 
     listen: Sequence[str]
     listen_tls: Sequence[str] = ()
     certificates: Sequence[str] = ()
 
 
-def haproxy_files(backends: Mapping[str, object], addresses: Addresses) -> dict[str, dict[str, Any]]:
-    """Return the ``files`` of funnel.tornado.file_set that follow from backends, below /etc/haproxy.
+def haproxy_files(backends: Mapping[str, object], frontend: Frontend) -> dict[str, dict[str, Any]]:
+    """Return the ``files`` for funnel.tornado.file_set, relative to /etc/haproxy.
 
-    :raises InvalidDataError: with every mistake of all backends and addresses.
+    :raises InvalidDataError: with every problem of all backends and of the frontend.
     """
-    problems = list(_address_problems(addresses))
+    problems = list(_frontend_problems(frontend))
     parsed = parse_each(Backend, backends, "haproxy_backends", problems, NAME)
     if not backends:
-        problems.append("haproxy_backends: is empty; there has to be one, such as {shop: {servers: {web1: 192.0.2.11}}}")
-    problems.extend(_cross_problems(parsed, addresses))
+        problems.append("haproxy_backends: is empty; add a backend, such as {shop: {servers: {web1: 192.0.2.11}}}")
+    problems.extend(_backend_problems(parsed, frontend))
     if problems:
         raise InvalidDataError(problems)
-    links = _links(addresses.certificates)
-    *binds, monitor = map(_bind, itertools.count(), [*addresses.listen, *addresses.listen_tls, MONITOR])
+    links = _certificate_links(frontend.certificates)
+    *binds, monitor = map(_bind, itertools.count(), [*frontend.listen, *frontend.listen_tls, MONITOR])
     variables = {
-        "backends": [_backend_variables(name, one) for name, one in parsed.items()],
+        "backends": [_backend_variables(name, backend) for name, backend in parsed.items()],
         "http": _http_rules(parsed),
         "sni": _sni_rules(parsed),
-        "binds": binds[: len(addresses.listen)],
-        "tls_binds": binds[len(addresses.listen) :],
+        "binds": binds[: len(frontend.listen)],
+        "tls_binds": binds[len(frontend.listen) :],
         "monitor": monitor,
-        "ends_tls": bool(addresses.certificates),
+        "terminates_tls": bool(frontend.certificates),
         "untrusted_headers": UNTRUSTED_HEADERS,
-        # Sockets are www-data's, and lie outside of any directory that HAProxy could be locked into.
-        "reaches_sockets": any(
-            _server(one).address.startswith("unix@") for backend in parsed.values() for one in backend.servers.values()
+        # The sockets belong to www-data and are outside of any directory that HAProxy could use as chroot.
+        "uses_sockets": any(
+            _server(server).address.startswith("unix@") for backend in parsed.values() for server in backend.servers.values()
         ),
     }
-    # Its master reads this as root: other users, such as apps, are not told what it has about sites.
+    # HAProxy's master reads it as root; its content is hidden from other users, such as apps.
     main = {"template": "haproxy.cfg.j2", "vars": variables, "mode": "0600", "needs": list(links.values())}
     units = {
         f"/etc/systemd/system/{path}": {"template": template, "vars": {"binds": [*binds, monitor]}}
@@ -163,8 +168,8 @@ def haproxy_files(backends: Mapping[str, object], addresses: Addresses) -> dict[
     return {"haproxy.cfg": main, **units, **{path: {"link": target} for path, target in links.items()}}
 
 
-def _links(certificates: Sequence[str]) -> dict[str, str]:
-    """Return links to certificates and keys, in one directory and by the names that HAProxy wants."""
+def _certificate_links(certificates: Sequence[str]) -> dict[str, str]:
+    """Return the links to certificates and keys in one directory, named as HAProxy requires it."""
     found = {}
     for path in map(PurePosixPath, certificates):
         found[f"certificates/{path.name}"] = str(path)
@@ -172,54 +177,50 @@ def _links(certificates: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _address_problems(addresses: Addresses) -> Iterator[str]:
-    for key, values in (("haproxy_listen", addresses.listen), ("haproxy_listen_tls", addresses.listen_tls)):
+def _frontend_problems(frontend: Frontend) -> Iterator[str]:
+    for key, values in (("haproxy_listen", frontend.listen), ("haproxy_listen_tls", frontend.listen_tls)):
         for i, address in enumerate(values):
             if violation := _LISTEN.violation(address):
                 yield f"{key}[{i}]: {violation}; found {address!r}"
-    for i, path in enumerate(addresses.certificates):
+    for i, path in enumerate(frontend.certificates):
         if violation := _PEM.violation(path):
             yield f"haproxy_certificates[{i}]: {violation}; found {path!r}"
-    if addresses.certificates and not addresses.listen_tls:
-        yield "haproxy_certificates: need an address to listen on, such as haproxy_listen_tls: ['443', '[::]:443']"
+    if frontend.certificates and not frontend.listen_tls:
+        yield "haproxy_certificates: require an address to listen on, such as haproxy_listen_tls: ['443', '[::]:443']"
 
 
-def _cross_problems(backends: Mapping[str, Backend], addresses: Addresses) -> Iterator[str]:
+def _backend_problems(backends: Mapping[str, Backend], frontend: Frontend) -> Iterator[str]:
+    """Yield the problems between the keys of each backend, between backends, and with the frontend."""
     passed = [name for name, backend in backends.items() if backend.tls == "pass"]
-    if passed and addresses.certificates:
-        yield f"haproxy_certificates: TLS is passed on for {', '.join(passed)}, so none ends here; remove one of them"
+    if passed and frontend.certificates:
+        yield f"haproxy_certificates: {', '.join(passed)} passes TLS through, so HAProxy cannot terminate it; remove one of them"
     by_path = {backend.origin or f"haproxy_backends.{name}": backend for name, backend in backends.items()}
     for path, backend in by_path.items():
-        yield from _own_problems(backend, path)
-        yield from _tls_problems(backend, path, addresses)
+        for server in backend.servers:
+            if violation := _SERVER_NAME.violation(server):
+                yield f"{path}.servers.{server}: {violation}"
+        if not backend.servers:
+            yield f"{path}.servers: is empty; a backend requires at least one server"
+        yield from header_problems(backend.headers, path)
+        yield from domain_problems(backend, path)
+        yield from _tls_problems(backend, path, frontend)
     yield from domain_conflicts(by_path)
 
 
-def _own_problems(backend: Backend, path: str) -> Iterator[str]:
-    """Yield what is wrong between the keys of one backend."""
-    for server in backend.servers:
-        if violation := _SERVER_NAME.violation(server):
-            yield f"{path}.servers.{server}: {violation}"
-    if not backend.servers:
-        yield f"{path}.servers: is empty; a backend needs one server at least"
-    yield from header_problems(backend.headers, path)
-    yield from domain_problems(backend, path)
-
-
-def _tls_problems(backend: Backend, path: str, addresses: Addresses) -> Iterator[str]:
+def _tls_problems(backend: Backend, path: str, frontend: Frontend) -> Iterator[str]:
     if backend.tls == "end":
         for key in ("redirect", "hsts"):
-            if getattr(backend, key) and not addresses.certificates:
-                yield f"{path}.{key}: needs HTTPS, and so its certificate in haproxy_certificates"
+            if getattr(backend, key) and not frontend.certificates:
+                yield f"{path}.{key}: requires HTTPS; add the certificate to haproxy_certificates"
         return
-    if not addresses.listen_tls:
-        yield f"{path}.tls: needs an address to listen on, such as haproxy_listen_tls: ['443', '[::]:443']"
-    for key, what in (("sticky", "a cookie"), ("hsts", "a header"), ("headers", "headers")):
+    if not frontend.listen_tls:
+        yield f"{path}.tls: requires an address to listen on, such as haproxy_listen_tls: ['443', '[::]:443']"
+    for key, content in (("sticky", "a cookie"), ("hsts", "a header"), ("headers", "headers")):
         if getattr(backend, key):
-            yield f"{path}.{key}: needs {what}, and nothing can be added where TLS is passed on"
+            yield f"{path}.{key}: requires {content}, which HAProxy cannot add to TLS that it passes through"
     for name, server in backend.servers.items():
         if _server(server).address.startswith("unix@"):
-            yield f"{path}.servers.{name}: is a socket, to which no TLS can be passed"
+            yield f"{path}.servers.{name}: is a socket; TLS passthrough requires a host"
 
 
 def _server(server: str | Server) -> Server:
@@ -227,9 +228,9 @@ def _server(server: str | Server) -> Server:
 
 
 def _bind(number: int, address: str) -> dict[str, str]:
-    """Return how systemd and HAProxy know an address. One for IPv6 leaves IPv4 to others, as nginx does.
+    """Return an address in the notations of systemd and HAProxy; an IPv6 address excludes IPv4, as in nginx.
 
-    ``socket``, which systemd hands over, is a file descriptor: they begin with 3 (sd_listen_fds(3)).
+    ``socket`` is the file descriptor that systemd passes; these begin at 3 (sd_listen_fds(3)).
     """
     return {
         "variable": f"BIND_{number}",
@@ -240,42 +241,42 @@ def _bind(number: int, address: str) -> dict[str, str]:
     }
 
 
-def _host_test(name: str) -> str:
-    """Return how a name is compared: with the whole, or, after ``*``, with its end."""
-    return f"-m end {name[1:]}" if name.startswith("*.") else f"-m str {name}"
+def _match(domain: str) -> str:
+    """Return the ACL match of a domain: the whole name, or the suffix after ``*``."""
+    return f"-m end {domain[1:]}" if domain.startswith("*.") else f"-m str {domain}"
 
 
-def _sorted_names(names: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return names with what they lead to, names proper first, then the longest: the first that fits wins."""
-    return sorted(names.items(), key=lambda item: (item[0].startswith("*."), -len(item[0]), item[0]))
+def _by_precedence(domains: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return domains and their backends, exact names first, then the longest wildcard: HAProxy takes the first match."""
+    return sorted(domains.items(), key=lambda item: (item[0].startswith("*."), -len(item[0]), item[0]))
 
 
 def _http_rules(backends: Mapping[str, Backend]) -> dict[str, Any]:
-    """Return which name leads to which backend, and to which all others do."""
-    names = {domain: name for name, one in backends.items() for domain in (*one.domains, *one.aliases)}
-    rules = [{"test": _host_test(domain), "backend": name} for domain, name in _sorted_names(names)]
-    return {"rules": rules, "default": next((name for name, one in backends.items() if not one.domains), "")}
+    """Return the routing rules of domains to backends, and the default backend."""
+    domains = {domain: name for name, backend in backends.items() for domain in (*backend.domains, *backend.aliases)}
+    rules = [{"match": _match(domain), "backend": name} for domain, name in _by_precedence(domains)]
+    return {"rules": rules, "default": next((name for name, backend in backends.items() if not backend.domains), "")}
 
 
 def _sni_rules(backends: Mapping[str, Backend]) -> dict[str, Any]:
-    """Return the same for the backends that TLS is passed to."""
-    return _http_rules({f"{name}.tls": one for name, one in backends.items() if one.tls == "pass"})
+    """Return the routing rules of TLS passthrough."""
+    return _http_rules({f"{name}.tls": backend for name, backend in backends.items() if backend.tls == "pass"})
 
 
 def _backend_variables(name: str, backend: Backend) -> dict[str, Any]:
-    """Return what the template takes of a backend."""
+    """Return the template variables of a backend."""
     proxy = ["send-proxy-v2"] if backend.proxy_protocol else []
-    # Where there are others. A single server that restarts is better waited for than taken out.
-    watched = ["observe", "layer4", "error-limit", "3", "on-error", "mark-down"] if len(backend.servers) > 1 else []
+    # Passive health checks, if there is another server: requests wait for a single server that restarts, rather than fail.
+    passive_check = ["observe", "layer4", "error-limit", "3", "on-error", "mark-down"] if len(backend.servers) > 1 else []
     servers, tls_servers = [], []
-    for key, server in backend.servers.items():
-        one = _server(server)
-        shared = [f"weight {one.weight}", *([f"maxconn {one.max_connections}"] if one.max_connections else [])]
-        shared += [*(["backup"] if one.backup else []), *proxy]
-        cookie = [f"cookie {_alias(key)}"] if backend.sticky else []
-        address = one.address if one.address.startswith("unix@") or _port_of(one.address) else f"{one.address}:80"
-        servers.append(" ".join([key, address, "check", *shared, *cookie, *watched]))
-        tls_servers.append(" ".join([key, f"{_host_of(one.address)}:{backend.tls_port}", f"track {name}/{key}", *shared]))
+    for key, value in backend.servers.items():
+        server = _server(value)
+        shared = [f"weight {server.weight}", *([f"maxconn {server.max_connections}"] if server.max_connections else [])]
+        shared += [*(["backup"] if server.backup else []), *proxy]
+        cookie = [f"cookie {_cookie_value(key)}"] if backend.sticky else []
+        address = server.address if server.address.startswith("unix@") or _port_of(server.address) else f"{server.address}:80"
+        servers.append(" ".join([key, address, "check", *shared, *cookie, *passive_check]))
+        tls_servers.append(" ".join([key, f"{_host_of(server.address)}:{backend.tls_port}", f"track {name}/{key}", *shared]))
     return {
         "name": name,
         "servers": servers,
@@ -284,10 +285,10 @@ def _backend_variables(name: str, backend: Backend) -> dict[str, Any]:
         "health": backend.health.path,
         "host": backend.health.host or next((domain for domain in backend.domains if not domain.startswith("*.")), "localhost"),
         "queue": backend.queue,
-        "silence": backend.read_timeout + _MARGIN,
-        "tunnel": max(backend.read_timeout, _KEPT) + _MARGIN,
-        "aliases": [_host_test(alias) for alias in backend.aliases],
-        "first": backend.domains[0] if backend.domains else "",
+        "read_timeout": backend.read_timeout + _TIMEOUT_MARGIN,
+        "tunnel_timeout": max(backend.read_timeout, _NGINX_KEEPALIVE) + _TIMEOUT_MARGIN,
+        "aliases": [_match(alias) for alias in backend.aliases],
+        "main_domain": backend.domains[0] if backend.domains else "",
         "redirect": backend.redirect,
         "challenges": backend.challenges,
         "headers": list(_headers(backend)),
@@ -297,17 +298,17 @@ def _backend_variables(name: str, backend: Backend) -> dict[str, Any]:
 
 
 def _headers(backend: Backend) -> Iterator[dict[str, str]]:
-    """Yield the headers that answers get if they do not have them."""
+    """Yield the headers to add to responses that lack them."""
     own = {name.lower() for name in backend.headers}
     for name, value in backend.headers.items():
         if value:
-            yield {"name": name, "value": value, "when": ""}
+            yield {"name": name, "value": value, "condition": ""}
     if backend.hsts and "strict-transport-security" not in own:
-        yield {"name": "Strict-Transport-Security", "value": f"max-age={backend.hsts}", "when": "{ ssl_fc } "}
+        yield {"name": "Strict-Transport-Security", "value": f"max-age={backend.hsts}", "condition": "{ ssl_fc } "}
 
 
-def _alias(server: str) -> str:
-    """Return what a cookie says in place of a server's name, which is nobody else's business."""
+def _cookie_value(server: str) -> str:
+    """Return the cookie value of a server, which does not disclose its name."""
     return hashlib.sha256(server.encode()).hexdigest()[:8]
 
 

@@ -20,7 +20,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.haproxy_runtime import quiet_state, servers, sessions, tell
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.haproxy_runtime import (
+    count_sessions,
+    effective_state,
+    execute,
+    list_servers,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import UNTRUSTED_HEADERS
 from tests.support.haproxy import Balancer, balancer
 from tests.support.metrics import asked_for, names, total
@@ -167,7 +172,7 @@ def monitor(place: Balancer) -> int:
 
 
 def status(place: Balancer, server: str) -> str:
-    [found] = {one["status"] for one in servers(place.socket) if one["server"] == server}
+    [found] = {one["status"] for one in list_servers(place.socket) if one["server"] == server}
     return found
 
 
@@ -307,11 +312,11 @@ def test_each_request_has_a_connection_of_its_own_to_the_server(origins: list[Or
 def test_a_server_that_is_drained_finishes_what_it_has(origins: list[Origin]) -> None:
     with balancer({"shop": backend(origins)}) as place, ThreadPoolExecutor() as pool:
         slow = [pool.submit(get, place, "/?seconds=1") for _ in range(2)]
-        place.wait_for(lambda: sessions("web1", ["shop"], place.socket, place.master) == 1)
-        tell("set server shop/web1 state drain", place.socket)
+        place.wait_for(lambda: count_sessions("web1", ["shop"], place.socket, place.master) == 1)
+        execute("set server shop/web1 state drain", place.socket)
         assert {get(place).said["server"] for _ in range(6)} == {"web2"}
         assert status(place, "web1") == "DRAIN"
-        place.wait_for(lambda: sessions("web1", ["shop"], place.socket, place.master) == 0)
+        place.wait_for(lambda: count_sessions("web1", ["shop"], place.socket, place.master) == 0)
         assert {one.result().said["server"] for one in slow} == {"web1", "web2"}
 
 
@@ -322,12 +327,12 @@ def test_a_client_that_sticks_leaves_a_server_that_is_drained(origins: list[Orig
         here = first.said["server"]
         assert {get(place, Cookie=cookie).said["server"] for _ in range(6)} == {here}
         assert here not in first.headers["Set-Cookie"]
-        [server] = [one for one in servers(place.socket) if one["server"] == here]
-        tell(f"set server shop/{here} state {quiet_state(server, 'drain')}", place.socket)
+        [server] = [one for one in list_servers(place.socket) if one["server"] == here]
+        execute(f"set server shop/{here} state {effective_state(server, 'drain')}", place.socket)
         moved = get(place, Cookie=cookie)
         assert moved.said["server"] != here
         assert "funnel_server" in moved.headers["Set-Cookie"]
-        tell(f"set server shop/{here} state ready", place.socket)
+        execute(f"set server shop/{here} state ready", place.socket)
         assert {get(place, Cookie=cookie).said["server"] for _ in range(3)} == {here}
 
 
@@ -343,13 +348,13 @@ def test_what_a_server_may_not_get_yet_waits(origins: list[Origin]) -> None:
 def test_a_reload_closes_no_connection_and_forgets_no_drain(origins: list[Origin]) -> None:
     with balancer({"shop": backend(origins)}) as place, websocket(place) as talk, contextlib.closing(connect(place)) as idle:
         ask_on(idle)
-        tell("set server shop/web2 state drain", place.socket)
-        tell("set server shop/web1 weight 7", place.socket)
-        [talking] = [name for name in ("web1", "web2") if sessions(name, ["shop"], place.socket, place.master)]
+        execute("set server shop/web2 state drain", place.socket)
+        execute("set server shop/web1 weight 7", place.socket)
+        [talking] = [name for name in ("web1", "web2") if count_sessions(name, ["shop"], place.socket, place.master)]
         place.reload()
         assert len(place.old_workers()) == 1
-        assert sessions(talking, ["shop"], place.socket, place.master) == 1, "the old process has it"
-        found = {one["server"]: (one["state"], one["weight"]) for one in servers(place.socket)}
+        assert count_sessions(talking, ["shop"], place.socket, place.master) == 1, "the old process has it"
+        found = {one["server"]: (one["state"], one["weight"]) for one in list_servers(place.socket)}
         assert found == {"web1": ("ready", 7), "web2": ("drain", 100)}
         time.sleep(1)
         last = ask_on(idle)
@@ -363,7 +368,7 @@ def test_a_reload_closes_no_connection_and_forgets_no_drain(origins: list[Origin
 def test_told_to_stop_it_finishes_what_it_has(origins: list[Origin]) -> None:
     with balancer({"shop": backend(origins)}) as place, ThreadPoolExecutor() as pool:
         slow = pool.submit(get, place, "/?seconds=1")
-        place.wait_for(lambda: [one for one in servers(place.socket) if one["sessions"]])
+        place.wait_for(lambda: [one for one in list_servers(place.socket) if one["sessions"]])
         place.stop()
         assert slow.result().status == 200
         assert place.process.wait(PATIENCE) == 0
@@ -462,8 +467,8 @@ def test_tls_is_passed_on_with_the_client_s_address(authority: Authority, trust:
         assert (plain_answer.said["server"], plain_answer.said["client"]) == ("web1", "proxied 127.0.0.1")
         with pytest.raises(OSError, match=r"."):
             handshake(place, trust, "other.test")
-        tell("set server shop/web1 state drain", place.socket)
-        assert {one["backend"]: (one["state"], one["status"]) for one in servers(place.socket)} == {
+        execute("set server shop/web1 state drain", place.socket)
+        assert {one["backend"]: (one["state"], one["status"]) for one in list_servers(place.socket)} == {
             "shop": ("drain", "DRAIN"),
             "shop.tls": ("drain", "DRAIN"),
         }

@@ -19,8 +19,8 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.haproxy_runtime import HaproxyError, ask, old_workers
-from ansible_collections.funnel.tornado.plugins.plugin_utils.haproxy_rendering import Addresses, haproxy_files
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.haproxy_runtime import HaproxyError, old_workers, query
+from ansible_collections.funnel.tornado.plugins.plugin_utils.haproxy_rendering import Frontend, haproxy_files
 from tests.support.servers import CACHE, PATIENCE, free_port
 from tools.packages import as_root, run
 
@@ -35,7 +35,7 @@ def render(template: str, variables: dict[str, Any]) -> str:
 
 
 def configuration(
-    backends: dict[str, Any], addresses: Addresses, *, openssl: str = "3.0.17", connections: int = 500, extra: str = ""
+    backends: dict[str, Any], frontend: Frontend, *, openssl: str = "3.0.17", connections: int = 500, extra: str = ""
 ) -> str:
     """Return the role's haproxy.cfg."""
     shared = {name: yaml.safe_load((ROLES / f"nginx/vars/main/{name}.yml").read_text()) for name in ("mozilla", "paths")}
@@ -48,7 +48,7 @@ def configuration(
             "__haproxy_mozilla": shared["mozilla"]["__nginx_mozilla"],
             "__haproxy_bad_paths": shared["paths"]["__nginx_bad_paths"],
             "__haproxy_packages": {"versions": {"openssl": openssl}},
-            **haproxy_files(backends, addresses)["haproxy.cfg"]["vars"],
+            **haproxy_files(backends, frontend)["haproxy.cfg"]["vars"],
         },
     )
 
@@ -67,12 +67,12 @@ class Balancer:
         with self.log.open("ab") as log:
             command: list[str | Path] = [program, "-W", "-f", directory / "haproxy.cfg", "-S", self.master]
             self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        self.wait_for(lambda: ask("show info", self.socket) and self.workers())
+        self.wait_for(lambda: query("show info", self.socket) and self.workers())
 
     def write(self) -> None:
         """Write the files as the role does, with the paths of this test."""
-        addresses = Addresses([f"127.0.0.1:{self.port}"], [f"127.0.0.1:{self.tls_port}"], self.certificates)
-        text = configuration(self.backends, addresses)
+        frontend = Frontend([f"127.0.0.1:{self.port}"], [f"127.0.0.1:{self.tls_port}"], self.certificates)
+        text = configuration(self.backends, frontend)
         for found, instead in (
             (r"(?m)^    (chroot|log) .*\n", ""),
             (r"(?m)^    user haproxy\n", ""),
@@ -86,7 +86,7 @@ class Balancer:
             assert count, f"{found} is not in the template any more"
         (self.directory / "haproxy.cfg").write_text(text)
         (self.directory / "certificates").mkdir(exist_ok=True)
-        for path, entry in haproxy_files(self.backends, addresses).items():
+        for path, entry in haproxy_files(self.backends, frontend).items():
             if "link" in entry and not (self.directory / path).is_symlink():
                 (self.directory / path).symlink_to(entry["link"])
 
@@ -101,7 +101,7 @@ class Balancer:
     def workers(self) -> list[int]:
         """Return the process that takes new connections; none while there is no answer."""
         try:
-            shown = ask("show proc", self.master)
+            shown = query("show proc", self.master)
         except HaproxyError:
             return []
         return [int(pid) for pid in re.findall(r"(?m)^(\d+) +worker ", shown.partition("# old workers")[0])]

@@ -697,7 +697,7 @@ def test_snippets_are_served(shop: Site) -> None:
         ({"allow": ["10.0.0.0/33"]}, ["tornado_apps.shop.allow[0]: must be an IP address or a network", "10.0.0.0/33"]),
         ({"maintenance": {"allow": ["here"]}}, ["tornado_apps.shop.maintenance.allow[0]: must be an IP address or a network"]),
         ({"domains": ["shop_1.test"]}, ["tornado_apps.shop.domains[0]: must be a domain name"]),
-        ({"aliases": ["sample.test"]}, ["tornado_apps.shop.aliases: sample.test is sample's, too"]),
+        ({"aliases": ["sample.test"]}, ["tornado_apps.shop.aliases: sample.test already belongs to tornado_apps.sample"]),
         ({"basic_auth": {"ann": "hunter2"}}, ["tornado_apps.shop.basic_auth.ann: must be a hash", "(not shown)"]),
         ({"static": {"path": "../../../etc"}}, ["tornado_apps.shop.static.path: must be a directory inside the source"]),
     ],

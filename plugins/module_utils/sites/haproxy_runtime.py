@@ -1,6 +1,6 @@
-"""HAProxy at run time: what its servers do, and drains and weights without a reload.
+"""HAProxy's runtime API: server states, sessions, connection draining and weights, without a reload.
 
-The commands are those of HAProxy's management guide, chapters 9.3 (a worker's socket) and 9.4 (the master's).
+Commands: HAProxy Management Guide, chapters 9.3 (socket of a worker) and 9.4 (socket of the master).
 """
 
 from __future__ import annotations
@@ -11,30 +11,29 @@ import socket
 from pathlib import Path
 from typing import Literal, TypedDict
 
-#: Socket of the worker that takes new connections, as the role haproxy configures it: root's alone.
+#: Socket of the worker that accepts new connections, as the role haproxy configures it: root only.
 SOCKET = Path("/run/haproxy-funnel/admin.sock")
-#: Socket of the master, as Debian's unit starts it. It reaches workers of before a reload, too.
-MASTER = Path("/run/haproxy-master.sock")
+#: Socket of the master, as Debian's unit configures it. It also reaches workers from before a reload.
+MASTER_SOCKET = Path("/run/haproxy-master.sock")
 
-#: Seconds that HAProxy may take to answer.
-PATIENCE = 5.0
+#: Seconds to wait for a response.
+TIMEOUT = 5.0
 
 State = Literal["ready", "drain", "maint"]
 
-#: Bits of srv_admin_state that stand for maintenance and for draining, whoever asked for it: "show servers state".
+#: Bits of srv_admin_state in "show servers state" that mean maintenance and draining, whatever their source.
 _MAINT, _DRAIN = 0x01 | 0x02 | 0x04 | 0x20 | 0x40, 0x08 | 0x10
 
 
 class HaproxyError(Exception):
-    """HAProxy cannot be asked, or refused. The message names its socket or has its words."""
+    """HAProxy is unreachable or rejected a command; the message has the socket, or the command and HAProxy's reason."""
 
 
 class Server(TypedDict):
-    """One server of one backend.
+    """A server of a backend.
 
-    ``state`` is what was asked for, ``status`` what HAProxy makes of it, checks included (``UP``, ``UP 1/2``, ``DOWN``,
-    ``DRAIN``, ``MAINT``, ...). ``sticky`` is whether clients have its cookie. ``sessions`` are those in progress and those that
-    wait for it.
+    ``state`` is the administrative state, ``status`` the operational one, health checks included (``UP``, ``UP 1/2``, ``DOWN``,
+    ``DRAIN``, ``MAINT``, ...). ``sticky``: clients are bound to it by a cookie. ``sessions`` counts active and queued ones.
     """
 
     backend: str
@@ -48,40 +47,40 @@ class Server(TypedDict):
     weight: int
 
 
-def ask(command: str, path: Path = SOCKET) -> str:
-    """Return the answer to one command, without the blank line that ends it.
+def query(command: str, path: Path = SOCKET) -> str:
+    """Return the response to a command, without the blank line that ends it.
 
-    :raises HaproxyError: when nobody answers.
+    :raises HaproxyError: if HAProxy does not respond.
     """
     try:
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(PATIENCE)
+            client.settimeout(TIMEOUT)
             client.connect(str(path))
             client.sendall(f"{command}\n".encode())
-            client.shutdown(socket.SHUT_WR)  # the master's socket else waits for another command
+            client.shutdown(socket.SHUT_WR)  # otherwise, the master waits for another command
             parts = []
             while part := client.recv(65536):
                 parts.append(part)
     except OSError as error:
-        raise HaproxyError(f"{path}: HAProxy does not answer: {error}") from error
+        raise HaproxyError(f"{path}: HAProxy does not respond: {error}") from error
     return b"".join(parts).decode(errors="replace").strip()
 
 
-def tell(command: str, path: Path = SOCKET) -> None:
-    """Give a command that HAProxy answers only if something is wrong.
+def execute(command: str, path: Path = SOCKET) -> None:
+    """Run a command whose response is empty on success.
 
-    :raises HaproxyError: with HAProxy's words then.
+    :raises HaproxyError: with HAProxy's response if it rejects the command.
     """
-    if words := ask(command, path):
-        raise HaproxyError(f"{command}: {words}")
+    if response := query(command, path):
+        raise HaproxyError(f"{command}: {response}")
 
 
-def servers(path: Path = SOCKET) -> list[Server]:
+def list_servers(path: Path = SOCKET) -> list[Server]:
     """Return the servers of all backends, in the order of the configuration.
 
-    :raises HaproxyError: when nobody answers.
+    :raises HaproxyError: if HAProxy does not respond.
     """
-    states = {(row["be_name"], row["srv_name"]): row for row in _rows(ask("show servers state", path), " ")}
+    states = {(row["be_name"], row["srv_name"]): row for row in _rows(query("show servers state", path), " ")}
     return [
         {
             "backend": row["pxname"],
@@ -94,50 +93,41 @@ def servers(path: Path = SOCKET) -> list[Server]:
             "sessions": _sessions(row),
             "weight": int(state["srv_uweight"]),
         }
-        for row in _rows(ask("show stat", path), ",")
+        for row in _rows(query("show stat", path), ",")
         if (state := states.get((row["pxname"], row["svname"])))
     ]
 
 
-def quiet_state(server: Server, state: State) -> State:
-    """Return the state in which a server gets no new requests, if ``state`` is ``drain``, else ``state``.
+def effective_state(server: Server, state: State) -> State:
+    """Return the state to set for ``state``: ``maint`` instead of ``drain`` if the server is sticky.
 
-    One that is drained still gets those of clients that have its cookie.
+    A draining server still gets new requests from clients that have its cookie.
     """
     return "maint" if state == "drain" and server["sticky"] else state
 
 
-def sessions(server: str, backends: list[str], path: Path = SOCKET, master: Path = MASTER) -> int:
-    """Return how many sessions a server has in ``backends``, those of workers from before a reload included.
+def count_sessions(server: str, backends: list[str], path: Path = SOCKET, master: Path = MASTER_SOCKET) -> int:
+    """Return the number of sessions of a server in ``backends``, including those of workers from before a reload.
 
-    :raises HaproxyError: when nobody answers.
+    :raises HaproxyError: if HAProxy does not respond.
     """
-    answers = [ask("show stat", path), *(ask(f"@!{pid} show stat", master) for pid in old_workers(master))]
+    tables = [query("show stat", path), *(query(f"@!{pid} show stat", master) for pid in old_workers(master))]
     return sum(
-        _sessions(row) for stat in answers for row in _rows(stat, ",") if row["svname"] == server and row["pxname"] in backends
+        _sessions(row) for table in tables for row in _rows(table, ",") if row["svname"] == server and row["pxname"] in backends
     )
 
 
-def old_workers(master: Path = MASTER) -> list[int]:
-    """Return the processes that finish what they had before a reload.
+def old_workers(master: Path = MASTER_SOCKET) -> list[int]:
+    """Return the workers from before a reload, which still finish their sessions.
 
-    :raises HaproxyError: when nobody answers.
+    :raises HaproxyError: if HAProxy does not respond.
     """
-    old = ask("show proc", master).partition("# old workers")[2]
-    return [int(pid) for pid in re.findall(r"^(\d+) +worker ", old, re.MULTILINE)]
-
-
-def version(path: Path = SOCKET) -> str:
-    """Return HAProxy's version, as ``2.6.12-1+deb12u4``.
-
-    :raises HaproxyError: when nobody answers.
-    """
-    found = re.search(r"^Version: (.*)$", ask("show info", path), re.MULTILINE)
-    return found[1] if found else ""
+    processes = query("show proc", master).partition("# old workers")[2]
+    return [int(pid) for pid in re.findall(r"^(\d+) +worker ", processes, re.MULTILINE)]
 
 
 def _rows(text: str, separator: str) -> list[dict[str, str]]:
-    """Return the rows of a table, whose head is a comment. A worker that has just ended answers without one."""
+    """Return the rows of a table whose header is a comment; a worker that has just exited sends neither."""
     table = text.partition("# ")[2]
     return list(csv.DictReader(table.splitlines(), delimiter=separator))
 

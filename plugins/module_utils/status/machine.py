@@ -244,7 +244,7 @@ def look_at_servers(backends: Mapping[str, Mapping[str, Any]]) -> list[Server]:
     """
     found = [
         Server(one["backend"], one["server"], one["status"], one["check"], one["sessions"], one["weight"])
-        for one in haproxy_runtime.servers()
+        for one in haproxy_runtime.list_servers()
     ]
     return compare(found, backends)
 

@@ -9,18 +9,18 @@ from ansible_collections.funnel.tornado.plugins.filter.app_backends import app_b
 from ansible_collections.funnel.tornado.plugins.filter.app_socket_backends import app_socket_backends
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import UNTRUSTED_HEADERS
-from ansible_collections.funnel.tornado.plugins.plugin_utils.haproxy_rendering import Addresses, haproxy_files
+from ansible_collections.funnel.tornado.plugins.plugin_utils.haproxy_rendering import Frontend, haproxy_files
 from tests.support.haproxy import configuration
 
 SHOP = {"domains": ["shop.example.com"], "servers": {"web1": "192.0.2.11", "web2": "192.0.2.12"}}
-PLAIN = Addresses(["80", "[::]:80"], ["443", "[::]:443"])
-TLS = Addresses(["80"], ["443"], ["/etc/ssl/funnel/app.shop.pem"])
+PLAIN = Frontend(["80", "[::]:80"], ["443", "[::]:443"])
+TLS = Frontend(["80"], ["443"], ["/etc/ssl/funnel/app.shop.pem"])
 APP = {"source": {"path": "."}, "run": {"app": "shop:make_app"}}
 
 
-def render(backends: dict[str, Any], addresses: Addresses = PLAIN, openssl: str = "3.0.17") -> list[str]:
+def render(backends: dict[str, Any], frontend: Frontend = PLAIN, openssl: str = "3.0.17") -> list[str]:
     """Return the lines of haproxy.cfg, without comments and blank lines."""
-    lines = [line.strip() for line in configuration(backends, addresses, openssl=openssl).splitlines()]
+    lines = [line.strip() for line in configuration(backends, frontend, openssl=openssl).splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
 
@@ -31,9 +31,9 @@ def section(lines: list[str], name: str) -> list[str]:
     return lines[start : next((i for i in range(start, len(lines)) if lines[i].startswith(words)), len(lines))]
 
 
-def problems(backends: dict[str, Any], addresses: Addresses = PLAIN) -> list[str]:
+def problems(backends: dict[str, Any], frontend: Frontend = PLAIN) -> list[str]:
     with pytest.raises(InvalidDataError) as caught:
-        haproxy_files(backends, addresses)
+        haproxy_files(backends, frontend)
     return caught.value.problems
 
 
@@ -120,7 +120,7 @@ def test_only_groups_that_openssl_knows_are_named(openssl: str, *, known: bool) 
 
 
 def test_systemd_listens_in_the_order_in_which_haproxy_takes_the_sockets() -> None:
-    files = haproxy_files({"shop": SHOP}, Addresses(["80", "[::]:80"], ["192.0.2.1:443"], TLS.certificates))
+    files = haproxy_files({"shop": SHOP}, Frontend(["80", "[::]:80"], ["192.0.2.1:443"], TLS.certificates))
     binds = files["/etc/systemd/system/haproxy.socket"]["vars"]["binds"]
     assert [(one["variable"], one["socket"], one["stream"], one["address"]) for one in binds] == [
         ("BIND_0", "fd@3", "0.0.0.0:80", "*:80"),
@@ -135,7 +135,7 @@ def test_without_certificates_there_is_no_tls() -> None:
     lines = render({"shop": SHOP})
     assert not [line for line in lines if "ssl-default" in line or "ssl crt" in line]
     assert "tcp-request connection reject" in section(lines, "frontend tls")
-    assert "frontend tls" not in render({"shop": SHOP}, Addresses(["80"]))
+    assert "frontend tls" not in render({"shop": SHOP}, Frontend(["80"]))
 
 
 def test_tls_is_passed_on_by_the_name_that_is_asked_for() -> None:
@@ -159,9 +159,9 @@ def test_sockets_are_reached_as_nginx_reaches_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backends", "addresses", "expected"),
+    ("backends", "frontend", "expected"),
     [
-        ({}, PLAIN, ["haproxy_backends: is empty; there has to be one, such as {shop: {servers: {web1: 192.0.2.11}}}"]),
+        ({}, PLAIN, ["haproxy_backends: is empty; add a backend, such as {shop: {servers: {web1: 192.0.2.11}}}"]),
         (
             {"a b": SHOP, "shop": {**SHOP, "stiky": True, "queue": 0}},
             PLAIN,
@@ -175,30 +175,30 @@ def test_sockets_are_reached_as_nginx_reaches_them() -> None:
             {"a": {"servers": {}}, "b": {"servers": {"w 1": "x"}, "aliases": ["b.test"], "redirect": True}, "c": SHOP, "d": SHOP},
             PLAIN,
             [
-                "haproxy_backends.a.servers: is empty; a backend needs one server at least",
+                "haproxy_backends.a.servers: is empty; a backend requires at least one server",
                 "haproxy_backends.b.servers.w 1: must be a name of letters, digits, . _ and -",
                 "haproxy_backends.b.aliases: redirect to the first of domains, which must be a name without *",
-                "haproxy_backends.b.redirect: needs HTTPS, and so its certificate in haproxy_certificates",
+                "haproxy_backends.b.redirect: requires HTTPS; add the certificate to haproxy_certificates",
                 "haproxy_backends.d.domains: shop.example.com already belongs to haproxy_backends.c; names must be unique",
             ],
         ),
         (
             {"a": {"servers": {"x": "unix@/run/x.sock"}, "tls": "pass", "sticky": True, "origin": "tornado_apps.a"}},
-            Addresses(["80x"], [], ["shop.pem"]),
+            Frontend(["80x"], [], ["shop.pem"]),
             [
                 "haproxy_listen[0]: must be a port, such as \"80\", or address:port; found '80x'",
                 "haproxy_certificates[0]: must be the absolute path of a file that ends with .pem; found 'shop.pem'",
-                "haproxy_certificates: need an address to listen on, such as haproxy_listen_tls: ['443', '[::]:443']",
-                "haproxy_certificates: TLS is passed on for a, so none ends here; remove one of them",
-                "tornado_apps.a.tls: needs an address to listen on, such as haproxy_listen_tls: ['443', '[::]:443']",
-                "tornado_apps.a.sticky: needs a cookie, and nothing can be added where TLS is passed on",
-                "tornado_apps.a.servers.x: is a socket, to which no TLS can be passed",
+                "haproxy_certificates: require an address to listen on, such as haproxy_listen_tls: ['443', '[::]:443']",
+                "haproxy_certificates: a passes TLS through, so HAProxy cannot terminate it; remove one of them",
+                "tornado_apps.a.tls: requires an address to listen on, such as haproxy_listen_tls: ['443', '[::]:443']",
+                "tornado_apps.a.sticky: requires a cookie, which HAProxy cannot add to TLS that it passes through",
+                "tornado_apps.a.servers.x: is a socket; TLS passthrough requires a host",
             ],
         ),
     ],
 )
-def test_all_mistakes_are_named_at_once(backends: dict[str, Any], addresses: Addresses, expected: list[str]) -> None:
-    assert problems(backends, addresses) == expected
+def test_all_mistakes_are_named_at_once(backends: dict[str, Any], frontend: Frontend, expected: list[str]) -> None:
+    assert problems(backends, frontend) == expected
 
 
 def test_a_backend_that_gets_all_other_names_is_one() -> None:
