@@ -113,7 +113,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import LockedError, deploy_lock
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import SupervisorError
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import is_live
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import has_leftovers
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import SupervisorError, connect
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import Switcher, SwitchError, SwitchRequest
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
 
@@ -235,8 +237,7 @@ def predict(layout: Layout, request: SwitchRequest) -> dict[str, Any]:
     switched = request.restart or not request.release or layout.live_release() != request.release
     leftovers = False
     if not switched:
-        switcher = Switcher(layout, request)
-        switched, leftovers = not switcher.is_live(), switcher.has_leftovers()
+        switched, leftovers = not is_live(layout, request.release, connect()), has_leftovers(layout)
     after = describe(layout, layout.inactive_slot(), request.release or "not built yet") if switched else before
     result = {"changed": switched or leftovers, "release": request.release, "slot": layout.inactive_slot() if switched else live}
     return result | {"steps": [], "pruned": [], "diff": difference(layout, before, after)}

@@ -38,7 +38,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import
     clear_slot,
     drain_connections,
     has_inactive_slot,
-    has_leftovers,
     is_protected,
     protect,
 )
@@ -103,14 +102,6 @@ class Switcher:
         self.stop_timeout = max(read_manifest(layout, release).drain for release in self.in_use) + STOP_MARGIN
         self.server = supervisord.connect(timeout=self.stop_timeout + STOP_MARGIN)
 
-    def is_live(self) -> bool:
-        """Return whether the live slot runs the release with all its processes."""
-        return is_live(self.layout, self.request.release, self.server)
-
-    def has_leftovers(self) -> bool:
-        """Return whether an interrupted switch has to be completed."""
-        return has_leftovers(self.layout)
-
     def run(self) -> SwitchResult:
         """Bring the release live.
 
@@ -137,7 +128,7 @@ class Switcher:
     def _switch(self) -> None:
         self._protect()
         self._complete()
-        if self.request.restart or not self.is_live():
+        if self.request.restart or not is_live(self.layout, self.request.release, self.server):
             slot = self.layout.inactive_slot()
             with self._step("clean"):
                 self._clear(slot)
