@@ -156,7 +156,7 @@ def test_a_worker_that_ends_is_started_again_and_the_status_counts_it_whatever_t
     eventually(lambda: processes(host, "paas").get(name, pid) != pid)
     status, output = run_playbook("playbooks/status.yml", HOST, "-e", f"json={tmp_path}/status.json")
     assert status != 0
-    assert "paas: is on this host and not in tornado_apps; remove.yml ends it" in re.sub(r"\s+", " ", output)
+    assert "paas: is on this host but not in tornado_apps; run remove.yml to remove it" in re.sub(r"\s+", " ", output)
     found = json.loads((tmp_path / "status.json").read_text())["hosts"][HOST]["processes"]
     assert {(one["worker"], one["process"]): one["restarts"] for one in found if one["app"] == "paas"} == {
         ("", 0): 0,
