@@ -66,7 +66,7 @@ nginx_workers:
   returned: success
   type: int
 names:
-  description: Names of users, and of directories in C(/srv) and C(/var/log), that do not belong to an app. An app cannot use them.
+  description: Names of users and of directories in C(/srv) and C(/var/log) that do not belong to an app, and thus are reserved.
   returned: success
   type: list
   elements: str

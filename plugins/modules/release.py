@@ -83,7 +83,7 @@ once:
   type: bool
 waiting:
   description:
-    - Whether the app has a C(source.push) to which nothing has been pushed yet. Then nothing is built, and the live release stays.
+    - Whether the app waits for its first push to C(source.push). Then nothing is built, and the live release stays.
     - Afterwards, the pushed source of the live release is built with the current settings.
   returned: success
   type: bool
