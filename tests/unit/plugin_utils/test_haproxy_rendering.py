@@ -273,9 +273,9 @@ def test_what_only_nginx_can_do_is_refused_in_its_absence() -> None:
     with pytest.raises(AnsibleFilterError) as caught:
         app_socket_backends({"shop": entry}, 8)
     assert str(caught.value).splitlines() == [
-        "tornado_apps.shop.basic_auth: is for nginx, and HAProxy is in its place (app_proxy); leave it out",
-        "tornado_apps.shop.paths: is for nginx, and HAProxy is in its place (app_proxy); leave it out",
-        "tornado_apps.shop.static: is for nginx, and HAProxy is in its place (app_proxy); leave it out",
-        "tornado_apps.shop.tls.provider: acme is for nginx, which answers the questions of certificate authorities, and HAProxy "
-        "is in its place (app_proxy); use files or self_signed",
+        "tornado_apps.shop.basic_auth: requires nginx, but app_proxy selects HAProxy; remove it",
+        "tornado_apps.shop.paths: requires nginx, but app_proxy selects HAProxy; remove it",
+        "tornado_apps.shop.static: requires nginx, but app_proxy selects HAProxy; remove it",
+        "tornado_apps.shop.tls.provider: acme requires nginx, which answers the challenges of certificate authorities, but "
+        "app_proxy selects HAProxy; use files or self_signed",
     ]
