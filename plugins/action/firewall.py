@@ -1,4 +1,4 @@
-"""Controller's half of the module firewall: what it sets is kept only if the host can still be reached afterwards."""
+"""Action plugin of the firewall module: confirms new rules by a new connection, otherwise the host rolls them back."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ansible_collections.funnel.tornado.plugins.module_utils.network.firewall im
 
 
 class ActionModule(ActionBase):
-    """Sets the rules by one connection, and confirms them by another."""
+    """Applies the rules over one connection and confirms them over another."""
 
     _supports_check_mode = True
     _requires_connection = True
     _VALID_ARGS = frozenset({"allow", "ssh_port", "ssh_sources", "state", "confirm"})
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the module's result.
+        """Run the module and return its result.
 
-        :raises AnsibleActionFail: with every mistake of the rules, before the host is reached; or when the rules are not kept.
+        :raises AnsibleActionFail: with all problems of the rules before connecting to the host, or if they are not confirmed.
         """
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
@@ -29,22 +29,21 @@ class ActionModule(ActionBase):
             parse_rules(arguments.get("allow", []), arguments.get("ssh_port", 22), arguments.get("ssh_sources", list(ANY_SOURCE)))
         except InvalidDataError as error:
             raise AnsibleActionFail(str(error)) from error
-        # sudo does not pass it on, so whoever logs in is asked for it.
-        said = self._low_level_execute_command('echo "$SSH_CONNECTION"', sudoable=False)
-        arguments["connection"] = said["stdout"].strip()
+        # sudo does not preserve the variable, so it is read as the login user.
+        echoed = self._low_level_execute_command('echo "$SSH_CONNECTION"', sudoable=False)
+        arguments["connection"] = echoed["stdout"].strip()
         result = self._module(arguments, task_vars)
         if not result.get("tried"):
             return result
         self._connection.reset()
         try:
-            kept = self._module(arguments | {"keep": True}, task_vars)
+            confirmed = self._module(arguments | {"keep": True}, task_vars)
         except AnsibleConnectionFailure as error:
             seconds = arguments.get("confirm", 30)
             raise AnsibleActionFail(
-                f"with the new rules no new connection gets through; within {seconds} s the host takes them back by itself, "
-                "and the rules of before are in force again"
+                f"no new connection succeeds with the new rules; within {seconds} s the host rolls back to the previous rules"
             ) from error
-        return kept if kept.get("failed") else result
+        return confirmed if confirmed.get("failed") else result
 
     def _module(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         result: dict[str, Any] = self._execute_module("funnel.tornado.firewall", arguments, task_vars=task_vars)

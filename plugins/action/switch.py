@@ -1,4 +1,4 @@
-"""Controller's half of the module switch: it adds who asks, and shows the steps when they are done."""
+"""Action plugin of the switch module: adds the operator, and displays the steps with their durations."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.validation impo
 
 
 class ActionModule(ActionBase):
-    """Runs the module, and says on the terminal how long each step took."""
+    """Runs the module and displays the duration of each step."""
 
     _supports_check_mode = True
     _requires_connection = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the module's result."""
+        """Return the result of the module."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args) | {"by": operator()}
         if problem := name_problem(arguments.get("name")):
@@ -33,5 +33,5 @@ class ActionModule(ActionBase):
 
 
 def operator() -> str:
-    """Return who runs this and where: ``user@controller``."""
+    """Return the operator of this run as ``user@controller``."""
     return f"{getpass.getuser()}@{platform.node()}"

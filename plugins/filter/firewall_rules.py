@@ -19,23 +19,23 @@ from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_inventory imp
 
 DOCUMENTATION = r"""
 name: firewall_rules
-short_description: What a host of a fleet has to let in, as the firewall role takes it
+short_description: Derive the firewall rules of a host from the groups of the inventory
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 description:
-  - It follows from the groups that the host is in.
-  - App hosts let in HTTP and HTTPS, from the balancers alone if there are any. Balancers do so from everybody,
-    and let in VRRP of each other.
-    Hosts of C(mongodb) and C(etcd) let in app hosts and each other, those of C(logs) their C(logs_senders).
-  - Ports are those of the roles' variables. What listens at the loopback address alone is not let in.
+  - The rules, in the format of the firewall role, depend on the groups of the host.
+  - App hosts allow HTTP and HTTPS, only from load balancers if there are any. Load balancers allow them from any source,
+    and VRRP from each other.
+    Hosts in C(mongodb) and C(etcd) allow app hosts and each other, those in C(logs) their C(logs_senders).
+  - Ports come from the variables of the roles. Services that listen on loopback addresses only get no rule.
 positional: _input, hostvars, host
 options:
   _input:
-    description: The hosts of all groups, C(groups).
+    description: Hosts by group, C(groups).
     type: dict
     required: true
   hostvars:
-    description: The variables of all hosts, C(hostvars).
+    description: Variables by host, C(hostvars).
     type: dict
     required: true
   host:
@@ -55,32 +55,32 @@ _value:
   elements: dict
 """
 
-#: The roles whose variables say what is listened at.
+#: The roles whose variables define the listening ports.
 ROLES = ("nginx", "haproxy", "mongodb", "etcd", "logs")
 
 
 def firewall_rules(
     groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Mapping[str, Any]], host: str
 ) -> list[dict[str, Any]]:
-    """Return what the host lets in, or fail with the names of those that no address was found of."""
+    """Return the rules of the host, or fail naming the hosts whose address cannot be resolved."""
     members = {group: groups.get(group, []) for group in GROUPS}
     try:
         addresses = fleet_sources({name for hosts in members.values() for name in hosts}, hostvars)
     except InvalidDataError as error:
         raise AnsibleFilterError(str(error)) from error
-    variables = ChainMap(hostvars[host], defaults())  # type: ignore[arg-type]  # it could write, and nobody does
+    variables = ChainMap(hostvars[host], defaults())  # type: ignore[arg-type]  # ChainMap requires mutable mappings; it is only read
     return firewall.to_data(firewall.fleet_rules(host, members, variables, addresses))
 
 
 @functools.cache
 def defaults() -> dict[str, Any]:
-    """Return the defaults of the roles' variables."""
+    """Return the default values of the role variables."""
     roles = Path(__file__).parents[2] / "roles"
     return {name: value for role in ROLES for name, value in yaml_load((roles / role / "defaults/main.yml").read_text()).items()}
 
 
 class FilterModule:
-    """Tells Ansible of the filter."""
+    """Registers the filter."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters of this file by name."""

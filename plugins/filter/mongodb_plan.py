@@ -14,16 +14,16 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
 
 DOCUMENTATION = r"""
 name: mongodb_plan
-short_description: What the variables of the mongodb role make
+short_description: Validate the variables of the mongodb role and derive its configuration
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 description:
-  - Checks the variables of the mongodb role, and turns them into mongod's configuration, users and replica set.
-  - All mistakes are reported at once.
+  - Validates the variables of the mongodb role, and derives mongod's configuration, users and replica set from them.
+  - Reports all problems at once.
 positional: _input
 options:
   _input:
-    description: The variables, a dictionary by their names without the prefix.
+    description: The variables by name, without the prefix C(mongodb_).
     type: dict
     required: true
 """
@@ -34,13 +34,13 @@ __mongodb: "{{ {'port': mongodb_port, 'users': mongodb_users} | funnel.tornado.m
 
 RETURN = r"""
 _value:
-  description: What the tasks of the role use.
+  description: The values for the tasks of the role.
   type: dict
 """
 
 
 def mongodb_plan(variables: Mapping[str, object]) -> dict[str, Any]:
-    """Return what the role's tasks use, or fail with every mistake in its variables."""
+    """Return the values for the tasks of the role, or fail with all problems of its variables."""
     try:
         return plan(variables)
     except InvalidDataError as error:
@@ -48,7 +48,7 @@ def mongodb_plan(variables: Mapping[str, object]) -> dict[str, Any]:
 
 
 class FilterModule:
-    """Tells Ansible of the filter."""
+    """Registers the filter."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters of this file by name."""

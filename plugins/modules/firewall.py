@@ -7,21 +7,21 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: firewall
-short_description: Let in what a host has to, and drop everything else
+short_description: Allow listed inbound traffic with nftables, and drop everything else
 description:
-  - Keeps a table of nftables of its own, C(inet funnel), and leaves those of others alone. What goes out and what is forwarded
-    is not its business.
-  - Rules that would not let in the SSH connection by which they are set are refused.
-  - New rules are tried before they are kept. The host takes them back by itself, unless it has been reached by a new connection
+  - Manages its own nftables table, C(inet funnel), and does not change other tables. Outbound and forwarded traffic
+    is not filtered.
+  - Refuses rules that would block the SSH connection that applies them.
+  - Applies new rules on trial. The host rolls them back by itself unless a new connection confirms them
     within O(confirm) seconds.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:
   allow:
     description:
-      - What is let in, beside SSH, ICMP and what belongs to connections of the host itself.
-      - C(port), C(protocol) (V(tcp), V(udp), or V(vrrp), which has no port), C(sources), a list of addresses and networks, or
-        everybody if unset, and C(comment).
+      - Traffic to allow in addition to SSH, ICMP and replies to connections of the host itself.
+      - Each entry has C(port), C(protocol) (V(tcp), V(udp), or V(vrrp), which has no port), C(sources), a list of addresses
+        and networks (any if unset), and C(comment).
     type: list
     elements: dict
     default: []
@@ -30,29 +30,29 @@ options:
     type: int
     default: 22
   ssh_sources:
-    description: Addresses and networks that SSH is let in from.
+    description: Addresses and networks from which SSH is allowed.
     type: list
     elements: str
     default: [0.0.0.0/0, "::/0"]
   state:
     description:
-      - V(present) lets in this, and nothing else.
-      - V(widened) lets in what was let in before, too, for as long as a fleet is being changed. Where there is no firewall, there
-        goes on to be none.
-      - V(absent) takes the table away.
+      - V(present) allows this traffic only.
+      - V(widened) also allows what the current rules allow, for the time of a change to a fleet. A host without a firewall
+        stays without one.
+      - V(absent) removes the table.
     type: str
     choices: [present, widened, absent]
     default: present
   confirm:
-    description: Seconds within which a new connection has to come.
+    description: Seconds in which a new connection must confirm the rules.
     type: int
     default: 30
   connection:
-    description: The connection that has to be let in. The action plugin fills it; do not use it.
+    description: The current SSH connection, which must be allowed. Internal; set by the action plugin.
     type: str
     default: ""
   keep:
-    description: Whether this is the new connection. The action plugin fills it; do not use it.
+    description: Whether this is the new connection, which confirms the rules. Internal; set by the action plugin.
     type: bool
     default: false
 extends_documentation_fragment: funnel.tornado.attributes
@@ -62,7 +62,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Let in SSH, HTTP, and what the monitoring asks
+- name: Allow SSH, HTTP, and requests of the monitoring
   funnel.tornado.firewall:
     allow:
       - {port: 80}
@@ -72,17 +72,17 @@ EXAMPLES = r"""
 
 RETURN = r"""
 differs:
-  description: Whether anything was different, or is, in check mode.
+  description: Whether anything was changed, or would be in check mode.
   returned: success
   type: bool
 rules:
-  description: What is let in, as nft has it.
+  description: The rules in nft syntax.
   returned: success
   type: list
   elements: str
   sample: ['tcp dport 22 accept comment "SSH"', "ip saddr { 192.0.2.5 } tcp dport 9100 accept"]
 tried:
-  description: Whether the rules have to be confirmed by another connection; the action plugin does so.
+  description: Whether the rules must be confirmed by another connection, which the action plugin does.
   returned: success
   type: bool
 """
@@ -123,13 +123,13 @@ def main() -> None:
 
 
 def apply(params: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
-    """Return the module's result."""
+    """Apply the rules, or confirm them; return the result of the module."""
     rules = parse_rules(params["allow"], params["ssh_port"], params["ssh_sources"])
     table = nftables.desired_table(rules, params["state"])
     if params["state"] != "absent":
         nftables.require_connection(rules, params["connection"], platform.node())
     if params["keep"]:
-        nftables.keep(table)
+        nftables.confirm(table)
         return {"differs": True}
     changes = table.files.changes()
     result = {

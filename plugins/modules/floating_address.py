@@ -7,29 +7,29 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: floating_address
-short_description: Find the place of a floating address on a host, or let another host have it
+short_description: Locate a floating IP on a host, or hand it over to another host
 description:
-  - With O(state=known), finds the interface in whose network the address is, and whether this host has it.
-  - With the other states, a host lets another one have the address, and no client notices. The other one takes what comes for
-    the address (V(expected)); the one that has it sends new connections there, stops what serves the old ones, which
-    finishes them, and then keepalived (V(handed_over)); the other one sees that the address is its own (V(settled)).
+  - With O(state=known), finds the interface in the network of the address, and returns whether this host holds the address.
+  - The other states hand the address over to another host without interrupting clients. The successor accepts packets for
+    the address (V(expected)); the holder forwards new connections to it, stops the service, which drains its connections,
+    and then keepalived (V(handed_over)); the successor verifies that it holds the address (V(settled)).
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:
   address:
-    description: IPv4 address, with the length of its network's prefix.
+    description: The floating IP, an IPv4 address with prefix length.
     type: str
     required: true
   interface:
-    description: Name of the interface; if empty, it is the one in whose network the address is.
+    description: Name of the interface; if empty, the one in the network of O(address).
     type: str
     default: ""
   priority:
-    description: What VRRP elects this host by, from 1 to 254. It is only checked and returned.
+    description: VRRP priority of this host, from 1 to 254. It is only validated and returned.
     type: int
     default: 100
   state:
-    description: What has to be.
+    description: Step of the hand-over; V(known) changes nothing.
     type: str
     choices: [known, expected, handed_over, settled]
     default: known
@@ -39,7 +39,7 @@ options:
   service:
     description:
       - systemd service that serves at the address, for O(state=handed_over).
-      - When it is stopped it has to finish what it has.
+      - It must shut down gracefully, draining its connections.
     type: str
 extends_documentation_fragment: funnel.tornado.attributes
 attributes:
@@ -48,29 +48,29 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Look who has the address
+- name: Query which host holds the floating IP
   funnel.tornado.floating_address:
     address: 192.0.2.100/24
-  register: place
+  register: placement
 """
 
 RETURN = r"""
 interface:
-  description: Name of the interface that the address is in a network of.
+  description: Name of the interface in the network of the address.
   returned: success
   type: str
   sample: eth0
 own_address:
-  description: The host's own address in that network.
+  description: Own address of the host in that network.
   returned: success
   type: str
   sample: 192.0.2.11
 held:
-  description: Whether the host had the address when the module began.
+  description: Whether the host held the address when the module started.
   returned: success
   type: bool
 healthy:
-  description: Whether the host could take the address; keepalived runs there, and its check is content.
+  description: Whether the host could take over the address. Requires an active keepalived and a successful health check.
   returned: success
   type: bool
 priority:
@@ -114,18 +114,18 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
     host = platform.node()
     address = keepalived.parse_address(params["address"])
     shown = keepalived.interfaces()
-    place = keepalived.locate_address(address, shown, host, params["interface"])
+    placement = keepalived.locate_address(address, shown, host, params["interface"])
     keepalived.require_priority(params["priority"])
-    expected = keepalived.is_expected(address, shown)
-    changed = {"known": False, "expected": not expected, "handed_over": place.held, "settled": expected}[params["state"]]
-    result = {**dataclasses.asdict(place), "healthy": keepalived.is_healthy(), "priority": params["priority"]}
+    accepting = keepalived.is_accepting(address, shown)
+    changed = {"known": False, "expected": not accepting, "handed_over": placement.held, "settled": accepting}[params["state"]]
+    result = {**dataclasses.asdict(placement), "healthy": keepalived.is_healthy(), "priority": params["priority"]}
     if changed and not check_mode:
         if params["state"] == "expected":
-            keepalived.expect(address, place)
+            keepalived.accept_traffic(address, placement)
         elif params["state"] == "handed_over":
-            keepalived.hand_over(address, place, params["successor"], params["service"])
+            keepalived.hand_over(address, placement, params["successor"], params["service"])
         else:
-            keepalived.settle(address, host, params["interface"])
+            keepalived.complete_takeover(address, host, params["interface"])
     return {"changed": changed, **result}
 
 

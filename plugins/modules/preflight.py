@@ -82,7 +82,8 @@ pushed:
   elements: str
 host_state:
   description:
-    - The state of everything that the roles of an app host manage: digests of configuration files, which only the controller can
+    - >-
+      The state of everything that the roles of an app host manage: digests of configuration files, which only the controller can
       compare, states of services, kernel settings, and the version of uv.
     - In the variable C(__funnel_host_state), it lets M(funnel.tornado.file_set), M(funnel.tornado.limits) and
       M(funnel.tornado.uv) skip a host that is up to date.

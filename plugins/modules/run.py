@@ -91,7 +91,7 @@ def main() -> None:
     layout, timeout = Layout(module.params["name"]), module.params["timeout"]
     release = layout.live_release()
     if release is None:
-        module.fail_json(msg=f"{layout.app}: nothing is served on this host", release="")
+        module.fail_json(msg=f"{layout.app}: no release is live on this host", release="")
     launcher = layout.release(release) / "launch.py"
     try:
         argv = [str(launcher), "--run", *words(module.params["command"])]

@@ -1,50 +1,51 @@
 #!/usr/bin/python
 # Copyright: The funnel.tornado developers
 # MIT License (see LICENSE), compatible with the GNU General Public License version 3
-"""Bring a release of an app live."""
+"""Deploy a release: switch an app to it without downtime."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: switch
-short_description: Bring a release of an app live without losing a request
+short_description: Switch an app to a release without downtime
 version_added: 0.1.0
 description:
-  - Starts the release in the slot that is free, waits until every process of it is healthy, moves traffic by renaming a
-    link, waits until nobody is connected to the other slot, and stops that.
-  - If the release does not become healthy it is stopped and removed again. What was served before is served throughout.
-  - If its hook C(after_switch) fails, or it does badly in the seconds of C(soak), traffic goes back to what was served before.
-  - What an earlier run left when it was broken off is finished or removed.
+  - Starts the release in the inactive slot, waits until its health checks succeed, moves the traffic by renaming a link,
+    drains the connections of the old slot so that in-flight requests complete, and stops its processes.
+  - If a process does not become healthy, the new processes are stopped and removed. The previous release serves throughout.
+  - If the hook C(after_switch) fails, or a process is unhealthy or too many responses are errors within C(soak) seconds, the
+    traffic is rolled back to the previous release.
+  - Completes or removes what an interrupted run has left. Idempotent.
 options:
   name:
-    description: The app.
+    description: Name of the app.
     type: str
     required: true
   release:
     description:
-      - Id of a release that was built on the host, V(live), the one that is served, or V(previous), the one that was served
-        before that.
-      - Empty only in check mode, when it is not known yet.
+      - Id of a release that was built on the host, V(live) for the live one, or V(previous) for the rollback target, the
+        latest release before the live one that was not rolled back.
+      - May be empty in check mode only, for a release whose id cannot be determined yet.
     type: str
     required: true
   rollback:
-    description: Refuse a release that was never served on the host, and leave out its hook C(before_switch).
+    description: Reject a release that was never live on the host, and skip its hook C(before_switch).
     type: bool
     default: false
   restart:
-    description: Start the processes anew, in the other slot, though they run.
+    description: Start new processes, in the inactive slot, even if the release is live already.
     type: bool
     default: false
   once:
-    description: Whether a hook C(before_switch) that is to run C(once) runs on this host.
+    description: Whether this host runs a hook C(before_switch) that is configured with C(once).
     type: bool
     default: true
   wait:
-    description: Seconds that another deploy of the app on this host is waited for.
+    description: Seconds to wait for another deploy of the app on this host.
     type: int
     default: 60
   by:
-    description: "Only for the controller's half of this module: who runs this, and where. It is noted in the app's history."
+    description: "Set by the action plugin: the operator and the controller, for the app's deploy history."
     type: str
     default: ""
 extends_documentation_fragment: funnel.tornado.attributes
@@ -52,7 +53,7 @@ attributes:
   check_mode: {support: full}
   diff_mode:
     support: full
-    description: Shows the release, the slot and the processes that are served before and after.
+    description: Shows the live release, its slot and its number of processes before and after.
 author:
   - The funnel.tornado developers (@funnel)
 seealso:
@@ -60,18 +61,18 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Serve the release that was just built
+- name: Switch to the release that was just built
   funnel.tornado.switch:
     name: shop
     release: "{{ built.id }}"
 
-- name: Start the processes anew
+- name: Restart the processes without downtime
   funnel.tornado.switch:
     name: shop
     release: live
     restart: true
 
-- name: Go back
+- name: Roll back to the previous release
   funnel.tornado.switch:
     name: shop
     release: previous
@@ -80,22 +81,22 @@ EXAMPLES = r"""
 
 RETURN = r"""
 slot:
-  description: The slot that is served now.
+  description: The live slot.
   returned: success
   type: str
   sample: a
 release:
-  description: The release that is served now; after a failure, too.
+  description: Id of the live release, also after a failure.
   returned: always
   type: str
 steps:
-  description: What was done, in order, and the seconds it took.
+  description: The steps that were carried out, in order, with their durations in seconds.
   returned: success
   type: list
   elements: dict
   sample: [{name: start, seconds: 1.204}, {name: switch, seconds: 0.001}]
 pruned:
-  description: Ids of old releases that were removed.
+  description: Ids of the old releases that were removed.
   returned: success
   type: list
   elements: str
@@ -112,7 +113,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import LockedError, deploy_lock
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import SupervisorError
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import is_live
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import has_leftovers
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import SupervisorError, connect
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import Switcher, SwitchError, SwitchRequest
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
 
@@ -128,60 +131,60 @@ ARGUMENTS = {
 
 
 def main() -> None:
-    """Run the switch, or say what it would do."""
+    """Switch the app, or predict the result in check mode."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    os.umask(0o022)  # whatever root's is: nginx has to pass through what is made
+    os.umask(0o022)  # nginx must be able to enter the new directories, whatever the umask of root
     layout = Layout(module.params["name"])
     try:
         if module.check_mode:
-            module.exit_json(**predict(layout, wanted(layout, module.params)))
+            module.exit_json(**predict(layout, build_request(layout, module.params)))
         if not layout.home.is_dir():
-            module.fail_json(msg=f"{layout.app}: nothing is served on this host")
-        with deploy_lock(layout, module.params["by"], wait=module.params["wait"]) as note:
-            asked = wanted(layout, module.params)
-            require_built(layout, asked.release)
+            module.fail_json(msg=f"{layout.app}: no release is live on this host")
+        with deploy_lock(layout, module.params["by"], wait=module.params["wait"]) as note_step:
+            request = build_request(layout, module.params)
+            require_built(layout, request.release)
             if not module.params["rollback"]:
-                require_last_push(layout, asked.release)
-            before = served(layout)
-            outcome = Switcher(layout, asked, lambda step: note(f"{step} of release {asked.release}")).run()
+                require_latest_push(layout, request.release)
+            before = describe_live(layout)
+            result = Switcher(layout, request, lambda step: note_step(f"{step} of release {request.release}")).run()
     except (LockedError, OSError, SwitchError, SupervisorError, ServiceError) as error:
         module.fail_json(msg=printable_message(str(error)), release=layout.live_release() or "")
-    module.exit_json(**dataclasses.asdict(outcome), diff=difference(layout, before, served(layout)))
+    module.exit_json(**dataclasses.asdict(result), diff=difference(layout, before, describe_live(layout)))
 
 
-def wanted(layout: Layout, params: dict[str, Any]) -> SwitchRequest:
-    """Return what is asked for, with the id of a release that was named by its place.
+def build_request(layout: Layout, params: dict[str, Any]) -> SwitchRequest:
+    """Return the request of the module's parameters, with ``live`` and ``previous`` replaced by ids.
 
-    :raises SwitchError: when there is none in that place, or a rollback asks for one that was never served.
+    :raises SwitchError: when there is no such release, or the target of a rollback was never live.
     """
     release = params["release"]
     if release == "live":
         release = layout.live_release() or ""
         if not release:
-            raise SwitchError(f"{layout.app}: nothing is served on this host")
+            raise SwitchError(f"{layout.app}: no release is live on this host")
     elif release == "previous":
         release = history.previous(layout) or ""
         if not release:
-            raise SwitchError(f"{layout.app}: nothing was served on this host before what is served now")
+            raise SwitchError(f"{layout.app}: this host has no previous release to roll back to")
     if params["rollback"]:
-        require_served_before(layout, release)
+        require_in_history(layout, release)
     forward = not params["rollback"] and not params["restart"]
-    forward = forward and (params["once"] or not is_once(layout, release))
+    forward = forward and (params["once"] or not runs_once(layout, release))
     return SwitchRequest(release, params["by"], params["restart"], before_switch=forward)
 
 
-def require_served_before(layout: Layout, release: str) -> None:
-    """See that a release went live before, and is there.
+def require_in_history(layout: Layout, release: str) -> None:
+    """Require that a release was live before and is still on this host.
 
-    :raises SwitchError: when it is not so.
+    :raises SwitchError: when it is not.
     """
     if release not in {entry.release for entry in history.read(layout)}:
-        raise SwitchError(f"{layout.app}: release {release} was never served on this host; {layout.history} has those that were")
+        raise SwitchError(f"{layout.app}: release {release} was never live on this host; {layout.history} lists those that were")
     require_built(layout, release)
 
 
 def require_built(layout: Layout, release: str) -> None:
-    """See that a release is on this host.
+    """Require that a release is on this host.
 
     :raises SwitchError: when it is not.
     """
@@ -189,34 +192,34 @@ def require_built(layout: Layout, release: str) -> None:
         raise SwitchError(f"{layout.app}: release {release} is not on this host; deploy its version again")
 
 
-def require_last_push(layout: Layout, release: str) -> None:
-    """See that nothing was pushed since a release was built of what had been pushed before.
+def require_latest_push(layout: Layout, release: str) -> None:
+    """Require that no newer push went live while a release was built from an earlier push.
 
-    :raises SwitchError: when something was: it is served, and would be lost.
+    :raises SwitchError: when one did, which the switch would replace with older code.
     """
     live = layout.live_release()
-    if live is None or not all(layout.pushed_source(one).exists() for one in (live, release)):
+    if live is None or not all(layout.pushed_source(each).exists() for each in (live, release)):
         return
-    last, built = (read_manifest(layout, one).revision for one in (live, release))
-    if last != built:
-        raise SwitchError(f"{layout.app}: {last} was pushed meanwhile and is served; run again, to have it with other settings")
+    pushed, built = (read_manifest(layout, each).revision for each in (live, release))
+    if pushed != built:
+        raise SwitchError(f"{layout.app}: {pushed} was pushed meanwhile and is live; run again to apply the settings to it")
 
 
-def is_once(layout: Layout, release: str) -> bool:
-    """Say whether the hook before the switch is for one host of the play only."""
+def runs_once(layout: Layout, release: str) -> bool:
+    """Return whether only one host of the play runs the hook ``before_switch``."""
     return layout.is_built(release) and read_manifest(layout, release).hooks_once
 
 
-def served(layout: Layout) -> str:
-    """Return what is served, as a line of a diff."""
+def describe_live(layout: Layout) -> str:
+    """Return the live release as a line of a diff."""
     live, release = layout.live_slot(), layout.live_release()
     if live is None or release is None or not layout.is_built(release):
         return "nothing\n"
-    return line(layout, live, release)
+    return describe(layout, live, release)
 
 
-def line(layout: Layout, slot: str, release: str) -> str:
-    """Return a release in a slot, as a line of a diff; one that is not built yet has its processes in the diff of its build."""
+def describe(layout: Layout, slot: str, release: str) -> str:
+    """Return a release in a slot as a line of a diff, with the number of its processes if it is built."""
     if not layout.is_built(release):
         return f"release {release}, slot {slot}\n"
     return f"release {release}, slot {slot}, {read_manifest(layout, release).size}\n"
@@ -227,17 +230,16 @@ def difference(layout: Layout, before: str, after: str) -> dict[str, str]:
     return {"before": before, "after": after, "before_header": f"served by {layout.app}"} if before != after else {}
 
 
-def predict(layout: Layout, asked: SwitchRequest) -> dict[str, Any]:
-    """Return the result that a run would have, also on a host that has no supervisord yet."""
-    before = served(layout)
+def predict(layout: Layout, request: SwitchRequest) -> dict[str, Any]:
+    """Return the result of a switch without changing anything, also on a host without supervisord."""
+    before = describe_live(layout)
     live = layout.live_slot()
-    switched = asked.restart or not asked.release or layout.live_release() != asked.release
+    switched = request.restart or not request.release or layout.live_release() != request.release
     leftovers = False
     if not switched:
-        switcher = Switcher(layout, asked)
-        switched, leftovers = not switcher.is_live(), switcher.has_leftovers()
-    after = line(layout, layout.inactive_slot(), asked.release or "not built yet") if switched else before
-    result = {"changed": switched or leftovers, "release": asked.release, "slot": layout.inactive_slot() if switched else live}
+        switched, leftovers = not is_live(layout, request.release, connect()), has_leftovers(layout)
+    after = describe(layout, layout.inactive_slot(), request.release or "not built yet") if switched else before
+    result = {"changed": switched or leftovers, "release": request.release, "slot": layout.inactive_slot() if switched else live}
     return result | {"steps": [], "pruned": [], "diff": difference(layout, before, after)}
 
 

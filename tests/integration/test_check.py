@@ -98,7 +98,7 @@ def test_a_right_fleet_is_let_through_and_nothing_is_changed(tmp_path: Path) -> 
         (
             fleet(keepalived_address=network(), keepalived_priority=150),
             [],
-            "keepalived_priority: 150 is not only lb1's; each host needs another one",
+            "keepalived_priority: 150 of lb1 is not unique; each host needs a different one",
         ),
     ],
 )
@@ -123,18 +123,18 @@ def test_a_host_that_is_away_does_not_hold_up_a_roll_back_or_a_restart(tmp_path:
     inventory["app_hosts"]["hosts"]["web1"] |= AWAY
     status, output = check(tmp_path, inventory, "-e", "app=nosuch,other", "-e", "batch=1", playbook=playbook)
     assert status != 0
-    assert "other: nothing is served on this host" in output, "each app that is named"
+    assert "other: no release is live on this host" in output, "each app that is named"
     assert re.search(r"web1 : ok=\d+ changed=0 unreachable=1", output), output
-    assert "nosuch: nothing is served on this host" in output
+    assert "nosuch: no release is live on this host" in output
     status, output = check(tmp_path, inventory, "-e", "app=nosuch", "-e", "strict=true", playbook=playbook)
     assert "web1: unreachable; strict skips no host, and nothing was changed" in output
-    assert "nothing is served" not in output
+    assert "no release is live" not in output
 
 
 def test_the_only_app_need_not_be_named(tmp_path: Path) -> None:
     status, output = check(tmp_path, fleet(), "-e", "command=true", playbook="run")
     assert status != 0
-    assert "shop: nothing is served on this host" in output
+    assert "shop: no release is live on this host" in output
     status, output = check(tmp_path, fleet({"shop": SHOP, "blog": SHOP}), "-e", "command=true", playbook="run")
     assert status != 0
     assert "app must be one of blog, shop; found none" in output

@@ -1,4 +1,4 @@
-"""The launcher, run for real in a release of its own, by a parent that plays supervisord."""
+"""The launcher, started in a real release by a parent that acts as supervisord."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ import pytest
 
 LAUNCHER = Path(__file__).parents[2] / "roles/app/files/launch.py"
 
-#: Plays supervisord: starts what each line of its input says, as the leader of a group, and answers with the process id.
+#: Acts as supervisord: starts the command on each line of its input as a process group leader, and prints its process id.
 SUPERVISOR = """
 import json, subprocess, sys
 for line in sys.stdin:
     print(subprocess.Popen(json.loads(line), process_group=0).pid, flush=True)
 """
 
-#: Notes what it is given, and waits, with a child of its own.
+#: Records its arguments and environment, starts a child, and waits.
 PROGRAM = """
 import json, os, pathlib, signal, socket, subprocess, sys, time
 state = {"argv": sys.argv[1:], "environment": dict(os.environ), "directory": os.getcwd(), "pid": os.getpid()}
@@ -43,7 +43,7 @@ time.sleep(60)
 
 
 class Release:
-    """A release in slot b of an app, whose program notes what it is given; and a supervisord that starts it."""
+    """A release in slot b of an app, whose program records its arguments and environment, and a supervisord that starts it."""
 
     def __init__(self, home: Path, **keys: Any) -> None:
         self.directory = home / "releases/1f2e"
@@ -74,7 +74,7 @@ class Release:
         self.started: list[int] = []
 
     def launch(self, *arguments: str) -> int:
-        """Let supervisord launch something, and return its process id."""
+        """Run the launcher under supervisord and return its process id."""
         if self.supervisor is None:
             command = [sys.executable, "-c", SUPERVISOR]
             self.supervisor = subprocess.Popen(
@@ -87,13 +87,13 @@ class Release:
         return self.started[-1]
 
     def start(self, *arguments: str) -> dict[str, Any]:
-        """Launch something, and return what its program noted."""
+        """Run the launcher and return what its program recorded."""
         self.note.unlink(missing_ok=True)
         pid = self.launch(*arguments)
         eventually(self.note.exists)
-        noted: dict[str, Any] = json.loads(self.note.read_text())
-        assert noted["pid"] == pid
-        return noted
+        recorded: dict[str, Any] = json.loads(self.note.read_text())
+        assert recorded["pid"] == pid
+        return recorded
 
     def kill_supervisor(self) -> None:
         if self.supervisor is not None:
@@ -107,7 +107,7 @@ class Release:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Callable[..., Release]]:
-    """Return a function that makes a release; what that has started ends with the test."""
+    """Return a function that creates a release, whose processes are killed after the test."""
     releases: list[Release] = []
 
     def make(**keys: Any) -> Release:
@@ -123,7 +123,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Release]]:
 
 
 def stat(pid: int) -> list[str]:
-    """Return what /proc/PID/stat says after the name; nothing if the process has ended."""
+    """Return the fields of /proc/PID/stat after the name; none if the process has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -134,16 +134,16 @@ def stat(pid: int) -> list[str]:
 def eventually(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 20
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
+        assert time.monotonic() < deadline, "the condition was not met within 20 s"
         time.sleep(0.01)
 
 
-def test_a_process_knows_who_it_is_and_nothing_of_who_started_it(make: Callable[..., Release]) -> None:
+def test_a_process_gets_its_identity_and_nothing_of_supervisords_environment(make: Callable[..., Release]) -> None:
     release = make(port=8000)
-    noted = release.start("b", "1")
-    assert noted["argv"] == ["1", f"{release.run}/1.sock", str(release.run)]
-    assert noted["directory"] == f"{release.directory}/src"
-    environment = noted["environment"]
+    recorded = release.start("b", "1")
+    assert recorded["argv"] == ["1", f"{release.run}/1.sock", str(release.run)]
+    assert recorded["directory"] == f"{release.directory}/src"
+    environment = recorded["environment"]
     assert environment.pop("PATH").startswith(f"{release.directory}/venv/bin:")
     assert environment.pop("USER")
     assert environment == {
@@ -161,18 +161,18 @@ def test_a_process_knows_who_it_is_and_nothing_of_who_started_it(make: Callable[
         "TORNADO_SLOT": "b",
         "VIRTUAL_ENV": f"{release.directory}/venv",
     }
-    limits = Path(f"/proc/{noted['pid']}/limits").read_text()
+    limits = Path(f"/proc/{recorded['pid']}/limits").read_text()
     assert next(line.split()[3] for line in limits.splitlines() if line.startswith("Max open files")) == "99"
-    assert (release.run / "1.starts").read_text() == f"{noted['pid']} {stat(noted['pid'])[19]}\n"
+    assert (release.run / "1.starts").read_text() == f"{recorded['pid']} {stat(recorded['pid'])[19]}\n"
 
 
-def test_a_worker_has_no_port_and_its_own_numbers(make: Callable[..., Release]) -> None:
+def test_a_worker_has_no_port_and_its_own_process_numbers(make: Callable[..., Release]) -> None:
     release = make(port=8000)
-    noted = release.start("b", "2", "mail")
-    assert noted["argv"] == ["2", "{}"]
-    named = {name: noted["environment"].get(name) for name in ("PORT", "TORNADO_PROCESS", "TORNADO_PROCESSES", "TORNADO_SLOT")}
+    recorded = release.start("b", "2", "mail")
+    assert recorded["argv"] == ["2", "{}"]
+    named = {name: recorded["environment"].get(name) for name in ("PORT", "TORNADO_PROCESS", "TORNADO_PROCESSES", "TORNADO_SLOT")}
     assert named == {"PORT": None, "TORNADO_PROCESS": "2", "TORNADO_PROCESSES": "3", "TORNADO_SLOT": "b"}
-    assert (release.run / "mail.2.starts").read_text() == f"{noted['pid']} {stat(noted['pid'])[19]}\n"
+    assert (release.run / "mail.2.starts").read_text() == f"{recorded['pid']} {stat(recorded['pid'])[19]}\n"
 
 
 @pytest.mark.parametrize(
@@ -187,30 +187,30 @@ def test_a_hook_and_a_command_have_the_environment_of_a_process(
     make: Callable[..., Release], arguments: list[str], slot: str | None
 ) -> None:
     release = make(port=8000)
-    noted = release.start(*arguments)
-    assert noted["argv"] == ["{}"]
-    assert noted["directory"] == f"{release.directory}/src"
-    assert noted["environment"]["COOKIE_SECRET"] == "secret"
-    named = {name: value for name, value in noted["environment"].items() if name.startswith(("TORNADO_", "PORT", "LEAK"))}
+    recorded = release.start(*arguments)
+    assert recorded["argv"] == ["{}"]
+    assert recorded["directory"] == f"{release.directory}/src"
+    assert recorded["environment"]["COOKIE_SECRET"] == "secret"
+    named = {name: value for name, value in recorded["environment"].items() if name.startswith(("TORNADO_", "PORT", "LEAK"))}
     assert named == {"TORNADO_APP": "shop", "TORNADO_RELEASE": "1f2e", "TORNADO_PROCESSES": "2"} | (
         {"TORNADO_SLOT": slot} if slot else {}
     )
     assert list(release.run.iterdir()) == []
 
 
-def test_what_a_killed_supervisord_left_is_ended_first_with_all_its_group(make: Callable[..., Release]) -> None:
+def test_an_orphan_is_stopped_with_its_process_group_before_its_replacement_starts(make: Callable[..., Release]) -> None:
     release = make()
     for arguments in (("b", "0"), ("b", "0", "mail")):
         old = release.start(*arguments)
         release.kill_supervisor()
-        assert stat(old["pid"]), "it lives on"
+        assert stat(old["pid"]), "it is an orphan"
         new = release.start(*arguments)
         assert (stat(old["pid"]), stat(old["child"])) == ([], [])
         assert stat(new["pid"])
 
 
-def test_one_after_the_other_is_replaced(make: Callable[..., Release], tmp_path: Path) -> None:
-    """While one is away, what was left of the next serves on; it has to end when the one before listens again."""
+def test_orphans_are_replaced_one_after_the_other(make: Callable[..., Release], tmp_path: Path) -> None:
+    """The next orphan keeps serving requests until the replacement of the previous one listens."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
     release = make(port=port - 1, environment={"LISTENER": "0", "NOTE": str(tmp_path / "shop/note")})
@@ -218,7 +218,7 @@ def test_one_after_the_other_is_replaced(make: Callable[..., Release], tmp_path:
     release.kill_supervisor()
     release.launch("b", "1")
     time.sleep(0.5)
-    assert stat(second), "it waits for the one before"
+    assert stat(second), "it waits for the previous process"
     release.launch("b", "0")
     eventually(lambda: not stat(second))
     assert not stat(first)
@@ -226,9 +226,9 @@ def test_one_after_the_other_is_replaced(make: Callable[..., Release], tmp_path:
         pass
 
 
-def test_what_does_not_end_is_killed(make: Callable[..., Release], tmp_path: Path) -> None:
+def test_an_orphan_that_does_not_stop_is_killed(make: Callable[..., Release], tmp_path: Path) -> None:
     environment = {"STUBBORN": "1", "NOTE": str(tmp_path / "shop/note")}
-    release = make(environment=environment, drain=-4)  # it is given 5 s more than that
+    release = make(environment=environment, drain=-4)  # plus STOP_MARGIN, 5 s
     old = release.start("b", "0")
     release.kill_supervisor()
     began = time.monotonic()
@@ -237,7 +237,7 @@ def test_what_does_not_end_is_killed(make: Callable[..., Release], tmp_path: Pat
     assert not stat(old["pid"])
 
 
-def test_the_runner_is_told_what_to_replace(make: Callable[..., Release]) -> None:
+def test_the_runner_gets_the_orphans_to_replace(make: Callable[..., Release]) -> None:
     release = make(runner=True)
     first = release.start("b", "0")
     release.kill_supervisor()
@@ -250,23 +250,23 @@ def test_the_runner_is_told_what_to_replace(make: Callable[..., Release]) -> Non
     assert len((release.run / "0.starts").read_text().splitlines()) == 3
 
 
-def test_only_what_was_left_is_replaced(make: Callable[..., Release]) -> None:
-    """Not what the same supervisord runs, what has ended, what has got the id of such a process; nor is half a line read."""
+def test_only_orphans_are_replaced(make: Callable[..., Release]) -> None:
+    """Not processes of the same supervisord, ended ones, or others with a reused id; incomplete lines are ignored."""
     release = make(runner=True)
     release.start("b", "0")
-    with subprocess.Popen(["sleep", "60"]) as stranger:
+    with subprocess.Popen(["sleep", "60"]) as unrelated:
         try:
             with (release.run / "0.starts").open("a") as file:
-                file.write(f"{2**22} 1\n{stranger.pid} 1\n\nx\n{stranger.pid}\n")
+                file.write(f"{2**22} 1\n{unrelated.pid} 1\n\nx\n{unrelated.pid}\n")
             assert release.start("b", "0")["argv"][3:] == []
             with (release.run / "1.starts").open("a") as file:
-                file.write(f"{stranger.pid} {stat(stranger.pid)[19]}\n")
-            assert release.start("b", "1")["argv"][3:] == ["--replace", str(stranger.pid)], "such a line would be heeded"
+                file.write(f"{unrelated.pid} {stat(unrelated.pid)[19]}\n")
+            assert release.start("b", "1")["argv"][3:] == ["--replace", str(unrelated.pid)], "a complete line is used"
         finally:
-            stranger.kill()
+            unrelated.kill()
 
 
-def test_a_program_that_is_missing(make: Callable[..., Release]) -> None:
+def test_a_missing_program_is_reported(make: Callable[..., Release]) -> None:
     release = make(argv=["no-such-program"])
     done = subprocess.run([sys.executable, "-I", release.launcher, "b", "0"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "cannot start: [Errno 2] No such file or directory: 'no-such-program'\n")

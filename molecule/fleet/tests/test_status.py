@@ -81,7 +81,9 @@ def test_what_is_not_well_and_what_differs_from_the_inventory_is_named(fleet: Fl
         assert f"{name}: haproxy: sample has no server web9, which the inventory has; site.yml adds it" in problems
     assert "lb1: haproxy: server web2 of sample is DRAIN" in problems
     assert f"{standby}: keepalived: is not running" in problems
-    assert "web3: the firewall is not in force: its table was flushed, or is another one; firewall.yml sets it again" in problems
+    assert (
+        "web3: the firewall is not active: its nftables table was flushed or replaced; run firewall.yml to restore it" in problems
+    )
     assert "web2: sample: process" in problems
     assert "is STOPPED, health 0" in problems
     assert "sample: is not the same release everywhere: web1 " in problems

@@ -121,11 +121,12 @@ def test_a_watched_release_that_answers_with_errors_is_undone_and_says_so(hosts:
     assert failing != WEB
     output = refused(host, tmp_path, sample_code(tmp_path, web=failing) | {"soak": 60, "soak_errors": 20})
     assert re.search(
-        r"tornado_apps.sample: release \w+ was live for \d+ s and is no more: \d+ % of \d+ answers were 5xx, more than 20 %",
+        r"tornado_apps.sample: release \w+ was live for \d+ s and was rolled back: "
+        r"\d+ % of \d+ responses were 5xx, more than 20 %",
         output,
     )
     undone = host.check_output("cat /srv/sample/history.json")
-    assert "answers were 5xx" in undone
+    assert "responses were 5xx" in undone
 
 
 def test_a_watched_release_whose_processes_end_is_undone(hosts: dict[str, Host], tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_a_watched_release_whose_processes_end_is_undone(hosts: dict[str, Host],
     assert ending != WEB
     output = refused(hosts["debian13"], tmp_path, sample_code(tmp_path, web=ending) | {"soak": 30})
     assert re.search(
-        r"was live for \d+ s and is no more: process \d (ended and was started again|did not answer|does not stay up)", output
+        r"was live for \d+ s and was rolled back: process \d (exited and was restarted|did not answer|does not stay up)", output
     )
 
 

@@ -171,7 +171,8 @@ def test_two_deploys_at_once(hosts: dict[str, Host], clients: Clients, tmp_path:
         again.communicate(timeout=60)
     assert first.returncode == 0, output
     assert status != 0
-    holder = re.search(r"sample: another deploy runs on this host: \S+@\S+, since (\S+), now at before_switch of", refused)
+    message = r"sample: another deploy is running on this host, started by \S+@\S+ at (\S+), current step: before_switch of"
+    holder = re.search(message, refused)
     assert holder, refused
     assert datetime.now(UTC) - datetime.fromisoformat(holder[1]) < timedelta(minutes=3)
     assert again.returncode == 0

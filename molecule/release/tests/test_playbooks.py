@@ -105,5 +105,5 @@ def test_a_name_that_no_app_can_have_is_no_path_either(host: Host) -> None:
 def test_an_app_that_nothing_is_served_of_cannot_be_restarted(host: Host) -> None:
     status, output = run_playbook("playbooks/restart.yml", HOST, "-e", "app=nosuch")
     assert status != 0
-    assert "nosuch: nothing is served on this host" in folded(output)
+    assert "nosuch: no release is live on this host" in folded(output)
     assert host.check_output("ls -A /srv").split() == ["plain", "plain.bundle", "sample"]

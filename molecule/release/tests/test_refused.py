@@ -37,7 +37,7 @@ CODE = {
     ),
     "reports another release id": (
         'HealthHandler.get = lambda self: self.write({"release": "0123456789ab"})',
-        r"process \d reports to be release 0123456789ab at GET /healthz within 10 s",
+        r"process \d reports the wrong release 0123456789ab at GET /healthz within 10 s",
     ),
 }
 
@@ -45,7 +45,9 @@ CODE = {
 HOOKS = {
     "build": r"hooks.build: sh .* failed; release \w+ is not built \(exit status 3\): no such table",
     "before_switch": r"release \w+ did not go live: hooks.before_switch failed with exit status 3: no such table",
-    "after_switch": r"release \w+ was live for \d+ s and is no more: hooks.after_switch failed with exit status 3: no such table",
+    "after_switch": (
+        r"release \w+ was live for \d+ s and was rolled back: hooks.after_switch failed with exit status 3: no such table"
+    ),
 }
 
 
@@ -133,9 +135,9 @@ mount --bind /run/full {directory}
     ("app", "release", "message"),
     [
         ("", "previous", "app is required: -e app=NAME"),
-        ("sample", "000000000000", "release 000000000000 was never served on this host"),
-        ("sample", "refused", "was never served on this host"),
-        ("nosuch", "previous", "nosuch: nothing is served on this host"),
+        ("sample", "000000000000", "release 000000000000 was never live on this host"),
+        ("sample", "refused", "was never live on this host"),
+        ("nosuch", "previous", "nosuch: no release is live on this host"),
     ],
 )
 def test_a_rollback_to_what_was_never_served(

@@ -408,7 +408,7 @@ def test_a_deploy_that_a_push_has_overtaken_does_not_take_it_back(
             raise
     assert process.returncode == 0, words
     assert playbook.returncode != 0
-    assert f"{commit} was pushed meanwhile and is served" in output.replace("\n       ", "")
+    assert f"{commit} was pushed meanwhile and is live" in output.replace("\n       ", "")
     assert said(host) == "overtaking"
 
 

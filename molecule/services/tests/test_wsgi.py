@@ -271,7 +271,7 @@ def test_a_release_below_a_path_is_judged_by_its_own_answers(directory: Path) ->
             time.sleep(0.05)
         status, output = deployed.result()
     assert status != 0
-    assert "answers were 5xx, more than 5 % (soak_errors)" in output
+    assert "responses were 5xx, more than 5 % (soak_errors)" in output
     assert {site.get("/api/runs").status for site in sites} == {200}
 
 

@@ -1,4 +1,4 @@
-"""How the answers of an app were, by nginx's access log."""
+"""Error rate of an app, counted from nginx's access log while a new release soaks."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-#: Where nginx.conf of the nginx role logs, and the end of its lines if they are text: "request" status bytes "referer" "agent"
-#: "upstreams" "their seconds" seconds id. Quotes inside of the quoted fields are escaped by nginx.
+#: The access log of the nginx role, and the end of its text lines: "request" status bytes "referer" "agent" "upstreams"
+#: "upstream seconds" seconds id. nginx escapes quotes inside the quoted fields.
 ACCESS_LOG = Path("/var/log/nginx/access.log")
-LINE = re.compile(r'" (?P<status>\d{3}) \d+ "[^"]*" "[^"]*" "(?P<upstream>[^"]*)" "[^"]*" \S+ \S+$')
+LINE_PATTERN = re.compile(r'" (?P<status>\d{3}) \d+ "[^"]*" "[^"]*" "(?P<upstream>[^"]*)" "[^"]*" \S+ \S+$')
 
-#: Bytes of it that are read at a time; what is more is left for the next time.
+#: Bytes per read; the next read continues there.
 MAX_BYTES = 64 << 20
 
 
 def parse_line(line: str) -> tuple[str, list[str]] | None:
-    """Return the status and the upstream addresses that a line tells of, which is text or JSON; None for any other line."""
+    """Return the status and the upstream addresses of a line in text or JSON format; None for any other line."""
     if line.startswith("{"):
         try:
-            found = json.loads(line)
-            status, upstream = str(found["status"]), str(found["upstream_addr"])
+            fields = json.loads(line)
+            status, upstream = str(fields["status"]), str(fields["upstream_addr"])
         except (ValueError, KeyError):
             return None
-    elif match := LINE.search(line):
+    elif match := LINE_PATTERN.search(line):
         status, upstream = match["status"], match["upstream"]
     else:
         return None
@@ -32,18 +32,18 @@ def parse_line(line: str) -> tuple[str, list[str]] | None:
 
 
 class ResponseCounter:
-    """Counts the answers that were logged since this was made: ``total``, and ``errors``, those with a status of 5xx."""
+    """Counts the responses logged since its creation: ``total``, and ``errors``, those with a 5xx status."""
 
-    def __init__(self, is_ours: Callable[[str], bool], log: Path = ACCESS_LOG) -> None:
-        """Begin at the end of the log; ``is_ours`` is asked for each upstream address."""
+    def __init__(self, matches: Callable[[str], bool], log: Path = ACCESS_LOG) -> None:
+        """Start at the end of the log; ``matches`` selects responses by upstream address."""
         self.total = self.errors = 0
-        self._is_ours = is_ours
+        self._matches = matches
         self._log = log
         self._end = self._size()
 
     def read(self) -> None:
-        """Count what has been logged meanwhile; a line that is not complete yet is left for the next time."""
-        if self._size() < self._end:  # rotated: what the old file got at last is not seen
+        """Count the responses logged since the last call; leave an incomplete line to the next call."""
+        if self._size() < self._end:  # rotated; the last lines of the old file are not counted
             self._end = 0
         if not self._log.exists():
             return
@@ -52,16 +52,16 @@ class ResponseCounter:
             text = file.read(MAX_BYTES)
         complete = text[: text.rfind(b"\n") + 1]
         self._end += len(complete)
-        # splitlines() would also split at what a client may send within a line, such as U+2028.
+        # splitlines() would also split at characters that a client may send within a line, such as U+2028.
         for line in complete.decode(errors="replace").split("\n"):
-            found = parse_line(line)
-            if found and any(map(self._is_ours, found[1])):
+            parsed = parse_line(line)
+            if parsed and any(map(self._matches, parsed[1])):
                 self.total += 1
-                self.errors += found[0].startswith("5")
+                self.errors += parsed[0].startswith("5")
 
     @property
-    def error_share(self) -> float:
-        """The percentage of errors; 0 while there is no answer."""
+    def error_percentage(self) -> float:
+        """The percentage of errors; 0 without responses."""
         return 100 * self.errors / self.total if self.total else 0
 
     def _size(self) -> int:

@@ -1,4 +1,4 @@
-"""The deploy lock: one deploy at a time for an app on a host, and whoever has to wait is told for whom."""
+"""The deploy lock, which serializes the deploys of an app on a host and reports its holder to those who wait for it."""
 
 from __future__ import annotations
 
@@ -7,72 +7,69 @@ import datetime
 import fcntl
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TextIO
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import private
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline, poll
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable
 
-#: Seconds between two tries.
+#: Seconds between two attempts.
 INTERVAL = 0.1
 
-#: Characters that a holder says of itself.
-HOLDER_SIZE = 10_000
+#: Characters of the holder's description that are read.
+MAX_HOLDER_SIZE = 10_000
 
-#: Takes what the holder does at the moment, for those who wait.
-Note = Callable[[str], None]
+#: Records the current step of the holder.
+NoteStep = Callable[[str], None]
 
 
 class LockedError(Exception):
-    """Another deploy of the app runs on this host. The message says whose, since when, and what it is doing."""
+    """Another deploy of the app is running on this host. The message names its operator, its start and its current step."""
 
 
 @contextlib.contextmanager
-def deploy_lock(layout: Layout, by: str, *, wait: float = 0) -> Iterator[Note]:
-    """Hold the app's deploy lock; give a function that notes what is being done.
+def deploy_lock(layout: Layout, by: str, *, wait: float = 0) -> Iterator[NoteStep]:
+    """Hold the deploy lock of an app, whose directory must exist; yield a function that records the current step.
 
-    It is the kernel's own lock (flock(2)), which ends with the process that holds it: one that was left behind is free,
-    whatever the file says.
+    The kernel's flock(2) ends with the process that holds it, so a killed deploy leaves no lock, whatever the file contains.
 
-    The app's directory has to be there.
-
-    :arg by: who asked for the deploy.
-    :arg wait: seconds that another deploy is waited for.
-    :raises LockedError: when it takes longer than that.
+    :arg by: the operator of the deploy.
+    :arg wait: seconds to wait for another deploy.
+    :raises LockedError: when the other deploy takes longer.
     :raises FileNotFoundError: when the app is not on this host, or has been removed meanwhile.
     """
-    give_up = time.monotonic() + wait
+    deadline = Deadline(wait)
     with contextlib.ExitStack() as opened:
         while True:
             file = opened.enter_context(os.fdopen(private.open_file(layout.lock), "r+"))
-            while not _take(file):
-                if time.monotonic() >= give_up:
-                    raise LockedError(
-                        f"{layout.app}: another deploy runs on this host{_holder(file)}; try again when it has ended"
-                    )
-                time.sleep(INTERVAL)
+            if not poll(partial(_try_lock, file), bool, timeout=deadline.remaining, interval=INTERVAL):
+                raise LockedError(
+                    f"{layout.app}: another deploy is running on this host{_holder(file)}; try again when it has finished"
+                )
+            # A removal of the app may have deleted the locked file.
             if layout.lock.exists() and os.path.samestat(os.fstat(file.fileno()), layout.lock.stat()):
-                break  # and not a file that was removed together with the app while we waited
-        os.fchmod(file.fileno(), 0o600)  # those of the collection's first releases were readable to all for a moment
+                break
+        os.fchmod(file.fileno(), 0o600)  # early versions of the collection created it readable to all users
         since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
-        def note(doing: str) -> None:
-            with contextlib.suppress(OSError):  # a full disk may be why traffic has to go back
+        def note_step(step: str) -> None:
+            with contextlib.suppress(OSError):  # a full disk must not prevent a rollback
                 file.truncate(0)
                 file.seek(0)
-                file.write(json.dumps({"by": by, "since": since, "doing": doing}))
+                file.write(json.dumps({"by": by, "since": since, "doing": step}))
                 file.flush()
 
         try:
-            note("begin")
-            yield note
+            note_step("start")
+            yield note_step
         finally:
             file.truncate(0)
 
 
-def _take(file: TextIO) -> bool:
+def _try_lock(file: TextIO) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -81,11 +78,11 @@ def _take(file: TextIO) -> bool:
 
 
 def _holder(file: TextIO) -> str:
-    """Return what the holder says of itself; nothing in the moment in which it has not said it yet."""
+    """Return who holds the lock, since when and at which step; empty until the holder has written it."""
     file.seek(0)
     try:
-        holder = json.loads(file.read(HOLDER_SIZE))
-        said = f": {holder['by'] or 'somebody'}'s, since {holder['since']}, now at {holder['doing']}"
+        holder = json.loads(file.read(MAX_HOLDER_SIZE))
+        text = f", started by {holder['by'] or 'an unknown operator'} at {holder['since']}, current step: {holder['doing']}"
     except (KeyError, TypeError, ValueError):
         return ""
-    return printable(said, line=True)
+    return printable(text, line=True)

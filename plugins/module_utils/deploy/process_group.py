@@ -1,4 +1,4 @@
-"""A generation of processes: one release in one slot, as supervisord runs it."""
+"""Process groups: start, health checks, logs, hooks and sockets of a release's processes in a slot, under supervisord."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest i
 from ansible_collections.funnel.tornado.plugins.module_utils.core import private, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, Layout, Slot, port_of
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import TIMEOUT, Address, listener_pid, probe
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import INTERVAL, protect
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import server_line
 from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation
 
-#: Seconds beyond ``drain`` until supervisord kills a process that was told to stop.
+#: Seconds beyond ``drain`` after which supervisord kills a process that does not stop.
 STOP_MARGIN = 5
 
-#: Seconds after which processes that were found healthy are looked at once more, before they get traffic: many a program that
-#: answers at once ends a moment later, when its first connection to something else fails.
-STEADY_SECONDS = 1.2
+#: Seconds between the first successful health check and the last one before the switch: a program may respond at once and exit
+#: a moment later, for example when its first connection to a database fails.
+STABILITY_SECONDS = 1.2
 
-#: Health checks that run at the same time.
-MAXIMUM_PROBES = 32
+MAX_CONCURRENT_CHECKS = 32
 
-#: How the words begin for a process that says nothing.
-SILENT = "did not answer"
+#: Start of the problem of a process that does not respond.
+NO_ANSWER = "did not answer"
 
-#: Lines of a process's log that explain its failure, and the bytes in which they are looked for.
-SHOWN_LINES = 25
-SHOWN_BYTES = 1 << 14
+#: Lines of a process's log that an error shows, and the bytes that are read for them.
+MAX_LOG_LINES = 25
+MAX_LOG_BYTES = 1 << 14
 
 
 class ProcessGroupError(Exception):
-    """A generation does not do what it has to. The message has the process and the end of its log."""
+    """A process does not start, is unhealthy, or fails in a hook. The message has the process and the end of its log."""
 
 
 class ProcessGroup:
-    """The processes of a release in a slot: two generations of an app run during a switch."""
+    """The processes of a release in a slot. During a switch, an app has two process groups."""
 
     def __init__(self, layout: Layout, slot: Slot, release: str, server: Any) -> None:
-        """Read the release's description; ``server`` is what supervisord.connect() returns.
+        """Read the manifest of the release; ``server`` is a client of :func:`supervisord.connect`.
 
         :raises FileNotFoundError: when the release is not on this host.
         """
@@ -58,39 +58,38 @@ class ProcessGroup:
         self.server = server
         self.manifest = read_manifest(layout, release)
         self.processes = range(self.manifest.processes)
-        self._log_ends: dict[Path, int] = {}
+        self._log_starts: dict[Path, int] = {}
 
     def is_up(self) -> bool:
-        """Say whether all of it runs, and is configured as it has to be."""
+        """Return whether all processes run, with the desired configuration of supervisord."""
         file = self.layout.supervisor_file(self.slot)
-        if not file.exists() or file.read_text() != self._group_text():
+        if not file.exists() or file.read_text() != self._supervisor_config():
             return False
-        wanted = {self.layout.group(self.slot): len(self.processes), **self._worker_counts()}
-        infos = [info for group in wanted for info in supervisord.process_infos(self.server, group)]
-        return len(infos) == sum(wanted.values()) and all(info.state in ("RUNNING", "STARTING") for info in infos)
+        counts = {self.layout.group(self.slot): len(self.processes), **self._worker_counts()}
+        infos = [info for group in counts for info in supervisord.process_infos(self.server, group)]
+        return len(infos) == sum(counts.values()) and all(info.state in ("RUNNING", "STARTING") for info in infos)
 
     # Starting
 
     def start(self) -> None:
-        """Lay out the slot, which has to be clear, and let supervisord start the processes.
+        """Create the slot, which must be clear, and start the processes under supervisord.
 
-        :raises ProcessGroupError: when a port is taken, or sockets could not be protected.
+        :raises ProcessGroupError: when a port is in use, or the sockets cannot be protected.
         :raises SupervisorError: when supervisord refuses.
         """
         self._require_free_ports()
-        self._lay_out()
-        self._log_ends = {log: self._size(log) for log, _process in self._logs()}
-        private.write(self.layout.supervisor_file(self.slot), self._group_text())
+        self._create_slot()
+        self._log_starts = {log: self._size(log) for log, _process in self._logs()}
+        private.write(self.layout.supervisor_file(self.slot), self._supervisor_config())
         for group in (self.layout.group(self.slot), *self._worker_counts()):
             supervisord.add_group(self.server, group)
 
-    def _lay_out(self) -> None:
-        """Make the slot's directory, in which the app's user may make sockets that nginx reaches."""
+    def _create_slot(self) -> None:
         directory = self.layout.slot(self.slot)
         directory.mkdir(mode=0o700)
         (directory / "release").symlink_to(f"../../releases/{self.release}")
-        if before := self._before():
-            (directory / "before").symlink_to(f"../../releases/{before}")
+        if previous := self._previous_release():
+            (directory / "before").symlink_to(f"../../releases/{previous}")
         self.layout.upstream(self.slot).write_text("".join(f"{server_line(address)}\n" for address in self._addresses()))
         self.layout.run(self.slot).mkdir(mode=0o700)
         try:
@@ -98,8 +97,8 @@ class ProcessGroup:
         except private.PrivateError as error:
             raise ProcessGroupError(str(error)) from error
 
-    def _before(self) -> str | None:
-        """Return the release that this one replaces; processes that are only started anew replace none."""
+    def _previous_release(self) -> str | None:
+        """Return the release that this one replaces; a restart keeps the one that the live slot replaced."""
         live = self.layout.live_slot()
         if live is None or self.layout.slot_release(live) != self.release:
             return self.layout.live_release()
@@ -107,21 +106,18 @@ class ProcessGroup:
         return link.readlink().name if link.is_symlink() else None
 
     def _addresses(self) -> Iterator[str]:
-        """Yield the address of each process as nginx gets it: a path goes through ``live``, so both slots have the same ones."""
+        """Yield each process's address for nginx; a socket's path goes through ``live``, so it is the same in both slots."""
         for process in self.processes:
             port = self.port(process)
             yield f"127.0.0.1:{port}" if port else f"unix:{self.layout.live}/run/{process}.sock"
 
-    def _group_text(self) -> str:
-        group = self.layout.group(self.slot)
-        served = self._program_text(group, len(self.processes), "")
-        workers = (
-            self._program_text(self.layout.group(self.slot, worker), entry.count, worker)
-            for worker, entry in self.manifest.workers.items()
-        )
-        return "\n".join([served, *workers])
+    def _supervisor_config(self) -> str:
+        programs = [self._program_section(self.layout.group(self.slot), len(self.processes), "")]
+        for worker, entry in self.manifest.workers.items():
+            programs.append(self._program_section(self.layout.group(self.slot, worker), entry.count, worker))
+        return "\n".join(programs)
 
-    def _program_text(self, group: str, count: int, worker: str) -> str:
+    def _program_section(self, group: str, count: int, worker: str) -> str:
         launcher = self.layout.release(self.release) / "launch.py"
         return (
             f"[program:{group}]\ncommand={launcher} {self.slot} %(process_num)d {worker}".rstrip() + "\n"
@@ -129,9 +125,9 @@ class ProcessGroup:
             f"numprocs={count}\n"
             f"user={self.layout.user}\n"
             "autorestart=true\n"
-            "startretries=100\n"  # FATAL is final; 100 tries, each a second later than the last, take over an hour
+            "startretries=100\n"  # FATAL is final; each retry waits a second longer than the last, over an hour in total
             f"stopwaitsecs={self.manifest.drain + STOP_MARGIN}\n"
-            f"stopasgroup={'false' if self.manifest.runner else 'true'}\n"  # a shell passes no signal on
+            f"stopasgroup={'false' if self.manifest.runner else 'true'}\n"  # a shell does not forward signals
             "killasgroup=true\n"
             "redirect_stderr=true\n"
             f"stdout_logfile={self.layout.logs}/{self.slot}-{worker and f'{worker}-'}%(process_num)d.log\n"
@@ -140,161 +136,158 @@ class ProcessGroup:
         )
 
     def _worker_counts(self) -> dict[str, int]:
-        """Return the number of processes of each group of workers."""
-        workers = self.manifest.workers.items()
-        return {self.layout.group(self.slot, worker): entry.count for worker, entry in workers}
+        """Return the number of processes of each worker's supervisord group."""
+        return {self.layout.group(self.slot, worker): entry.count for worker, entry in self.manifest.workers.items()}
 
     def port(self, process: int) -> int | None:
         """Return the port that the launcher passes to the process; None for a process that listens on a socket."""
         return port_of(self.manifest.port, self.slot, process) if self.manifest.port else None
+
+    def address(self, process: int) -> Address:
+        """Return the address that a process listens on."""
+        port = self.port(process)
+        return ("127.0.0.1", port) if port else self.layout.socket(self.slot, process)
 
     def _require_free_ports(self) -> None:
         for process in self.processes:
             port = self.port(process)
             if port is None:
                 return
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with socket.socket() as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
-                    probe.bind(("127.0.0.1", port))
+                    listener.bind(("127.0.0.1", port))
                 except OSError as error:
-                    raise ProcessGroupError(f"port {port}, which process {process} needs, is taken") from error
+                    raise ProcessGroupError(f"port {port}, which process {process} needs, is in use") from error
 
-    # Health
+    # Health checks
 
-    def wait_healthy(self) -> None:
-        """Wait until every process answers its health path with success, and is one of this release and slot; then look again.
+    def wait_until_healthy(self) -> None:
+        """Wait until the health check of every process succeeds, and check once more that all are stable.
 
-        :raises ProcessGroupError: when one does not within ``health.timeout`` seconds, or does not stay up.
+        :raises ProcessGroupError: when a process is unhealthy after ``health.timeout`` seconds, or exits.
         """
         timeout = self.manifest.health.timeout
-        deadline = time.monotonic() + timeout
+        deadline = Deadline(timeout)
         waiting = list(self.processes)
-        answered: dict[int, str] = {}
+        responses: dict[int, str] = {}
         while waiting:
-            infos = self._infos()
-            patience = max(deadline - time.monotonic(), 1.0)
-            problems = self._problems(waiting, infos, patience)
-            # What a process has answered before says more than that the last of its answers did not come in time.
-            answered |= {process: problem for process, problem in problems.items() if not problem.startswith(SILENT)}
+            problems = self._problems(waiting, self._infos(), max(deadline.remaining, 1.0))
+            # An earlier response explains more than a last one that timed out.
+            responses |= {process: problem for process, problem in problems.items() if not problem.startswith(NO_ANSWER)}
             waiting = [process for process, problem in problems.items() if problem]
-            if waiting and time.monotonic() > deadline:
+            if waiting and deadline.expired:
                 process = waiting[0]
-                problem = answered.get(process, problems[process])
-                log = self._log(self.layout.log(self.slot, process))
+                problem = responses.get(process, problems[process])
+                log = self._log_end(self.layout.log(self.slot, process))
                 raise ProcessGroupError(f"process {process} {problem} within {timeout} s (health.timeout){log}")
             if waiting:
                 time.sleep(INTERVAL)
         pids = self.pids()
-        time.sleep(STEADY_SECONDS)
+        time.sleep(STABILITY_SECONDS)
         infos = self._infos()
         for process in self.processes:
             info = infos.get(process)
             if info is None or info.pid != pids.get(process):
-                raise self._down(f"process {process}", info, self.layout.log(self.slot, process))
+                raise self._exit_error(f"process {process}", info, self.layout.log(self.slot, process))
         self.require_healthy()
         self._wait_for_workers(deadline)
 
     def require_healthy(self) -> None:
-        """See that every process is well at this moment.
+        """Check the health of every process once.
 
-        :raises ProcessGroupError: when one is not.
+        :raises ProcessGroupError: when a process is unhealthy.
         """
         for process, problem in self._problems(self.processes, self._infos()).items():
             if problem:
-                raise ProcessGroupError(f"process {process} {problem}{self._log(self.layout.log(self.slot, process))}")
+                raise ProcessGroupError(f"process {process} {problem}{self._log_end(self.layout.log(self.slot, process))}")
 
     def pids(self) -> dict[int, int]:
-        """Return the process id of each served process."""
+        """Return the process ids by process numbers, without workers."""
         return {process: info.pid for process, info in self._infos().items()}
 
     def _infos(self) -> dict[int, supervisord.ProcessInfo]:
         return {int(info.name): info for info in supervisord.process_infos(self.server, self.layout.group(self.slot))}
 
     def _problems(
-        self, processes: Sequence[int], infos: dict[int, supervisord.ProcessInfo], patience: float = TIMEOUT
+        self, processes: Sequence[int], infos: dict[int, supervisord.ProcessInfo], timeout: float = TIMEOUT
     ) -> dict[int, str]:
-        """Return what is wrong with each process; all are asked at once, so that none that hangs delays the check of another.
+        """Check the processes concurrently, so that a hanging one does not delay the others; return the problem of each.
 
-        :raises ProcessGroupError: when one does not stay up.
+        :raises ProcessGroupError: when a process does not run.
         """
-        with ThreadPoolExecutor(MAXIMUM_PROBES) as pool:
-            found = pool.map(lambda process: self._problem(process, infos.get(process), patience), processes)
-            return dict(zip(processes, found, strict=True))
+        with ThreadPoolExecutor(MAX_CONCURRENT_CHECKS) as pool:
+            problems = pool.map(lambda process: self._problem(process, infos.get(process), timeout), processes)
+            return dict(zip(processes, problems, strict=True))
 
-    def _problem(self, process: int, info: supervisord.ProcessInfo | None, patience: float = TIMEOUT) -> str:
-        """Return what is wrong with a process, or nothing; its answer may take ``patience`` seconds, and never more than TIMEOUT.
+    def _problem(self, process: int, info: supervisord.ProcessInfo | None, timeout: float = TIMEOUT) -> str:
+        """Return why a process is unhealthy; empty if it is healthy. The check takes at most ``timeout``, and TIMEOUT, seconds.
 
-        :raises ProcessGroupError: when it does not stay up.
+        :raises ProcessGroupError: when it does not run.
         """
         if info is None or info.state not in ("STARTING", "RUNNING"):
-            raise self._down(f"process {process}", info, self.layout.log(self.slot, process))
+            raise self._exit_error(f"process {process}", info, self.layout.log(self.slot, process))
         path = self.manifest.health.path
         address = self.address(process)
         if isinstance(address, Path) and (problem := self._socket_problem(address)):
             return problem
         try:
-            answer = probe(address, path, self.manifest.host, min(patience, TIMEOUT))
+            answer = probe(address, path, self.manifest.host, min(timeout, TIMEOUT))
             owner = listener_pid(address, info.pid)
         except OSError:
-            return f"{SILENT} GET {path}"
+            return f"{NO_ANSWER} GET {path}"
         if not answer.healthy:
             return f"answered GET {path} with {answer.status}"
         if owner is None:
             return "answers, but its address belongs to a process that supervisord did not start"
         if answer.release not in (None, self.release):
-            return f"reports to be release {answer.release} at GET {path}"
+            return f"reports the wrong release {answer.release} at GET {path}"
         return ""
 
     def _socket_problem(self, path: Path) -> str:
-        """Return what is wrong with the file that a process is to listen on; the kernel follows no link of the app's there."""
+        """Return what is wrong with the file at a process's socket path, without following links of the app."""
         found = tree.state(path, trusted=self.layout.slot(self.slot))
         if found is None:
-            return f"{SILENT}: there is no {path}"
+            return f"{NO_ANSWER}: {path} does not exist"
         if stat.S_ISSOCK(found.st_mode) and found.st_uid == pwd.getpwnam(self.layout.user).pw_uid:
             return ""
         return f"has no socket of its own at {path}"
 
-    def _wait_for_workers(self, deadline: float) -> None:
-        """Wait until supervisord finds that every worker stays up: nothing else can be asked of one."""
+    def _wait_for_workers(self, deadline: Deadline) -> None:
+        """Wait until supervisord reports every worker as running, the only health check that workers have."""
         while True:
             starting = False
             for log, (worker, process) in self._logs():
                 infos = supervisord.process_infos(self.server, self.layout.group(self.slot, worker)) if worker else []
-                info = next((one for one in infos if one.name == str(process)), None)
+                info = next((info for info in infos if info.name == str(process)), None)
                 if worker and (info is None or info.state not in ("STARTING", "RUNNING")):
-                    raise self._down(f"{worker} {process}", info, log)
+                    raise self._exit_error(f"{worker} {process}", info, log)
                 starting |= info is not None and info.state == "STARTING"
-            if not starting or time.monotonic() > deadline:
+            if not starting or deadline.expired:
                 return
             time.sleep(INTERVAL)
 
-    def _down(self, what: str, info: supervisord.ProcessInfo | None, log: Path) -> ProcessGroupError:
-        why = f" ({info.error})" if info and info.error else ""
-        return ProcessGroupError(f"{what} does not stay up{why}{self._log(log)}")
-
-    def address(self, process: int) -> Address:
-        """Return where a process listens."""
-        port = self.port(process)
-        return ("127.0.0.1", port) if port else self.layout.socket(self.slot, process)
+    def _exit_error(self, process: str, info: supervisord.ProcessInfo | None, log: Path) -> ProcessGroupError:
+        reason = f" ({info.error})" if info and info.error else ""
+        return ProcessGroupError(f"{process} does not stay up{reason}{self._log_end(log)}")
 
     # Logs
 
     def _logs(self) -> Iterator[tuple[Path, tuple[str, int]]]:
-        """Yield the log of every process, with the worker's type (empty for a served process) and the number of it."""
+        """Yield the log of every process with its worker type (empty for processes that serve requests) and number."""
         counts = {"": len(self.processes)} | {worker: entry.count for worker, entry in self.manifest.workers.items()}
         for worker, count in counts.items():
             for process in range(count):
                 yield self.layout.log(self.slot, process, worker), (worker, process)
 
-    def _log(self, log: Path) -> str:
-        """Return the end of what has been logged since the start."""
+    def _log_end(self, log: Path) -> str:
+        """Return the last lines logged since the start, as the end of an error message."""
         with contextlib.suppress(OSError, tree.TreeError):
-            end = tree.read_end(log, SHOWN_BYTES, trusted=self.layout.logs, start=self._log_ends.get(log, 0))
-            lines = end.decode(errors="replace").strip().split("\n")[-SHOWN_LINES:]
+            end = tree.read_end(log, MAX_LOG_BYTES, trusted=self.layout.logs, start=self._log_starts.get(log, 0))
+            lines = end.decode(errors="replace").strip().split("\n")[-MAX_LOG_LINES:]
             if lines != [""]:
                 return "\n".join([f"; {log} ends with", *lines])
-        return f"; {log} says nothing"
+        return f"; {log} has no new lines"
 
     def _size(self, log: Path) -> int:
         found = tree.state(log, trusted=self.layout.logs) if self.layout.logs.is_dir() else None
@@ -303,13 +296,13 @@ class ProcessGroup:
     # Hooks
 
     def has_hook(self, step: str) -> bool:
-        """Say whether the release has a command for a step."""
+        """Return whether the release has a hook for a step of the deploy."""
         return step in self.manifest.hooks
 
     def run_hook(self, step: str) -> None:
-        """Run the release's command for a step, as the app's user, with the environment of its processes.
+        """Run the release's hook for a step as the app's user, with the environment of its processes.
 
-        :raises ProcessGroupError: when it fails or takes too long, with its last lines.
+        :raises ProcessGroupError: when it fails or times out, with the end of its output.
         """
         release = self.layout.release(self.release)
         try:
@@ -325,15 +318,15 @@ class ProcessGroup:
         except CommandError as error:
             raise ProcessGroupError(f"hooks.{step}: {error}") from error
         if done.status != 0:
-            raise ProcessGroupError(f"hooks.{step} failed with exit status {done.status}:\n{done.last_lines(SHOWN_LINES)}")
+            raise ProcessGroupError(f"hooks.{step} failed with exit status {done.status}:\n{done.last_lines(MAX_LOG_LINES)}")
 
-    # Traffic
+    # Socket aliases
 
     def add_socket_aliases(self, count: int, other: Slot) -> None:
-        """Give the slot the sockets that nginx knows until its reload: beyond its own they lead to processes that answer.
+        """Link the first ``count`` socket paths, which nginx uses until its reload, to sockets of running processes.
 
-        To its own ones, or, if it listens on ports, to those of the slot ``other``, which is there until nginx has reloaded. The
-        kernel follows these links as they are root's, and the directory is.
+        Missing sockets point to the slot's own ones or, if its processes listen on ports, to those of the slot ``other``, which
+        is kept until nginx has reloaded. The kernel follows the links because root owns them and their directory.
         """
         slot = self.layout.slot(self.slot)
         for process in range(count):
@@ -344,7 +337,7 @@ class ProcessGroup:
                 tree.replace_link(link, f"{process % len(self.processes)}.sock", trusted=slot)
 
     def remove_socket_aliases(self) -> None:
-        """Remove the sockets of :meth:`add_socket_aliases`, which nginx does not know any more."""
+        """Remove the links of :meth:`add_socket_aliases`, which nginx no longer uses after its reload."""
         slot = self.layout.slot(self.slot)
         for process in range(MAX_PROCESSES):
             link = self.layout.socket(self.slot, process)
@@ -354,9 +347,9 @@ class ProcessGroup:
 
 
 def is_live(layout: Layout, release: str, server: Any) -> bool:
-    """Say whether the release is what the live slot runs, with every process of it up.
+    """Return whether the live slot runs the release with all its processes.
 
-    :raises SupervisorError: when supervisord, which ``server`` leads to, cannot be asked.
+    :raises SupervisorError: when supervisord, whose client ``server`` is, is unreachable.
     """
     live = layout.live_slot()
     return live is not None and layout.slot_release(live) == release and ProcessGroup(layout, live, release, server).is_up()

@@ -1,4 +1,4 @@
-"""Taking an app off a host: its processes after they have finished, then all that it owns, and its users for good."""
+"""Removal of an app from a host: graceful shutdown of its processes, deletion of its resources, retirement of its users."""
 
 from __future__ import annotations
 
@@ -24,41 +24,41 @@ class PushFiles(NamedTuple):
 
 
 def find_resources(layout: Layout, push_files: PushFiles) -> list[str]:
-    """Return what there is of an app on this host, as lines of a diff; nothing if no app of that name is there."""
+    """Return the resources of an app on this host as lines of a diff; none if this collection did not create the app."""
     if not is_managed(layout):
         return []
     paths: list[Path] = [layout.home, layout.logs, *(layout.supervisor_file(slot) for slot in SLOTS)]
     certificate = CertificateFiles(APP_SET, layout.app, layout.base)
     paths += [certificate.chain, certificate.key, certificate.lineage.configuration]
     paths += push_files
-    return [*(str(path) for path in paths if os.path.lexists(path)), *(f"user {user}" for user in users(layout))]
+    return [*(str(path) for path in paths if os.path.lexists(path)), *(f"user {user}" for user in app_users(layout))]
 
 
-def users(layout: Layout) -> list[str]:
-    """Return the users of an app that the host has: the one that builds it before the one that the app is known by."""
+def app_users(layout: Layout) -> list[str]:
+    """Return the existing users of an app: its builder, then the user that its processes run as."""
     homes = {user.pw_name: user.pw_dir for user in pwd.getpwall()}
-    wanted = {layout.builder: layout.cache, layout.user: layout.home}
-    return [user for user, home in wanted.items() if homes.get(user) == str(home)]
+    expected = {layout.builder: layout.cache, layout.user: layout.home}
+    return [user for user, home in expected.items() if homes.get(user) == str(home)]
 
 
 def remove(layout: Layout, push_files: PushFiles) -> None:
-    """End the app and remove all of it, what it wrote into ``shared`` too; its user last, by whom the rest is known as its.
+    """Stop the app gracefully and delete all its resources, including ``shared``.
 
-    Each step may find that an earlier run has done it, and was broken off later.
+    The users, which identify the rest, go last, so that the next run completes an interrupted removal. Every step is idempotent.
 
-    :raises SupervisorError: when a process of supervisord's does not end.
+    :raises SupervisorError: when a process under supervisord does not end.
     :raises AccountError: when another process does not end.
-    :raises TreeError: when files cannot be removed.
-    :raises CommandError: when a user cannot be changed, or certbot does not forget the certificate.
+    :raises TreeError: when files cannot be deleted.
+    :raises CommandError: when a user cannot be changed, or certbot cannot delete the certificate.
     """
     push_files.entry.unlink(missing_ok=True)
-    for user in users(layout):
+    for user in app_users(layout):
         accounts.lock(user)
     stop_app(layout)
-    for user in users(layout):
+    for user in app_users(layout):
         accounts.clean_up(user)
     remove_certificate(CertificateFiles(APP_SET, layout.app, layout.base))
     for directory in (push_files.repository, layout.home, layout.logs):
         tree.remove(directory)
-    for user in users(layout):
+    for user in app_users(layout):
         accounts.retire(user)

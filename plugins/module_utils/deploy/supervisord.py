@@ -1,7 +1,7 @@
-"""Talk to supervisord over its unix socket, with the standard library alone, and about one group at a time.
+"""XML-RPC client for supervisord over its unix socket, limited to the standard library and to single process groups.
 
-The interface is documented at http://supervisord.org/api.html. What restarts more than one group (``reload``, ``update``
-without a name) is not offered here.
+The API is documented at http://supervisord.org/api.html. Calls that restart several groups (``reload``, ``update`` without a
+name) are deliberately missing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import UnixHTTPConnection
 
-#: Where the collection's supervisor role puts the socket.
+#: The socket of the supervisor role.
 SOCKET = Path("/run/supervisor.sock")
 
 #: Fault codes of supervisor/xmlrpc.py.
@@ -23,12 +23,12 @@ _ALREADY_ADDED = 90
 
 
 class SupervisorError(Exception):
-    """supervisord cannot be reached or refuses. The message says what was asked of it and why it was not done."""
+    """supervisord is unreachable or refuses a call. The message has the call and the reason."""
 
 
 @dataclass(frozen=True)
 class ConfigChanges:
-    """Names of the groups whose configuration differs from what runs; none of them has been touched."""
+    """Names of the groups whose configuration differs from the running one; all of them still run unchanged."""
 
     added: list[str]
     changed: list[str]
@@ -37,7 +37,7 @@ class ConfigChanges:
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """A process of a group. ``state`` is supervisord's (``RUNNING``, ``FATAL``, ...), ``pid`` 0 while there is none."""
+    """A process of a group: ``state`` as in supervisord (``RUNNING``, ``FATAL``, ...), ``pid`` 0 while it does not run."""
 
     name: str
     group: str
@@ -57,35 +57,35 @@ class _Transport(xmlrpc.client.Transport):
 
 
 def connect(path: Path = SOCKET, *, timeout: float = 30.0) -> xmlrpc.client.ServerProxy:
-    """Return a client for the supervisord that listens at ``path``; each answer may take ``timeout`` seconds.
+    """Return a client for the supervisord that listens at ``path``, to pass to the functions below.
 
-    Nothing is sent yet. The functions below take what is returned.
+    It connects at its first call; ``timeout`` bounds each response in seconds.
     """
     return xmlrpc.client.ServerProxy("http://localhost", transport=_Transport(path, timeout))
 
 
 def reload_config(server: xmlrpc.client.ServerProxy) -> ConfigChanges:
-    """Let supervisord read its configuration files; that alone starts and stops nothing.
+    """Make supervisord read its configuration files, without starting or stopping anything.
 
-    :raises SupervisorError: when they are wrong, with supervisord's reason.
+    :raises SupervisorError: when the files are invalid, with supervisord's reason.
     """
     (added, changed, removed), *_rest = _call(server, "reloadConfig")
     return ConfigChanges(added, changed, removed)
 
 
 def add_group(server: xmlrpc.client.ServerProxy, name: str) -> None:
-    """Take a group from the configuration files; its processes start if they are set to. Once more does nothing.
+    """Add a configured group, which starts its processes unless its configuration says otherwise; idempotent.
 
-    :raises SupervisorError: when the files are wrong or do not define the group.
+    :raises SupervisorError: when the files are invalid or do not define the group.
     """
     reload_config(server)
     _call(server, "addProcessGroup", name, accept=_ALREADY_ADDED)
 
 
 def remove_group(server: xmlrpc.client.ServerProxy, name: str) -> None:
-    """Stop all processes of a group, wait until they have ended, and forget the group. Once more does nothing.
+    """Stop the processes of a group, wait for their end, and remove the group; idempotent.
 
-    The wait is bounded by the client's ``timeout``: let that exceed the group's ``stopwaitsecs``.
+    The timeout of the client must exceed the group's ``stopwaitsecs``.
 
     :raises SupervisorError: when a process does not end.
     """
@@ -95,13 +95,13 @@ def remove_group(server: xmlrpc.client.ServerProxy, name: str) -> None:
 
 
 def slot_groups(server: xmlrpc.client.ServerProxy, name: str) -> list[str]:
-    """Return the groups of a slot that supervisord knows: ``name``, and those of its workers, ``name.<type>``."""
-    known = {info["group"] for info in _call(server, "getAllProcessInfo")}
-    return sorted(group for group in known if group.partition(".")[0] == name)
+    """Return the running groups of a slot: ``name``, and those of its workers, ``name.<type>``."""
+    groups = {info["group"] for info in _call(server, "getAllProcessInfo")}
+    return sorted(group for group in groups if group.partition(".")[0] == name)
 
 
 def process_infos(server: xmlrpc.client.ServerProxy, group: str) -> list[ProcessInfo]:
-    """Return the processes of a group, or nothing if supervisord does not know it."""
+    """Return the processes of a group; none if supervisord does not run the group."""
     return [
         ProcessInfo(info["name"], info["group"], info["statename"], info["pid"], info["spawnerr"])
         for info in _call(server, "getAllProcessInfo")
@@ -110,15 +110,15 @@ def process_infos(server: xmlrpc.client.ServerProxy, group: str) -> list[Process
 
 
 def _call(server: xmlrpc.client.ServerProxy, method: str, *arguments: Any, accept: int | None = None) -> Any:
-    """Call a method of supervisord; a fault with code ``accept`` counts as done."""
-    asked = f"{method}({', '.join(map(str, arguments))})"
+    """Call a method of supervisord; treat a fault with the code ``accept`` as success."""
+    call = f"{method}({', '.join(map(str, arguments))})"
     try:
         return getattr(server.supervisor, method)(*arguments)
     except xmlrpc.client.Fault as fault:
         if fault.faultCode == accept:
             return None
-        raise SupervisorError(f"supervisord refuses {asked}: {fault.faultString}") from fault
+        raise SupervisorError(f"supervisord refused {call}: {fault.faultString}") from fault
     except TimeoutError as error:
-        raise SupervisorError(f"supervisord did not answer {asked} in time") from error
+        raise SupervisorError(f"supervisord did not answer {call} in time") from error
     except (OSError, http.client.HTTPException, xmlrpc.client.ProtocolError) as error:
-        raise SupervisorError(f"supervisord cannot be asked for {asked}: {error}") from error
+        raise SupervisorError(f"cannot call {call} of supervisord: {error}") from error

@@ -1,8 +1,8 @@
-"""The firewall of this host: tried before it is kept, and taken back by the host itself unless somebody says that it is well.
+"""The firewall of this host: apply rules, roll them back unless they are confirmed, and load them at boot.
 
-What is tried is loaded into the kernel and written nowhere, while a timer of systemd waits to load what was there before. A new
-connection to the host, which the old one's being let in says nothing of, proves that it is reached: then the rules are
-written to the file that is loaded at each boot.
+New rules are loaded into the kernel only, while a transient systemd timer waits to load the previous ones. An established
+connection would survive wrong rules; only a new connection proves that the host is still reachable. Then the rules are written
+to the file that is loaded at boot.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.command import
 from ansible_collections.funnel.tornado.plugins.module_utils.network import firewall
 from ansible_collections.funnel.tornado.plugins.module_utils.system import file_set, systemd
 
-#: What is loaded at each boot, and by which unit.
+#: The rules that are loaded at boot, and the unit that loads them.
 FILE = Path("/etc/funnel/firewall.nft")
 UNIT = "funnel-firewall"
 UNIT_FILE = Path(f"/etc/systemd/system/{UNIT}.service")
 
-#: How the firewall may have to be: `desired_table` says what is what.
+#: Desired states of the firewall, see `desired_table`.
 State = Literal["present", "widened", "absent"]
 
-#: The transient timer and service that end what is being tried.
-BACK = "funnel-firewall-back"
+#: The transient timer and service that roll back unconfirmed rules.
+ROLLBACK_UNIT = "funnel-firewall-back"
 
 UNIT_TEXT = f"""\
 # Ansible managed
 [Unit]
-Description=What this host lets in
+Description=Firewall of this host (nftables)
 DefaultDependencies=no
 Wants=network-pre.target
 Before=network-pre.target shutdown.target
@@ -71,7 +71,7 @@ SystemCallFilter=~@clock @cpu-emulation @debug @module @mount @obsolete @privile
 WantedBy=sysinit.target
 """
 
-#: Debian's own service has the user's /etc/nftables.conf, which begins with `flush ruleset`: the tables of everybody go.
+#: Debian's nftables.service loads /etc/nftables.conf, whose `flush ruleset` deletes all tables; load ours again afterwards.
 DROP_IN = Path("/etc/systemd/system/nftables.service.d/50-funnel.conf")
 DROP_IN_TEXT = f"""\
 # Ansible managed
@@ -82,18 +82,18 @@ ExecReload=-/usr/sbin/nft --file {FILE}
 
 
 class FirewallError(Exception):
-    """The rules would lock out who sets them, were refused by nft, or were not confirmed in time. The message says which."""
+    """The rules would lock out the operator, were rejected by nft, or were not confirmed in time; see the message."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """The collection's table as it has to be: its lines (`firewall.Rule.lines`), or ``None`` for no table."""
+    """The desired table of the collection: its rules (`firewall.Rule.lines`), or ``None`` for no table."""
 
     lines: Sequence[str] | None
 
     @property
     def files(self) -> file_set.FileSet:
-        """The files that keep it."""
+        """The files that load the table at boot."""
         if self.lines is None:
             return file_set.FileSet(Path("/"), [], absent=[str(FILE), str(UNIT_FILE), str(DROP_IN)])
         texts = {FILE: firewall.render(self.lines), UNIT_FILE: UNIT_TEXT, DROP_IN: DROP_IN_TEXT}
@@ -101,14 +101,14 @@ class Table:
 
     @property
     def fingerprint(self) -> str:
-        """What the table of the kernel is known by; empty for none."""
+        """The fingerprint of the loaded table; empty for no table."""
         return "" if self.lines is None else firewall.fingerprint(firewall.render(self.lines))
 
 
 def desired_table(rules: Sequence[firewall.Rule], state: State) -> Table:
-    """Return the table as it has to be.
+    """Return the desired table.
 
-    ``widened`` lets in what the one of now does as well; where there is none, that is everything.
+    ``widened`` also allows what the current table allows; without a table everything is allowed, so there will be none.
     """
     lines = [line for rule in rules for line in rule.lines()]
     if state == "present":
@@ -119,9 +119,9 @@ def desired_table(rules: Sequence[firewall.Rule], state: State) -> Table:
 
 
 def is_active(table: Table) -> bool:
-    """Say whether the kernel has the rules, and loads them at each boot.
+    """Return whether the rules are loaded now and at boot.
 
-    :raises ServiceError: when systemd does not run this host.
+    :raises ServiceError: if systemd is not running.
     """
     if loaded_fingerprint() != table.fingerprint:
         return False
@@ -130,81 +130,81 @@ def is_active(table: Table) -> bool:
 
 
 def loaded_fingerprint() -> str:
-    """Return the mark of the table that the kernel has; empty if it has none."""
+    """Return the fingerprint of the table in the kernel; empty if there is none."""
     try:
         shown = run(["nft", "list", "table", *firewall.TABLE.split()], check=False)
-    except CommandError:  # there is no nft, and so no table of ours
+    except CommandError:  # without nft there is no table
         return ""
     return firewall.fingerprint(shown.output)
 
 
 def drift() -> str:
-    """Return what is not as it has to be with the rules that were kept; empty if nothing is, or if there are none."""
+    """Return a message if the loaded rules differ from the confirmed ones; otherwise an empty string."""
     if FILE.exists() and loaded_fingerprint() != firewall.fingerprint(FILE.read_text()):
-        return "the firewall is not in force: its table was flushed, or is another one; firewall.yml sets it again"
+        return "the firewall is not active: its nftables table was flushed or replaced; run firewall.yml to restore it"
     return ""
 
 
 def require_connection(rules: Sequence[firewall.Rule], connection: str, host: str) -> None:
-    """See that the rules let in the connection by which they are set.
+    """Require that the rules allow the current connection.
 
-    :arg connection: sshd's SSH_CONNECTION: the client's address and port, and the server's; empty where it is not SSH.
-    :raises FirewallError: when they do not.
+    :arg connection: SSH_CONNECTION of sshd: address and port of the client, then of the server; empty without SSH.
+    :raises FirewallError: if they do not.
     """
-    said = connection.split()
-    if len(said) == 4 and not firewall.permits(rules, said[0], int(said[3])):
+    fields = connection.split()
+    if len(fields) == 4 and not firewall.permits(rules, fields[0], int(fields[3])):
         ssh = rules[0]
         raise FirewallError(
-            f"{firewall.SSH_PORT}, {firewall.SSH_SOURCES}: {host} is reached from {said[0]} at port {said[3]}, and would let SSH "
-            f"in from {', '.join(ssh.sources)} at port {ssh.port} alone; nothing was changed"
+            f"{firewall.SSH_PORT}, {firewall.SSH_SOURCES}: {host} is connected from {fields[0]} to port {fields[3]}, but SSH "
+            f"would be allowed only from {', '.join(ssh.sources)} to port {ssh.port}; nothing was changed"
         )
 
 
 def require_valid(table: Table) -> None:
-    """Let nft check the rules, if this host has it.
+    """Validate the rules with nft, if it is installed.
 
-    :raises FirewallError: in its own words.
+    :raises FirewallError: with the error of nft.
     """
     try:
-        found = _nft(table, "--check")
+        checked = _nft(table, "--check")
     except CommandError:
         return
-    if found.status != 0:
-        raise FirewallError(f"{found.last_lines()}\nnothing was changed")
+    if checked.status != 0:
+        raise FirewallError(f"{checked.last_lines()}\nnothing was changed")
 
 
 def converge(table: Table, seconds: int) -> bool:
-    """Make the firewall what it has to be; return whether that is for so many seconds only, unless `keep` is called.
+    """Apply the desired table; return whether it is rolled back after ``seconds`` unless `confirm` is called.
 
-    :raises CommandError: when systemd or nft does not do its part.
-    :raises FirewallError: when the rules cannot be loaded; then those of before are in force.
+    :raises CommandError: if systemd or nft fails.
+    :raises FirewallError: if the rules cannot be loaded; the previous ones stay active.
     """
-    _end_trial()
+    _roll_back_unconfirmed()
     if table.lines is None:
         _remove(table)
         return False
     if loaded_fingerprint() == table.fingerprint:
-        keep(table)
+        confirm(table)
         return False
-    # Without a table everything was let in.
-    before = ["--file", str(FILE)] if loaded_fingerprint() and FILE.exists() else ["delete", "table", *firewall.TABLE.split()]
+    # Without a table everything was allowed.
+    previous = ["--file", str(FILE)] if loaded_fingerprint() and FILE.exists() else ["delete", "table", *firewall.TABLE.split()]
     timer = [f"--on-active={seconds}", "--timer-property=AccuracySec=100ms", "--service-type=oneshot"]
-    run(["systemd-run", "--quiet", "--collect", f"--unit={BACK}", *timer, "/usr/sbin/nft", *before])
-    found = _nft(table)
-    if found.status != 0:
-        run(["systemctl", "stop", f"{BACK}.timer"])
-        raise FirewallError(f"{found.last_lines()}\nthe rules of before are in force")
+    run(["systemd-run", "--quiet", "--collect", f"--unit={ROLLBACK_UNIT}", *timer, "/usr/sbin/nft", *previous])
+    loaded = _nft(table)
+    if loaded.status != 0:
+        run(["systemctl", "stop", f"{ROLLBACK_UNIT}.timer"])
+        raise FirewallError(f"{loaded.last_lines()}\nthe previous rules stay active")
     return True
 
 
-def keep(table: Table) -> None:
-    """Keep what is loaded: from now on it is loaded at each boot.
+def confirm(table: Table) -> None:
+    """Keep the loaded rules, and load them at boot from now on.
 
-    :raises FirewallError: when it was taken back before, and the rules of before are in force.
+    :raises FirewallError: if they have been rolled back already.
     """
     if loaded_fingerprint() != table.fingerprint:
-        raise FirewallError("the new connection came too late: the rules of before are in force again")
-    run(["systemctl", "stop", f"{BACK}.timer"], check=False)  # there is none if nothing had to be tried
+        raise FirewallError("the new connection came too late: the host has rolled back to the previous rules")
+    run(["systemctl", "stop", f"{ROLLBACK_UNIT}.timer"], check=False)  # it does not exist if no rules changed
     try:
         file_set.converge(table.files, service=systemd.ServiceSpec(UNIT, on_change="reload"))
     except file_set.FileSetError as error:
@@ -212,27 +212,27 @@ def keep(table: Table) -> None:
 
 
 def _remove(table: Table) -> None:
-    """Let everything in again, and leave nothing behind."""
+    """Remove the table and its files, which allows all traffic."""
     if UNIT_FILE.exists():
         run(["systemctl", "disable", "--now", f"{UNIT}.service"])
     if loaded_fingerprint():
         run(["nft", "delete", "table", *firewall.TABLE.split()])
     file_set.Swap(table.files.changes()).make()
     for directory in (FILE.parent, DROP_IN.parent):
-        with contextlib.suppress(OSError):  # others have something there, or it was gone before
+        with contextlib.suppress(OSError):  # it is not empty or does not exist
             directory.rmdir()
     run(["systemctl", "daemon-reload"])
 
 
-def _end_trial() -> None:
-    """Take back now what an earlier run has tried, and nobody has confirmed."""
-    if run(["systemctl", "is-active", "--quiet", f"{BACK}.timer"], check=False).status == 0:
-        run(["systemctl", "start", f"{BACK}.service"])
-        run(["systemctl", "stop", f"{BACK}.timer"], check=False)
+def _roll_back_unconfirmed() -> None:
+    """Roll back the rules of an earlier run that were not confirmed."""
+    if run(["systemctl", "is-active", "--quiet", f"{ROLLBACK_UNIT}.timer"], check=False).status == 0:
+        run(["systemctl", "start", f"{ROLLBACK_UNIT}.service"])
+        run(["systemctl", "stop", f"{ROLLBACK_UNIT}.timer"], check=False)
 
 
 def _nft(table: Table, *options: str) -> CommandResult:
-    """Have nft read the rules."""
+    """Run nft on the rules."""
     with tempfile.NamedTemporaryFile("w", suffix=".nft") as file:
         file.write(firewall.render(table.lines or ()))
         file.flush()

@@ -6,12 +6,12 @@ import json
 import re
 import shlex
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, CommandResult, last_lines, run
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
 
 #: Timeout of issuing one certificate; certbot itself gives up on a single response after 45 s.
 ISSUE_TIMEOUT = 300.0
@@ -140,12 +140,12 @@ class Lineage:
 
 def _certbot(arguments: Sequence[str]) -> CommandResult:
     """Run certbot; while another instance runs, such as that of the timer, retry."""
-    deadline = time.monotonic() + LOCK_TIMEOUT
-    while True:
-        finished = run(["certbot", *arguments], timeout=ISSUE_TIMEOUT, check=False)
-        if "Another instance of Certbot" not in finished.output or time.monotonic() > deadline:
-            return finished
-        time.sleep(2)
+    return poll(
+        lambda: run(["certbot", *arguments], timeout=ISSUE_TIMEOUT, check=False),
+        lambda result: "Another instance of Certbot" not in result.output,
+        timeout=LOCK_TIMEOUT,
+        interval=2,
+    )
 
 
 def is_renewal_enabled() -> bool:
@@ -154,7 +154,7 @@ def is_renewal_enabled() -> bool:
     :raises CommandError: if systemctl is not installed.
     """
     checks = (run(["systemctl", verb, "--quiet", TIMER], check=False) for verb in ("is-enabled", "is-active"))
-    return all(finished.status == 0 for finished in checks)
+    return all(result.status == 0 for result in checks)
 
 
 def enable_renewal() -> None:

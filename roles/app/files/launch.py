@@ -1,15 +1,15 @@
-"""Start what the release that this file lies in is made of, as the app's user.
+"""Launcher: starts the processes, workers, hooks and commands of the release in whose directory it is, as the app's user.
 
-``launch.py SLOT PROCESS``       a process that is served; from supervisord
-``launch.py SLOT PROCESS TYPE``  a process of another type of the Procfile; from supervisord
-``launch.py --hook STEP [SLOT]`` the command of a step of a deploy
-``launch.py --run PROGRAM ...``  a command of an operator, with its arguments
+``launch.py SLOT PROCESS``       a process that serves requests; called by supervisord
+``launch.py SLOT PROCESS TYPE``  a worker, of another process type of the Procfile; called by supervisord
+``launch.py --hook STEP [SLOT]`` the hook of a step of a deploy
+``launch.py --run PROGRAM ...``  a command of an operator
 
-The environment comes from files, not from supervisord's ``environment=``, where percent signs, quotes and semicolons have
-meanings of their own; and it is the release's alone: nothing of supervisord's leaks in.
+The environment comes from files instead of supervisord's ``environment=``, in which percent signs, quotes and semicolons have
+special meanings, and nothing of supervisord's own environment is inherited.
 
-A supervisord that was killed leaves its processes behind, and they serve on. The next one starts each of them again: that
-one is to take the place of what was left. So each start is noted in ``run/<process>.starts``, or ``<type>.<process>.starts``.
+Processes survive a supervisord that is killed, and keep serving requests as orphans. The next supervisord starts each process
+again, to replace its orphan. To find orphans, each start is recorded in ``run/<process>.starts`` or ``<type>.<process>.starts``.
 """
 
 from __future__ import annotations
@@ -30,78 +30,78 @@ HERE = Path(__file__).resolve().parent
 HOME = HERE.parents[1]
 
 OOM_SCORE = Path("/proc/self/oom_score_adj")
-"""How much rather or later than others the kernel kills this process when memory is out: proc(5)."""
+"""Priority with which the kernel kills this process when memory runs out: proc(5)."""
 
 STOP_MARGIN = 5
-"""Seconds beyond ``drain`` until a process that was left behind is killed; supervisord's own are given as many."""
+"""Seconds beyond ``drain`` until an orphan is killed, as many as supervisord gives its own processes."""
 
 
-def start_process(slot: str, process: str, kind: str = "") -> NoReturn:
-    """Become a process; what an earlier supervisord left of it is replaced.
+def start_process(slot: str, process: str, worker: str = "") -> NoReturn:
+    """Execute a process, replacing its orphans.
 
-    :raises OSError: when the program, or a file of the release, is missing.
+    :raises OSError: when the program or a file of the release is missing.
     """
     release = read_json("release.json")
     run = HOME / "slots" / slot / "run"
-    program = release["workers"][kind] if kind else {"argv": release["argv"], "count": release["processes"]}
-    first_port = None if kind else release["port"]
-    words = placeholders(first_port, slot, int(process), run)
-    argv = [word.format(**words) for word in program["argv"]]
-    starts = run / (f"{kind}.{process}.starts" if kind else f"{process}.starts")
+    program = release["workers"][worker] if worker else {"argv": release["argv"], "count": release["processes"]}
+    first_port = None if worker else release["port"]
+    values = placeholders(first_port, slot, int(process), run)
+    argv = [word.format(**values) for word in program["argv"]]
+    starts = run / (f"{worker}.{process}.starts" if worker else f"{process}.starts")
     orphans = find_orphans(starts)
     with starts.open("a") as file:
-        file.write(f"{os.getpid()} {look(os.getpid())[1]}\n")
-    if release["runner"] and not kind:
+        file.write(f"{os.getpid()} {parent_and_start(os.getpid())[1]}\n")
+    if release["runner"] and not worker:
         argv += [word for pid in orphans for word in ("--replace", str(pid))]
     elif orphans:
-        if process != "0" and not kind:
-            wait_for_turn(placeholders(first_port, slot, int(process) - 1, run), release["health"]["timeout"])
+        if process != "0" and not worker:
+            wait_for_previous(placeholders(first_port, slot, int(process) - 1, run), release["health"]["timeout"])
         for pid in orphans:
-            end_group(pid, release["drain"] + STOP_MARGIN)
-    named = {"TORNADO_SLOT": slot, "TORNADO_PROCESS": process, "TORNADO_PROCESSES": str(program["count"])}
-    # SIGPIPE stays ignored, as Python leaves it: what outlives supervisord writes to a pipe that nobody reads.
-    become(argv, release, named | ({"PORT": words["port"]} if words["port"] else {}))
+            stop_group(pid, release["drain"] + STOP_MARGIN)
+    identity = {"TORNADO_SLOT": slot, "TORNADO_PROCESS": process, "TORNADO_PROCESSES": str(program["count"])}
+    # Python ignores SIGPIPE, and so does the program: an orphan writes to a pipe that nobody reads.
+    execute(argv, release, identity | ({"PORT": values["port"]} if values["port"] else {}))
 
 
 def start_hook(step: str, slot: str = "") -> NoReturn:
-    """Become the command of a step that comes after the build, which root starts without this program."""
+    """Execute the hook of a step after the build; root runs the build hook without this program."""
     start_command(*read_json("release.json")["hooks"][step], slot=slot)
 
 
 def start_command(*argv: str, slot: str = "") -> NoReturn:
-    """Become a command that ends by itself. One without a slot, such as an operator's, does not end with the slot's processes."""
+    """Execute a one-off command. Without a slot, such as an operator's, it outlives the processes of the slot."""
     release = read_json("release.json")
-    named = {"TORNADO_PROCESSES": str(release["processes"])} | ({"TORNADO_SLOT": slot} if slot else {})
+    identity = {"TORNADO_PROCESSES": str(release["processes"])} | ({"TORNADO_SLOT": slot} if slot else {})
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    become(list(argv), release, named)
+    execute(list(argv), release, identity)
 
 
-def become(argv: list[str], release: dict[str, Any], named: dict[str, str]) -> NoReturn:
-    """Become the program, in the release's environment; ``named`` are the variables that tell it who it is."""
-    named = named | {"TORNADO_APP": release["app"], "TORNADO_RELEASE": release["id"]}
-    environment = base_environment() | release["environment"] | read_json("secrets.json") | named
+def execute(argv: list[str], release: dict[str, Any], identity: dict[str, str]) -> NoReturn:
+    """Replace this process with the program, in the environment of the release and with the variables of ``identity``."""
+    identity = identity | {"TORNADO_APP": release["app"], "TORNADO_RELEASE": release["id"]}
+    environment = base_environment() | release["environment"] | read_json("secrets.json") | identity
     if release["open_files"]:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (release["open_files"], hard))
-    if int(OOM_SCORE.read_text()) < 0:  # supervisord is protected; what it starts is not
+    if int(OOM_SCORE.read_text()) < 0:  # the protection of supervisord does not extend to its processes
         OOM_SCORE.write_text("0")
-    os.umask(0o007)  # a socket is for the app's user and for nginx, whose group the directory hands down
+    os.umask(0o007)  # nginx's group, which the directory passes on, needs to write to a socket
     os.chdir(HERE / "src")
     try:
         os.execvpe(argv[0], argv, environment)
-    except OSError as error:  # names the last place that was tried
+    except OSError as error:  # which names the last directory of PATH instead of the program
         raise OSError(error.errno, error.strerror, argv[0]) from error
 
 
 def read_json(name: str) -> Any:
-    """Return what a file of the release holds."""
+    """Return the content of a file of the release."""
     return json.loads((HERE / name).read_text())
 
 
 def placeholders(port: int | None, slot: str, process: int, run: Path) -> dict[str, str]:
-    """Return what the words in braces of a command stand for; ``port`` is the app's first one, if it has any.
+    """Return the values of the placeholders in a command; ``port`` is the first port of the app, if it has ports.
 
-    The slots' ports interleave, so that a slot with more processes than the other never takes one of its ports.
+    The ports of the slots interleave, so that they never overlap, whatever the numbers of processes.
     """
     own = str(port + 2 * process + "ab".index(slot)) if port else ""
     socket_path = str(run / f"{process}.sock")
@@ -109,7 +109,7 @@ def placeholders(port: int | None, slot: str, process: int, run: Path) -> dict[s
 
 
 def base_environment() -> dict[str, str]:
-    """Return what any program expects; the release's ``python`` comes first in PATH."""
+    """Return the basic environment variables; the release's ``python`` comes first in PATH."""
     return {
         "PATH": f"{HERE}/venv/bin:/usr/local/bin:/usr/bin:/bin",
         "VIRTUAL_ENV": f"{HERE}/venv",
@@ -121,51 +121,50 @@ def base_environment() -> dict[str, str]:
 
 
 def find_orphans(starts: Path) -> list[int]:
-    """Return the processes noted in ``starts`` that still live, though supervisord knows nothing of them.
+    """Return the ids of the running processes recorded in ``starts`` that the present supervisord has not started.
 
-    A process is known by its id together with its start time, and an orphan by its parent, which is not ours.
+    Its id and start time identify a process; an orphan has another parent than this process.
     """
     orphans = []
     for line in starts.read_text().splitlines() if starts.exists() else []:
         pid = line.partition(" ")[0]
         with contextlib.suppress(OSError):
-            parent, began = look(pid)
+            parent, began = parent_and_start(pid)
             if line == f"{pid} {began}" and parent != os.getppid():
                 orphans.append(int(pid))
     return orphans
 
 
-def look(pid: int | str) -> tuple[int, str]:
-    """Return a process's parent and its start, in ticks since boot: fields 4 and 22 of /proc/PID/stat, proc(5).
+def parent_and_start(pid: int | str) -> tuple[int, str]:
+    """Return a process's parent, and its start in ticks since boot: fields 4 and 22 of /proc/PID/stat, proc(5).
 
     :raises OSError: when there is no such process.
     """
-    # The second field, the program's name in parentheses, may itself hold spaces and parentheses.
+    # The second field, the program's name in parentheses, may itself contain spaces and parentheses.
     fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     return int(fields[1]), fields[19]
 
 
-def wait_for_turn(before: dict[str, str], seconds: float) -> None:
-    """Wait until the process before this one was replaced, and listens: not all are to be away at the same time.
+def wait_for_previous(values: dict[str, str], seconds: float) -> None:
+    """Wait up to ``seconds`` until the previous process is replaced and listens, so that only one is down at a time.
 
-    :arg before: what the words in braces stand for, for that process.
-    :arg seconds: how long to wait at most.
+    :arg values: the placeholders of the previous process.
     """
     end = time.monotonic() + seconds
-    starts = Path(before["run"], f"{before['process']}.starts")
-    while (find_orphans(starts) or not is_listening(before)) and time.monotonic() < end:
+    starts = Path(values["run"], f"{values['process']}.starts")
+    while (find_orphans(starts) or not is_listening(values)) and time.monotonic() < end:
         time.sleep(0.1)
 
 
-def is_listening(words: dict[str, str]) -> bool:
-    """Tell whether a process takes connections."""
-    family = socket.AF_INET if words["port"] else socket.AF_UNIX
+def is_listening(values: dict[str, str]) -> bool:
+    """Return whether the process with these placeholders accepts connections."""
+    family = socket.AF_INET if values["port"] else socket.AF_UNIX
     with socket.socket(family) as probe:
-        return probe.connect_ex(("127.0.0.1", int(words["port"])) if words["port"] else words["socket"]) == 0
+        return probe.connect_ex(("127.0.0.1", int(values["port"])) if values["port"] else values["socket"]) == 0
 
 
-def end_group(leader: int, seconds: float) -> None:
-    """Stop a process with all that it has started, which supervisord makes a group; after ``seconds``, kill it."""
+def stop_group(leader: int, seconds: float) -> None:
+    """Terminate the process group that supervisord made of a process; kill it after ``seconds``."""
     end = time.monotonic() + seconds
     with contextlib.suppress(ProcessLookupError):
         os.killpg(leader, signal.SIGTERM)

@@ -20,24 +20,24 @@ def layout(tmp_path: Path) -> Layout:
     return layout
 
 
-def test_a_second_deploy_is_told_whose_the_first_is_since_when_and_where_it_is(layout: Layout) -> None:
-    with deploy_lock(layout, "alice@desk") as note:
-        note("drain of release 1f2e")
+def test_a_refused_deploy_names_the_holder_its_start_and_its_step(layout: Layout) -> None:
+    with deploy_lock(layout, "alice@desk") as note_step:
+        note_step("drain of release 1f2e")
         with pytest.raises(LockedError) as caught, deploy_lock(layout, "bob@desk"):
             pass
     message = str(caught.value)
-    assert message.startswith("shop: another deploy runs on this host: alice@desk's, since 20")
-    assert message.endswith(", now at drain of release 1f2e; try again when it has ended")
+    assert message.startswith("shop: another deploy is running on this host, started by alice@desk at 20")
+    assert message.endswith(", current step: drain of release 1f2e; try again when it has finished")
 
 
-def test_a_second_deploy_waits_as_long_as_it_may(layout: Layout) -> None:
+def test_a_second_deploy_waits_until_its_timeout(layout: Layout) -> None:
     began = time.monotonic()
     with deploy_lock(layout, "alice@desk"), pytest.raises(LockedError), deploy_lock(layout, "bob@desk", wait=0.2):
         pass
     assert time.monotonic() - began >= 0.2
 
 
-def test_the_lock_of_a_killed_deploy_is_free_and_its_words_are_no_longer_read(layout: Layout) -> None:
+def test_a_killed_deploy_releases_the_lock_and_its_description_is_replaced(layout: Layout) -> None:
     code = (
         "import sys, time; from pathlib import Path\n"
         "from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout\n"
@@ -57,10 +57,10 @@ def test_the_lock_of_a_killed_deploy_is_free_and_its_words_are_no_longer_read(la
     assert layout.lock.read_text() == ""
 
 
-def test_whoever_waited_while_the_app_was_removed_still_keeps_all_others_out(layout: Layout) -> None:
+def test_a_deploy_that_waited_for_the_removal_of_the_app_excludes_others(layout: Layout) -> None:
     refused: list[str] = []
 
-    def wait_for_it() -> None:
+    def wait_for_lock() -> None:
         with deploy_lock(layout, "bob@desk", wait=5):
             try:
                 with deploy_lock(layout, "carol@desk"):
@@ -68,7 +68,7 @@ def test_whoever_waited_while_the_app_was_removed_still_keeps_all_others_out(lay
             except LockedError as error:
                 refused.append(str(error))
 
-    waiting = threading.Thread(target=wait_for_it)
+    waiting = threading.Thread(target=wait_for_lock)
     with deploy_lock(layout, "alice@desk"):
         waiting.start()
         time.sleep(0.3)

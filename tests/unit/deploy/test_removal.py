@@ -6,7 +6,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.removal import PushFiles, find_resources
 
 
-def test_what_has_an_apps_name_and_no_apps_user_is_not_touched(tmp_path: Path) -> None:
+def test_directories_without_an_app_user_are_not_resources_of_an_app(tmp_path: Path) -> None:
     for name in ("root", "nobodys-app"):
         layout = Layout(name, base=tmp_path)
         layout.home.mkdir(parents=True)

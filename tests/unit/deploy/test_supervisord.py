@@ -24,7 +24,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord 
 
 
 class Supervisord:
-    """Speaks supervisord's protocol on a real socket: it knows one group, and what is written to its file."""
+    """A fake supervisord with one running group and a set of configured groups, served on a real socket."""
 
     def __init__(self) -> None:
         self.groups = {"shop-a"}
@@ -65,7 +65,7 @@ class Supervisord:
 
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer, SimpleXMLRPCDispatcher):
     daemon_threads = True
-    logRequests = False  # noqa: N815 (the name that SimpleXMLRPCRequestHandler looks for)
+    logRequests = False  # noqa: N815 (an attribute that SimpleXMLRPCRequestHandler reads)
 
     def __init__(self, path: Path, supervisord: Supervisord) -> None:
         SimpleXMLRPCDispatcher.__init__(self)
@@ -78,58 +78,58 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer, SimpleX
 
 
 class Handler(SimpleXMLRPCRequestHandler):
-    disable_nagle_algorithm = False  # there is none on a unix socket
+    disable_nagle_algorithm = False  # not available on a unix socket
 
 
 @pytest.fixture
 def supervisord(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisord]:
-    known = Supervisord()
-    monkeypatch.chdir(tmp_path)  # a socket's path may have 107 characters only
-    with Server(Path("s.sock"), known) as server:
+    fake = Supervisord()
+    monkeypatch.chdir(tmp_path)  # a socket's path is limited to 107 characters
+    with Server(Path("s.sock"), fake) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield known
+        yield fake
         server.shutdown()
         thread.join()
 
 
 @pytest.mark.usefixtures("supervisord")
-def test_only_the_processes_of_the_group_are_told() -> None:
+def test_only_the_processes_of_the_group_are_returned() -> None:
     server = connect(Path("s.sock"))
     assert process_infos(server, "shop-a") == [ProcessInfo("0", "shop-a", "RUNNING", 7, "")]
     assert process_infos(server, "shop-b") == []
 
 
-def test_a_group_is_added_once(supervisord: Supervisord) -> None:
+def test_adding_a_group_is_idempotent(supervisord: Supervisord) -> None:
     server = connect(Path("s.sock"))
     supervisord.files.add("shop-b")
     assert reload_config(server) == ConfigChanges(["shop-b"], [], [])
     add_group(server, "shop-b")
     add_group(server, "shop-b")
     assert supervisord.groups == {"shop-a", "shop-b"}
-    with pytest.raises(SupervisorError, match=r"refuses addProcessGroup\(nope\): BAD_NAME: nope"):
+    with pytest.raises(SupervisorError, match=r"refused addProcessGroup\(nope\): BAD_NAME: nope"):
         add_group(server, "nope")
 
 
-def test_a_group_is_stopped_and_then_removed_once(supervisord: Supervisord) -> None:
+def test_removing_a_group_stops_it_and_is_idempotent(supervisord: Supervisord) -> None:
     server = connect(Path("s.sock"))
     remove_group(server, "shop-a")
     remove_group(server, "shop-a")
     assert (supervisord.groups, supervisord.stopped) == (set(), ["shop-a"])
 
 
-def test_wrong_files_are_reported_in_supervisords_words(supervisord: Supervisord) -> None:
+def test_invalid_files_are_reported_with_supervisords_reason(supervisord: Supervisord) -> None:
     supervisord.files.add("broken")
     with pytest.raises(SupervisorError, match="CANT_REREAD: no command in section 'program:x'"):
         add_group(connect(Path("s.sock")), "broken")
 
 
-def test_a_group_that_does_not_stop_is_not_waited_for_without_end(supervisord: Supervisord) -> None:
+def test_waiting_for_a_group_to_stop_is_bounded(supervisord: Supervisord) -> None:
     supervisord.delay = 1.0
     with pytest.raises(SupervisorError, match=r"did not answer stopProcessGroup\(shop-a\) in time"):
         remove_group(connect(Path("s.sock"), timeout=0.2), "shop-a")
 
 
-def test_a_supervisord_that_is_not_there_is_named_by_its_socket(tmp_path: Path) -> None:
+def test_an_unreachable_supervisord_is_reported_with_its_socket(tmp_path: Path) -> None:
     with pytest.raises(SupervisorError, match=r"no\.sock"):
         process_infos(connect(tmp_path / "no.sock"), "shop-a")

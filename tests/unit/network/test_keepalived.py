@@ -8,7 +8,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.network.keepalived 
     AddressPlacement,
     KeepalivedError,
     forwarding,
-    is_expected,
+    is_accepting,
     locate_address,
     parse_address,
     require_priority,
@@ -16,7 +16,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.network.keepalived 
 
 
 def interface(name: str, *addresses: str) -> dict[str, Any]:
-    """Return an interface as `ip -json -4 address show` does."""
+    """Return an interface in the format of `ip -json -4 address show`."""
     pairs = (address.split("/") for address in addresses)
     return {"ifname": name, "addr_info": [{"family": "inet", "local": ip, "prefixlen": int(length)} for ip, length in pairs]}
 
@@ -25,7 +25,7 @@ LO = interface("lo", "127.0.0.1/8")
 TWO = [LO, interface("eth0", "198.51.100.7/24"), interface("eth1", "192.0.2.11/24", "10.0.0.11/8")]
 
 
-def test_an_address_belongs_to_the_interface_in_whose_network_it_is() -> None:
+def test_floating_ip_is_placed_on_the_interface_in_its_network() -> None:
     assert locate_address(parse_address("192.0.2.100/24"), TWO, "lb1") == AddressPlacement("eth1", "192.0.2.11", held=False)
     assert locate_address(parse_address("10.1.2.3/32"), TWO, "lb1") == AddressPlacement("eth1", "10.0.0.11", held=False)
     assert locate_address(parse_address("198.51.100.100/24"), TWO, "lb1", "eth0") == AddressPlacement(
@@ -33,19 +33,19 @@ def test_an_address_belongs_to_the_interface_in_whose_network_it_is() -> None:
     )
 
 
-def test_who_has_the_address_is_known_by_its_interface() -> None:
+def test_address_on_the_loopback_interface_is_accepted_but_not_held() -> None:
     address = parse_address("192.0.2.100/24")
     assert locate_address(address, [LO, interface("eth1", "192.0.2.11/24", "192.0.2.100/24")], "lb1").held
-    # Whoever expects it has it on the loopback interface only.
-    expecting = [interface("lo", "127.0.0.1/8", "192.0.2.100/32"), interface("eth1", "192.0.2.11/24")]
-    assert not locate_address(address, expecting, "lb1").held
-    assert is_expected(address, expecting)
-    assert not is_expected(address, TWO)
-    assert not is_expected(address, [LO, interface("eth1", "192.0.2.11/24", "192.0.2.100/24")])
+    # A host that only accepts its traffic has the address on the loopback interface.
+    accepting = [interface("lo", "127.0.0.1/8", "192.0.2.100/32"), interface("eth1", "192.0.2.11/24")]
+    assert not locate_address(address, accepting, "lb1").held
+    assert is_accepting(address, accepting)
+    assert not is_accepting(address, TWO)
+    assert not is_accepting(address, [LO, interface("eth1", "192.0.2.11/24", "192.0.2.100/24")])
 
 
 @pytest.mark.parametrize(
-    ("address", "wanted", "message"),
+    ("address", "interface_name", "message"),
     [
         ("10.9.9.9/24", "eth0", "keepalived_address: 10.9.9.9/24 is in no network of lb1, which has 198.51.100.7/24 on eth0"),
         (
@@ -59,28 +59,28 @@ def test_who_has_the_address_is_known_by_its_interface() -> None:
         (
             "198.51.100.7/24",
             "",
-            "keepalived_address: 198.51.100.7 is the own address of lb1; it has to be one that no host has for itself",
+            "keepalived_address: 198.51.100.7 is the own address of lb1; choose one that no host uses itself",
         ),
         (
             "192.0.2.255/24",
             "",
-            "keepalived_address: 192.0.2.255 is no host's in 192.0.2.0/24, but the network itself or its broadcast",
+            "keepalived_address: 192.0.2.255 is the network or broadcast address of 192.0.2.0/24; choose a host address",
         ),
     ],
 )
-def test_an_address_that_cannot_be_there_is_refused(address: str, wanted: str, message: str) -> None:
+def test_unsuitable_floating_ip_is_refused(address: str, interface_name: str, message: str) -> None:
     with pytest.raises(KeepalivedError) as error:
-        locate_address(parse_address(address), TWO, "lb1", wanted)
+        locate_address(parse_address(address), TWO, "lb1", interface_name)
     assert str(error.value) == message
 
 
 @pytest.mark.parametrize("text", ["192.0.2.100", "192.0.2.300/24", "192.0.2.100/33", "lb.example.com/24", "2001:db8::1/64", ""])
-def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(KeepalivedError, match=r"keepalived_address: must be an IPv4 address with the length .*; found '"):
+def test_invalid_address_is_refused(text: str) -> None:
+    with pytest.raises(KeepalivedError, match=r"keepalived_address: must be an IPv4 address with prefix length, .*; found '"):
         parse_address(text)
 
 
-def test_a_priority_is_one_that_vrrp_can_elect_by() -> None:
+def test_priority_must_be_in_the_vrrp_range() -> None:
     require_priority(1)
     require_priority(254)
     for wrong in (0, 255, -1):
@@ -88,8 +88,8 @@ def test_a_priority_is_one_that_vrrp_can_elect_by() -> None:
             require_priority(wrong)
 
 
-def test_connections_are_told_apart_by_who_has_begun_them() -> None:
+def test_forwarding_covers_connections_opened_after_the_hand_over_began() -> None:
     rules = forwarding(parse_address("192.0.2.100/24"), "eth1", "192.0.2.12")
-    begun, moved = (line.strip() for line in rules.splitlines() if "ip daddr 192.0.2.100" in line)
-    assert "== syn update @moved" in begun
-    assert moved == 'ip daddr 192.0.2.100 ip saddr . tcp sport @moved fwd ip to 192.0.2.12 device "eth1"'
+    record, forward = (line.strip() for line in rules.splitlines() if "ip daddr 192.0.2.100" in line)
+    assert "== syn update @moved" in record
+    assert forward == 'ip daddr 192.0.2.100 ip saddr . tcp sport @moved fwd ip to 192.0.2.12 device "eth1"'

@@ -1,4 +1,4 @@
-"""What the launcher and others each reckon for themselves, because the programs of a release stand alone, is the same."""
+"""Values that the launcher duplicates, because it runs without the collection, are the same in both."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.home import 
 from tests.support.programs import load
 
 
-def test_the_ports_of_both_slots_interleave() -> None:
+def test_the_ports_of_the_slots_interleave() -> None:
     launch = load("launch")
 
     def ports(slot: str) -> list[str]:
@@ -26,12 +26,12 @@ def test_the_ports_of_both_slots_interleave() -> None:
     assert [ports(slot) for slot in SLOTS] == [[str(port_of(8000, slot, n)) for n in range(3)] for slot in SLOTS]
 
 
-def test_a_build_hook_has_the_variables_of_the_release_s_other_programs(tmp_path: Path) -> None:
+def test_a_build_hook_has_the_environment_of_the_releases_other_programs(tmp_path: Path) -> None:
     launch: Any = load("launch")
     launch.HERE = tmp_path
     launched = launch.base_environment()
     built = {**ENVIRONMENT, "HOME": "", "USER": "", **_base_environment(tmp_path)}
-    own = ("HOME", "USER")  # those of the user who builds
+    own = ("HOME", "USER")  # those of the builder
     assert built.keys() == launched.keys()
     assert {name: value for name, value in built.items() if name not in own} == {
         name: value for name, value in launched.items() if name not in own
@@ -39,7 +39,7 @@ def test_a_build_hook_has_the_variables_of_the_release_s_other_programs(tmp_path
 
 
 @pytest.mark.parametrize(("inherited", "kept"), [("-100", "0"), ("0", "0"), ("200", "200")])
-def test_a_process_does_without_the_protection_of_supervisord(tmp_path: Path, inherited: str, kept: str) -> None:
+def test_a_process_does_not_inherit_the_oom_protection_of_supervisord(tmp_path: Path, inherited: str, kept: str) -> None:
     launch: Any = load("launch")
     launch.HERE, launch.OOM_SCORE = tmp_path, tmp_path / "oom_score_adj"
     launch.OOM_SCORE.write_text(inherited)
@@ -49,11 +49,11 @@ def test_a_process_does_without_the_protection_of_supervisord(tmp_path: Path, in
     child = os.fork()
     if not child:
         with contextlib.suppress(BaseException):
-            launch.become(["true"], release, {})
+            launch.execute(["true"], release, {})
         os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
     assert launch.OOM_SCORE.read_text() == kept
 
 
-def test_whoever_ends_a_process_waits_as_long_beyond_its_drain() -> None:
+def test_launcher_runner_and_supervisord_have_the_same_stop_margin() -> None:
     assert STOP_MARGIN == load("launch").STOP_MARGIN == load("runner.replacing").KILL_GRACE
