@@ -167,7 +167,7 @@ def test_socket_backends_require_group_www_data_and_no_chroot() -> None:
             PLAIN,
             [
                 "haproxy_backends.a b: must be a name of letters, digits, _ and -",
-                "haproxy_backends.shop.stiky: no such key; did you mean sticky?",
+                "haproxy_backends.shop.stiky: unknown key; did you mean sticky?",
                 "haproxy_backends.shop.queue: must be from 1 to 86400; found 0",
             ],
         ),
