@@ -356,9 +356,7 @@ class CollectionRestore:
                 found.append(cls(client[directory.name], documents, _metadata(path)))
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise BackupError(f"{path} is not valid metadata of a collection: {error!r}") from error
-        return sorted(
-            found, key=lambda collection: (collection.name.startswith("system."), not collection._renamed, collection.name)
-        )
+        return sorted(found, key=lambda restore: (restore.name.startswith("system."), not restore._renamed, restore.name))
 
     def prepare(self) -> None:
         """Restore the collection under a temporary name."""

@@ -91,7 +91,7 @@ def test_entry_round_trips_to_the_host() -> None:
         ({"mongodb": MONGODB | {"auth_database": "admin"}}, "services.mongodb.auth_database: requires user and password"),
         ({"etcd": {"endpoints": []}}, "services.etcd.endpoints: is empty; list at least one URL"),
         ({"etcd": ETCD | {"ca": "/ca.pem"}}, "services.etcd.ca: requires endpoints that begin with https"),
-        ({"redis": {}}, "services.redis: no such key; known are mongodb, etcd, syslog"),
+        ({"redis": {}}, "services.redis: unknown key; valid keys are mongodb, etcd, syslog"),
     ],
 )
 def test_invalid_services_are_reported(services: dict[str, Any], message: str) -> None:
