@@ -1,6 +1,6 @@
-"""Virtual environments: which dependencies a source names, and an environment of them, built once for all its releases.
+"""Virtual environments: the dependencies of a source, and environments of them that releases share.
 
-uv, and with it the build code of every dependency, runs as the user that builds the app; what it made becomes root's as a copy.
+uv, and with it the build code of each dependency, runs as the app's builder user. The result is copied to files owned by root.
 """
 
 from __future__ import annotations
@@ -33,36 +33,35 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.home import 
     build_environment,
 )
 
-#: The distribution's Python, whose security updates reach every app: the one that this runs with, as on Ubuntu 22.04 python3 is
-#: too old.
+#: The Python of the distribution, which runs this module: python3 of Ubuntu 22.04 would be too old.
 SYSTEM_PYTHON = Path(sys.executable)
 
-#: Where uv installs others: root's, and the same for all apps.
-PYTHONS = Path("/opt/python")
+#: Directory of the Pythons that uv installs, owned by root and shared by all apps.
+UV_PYTHONS = Path("/opt/python")
 
-#: What names the dependencies, in the source's top directory; the first that is there counts.
+#: Files in the top-level directory of a source that declare its dependencies; the first one that exists is used.
 UV_LOCK, PYLOCK, REQUIREMENTS, PROJECT = "uv.lock", "pylock.toml", "requirements.txt", "pyproject.toml"
 
-#: Most bytes of a file that names dependencies, and how many files such a file may include, those of its includes included.
+#: Maximum size of a file with dependencies in bytes, and number of files that requirements.txt may include, also indirectly.
 MAX_FILE_BYTES = 8 << 20
 MAX_INCLUDES = 50
 
-#: A line that includes another file, or restricts versions by one.
+#: A line that includes a requirements or constraints file.
 INCLUDE = re.compile(r"(?:-[rc]\s*=?|--(?:requirement|constraint)[\s=])\s*(\S.*)")
 
-#: Written last into an environment: one without it was broken off.
+#: File that marks an environment as complete; without it the build was interrupted.
 COMPLETE = ".complete"
 
-#: Digits of an environment's hash.
+#: Length of the hash that names an environment, in hex digits.
 HASH_DIGITS = 12
 
 
 @dataclass(frozen=True)
 class Requirements:
-    """Dependencies as lines of a requirements file.
+    """Dependencies in the format of a requirements file.
 
-    ``origin`` is what names them, for messages. ``locked``: they are complete, so nothing is resolved. ``local``: some
-    are part of the source, so an environment of them is of no use to another revision.
+    ``origin`` is the file that declares them, for messages. ``locked``: they are complete, so no versions are resolved.
+    ``local``: some are part of the source, so that other revisions cannot share the environment.
     """
 
     origin: str = ""
@@ -73,21 +72,21 @@ class Requirements:
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment on this host; ``built``: just now."""
+    """A virtual environment on this host, and whether it was built just now."""
 
     path: Path
     built: bool
 
     @property
     def packages(self) -> Path:
-        """The directory that packages are installed to."""
+        """The site-packages directory."""
         return next(self.path.glob("lib/python3*/site-packages"))
 
 
 def ensure_environment(layout: Layout, app: App, source: Path, revision: str) -> Environment:
-    """Return the environment for the source, building it if there is none of the same dependencies and Python.
+    """Return the environment for the source; build it unless one with the same dependencies and Python exists.
 
-    :raises BuildError: when its Python or a dependency cannot be had.
+    :raises BuildError: when its Python or a dependency cannot be installed.
     """
     python = ensure_interpreter(app)
     requirements = read_requirements(layout, app, source, python)
@@ -101,7 +100,7 @@ def ensure_environment(layout: Layout, app: App, source: Path, revision: str) ->
     tree.remove(path)
     builder.make_directory(path)
     try:
-        failure = f"{VARIABLE}.{app.name}.python: its environment cannot be made"
+        failure = f"{VARIABLE}.{app.name}.python: cannot create the virtual environment"
         uv(layout, source, ["venv", "--quiet", "--allow-existing", "--python", str(python), str(path)], failure)
         if requirements.text:
             _install(layout, app, source, path, requirements)
@@ -114,18 +113,18 @@ def ensure_environment(layout: Layout, app: App, source: Path, revision: str) ->
 
 
 def _is_interpreter(path: Path, python: Path) -> bool:
-    """Say whether a path is that of a Python of root's, which an environment links to."""
-    return path.is_relative_to(PYTHONS) or (path.parent == python.parent and path.name.startswith("python"))
+    """Report whether ``path`` is an interpreter owned by root, which an environment may link to."""
+    return path.is_relative_to(UV_PYTHONS) or (path.parent == python.parent and path.name.startswith("python"))
 
 
 def directory_revision(app: App, directory: Path) -> str:
-    """Return the hash of the files that name the dependencies of a directory that is run where it lies.
+    """Return the revision of a source that runs in place: the hash of the files with its dependencies.
 
-    :raises BuildError: when there is no such directory, or one of the files cannot be read.
+    :raises BuildError: when the directory does not exist, or one of the files cannot be read.
     """
     key = f"{VARIABLE}.{app.name}.source.directory"
     if not directory.is_dir():
-        raise BuildError(f"{key}: this host has no directory {directory}")
+        raise BuildError(f"{key}: {directory} is not a directory on this host")
     digest = hashlib.sha256(str(directory).encode())
     try:
         for name in (UV_LOCK, PYLOCK, PROJECT):
@@ -138,12 +137,12 @@ def directory_revision(app: App, directory: Path) -> str:
 
 
 def _is_complete(path: Path) -> bool:
-    """Say whether root has found the environment finished: what is built in it could make a file of that name, too."""
+    """Report whether root has marked the environment as complete; the builder could create a file of the same name."""
     try:
-        mark = (path / COMPLETE).lstat()
+        marker = (path / COMPLETE).lstat()
     except FileNotFoundError:
         return False
-    return stat.S_ISREG(mark.st_mode) and mark.st_uid == path.lstat().st_uid == os.geteuid()
+    return stat.S_ISREG(marker.st_mode) and marker.st_uid == path.lstat().st_uid == os.geteuid()
 
 
 def _mark_complete(path: Path) -> None:
@@ -152,16 +151,16 @@ def _mark_complete(path: Path) -> None:
 
 
 def ensure_interpreter(app: App) -> Path:
-    """Return the Python that the app asks for, installing it if it is not the system's and not there.
+    """Return the Python interpreter of the app's ``python.version``; have uv install it if it is missing.
 
-    :raises BuildError: when uv cannot get it.
+    :raises BuildError: when uv cannot install it.
     """
     version = app.python.version
     if version == "system":
         return SYSTEM_PYTHON
-    # `manual` allows exactly this download; uv.toml forbids all others.
+    # `manual` allows this download only; uv.toml forbids all others.
     environment = build_environment() | {
-        "UV_PYTHON_INSTALL_DIR": str(PYTHONS),
+        "UV_PYTHON_INSTALL_DIR": str(UV_PYTHONS),
         "UV_PYTHON_DOWNLOADS": "manual",
         "UV_NO_CACHE": "1",
         "UV_NO_PROGRESS": "1",
@@ -172,14 +171,14 @@ def ensure_interpreter(app: App) -> Path:
         found = run(["uv", "python", "find", "--no-config", "--no-project", "--managed-python", version], environment=environment)
     except CommandError as error:
         raise BuildError(f"{VARIABLE}.{app.name}.python.version: Python {version} cannot be installed: {error}") from error
-    # A link of a minor version moves on with the next patch release: environments are of the very one they were built with.
+    # The link of a minor version moves with each patch release; an environment keeps the version that it was built with.
     return Path(found.output.splitlines()[-1]).resolve()
 
 
 def read_requirements(layout: Layout, app: App, source: Path, python: Path) -> Requirements:
-    """Return the dependencies that the source names.
+    """Return the dependencies that the source declares.
 
-    :raises BuildError: when they are named in a way that is different tomorrow, or cannot be read.
+    :raises BuildError: when their versions are not pinned, or they cannot be read.
     """
     key = f"{VARIABLE}.{app.name}.source"
     if app.source.package is not None:
@@ -201,10 +200,10 @@ def read_requirements(layout: Layout, app: App, source: Path, python: Path) -> R
 
 
 def requirements_from_files(source: Path) -> Requirements:
-    """Return the dependencies that are named by anything but a lock of uv.
+    """Return the dependencies from any file other than uv.lock.
 
-    :raises ValueError: when they cannot be read, or nothing says in which versions they are meant.
-    :raises TreeError: when a file is not a regular one of the source, or is too large.
+    :raises ValueError: when they cannot be read, or only pyproject.toml declares them, without pinned versions.
+    :raises TreeError: when a file is not a regular file of the source, or is too large.
     """
     if (lock := _content(source, PYLOCK)) is not None:
         return Requirements(PYLOCK, requirements_from_pylock(tomllib.loads(lock)), locked=True)
@@ -213,12 +212,12 @@ def requirements_from_files(source: Path) -> Requirements:
         return Requirements(REQUIREMENTS, "\n".join(lines), local=any(_is_local(source, line) for line in lines))
     project = tomllib.loads(_content(source, PROJECT) or "")
     if project.get("project", {}).get("dependencies"):
-        raise ValueError(f"{PROJECT} has dependencies, and nothing says in which versions; run `uv lock` and add {UV_LOCK}")
+        raise ValueError(f"{PROJECT} has dependencies, but no file pins their versions; run `uv lock` and add {UV_LOCK}")
     return Requirements()
 
 
 def has_file(source: Path, name: str) -> bool:
-    """Say whether the source's top directory has a file of that name, or anything else in its place."""
+    """Report whether the source has an entry of any type called ``name`` in its top-level directory."""
     return os.path.lexists(source / name)
 
 
@@ -230,12 +229,12 @@ def _content(source: Path, name: str) -> str | None:
 
 
 def requirements_from_pylock(lock: dict[str, Any]) -> str:
-    """Return what a lock file (PEP 751) holds as lines of a requirements file.
+    """Convert a lock file (PEP 751) to lines of a requirements file.
 
-    Packages of an index by their version and hashes, not by the address they had when they were locked: the host's own
-    index, mirror or wheelhouse is asked for them.
+    Packages from an index are specified by version and hashes rather than by URL, so that the host uses its own index, mirror or
+    wheelhouse.
 
-    :raises ValueError: for a package that no line can name.
+    :raises ValueError: for a package that a requirements file cannot specify.
     """
     return "".join(f"{_pylock_line(package)}\n" for package in lock.get("packages", []))
 
@@ -245,7 +244,9 @@ def _pylock_line(package: dict[str, Any]) -> str:
     files = [*package.get("wheels", []), *([package["sdist"]] if "sdist" in package else []), *([archive] if archive else [])]
     marker = package.get("marker", "")
     if "dependency_groups" in marker or "extras" in marker:
-        raise ValueError(f"{PYLOCK}: {name} is of a group or an extra ({marker}); lock only what the app runs with")
+        raise ValueError(
+            f"{PYLOCK}: {name} belongs to a dependency group or an extra ({marker}); lock only the runtime dependencies"
+        )
     if vcs.get("url"):
         line = f"{name} @ {vcs['type']}+{vcs['url']}@{vcs['commit-id']}"
     elif archive.get("url"):
@@ -253,22 +254,22 @@ def _pylock_line(package: dict[str, Any]) -> str:
     elif package.get("version") and files:
         line = f"{name}=={package['version']}"
     else:
-        raise ValueError(f"{PYLOCK}: {name} is of a directory or a file beside it; lock a version of an index")
+        raise ValueError(f"{PYLOCK}: {name} is a local directory or file; lock a version from an index")
     hashes = sorted({f"--hash={kind}:{value}" for file in files for kind, value in file.get("hashes", {}).items()})
     return " ".join([f"{line} ; {marker}" if marker else line, *hashes])
 
 
 def requirement_lines(source: Path) -> list[str]:
-    """Return the lines of a source's requirements file and of those it includes, comments and line breaks in them resolved.
+    """Return the lines of requirements.txt and the files that it includes, without comments and with continuation lines joined.
 
-    :raises OSError: when one is not there.
-    :raises ValueError: when one lies outside of the source, or they are too many.
+    :raises OSError: when a file does not exist.
+    :raises ValueError: when a file is outside the source, or there are too many.
     :raises TreeError: when one is not a regular file, or is too large.
     """
-    return list(_lines(source, Path(REQUIREMENTS), itertools.count(1)))
+    return list(_included_lines(source, Path(REQUIREMENTS), itertools.count(1)))
 
 
-def _lines(source: Path, name: Path, included: Iterator[int]) -> Iterator[str]:
+def _included_lines(source: Path, name: Path, included: Iterator[int]) -> Iterator[str]:
     for line in tree.read(source / name, MAX_FILE_BYTES, trusted=source).decode().replace("\\\n", " ").splitlines():
         words = line.partition(" #")[0].split()
         if not words or words[0].startswith("#"):
@@ -279,16 +280,16 @@ def _lines(source: Path, name: Path, included: Iterator[int]) -> Iterator[str]:
             continue
         if next(included, MAX_INCLUDES + 1) > MAX_INCLUDES:
             raise ValueError(
-                f"{REQUIREMENTS} and what it includes include more than {MAX_INCLUDES} files, or one includes itself"
+                f"{REQUIREMENTS} includes more than {MAX_INCLUDES} files, directly or indirectly, or a file includes itself"
             )
         inner = Path(os.path.normpath(name.parent / match[1]))
         if inner.is_absolute() or ".." in inner.parts:
-            raise ValueError(f"{name}: {' '.join(words)}: the file lies outside of the source")
-        yield from _lines(source, inner, included)
+            raise ValueError(f"{name}: {' '.join(words)}: the file is outside the source")
+        yield from _included_lines(source, inner, included)
 
 
 def _is_local(source: Path, line: str) -> bool:
-    """Say whether a line of requirements names a file or a directory of the source."""
+    """Report whether a line of requirements refers to a file or directory of the source."""
     if line.startswith(("-r", "--requirement", "-c", "--constraint")):
         return False
     words = (word.removeprefix("--find-links=").removeprefix("file:").partition("[")[0] for word in line.split())
@@ -298,22 +299,22 @@ def _is_local(source: Path, line: str) -> bool:
 def _install(layout: Layout, app: App, source: Path, path: Path, requirements: Requirements) -> None:
     options = ["--quiet", "--compile-bytecode", "--no-editable", "--python", str(path / "bin/python")]
     if requirements.locked:
-        options.append("--no-deps")  # a lock may hold what dependencies do not ask for, as with uv's overrides
+        options.append("--no-deps")  # a lock may differ from what dependencies declare, as with uv's overrides
     elif "--hash" in requirements.text:
-        options.append("--require-hashes")  # as pip does: one hash means that all are meant to have some
+        options.append("--require-hashes")  # as pip does: one hash requires hashes for all
     failure = f"{VARIABLE}.{app.name}.source: {requirements.origin} cannot be installed"
     install = ["pip", "install", *options, "--requirement"]
-    if requirements.origin == REQUIREMENTS:  # which is read where it lies, as it may refer to others beside it
+    if requirements.origin == REQUIREMENTS:  # read in place, as it may refer to other files
         uv(layout, source, [*install, REQUIREMENTS], failure)
         return
-    with tempfile.TemporaryFile() as lines:
-        lines.write(requirements.text.encode())
-        lines.seek(0)
-        uv(layout, source, [*install, "-"], failure, given=lines.fileno())
+    with tempfile.TemporaryFile() as file:
+        file.write(requirements.text.encode())
+        file.seek(0)
+        uv(layout, source, [*install, "-"], failure, given=file.fileno())
 
 
 def uv(layout: Layout, source: Path, arguments: list[str], failure: str, *, given: int | None = None) -> str:
-    """Run uv as the builder in the source's directory, whose own settings of uv hold; return what it printed."""
+    """Run uv as the builder user in the directory of the source, whose uv settings apply; return its output."""
     environment = {
         "UV_CACHE_DIR": str(layout.cache / "uv"),
         "UV_LINK_MODE": "copy",

@@ -1,7 +1,7 @@
-"""Git sources on a host: a cached mirror, which commit a version is, and the files of a commit, submodules included.
+"""Git sources on a host: a cached mirror, the commit of a version, and the files of a commit including its submodules.
 
-The deploy key and known hosts that come with a source are given to ssh as files in memory (memfd_create(2)): they are
-on no disk, and gone with this process, however it ends.
+ssh reads the deploy key and the known hosts of a source from files in memory (memfd_create(2)), which are never written to disk
+and end with this process.
 """
 
 from __future__ import annotations
@@ -28,28 +28,27 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.command import
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BUILD_SECONDS, BuildError
 
-#: Where a mirror keeps what HEAD is in its repository.
+#: Reference of a mirror to the HEAD of its repository.
 DEFAULT_BRANCH = "refs/funnel/default"
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
-#: An abbreviated commit: git itself shows at least seven digits.
-ABBREVIATED = re.compile(r"[0-9a-f]{7,39}")
+#: An abbreviated commit id: git itself prints at least seven digits.
+ABBREVIATED_COMMIT = re.compile(r"[0-9a-f]{7,39}")
 
-#: The mode that a submodule has in a tree.
+#: Mode of a submodule in a git tree.
 SUBMODULE_MODE = "160000"
 
-#: Most bytes that git may print, such as the names of a commit's files; most bytes of .gitmodules, and most submodules of all
-#: submodules.
+#: Limits: bytes that git may print, such as the file names of a commit; bytes of .gitmodules; submodules, including nested ones.
 MAX_OUTPUT = 64 << 20
-MAX_SETTINGS = 1 << 20
+MAX_GITMODULES = 1 << 20
 MAX_SUBMODULES = 100
 
-#: Unpacks a tar file, given by a file descriptor, into a place in the source's directory.
+#: Unpacks a tar archive from a file descriptor into a subdirectory of the source.
 Unpack = Callable[[int, str], None]
 
-#: What an object is checked for when it is fetched, but for mistakes that old versions of git made, and that harm nothing.
-_CHECKS = [
+#: Verify fetched objects, except for harmless faults of old versions of git.
+_FSCK_CONFIG = [
     "fetch.fsckObjects=true",
     *(
         f"fetch.fsck.{harmless}=ignore"
@@ -57,18 +56,18 @@ _CHECKS = [
     ),
 ]
 
-#: Nothing that a repository contains may start a program, or name a file of this host.
-_SETTINGS = ["safe.directory=*", "core.hooksPath=/dev/null", "protocol.ext.allow=never", *_CHECKS]
+#: Keep the contents of a repository from starting programs or referring to files of this host.
+_CONFIG = ["safe.directory=*", "core.hooksPath=/dev/null", "protocol.ext.allow=never", *_FSCK_CONFIG]
 
-#: What reads a commit's attributes gets no filters, and no programs that check signatures for `export-subst`.
-_ARCHIVE_SETTINGS = ["core.attributesFile=/dev/null", *(f"gpg.{kind}program=false" for kind in ("", "ssh.", "x509."))]
+#: Disable filters, and the programs that verify signatures for `export-subst`, which the attributes of a commit could start.
+_ARCHIVE_CONFIG = ["core.attributesFile=/dev/null", *(f"gpg.{kind}program=false" for kind in ("", "ssh.", "x509."))]
 _ARCHIVE_ENVIRONMENT = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null"}
 
 
 def fetch_commit(layout: Layout, app: App) -> str:
-    """Return the commit that ``source.version`` is now, fetching what is new.
+    """Fetch the repository and return the commit of ``source.version``.
 
-    :raises BuildError: when the repository or the version is not there.
+    :raises BuildError: when the repository or the version does not exist.
     """
     with _repository(layout, app) as repository:
         version = app.source.git_ref
@@ -77,8 +76,8 @@ def fetch_commit(layout: Layout, app: App) -> str:
         names = [f"refs/tags/{version}", f"refs/heads/{version}"] if version else [DEFAULT_BRANCH]
         if version and COMMIT.fullmatch(version):
             names = [version]
-        elif version and ABBREVIATED.fullmatch(version):
-            names.append(version)  # a branch or a tag of that name comes first
+        elif version and ABBREVIATED_COMMIT.fullmatch(version):
+            names.append(version)  # a branch or tag of the same name takes precedence
         for name in names:
             found = repository.run("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
             if found.returncode == 0:
@@ -87,11 +86,11 @@ def fetch_commit(layout: Layout, app: App) -> str:
 
 
 def query_commit(layout: Layout, app: App) -> str | None:
-    """Return what :func:`fetch_commit` would, without writing anything.
+    """Return the commit that :func:`fetch_commit` would return, without writing anything.
 
-    None when the host has no git yet, or nothing but a fetch could tell which commit an abbreviated one is.
+    Return None if the host does not have git yet, or an abbreviated commit can be resolved only by a fetch.
 
-    :raises BuildError: when the repository or the version is not there.
+    :raises BuildError: when the repository or the version does not exist.
     """
     version = app.source.git_ref
     if version and COMMIT.fullmatch(version):
@@ -105,18 +104,17 @@ def query_commit(layout: Layout, app: App) -> str | None:
     commits = {name: commit for commit, name in (line.split("\t") for line in listed.stdout.splitlines())}
     names = (f"refs/tags/{version}^{{}}", f"refs/tags/{version}", f"refs/heads/{version}") if version else ("HEAD",)
     found = next((commits[name] for name in names if name in commits), None)
-    if found is None and version and ABBREVIATED.fullmatch(version):
-        known = (
-            repository.run("rev-parse", "--verify", "--quiet", f"{version}^{{commit}}") if repository.mirror.exists() else None
-        )
-        return known.stdout.strip() or None if known else None
+    if found is None and version and ABBREVIATED_COMMIT.fullmatch(version):
+        if not repository.mirror.exists():
+            return None
+        return repository.run("rev-parse", "--verify", "--quiet", f"{version}^{{commit}}").stdout.strip() or None
     if found is None:
         raise BuildError(f"{repository.key}.version: {repository.url} has no branch or tag {version or 'HEAD'}")
     return found
 
 
 def export_commit(layout: Layout, app: App, commit: str, unpack: Unpack) -> None:
-    """Have the files of a commit that :func:`fetch_commit` has returned, and of its submodules, unpacked.
+    """Unpack the files of a commit that :func:`fetch_commit` returned, including those of its submodules.
 
     :raises BuildError: when a submodule cannot be fetched.
     """
@@ -125,7 +123,7 @@ def export_commit(layout: Layout, app: App, commit: str, unpack: Unpack) -> None
 
 
 def submodule_url(url: str, base: str) -> str:
-    """Return the URL that a submodule's ``url`` is in a repository that came from ``base`` (gitmodules(5))."""
+    """Resolve the URL of a submodule, which may be relative to the URL ``base`` of its repository (gitmodules(5))."""
     if not url.startswith(("./", "../")):
         return url
     base, separator = base.rstrip("/"), "/"
@@ -139,7 +137,7 @@ def submodule_url(url: str, base: str) -> str:
 
 @dataclass(frozen=True)
 class _Repository:
-    """A repository and its mirror; ``key`` is the source's place in the inventory, for messages."""
+    """A repository and its local mirror; ``key`` is the path of the source in the inventory, for messages."""
 
     url: str
     mirror: Path
@@ -151,27 +149,27 @@ class _Repository:
             return self._git(errors, *arguments)
 
     def _git(self, errors: IO[bytes], *arguments: str) -> subprocess.CompletedProcess[str]:
-        with self._started(errors, _SETTINGS, {}, *arguments) as process:
+        with self._running(errors, _CONFIG, {}, *arguments) as process:
             output = _pipe(process).read(MAX_OUTPUT + 1)
             if len(output) > MAX_OUTPUT:
-                raise BuildError(f"{self.key}.git: {self.url} has too many names: more than {MAX_OUTPUT >> 20} MiB")
+                raise BuildError(f"{self.key}.git: {self.url} has too many file names: more than {MAX_OUTPUT >> 20} MiB")
         text = output.decode(errors="surrogateescape")  # file names are bytes
-        return subprocess.CompletedProcess(arguments, process.returncode, text, _words(errors))
+        return subprocess.CompletedProcess(arguments, process.returncode, text, _error_output(errors))
 
     @contextlib.contextmanager
-    def _started(
-        self, errors: IO[bytes], settings: list[str], environment: Mapping[str, str], *arguments: str
+    def _running(
+        self, errors: IO[bytes], config: list[str], environment: Mapping[str, str], *arguments: str
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """Give git while it runs, which writes to ``errors``; at the end of the block, or of its time, all of it has ended."""
-        command = ["git", *(word for setting in settings for word in ("-c", setting)), *arguments]
-        asked = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+        """Run git, with stderr in ``errors``, during the block; kill all its processes on an error or timeout."""
+        command = ["git", *(word for setting in config for word in ("-c", setting)), *arguments]
+        batch = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
         try:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env={**os.environ, **self.environment, **asked, **environment},
+                env={**os.environ, **self.environment, **batch, **environment},
                 process_group=0,
             )
         except OSError as error:
@@ -195,10 +193,10 @@ class _Repository:
         return self.mirror.exists() and self.run("cat-file", "-e", f"{commit}^{{commit}}").returncode == 0
 
     def fetch(self, version: str | None) -> None:
-        """Fetch all branches and tags, and a commit that none of them leads to by itself, if the server gives it."""
+        """Fetch all branches and tags, and the commit ``version`` if none of them contains it and the server allows it."""
         fetched = self._fetch_all()
         if fetched.returncode != 0 and self.git("ls-remote", "--", self.url).returncode == 0:
-            # A fetch that was killed may have left half a mirror, or a lock in it. Nobody else uses it now.
+            # A killed fetch may have left an incomplete mirror or a lock. No other process uses the mirror now.
             tree.remove(self.mirror)
             fetched = self._fetch_all()
         if fetched.returncode != 0:
@@ -214,45 +212,45 @@ class _Repository:
         references = [f"+HEAD:{DEFAULT_BRANCH}", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
         return self.run("fetch", "--quiet", "--prune", "--force", "--", self.url, *references)
 
-    def export(self, commit: str, unpack: Unpack, place: str, exported: Iterator[int]) -> None:
-        """Have a commit unpacked into a place, then its submodules, each by itself; ``exported`` counts them all."""
+    def export(self, commit: str, unpack: Unpack, directory: str, counter: Iterator[int]) -> None:
+        """Unpack a commit into ``directory``, then each of its submodules; ``counter`` counts all submodules."""
         submodules = list(self.submodules(commit))
-        self._archive(commit, lambda stream: unpack(stream, place))
-        for path, submodule, wanted in submodules:
-            if next(exported) > MAX_SUBMODULES:
+        self._archive(commit, lambda stream: unpack(stream, directory))
+        for path, submodule, pinned in submodules:
+            if next(counter) > MAX_SUBMODULES:
                 raise BuildError(f"{self.key}.git: the source has more than {MAX_SUBMODULES} submodules")
-            if not submodule.has(wanted):
-                submodule.fetch(wanted)
-            if not submodule.has(wanted):
-                raise BuildError(f"{self.key}.git: the submodule {path} is at {wanted}, which {submodule.url} does not have")
-            submodule.export(wanted, unpack, f"{place}/{path}", exported)
+            if not submodule.has(pinned):
+                submodule.fetch(pinned)
+            if not submodule.has(pinned):
+                raise BuildError(f"{self.key}.git: the submodule {path} is at {pinned}, which {submodule.url} does not have")
+            submodule.export(pinned, unpack, f"{directory}/{path}", counter)
 
     def _archive(self, commit: str, unpack: Callable[[int], None]) -> None:
-        """Have the tar file of a commit unpacked while git writes it: it is in no directory that somebody else can change."""
+        """Unpack the tar archive of a commit as git writes it: no file exists that other users could change."""
         archive = ("--git-dir", str(self.mirror), "archive", "--format=tar", commit)
-        refused: BuildError | None = None
+        failure: BuildError | None = None
         with tempfile.TemporaryFile() as errors:
-            settings = [*_SETTINGS, *_ARCHIVE_SETTINGS]
-            with self._started(errors, settings, _ARCHIVE_ENVIRONMENT, *archive) as process:
+            config = [*_CONFIG, *_ARCHIVE_CONFIG]
+            with self._running(errors, config, _ARCHIVE_ENVIRONMENT, *archive) as process:
                 try:
                     unpack(_pipe(process).fileno())
                 except BuildError as error:
-                    refused = error
+                    failure = error
             if process.returncode not in (0, -signal.SIGPIPE):
-                raise BuildError(f"{self.key}.git: {last_lines(_words(errors))}")
-        if refused:
-            raise refused
+                raise BuildError(f"{self.key}.git: {last_lines(_error_output(errors))}")
+        if failure:
+            raise failure
 
     def submodules(self, commit: str) -> Iterator[tuple[str, _Repository, str]]:
-        """Yield the path, the repository and the commit of each submodule that .gitmodules names."""
+        """Yield the path, the repository and the commit of each submodule in .gitmodules."""
         listed = self.run("ls-tree", "-r", "-z", "--full-tree", commit).stdout
         entries = (entry.partition("\t") for entry in listed.split("\0"))
         commits = {path: meta.split()[2] for meta, _tab, path in entries if meta.startswith(SUBMODULE_MODE)}
         size = self.run("cat-file", "-s", f"{commit}:.gitmodules").stdout.strip()
         if not commits or not size:
             return
-        if int(size) > MAX_SETTINGS:
-            raise BuildError(f"{self.key}.git: .gitmodules has more than {MAX_SETTINGS >> 20} MiB")
+        if int(size) > MAX_GITMODULES:
+            raise BuildError(f"{self.key}.git: .gitmodules has more than {MAX_GITMODULES >> 20} MiB")
         found: dict[str, dict[str, str]] = {}
         for setting in self.run("config", "--blob", f"{commit}:.gitmodules", "--null", "--list").stdout.split("\0"):
             if match := re.fullmatch(r"submodule\.(.+)\.(path|url)\n(.*)", setting, re.DOTALL):
@@ -261,7 +259,7 @@ class _Repository:
             path, url = entry.get("path", ""), submodule_url(entry.get("url", ""), self.url)
             if path in commits:
                 mirror = self.mirror / "modules" / hashlib.sha256(url.encode()).hexdigest()[:12]
-                # As git itself does, so that a repository cannot name one of this host's own files as a submodule.
+                # Like git itself: a repository must not use a file of this host as a submodule.
                 environment = {**self.environment, "GIT_PROTOCOL_FROM_USER": "0"}
                 yield path, replace(self, url=url, mirror=mirror, environment=environment), commits[path]
 
@@ -272,20 +270,20 @@ def _pipe(process: subprocess.Popen[bytes]) -> IO[bytes]:
     return process.stdout
 
 
-def _words(errors: IO[bytes]) -> str:
-    """Return the beginning of what git said on stderr."""
+def _error_output(errors: IO[bytes]) -> str:
+    """Return the beginning of git's stderr."""
     return os.pread(errors.fileno(), 1 << 16, 0).decode(errors="replace")
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill git with all that it has started."""
+    """Kill git and all processes that it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager
 def _repository(layout: Layout, app: App, *, remember: bool = True) -> Iterator[_Repository]:
-    """Give the repository of an app's source while its key is readable; ``remember`` as in :func:`_ssh_command`."""
+    """Yield the repository of an app's source, with the deploy key readable; ``remember`` as in :func:`_ssh_command`."""
     with _ssh_command(layout, app.source, remember=remember) as command:
         key = f"{VARIABLE}.{app.name}.source"
         yield _Repository(str(app.source.git), layout.mirror, key, {"GIT_SSH_COMMAND": command})
@@ -293,19 +291,20 @@ def _repository(layout: Layout, app: App, *, remember: bool = True) -> Iterator[
 
 @contextlib.contextmanager
 def _ssh_command(layout: Layout, source: Source, *, remember: bool) -> Iterator[str]:
-    """Give the ssh that git has to use: one that asks nobody anything.
+    """Yield the ssh command for git, which never prompts.
 
-    :arg remember: whether the key of a server that is met for the first time is written down in the app's directory.
+    :arg remember: whether the host key of a new server is stored in the app's directory.
     """
     options = ["BatchMode=yes", "UpdateHostKeys=no"]
-    known = layout.home / "known_hosts"
+    known_hosts = layout.home / "known_hosts"
     with contextlib.ExitStack() as opened:
         if source.host_key is not None:
-            trusted = opened.enter_context(_in_memory(source.host_key))
-            options += ["StrictHostKeyChecking=yes", f"UserKnownHostsFile={trusted}", "GlobalKnownHostsFile=/dev/null"]
+            given = opened.enter_context(_in_memory(source.host_key))
+            options += ["StrictHostKeyChecking=yes", f"UserKnownHostsFile={given}", "GlobalKnownHostsFile=/dev/null"]
         else:
-            copy = known if remember else opened.enter_context(_in_memory(known.read_text() if known.exists() else ""))
-            options += ["StrictHostKeyChecking=accept-new", f"UserKnownHostsFile={copy}"]
+            if not remember:
+                known_hosts = opened.enter_context(_in_memory(known_hosts.read_text() if known_hosts.exists() else ""))
+            options += ["StrictHostKeyChecking=accept-new", f"UserKnownHostsFile={known_hosts}"]
         if source.deploy_key is not None:
             options += ["IdentitiesOnly=yes", f"IdentityFile={opened.enter_context(_in_memory(source.deploy_key))}"]
         yield shlex.join(["ssh", *(word for option in options for word in ("-o", option))])
@@ -313,10 +312,10 @@ def _ssh_command(layout: Layout, source: Source, *, remember: bool) -> Iterator[
 
 @contextlib.contextmanager
 def _in_memory(text: str) -> Iterator[Path]:
-    """Give a file that only this user's processes can open, and that ends with this process."""
+    """Yield a file in memory that only processes of this user can open, and that ends with this process."""
     descriptor = os.memfd_create("ssh")
     try:
-        os.fchmod(descriptor, 0o600)  # ssh takes no key that others may read
+        os.fchmod(descriptor, 0o600)  # ssh rejects keys that others may read
         os.write(descriptor, f"{text.strip()}\n".encode())
         yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
     finally:

@@ -1,4 +1,4 @@
-"""A Procfile: a line per process type, ``name: command``, as PaaS know it."""
+"""The Procfile of a source: one line ``name: command`` per process type, as on Heroku and other platforms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAME = "Procfile"
 
 MAX_BYTES = 1 << 20
 
-#: Ran once at a release elsewhere; here that is what hooks are for. It is no process, so it is never started as one.
+#: Process type of a command that other platforms run once per release. It is never started; hooks serve this purpose.
 RELEASE = "release"
 
 
@@ -31,9 +31,9 @@ class ProcfileCommands:
 
 
 def read_commands(app: App, source: Path) -> ProcfileCommands:
-    """Return what the source's Procfile starts.
+    """Return the commands in the source's Procfile.
 
-    :raises BuildError: when it is not there or cannot be read, or lacks a type that the app's entry names.
+    :raises BuildError: when it is missing or unreadable, or lacks a process type that the app's entry names.
     """
     key = f"{VARIABLE}.{app.name}.run"
     try:
@@ -43,20 +43,20 @@ def read_commands(app: App, source: Path) -> ProcfileCommands:
         raise BuildError(f"{key}.procfile: {why}") from error
     served = str(app.run.procfile)
     if served not in types:
-        raise BuildError(f"{key}.procfile: {NAME} has no process type {served}; it has {_listed(types)}")
+        raise BuildError(f"{key}.procfile: {NAME} has no process type {served}; it has {_comma_separated(types)}")
     others = {name: line for name, line in types.items() if name not in (served, RELEASE)}
     for name in app.run.scale:
         if name not in others:
-            raise BuildError(f"{key}.scale.{name}: {NAME} has no such worker; it has {_listed(others)}")
+            raise BuildError(f"{key}.scale.{name}: {NAME} has no such worker; it has {_comma_separated(others)}")
     counts = {name: app.run.scale.get(name, 1) for name in others}
-    workers = {name: Worker(shell(line), counts[name]) for name, line in others.items() if counts[name]}
-    return ProcfileCommands(shell(types[served]), workers)
+    workers = {name: Worker(shell_command(line), counts[name]) for name, line in others.items() if counts[name]}
+    return ProcfileCommands(shell_command(types[served]), workers)
 
 
 def parse_procfile(text: str) -> dict[str, str]:
-    """Return the command of each process type.
+    """Return the commands by process type.
 
-    :raises ValueError: naming the line that is none, or that names a type a second time.
+    :raises ValueError: when a line is malformed or repeats a process type.
     """
     types: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -64,17 +64,17 @@ def parse_procfile(text: str) -> dict[str, str]:
             continue
         match = re.fullmatch(rf"\s*({PROCESS_TYPE})\s*:\s*(\S.*?)\s*", line)
         if not match:
-            raise ValueError(f"line {number} is not of the form name: command; found {line.strip()!r}")
+            raise ValueError(f"line {number} must have the form name: command; found {line.strip()!r}")
         if match[1] in types:
-            raise ValueError(f"line {number} names {match[1]} a second time")
+            raise ValueError(f"line {number} repeats the process type {match[1]}")
         types[match[1]] = match[2]
     return types
 
 
-def shell(line: str) -> list[str]:
-    """Return the words that let a shell run ``line``; a brace in it is the shell's, not the launcher's."""
+def shell_command(line: str) -> list[str]:
+    """Return a command that runs ``line`` in a shell, with its braces escaped from the placeholders of the launcher."""
     return ["sh", "-c", line.replace("{", "{{").replace("}", "}}")]
 
 
-def _listed(types: Mapping[str, str]) -> str:
+def _comma_separated(types: Mapping[str, str]) -> str:
     return ", ".join(sorted(types)) or "none"

@@ -60,17 +60,17 @@ def layout(tmp_path: Path) -> Layout:
     return Layout("shop", tmp_path / "host")
 
 
-def test_a_version_is_a_branch_a_tag_or_a_commit_or_the_default_branch(shop: Path, layout: Layout) -> None:
+def test_versions_are_branches_tags_commits_or_the_default_branch(shop: Path, layout: Layout) -> None:
     first = git(shop, "rev-parse", "HEAD")
     git(shop, "tag", "--annotate", "v1", "--message", "a")
     git(shop, "branch", "stable")
     second = commit(shop, web="2")
-    for version, wanted in (("v1", first), ("stable", first), (first, first), ("main", second), (None, second)):
-        assert fetch_commit(layout, app(shop, version)) == wanted
-        assert query_commit(layout, app(shop, version)) == wanted
+    for version, expected in (("v1", first), ("stable", first), (first, first), ("main", second), (None, second)):
+        assert fetch_commit(layout, app(shop, version)) == expected
+        assert query_commit(layout, app(shop, version)) == expected
 
 
-def test_a_branch_is_followed_and_a_commit_that_is_there_is_not_asked_for(shop: Path, layout: Layout) -> None:
+def test_branches_are_fetched_and_cached_commits_are_not(shop: Path, layout: Layout) -> None:
     first = fetch_commit(layout, app(shop, "main"))
     second = commit(shop, web="2")
     assert fetch_commit(layout, app(shop, "main")) == second
@@ -78,13 +78,13 @@ def test_a_branch_is_followed_and_a_commit_that_is_there_is_not_asked_for(shop: 
     assert fetch_commit(layout, app(shop, first)) == first
 
 
-def test_a_commit_that_no_branch_leads_to_is_asked_for_by_itself(shop: Path, layout: Layout) -> None:
+def test_unreachable_commits_are_fetched_directly(shop: Path, layout: Layout) -> None:
     lost = commit(shop, web="2")
     git(shop, "reset", "--quiet", "--hard", "HEAD~1")
     assert fetch_commit(layout, app(shop, lost)) == lost
 
 
-def test_an_abbreviated_commit_is_found_and_a_branch_of_that_name_comes_first(shop: Path, layout: Layout) -> None:
+def test_branches_take_precedence_over_abbreviated_commits(shop: Path, layout: Layout) -> None:
     first = git(shop, "rev-parse", "HEAD")
     second = commit(shop, web="2")
     assert query_commit(layout, app(shop, first[:7])) is None, "only a fetch can tell"
@@ -96,7 +96,7 @@ def test_an_abbreviated_commit_is_found_and_a_branch_of_that_name_comes_first(sh
         fetch_commit(layout, app(shop, "0000000"))
 
 
-def test_what_is_not_there_is_named(shop: Path, layout: Layout) -> None:
+def test_missing_versions_and_repositories_are_reported(shop: Path, layout: Layout) -> None:
     with pytest.raises(BuildError, match=r"tornado_apps\.shop\.source\.version: .* has no branch, tag or commit v9"):
         fetch_commit(layout, app(shop, "v9"))
     with pytest.raises(BuildError, match=r"tornado_apps\.shop\.source\.version: .* has no branch or tag v9"):
@@ -105,13 +105,13 @@ def test_what_is_not_there_is_named(shop: Path, layout: Layout) -> None:
         fetch_commit(layout, app(shop.with_name("nowhere")))
 
 
-def test_looking_up_writes_nothing(shop: Path, layout: Layout) -> None:
+def test_query_commit_writes_nothing(shop: Path, layout: Layout) -> None:
     query_commit(layout, app(shop))
     assert not layout.home.exists()
 
 
 @pytest.mark.parametrize("left", ["refs/heads/main.lock", ""])
-def test_what_a_killed_fetch_has_left_is_no_obstacle(shop: Path, layout: Layout, left: str) -> None:
+def test_fetch_recovers_from_an_interrupted_fetch(shop: Path, layout: Layout, left: str) -> None:
     fetch_commit(layout, app(shop, "main"))
     if left:
         (layout.mirror / left).parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def test_what_a_killed_fetch_has_left_is_no_obstacle(shop: Path, layout: Layout,
 
 @pytest.fixture
 def nested(tmp_path: Path, shop: Path) -> Path:
-    """Give the shop a submodule `lib` at a relative URL, which has a submodule `deep` itself."""
+    """Add the submodule `lib` at a relative URL to the shop; `lib` has the submodule `deep`."""
     repository(tmp_path / "deep", deep="1")
     lib = repository(tmp_path / "lib", lib="1")
     git(lib, "submodule", "--quiet", "add", "../deep", "deep")
@@ -136,7 +136,7 @@ def nested(tmp_path: Path, shop: Path) -> Path:
 
 
 def unpacker(directory: Path) -> Unpack:
-    """Unpack as a host's builder does."""
+    """Return a function that unpacks like the builder on a host."""
     directory.mkdir(exist_ok=True)
 
     def unpack(stream: int, place: str) -> None:
@@ -146,7 +146,7 @@ def unpacker(directory: Path) -> Unpack:
     return unpack
 
 
-def test_a_link_of_the_parent_does_not_lead_a_submodule_astray(
+def test_submodules_do_not_follow_links_of_the_parent(
     nested: Path, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_ALLOW_PROTOCOL", "file")
@@ -154,23 +154,23 @@ def test_a_link_of_the_parent_does_not_lead_a_submodule_astray(
     (nested / "vendor/source.tar").symlink_to(target)
     commit(nested)
     export_commit(layout, app(nested), fetch_commit(layout, app(nested)), unpacker(tmp_path / "src"))
-    assert (tmp_path / "src/vendor/source.tar").is_symlink(), "the attack was there"
+    assert (tmp_path / "src/vendor/source.tar").is_symlink(), "the attack is in place"
     assert not target.exists()
 
 
-def test_a_commit_with_endless_files_is_refused(shop: Path, layout: Layout, tmp_path: Path) -> None:
-    """A tree that contains another one 64 times, and so on, has more files than atoms are on earth, in a dozen objects."""
+def test_commits_with_excessive_files_are_rejected(shop: Path, layout: Layout, tmp_path: Path) -> None:
+    """Nest a tree that contains its predecessor 64 times: a dozen objects contain 64**12 files."""
     tree = git(shop, "rev-parse", "HEAD^{tree}")
     for _level in range(12):
         entries = "".join(f"040000 tree {tree}\td{number:02}\n" for number in range(64))
         made = subprocess.run(["git", "-C", str(shop), "mktree"], input=entries, capture_output=True, text=True, check=True)
         tree = made.stdout.strip()
     git(shop, "update-ref", "refs/heads/main", git(shop, "commit-tree", tree, "-m", "bomb"))
-    with pytest.raises(BuildError, match="has too many names: more than 64 MiB"):
+    with pytest.raises(BuildError, match="has too many file names: more than 64 MiB"):
         export_commit(layout, app(shop), fetch_commit(layout, app(shop)), unpacker(tmp_path / "src"))
 
 
-def test_export_starts_no_program_that_attributes_name(shop: Path, layout: Layout, tmp_path: Path) -> None:
+def test_export_ignores_filters_in_gitattributes(shop: Path, layout: Layout, tmp_path: Path) -> None:
     (shop / ".gitattributes").write_text("web.py export-subst filter=evil\n")
     (shop / "signature").write_text("$Format:%G?$")
     ran = tmp_path / "ran"
@@ -182,29 +182,27 @@ def test_export_starts_no_program_that_attributes_name(shop: Path, layout: Layou
         export_commit(layout, app(shop), fetch_commit(layout, app(shop)), unpacker(tmp_path / "src"))
         assert not ran.exists()
         git(shop, "archive", "--format=tar", "--output", str(tmp_path / "x.tar"), "HEAD")
-    assert ran.exists(), "git by itself does"
+    assert ran.exists(), "git itself runs the filter"
 
 
-def test_submodules_come_with_it_as_deep_as_they_go(
-    nested: Path, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nested_submodules_are_exported(nested: Path, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_ALLOW_PROTOCOL", "file")
     pinned = fetch_commit(layout, app(nested))
     commit(tmp_path / "lib", lib="2")
     export_commit(layout, app(nested), pinned, unpacker(tmp_path / "src"))
     assert (tmp_path / "src/web.py").read_text() == "1"
-    assert (tmp_path / "src/vendor/lib/lib.py").read_text() == "1", "at the commit that the shop names"
+    assert (tmp_path / "src/vendor/lib/lib.py").read_text() == "1", "at the commit that the shop pins"
     assert (tmp_path / "src/vendor/lib/deep/deep.py").read_text() == "1"
     assert not list(tmp_path.rglob("*.tar"))
 
 
-def test_a_repository_cannot_name_the_hosts_own_files_as_a_submodule(nested: Path, layout: Layout, tmp_path: Path) -> None:
+def test_submodules_cannot_be_files_of_the_host(nested: Path, layout: Layout, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="transport 'file' not allowed"):
         export_commit(layout, app(nested), fetch_commit(layout, app(nested)), unpacker(tmp_path / "src"))
 
 
 @pytest.mark.parametrize(
-    ("url", "base", "wanted"),
+    ("url", "base", "expected"),
     [
         ("https://b.test/lib.git", "https://a.test/shop.git", "https://b.test/lib.git"),
         ("../lib.git", "https://a.test/team/shop.git", "https://a.test/team/lib.git"),
@@ -214,15 +212,15 @@ def test_a_repository_cannot_name_the_hosts_own_files_as_a_submodule(nested: Pat
         ("../lib.git", "git@a.test:shop.git", "git@a.test:lib.git"),
     ],
 )
-def test_a_submodules_url_may_be_relative(url: str, base: str, wanted: str) -> None:
-    assert submodule_url(url, base) == wanted
+def test_submodule_urls_are_resolved(url: str, base: str, expected: str) -> None:
+    assert submodule_url(url, base) == expected
 
 
 def options(command: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in shlex.split(command) if "=" in word)
 
 
-def test_ssh_reads_the_key_while_git_runs_and_nobody_sees_it(shop: Path, layout: Layout) -> None:
+def test_deploy_keys_are_readable_only_while_git_runs(shop: Path, layout: Layout) -> None:
     source = app(shop, deploy_key="-----BEGIN KEY-----\nhunter2\n-----END KEY-----").source
     with _ssh_command(layout, source, remember=True) as command:
         assert "hunter2" not in command
@@ -233,7 +231,7 @@ def test_ssh_reads_the_key_while_git_runs_and_nobody_sees_it(shop: Path, layout:
     assert not key.exists()
 
 
-def test_a_servers_key_is_the_one_that_is_given_or_the_first_that_was_met(shop: Path, layout: Layout) -> None:
+def test_host_keys_are_configured_or_remembered(shop: Path, layout: Layout) -> None:
     with _ssh_command(layout, app(shop, host_key="a.test ssh-ed25519 AAAA").source, remember=True) as command:
         assert options(command)["StrictHostKeyChecking"] == "yes"
         assert Path(options(command)["UserKnownHostsFile"]).read_text() == "a.test ssh-ed25519 AAAA\n"
@@ -241,4 +239,4 @@ def test_a_servers_key_is_the_one_that_is_given_or_the_first_that_was_met(shop: 
         assert options(command)["StrictHostKeyChecking"] == "accept-new"
         assert options(command)["UserKnownHostsFile"] == str(layout.home / "known_hosts")
     with _ssh_command(layout, app(shop).source, remember=False) as command:
-        assert options(command)["UserKnownHostsFile"].startswith("/proc/"), "check mode writes nothing down"
+        assert options(command)["UserKnownHostsFile"].startswith("/proc/"), "check mode stores no host keys"

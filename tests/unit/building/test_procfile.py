@@ -29,21 +29,21 @@ def commands(directory: Path, text: str | None = TEXT, **run: Any) -> ProcfileCo
     return read_commands(load({"shop": entry})["shop"], directory)
 
 
-def test_a_shell_runs_the_line_of_the_served_type(tmp_path: Path) -> None:
+def test_a_shell_runs_the_served_process_type(tmp_path: Path) -> None:
     assert commands(tmp_path).argv == ["sh", "-c", "python app.py --port=$PORT"]
 
 
-def test_each_other_type_is_a_worker_but_release(tmp_path: Path) -> None:
+def test_other_process_types_except_release_are_workers(tmp_path: Path) -> None:
     found = commands(tmp_path).workers
     assert {name: worker.count for name, worker in found.items()} == {"mailer": 1, "worker": 1}
 
 
-def test_braces_are_the_shells_and_not_the_launchers(tmp_path: Path) -> None:
+def test_braces_are_escaped_from_the_launcher(tmp_path: Path) -> None:
     words = commands(tmp_path).workers["worker"].argv
     assert [word.format(port="no") for word in words] == ["sh", "-c", 'rq worker "${QUEUE:-default}"']
 
 
-def test_scale_says_how_many_and_nothing_is_left_out(tmp_path: Path) -> None:
+def test_scale_sets_the_number_of_workers(tmp_path: Path) -> None:
     found = commands(tmp_path, scale={"worker": 3, "mailer": 0}).workers
     assert {name: worker.count for name, worker in found.items()} == {"worker": 3}
 
@@ -63,19 +63,21 @@ def test_scale_says_how_many_and_nothing_is_left_out(tmp_path: Path) -> None:
             "tornado_apps.shop.run.scale.wroker: Procfile has no such worker; it has mailer, worker",
         ),
         (TEXT, {"scale": {"release": 1}}, "scale.release: Procfile has no such worker; it has mailer, worker"),
-        ("web python app.py", {}, "Procfile: line 1 is not of the form name: command; found 'web python app.py'"),
+        ("web python app.py", {}, "Procfile: line 1 must have the form name: command; found 'web python app.py'"),
     ],
 )
-def test_what_is_not_there_is_refused_with_what_is(tmp_path: Path, text: str | None, run: dict[str, Any], message: str) -> None:
+def test_missing_process_types_are_reported_with_those_available(
+    tmp_path: Path, text: str | None, run: dict[str, Any], message: str
+) -> None:
     with pytest.raises(BuildError) as caught:
         commands(tmp_path, text, **run)
     assert message in str(caught.value)
 
 
-def test_lines_may_end_as_on_windows_and_hold_colons() -> None:
+def test_windows_line_endings_and_colons_are_accepted() -> None:
     assert parse_procfile("web: python app.py --bind=:$PORT\r\n\r\n") == {"web": "python app.py --bind=:$PORT"}
 
 
-def test_a_type_stands_there_once() -> None:
-    with pytest.raises(ValueError, match="line 2 names web a second time"):
+def test_duplicate_process_types_are_rejected() -> None:
+    with pytest.raises(ValueError, match="line 2 repeats the process type web"):
         parse_procfile("web: a\nweb: b\n")

@@ -33,7 +33,7 @@ def release(revision: str = "r1", programs: Programs = PROGRAMS, **keys: Any) ->
     return plan_release(app(**keys), revision, programs).id
 
 
-def test_the_same_inputs_are_the_same_release() -> None:
+def test_equal_inputs_have_equal_release_ids() -> None:
     assert release(env={"A": "1"}) == release(env={"A": "1"})
 
 
@@ -58,15 +58,15 @@ def test_the_same_inputs_are_the_same_release() -> None:
         {"debug": True},
     ],
 )
-def test_whatever_a_process_is_started_with_makes_another_release(keys: dict[str, Any]) -> None:
+def test_process_settings_change_the_release_id(keys: dict[str, Any]) -> None:
     assert release(**keys) != release()
 
 
-def test_code_and_programs_make_another_release() -> None:
+def test_revision_and_programs_change_the_release_id() -> None:
     assert len({release(), release("r2"), release(programs=Programs("launcher", {"__main__.py": "newer"}))}) == 3
 
 
-def test_what_only_nginx_needs_makes_no_other_release() -> None:
+def test_site_options_do_not_change_the_release_id() -> None:
     site: dict[str, Any] = {
         "extra": "etag off;",
         "aliases": ["b.test"],
@@ -77,17 +77,17 @@ def test_what_only_nginx_needs_makes_no_other_release() -> None:
     assert release(domains=["a.test"], **site) == release(domains=["a.test"])
 
 
-def test_the_runner_is_started_with_the_largest_body_of_all_paths() -> None:
+def test_the_runner_gets_the_largest_upload_size() -> None:
     words = process_command(app(upload_size="1m", paths={"/a": {"upload_size": "9m"}}))
     assert words[words.index("--max-body-size") + 1] == "9m"
 
 
 @pytest.mark.parametrize("keys", [{"run": {"procfile": "api"}}, {"run": {"procfile": "web", "scale": {"worker": 2}}}])
-def test_the_processes_of_a_procfile_make_another_release(keys: dict[str, Any]) -> None:
+def test_procfile_settings_change_the_release_id(keys: dict[str, Any]) -> None:
     assert release(port=8000, **keys) != release(port=8000, run={"procfile": "web"})
 
 
-def test_how_a_repository_is_reached_makes_no_other_release() -> None:
+def test_git_access_does_not_change_the_release_id() -> None:
     source = {"git": "git@example.com:shop.git"}
     access = {"deploy_key": "hunter2", "host_key": "example.com ssh-ed25519 AAAA"}
     planned = plan_release(app(source=source | access), "r1", PROGRAMS)
@@ -95,34 +95,34 @@ def test_how_a_repository_is_reached_makes_no_other_release() -> None:
     assert "hunter2" not in str(planned)
 
 
-def test_secrets_are_not_in_the_description() -> None:
+def test_secrets_are_not_in_the_manifest() -> None:
     assert "hunter2" not in str(plan_release(app(secrets={"KEY": "hunter2"}), "r1", PROGRAMS))
 
 
-def test_the_runner_serves_an_app_on_its_socket_behind_nginx() -> None:
+def test_the_runner_serves_apps_on_unix_sockets() -> None:
     assert " ".join(process_command(app())) == (
         "python {release}/runner shop.web:make_app --socket {socket} --xheaders --max-body-size 50m --drain 30"
         " --pid-file {run}/{process}.pid --metrics {run}/{process}.metrics"
     )
 
 
-def test_the_runner_serves_wsgi_from_threads() -> None:
+def test_the_runner_serves_wsgi_with_threads() -> None:
     words = " ".join(process_command(app(run={"wsgi": "shop.wsgi:application", "threads": 3})))
     assert words.startswith("python {release}/runner shop.wsgi:application --wsgi --threads 3 --socket {socket} ")
-    assert "--threads" not in process_command(app(run={"wsgi": "shop.wsgi:application"})), "the runner's own number"
+    assert "--threads" not in process_command(app(run={"wsgi": "shop.wsgi:application"})), "the default of the runner"
 
 
-def test_the_runner_logs_to_its_own_host_and_to_the_syslog_daemon() -> None:
+def test_the_runner_logs_to_stderr_and_syslog() -> None:
     words = " ".join(process_command(app(services={"syslog": {"host": "logs1", "port": 5514}})))
     assert " --log-to stderr --log-to udp://logs1:5514 " in words
 
 
-def test_the_runner_reloads_in_debug_also_when_a_watched_file_changes() -> None:
+def test_debug_and_watch_are_passed_to_the_runner() -> None:
     assert process_command(app(debug=True, watch=["a.yml", "b/c"]))[-9:-4] == ["--debug", "--watch", "a.yml", "--watch", "b/c"]
     assert "--debug" not in process_command(app())
 
 
-def test_hooks_are_split_as_a_shell_would_and_keep_their_braces() -> None:
+def test_hooks_are_split_into_words_and_keep_braces() -> None:
     hooks = {"before_switch": {"command": "python migrate.py --name='{a} b'", "once": True}, "timeout": 5}
     manifest = plan_release(app(hooks=hooks), "r1", PROGRAMS)
     assert manifest.hooks == {"before_switch": ["python", "migrate.py", "--name={a} b"]}
@@ -130,16 +130,16 @@ def test_hooks_are_split_as_a_shell_would_and_keep_their_braces() -> None:
 
 
 @pytest.mark.parametrize(("run", "served"), [({"app": "a:b"}, True), ({"wsgi": "a:b"}, True), ({"command": "x {socket}"}, False)])
-def test_it_says_whether_the_runner_serves(run: dict[str, Any], *, served: bool) -> None:
+def test_the_manifest_records_whether_the_runner_serves(run: dict[str, Any], *, served: bool) -> None:
     assert plan_release(app(run=run), "r1", PROGRAMS).runner is served
 
 
-def test_a_summary_says_what_would_be_built_and_nothing_of_how_it_is_started() -> None:
+def test_summaries_contain_no_settings() -> None:
     planned = plan_release(app(processes=2, secrets={"KEY": "hunter2"}), "r1", PROGRAMS)
     assert planned.summary == f"release {planned.id} of revision r1, 2 processes"
 
 
-def test_a_full_file_system_is_named_whoever_met_it(tmp_path: Path) -> None:
+def test_full_file_systems_are_reported_first(tmp_path: Path) -> None:
     layout = Layout("shop", tmp_path)
     layout.releases.mkdir(parents=True)
     for error in (OSError(28, os.strerror(28), "/srv/shop"), BuildError(f"tar: Cannot write: {os.strerror(28)}")):
@@ -151,7 +151,7 @@ def test_a_full_file_system_is_named_whoever_met_it(tmp_path: Path) -> None:
     assert _failure_message(layout, "r1", OSError("a reason")) == "tornado_apps.shop: release r1 cannot be built: a reason"
 
 
-def test_what_the_runner_serves_has_to_depend_on_tornado(tmp_path: Path) -> None:
+def test_apps_of_the_runner_require_tornado(tmp_path: Path) -> None:
     packages = tmp_path / "lib/python3.11/site-packages"
     packages.mkdir(parents=True)
     environment = Environment(tmp_path, built=False)
@@ -162,7 +162,7 @@ def test_what_the_runner_serves_has_to_depend_on_tornado(tmp_path: Path) -> None
     _require_tornado(app(run={"wsgi": "shop:app"}), environment)
 
 
-def test_static_files_are_published_by_address_and_by_the_version_that_tornado_gives_them(tmp_path: Path) -> None:
+def test_static_files_are_published_by_url_and_by_tornado_version(tmp_path: Path) -> None:
     work = tmp_path / "release"
     static = work / "src/www"
     (static / "css").mkdir(parents=True)
@@ -180,16 +180,16 @@ def test_static_files_are_published_by_address_and_by_the_version_that_tornado_g
     names = {path.name: path.read_text() for path in (work / "versions").iterdir()}
     assert (names[f"{version}.css"], names[f"{version}.css.gz"]) == ("a", "packed")
     assert names[StaticFileHandler.get_content_version(str(static / "LICENSE"))] == "b"
-    assert (work / "public/x/y/LICENSE").stat().st_nlink == 3, "links cost no space"
+    assert (work / "public/x/y/LICENSE").stat().st_nlink == 3, "a hard link"
 
 
-def test_a_static_directory_that_leads_out_of_the_source_is_refused(tmp_path: Path) -> None:
+def test_static_directories_outside_the_source_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src/static").symlink_to("/etc")
     with pytest.raises(BuildError, match=r"tornado_apps.shop.static.path: static points outside the source, to /etc"):
         _publish_static(app(static={}), tmp_path, Environment(tmp_path / "venv", built=False))
 
 
-def test_a_command_is_split_as_a_shell_would_and_not_by_one() -> None:
+def test_commands_are_split_into_words_without_a_shell() -> None:
     words = process_command(app(run={"command": "python app.py --port={port} --name='a b'"}, port=8000))
     assert words == ["python", "app.py", "--port={port}", "--name=a b"]

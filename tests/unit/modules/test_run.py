@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
-from ansible_collections.funnel.tornado.plugins.modules.run import secrets, words
+from ansible_collections.funnel.tornado.plugins.modules.run import secrets, split_command
 
 
-def test_a_command_is_taken_apart_as_by_a_shell() -> None:
-    assert words("sh -c 'echo \"$HOME\" | wc'  a\\ b") == ["sh", "-c", 'echo "$HOME" | wc', "a b"]
+def test_commands_are_split_into_words() -> None:
+    assert split_command("sh -c 'echo \"$HOME\" | wc'  a\\ b") == ["sh", "-c", 'echo "$HOME" | wc', "a b"]
 
 
 @pytest.mark.parametrize(
@@ -22,12 +22,12 @@ def test_a_command_is_taken_apart_as_by_a_shell() -> None:
         ("echo 'a", 'command: no closing quotation; found "echo \'a"'),
     ],
 )
-def test_what_is_no_command_is_refused(command: str, message: str) -> None:
+def test_invalid_commands_are_rejected(command: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        words(command)
+        split_command(command)
 
 
-def test_secrets_are_hidden_but_for_those_that_stand_in_many_words(tmp_path: Path) -> None:
+def test_secrets_are_masked_except_short_ones(tmp_path: Path) -> None:
     layout = Layout("shop", tmp_path)
     layout.release("1f2e").mkdir(parents=True)
     (layout.release("1f2e") / "secrets.json").write_text(json.dumps({"KEY": "not-for-others", "LEVEL": "1"}))
