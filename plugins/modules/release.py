@@ -10,7 +10,8 @@ module: release
 short_description: Build a release of an app
 version_added: 0.1.0
 description:
-  - A release is an immutable build of an app in C(/srv/<app>/releases/<id>): its code, virtual environment and configuration. A
+  - >-
+    A release is an immutable build of an app in C(/srv/<app>/releases/<id>): its code, virtual environment and configuration. A
     build does not affect the live release.
   - The id is a hash of the inputs, so that equal inputs are built once.
 options:
@@ -243,8 +244,9 @@ def find_revision(module: AnsibleModule, layout: Layout, app: App) -> str | None
 
 
 def difference(layout: Layout, after: str) -> dict[str, str]:
-    served = layout.live_release()
-    before = f"{read_manifest(layout, served).summary}\n" if served and layout.is_built(served) else "nothing\n"
+    """Return the diff from the live release."""
+    live = layout.live_release()
+    before = f"{read_manifest(layout, live).summary}\n" if live and layout.is_built(live) else "nothing\n"
     return {"before": before, "after": after, "before_header": f"release of {layout.app}"}
 
 
