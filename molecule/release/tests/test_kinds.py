@@ -103,7 +103,7 @@ def deployed(sources: Path, host: Host, tmp_path_factory: pytest.TempPathFactory
 
     status, output = run_playbook("playbooks/remove.yml", HOST, "-e", "app=sample")
     assert status != 0
-    assert "tornado_apps still has sample: take it out first" in re.sub(r"\s+", " ", output)
+    assert "tornado_apps still contains sample: delete the entry first" in re.sub(r"\s+", " ", output)
 
     status, output = run_playbook("playbooks/remove.yml", HOST, "-e", "app=paas", "--check", "--diff")
     assert status == 0, output

@@ -287,7 +287,7 @@ def refusals(sources: Sources, repository: dict[str, Any], served: dict[str, Any
     wrong = f"sha256:{'0' * 64}"
     yield (
         {"source": served | {"checksum": wrong}},
-        rf"source\.checksum: http://127.0.0.1:8099/locked.tar.xz hashes to {served['checksum']}; {wrong} is wanted",
+        rf"source\.checksum: http://127.0.0.1:8099/locked.tar.xz hashes to {served['checksum']}; expected {wrong}",
     )
     yield (
         {"source": zipped(sources, "x") | {"checksum": wrong}},
@@ -312,14 +312,14 @@ def refusals(sources: Sources, repository: dict[str, Any], served: dict[str, Any
     (linked / "static").symlink_to("/etc")
     yield (
         no_tornado | {"source": {"archive": str(sources.tar(linked))}, "static": {}},
-        r"source: static is a link that leads out of its tree, to /etc",
+        r"source: static is a link to a path outside its tree, /etc",
     )
 
     piped = sources.tree("piped")
     os.mkfifo(piped / "pipe")
     yield (
         {"source": {"archive": str(sources.tar(piped))}},
-        r"source\.archive: cannot be unpacked .*pipe is neither a file nor a directory nor a link",
+        r"source\.archive: cannot be unpacked .*pipe is not a file, directory or link",
     )
 
     path = str(sources.tree("hooked"))
