@@ -49,7 +49,7 @@ options:
     type: str
     default: ""
   runner:
-    description: "Only for the controller's half of this module: the files of the runner, which serves the app, as JSON."
+    description: "Set by the action plugin: the files of the runner, which serves the app, as JSON."
     type: str
     default: ""
   builder:
