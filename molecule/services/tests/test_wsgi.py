@@ -134,7 +134,7 @@ def test_the_first_app_has_the_site_and_reads_from_the_second_which_has_a_path_o
     assert site.get("/api/runs?status=failed").json["total"] == 1
     page = site.get("/").body.decode()
     assert "<title>Sequencing runs</title>" in page
-    assert "3 in all" in page
+    assert "3 in total" in page
     assert "<dt>Status</dt><dd>failed</dd>" in site.get("/runs/160708_E00306").body.decode()
     assert site.get("/runs/none").status == 404
     assert site.get("/static/style.css").headers["content-type"] == "text/css"
