@@ -1,4 +1,4 @@
-"""Controller's half of the module app_logs: shows lines as they come, which a module can do only when it has ended."""
+"""Action plugin of the module app_logs: displays new lines while it runs, which a module cannot do."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import name_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable
 
-#: Seconds between two looks at a host whose app logs all the time.
+#: Seconds between two calls of the module while the app logs.
 INTERVAL = 1.0
 
-#: Seconds that the module waits for a line.
-PATIENCE = 10.0
+#: Maximum number of seconds that the module waits for a line.
+MAX_WAIT = 10.0
 
 
 class ActionModule(ActionBase):
-    """Reads logs, once or for some time."""
+    """Read logs once, or follow them for some time."""
 
     _supports_check_mode = True
     _requires_connection = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the module's result; of several looks, that of the last one, without lines."""
+        """Return the result of the module; after following, the last result without lines."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         host = str((task_vars or {}).get("inventory_hostname"))
@@ -38,7 +38,7 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(problem)
         deadline = time.monotonic() + seconds
         while True:
-            result = self._look(host, arguments, task_vars)
+            result = self._read(host, arguments, task_vars)
             left = deadline - time.monotonic()
             if not seconds or result.get("failed"):
                 return result
@@ -47,9 +47,9 @@ class ActionModule(ActionBase):
             if left <= 0:
                 return result | {"lines": []}
             time.sleep(min(INTERVAL, left) if result["lines"] else 0)
-            arguments |= {"since": result["position"], "follow": math.ceil(min(PATIENCE, left))}
+            arguments |= {"since": result["position"], "follow": math.ceil(min(MAX_WAIT, left))}
 
-    def _look(self, host: str, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+    def _read(self, host: str, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         result: dict[str, Any] = self._execute_module("funnel.tornado.app_logs", module_args=arguments, task_vars=task_vars)
         for line in result.get("lines", ()):
             line["text"] = printable(f"{host} {line.pop('process')}: {line['text']}", line=True)

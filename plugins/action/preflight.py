@@ -77,20 +77,21 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail("\n".join(["the inventory has mistakes; nothing was changed", *lines]))
 
 
-def unknown_apps(names: list[str], apps: object) -> list[str]:
+def unknown_apps(names: list[str], entries: object) -> list[str]:
     """Return a message for each of ``names`` that has no entry."""
-    known = list(apps) if isinstance(apps, dict) else []
-    found = []
+    apps = list(entries) if isinstance(entries, dict) else []
+    problems = []
     for name in names:
-        if name not in known:
-            near = closest_match(name, known)
-            right = f"did you mean {near}?" if near else f"there are {', '.join(known)}"
-            found.append(f"{VARIABLE}: no such app {name}; {right}")
-    return found
+        if name not in apps:
+            match = closest_match(name, apps)
+            hint = f"did you mean {match}?" if match else f"there are {', '.join(apps)}"
+            problems.append(f"{VARIABLE}: no such app {name}; {hint}")
+    return problems
 
 
 def misspelled_variables(variables: dict[str, Any]) -> list[str]:
     """Return a message for each variable whose name resembles ``tornado_apps``: Ansible would ignore it silently."""
-    strange = sorted(name for name in variables if name.startswith("tornado_") and name != VARIABLE)
-    near = (name for name in sorted(variables) if name not in strange and closest_match(name, [VARIABLE]) and name != VARIABLE)
-    return [f"{name}: no such variable; did you mean {VARIABLE}?" for name in [*strange, *near]]
+    names = sorted(name for name in variables if name != VARIABLE)
+    prefixed = [name for name in names if name.startswith("tornado_")]
+    similar = [name for name in names if name not in prefixed and closest_match(name, [VARIABLE])]
+    return [f"{name}: no such variable; did you mean {VARIABLE}?" for name in prefixed + similar]

@@ -12,7 +12,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.funnel.tornado.plugins.action.release import PROGRAMS, entry, runner
+from ansible_collections.funnel.tornado.plugins.action.release import PROGRAMS, build_entry, runner
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
@@ -40,7 +40,7 @@ class ActionModule(ActionBase):
             module_name="funnel.tornado.push",
             module_args={
                 "apps": {},  # they have secrets, and keys of no concern to this
-                "entries": json.dumps({name: entry(app) for name, app in apps.items()}) if apps else "",
+                "entries": json.dumps({name: build_entry(app) for name, app in apps.items()}) if apps else "",
                 "authorized_keys": policy.authorized_keys(apps),
                 "program": base64.b64encode(program()).decode() if apps else "",
             },

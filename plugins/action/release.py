@@ -1,4 +1,4 @@
-"""Controller's half of the module release: reads the entry, hashes the source, and sends it only when it is wanted."""
+"""Controller side of the module release: parses the entry of the app, hashes its source, and sends it if the host lacks it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.plugin_utils import source_packing
 
-#: The two programs that every release carries.
+#: Directory of the launcher and the runner, which are copied into each release.
 PROGRAMS = Path(__file__).parents[2] / "roles/app/files"
 
-
-#: Bytes of a packed source that travels with the module, wanted or not: asking first, and a file of its own, are four round
-#: trips more.
-SMALL_SOURCE = 200_000
+#: Maximum size of a packed source in bytes that is sent along with the module: a query and a separate file would take four
+#: more round trips.
+MAX_INLINE_SOURCE = 200_000
 
 
 class ActionModule(ActionBase):
-    """Builds a release; a source that the host has already is not sent again."""
+    """Builds a release; sends the source only to a host that lacks the release."""
 
     _supports_check_mode = True
     _requires_connection = True
@@ -44,9 +43,12 @@ class ActionModule(ActionBase):
             }
         )
         try:
-            entries = with_versions(arguments["apps"], {arguments["name"]: arguments["version"]})
-            [app] = load({arguments["name"]: entries[arguments["name"]]}, complete=False).values()
-        except (InvalidDataError, KeyError) as error:
+            name = arguments["name"]
+            entries = with_versions(arguments["apps"], {name: arguments["version"]})
+            if name not in entries:
+                raise AnsibleActionFail(f"{VARIABLE}: no such app {name}")
+            [app] = load({name: entries[name]}, complete=False).values()
+        except InvalidDataError as error:
             raise AnsibleActionFail(str(error)) from error
         local = local_source(app, self._loader.get_basedir())
         result = self._release(app, local, arguments["wait"], task_vars or {})
@@ -55,9 +57,9 @@ class ActionModule(ActionBase):
     def _release(self, app: App, local: Path | None, wait: int, task_vars: dict[str, Any]) -> dict[str, Any]:
         arguments = {
             "name": app.name,
-            # A text takes its place: of a dict with secrets, Ansible would blot out each value wherever it stands, and be it "1".
+            # Text replaces the dict: Ansible would mask each value of its secrets in all output, even a value such as "1".
             "apps": {},
-            "app": json.dumps(entry(app)),
+            "app": json.dumps(build_entry(app)),
             "revision": revision(app, local) if local else "",
             "launcher": (PROGRAMS / "launch.py").read_text(),
             "runner": runner(),
@@ -65,7 +67,7 @@ class ActionModule(ActionBase):
             "wait": wait,
         }
         packed = self._pack(app, local) if local else b""
-        if len(packed) <= SMALL_SOURCE:
+        if len(packed) <= MAX_INLINE_SOURCE:
             return self._module(arguments | ({"content": base64.b64encode(packed).decode()} if local else {}), task_vars)
         result = self._module(arguments, task_vars)
         if not result.pop("needs_source", False):
@@ -88,7 +90,7 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = self._execute_module(
             module_name="funnel.tornado.release", module_args=arguments, task_vars=task_vars
         )
-        result.pop("invocation", None)  # two programs' texts are no help to anybody
+        result.pop("invocation", None)  # it contains the text of the programs
         return result
 
 
@@ -97,15 +99,15 @@ def runner() -> str:
     return json.dumps({path.name: path.read_text() for path in sorted((PROGRAMS / "runner").glob("*.py"))})
 
 
-def entry(app: App) -> dict[str, Any]:
-    """Return what a host needs to know of an app to build it."""
-    known = to_entry(app)
-    del known["basic_auth"]  # hashes of passwords are nginx's alone
-    return known
+def build_entry(app: App) -> dict[str, Any]:
+    """Return the entry of ``app`` without the password hashes, which only nginx needs."""
+    entry = to_entry(app)
+    del entry["basic_auth"]
+    return entry
 
 
 def with_versions(apps: Any, versions: dict[str, str | None]) -> Any:
-    """Return the entries with another version of some sources; what is no entry stays as it is, for the model to refuse."""
+    """Override the versions of some sources; leave malformed entries to the validation."""
     changed = {}
     for name, version in versions.items():
         entry = apps.get(name) if isinstance(apps, dict) else None
@@ -115,9 +117,9 @@ def with_versions(apps: Any, versions: dict[str, str | None]) -> Any:
 
 
 def local_source(app: App, playbook: str) -> Path | None:
-    """Return the directory or archive that a source is on the controller; None when the host gets it by itself.
+    """Return the directory or archive of a source on the controller; None if the host fetches the source.
 
-    :raises AnsibleActionFail: when it is not there.
+    :raises AnsibleActionFail: when it does not exist.
     """
     if app.source.path is not None:
         key, name = "path", app.source.path
@@ -132,9 +134,9 @@ def local_source(app: App, playbook: str) -> Path | None:
 
 
 def revision(app: App, local: Path) -> str:
-    """Return what a source on the controller hashes to.
+    """Return the hash of a source on the controller.
 
-    :raises AnsibleActionFail: when it cannot be sent, or is not what the entry says.
+    :raises AnsibleActionFail: when it contains files that cannot be sent, or does not match the checksum of the entry.
     """
     key = "path" if local.is_dir() else "checksum"
     try:

@@ -1,4 +1,4 @@
-"""Controller's half of the module run: shows what the command has printed."""
+"""Controller side of the module run: displays the output of the command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.printable impo
 
 
 class ActionModule(ActionBase):
-    """Runs the module, and shows the command's output, set off from what Ansible says."""
+    """Runs the module, and displays the output of the command below a line with the host and the command."""
 
     _supports_check_mode = True
     _requires_connection = True
@@ -26,7 +26,7 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = self._execute_module("funnel.tornado.run", module_args=arguments, task_vars=task_vars)
         if not result.get("failed"):
             host = (task_vars or {}).get("inventory_hostname")
-            what = f"{arguments['command']}, in release {result['release']} of {arguments['name']}"
-            shown = f"{host}: would run {what}" if self._task.check_mode else f"{host}: {what}\n{result['output']}"
-            self._display.display(printable_message(shown.rstrip()))
+            run = f"{arguments['command']}, in release {result['release']} of {arguments['name']}"
+            text = f"{host}: would run {run}" if self._task.check_mode else f"{host}: {run}\n{result['output']}"
+            self._display.display(printable_message(text.rstrip()))
         return result

@@ -15,7 +15,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
 
 DOCUMENTATION = r"""
 name: app_certificates
-short_description: Certificates of apps, as the certificates role takes them
+short_description: Certificates of apps for the certificates role
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 description:
@@ -34,13 +34,16 @@ certificates_wanted: "{{ tornado_apps | funnel.tornado.app_certificates }}"
 
 RETURN = r"""
 _value:
-  description: The value for C(certificates_wanted), of the apps whose C(tls.provider) is not C(off).
+  description: The value for C(certificates_wanted), with the apps whose C(tls.provider) is not C(off).
   type: dict
 """
 
 
 def app_certificates(apps: object) -> dict[str, dict[str, Any]]:
-    """Return the certificates of ``apps``, or fail with every mistake in them."""
+    """Return the certificates of ``apps``.
+
+    :raises AnsibleFilterError: with every mistake in all entries.
+    """
     try:
         return certificates(load(apps))
     except InvalidDataError as error:
@@ -48,7 +51,7 @@ def app_certificates(apps: object) -> dict[str, dict[str, Any]]:
 
 
 class FilterModule:
-    """Tells Ansible of the filter."""
+    """Registers the filter."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters of this file by name."""

@@ -7,11 +7,11 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: etcd_bootstrap
-short_description: Give data of etcd their users before anybody is served by them
+short_description: Bootstrap an etcd cluster or snapshot with its users before it is reachable
 description:
-  - Runs etcd in a network of its own, which only root can enter, gives it its users, and has it ask for passwords.
-  - Without O(snapshot) it founds a cluster, unless there are data. With O(snapshot) it writes what that holds, with O(users)
-    instead of the users of the snapshot, to O(target).
+  - Runs etcd in a network namespace that only root can enter, creates its users, and enables authentication.
+  - Without O(snapshot), founds a cluster if O(data) is missing. With O(snapshot), writes a copy of the snapshot in which
+    O(users) replace its users to O(target).
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:
@@ -20,19 +20,19 @@ options:
     type: str
     required: true
   address:
-    description: Address at which other members reach this one.
+    description: Address of this host for other members.
     type: str
     required: true
   tls:
-    description: Whether members speak TLS.
+    description: Whether members use TLS.
     type: bool
     default: false
   data:
-    description: Directory of etcd's data.
+    description: Data directory of etcd.
     type: path
     required: true
   quota:
-    description: Bytes that the data may grow to.
+    description: Maximum size of the data in bytes.
     type: int
     default: 2147483648
   root_password:
@@ -40,7 +40,7 @@ options:
     type: str
     default: ""
   users:
-    description: The other users, as of M(funnel.tornado.etcd_users).
+    description: The other users, as for M(funnel.tornado.etcd_users).
     type: list
     elements: dict
     default: []
@@ -54,19 +54,19 @@ options:
         type: str
         required: true
       prefixes:
-        description: What the keys begin with that the user may read and write. Everything begins with V("").
+        description: Prefixes of keys that the user may read and write. V("") matches all keys.
         type: list
         elements: str
         required: true
   snapshot:
-    description: A snapshot, a file that etcd may read.
+    description: A snapshot file that etcd can read.
     type: path
   snapshot_root_password:
     description: Password of root in O(snapshot).
     type: str
     default: ""
   target:
-    description: Where what O(snapshot) holds is written with its new users; a directory that is root's.
+    description: File for the snapshot with its new users, in a directory that is owned by root.
     type: path
 extends_documentation_fragment: funnel.tornado.attributes
 attributes:
@@ -75,7 +75,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Found a cluster that has its users
+- name: Found a cluster with its users
   funnel.tornado.etcd_bootstrap:
     name: "{{ inventory_hostname }}"
     address: 10.0.0.1
@@ -118,19 +118,21 @@ def main() -> None:
         required_together=[("snapshot", "target")],
         supports_check_mode=True,
     )
-    given = module.params
-    users = {user["name"]: User(user["password"], user["prefixes"]) for user in given["users"]}
-    bootstrap = Bootstrap(given["name"], Path(given["data"]), given["root_password"], users, given["quota"])
-    needed = given["snapshot"] is not None or not (bootstrap.data / "member").exists()
+    params = module.params
+    users = {user["name"]: User(user["password"], user["prefixes"]) for user in params["users"]}
+    bootstrap = Bootstrap(params["name"], Path(params["data"]), params["root_password"], users, params["quota"])
+    changed = params["snapshot"] is not None or not (bootstrap.data / "member").exists()
     try:
-        if needed and not module.check_mode:
-            if given["snapshot"] is None:
-                bootstrap.found(Cluster(given["name"], {given["name"]: given["address"]}, given["tls"]).peer_url(given["name"]))
+        if changed and not module.check_mode:
+            if params["snapshot"] is None:
+                bootstrap.found(
+                    Cluster(params["name"], {params["name"]: params["address"]}, params["tls"]).peer_url(params["name"])
+                )
             else:
-                bootstrap.give_users(Path(given["snapshot"]), given["snapshot_root_password"], Path(given["target"]))
+                bootstrap.replace_users(Path(params["snapshot"]), params["snapshot_root_password"], Path(params["target"]))
     except (EtcdError, CommandError, ServiceError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=needed)
+    module.exit_json(changed=changed)
 
 
 if __name__ == "__main__":

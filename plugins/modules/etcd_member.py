@@ -7,14 +7,14 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: etcd_member
-short_description: Make a host a member of a cluster of etcd
+short_description: Add a host to an etcd cluster, and promote it to a voting member
 description:
-  - With O(state=known), sees that the cluster knows of this host before etcd is started for the first time, and says what
-    etcd has to be told then. A member that has lost its data is replaced. Whoever is added has no vote yet.
-  - With O(state=voting), gives a member that was started its promote_learner, as soon as it has caught up.
-  - The cluster is never asked for what it cannot take back. A version of etcd that cannot join is refused, and so are several
-    members with a password of root and without O(tls).
-  - In check mode a host joins even if no other member answers, as none has been started before the first run; there is a warning.
+  - With O(state=known), registers this host in the cluster before etcd is started for the first time, and returns the
+    initial cluster for that start. A member that has lost its data is replaced. New members are learners, without a vote.
+  - With O(state=voting), promotes a started learner to a voting member as soon as it has caught up.
+  - Refuses what could not be undone. Examples are a version of etcd that cannot join the cluster, and several members with a
+    password of root but without O(tls).
+  - In check mode, reports that the host would join even if no other member answers, as before the first run, with a warning.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:
@@ -23,28 +23,28 @@ options:
     type: str
     required: true
   members:
-    description: Addresses of all members by name. The cluster begins with the first.
+    description: Addresses of all members by name. The first one founds the cluster.
     type: dict
     required: true
   data:
-    description: Directory of etcd's data.
+    description: Data directory of etcd.
     type: path
     required: true
   state:
-    description: What has to be.
+    description: Desired state of the member.
     type: str
     choices: [known, voting]
     default: known
   tls:
-    description: Whether members speak TLS.
+    description: Whether members use TLS.
     type: bool
     default: false
   ca:
-    description: Certificate, in PEM, that has signed the members'.
+    description: PEM certificate of the authority that issued the certificates of the members.
     type: str
     default: ""
   root_password:
-    description: Password of root; empty where authentication is off.
+    description: Password of root; empty if authentication is disabled.
     type: str
     default: ""
 extends_documentation_fragment: funnel.tornado.attributes
@@ -54,7 +54,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: See that the cluster knows of this host
+- name: Register this host in the cluster
   funnel.tornado.etcd_member:
     name: "{{ inventory_hostname }}"
     members: {lock1: 10.0.0.1, lock2: 10.0.0.2, lock3: 10.0.0.3}
@@ -64,18 +64,18 @@ EXAMPLES = r"""
 RETURN = r"""
 membership:
   description:
-    - V(founder) if the cluster begins with this host, V(joining) if the cluster knows of it and etcd is to be started,
+    - V(founder) if this host founds the cluster, V(joining) if it is registered and etcd must be started,
       V(learner) if it was started and has no vote yet, V(member) otherwise.
   returned: success
   type: str
   sample: joining
 initial_cluster:
-  description: What etcd has to be told at its first start; empty if that has been.
+  description: ETCD_INITIAL_CLUSTER for the first start of etcd; empty after that.
   returned: success
   type: str
   sample: lock1=http://10.0.0.1:2380,lock2=http://10.0.0.2:2380
 alone:
-  description: Whether this host is the only member, and no other one is wanted; then nobody needs to reach its port for members.
+  description: Whether this host is the only member, and no other one is desired, so that its peer port is not needed.
   returned: success
   type: bool
 """
@@ -89,7 +89,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.backing.etcd_model 
     Cluster,
     EtcdError,
     Membership,
-    own_version,
+    parse_version,
     promote_learner,
     register_member,
 )
@@ -97,8 +97,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.command import
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
 
-#: What a host that has no etcd yet, as in check mode, is taken to get.
-NOT_INSTALLED = "3.5.0"
+#: Assumed version in check mode if etcd is not installed yet.
+ASSUMED_VERSION = "3.5.0"
 
 
 def main() -> None:
@@ -131,22 +131,23 @@ def main() -> None:
 def apply(params: dict[str, Any], *, check_mode: bool) -> Membership:
     name, members = params["name"], params["members"]
     if name not in members:
-        raise EtcdError(f"etcd_members: has to name this host, {name}; found {', '.join(members) or 'nobody'}")
+        raise EtcdError(f"etcd_members: must include this host, {name}; found {', '.join(members) or 'none'}")
     cluster = Cluster(name, members, params["tls"], params["ca"], params["root_password"])
     if params["state"] == "known":
-        runs = systemd.query("etcd").active
-        return register_member(cluster, Path(params["data"]), version(check_mode=check_mode), runs=runs, check_mode=check_mode)
+        running = systemd.query("etcd").active
+        own_version = installed_version(check_mode=check_mode)
+        return register_member(cluster, Path(params["data"]), own_version, running=running, check_mode=check_mode)
     if not check_mode:
         promote_learner(cluster)
     return Membership("member", changed=True)
 
 
-def version(*, check_mode: bool) -> str:
+def installed_version(*, check_mode: bool) -> str:
     try:
-        return own_version(run(["etcd", "--version"]).output)
+        return parse_version(run(["etcd", "--version"]).output)
     except CommandError:
         if check_mode:
-            return NOT_INSTALLED
+            return ASSUMED_VERSION
         raise
 
 

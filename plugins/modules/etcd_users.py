@@ -7,16 +7,16 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: etcd_users
-short_description: Say who may read and write what in etcd
+short_description: Manage the users of etcd and their permissions
 description:
-  - Makes root and O(users) all the users there are, each with a role of its own name alone, and has etcd ask for passwords.
-  - A password is only sent to O(url) while etcd runs on this host, as anybody here could listen there otherwise.
-  - Without O(root_password) and O(users) nothing is done, and whoever reaches etcd may do everything.
+  - Creates root and O(users), each with a single role of its own name, removes all other users, and enables authentication.
+  - Sends a password to O(url) only while etcd is running on this host, because otherwise any local process could listen there.
+  - Without O(root_password) and O(users) nothing is changed, and every client of etcd has full access.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:
   root_password:
-    description: Password of root, which O(users) go with.
+    description: Password of root, required for O(users).
     type: str
     default: ""
   users:
@@ -34,16 +34,16 @@ options:
         type: str
         required: true
       prefixes:
-        description: What the keys begin with that the user may read and write. Everything begins with V("").
+        description: Prefixes of keys that the user may read and write. V("") matches all keys.
         type: list
         elements: str
         required: true
   url:
-    description: Where etcd is reached.
+    description: URL of etcd.
     type: str
     default: http://127.0.0.1:2379
   ca:
-    description: Certificate, in PEM, that has signed etcd's.
+    description: PEM certificate of the authority that issued the certificate of etcd.
     type: str
     default: ""
 extends_documentation_fragment: funnel.tornado.attributes
@@ -53,7 +53,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Let the shop have its own keys
+- name: Grant the shop access to its own keys
   funnel.tornado.etcd_users:
     root_password: "{{ vault_etcd_root_password }}"
     users:
@@ -62,16 +62,16 @@ EXAMPLES = r"""
 
 RETURN = r"""
 done:
-  description: What was done, or would be.
+  description: Changes that were made, or would be.
   returned: success
   type: list
   elements: str
-  sample: [add user shop, give shop its role]
+  sample: [add user shop, grant shop its role]
 revoked:
   description:
-    - Another value each time that a user has lost a permission, or that etcd was told to ask for passwords while others
-      reached it; empty before the first time.
-    - etcd asks for permissions when a watch is opened, and never again; a restart of each member ends it.
+    - A value that changes whenever a permission is revoked, or authentication is enabled while clients can connect;
+      initially empty.
+    - etcd checks permissions only when a watch is opened; restart each member to end the open watches.
   returned: success
   type: str
   sample: 5f0c1d2e3a4b5c6d
@@ -80,11 +80,11 @@ revoked:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.etcd_model import (
-    Applied,
     Client,
     EtcdError,
     UnreachableError,
     User,
+    UserChanges,
     apply_users,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
@@ -107,29 +107,29 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    given = module.params
-    users = {user["name"]: User(user["password"], user["prefixes"]) for user in given["users"]}
+    params = module.params
+    users = {user["name"]: User(user["password"], user["prefixes"]) for user in params["users"]}
     try:
-        require_etcd()
-        applied = apply_users(Client(given["url"], given["ca"]), given["root_password"], users, check_mode=module.check_mode)
+        require_running_etcd()
+        changes = apply_users(Client(params["url"], params["ca"]), params["root_password"], users, check_mode=module.check_mode)
     except UnreachableError as error:
-        if not module.check_mode:  # what an earlier task would have started has no users yet
+        if not module.check_mode:  # an earlier task would have started etcd, without users
             module.fail_json(msg=str(error))
-        applied = Applied([f"add user {name}" for name in ("root", *users)] if given["root_password"] else [])
+        changes = UserChanges([f"add user {name}" for name in ("root", *users)] if params["root_password"] else [])
     except (EtcdError, ServiceError) as error:
         module.fail_json(msg=str(error))
-    done = list(applied.done)
+    done = list(changes.done)
     diff = {"before": "", "after": "".join(f"{change}\n" for change in done)}
-    module.exit_json(changed=bool(done), done=done, revoked=applied.revoked, diff=diff if module._diff else {})
+    module.exit_json(changed=bool(done), done=done, revoked=changes.revoked, diff=diff if module._diff else {})
 
 
-def require_etcd() -> None:
-    """See that etcd runs: while it does not, anybody on this host could listen at its port, and be told the password.
+def require_running_etcd() -> None:
+    """Require that etcd is running; otherwise any process on this host could listen on its port and receive the password.
 
-    :raises UnreachableError: when it does not.
+    :raises UnreachableError: if it is not.
     """
     if not systemd.query("etcd").active:
-        raise UnreachableError("etcd does not run on this host; see systemctl status etcd")
+        raise UnreachableError("etcd is not running on this host; see systemctl status etcd")
 
 
 if __name__ == "__main__":

@@ -1,33 +1,33 @@
 #!/usr/bin/python
 # Copyright: The funnel.tornado developers
 # MIT License (see LICENSE), compatible with the GNU General Public License version 3
-"""Check the apps against the model and the host."""
+"""Validate the apps, and return the state of the host."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: preflight
-short_description: Refuse mistakes in tornado_apps before anything has changed
+short_description: Validate tornado_apps and check the host
 version_added: 0.1.0
 description:
-  - Checks every entry of C(tornado_apps) on the controller, then against what the host has, and fails with all mistakes in
-    one message, each with its path and what would be right. Changes nothing.
+  - Validates all entries of C(tornado_apps) on the controller, then against the limits and names of the host. Fails with one
+    message that lists every mistake with its path and remedy. Changes nothing.
 options:
   apps:
     description: The value of C(tornado_apps).
     type: dict
     required: true
   names:
-    description: Apps that have to be among them.
+    description: Apps that O(apps) must contain.
     type: list
     elements: str
     default: []
   versions:
-    description: Versions that take the place of the entries' own, by app.
+    description: Versions to use instead of the versions in the entries, by app.
     type: dict
     default: {}
   roles:
-    description: Roles of this collection whose variables, where they are set, are to be what the roles take.
+    description: Roles of this collection whose variables are validated against their argument specs.
     type: list
     elements: str
     default: []
@@ -44,39 +44,39 @@ author:
 """
 
 EXAMPLES = r"""
-- name: Check the apps before anything changes
+- name: Validate the apps before anything changes
   funnel.tornado.preflight:
     apps: "{{ tornado_apps }}"
 """
 
 RETURN = r"""
 cpus:
-  description: CPUs that the host's processes may run on.
+  description: Number of CPUs available to processes.
   returned: success
   type: int
 open_files:
-  description: The most open files that the host gives one process.
+  description: Maximum number of open files that a process can get.
   returned: success
   type: int
 nginx_workers:
   description:
-    - Workers of nginx that leave the CPUs to the apps, one for two CPUs.
-    - With one per CPU, as C(auto) has it, nginx and a Tornado per CPU kept waking each other up. On two CPUs half as many
-      workers served about a fifth more requests.
+    - Recommended number of nginx workers, one for two CPUs, which leaves CPU time to the apps.
+    - With one worker per CPU, as C(auto) sets, nginx and the processes of an app kept preempting each other. On two CPUs, half as
+      many workers served about a fifth more requests.
   returned: success
   type: int
 names:
-  description: Names that an app may not have, as users or directories in C(/srv) and C(/var/log) that are no app's have them.
+  description: Names of users and of directories in C(/srv) and C(/var/log) that do not belong to an app, and thus are reserved.
   returned: success
   type: list
   elements: str
 certificates:
-  description: Names of the apps' certificates that the host has.
+  description: Names of the apps whose certificates are on the host.
   returned: success
   type: list
   elements: str
 pushed:
-  description: Names of the apps that are pushed to the host.
+  description: Names of the apps that are configured for push to deploy.
   returned: success
   type: list
   elements: str
@@ -91,8 +91,8 @@ host_state:
   type: dict
 packages:
   description:
-    - The C(versions) of all packages that are installed, and the C(codename) of the release that the host runs, as
-      M(funnel.tornado.packages) has them. As C(__funnel_packages) it saves that module the asking.
+    - The C(versions) of all installed packages and the C(codename) of the distribution release.
+    - In the variable C(__funnel_packages), it lets M(funnel.tornado.packages) skip a host that is up to date.
   returned: success
   type: dict
 """
@@ -117,7 +117,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.packages imp
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET, installed_names
 
-#: All of it is judged on the controller, and nothing of it sent to the host.
+#: The controller validates all arguments; only the key is sent to the host.
 ARGUMENTS = {
     "apps": {"type": "dict", "required": True},
     "names": {"type": "list", "elements": "str", "default": []},
@@ -128,7 +128,7 @@ ARGUMENTS = {
 
 
 def main() -> None:
-    """Look at the host."""
+    """Return the state of the host."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     try:
         distribution = require_supported_host()
@@ -142,7 +142,7 @@ def main() -> None:
         cpus=cpus,
         nginx_workers=max(1, cpus // 2),
         open_files=Capacity.of_host().max_open_files,
-        names=sorted(set(names())),
+        names=sorted(set(taken_names())),
         certificates=installed_names(APP_SET),
         packages={"codename": distribution.codename, "versions": upstream_versions(installed_versions())},
         host_state=collect_host_state(module.params["key"].encode()).to_data(),
@@ -150,8 +150,8 @@ def main() -> None:
     )
 
 
-def names() -> Iterator[str]:
-    """Yield the names that are taken by something that is no app."""
+def taken_names() -> Iterator[str]:
+    """Yield the names of users and directories that do not belong to an app."""
     yield from (user.pw_name for user in pwd.getpwall() if user.pw_dir != str(Layout(user.pw_name).home))
     for directory in filter(Path.is_dir, (Path("/var/log"), Path("/srv"))):
         yield from (path.name for path in directory.iterdir() if path.is_dir() and not is_managed(Layout(path.name)))

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: release
-short_description: Build a release of an app, beside what is served
+short_description: Build a release of an app
 version_added: 0.1.0
 description:
-  - A release is an immutable build of an app, its code, virtual environment and configuration, in
-    C(/srv/<app>/releases/<id>). Nothing that is served changes by building one.
-  - The id is a hash of what goes into it, so the same inputs build nothing a second time.
+  - A release is an immutable build of an app in C(/srv/<app>/releases/<id>): its code, virtual environment and configuration. A
+    build does not affect the live release.
+  - The id is a hash of the inputs, so that equal inputs are built once.
 options:
   name:
     description: The app, a key of O(apps).
@@ -23,28 +23,28 @@ options:
     type: dict
     required: true
   version:
-    description: Version that takes the place of the entry's own.
+    description: Version to use instead of the version in the entry.
     type: str
   wait:
-    description: Seconds that another deploy of the app on this host is waited for.
+    description: Seconds to wait for another deploy of the app on this host.
     type: int
     default: 60
   app:
-    description: "Only for the controller's half of this module: the entry, as JSON."
+    description: "Set by the action plugin: the entry as JSON."
     type: str
     default: ""
   revision:
-    description: "Only for the controller's half of this module: the hash of a source that it has."
+    description: "Set by the action plugin: the hash of a source on the controller."
     type: str
     default: ""
   archive:
-    description: "Only for the controller's half of this module: a file with that source."
+    description: "Set by the action plugin: a file with that source."
     type: path
   content:
-    description: "Only for the controller's half of this module: that source, if it is small, in Base64."
+    description: "Set by the action plugin: that source in Base64, if it is small."
     type: str
   launcher:
-    description: "Only for the controller's half of this module: the program that starts the app's processes."
+    description: "Set by the action plugin: the launcher, which starts the processes of the app."
     type: str
     default: ""
   runner:
@@ -52,7 +52,7 @@ options:
     type: str
     default: ""
   builder:
-    description: "Only for the controller's half of this module: who runs this, and where."
+    description: "Set by the action plugin: the operator and the controller."
     type: str
     default: ""
 extends_documentation_fragment: funnel.tornado.attributes
@@ -60,11 +60,11 @@ attributes:
   check_mode:
     support: full
     description:
-      - Says which release would be built, of which revision and for how many processes, also on a bare host.
-      - A git source is asked for its commit, and nothing is fetched.
+      - Reports the release that would be built, its revision and number of processes, even on a host without the roles.
+      - Queries a git repository for its commit, and fetches nothing.
   diff_mode:
     support: full
-    description: Shows the release that is served and the one that is built, without commands and settings.
+    description: Shows the live release and the new one, without commands and settings.
 author:
   - The funnel.tornado developers (@funnel)
 """
@@ -78,39 +78,38 @@ EXAMPLES = r"""
 
 RETURN = r"""
 once:
-  description: Whether something has to run on one host before any other one switches.
+  description: Whether a hook of the app runs on one host before the others switch.
   returned: success
   type: bool
 waiting:
   description:
-    - Whether the app is one that is pushed, and nothing has been pushed to the host yet. Then nothing is built, and what is
-      served stays.
-    - Later on, what was pushed last and went live is built with the present settings.
+    - Whether the app waits for its first push to C(source.push). Then nothing is built, and the live release stays.
+    - Afterwards, the pushed source of the live release is built with the current settings.
   returned: success
   type: bool
 id:
-  description: The release's id; empty when check mode cannot know it, as the host has no git yet, and without any release.
+  description: Id of the release; empty without a release, and in check mode if the host does not have git yet.
   returned: success
   type: str
   sample: 3f1c0a9be2d4
 live:
-  description: Id of the release that is served meanwhile; empty without any.
+  description: Id of the live release; empty without one.
   returned: success
   type: str
 settled:
-  description: Whether the release is served already, by all its processes, and no switch has left anything to do.
+  description: Whether all processes of the release already serve it, and no interrupted switch must be completed.
   returned: success
   type: bool
 revision:
   description:
-    - What the source is known by. The commit of a git source or of a push, the hash of the files of a path, that of an
-      archive, the name and version of a package, or the hash of what a directory on the host depends on.
-    - Empty when check mode cannot know it, as the host has no git yet, and when nothing has been pushed yet.
+    - Revision of the source. The commit of a git repository or push, the hash of the files of a path or of an archive, the name
+      and version of a package, or the hash of the dependencies of a directory on the host.
+    - Empty before the first push, and in check mode if the host does not have git yet.
   returned: success
   type: str
   sample: 8f2b1c0d9e3a4b5c6d7e8f9a0b1c2d3e4f5a6b7c
 environment:
-  description: Whether the virtual environment was V(built) or V(reused), as an earlier release has the same dependencies.
+  description: Whether the virtual environment was V(built), or V(reused) from a release with the same dependencies.
   returned: when the release was built
   type: str
   sample: reused
@@ -150,7 +149,7 @@ ARGUMENTS = {
     "version": {"type": "str"},
     "app": {"type": "str", "default": "", "no_log": True},
     "revision": {"type": "str", "default": ""},
-    # Texts that would fill the host's journal, which Ansible writes a module's options to.
+    # no_log keeps large texts out of the host's journal, to which Ansible writes the options of a module.
     "archive": {"type": "path"},
     "content": {"type": "str", "no_log": True},
     "launcher": {"type": "str", "default": "", "no_log": True},
@@ -161,10 +160,10 @@ ARGUMENTS = {
 
 
 def main() -> None:
-    """Plan the release, and build it when it is not there and its source is."""
+    """Plan the release, and build it if it does not exist."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    os.umask(0o022)  # whatever root's is: nginx has to pass through what is made
-    os.environ.update(build_environment())  # the certificates and the proxy for whatever is fetched
+    os.umask(0o022)  # independent of root's umask: nginx must traverse the directories
+    os.environ.update(build_environment())  # certificates and proxy for downloads
     try:
         [app] = load({module.params["name"]: json.loads(module.params["app"])}, complete=False).values()
         secrets = app.sensitive_values
@@ -172,39 +171,39 @@ def main() -> None:
         layout = Layout(app.name)
         if module.check_mode:
             finish(module, layout, release(module, layout, app))
-        made = ensure_home(layout)
+        home_changed = ensure_home(layout)
         with deploy_lock(layout, module.params["builder"], wait=module.params["wait"]) as note:
             note("the build of a release")
             result = release(module, layout, app)
         if "changed" in result:
-            result["changed"] |= made
+            result["changed"] |= home_changed
     except (BuildError, InvalidDataError, LockedError, OSError) as error:
         module.fail_json(msg=printable_message(str(error)))
     finish(module, layout, result)
 
 
 def finish(module: AnsibleModule, layout: Layout, result: dict[str, Any]) -> None:
-    """End with the result, and what is served meanwhile."""
+    """Exit with the result and the live release."""
     module.exit_json(live=layout.live_release() or "", settled=is_settled(layout, result.get("id", "")), **result)
 
 
 def is_settled(layout: Layout, release: str) -> bool:
-    """Say whether a switch to the release would find nothing to do."""
+    """Report whether a switch to the release would have nothing to do."""
     try:
         return layout.is_built(release) and is_live(layout, release, connect()) and not has_leftovers(layout)
     except SupervisorError:
-        return False  # the switch says so
+        return False  # the switch reports it
 
 
 def release(module: AnsibleModule, layout: Layout, app: App) -> dict[str, Any]:
-    """Return the module's result; ``needs_source`` tells the action plugin to send the source and call again."""
+    """Return the module's result; ``needs_source`` makes the action plugin send the source and run the module again."""
     pushed = live_pushed_source(layout) if app.source.push is not None else None
     if app.source.push is not None and pushed is None:
         return {"changed": False, "id": layout.live_release() or "", "revision": "", "waiting": True}
     revision = pushed.revision if pushed else find_revision(module, layout, app)
     if revision is None:
-        later = f"a release of {app.source.version or 'the default branch'}, which git will be asked for\n"
-        return {"changed": True, "id": "", "revision": "", "diff": difference(layout, later)}
+        unresolved = f"a release of {app.source.version or 'the default branch'}, whose commit is still unknown\n"
+        return {"changed": True, "id": "", "revision": "", "diff": difference(layout, unresolved)}
     programs = Programs(module.params["launcher"], json.loads(module.params["runner"]))
     planned = plan_release(app, revision, programs)
     result: dict[str, Any] = {"id": planned.id, "revision": revision, "changed": not layout.is_built(planned.id)}
@@ -213,15 +212,15 @@ def release(module: AnsibleModule, layout: Layout, app: App) -> dict[str, Any]:
     result["diff"] = difference(layout, f"{planned.summary}\n")
     if module.check_mode:
         return result
-    archive = pushed.archive if pushed else sent(module)
+    archive = pushed.archive if pushed else sent_source(module)
     if archive is None and (app.source.path is not None or (app.source.archive is not None and not app.source.archive_is_url)):
         return {"needs_source": True}
     environment = build_release(layout, app, planned, programs, archive, module.params["builder"])
     return result | {"environment": "built" if environment.built else "reused"}
 
 
-def sent(module: AnsibleModule) -> Path | None:
-    """Return the source that the controller has sent, in a file of its own or among the options; None if it has not."""
+def sent_source(module: AnsibleModule) -> Path | None:
+    """Return the file with the source that the controller sent, by itself or in the options; None if it sent none."""
     if module.params["content"] is None:
         return Path(module.params["archive"]) if module.params["archive"] else None
     file = Path(module.tmpdir) / "source"
@@ -230,7 +229,7 @@ def sent(module: AnsibleModule) -> Path | None:
 
 
 def find_revision(module: AnsibleModule, layout: Layout, app: App) -> str | None:
-    """Return what the source is known by; None when that is not known yet."""
+    """Return the revision of the source; None if only a fetch can resolve it."""
     source = app.source
     if source.git is not None:
         return git.query_commit(layout, app) if module.check_mode else git.fetch_commit(layout, app)

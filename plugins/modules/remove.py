@@ -1,27 +1,27 @@
 #!/usr/bin/python
 # Copyright: The funnel.tornado developers
 # MIT License (see LICENSE), compatible with the GNU General Public License version 3
-"""Take an app off a host, with all it owns."""
+"""Remove an app and everything it owns from a host."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: remove
-short_description: Take an app off a host, with all it owns
+short_description: Remove an app and everything it owns from a host
 version_added: 0.1.0
 description:
-  - Lets the processes finish what they have, stops them and everything else that runs as the app's user, and removes the app's
-    releases, logs, and what it has written itself, in directories of the host such as C(/tmp) as well.
-  - Nobody gets the ids of its users again. Accounts that may do nothing, named C(retired-) and the id, keep them.
-  - A removal that was broken off is completed by the next one.
-  - Its site is the nginx role's, and has to be taken away before.
+  - Drains and stops the processes of the app and all other processes of its users. Removes its releases, logs and data,
+    including files that it wrote to shared directories such as C(/tmp).
+  - The user ids of the app are not reused. Locked accounts named C(retired-) and the id keep them.
+  - The next run completes an interrupted removal.
+  - The nginx role must have removed the site before.
 options:
   name:
     description: The app.
     type: str
     required: true
   wait:
-    description: Seconds that a deploy of the app on this host is waited for.
+    description: Seconds to wait for another deploy of the app on this host.
     type: int
     default: 60
 extends_documentation_fragment: funnel.tornado.attributes
@@ -37,7 +37,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Take the shop off the host
+- name: Remove the shop from the host
   funnel.tornado.remove:
     name: shop
 """
@@ -66,7 +66,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.accounts imp
 
 
 def main() -> None:
-    """Remove what there is."""
+    """Remove the parts of the app that exist."""
     module = AnsibleModule(
         argument_spec={"name": {"type": "str", "required": True}, "wait": {"type": "int", "default": 60}},
         supports_check_mode=True,
@@ -78,12 +78,12 @@ def main() -> None:
     found = find_resources(layout, push_files)
     try:
         if found and not module.check_mode:
-            layout.home.mkdir(mode=0o711, exist_ok=True)  # an attempt before this one may have got as far as that
+            layout.home.mkdir(mode=0o711, exist_ok=True)  # an interrupted removal may have deleted it
             with deploy_lock(layout, "", wait=module.params["wait"]) as note:
                 note("removal")
                 remove(layout, push_files)
     except (AccountError, CommandError, LockedError, OSError, SupervisorError, TreeError) as error:
-        module.fail_json(msg=printable_message(f"{name} is not removed completely: {error}; run this again"))
+        module.fail_json(msg=printable_message(f"{name} was not removed completely: {error}; run the removal again"))
     before = "".join(f"{line}\n" for line in found)
     module.exit_json(changed=bool(found), removed=found, diff={"before": before, "after": ""} if found else {})
 

@@ -1,38 +1,38 @@
 #!/usr/bin/python
 # Copyright: The funnel.tornado developers
 # MIT License (see LICENSE), compatible with the GNU General Public License version 3
-"""Run a command in what is served of an app."""
+"""Run a command in the live release of an app."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: run
-short_description: Run a command in the release that is served of an app
+short_description: Run a command in the live release of an app
 version_added: 0.1.0
 description:
-  - Runs it as the app's user, in the source's directory, with the environment, the secrets and the limits of the app's processes,
-    and the programs of its virtual environment first in C(PATH).
-  - The command belongs to no slot, so a deploy meanwhile neither waits for it nor ends it. It has no input and no
-    terminal, and what it leaves running ends with it.
-  - The app's secrets are hidden in what it prints, and control characters are shown as in C(\\x1b).
+  - Runs the command as the user of the app, in the directory of the source, with the environment, secrets and limits of the
+    app's processes. The programs of the virtual environment come first in C(PATH).
+  - The command does not belong to a slot, so a concurrent deploy neither waits for it nor stops it. It has no input and no
+    terminal. Processes that it leaves behind are killed when it ends.
+  - Secrets of the app are masked in the output, and control characters are escaped, such as C(\\x1b).
 options:
   name:
     description: The app.
     type: str
     required: true
   command:
-    description: A program and its arguments, quoted as for a shell, but run without one.
+    description: Program and arguments, quoted as in a shell, but run without one.
     type: str
     required: true
   timeout:
-    description: Seconds after which it is killed.
+    description: Seconds after which the command is killed.
     type: int
     default: 3600
 extends_documentation_fragment: funnel.tornado.attributes
 attributes:
   check_mode:
     support: full
-    description: Runs nothing, and says in which release it would.
+    description: Runs nothing, and reports the release.
   diff_mode: {support: none}
 author:
   - The funnel.tornado developers (@funnel)
@@ -41,7 +41,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Make the database fit the code
+- name: Migrate the database
   funnel.tornado.run:
     name: shop
     command: python -m shop.migrate --to latest
@@ -51,17 +51,17 @@ EXAMPLES = r"""
 
 RETURN = r"""
 release:
-  description: The release that it ran in, or would.
+  description: The live release, in which the command ran or would run.
   returned: always
   type: str
   sample: 3f1c0a9be2d4
 rc:
-  description: Its exit status; negative for the signal that ended it. The task fails unless it is 0.
-  returned: when it ran to its end
+  description: Exit status of the command; negative if a signal ended it. The task fails unless it is 0.
+  returned: when the command ended
   type: int
 output:
-  description: What it printed, on both of its outputs. After a failure it is in the message.
-  returned: success, but for check mode
+  description: Output of the command, stdout and stderr combined. After a failure, the message contains it.
+  returned: success, except in check mode
   type: str
 """
 
@@ -94,12 +94,12 @@ def main() -> None:
         module.fail_json(msg=f"{layout.app}: no release is live on this host", release="")
     launcher = layout.release(release) / "launch.py"
     try:
-        argv = [str(launcher), "--run", *words(module.params["command"])]
+        argv = [str(launcher), "--run", *split_command(module.params["command"])]
         if module.check_mode:
             module.exit_json(changed=True, release=release)
-        hidden = secrets(layout, release)
-        module.no_log_values.update(hidden, map(printable, hidden))
-        done = isolation.run(
+        masked = secrets(layout, release)
+        module.no_log_values.update(masked, map(printable, masked))
+        result = isolation.run(
             layout.user,
             argv,
             directory=layout.release(release),
@@ -107,20 +107,20 @@ def main() -> None:
             timeout=timeout,
             description=f"Command of {layout.app}",
             private_tmp=False,
-            open_files=limit_of_supervisord(),
+            open_files=supervisord_open_files(),
         )
     except (CommandError, OSError, ServiceError, ValueError) as error:
         module.fail_json(msg=printable_message(f"{layout.app}: {error}"), release=release)
-    if done.status != 0:
-        failure = f"{layout.app}: the command failed with exit status {done.status}:\n{done.output}"
-        module.fail_json(msg=printable_message(failure.rstrip(":\n")), changed=True, release=release, rc=done.status)
-    module.exit_json(changed=True, release=release, rc=done.status, output=printable(done.output))
+    if result.status != 0:
+        failure = f"{layout.app}: the command failed with exit status {result.status}:\n{result.output}"
+        module.fail_json(msg=printable_message(failure.rstrip(":\n")), changed=True, release=release, rc=result.status)
+    module.exit_json(changed=True, release=release, rc=result.status, output=printable(result.output))
 
 
-def words(command: str) -> list[str]:
-    """Return a program and its arguments.
+def split_command(command: str) -> list[str]:
+    """Split ``command`` into a program and its arguments.
 
-    :raises ValueError: when there is none, or a quote is not closed.
+    :raises ValueError: when it is empty, or a quote is not closed.
     """
     try:
         argv = shlex.split(command)
@@ -132,14 +132,14 @@ def words(command: str) -> list[str]:
 
 
 def secrets(layout: Layout, release: str) -> set[str]:
-    """Return what is hidden of the output: the release's secrets, but for those that stand in many words."""
+    """Return the secrets of the release to mask in the output, without short ones, which occur in ordinary words."""
     values = json.loads((layout.release(release) / "secrets.json").read_text()).values()
     return {value for value in values if len(value) >= MIN_SECRET_LENGTH}
 
 
-def limit_of_supervisord() -> int:
-    """Return how many files those that supervisord starts may have open at first."""
-    soft, _most = resource.prlimit(query("supervisor").main_pid, resource.RLIMIT_NOFILE)
+def supervisord_open_files() -> int:
+    """Return the soft limit of open files that processes inherit from supervisord."""
+    soft, _hard = resource.prlimit(query("supervisor").main_pid, resource.RLIMIT_NOFILE)
     return soft
 
 

@@ -1,23 +1,25 @@
 #!/usr/bin/python
 # Copyright: The funnel.tornado developers
 # MIT License (see LICENSE), compatible with the GNU General Public License version 3
-"""Tell what a host of the fleet is doing."""
+"""Report the status of a host, or wait until it is healthy."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: status
-short_description: Tell what a host of the fleet is doing
+short_description: Report the status of a host, or wait until it is healthy
 version_added: 0.1.0
 description:
-  - Reads what the machine is, how the services do that have to run on it, and what is served of every app.
-  - Reads, for every process of every app, its release, state, uptime, restarts, connections, open files, memory and health.
-  - Reads of every certificate who issued it, and how long it is still good. It is a problem when that is less than 14 days,
-    when it is a temporary one or not for all domains, when what serves it has not read it yet, and when it or its key is missing.
-  - Reads from HAProxy, where that has to run, which servers it uses.
-  - Apps that the host has and that are not named are shown too, and are problems.
-  - A firewall that was set and is not in force is a problem, too.
-  - Changes nothing. What cannot be read is a problem, and the rest is read all the same.
+  - Reports the resources of the host, the reasons to reboot it, its services, and the live release of every app.
+  - Reports release, state, uptime, restarts, connections, open files, memory and health check of every process of every app.
+  - Reports issuer and remaining days of every certificate. A certificate is a problem when it expires within 14 days, is
+    temporary, does not cover all domains, was not loaded by the service that serves it, or is missing, as well as its key.
+  - Reports the servers of HAProxy where that is one of the O(services).
+  - Also reports apps of the host that are not in O(names), as problems.
+  - A configured firewall that is not active is a problem.
+  - Reasons to reboot are C(/run/reboot-required), an installed kernel newer than the running one, processes that run programs
+    or libraries whose files were replaced, and services started before the roles last changed their units.
+  - Changes nothing. A part that cannot be read is a problem, and does not prevent the others from being read.
 options:
   names:
     description: The apps, keys of C(tornado_apps).
@@ -25,30 +27,37 @@ options:
     elements: str
     default: []
   services:
-    description: The services that have to run on the host.
+    description: The services that must run on the host.
     type: list
     elements: str
     choices: [etcd, haproxy, keepalived, mongod, nginx, rsyslog, supervisor]
     default: []
+  health_timeout:
+    description:
+      - Seconds to wait first until the host is healthy. Then the O(services) run, MongoDB and etcd are members of their
+        cluster, the check script of keepalived succeeds, and every live process of the apps passes its health check. Apps
+        without a live release are skipped.
+      - The module fails if the host is still unhealthy. By default, it does not wait.
+    type: int
   certificates:
-    description: The certificates that it serves, as P(funnel.tornado.app_certificates#filter) gives them.
+    description: The certificates that the host serves, as returned by P(funnel.tornado.app_certificates#filter).
     type: dict
     default: {}
   certificates_set:
-    description: Name of the set that they are in.
+    description: Name of the set of these certificates.
     type: str
     default: app
   backends:
-    description: The backends that HAProxy has to have, where that has to run, with their servers, as C(haproxy_backends).
+    description: The desired backends of HAProxy with their servers, as in C(haproxy_backends).
     type: dict
     default: {}
   floating_addresses:
-    description: IP addresses that this host or another one has, with or without the lengths of their prefixes.
+    description: Floating IPs that this host or another one holds, with or without prefix lengths.
     type: list
     elements: str
     default: []
   mongodb_port:
-    description: Port of mongod, where that has to run.
+    description: Port of mongod.
     type: int
     default: 27017
 extends_documentation_fragment: funnel.tornado.attributes
@@ -60,29 +69,35 @@ author:
 """
 
 EXAMPLES = r"""
-- name: See what the host is doing
+- name: Report the status of the host
   funnel.tornado.status:
     names: "{{ tornado_apps | list }}"
     services: [nginx, supervisor]
     certificates: "{{ tornado_apps | funnel.tornado.app_certificates }}"
   register: found
+
+- name: Wait until the host is healthy
+  funnel.tornado.status:
+    names: [shop]
+    services: [nginx, supervisor, etcd]
+    health_timeout: 300
 """
 
 RETURN = r"""
 status:
-  description: What was found. Times are in seconds, sizes in bytes.
+  description: The status. Times are in seconds, sizes in bytes.
   returned: success
   type: dict
   contains:
     machine:
-      description: Versions of Debian, the kernel and Python, CPUs, load, memory, disk, and whether a reboot is due.
+      description: Versions of Debian, the kernel and Python, CPUs, load, memory, disk, and C(reboot), the reasons to reboot.
       type: dict
     services:
-      description: Version, open files, memory and age of each service, and its role among its like, such as C(primary).
+      description: Version, open files, memory and uptime of each service, and its role in a cluster, such as C(primary).
       type: list
       elements: dict
     apps:
-      description: The release of each app, since when and by whom, its versions of Python and Tornado, and its maintenance.
+      description: The live release of each app, time and author of its deploy, versions of Python and Tornado, and maintenance.
       type: list
       elements: dict
     processes:
@@ -90,7 +105,7 @@ status:
       type: list
       elements: dict
     certificates:
-      description: The certificates, with C(days) that are left, domains that are C(lacking), and services that are C(stale).
+      description: The certificates, with the remaining C(days), domains that are C(lacking), and services that are C(stale).
       type: list
       elements: dict
     servers:
@@ -98,14 +113,15 @@ status:
       type: list
       elements: dict
     addresses:
-      description: The floating addresses, and whether they are C(held) by this host.
+      description: The floating IPs, and whether they are C(held) by this host.
       type: list
       elements: dict
 problems:
-  description: What is not as it has to be; empty when all is well.
-  returned: success
+  description: The problems; empty when everything is healthy and up to date.
+  returned: success, or after O(health_timeout)
   type: list
   elements: str
+  sample: ["mongod: is neither primary nor secondary of rs0"]
 """
 
 import dataclasses
@@ -116,21 +132,22 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable_data
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable_data, printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.network import nftables
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.haproxy_runtime import HaproxyError
 from ansible_collections.funnel.tornado.plugins.module_utils.status import apps, machine
+from ansible_collections.funnel.tornado.plugins.module_utils.status.host_health import wait_until_healthy
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
 
-#: What is raised where a part cannot be read.
+#: Errors raised by a part that cannot be read.
 UNREADABLE = (CommandError, HaproxyError, InvalidDataError, OSError, systemd.ServiceError, supervisord.SupervisorError)
 
 
 class Part(Protocol):
-    """Something that was found; ``problem`` is what is not as it has to be with it."""
+    """A part of the status, with its problem, if any."""
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
@@ -139,11 +156,12 @@ class Part(Protocol):
 
 
 def main() -> None:
-    """Look at each part of the host."""
+    """Run the module."""
     module = AnsibleModule(
         argument_spec={
             "names": {"type": "list", "elements": "str", "default": []},
             "services": {"type": "list", "elements": "str", "choices": sorted(machine.PACKAGES), "default": []},
+            "health_timeout": {"type": "int"},
             "certificates": {"type": "dict", "default": {}},
             "certificates_set": {"type": "str", "default": "app"},
             "backends": {"type": "dict", "default": {}},
@@ -153,41 +171,45 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    host = machine.look_at_machine()
+    if (timeout := params["health_timeout"]) is not None:
+        unhealthy = wait_until_healthy(params["names"], params["services"], mongodb_port=params["mongodb_port"], timeout=timeout)
+        if problems := list(map(printable_message, unhealthy)):
+            module.fail_json(msg=f"unhealthy after {timeout} s: {'; '.join(problems)}", problems=problems)
+    host = machine.machine_status()
     problems = [problem for problem in (host.problem, nftables.drift()) if problem]
 
-    def read(look: Callable[[], Iterable[Part]]) -> list[dict[str, Any]] | None:
+    def read(collect: Callable[[], Iterable[Part]]) -> list[dict[str, Any]] | None:
         try:
-            found = list(look())
+            found = list(collect())
         except UNREADABLE as error:
             problems.append(str(error))
             return None
-        problems.extend(one.problem for one in found if one.problem)
-        return [{**dataclasses.asdict(one), "problem": one.problem} for one in found if not isinstance(one, apps.Failure)]
+        problems.extend(part.problem for part in found if part.problem)
+        return [{**dataclasses.asdict(part), "problem": part.problem} for part in found if not isinstance(part, apps.Failure)]
 
-    abandoned = apps.abandoned(params["names"])
-    layouts = [Layout(name) for name in [*params["names"], *abandoned]]
+    unlisted = apps.unlisted_apps(params["names"])
+    layouts = [Layout(name) for name in [*params["names"], *unlisted]]
     server = supervisord.connect()
-    services = read(lambda: machine.look_at_services(params["services"], mongodb_port=params["mongodb_port"]))
-    balances = any(one["name"] == "haproxy" and one["active"] for one in services or ())
+    services = read(lambda: machine.service_statuses(params["services"], mongodb_port=params["mongodb_port"]))
+    has_haproxy = any(service["name"] == "haproxy" and service["active"] for service in services or ())
     found = {
         "machine": {**dataclasses.asdict(host), "problem": host.problem},
         "services": services,
-        "apps": read(lambda: apps.look_at_apps(layouts)),
-        "processes": read(lambda: apps.look(layouts, server)),
-        "certificates": read(lambda: certificates(params)),
-        "servers": read(lambda: machine.look_at_servers(params["backends"])) if balances else [],
-        "addresses": read(lambda: map(machine.look_at_address, params["floating_addresses"])),
+        "apps": read(lambda: apps.app_statuses(layouts)),
+        "processes": read(lambda: apps.process_statuses(layouts, server)),
+        "certificates": read(lambda: certificate_statuses(params)),
+        "servers": read(lambda: machine.server_statuses(params["backends"])) if has_haproxy else [],
+        "addresses": read(lambda: map(machine.floating_ip_status, params["floating_addresses"])),
     }
-    problems += [f"{app}: is on this host and not in tornado_apps; remove.yml ends it" for app in abandoned]
+    problems += [f"{app}: is on this host but not in tornado_apps; run remove.yml to remove it" for app in unlisted]
     lines = [" ".join(problem.split()) for problem in dict.fromkeys(problems)]
     module.exit_json(changed=False, status=printable_data(found), problems=printable_data(lines))
 
 
-def certificates(params: dict[str, Any]) -> Iterator[apps.CertificateState]:
-    """Yield the certificates, and which of the services that may read them have not."""
-    readers = {name: systemd.query(name).loaded_at for name in apps.SELF_CHECKS if name in params["services"]}
-    yield from apps.certificates(parse_requests(params["certificates"]), params["certificates_set"], readers)
+def certificate_statuses(params: dict[str, Any]) -> Iterator[apps.CertificateStatus]:
+    """Yield the certificates, compared with the time at which each service that serves them was (re)loaded."""
+    readers = {name: systemd.query(name).loaded_at for name in apps.CONFIGURATION_CHECKS if name in params["services"]}
+    yield from apps.certificate_statuses(parse_requests(params["certificates"]), params["certificates_set"], readers)
 
 
 if __name__ == "__main__":

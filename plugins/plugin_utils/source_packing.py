@@ -85,7 +85,7 @@ def archive_revision(file: Path, checksum: str | None) -> str:
     with file.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     if checksum is not None and checksum != f"sha256:{found}":
-        raise SourceError(f"{file} hashes to sha256:{found}; {checksum} is wanted")
+        raise SourceError(f"{file} hashes to sha256:{found}; expected {checksum}")
     return found
 
 

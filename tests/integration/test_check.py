@@ -77,7 +77,7 @@ def test_a_right_fleet_is_let_through_and_nothing_is_changed(tmp_path: Path) -> 
                 web3={"fleet_address": "192.0.2.11"},
             ),
             ["--limit", "lb1"],
-            "haproxy_backends.shop.stiky: no such key; did you mean sticky?",
+            "haproxy_backends.shop.stiky: unknown key; did you mean sticky?",
         ),
         (fleet(fleet_tls_at="nginx"), [], "fleet_tls_at: must be balancers or app_hosts; found 'nginx'"),
         (

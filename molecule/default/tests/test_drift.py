@@ -80,6 +80,6 @@ def test_a_host_that_has_all_as_it_has_to_be_is_asked_once_and_once_for_each_app
     found = tasks(done(run_site(HOST, tmp_path, {}, "-vvv")))
     sent = {name: text.count("SSH: EXEC") for name, text in found.items() if "funnel.tornado.metrics" not in name}
     assert {name: count for name, count in sent.items() if count} == {
-        "funnel.tornado.app : preflight | Check the apps against the model and the host": 1,
+        "funnel.tornado.app : preflight | Validate the apps and check the host": 1,
         "funnel.tornado.app : build | Build the releases": 2,
     }

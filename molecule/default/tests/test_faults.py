@@ -49,7 +49,7 @@ def test_all_mistakes_of_a_file_come_in_one_message_before_anything_changes(tmp_
     )
     assert status != 0
     assert "the inventory has mistakes; nothing was changed" in output
-    assert "tornado_apps.sample.drian: no such key; did you mean drain?" in output
+    assert "tornado_apps.sample.drian: unknown key; did you mean drain?" in output
     assert "tornado_apps.sample.processes: must be int or \"auto\"; found 'many'" in output.replace('\\"', '"')
     assert "tornado_apps.other.domains: a.test already belongs to tornado_apps.plain" in output
     assert "changed=0" in output

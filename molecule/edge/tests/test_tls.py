@@ -244,7 +244,7 @@ def test_a_renewal_that_nginx_cannot_read_is_a_problem_until_it_can(
         assert serials(both) == issued
         status, output = run_playbook(*look)
         assert status != 0
-        assert output.count("shop: nginx still serves the certificate of before; nginx -t says why") >= len(both)
+        assert output.count("shop: nginx still serves the previous certificate; nginx -t shows why") >= len(both)
         output = refused(tmp_path, shop(ACME))
         assert 'unknown directive "no_such_directive"' in output
         assert "were restored" not in output
@@ -351,7 +351,7 @@ def test_until_the_first_is_issued_a_temporary_one_serves(both: dict[str, Host],
         assert names(site(one, name(host)).certificate()) == {name(host)}
     status, output = run_playbook("playbooks/status.yml", ALL, *extra(tmp_path, shop(ACME)))
     assert status != 0
-    assert "shop: its certificate is a temporary one; site.yml says why none was issued" in output
+    assert "shop: the certificate is temporary; run site.yml to issue one or to see why that fails" in output
     done(deploy("shop", ALL, tmp_path, shop(ACME)))
     done(run_playbook("playbooks/status.yml", ALL, *extra(tmp_path, shop(ACME))))
 

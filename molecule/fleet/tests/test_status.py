@@ -78,7 +78,7 @@ def test_what_is_not_well_and_what_differs_from_the_inventory_is_named(fleet: Fl
     assert "web9: cannot be reached" in problems
     assert "web9" not in found["hosts"]
     for name in BALANCERS:
-        assert f"{name}: haproxy: sample has no server web9, which the inventory has; site.yml adds it" in problems
+        assert f"{name}: haproxy: sample lacks the server web9 of the inventory; run site.yml to add it" in problems
     assert "lb1: haproxy: server web2 of sample is DRAIN" in problems
     assert f"{standby}: keepalived: is not running" in problems
     assert (

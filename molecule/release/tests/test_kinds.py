@@ -103,7 +103,7 @@ def deployed(sources: Path, host: Host, tmp_path_factory: pytest.TempPathFactory
 
     status, output = run_playbook("playbooks/remove.yml", HOST, "-e", "app=sample")
     assert status != 0
-    assert "tornado_apps still has sample: take it out first" in re.sub(r"\s+", " ", output)
+    assert "tornado_apps still contains sample: delete the entry first" in re.sub(r"\s+", " ", output)
 
     status, output = run_playbook("playbooks/remove.yml", HOST, "-e", "app=paas", "--check", "--diff")
     assert status == 0, output
@@ -156,7 +156,7 @@ def test_a_worker_that_ends_is_started_again_and_the_status_counts_it_whatever_t
     eventually(lambda: processes(host, "paas").get(name, pid) != pid)
     status, output = run_playbook("playbooks/status.yml", HOST, "-e", f"json={tmp_path}/status.json")
     assert status != 0
-    assert "paas: is on this host and not in tornado_apps; remove.yml ends it" in re.sub(r"\s+", " ", output)
+    assert "paas: is on this host but not in tornado_apps; run remove.yml to remove it" in re.sub(r"\s+", " ", output)
     found = json.loads((tmp_path / "status.json").read_text())["hosts"][HOST]["processes"]
     assert {(one["worker"], one["process"]): one["restarts"] for one in found if one["app"] == "paas"} == {
         ("", 0): 0,

@@ -287,7 +287,7 @@ def refusals(sources: Sources, repository: dict[str, Any], served: dict[str, Any
     wrong = f"sha256:{'0' * 64}"
     yield (
         {"source": served | {"checksum": wrong}},
-        rf"source\.checksum: http://127.0.0.1:8099/locked.tar.xz hashes to {served['checksum']}; {wrong} is wanted",
+        rf"source\.checksum: http://127.0.0.1:8099/locked.tar.xz hashes to {served['checksum']}; expected {wrong}",
     )
     yield (
         {"source": zipped(sources, "x") | {"checksum": wrong}},

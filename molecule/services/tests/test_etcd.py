@@ -160,7 +160,7 @@ def test_check_mode_says_what_would_be_of_hosts_that_have_nothing(cluster: Clust
     assert cluster.checked.count("failed=0") == 3
     assert "changed=0 " not in cluster.checked
     for name in MEMBERS[1:]:
-        assert f"etcd_members: {name} joins when another member answers" in " ".join(cluster.checked.split())
+        assert f"etcd_members: {name} will join once another member answers" in " ".join(cluster.checked.split())
 
 
 def test_three_have_grown_from_one(members: dict[str, Host]) -> None:
@@ -186,7 +186,7 @@ def test_several_members_with_passwords_need_certificates(cluster: Cluster, memb
     finally:
         host.check_output("mv /var/lib/etcd/aside /var/lib/etcd/funnel && systemctl start etcd")
     assert status != 0
-    assert "etcd_tls: is missing; several members with passwords need it" in " ".join(output.split())
+    assert "etcd_tls: is missing; several members with passwords require it" in " ".join(output.split())
 
 
 def test_users_have_their_prefixes_and_nobody_else_gets_in(members: dict[str, Host]) -> None:
@@ -246,7 +246,7 @@ def test_a_wrong_password_of_root_is_said(cluster: Cluster, members: dict[str, H
 def test_tls_is_not_given_up_while_it_serves(cluster: Cluster, members: dict[str, Host]) -> None:
     status, output = cluster.provision("debian13", etcd_tls={})
     assert status != 0
-    assert "etcd_members.debian13: the cluster knows it as https://debian13:2380, not http://debian13:2380" in " ".join(
+    assert "etcd_members.debian13: is registered in the cluster as https://debian13:2380, not http://debian13:2380" in " ".join(
         output.split()
     )
     assert says(members["debian13"], "get", "--print-value-only", "/shop/first") == "kept"
@@ -255,7 +255,7 @@ def test_tls_is_not_given_up_while_it_serves(cluster: Cluster, members: dict[str
 def test_users_without_a_password_of_root_are_refused(cluster: Cluster) -> None:
     status, output = cluster.provision("db", etcd_root_password="")
     assert status != 0
-    assert "etcd_users: goes with etcd_root_password" in output
+    assert "etcd_users: requires etcd_root_password" in output
 
 
 def test_a_member_that_is_down_keeps_nobody_from_writing_and_catches_up(members: dict[str, Host]) -> None:
@@ -283,7 +283,7 @@ def test_no_second_cluster_is_founded_while_the_first_has_stopped(cluster: Clust
         for host in members.values():
             host.check_output("systemctl start --no-block etcd")
     assert status != 0
-    assert "has data of a cluster that has stopped" in output
+    assert "has data of a stopped cluster" in output
     eventually(lambda: says(members["debian12"], "get", "--print-value-only", "/shop/first") == "kept")
 
 

@@ -1,7 +1,7 @@
-"""A cluster of etcd: who its members are, and who may read and write what.
+"""An etcd cluster: membership, users and permissions.
 
-It is asked by its JSON interface (https://etcd.io/docs/v3.5/dev-guide/api_grpc_gateway/), which etcd 3.4 and newer have, and
-where a password is neither an argument of a program nor in a file.
+It is managed over the JSON gateway (https://etcd.io/docs/v3.5/dev-guide/api_grpc_gateway/) of etcd 3.4 and newer, which takes
+passwords neither as command-line arguments nor from files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import re
 import secrets
 import ssl
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -22,32 +21,34 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import retry
+
 CLIENT_PORT = 2379
 PEER_PORT = 2380
 
-#: Seconds that a member may take to answer.
+#: Timeout of a request to a member.
 TIMEOUT = 5.0
 
-#: Seconds in which a new member has to catch up with the others, and they with each other.
-CATCH_UP_SECONDS = 60.0
+#: Timeout for a new member to catch up, and for a cluster to become healthy.
+CATCH_UP_TIMEOUT = 60.0
 
-#: The key that says when somebody lost a permission last; with authentication on it is root's. Each member restarts once for each
-#: value, as etcd asks for permissions when a watch is opened, and never again.
-REVOKED = "funnel.tornado/revoked"
+#: The key whose value changes with each revoked permission; only root can write it once authentication is enabled. Each member
+#: restarts once per value, because etcd checks permissions only when a watch is opened.
+REVOKED_KEY = "funnel.tornado/revoked"
 
-#: Calls by which somebody loses a permission.
+#: Calls that revoke a permission.
 REVOKING = frozenset({"auth/user/delete", "auth/user/revoke", "auth/role/delete", "auth/role/revoke", "auth/enable"})
 
-#: How often users are looked at until nothing is left to change; more than two, while somebody else changes them.
-PASSES = 5
+#: Maximum passes until users match the desired state; more than two are needed only if someone else changes them.
+MAX_PASSES = 5
 
-#: What etcd refuses a change of members by until a learner has caught up, or all that vote have been connected for 5 s
-#: (HealthInterval in etcd's server.go): one may have been restarted a moment ago.
-PASSING = ("in sync with leader", "unhealthy cluster")
+#: Errors of membership changes until a learner has caught up, or all voting members have been connected for 5 s
+#: (HealthInterval in etcd's server.go), for example after a restart.
+TEMPORARY_ERRORS = ("in sync with leader", "unhealthy cluster")
 
 
 class EtcdError(Exception):
-    """etcd refuses what is wanted, or what is wanted makes no sense. The message says what would."""
+    """etcd rejects a request, or the desired state is invalid. The message holds the fix."""
 
 
 class UnreachableError(EtcdError):
@@ -56,9 +57,9 @@ class UnreachableError(EtcdError):
 
 @dataclass(frozen=True)
 class Client:
-    """One member, as its clients see it.
+    """A client of one member.
 
-    ``ca`` is the PEM text of who has signed its certificate; ``insecure`` takes any certificate.
+    ``ca`` is the PEM certificate of the authority that issued the member's; ``insecure`` accepts any certificate.
     """
 
     url: str
@@ -67,21 +68,21 @@ class Client:
     token: str = field(default="", repr=False)
 
     def call(self, path: str, **body: Any) -> dict[str, Any]:
-        """Return the answer to a POST of ``body`` to ``/v3/<path>``.
+        """POST ``body`` to ``/v3/<path>`` and return the response.
 
-        :raises UnreachableError: when there is none.
-        :raises EtcdError: in etcd's words.
+        :raises UnreachableError: if the member does not answer.
+        :raises EtcdError: with the error of etcd.
         """
-        return self._ask("POST", f"/v3/{path}", body)
+        return self._request("POST", f"/v3/{path}", body)
 
     def version(self) -> str:
-        """Return the version that the whole cluster speaks, such as ``3.4.0``.
+        """Return the cluster version, such as ``3.4.0``.
 
         :raises EtcdError: as for `call`.
         """
-        return str(self._ask("GET", "/version")["etcdcluster"])
+        return str(self._request("GET", "/version")["etcdcluster"])
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         try:
             with contextlib.closing(self._connection()) as connection:
                 content = None if body is None else json.dumps(body)
@@ -99,21 +100,21 @@ class Client:
         return answer
 
     def _connection(self) -> HTTPConnection:
-        place = urlsplit(self.url)
-        host = place.hostname or ""
-        if place.scheme == "http":
-            return HTTPConnection(host, place.port, timeout=TIMEOUT)
+        url = urlsplit(self.url)
+        host = url.hostname or ""
+        if url.scheme == "http":
+            return HTTPConnection(host, url.port, timeout=TIMEOUT)
         context = ssl.create_default_context(cadata=self.ca or None)
-        # What etcd and its clients take is good enough; Python 3.13 asks for more of an authority than they do.
+        # Accept the CA certificates that etcd and its clients accept; Python 3.13 is stricter by default.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if self.insecure:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        return HTTPSConnection(host, place.port, timeout=TIMEOUT, context=context)
+        return HTTPSConnection(host, url.port, timeout=TIMEOUT, context=context)
 
     def login(self, name: str, password: str) -> Client:
-        """Return a client that is ``name``; the same one where authentication is off.
+        """Return a client authenticated as ``name``; this one if authentication is disabled.
 
-        :raises EtcdError: as for `call`, and when it is the wrong password.
+        :raises EtcdError: as for `call`, and if the password is wrong.
         """
         try:
             return dataclasses.replace(self, token=self.call("auth/authenticate", name=name, password=password)["token"])
@@ -127,13 +128,13 @@ class Client:
 
 
 def url_host(address: str) -> str:
-    """Return an address as a URL has it: that of IPv6 is in brackets."""
+    """Return an address for use in a URL: IPv6 addresses are put in brackets."""
     return f"[{address}]" if ":" in address else address
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The members as they are wanted: addresses by name, the first of them the one that founds the cluster."""
+    """The desired cluster from the view of the member ``name``: addresses by name; the first member founds the cluster."""
 
     name: str
     members: Mapping[str, str]
@@ -143,25 +144,25 @@ class Cluster:
 
     @property
     def scheme(self) -> str:
-        """How members are reached."""
+        """URL scheme of all members."""
         return "https" if self.tls else "http"
 
     def peer_url(self, name: str) -> str:
-        """Return where the other members reach this one."""
+        """Return the peer URL of a member."""
         return f"{self.scheme}://{url_host(self.members[name])}:{PEER_PORT}"
 
     def client(self, name: str) -> Client:
-        """Return a member, as seen from the others."""
+        """Return a client of a member at its address."""
         return Client(f"{self.scheme}://{url_host(self.members[name])}:{CLIENT_PORT}", self.ca)
 
     @property
     def local(self) -> Client:
-        """The member on this host."""
+        """Client of the member on this host."""
         return Client(f"{self.scheme}://127.0.0.1:{CLIENT_PORT}", self.ca)
 
     @property
-    def local_before(self) -> Client:
-        """The same, should ``tls`` have changed since it was started. It is told no secrets: any certificate will do."""
+    def local_previous_scheme(self) -> Client:
+        """The same with the other scheme, in case ``tls`` has changed; it sends no secrets, so any certificate is accepted."""
         return Client(f"{'http' if self.tls else 'https'}://127.0.0.1:{CLIENT_PORT}", insecure=True)
 
     @property
@@ -170,9 +171,9 @@ class Cluster:
         return [name for name in self.members if name != self.name]
 
     def any_other(self) -> Client:
-        """Return another member that answers.
+        """Return a client of another member that answers.
 
-        :raises UnreachableError: when there is none, saying of each why.
+        :raises UnreachableError: if none does, with the reason for each.
         """
         reasons = []
         for name in self.others:
@@ -187,10 +188,10 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Membership:
-    """How this host belongs to the cluster, and what etcd has to be told at its first start.
+    """The state of this host in the cluster, and ETCD_INITIAL_CLUSTER for its first start.
 
-    ``member``: it has been started before. ``learner``: the same, but it has no vote yet. ``founder``: the cluster begins
-    with it. ``joining``: the cluster knows of it. ``alone``: it is the only member, and no other one is wanted.
+    ``member``: it has been started before. ``learner``: the same, but without a vote yet. ``founder``: it founds the cluster.
+    ``joining``: it is registered and not started yet. ``alone``: it is the only member, and no other one is desired.
     """
 
     state: Literal["member", "learner", "founder", "joining"]
@@ -200,17 +201,17 @@ class Membership:
     alone: bool = False
 
 
-def register_member(cluster: Cluster, data: Path, version: str, *, runs: bool = True, check_mode: bool = False) -> Membership:
-    """See that the cluster knows of this host, if there is a cluster.
+def register_member(cluster: Cluster, data: Path, version: str, *, running: bool = True, check_mode: bool = False) -> Membership:
+    """Register this host as a member if there is a cluster, and return its membership.
 
-    A host is added as a learner, which has no vote: should it never start, the others can still agree.
+    The host is added as a non-voting learner, so the quorum is not affected if it never starts.
 
-    :arg data: the directory of etcd's data on this host.
-    :arg version: of etcd on this host.
-    :arg runs: whether etcd does; whoever listens at its port otherwise is not asked.
-    :raises EtcdError: when it cannot be added.
+    :arg data: directory of etcd's data on this host.
+    :arg version: version of etcd on this host.
+    :arg running: whether etcd is running; otherwise its port is not queried, since any process could listen there.
+    :raises EtcdError: if the host cannot be added.
     """
-    membership = _look(cluster, runs=runs) if (data / "member").is_dir() else None
+    membership = _current_membership(cluster, running=running) if (data / "member").is_dir() else None
     _require_certificates(cluster)
     if membership:
         return membership
@@ -221,61 +222,62 @@ def register_member(cluster: Cluster, data: Path, version: str, *, runs: bool = 
         own = f"{cluster.name}={cluster.peer_url(cluster.name)}"
         if cluster.name == first:
             return Membership("founder", initial_cluster=own, alone=not cluster.others)
-        if check_mode:  # the one that founds the cluster has not been started either
-            warning = f"etcd_members: {cluster.name} joins when another member answers; now none does: {error}"
+        if check_mode:  # the founder has not been started either
+            warning = f"etcd_members: {cluster.name} will join once another member answers; currently none does: {error}"
             return Membership("joining", changed=True, initial_cluster=own, warnings=[warning])
         raise EtcdError(
-            f"etcd_members: {cluster.name} has no member to join. {first} comes first, and the others follow one "
-            f"after the other (serial: 1): {error}"
+            f"etcd_members: {cluster.name} cannot join because no other member answers. Provision {first} first, then the others "
+            f"one at a time (serial: 1): {error}"
         ) from error
     _require_version(other, version)
     return _join(cluster, other, check_mode=check_mode)
 
 
 def _require_certificates(cluster: Cluster) -> None:
-    """Refuse passwords that anybody gets around who reaches the members' port, which asks for certificates or for nothing."""
+    """Refuse passwords without TLS between members: the peer port requires certificates or nothing, so it would bypass them."""
     if cluster.others and cluster.root_password and not cluster.tls:
         raise EtcdError(
-            f"etcd_tls: is missing; several members with passwords need it, as whoever reaches port {PEER_PORT} of one may write "
-            "anything otherwise, users included"
+            f"etcd_tls: is missing; several members with passwords require it, because otherwise anyone with access to port "
+            f"{PEER_PORT} of a member can write all data, including users"
         )
 
 
-def _look(cluster: Cluster, *, runs: bool) -> Membership:
-    for client in (cluster.local, cluster.local_before) if runs else ():
+def _current_membership(cluster: Cluster, *, running: bool) -> Membership:
+    """Return the membership of a host that has data."""
+    for client in (cluster.local, cluster.local_previous_scheme) if running else ():
         with contextlib.suppress(UnreachableError):
-            return _judge(cluster, client.call("cluster/member/list"))
-    return Membership("member", alone=not cluster.others)  # it is to be started; then there is something to look at
+            return _parse_membership(cluster, client.call("cluster/member/list"))
+    return Membership("member", alone=not cluster.others)  # to be started; a later run can query it
 
 
-def _judge(cluster: Cluster, found: Mapping[str, Any]) -> Membership:
-    """Return how this host belongs to the cluster, by what its own etcd says of the members."""
-    own = next(one for one in found["members"] if one["ID"] == found["header"]["member_id"])
-    wanted = cluster.peer_url(cluster.name)
-    if own.get("name") and own["peerURLs"] != [wanted]:
+def _parse_membership(cluster: Cluster, response: Mapping[str, Any]) -> Membership:
+    """Return the membership of this host from the member list of its own etcd."""
+    own = next(member for member in response["members"] if member["ID"] == response["header"]["member_id"])
+    desired = cluster.peer_url(cluster.name)
+    if own.get("name") and own["peerURLs"] != [desired]:
         raise EtcdError(
-            f"etcd_members.{cluster.name}: the cluster knows it as {own['peerURLs'][0]}, not {wanted}. Set its address, or "
-            f"etcd_tls, back; or move it first: etcdctl member update {int(own['ID']):x} --peer-urls={wanted}"
+            f"etcd_members.{cluster.name}: is registered in the cluster as {own['peerURLs'][0]}, not {desired}. Revert its "
+            f"address or etcd_tls, or update the member first: etcdctl member update {int(own['ID']):x} --peer-urls={desired}"
         )
-    unknown = [one for one in found["members"] if one.get("name") not in (*cluster.members, None, "")]
+    unlisted = [member for member in response["members"] if member.get("name") not in (*cluster.members, None, "")]
     return Membership(
         "learner" if own.get("isLearner") else "member",
         warnings=[
-            f"the cluster has a member {one['name']}, which etcd_members does not name; "
-            f"if it is gone for good: etcdctl member remove {int(one['ID']):x}"
-            for one in unknown
+            f"the cluster has a member {member['name']} that is not in etcd_members; "
+            f"if it is gone permanently, run: etcdctl member remove {int(member['ID']):x}"
+            for member in unlisted
         ],
-        alone=not cluster.others and len(found["members"]) == 1,
+        alone=not cluster.others and len(response["members"]) == 1,
     )
 
 
 def _require_version(other: Client, version: str) -> None:
-    """Refuse what etcd itself would refuse at its start: data of the next minor version; or of one too long ago."""
-    spoken, own = (tuple(map(int, text.split(".")[:2])) for text in (other.version(), version))
-    if not spoken <= own <= (spoken[0], spoken[1] + 1):
+    """Refuse versions that etcd would reject at its start: it joins clusters of its own or the previous minor version."""
+    current, own = (tuple(map(int, text.split(".")[:2])) for text in (other.version(), version))
+    if not current <= own <= (current[0], current[1] + 1):
         raise EtcdError(
-            f"this host has etcd {version}, and the cluster speaks {spoken[0]}.{spoken[1]}: a member needs that version or, "
-            "while the cluster is being upgraded, the next one. Debian 12 has 3.4, Debian 13 has 3.5"
+            f"this host has etcd {version}, but the cluster version is {current[0]}.{current[1]}: a member needs that version "
+            "or, during an upgrade of the cluster, the next one. Debian 12 has 3.4, Debian 13 has 3.5"
         )
 
 
@@ -283,39 +285,43 @@ def _join(cluster: Cluster, other: Client, *, check_mode: bool) -> Membership:
     url = cluster.peer_url(cluster.name)
     root = other.login("root", cluster.root_password)
     members = root.call("cluster/member/list")["members"]
-    mine = [one for one in members if one.get("name") == cluster.name or one["peerURLs"] == [url]]
-    # One without a name was added and never started. One with a name has lost its data, and can never be the same again.
-    lost = [one for one in mine if one.get("name")]
-    changed = bool(lost) or not mine
+    own = [member for member in members if member.get("name") == cluster.name or member["peerURLs"] == [url]]
+    # A member without a name was added but never started. A named one has lost its data and must be replaced.
+    lost = [member for member in own if member.get("name")]
+    changed = bool(lost) or not own
     if changed and not check_mode:
-        for one in lost:
-            _insist(root, "cluster/member/remove", ID=one["ID"])
-        members = _insist(root, "cluster/member/add", peerURLs=[url], isLearner=True)["members"]
-    known = [f"{one['name']}={peer}" for one in members if one.get("name") and one not in lost for peer in one["peerURLs"]]
-    return Membership("joining", changed=changed, initial_cluster=",".join([*known, f"{cluster.name}={url}"]))
+        for member in lost:
+            _call_with_retries(root, "cluster/member/remove", ID=member["ID"])
+        members = _call_with_retries(root, "cluster/member/add", peerURLs=[url], isLearner=True)["members"]
+    others = [
+        f"{member['name']}={peer}"
+        for member in members
+        if member.get("name") and member not in lost
+        for peer in member["peerURLs"]
+    ]
+    return Membership("joining", changed=changed, initial_cluster=",".join([*others, f"{cluster.name}={url}"]))
 
 
 def promote_learner(cluster: Cluster) -> None:
-    """Give a member that has caught up with the others its vote.
+    """Promote this host from learner to voting member, once it has caught up.
 
-    :raises EtcdError: when it does not catch up, or no other member answers.
+    :raises EtcdError: if it does not catch up, or no other member answers.
     """
     root = cluster.any_other().login("root", cluster.root_password)
-    for one in root.call("cluster/member/list")["members"]:
-        if one.get("name") == cluster.name and one.get("isLearner"):
-            _insist(root, "cluster/member/promote", ID=one["ID"])
+    for member in root.call("cluster/member/list")["members"]:
+        if member.get("name") == cluster.name and member.get("isLearner"):
+            _call_with_retries(root, "cluster/member/promote", ID=member["ID"])
 
 
-def _insist(root: Client, path: str, **body: Any) -> dict[str, Any]:
-    """Call it, and again while etcd refuses it for what passes by itself."""
-    end = time.monotonic() + CATCH_UP_SECONDS
-    while True:
-        try:
-            return root.call(path, **body)
-        except EtcdError as error:
-            if not any(words in str(error) for words in PASSING) or time.monotonic() > end:
-                raise
-        time.sleep(0.5)
+def _call_with_retries(root: Client, path: str, **body: Any) -> dict[str, Any]:
+    """Call etcd, and retry after temporary errors."""
+    return retry(
+        lambda: root.call(path, **body),
+        EtcdError,
+        lambda error: any(message in str(error) for message in TEMPORARY_ERRORS),
+        timeout=CATCH_UP_TIMEOUT,
+        interval=0.5,
+    )
 
 
 # Users
@@ -323,21 +329,21 @@ def _insist(root: Client, path: str, **body: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class User:
-    """Who may read and write the keys that begin with one of ``prefixes``; the empty one is all keys."""
+    """A user with read and write permission for keys with one of ``prefixes``; the empty prefix matches all keys."""
 
     password: str = field(repr=False)
     prefixes: Sequence[str]
 
 
 def key_range(prefix: str) -> dict[str, str]:
-    """Return the range of keys that begin with ``prefix``, as a permission has it: from, up to but without.
+    """Return the key range of a permission for ``prefix``; the end is exclusive.
 
     >>> base64.b64decode(key_range("/shop/")["range_end"])
     b'/shop0'
     """
     key = prefix.encode()
     end = key.rstrip(b"\xff")
-    if not end:  # a zero byte is the first of all keys, and as an end it is none
+    if not end:  # a zero byte is the lowest key; as an end it means no limit
         return {"key": _base64(b"\0"), "range_end": _base64(b"\0")}
     return {"key": _base64(key), "range_end": _base64(end[:-1] + bytes([end[-1] + 1]))}
 
@@ -347,56 +353,56 @@ def _base64(text: bytes) -> str:
 
 
 @dataclass(frozen=True)
-class Applied:
-    """What was done about users, or would be, and the value of `REVOKED`: empty if nobody has ever lost a permission."""
+class UserChanges:
+    """The changes to users that were made, or would be, and the value of `REVOKED_KEY`, empty if none was ever revoked."""
 
     done: Sequence[str] = ()
     revoked: str = ""
 
 
 def apply_users(
-    client: Client, root_password: str, users: Mapping[str, User], *, served: bool = True, check_mode: bool = False
-) -> Applied:
-    """Make root and ``users`` all the users there are, with their own roles alone, and have etcd ask everybody for a password.
+    client: Client, root_password: str, users: Mapping[str, User], *, reachable: bool = True, check_mode: bool = False
+) -> UserChanges:
+    """Converge the users of etcd to root and ``users``, each with a role of its own only, and enable authentication.
 
-    What somebody else changes until it asks for passwords is changed back.
+    Concurrent changes by others before authentication was enabled are reverted.
 
-    :arg served: whether anybody but root could have reached this etcd; what is open there is then to be ended by a restart.
-    :raises EtcdError: when ``root_password`` is not root's, or is missing.
+    :arg reachable: whether anyone but root could have connected; watches from before then require a restart of etcd.
+    :raises EtcdError: if ``root_password`` is wrong or missing.
     """
     if users and not root_password:
-        raise EtcdError("etcd_users: goes with etcd_root_password; without one etcd asks nobody for a password")
+        raise EtcdError("etcd_users: requires etcd_root_password; without it etcd does not enforce authentication")
     done: list[str] = []
-    for _pass in range(PASSES):
+    for _pass in range(MAX_PASSES):
         root = _as_root(client, root_password)
         if not root_password:
-            return Applied()
-        steps = list(_changes(client, root, root_password, users, is_on=bool(root.token)))
-        revoking = served and any(path in REVOKING for _change, path, _body in steps)
+            return UserChanges()
+        steps = list(_steps(client, root, root_password, users, enabled=bool(root.token)))
+        revoking = reachable and any(path in REVOKING for _change, path, _body in steps)
         done += [change for change, _path, _body in steps]
         if check_mode or not steps:
-            return Applied(done, "to be chosen" if revoking else _revoked(root))
+            return UserChanges(done, "(generated by the run)" if revoking else _revoked(root))
         if revoking:
             _mark_revoked(root)
         for _change, path, body in steps:
             root.call(path, **body)
-        if revoking and not root.token:  # until it asked for passwords anybody could remove the mark
+        if revoking and not root.token:  # before authentication was enabled, anyone could have removed the key
             _mark_revoked(_as_root(client, root_password))
-    raise EtcdError(f"etcd_users: somebody else changes users at the same time; the last change was to {done[-1]}")
+    raise EtcdError(f"etcd_users: another client changes users at the same time; the last change was: {done[-1]}")
 
 
 def _revoked(root: Client) -> str:
-    found = root.call("kv/range", key=_base64(REVOKED.encode())).get("kvs", [])
+    found = root.call("kv/range", key=_base64(REVOKED_KEY.encode())).get("kvs", [])
     return base64.b64decode(found[0]["value"]).decode(errors="replace") if found else ""
 
 
 def _mark_revoked(root: Client) -> None:
-    root.call("kv/put", key=_base64(REVOKED.encode()), value=_base64(secrets.token_hex(8).encode()))
+    root.call("kv/put", key=_base64(REVOKED_KEY.encode()), value=_base64(secrets.token_hex(8).encode()))
 
 
 def clear_revoked(root: Client) -> None:
-    """Remove the mark, where nothing from before can be open."""
-    root.call("kv/deleterange", key=_base64(REVOKED.encode()))
+    """Remove the key where no watch can be open, as in a new cluster."""
+    root.call("kv/deleterange", key=_base64(REVOKED_KEY.encode()))
 
 
 def _as_root(client: Client, password: str) -> Client:
@@ -405,18 +411,18 @@ def _as_root(client: Client, password: str) -> Client:
     except UnreachableError:
         raise
     except EtcdError as error:
-        wrong = "is not the password of root" if password else "is missing, and the cluster asks for it"
-        raise EtcdError(f"etcd_root_password: {wrong}; it is changed by etcdctl user passwd root ({error})") from error
+        problem = "is not the password of root" if password else "is missing, but the cluster requires it"
+        raise EtcdError(f"etcd_root_password: {problem}; to change it, run etcdctl user passwd root ({error})") from error
 
 
 Step = tuple[str, str, dict[str, Any]]
-"""What is done, in words, and the call that does it."""
+"""A description of a change, and the path and body of its API call."""
 
 
-def _changes(client: Client, root: Client, root_password: str, users: Mapping[str, User], *, is_on: bool) -> Iterator[Step]:
+def _steps(client: Client, root: Client, root_password: str, users: Mapping[str, User], *, enabled: bool) -> Iterator[Step]:
     found = set(root.call("auth/user/list").get("users", []))
     roles = set(root.call("auth/role/list").get("roles", []))
-    if not is_on:
+    if not enabled:
         yield from _root_steps(found, roles, root_password)
     for name, user in users.items():
         if name not in roles:
@@ -425,15 +431,15 @@ def _changes(client: Client, root: Client, root_password: str, users: Mapping[st
         yield from _permission_steps(name, granted, user.prefixes)
         if name not in found:
             yield f"add user {name}", "auth/user/add", {"name": name, "password": user.password}
-        elif not is_on or not _is_password(client, name, user.password):
+        elif not enabled or not _is_password(client, name, user.password):
             yield f"change the password of {name}", "auth/user/changepw", {"name": name, "password": user.password}
         yield from _role_steps(name, root.call("auth/user/get", name=name).get("roles", []) if name in found else [])
     for name in sorted(found - users.keys() - {"root"}):
         yield f"remove user {name}", "auth/user/delete", {"name": name}
     for name in sorted(roles - users.keys() - {"root"}):
         yield f"remove role {name}", "auth/role/delete", {"role": name}
-    if not is_on:
-        yield "ask everybody for a password", "auth/enable", {}
+    if not enabled:
+        yield "enable authentication", "auth/enable", {}
 
 
 def _root_steps(found: set[str], roles: set[str], password: str) -> Iterator[Step]:
@@ -441,26 +447,26 @@ def _root_steps(found: set[str], roles: set[str], password: str) -> Iterator[Ste
     yield f"{verb[0]} root", f"auth/user/{verb[1]}", {"name": "root", "password": password}
     if "root" not in roles:
         yield "add role root", "auth/role/add", {"name": "root"}
-    yield "give root its role", "auth/user/grant", {"user": "root", "role": "root"}
+    yield "grant root its role", "auth/user/grant", {"user": "root", "role": "root"}
 
 
-def _role_steps(name: str, given: Sequence[str]) -> Iterator[Step]:
-    if name not in given:
-        yield f"give {name} its role", "auth/user/grant", {"user": name, "role": name}
-    for role in sorted(set(given) - {name}):
-        yield f"take the role {role} from {name}", "auth/user/revoke", {"name": name, "role": role}
+def _role_steps(name: str, granted: Sequence[str]) -> Iterator[Step]:
+    if name not in granted:
+        yield f"grant {name} its role", "auth/user/grant", {"user": name, "role": name}
+    for role in sorted(set(granted) - {name}):
+        yield f"revoke the role {role} from {name}", "auth/user/revoke", {"name": name, "role": role}
 
 
 def _permission_steps(role: str, granted: Sequence[Mapping[str, str]], prefixes: Sequence[str]) -> Iterator[Step]:
-    wanted = {prefix: {"permType": "READWRITE", **key_range(prefix)} for prefix in prefixes}
+    desired = {prefix: {"permType": "READWRITE", **key_range(prefix)} for prefix in prefixes}
     for permission in granted:
-        if permission not in wanted.values():
+        if permission not in desired.values():
             key = base64.b64decode(permission.get("key", "")).decode(errors="replace")
             ends = {name: permission[name] for name in ("key", "range_end") if name in permission}
-            yield f"take {key!r} from {role}", "auth/role/revoke", {"role": role, **ends}
-    for prefix, permission in wanted.items():
+            yield f"revoke {key!r} from {role}", "auth/role/revoke", {"role": role, **ends}
+    for prefix, permission in desired.items():
         if permission not in granted:
-            yield f"give {prefix!r} to {role}", "auth/role/grant", {"name": role, "perm": permission}
+            yield f"grant {prefix!r} to {role}", "auth/role/grant", {"name": role, "perm": permission}
 
 
 def _is_password(client: Client, name: str, password: str) -> bool:
@@ -473,11 +479,11 @@ def _is_password(client: Client, name: str, password: str) -> bool:
     return True
 
 
-def own_version(output: str) -> str:
-    """Return the version that ``etcd --version`` prints.
+def parse_version(output: str) -> str:
+    """Return the version from the output of ``etcd --version``.
 
-    :raises EtcdError: when it is something else.
+    :raises EtcdError: if there is none.
     """
     if match := re.search(r"^etcd Version: (\d+\.\d+\.\d+)", output, re.MULTILINE):
         return match[1]
-    raise EtcdError(f"etcd --version says something else than a version: {output[:200]}")
+    raise EtcdError(f"etcd --version prints no version: {output[:200]}")

@@ -1,7 +1,7 @@
-"""An etcd that only root of its host can reach, where data get their users before anybody is served by them.
+"""A temporary etcd, reachable by root of this host only, that creates the users in new or restored data before it is served.
 
-It runs in a network of its own, as a transient unit that systemd ends if nobody else does. Below the directory of etcd's data,
-which is etcd's own, everything is done as that user.
+It runs in a network namespace of its own as a transient unit, which systemd stops at the latest. All file operations in the
+data directory, which is owned by etcd, run as that user.
 """
 
 from __future__ import annotations
@@ -28,32 +28,33 @@ from ansible_collections.funnel.tornado.plugins.module_utils.backing.etcd_model 
     clear_revoked,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, last_lines, run
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import retry
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 
-#: The user and group that etcd runs as.
+#: User and group of etcd.
 USER = "etcd"
 
-#: The beginning of a command that runs as that user.
+#: Command prefix that runs a program as that user.
 AS_ETCD = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--")
 
 UNIT = "etcd-bootstrap"
 
-#: Seconds in which it has to answer, and after which systemd ends it.
-START_SECONDS = 60.0
-LONGEST_SECONDS = 600
+#: Timeout until it answers, and after which systemd stops it.
+START_TIMEOUT = 60.0
+MAX_RUNTIME = 600
 
 INTERVAL = 0.2
 
-#: Its addresses, which are those of a network that has nothing else.
-CLIENTS = f"http://127.0.0.1:{CLIENT_PORT}"
-MEMBERS = f"http://127.0.0.1:{PEER_PORT}"
+#: Its client and peer URLs in the network namespace.
+CLIENT_URL = f"http://127.0.0.1:{CLIENT_PORT}"
+PEER_URL = f"http://127.0.0.1:{PEER_PORT}"
 
 NAMESPACE = Path("/proc/self/ns/net")
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Data in the making, beside those that are served: ``data`` with the suffix ``.new``."""
+    """Creation of data in a temporary directory, ``data`` with the suffix ``.new``."""
 
     name: str
     data: Path
@@ -62,37 +63,37 @@ class Bootstrap:
     quota: int
 
     def found(self, peer_url: str) -> None:
-        """Make the data of a new cluster, which have their users and ask for passwords.
+        """Create the data of a new cluster, with its users and with authentication enabled.
 
-        :arg peer_url: where other members will reach this one.
-        :raises EtcdError: when that is not possible; there are no data then.
+        :arg peer_url: URL of this member for other members.
+        :raises EtcdError: if that fails; no data is created then.
         """
-        with self._beside() as new:
+        with self._temporary_data() as new:
             with self._serving(new) as client:
-                apply_users(client, self.root_password, self.users, served=False)
+                apply_users(client, self.root_password, self.users, reachable=False)
                 root = client.login("root", self.root_password)
                 (own,) = root.call("cluster/member/list")["members"]
                 root.call("cluster/member/update", ID=own["ID"], peerURLs=[peer_url])
             run([*AS_ETCD, "mv", "--no-target-directory", str(new), str(self.data)])
 
-    def give_users(self, snapshot: Path, root_password: str, target: Path) -> None:
-        """Write to ``target`` what a snapshot holds, with these users instead of its own.
+    def replace_users(self, snapshot: Path, root_password: str, target: Path) -> None:
+        """Copy a snapshot to ``target`` and replace its users by those of this object.
 
-        :arg snapshot: a file that etcd may read.
-        :arg root_password: of root in the snapshot.
-        :arg target: a file in a directory that is root's; etcd may read it.
-        :raises EtcdError: when it is no snapshot, or that is not its root's password.
+        :arg snapshot: a file that etcd can read.
+        :arg root_password: password of root in the snapshot.
+        :arg target: a file, readable by etcd, in a directory that is owned by root.
+        :raises EtcdError: if the snapshot is invalid, or the password is wrong.
         """
-        with self._beside() as new:
+        with self._temporary_data() as new:
             tool = shutil.which("etcdutl") or "etcdctl"
             restore = [tool, "snapshot", "restore", str(snapshot), f"--data-dir={new}", f"--name={self.name}"]
-            restore += [f"--initial-cluster={self.name}={MEMBERS}", f"--initial-advertise-peer-urls={MEMBERS}"]
-            run([*AS_ETCD, *restore], environment=_environment(), timeout=LONGEST_SECONDS)
+            restore += [f"--initial-cluster={self.name}={PEER_URL}", f"--initial-advertise-peer-urls={PEER_URL}"]
+            run([*AS_ETCD, *restore], environment=_environment(), timeout=MAX_RUNTIME)
             with self._serving(new) as client:
                 self._replace_users(client, root_password)
                 login = {"ETCDCTL_USER": "root", "ETCDCTL_PASSWORD": self.root_password} if self.root_password else {}
-                save = ["etcdctl", f"--endpoints={CLIENTS}", "snapshot", "save", str(target)]
-                run(save, environment=_environment() | login, timeout=LONGEST_SECONDS)
+                save = ["etcdctl", f"--endpoints={CLIENT_URL}", "snapshot", "save", str(target)]
+                run(save, environment=_environment() | login, timeout=MAX_RUNTIME)
             os.chown(target, 0, grp.getgrnam(USER).gr_gid)
             target.chmod(0o640)
 
@@ -103,47 +104,47 @@ class Bootstrap:
             raise
         except EtcdError as error:
             raise EtcdError(
-                "etcd_restore_root_password: is not the password of root in the snapshot, which asks for it; set it to the one "
-                f"that root had when the snapshot was taken ({error})"
+                "etcd_restore_root_password: is not the password of root in the snapshot; set it to the password of root at "
+                f"the time of the snapshot ({error})"
             ) from error
         if root.token and not self.root_password:
-            raise EtcdError("etcd_root_password: is missing, and the snapshot is of a cluster that asks for passwords")
+            raise EtcdError("etcd_root_password: is missing, but the snapshot is from a cluster that requires passwords")
         if root.token and root_password != self.root_password:
             root.call("auth/user/changepw", name="root", password=self.root_password)
-        apply_users(client, self.root_password, self.users, served=False)
+        apply_users(client, self.root_password, self.users, reachable=False)
         clear_revoked(client.login("root", self.root_password))
 
     @contextlib.contextmanager
-    def _beside(self) -> Iterator[Path]:
-        """Give a directory to make data in, and remove what is left of it; what was to be done as etcd may have failed."""
+    def _temporary_data(self) -> Iterator[Path]:
+        """Yield the temporary data directory, and remove it afterwards."""
         new = self.data.with_name(f"{self.data.name}.new")
         remove = [*AS_ETCD, "rm", "--recursive", "--force", str(new)]
         try:
-            run(["systemctl", "stop", UNIT], check=False)  # of a run that was cut off
+            run(["systemctl", "stop", UNIT], check=False)  # left by an interrupted run
             run(remove)
             yield new
         except CommandError as error:
-            raise EtcdError(f"etcd_users: etcd's data cannot be given their users: {error}") from error
+            raise EtcdError(f"etcd_users: the users cannot be created in the data of etcd: {error}") from error
         finally:
             run(["systemctl", "stop", UNIT], check=False)
             run(remove, check=False)
 
     @contextlib.contextmanager
     def _serving(self, data: Path) -> Iterator[Client]:
-        """Run etcd on ``data``, and be in its network."""
-        began = time.time()
-        properties = {"User": USER, "Group": USER, "PrivateNetwork": "yes", "RuntimeMaxSec": str(LONGEST_SECONDS)}
+        """Run etcd on ``data`` and enter its network namespace."""
+        started = time.time()
+        properties = {"User": USER, "Group": USER, "PrivateNetwork": "yes", "RuntimeMaxSec": str(MAX_RUNTIME)}
         unit = ["systemd-run", "--quiet", "--collect", f"--unit={UNIT}", "--service-type=exec"]
         options = {
             "name": self.name,
             "data-dir": str(data),
-            "listen-client-urls": CLIENTS,
-            "advertise-client-urls": CLIENTS,
-            "listen-peer-urls": MEMBERS,
-            "initial-advertise-peer-urls": MEMBERS,
-            "initial-cluster": f"{self.name}={MEMBERS}",
-            "quota-backend-bytes": str(self.quota),  # an alarm about it would be part of the data
-            # What tells clusters apart is made of this and the address, which all of them have in common here.
+            "listen-client-urls": CLIENT_URL,
+            "advertise-client-urls": CLIENT_URL,
+            "listen-peer-urls": PEER_URL,
+            "initial-advertise-peer-urls": PEER_URL,
+            "initial-cluster": f"{self.name}={PEER_URL}",
+            "quota-backend-bytes": str(self.quota),  # a quota alarm would become part of the data
+            # The cluster ID derives from the token and the URL, which is the same for all clusters here.
             "initial-cluster-token": secrets.token_hex(16),
         }
         run(
@@ -155,31 +156,31 @@ class Bootstrap:
             ]
         )
         with _network_of(systemd.query(UNIT).main_pid):
-            client = Client(CLIENTS)
-            _wait_for(client, began)
+            client = Client(CLIENT_URL)
+            _wait_until_ready(client, started)
             yield client
         run(["systemctl", "stop", UNIT])
 
 
-def _wait_for(client: Client, began: float) -> None:
-    give_up = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            client.call("cluster/member/list")
-        except EtcdError as error:
-            if time.monotonic() > give_up or not systemd.query(UNIT).active:
-                journal = ["journalctl", f"--unit={UNIT}", f"--since=@{began - 1:.0f}", "--output=cat", "--no-pager"]
-                raise EtcdError(f"etcd does not start with its new data:\n{last_lines(run(journal).output, 5)}") from error
-        else:
-            return
-        time.sleep(INTERVAL)
+def _wait_until_ready(client: Client, started: float) -> None:
+    try:
+        retry(
+            lambda: client.call("cluster/member/list"),
+            EtcdError,
+            lambda _error: systemd.query(UNIT).active,
+            timeout=START_TIMEOUT,
+            interval=INTERVAL,
+        )
+    except EtcdError as error:
+        journal = ["journalctl", f"--unit={UNIT}", f"--since=@{started - 1:.0f}", "--output=cat", "--no-pager"]
+        raise EtcdError(f"etcd does not start with its new data:\n{last_lines(run(journal).output, 5)}") from error
 
 
 @contextlib.contextmanager
 def _network_of(pid: int) -> Iterator[None]:
-    """Be in the network of a process, and in one's own again.
+    """Enter the network namespace of a process, and return to our own afterwards.
 
-    :raises EtcdError: when the process has none of its own: some containers may not make one, and systemd goes on without.
+    :raises EtcdError: if the process shares our namespace: systemd ignores PrivateNetwork= in containers without permission.
     """
     try:
         own, other = (os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in (NAMESPACE, f"/proc/{pid}/ns/net"))
@@ -188,8 +189,8 @@ def _network_of(pid: int) -> Iterator[None]:
     try:
         if os.path.sameopenfile(own, other):
             raise EtcdError(
-                "etcd_root_password: this host does not let systemd make a network (PrivateNetwork=), where etcd gets its users "
-                "while nobody else reaches it; allow namespaces to the container that it is"
+                "etcd_root_password: systemd cannot create a network namespace (PrivateNetwork=) on this host, which isolates "
+                "etcd while its users are created; if the host is a container, allow it to create namespaces"
             )
         _enter(other)
         try:
@@ -202,10 +203,10 @@ def _network_of(pid: int) -> Iterator[None]:
 
 
 def _enter(namespace: int) -> None:
-    """Call setns(2), which Python has from 3.12 on."""
+    """Call setns(2); the os module has it since Python 3.12 only."""
     if ctypes.CDLL(None, use_errno=True).setns(namespace, 0) != 0:
         error = ctypes.get_errno()
-        raise EtcdError(f"etcd's network cannot be entered: {os.strerror(error)}")
+        raise EtcdError(f"the network namespace of etcd cannot be entered: {os.strerror(error)}")
 
 
 def _environment() -> dict[str, str]:

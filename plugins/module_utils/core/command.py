@@ -1,4 +1,4 @@
-"""Run a program of the host and keep what it said."""
+"""Run a program and capture its output."""
 
 from __future__ import annotations
 
@@ -11,22 +11,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CommandResult:
-    """A program that has ended: its exit status, and stdout and stderr as one text, in the order they were written.
-
-    ``errors`` is stderr, where the two were asked for apart.
-    """
+    """Exit status and output of a program: stdout and stderr interleaved, or stderr in ``errors`` if captured separately."""
 
     status: int
     output: str
     errors: str = ""
 
     def last_lines(self, count: int = 20) -> str:
-        """Return the last ``count`` lines that are not empty."""
+        """Return the last ``count`` non-empty lines."""
         return last_lines(f"{self.output}\n{self.errors}", count)
 
 
 class CommandError(Exception):
-    """A program is not there, took too long or failed. The message names it and holds its last lines."""
+    """A program is missing, timed out or failed. The message contains its name and the last lines of its output."""
 
 
 def run(
@@ -36,12 +33,12 @@ def run(
     environment: Mapping[str, str] | None = None,
     check: bool = True,
 ) -> CommandResult:
-    """Run ``argv``, without a shell and in the C locale, for at most ``timeout`` seconds; then it and its children are killed.
+    """Run ``argv`` without a shell and in the C locale; kill its process group after ``timeout`` seconds.
 
-    ``environment`` is added to this process's own: it is the place for what must not be seen in a process list. Programs of an
-    app are run by :mod:`isolation` instead.
+    ``environment`` extends the environment of this process; pass secrets there, as arguments are visible in the process list.
+    :mod:`isolation` runs the programs of apps.
 
-    :raises CommandError: when it cannot be started or outlives ``timeout``, and, with ``check``, when it fails.
+    :raises CommandError: if it cannot be started, exceeds ``timeout`` or, with ``check``, fails.
     """
     try:
         process = subprocess.Popen(
@@ -73,10 +70,10 @@ def run(
 
 
 def _text(output: str | bytes | None) -> str:
-    """Return what a program had said when it was stopped; it comes as bytes, whatever was asked for."""
+    """Decode the output of a program that timed out: it is bytes, even in text mode."""
     return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
 
 
 def last_lines(text: str, count: int = 20) -> str:
-    """Return the last ``count`` lines of ``text`` that are not empty; only a newline ends one."""
+    """Return the last ``count`` non-empty lines of ``text``, split at newlines only."""
     return "\n".join([line.rstrip() for line in text.split("\n") if line.strip()][-count:])

@@ -1,4 +1,4 @@
-"""Directories and files of root's that are for certain users only."""
+"""Owners, modes and access control lists of files and directories that only some users may access."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-#: The extended attribute that is a file's access control list, acl(5).
+#: The extended attribute of a file's access control list, acl(5).
 ACL = "system.posix_acl_access"
 
-#: Version of that attribute's format, tags of its entries, and the id in those that are of no certain user or group, as the
-#: kernel's posix_acl_xattr.h has them.
+#: Format version, entry tags, and the id of entries without a qualifier, from the kernel's posix_acl_xattr.h.
 ACL_VERSION = 2
 OWNER, USER, GROUP, MASK, OTHERS = 0x01, 0x02, 0x04, 0x10, 0x20
 NO_ID = 0xFFFFFFFF
 
-#: The kernel's settings without which an app could lead nginx to a socket of another app, proc_sys_fs(5).
+#: Kernel settings that prevent an app from redirecting nginx to the socket of another app, proc_sys_fs(5).
 LINK_PROTECTION = ("protected_symlinks", "protected_hardlinks")
 
 
 class PrivateError(Exception):
-    """A directory cannot be closed to other users. The message says why, and the cure."""
+    """Access to a directory cannot be restricted. The message contains the reason and the remedy."""
 
 
 def restrict_directory(path: Path, gid: int, mode: int, user: int | None = None) -> None:
-    """Make a directory root's, with a group and a mode; ``user`` gets the rights of the group.
+    """Set the owner root, the group and the mode of a directory; ``user`` gets the permissions of the group by an ACL.
 
-    :raises PrivateError: when its file system has no access control lists, without which there are no rights for ``user``.
+    :raises PrivateError: if ``user`` is set and the file system does not support ACLs.
     """
     with _opened(path) as descriptor:
         os.fchown(descriptor, 0, gid)
@@ -43,15 +42,15 @@ def restrict_directory(path: Path, gid: int, mode: int, user: int | None = None)
             if error.errno != errno.EOPNOTSUPP:
                 raise
             raise PrivateError(
-                f"the file system of {path} has no POSIX access control lists, which keep other users away: mount it with them, "
-                "or use one that has them, such as ext4, XFS or Btrfs"
+                f"the file system of {path} does not support POSIX access control lists, which restrict access to it: "
+                "mount it with ACLs enabled, or use a file system that supports them, such as ext4, XFS or Btrfs"
             ) from error
 
 
 def set_owner(path: Path, uid: int, gid: int, mode: int) -> None:
-    """Give a file or a directory its owner, group and mode, in this order; a link is refused.
+    """Set the owner, then the group and the mode of a file or a directory.
 
-    :raises OSError: when it is a link.
+    :raises OSError: if it is a symbolic link.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -62,7 +61,7 @@ def set_owner(path: Path, uid: int, gid: int, mode: int) -> None:
 
 
 def is_restricted(path: Path, gid: int, mode: int, user: int | None = None) -> bool:
-    """Say whether a directory is as :func:`restrict_directory` makes it."""
+    """Return whether a directory is as :func:`restrict_directory` leaves it."""
     with contextlib.suppress(OSError), _opened(path) as descriptor:
         found = os.fstat(descriptor)
         same = (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, gid, mode)
@@ -71,14 +70,14 @@ def is_restricted(path: Path, gid: int, mode: int, user: int | None = None) -> b
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file that nobody but root may read, unless it exists with another mode."""
+    """Write a file, creating it with mode 0600."""
     with os.fdopen(open_file(path), "w") as file:
         file.truncate()
         file.write(text)
 
 
 def open_file(path: Path) -> int:
-    """Open a file that nobody but root may read, to read and to write."""
+    """Open a file for reading and writing, creating it with mode 0600; do not follow a link."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
@@ -98,12 +97,12 @@ def _acl(mode: int, user: int) -> bytes:
 
 
 def link_protection_problem(settings: Path = Path("/proc/sys/fs")) -> str:
-    """Return why the kernel would follow links that an app makes among its sockets, and the cure; nothing if it does not."""
-    off = [name for name in LINK_PROTECTION if (settings / name).read_text().strip() == "0"]
-    if not off:
+    """Return why the kernel follows links between the sockets of apps, and the remedy; empty if link protection is on."""
+    disabled = [name for name in LINK_PROTECTION if (settings / name).read_text().strip() == "0"]
+    if not disabled:
         return ""
-    wanted = " ".join(f"fs.{name}=1" for name in off)
+    assignments = " ".join(f"fs.{name}=1" for name in disabled)
     return (
-        f"the kernel of this host follows links that an app makes to the sockets of another app: set {wanted} with sysctl -w "
-        "and in /etc/sysctl.d, or, if this is a container, on the machine that it runs on"
+        f"the kernel of this host follows links from one app to the sockets of another: set {assignments} with sysctl -w "
+        "and in /etc/sysctl.d or, if this is a container, on its host"
     )

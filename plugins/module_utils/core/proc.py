@@ -1,4 +1,4 @@
-"""What the kernel says of processes: proc(5)."""
+"""Processes of the host, read from proc(5)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 PROC = Path("/proc")
 
-#: Fields of /proc/PID/stat, counted from the one after the program's name: the state, the parent, and when it began.
+#: Fields of /proc/PID/stat, counted from the one after the command name.
 STATE, PARENT, START = 0, 1, 19
 
 
 def stat(pid: int) -> list[str] | None:
-    """Return the fields of /proc/PID/stat after the program's name, which may hold blanks itself; None if it has ended."""
+    """Return the fields of /proc/PID/stat after the command name, which may contain spaces; None if the process has exited."""
     try:
-        # The name is whatever a program likes to be called, any bytes.
+        # The command name may contain any bytes.
         fields = (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
@@ -25,20 +25,20 @@ def stat(pid: int) -> list[str] | None:
 
 
 def parent(pid: int) -> int:
-    """Return the parent of a process; 0 if there is none."""
+    """Return the parent of a process; 0 if it has none."""
     fields = stat(pid)
     return int(fields[PARENT]) if fields else 0
 
 
 def uptime(pid: int) -> int:
-    """Return the age of a process in seconds, 0 when it has ended. It began so many ticks after the host was booted."""
+    """Return the age of a process in seconds; 0 if it has exited."""
     fields = stat(pid)
-    began = int(fields[START]) / os.sysconf("SC_CLK_TCK") if fields else time.clock_gettime(time.CLOCK_BOOTTIME)
-    return int(time.clock_gettime(time.CLOCK_BOOTTIME) - began)
+    started = int(fields[START]) / os.sysconf("SC_CLK_TCK") if fields else time.clock_gettime(time.CLOCK_BOOTTIME)
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) - started)
 
 
 def count_open_files(pid: int) -> int:
-    """Return how many files a process has open, 0 when it has ended."""
+    """Return the number of open files of a process; 0 if it has exited."""
     try:
         return len(list((PROC / str(pid) / "fd").iterdir()))
     except OSError:
@@ -46,14 +46,14 @@ def count_open_files(pid: int) -> int:
 
 
 def open_file_limits(pid: int, proc: Path = PROC) -> tuple[int, int]:
-    """Return the soft and the hard limit of the open files of a process (proc_pid_limits(5))."""
+    """Return the soft and hard limits of open files of a process, proc_pid_limits(5)."""
     lines = (proc / str(pid) / "limits").read_text().splitlines()
     soft, hard = next(line.split()[3:5] for line in lines if line.startswith("Max open files"))
     return int(soft), int(hard)
 
 
 def rss(pid: int) -> int:
-    """Return the resident memory of a process in bytes, 0 when it has ended."""
+    """Return the resident memory of a process in bytes; 0 if it has exited."""
     try:
         return int((PROC / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -67,31 +67,31 @@ def pids() -> Iterator[int]:
 
 def children(pid: int) -> list[int]:
     """Return the processes whose parent is ``pid``."""
-    return [one for one in pids() if parent(one) == pid]
+    return [child for child in pids() if parent(child) == pid]
 
 
 def ancestry(pid: int) -> Iterator[int]:
-    """Yield a process, its parent, its parent's parent, ..., without the first process of the host."""
+    """Yield a process and its ancestors, except PID 1."""
     while pid > 1:
         yield pid
         pid = parent(pid)
 
 
-def pids_with_environment(uid: int, wanted: dict[str, str]) -> list[int]:
-    """Return the processes of a user that were started with all of ``wanted`` in their environment."""
-    words = {f"{name}={value}".encode() for name, value in wanted.items()}
+def pids_with_environment(uid: int, variables: dict[str, str]) -> list[int]:
+    """Return the processes of a user that were started with all of ``variables`` in their environment."""
+    assignments = {f"{name}={value}".encode() for name, value in variables.items()}
     found = []
     for pid in pids_of_user(uid):
         with contextlib.suppress(OSError):
-            if words <= set((PROC / str(pid) / "environ").read_bytes().split(b"\0")):
+            if assignments <= set((PROC / str(pid) / "environ").read_bytes().split(b"\0")):
                 found.append(pid)
     return found
 
 
 def pids_of_user(uid: int) -> list[int]:
-    """Return the processes that have ``uid`` as any of their user ids, those that have ended and wait for their parent left out.
+    """Return the processes with ``uid`` as one of their user ids, except zombies.
 
-    The owner of /proc/PID would not do: it is root's for a process that hides its memory.
+    The owner of /proc/PID is unreliable: it is root for a process that is not dumpable.
     """
     found = []
     for pid in pids():
@@ -104,7 +104,7 @@ def pids_of_user(uid: int) -> list[int]:
 
 
 def holds_socket(pid: int, inodes: set[int]) -> bool:
-    """Say whether a process has one of these sockets open."""
+    """Return whether a process has one of these sockets open."""
     names = {f"socket:[{inode}]" for inode in inodes}
     with contextlib.suppress(OSError):
         for descriptor in (PROC / str(pid) / "fd").iterdir():

@@ -1,14 +1,14 @@
-"""Plain data in, typed and frozen dataclasses out, with everything that is wrong with the data said at once.
+"""Validation of plain data against schemas, which are frozen dataclasses; all problems are reported at once.
 
-A schema is a dataclass. Its annotations are what is checked, and ``Annotated`` adds what a type cannot say::
+The annotations of a schema's fields are checked, and ``Annotated`` adds further rules::
 
     @dataclass(frozen=True, kw_only=True)
     class Health:
-        path: Annotated[str, Doc("Path that is asked."), Pattern(r"/.*", "a path that starts with /")] = "/"
-        timeout: Annotated[int, Doc("Seconds it may take."), Range(1, 600)] = 30
+        path: Annotated[str, Doc("Path of the health check."), Pattern(r"/.*", "a path that starts with /")] = "/"
+        timeout: Annotated[int, Doc("Timeout in seconds."), Range(1, 600)] = 30
 
-Understood are ``str``, ``int``, ``bool``, ``Literal``, ``list[X]``, ``dict[str, X]``, other schemas and their unions. A schema
-may build on another one, whose keys then come after its own.
+Supported types are ``str``, ``int``, ``bool``, ``Literal``, ``list[X]``, ``dict[str, X]``, other schemas and unions of them. A
+schema may inherit from another one; inherited keys are listed last.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, 
 
 T = TypeVar("T")
 
-#: As a value is quoted in a message: enough to recognise it, not enough to fill a screen.
+#: Maximum length of a value that a message quotes.
 QUOTED_LENGTH = 60
 
 
 @dataclass(frozen=True)
 class Doc:
-    """What a key is for: one or two sentences, in the documentation's markup."""
+    """Description of a key: one or two sentences in the markup of the documentation."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Range:
-    """Both ends belong to the range."""
+    """Inclusive range of an integer."""
 
     low: int
     high: int
 
     def violation(self, value: object) -> str | None:
-        """Return what is right when ``value`` is not."""
+        """Return the requirement that ``value`` violates, if any."""
         if isinstance(value, int) and not self.low <= value <= self.high:
             return f"must be from {self.low} to {self.high}"
         return None
@@ -52,13 +52,13 @@ class Range:
 
 @dataclass(frozen=True)
 class Pattern:
-    """The whole of a text, or each text of a list, must match ``regex``; ``wanted`` says so in words."""
+    """Regular expression that a string, or each string of a list, must match in full; ``expected`` describes it."""
 
     regex: str
     expected: str
 
     def violation(self, value: object) -> str | None:
-        """Return what is right when ``value`` is not."""
+        """Return the requirement that ``value`` violates, if any."""
         if isinstance(value, str) and not re.fullmatch(self.regex, value):
             return f"must be {self.expected}"
         return None
@@ -66,12 +66,12 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Network:
-    """A text, or each text of a list, must be an IP address or network, as nginx takes them: no zone, and a prefix's length."""
+    """IP address or network in the notation of nginx: without a zone, and with a prefix length instead of a netmask."""
 
     expected: ClassVar = 'an IP address or a network, such as "192.0.2.7", "10.0.0.0/8" or "2001:db8::/32"'
 
     def violation(self, value: object) -> str | None:
-        """Return what is right when ``value`` is not."""
+        """Return the requirement that ``value`` violates, if any."""
         try:
             ipaddress.ip_network(str(value))
         except ValueError:
@@ -79,7 +79,7 @@ class Network:
         return None if re.fullmatch(r"[^/%]+(/[0-9]{1,3})?", str(value)) else f"must be {self.expected}"
 
 
-#: A host's name, or *. and a name, as DNS, certificates and nginx know them: RFC 1123.
+#: Hostname, or wildcard name with a leading "*.", RFC 1123.
 DOMAIN = Pattern(
     r"(?=.{1,253}$)(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?",
     "a domain name in lower case",
@@ -87,21 +87,21 @@ DOMAIN = Pattern(
 
 
 class Hidden:
-    """Marks a key whose value is never quoted."""
+    """Marks a key whose value must not appear in messages."""
 
 
 class InvalidDataError(ValueError):
-    """Data does not fit its schema. The message is all problems, a line each; ``problems`` has them as a list."""
+    """Data violates its schema. The message contains all ``problems``, one per line."""
 
     def __init__(self, problems: list[str]) -> None:
-        """Keep ``problems``, each ``path: what is wrong and what would be right``."""
+        """Store ``problems``, each formatted as ``path: requirement; found value``."""
         super().__init__("\n".join(problems))
         self.problems = problems
 
 
 @dataclass(frozen=True)
 class Key:
-    """One key of a schema, as documentation shows it."""
+    """A key of a schema, for documentation."""
 
     path: str
     type: str
@@ -114,23 +114,23 @@ class Key:
 def parse(schema: type[T], data: object, path: str) -> T:
     """Return ``data`` as an instance of ``schema``.
 
-    :arg path: where the data stands in its file, such as ``tornado_apps.shop``: each problem begins with it.
-    :raises InvalidDataError: naming every problem, not only the first.
+    :arg path: path of the data, such as ``tornado_apps.shop``, with which each problem starts.
+    :raises InvalidDataError: with all problems.
     """
     problems: list[str] = []
     result = _Parser(problems).value(schema, data, path)
     if problems:
         raise InvalidDataError(problems)
-    return result  # type: ignore[no-any-return]  # what value() returns follows from `schema`, which no type can say
+    return result  # type: ignore[no-any-return]  # the type depends on `schema`
 
 
 def parse_each(
     schema: type[T], entries: Mapping[str, object], path: str, problems: list[str], name: Pattern | None = None
 ) -> dict[str, T]:
-    """Return each of ``entries`` that is an instance of ``schema``, and add what is wrong with the others to ``problems``.
+    """Return the valid ones of ``entries`` as instances of ``schema``; add the problems of the others to ``problems``.
 
-    :arg path: where the entries stand, such as ``tornado_apps``.
-    :arg name: what the entries' own names must be.
+    :arg path: path of the entries, such as ``tornado_apps``.
+    :arg name: pattern of their names.
     """
     parsed: dict[str, T] = {}
     for key, entry in entries.items():
@@ -144,7 +144,7 @@ def parse_each(
 
 
 def keys(schema: Any, path: str = "") -> Iterator[Key]:
-    """Yield every key of ``schema``, nested ones after the key that holds them."""
+    """Yield the keys of ``schema``, nested keys after the key that contains them."""
     for field, annotation, rules in _fields(schema):
         name = f"{path}{field.name}"
         doc = "".join(rule.text for rule in rules if isinstance(rule, Doc))
@@ -157,15 +157,15 @@ def keys(schema: Any, path: str = "") -> Iterator[Key]:
             yield from keys(kind, f"{inside}.")
 
 
-def closest_match(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that ``word`` was most likely meant to be, if any is near."""
-    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
+def closest_match(word: str, candidates: Iterable[str]) -> str | None:
+    """Return the candidate that ``word`` most likely misspells, if any is similar."""
+    return next(iter(difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)), None)
 
 
 def _fields(schema: type) -> Iterator[tuple[dataclasses.Field[Any], Any, tuple[Any, ...]]]:
     """Yield each field of ``schema`` with its bare type and the rules that ``Annotated`` adds.
 
-    A field with ``metadata={"internal": True}`` is the program's own: data cannot set it.
+    Fields with ``metadata={"internal": True}`` cannot be set by data.
     """
     hints = get_type_hints(schema, include_extras=True)
     for field in sorted(dataclasses.fields(schema), key=lambda field: field.name not in inspect.get_annotations(schema)):
@@ -180,7 +180,7 @@ def _fields(schema: type) -> Iterator[tuple[dataclasses.Field[Any], Any, tuple[A
 
 
 def _nested(annotation: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield the schemas in ``annotation``, each with its path; that of a dict's values ends with ``*``."""
+    """Yield the schemas in ``annotation`` with their paths; the path of dictionary values ends with ``*``."""
     for kind in _members(annotation):
         if dataclasses.is_dataclass(kind):
             yield path, kind
@@ -193,12 +193,12 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
-    """Return what a union is made of; anything else is a union of one."""
+    """Return the members of a union, or ``annotation`` itself."""
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
 def _type_name(annotation: Any) -> str:
-    """Return the type in the words of YAML and of Ansible's documentation."""
+    """Return the name of the type in Ansible's documentation."""
     names: list[str] = []
     for kind in _members(annotation):
         if get_origin(kind) is Literal:
@@ -221,7 +221,7 @@ def _bounds(rules: tuple[Any, ...]) -> Iterator[str]:
 
 
 class _Parser:
-    """Collects problems while it walks, so that one mistake does not hide the next."""
+    """Converts data and collects the problems."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
@@ -230,7 +230,7 @@ class _Parser:
         for kind in _members(annotation):
             if _fits(kind, data):
                 return self._checked(kind, data, path, rules)
-        self._refuse(path, data, f"must be {_type_name(annotation)}", rules)
+        self._reject(path, data, f"must be {_type_name(annotation)}", rules)
         return None
 
     def _checked(self, kind: Any, data: Any, path: str, rules: tuple[Any, ...]) -> Any:
@@ -245,7 +245,7 @@ class _Parser:
         for rule in rules:
             violation = rule.violation(data) if isinstance(rule, Range | Pattern | Network) else None
             if violation:
-                self._refuse(path, data, violation, rules)
+                self._reject(path, data, violation, rules)
         return data
 
     def _mapping(self, schema: Any, data: Mapping[str, object], path: str) -> Any:
@@ -254,14 +254,14 @@ class _Parser:
         for key in data:
             if key not in fields:
                 near = closest_match(str(key), fields)
-                right = f"did you mean {near}?" if near else f"known are {', '.join(fields)}"
-                self.problems.append(f"{path}.{key}: no such key; {right}")
+                right = f"did you mean {near}?" if near else f"valid keys are {', '.join(fields)}"
+                self.problems.append(f"{path}.{key}: unknown key; {right}")
         values = {}
         for name, (field, annotation, rules) in fields.items():
             if name in data:
                 values[name] = self.value(annotation, data[name], f"{path}.{name}", rules)
             elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-                self.problems.append(f"{path}.{name}: is missing; {_type_name(annotation)} is wanted")
+                self.problems.append(f"{path}.{name}: is required; must be {_type_name(annotation)}")
         self._exactly_one(schema, data, path)
         return schema(**values) if len(self.problems) == before else None
 
@@ -270,9 +270,9 @@ class _Parser:
         given = [name for name in choices if name in data]
         if choices and len(given) != 1:
             found = " and ".join(given) if given else "none"
-            self.problems.append(f"{path}: exactly one of {', '.join(choices)} is wanted; found {found}")
+            self.problems.append(f"{path}: set exactly one of {', '.join(choices)}; found {found}")
 
-    def _refuse(self, path: str, data: object, violation: str, rules: tuple[Any, ...]) -> None:
+    def _reject(self, path: str, data: object, violation: str, rules: tuple[Any, ...]) -> None:
         hidden = any(isinstance(rule, Hidden) or rule is Hidden for rule in rules)
         shown = "(not shown)" if hidden else repr(data)
         if len(shown) > QUOTED_LENGTH:
@@ -281,7 +281,7 @@ class _Parser:
 
 
 def _fits(kind: Any, data: object) -> bool:
-    """Say whether ``data`` has the outer shape of ``kind``; what is inside is looked at later."""
+    """Return whether ``data`` has the outer type of ``kind``, regardless of its items."""
     origin = get_origin(kind)
     if origin is Literal:
         return _word(data) in get_args(kind)
@@ -295,5 +295,5 @@ def _fits(kind: Any, data: object) -> bool:
 
 
 def _word(data: object) -> object:
-    """Return the word that was written: to YAML 1.1 ``off`` and ``on`` without quotes are no words but false and true."""
+    """Return ``on`` or ``off`` for a boolean, as YAML 1.1 parses these words as one when they are not quoted."""
     return ("on" if data else "off") if isinstance(data, bool) else data

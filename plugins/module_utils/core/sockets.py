@@ -1,4 +1,4 @@
-"""What the kernel and HTTP say of a process's address: who listens, who is connected, what it answers."""
+"""Listeners and connections of Unix and TCP sockets, and HTTP health probes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import json
 import re
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
 
-#: Seconds that an answer may take, all of it. Longer ones count as none: a process that serves answers its health path at once.
+#: Seconds within which a health probe must complete.
 TIMEOUT = 5.0
 
 #: The kernel's tables of sockets, proc(5).
@@ -30,14 +30,14 @@ UNIX_STATE, UNIX_CONNECTED, UNIX_PATH = 5, "03", 7
 TCP_LOCAL, TCP_STATE, TCP_INODE = 1, 3, 9
 TCP_ESTABLISHED, TCP_LISTEN = "01", "0A"
 
-#: What a listener on every address is bound to.
+#: The addresses of a listener on all interfaces.
 ALL_ADDRESSES = (ipaddress.IPv4Address(0), ipaddress.IPv6Address(0))
 
-#: Bytes of an answer's body that are looked at, and of all that a process may say before: interim answers, headers, chunks.
-ANSWER_SIZE = 65_536
-HEAD_SIZE = 65_536
+#: Maximum bytes that are read of a response body, and of all that precedes it: interim responses, headers, chunk sizes.
+MAX_BODY_BYTES = 65_536
+MAX_HEAD_BYTES = 65_536
 
-#: A release's id, as far as it can be told from other things that an app may call its release.
+#: Format of release ids: an app may report a release of its own instead.
 RELEASE_ID = re.compile(r"[0-9a-f]{12}")
 
 Address: TypeAlias = "Path | tuple[str, int]"
@@ -47,7 +47,7 @@ class UnixHTTPConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
     def __init__(self, path: Path, timeout: float = TIMEOUT, host: str = "localhost") -> None:
-        """Talk to ``path`` as if to ``host``; ``timeout`` is in seconds and bounds each single operation."""
+        """Send requests for ``host`` to the socket ``path``; ``timeout`` is in seconds and applies to each operation."""
         super().__init__(host, timeout=timeout)
         self.path = path
 
@@ -57,9 +57,9 @@ class UnixHTTPConnection(http.client.HTTPConnection):
 
 
 def connect(address: Address, timeout: float = TIMEOUT) -> socket.socket:
-    """Return a connection to ``address``.
+    """Connect to ``address``.
 
-    :raises OSError: when nobody listens there; it names the path of a unix socket, as the kernel does not.
+    :raises OSError: if there is no listener; for a Unix socket, with its path, which the kernel omits.
     """
     if isinstance(address, tuple):
         return socket.create_connection(address, timeout=timeout)
@@ -75,81 +75,81 @@ def connect(address: Address, timeout: float = TIMEOUT) -> socket.socket:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a process says to its health path: the status, and the id of the release it believes to be, if it tells one."""
+    """Response to a health probe: the status, and the id of the release that the process reports, if any."""
 
     status: int
     release: str | None = None
 
     @property
     def healthy(self) -> bool:
-        """Whether it is a success."""
+        """Whether the status is a success or a redirect."""
         return 200 <= self.status < 400
 
 
 class _Received(io.RawIOBase):
-    """What a connection brings until a deadline, and ``size`` bytes of it at most: then it ends, whatever else there is."""
+    """Data received on a connection until a deadline; end of file after ``size`` bytes."""
 
-    def __init__(self, connection: socket.socket, deadline: float, size: int) -> None:
+    def __init__(self, connection: socket.socket, deadline: Deadline, size: int) -> None:
         self._connection = connection
         self._deadline = deadline
-        self._left = size
+        self._remaining = size
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Wait for some bytes.
+        """Receive bytes.
 
-        :raises TimeoutError: when there are none before the deadline.
+        :raises TimeoutError: if none arrive before the deadline.
         """
-        self._connection.settimeout(_left(self._deadline))
-        count = self._connection.recv_into(memoryview(buffer)[: self._left])
-        self._left -= count
+        _apply_timeout(self._connection, self._deadline)
+        count = self._connection.recv_into(memoryview(buffer)[: self._remaining])
+        self._remaining -= count
         return count
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        """Return a file, as http.client asks a socket for it."""
+        """Return a buffered reader, as http.client expects from a socket."""
         return io.BufferedReader(self)
 
 
 def probe(address: Address, path: str, host: str, timeout: float = TIMEOUT) -> ProbeResult:
-    """Return the answer to ``GET path``, which may take ``timeout`` seconds with all that comes before and after it.
+    """Send ``GET path`` and return the status and release of the response, within ``timeout`` seconds in total.
 
-    The release is that of the header X-Release, or of the key ``release`` in JSON. A process can answer anything: bytes and
-    seconds have limits for the whole of it, of a long body only the beginning is looked at.
+    The release is taken from the header X-Release or from the key ``release`` of a JSON body. Processes are not trusted: the
+    response is bounded in bytes and time, and a long body is truncated.
 
-    :raises OSError: when there is no answer.
+    :raises OSError: if there is no response.
     """
-    deadline = time.monotonic() + timeout
+    deadline = Deadline(timeout)
     with connect(address, timeout) as connection:
-        connection.settimeout(_left(deadline))
+        _apply_timeout(connection, deadline)
         connection.sendall(
             f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept-Encoding: identity\r\nConnection: close\r\n\r\n".encode()
         )
-        received = _Received(connection, deadline, HEAD_SIZE + ANSWER_SIZE)
+        received = _Received(connection, deadline, MAX_HEAD_BYTES + MAX_BODY_BYTES)
         try:
             with http.client.HTTPResponse(cast(socket.socket, received), method="GET") as response:
                 response.begin()
                 return ProbeResult(response.status, _release(response.headers["X-Release"], _body(response)))
         except (http.client.HTTPException, ValueError) as error:
-            raise OSError("no HTTP answer") from error
+            raise OSError("no HTTP response") from error
 
 
-def _left(deadline: float) -> float:
-    """Return the seconds until a deadline.
+def _apply_timeout(connection: socket.socket, deadline: Deadline) -> None:
+    """Limit the next operation on a connection to the time that remains.
 
-    :raises TimeoutError: when there are none.
+    :raises TimeoutError: if the deadline has passed.
     """
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("no answer in time")
-    return left
+    remaining = deadline.remaining
+    if remaining == 0:
+        raise TimeoutError("no response in time")
+    connection.settimeout(remaining)
 
 
 def _body(response: http.client.HTTPResponse) -> bytes:
     try:
-        return response.read(ANSWER_SIZE)
-    except http.client.IncompleteRead as error:  # more chunks than bytes, or the end of what is looked at
+        return response.read(MAX_BODY_BYTES)
+    except http.client.IncompleteRead as error:  # truncated by the process, or by the limit of bytes
         return error.partial
 
 
@@ -163,10 +163,10 @@ def _release(header: str | None, body: bytes) -> str | None:
 
 
 def listener_pid(address: Address, supervised: int) -> int | None:
-    """Return the process that listens on ``address`` if it is ``supervised`` or a descendant of it.
+    """Return the process that listens on ``address`` if it is ``supervised`` or one of its descendants.
 
-    The kernel names the listener of a unix socket (SO_PEERCRED, unix(7)). That of a port is who has the socket open that is
-    bound to the address, a numeric one, or to all; to any if the address stands for all.
+    The kernel reports the listener of a Unix socket (SO_PEERCRED, unix(7)). The listener of a port is the process that holds the
+    socket bound to the numeric address or to all addresses; bound to any address if ``address`` is unspecified.
     """
     if isinstance(address, tuple):
         host = ipaddress.ip_address(address[0])
@@ -181,11 +181,11 @@ def listener_pid(address: Address, supervised: int) -> int | None:
 
 
 def count_connections(directory: Path, ports: set[int], names: set[str] | None = None) -> int:
-    """Return how many connections are open to the unix sockets in ``directory`` and to ``ports``.
+    """Return the number of open connections to the Unix sockets in ``directory`` and to ``ports``.
 
-    A connection that a process accepted has the path to which its listener was bound, whatever that was renamed to.
+    An accepted connection keeps the path to which its listener was bound, even if that was renamed.
 
-    :arg names: only those bound to these names in ``directory``; all of them if unset.
+    :arg names: count only sockets bound to these names in ``directory``; all if unset.
     """
     count = 0
     for row in _rows(NET / "unix"):
@@ -196,7 +196,7 @@ def count_connections(directory: Path, ports: set[int], names: set[str] | None =
 
 
 def _tcp_rows(ports: set[int], state: str) -> Iterator[list[str]]:
-    """Yield the rows of sockets in ``state`` at these local ports."""
+    """Yield the rows of sockets in ``state`` on these local ports."""
     for name in ("tcp", "tcp6") if ports else ():
         for row in _rows(NET / name):
             if row[TCP_STATE] == state and int(row[TCP_LOCAL].rpartition(":")[2], 16) in ports:
@@ -204,13 +204,13 @@ def _tcp_rows(ports: set[int], state: str) -> Iterator[list[str]]:
 
 
 def _bound(row: list[str]) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Return the local address of a row, which the kernel shows as words of 32 bits in the order of the machine."""
+    """Return the local address of a row, which the kernel prints as 32-bit words in host byte order."""
     words = bytes.fromhex(row[TCP_LOCAL].rpartition(":")[0])
-    found = ipaddress.ip_address(struct.pack(f">{len(words) // 4}I", *struct.unpack(f"={len(words) // 4}I", words)))
-    return getattr(found, "ipv4_mapped", None) or found
+    address = ipaddress.ip_address(struct.pack(f">{len(words) // 4}I", *struct.unpack(f"={len(words) // 4}I", words)))
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _rows(table: Path) -> Iterator[list[str]]:
-    """Yield the rows of one of the kernel's tables, without the heading."""
+    """Yield the rows of a kernel table, without its heading."""
     if table.exists():
         yield from (line.split() for line in table.read_text(errors="surrogateescape").split("\n")[1:-1])

@@ -63,7 +63,7 @@ def deploy_lock(layout: Layout, by: str, *, wait: float = 0) -> Iterator[NoteSte
                 file.flush()
 
         try:
-            note_step("start")
+            note_step("starting")
             yield note_step
         finally:
             file.truncate(0)

@@ -1,4 +1,4 @@
-"""What the apps of a host are doing: read from their slots and certificates, supervisord and the kernel, as they are now."""
+"""Status of the apps of a host: live releases, processes and certificates, from slots, supervisord and the kernel."""
 
 from __future__ import annotations
 
@@ -30,37 +30,36 @@ from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import (
     read_pair,
 )
 
-#: Bytes that are read of a file of starts: tens of thousands of lines.
-STARTS_SIZE = 1_000_000
+#: Maximum number of bytes read from a file of process starts: tens of thousands of lines.
+MAX_STARTS_SIZE = 1_000_000
 
-#: Bytes that a file may have which says how an environment was made, and entries that are looked at in its packages.
-ENVIRONMENT_SIZE = 65_536
-PACKAGES = 20_000
+#: Maximum size of an environment's pyvenv.cfg, and number of directory entries read of its packages.
+MAX_CONFIG_SIZE = 65_536
+MAX_PACKAGES = 20_000
 
-#: Processes that are asked at the same time: those that do not answer hold up few others.
-ASKED_AT_ONCE = 64
+#: Processes checked concurrently: a process that does not answer delays few others.
+CONCURRENT_CHECKS = 64
 
-#: How the files of an app fail that are not what they should be.
-UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
+#: Errors raised by malformed files of an app.
+MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
 
-#: How the services that read certificates say what they cannot read.
-SELF_CHECKS = {"nginx": "nginx -t", "haproxy": "haproxy -c -f /etc/haproxy/haproxy.cfg"}
+#: Commands by which the services that read certificates report an invalid configuration.
+CONFIGURATION_CHECKS = {"nginx": "nginx -t", "haproxy": "haproxy -c -f /etc/haproxy/haproxy.cfg"}
 
-#: Digits of a hash that hosts are compared by.
+#: Digits of the content hash, by which hosts are compared.
 CONTENT_DIGITS = 12
 
-#: Fields of a release's manifest that may differ between hosts with the same desired state.
-HOSTS_OWN = frozenset({"id", "processes", "built", "by"})
+#: Manifest fields that may differ between hosts with the same desired state.
+HOST_SPECIFIC = frozenset({"id", "processes", "built", "by"})
 
 
 @dataclass(frozen=True)
-class App:
-    """What is served of an app: the release, since when and by whom, and versions of what it runs with.
+class AppStatus:
+    """The live release of an app; empty fields without one.
 
-    ``content`` is a hash of all that makes the release, but for the host's Python and number of CPUs: hosts that were told the
-    same of the app, and have another one, serve something else. ``processes`` are those that it is to have by its build;
-    ``maintenance`` says since when nginx answers that it is being worked on, if it does. Without a release all is empty, and
-    ``awaited`` tells whether it is to be pushed.
+    ``content`` is a hash of the release without the host's Python and number of CPUs: with the same desired state, it is the same
+    on all hosts. ``since`` and ``by`` are those of the deploy; ``processes`` is the number that the build configured;
+    ``maintenance`` is the time since which the app is in maintenance mode; ``awaited`` marks an app that awaits its first push.
     """
 
     app: str
@@ -78,16 +77,15 @@ class App:
 
     @property
     def problem(self) -> str:
-        """What is not as it has to be."""
-        return "" if self.release or self.awaited else f"{self.app}: is not served"
+        """The problem, if any, in words."""
+        return "" if self.release or self.awaited else f"{self.app}: has no live release"
 
 
 @dataclass(frozen=True)
-class Process:
-    """One process: ``uptime`` in seconds, ``rss`` in bytes; ``health`` is the status of its health path, 0 for no answer.
+class ProcessStatus:
+    """A process: ``uptime`` in seconds, ``rss`` in bytes; ``health`` is the HTTP status of the health check, 0 for no answer.
 
-    ``live`` tells whether its slot is the one that is served. ``worker`` is the process type of one that is not served: it has
-    no connections and no health.
+    ``live`` is true in the live slot. ``worker`` is the process type of a worker, which has no connections and no health check.
     """
 
     app: str
@@ -108,43 +106,41 @@ class Process:
 
     @property
     def problem(self) -> str:
-        """What is not as it has to be: it runs and, if it is served, answers its health path with success."""
-        well = self.state == "RUNNING" and (self.worker or 200 <= self.health < 400)
-        return "" if well else f"{self.app}: process {self.slot}/{self.name} is {self.state}, health {self.health}"
+        """The problem of a process that does not run or, unless it is a worker, fails its health check."""
+        healthy = self.state == "RUNNING" and (self.worker or 200 <= self.health < 400)
+        return "" if healthy else f"{self.app}: process {self.slot}/{self.name} is {self.state}, health {self.health}"
 
     @property
     def name(self) -> str:
-        """What it is called within its slot."""
+        """The name of the process within its slot."""
         return f"{self.worker}.{self.process}" if self.worker else str(self.process)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An app, or a part of it, that cannot be read."""
+    """An app or a process whose status cannot be determined."""
 
     problem: str
 
 
-def look(layouts: Sequence[Layout], server: Any) -> Iterator[Process | Failure]:
-    """Yield the processes of every slot of the apps.
-
-    All are asked side by side, and what cannot be read of one app costs nothing but that.
+def process_statuses(layouts: Sequence[Layout], server: Any) -> Iterator[ProcessStatus | Failure]:
+    """Yield the status of all processes in all slots of the apps, checked concurrently; an app that fails affects no other.
 
     :raises SupervisorError: when supervisord does not answer.
     """
-    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-        asked: list[tuple[Layout, Future[Process]]] = []
+    with ThreadPoolExecutor(CONCURRENT_CHECKS) as pool:
+        checks: list[tuple[Layout, Future[ProcessStatus]]] = []
         for layout in layouts:
             try:
-                asked += [(layout, pool.submit(_process, *one)) for one in _supervised(layout, server)]
-            except (OSError, *UNREADABLE) as error:
-                yield Failure(f"{layout.app}: its processes cannot be read: {error}")
-        for layout, answer in asked:
+                checks += [(layout, pool.submit(_process_status, *process)) for process in _supervised(layout, server)]
+            except (OSError, *MALFORMED) as error:
+                yield Failure(f"{layout.app}: cannot read its processes: {error}")
+        for layout, check in checks:
             try:
-                with contextlib.suppress(OSError):  # it has ended, or its slot has been cleared, since we asked
-                    yield answer.result()
-            except UNREADABLE as error:
-                yield Failure(f"{layout.app}: one of its processes cannot be read: {error}")
+                with contextlib.suppress(OSError):  # the process has ended, or its slot was cleared, meanwhile
+                    yield check.result()
+            except MALFORMED as error:
+                yield Failure(f"{layout.app}: cannot read one of its processes: {error}")
 
 
 def _supervised(layout: Layout, server: Any) -> Iterator[tuple[ProcessGroup, str, supervisord.ProcessInfo]]:
@@ -160,38 +156,38 @@ def _supervised(layout: Layout, server: Any) -> Iterator[tuple[ProcessGroup, str
                 yield process_group, worker, info
 
 
-def abandoned(names: list[str], base: Path = Path("/")) -> list[str]:
-    """Return the apps that this host has and that are none of ``names``."""
+def unlisted_apps(names: list[str], base: Path = Path("/")) -> list[str]:
+    """Return the apps of this host that are not in ``names``."""
     found = (path.parent.name for path in base.glob("srv/*/history.json"))
     return sorted(app for app in found if app not in names)
 
 
-def look_at_apps(layouts: Sequence[Layout]) -> Iterator[App | Failure]:
-    """Yield what is served of each app, or why it cannot be read."""
+def app_statuses(layouts: Sequence[Layout]) -> Iterator[AppStatus | Failure]:
+    """Yield the status of each app, or the reason why it cannot be read."""
     for layout in layouts:
         try:
-            yield look_at_app(layout)
-        except (OSError, *UNREADABLE) as error:
-            yield Failure(f"{layout.app}: what is served of it cannot be read: {error}")
+            yield app_status(layout)
+        except (OSError, *MALFORMED) as error:
+            yield Failure(f"{layout.app}: cannot read its live release: {error}")
 
 
-def look_at_app(layout: Layout) -> App:
-    """Return what is served of an app."""
-    maintenance = iso(layout.maintenance.stat().st_mtime) if layout.maintenance.exists() else ""
+def app_status(layout: Layout) -> AppStatus:
+    """Return the status of an app."""
+    maintenance = iso_time(layout.maintenance.stat().st_mtime) if layout.maintenance.exists() else ""
     release, slot = layout.live_release(), layout.live_slot()
     if release is None or slot is None:
-        return App(layout.app, maintenance=maintenance, awaited=policy.entry(layout.app).exists())
+        return AppStatus(layout.app, maintenance=maintenance, awaited=policy.entry(layout.app).exists())
     manifest = read_manifest(layout, release)
-    served = next((entry for entry in reversed(history.read(layout)) if entry.release == release), None)
+    deployed = next((entry for entry in reversed(history.read(layout)) if entry.release == release), None)
     environment = layout.environments / (layout.release(release) / "venv").readlink().name
-    return App(
+    return AppStatus(
         app=layout.app,
         release=release,
         revision=manifest.revision,
-        content=content(layout, manifest),
+        content=content_hash(layout, manifest),
         slot=slot,
-        since=served.at if served else "",
-        by=served.by if served else "",
+        since=deployed.at if deployed else "",
+        by=deployed.by if deployed else "",
         processes=manifest.processes,
         tornado=_tornado_version(layout, environment),
         python=_python_version(layout, environment),
@@ -199,30 +195,30 @@ def look_at_app(layout: Layout) -> App:
     )
 
 
-def content(layout: Layout, manifest: ReleaseManifest) -> str:
-    """Return a hash of what a release is on every host that was told the same of its app."""
+def content_hash(layout: Layout, manifest: ReleaseManifest) -> str:
+    """Return the hash of a release that is the same on all hosts with the same desired state."""
     directory = layout.release(manifest.id)
-    told = {key: value for key, value in asdict(manifest).items() if key not in HOSTS_OWN}
+    fields = {key: value for key, value in asdict(manifest).items() if key not in HOST_SPECIFIC}
     programs = [directory / "launch.py", *directory.glob("runner.py"), *sorted(directory.glob("runner/*.py"))]
     files = [path.read_text() for path in (directory / "secrets.json", *programs)]
-    return hashlib.sha256(json.dumps([told, files], sort_keys=True).encode()).hexdigest()[:CONTENT_DIGITS]
+    return hashlib.sha256(json.dumps([fields, files], sort_keys=True).encode()).hexdigest()[:CONTENT_DIGITS]
 
 
 def _tornado_version(layout: Layout, environment: Path) -> str:
-    """Return the version of Tornado that an environment has by the names of its packages, which a build can choose."""
+    """Return the version of Tornado in an environment by its package directory, whose name a build controls."""
     with contextlib.suppress(OSError, tree.TreeError):
-        for python in tree.names(environment / "lib", PACKAGES, trusted=layout.environments):
+        for python in tree.names(environment / "lib", MAX_PACKAGES, trusted=layout.environments):
             packages = environment / "lib" / python / "site-packages"
-            for name in tree.names(packages, PACKAGES, trusted=layout.environments):
+            for name in tree.names(packages, MAX_PACKAGES, trusted=layout.environments):
                 if found := re.fullmatch(r"tornado-([\w.+!-]{1,40})\.dist-info", name, re.ASCII):
                     return found[1]
     return ""
 
 
 def _python_version(layout: Layout, environment: Path) -> str:
-    """Return the version that an environment was made with, from the file that says so (the module venv's documentation)."""
+    """Return the version of Python in an environment, from its pyvenv.cfg, whose content a build controls."""
     try:
-        data = tree.read(environment / "pyvenv.cfg", ENVIRONMENT_SIZE, trusted=layout.environments)
+        data = tree.read(environment / "pyvenv.cfg", MAX_CONFIG_SIZE, trusted=layout.environments)
     except (OSError, tree.TreeError):
         return ""
     lines = data.decode(errors="replace").splitlines()
@@ -231,17 +227,18 @@ def _python_version(layout: Layout, environment: Path) -> str:
     return found if re.fullmatch(r"[\w.+]{1,40}", found, re.ASCII) else ""
 
 
-def iso(moment: float) -> str:
-    """Return a unix time in the format of ISO 8601."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+def iso_time(seconds: float) -> str:
+    """Return a unix time in ISO 8601."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 @dataclass(frozen=True)
-class CertificateState:
-    """The certificate of an app: who it is to be from, and what is there; ``days`` are left until it ends.
+class CertificateStatus:
+    """The certificate of an app.
 
-    ``kind`` is C(temporary) while an ACME server has not issued any, and C(missing) without one that can be used. ``lacking``
-    are domains that it is not for; ``stale`` are services that have not read it yet.
+    ``kind`` is the provider, ``temporary`` until an ACME server issues the first certificate, or ``missing`` without a usable
+    one; ``days`` are left until it expires; ``lacking`` are domains that it does not cover; ``stale`` are services that have not
+    loaded it.
     """
 
     app: str
@@ -255,53 +252,54 @@ class CertificateState:
 
     @property
     def problem(self) -> str:
-        """What is not as it has to be."""
+        """The problem, if any, in words."""
         if self.kind == "missing":
-            return f"{self.app}: its certificate is missing, or its key; site.yml makes one"
+            return f"{self.app}: the certificate or its key is missing; run site.yml to create them"
         if self.kind == "temporary":
-            return f"{self.app}: its certificate is a temporary one; site.yml says why none was issued"
+            return f"{self.app}: the certificate is temporary; run site.yml to issue one or to see why that fails"
         if self.lacking:
-            return f"{self.app}: its certificate is not for {', '.join(self.lacking)}; site.yml says why there is no other"
+            domains = ", ".join(self.lacking)
+            return f"{self.app}: the certificate does not cover {domains}; run site.yml to issue one or to see why that fails"
         if self.stale:
-            which, why = " and ".join(self.stale), " and ".join(SELF_CHECKS[name] for name in self.stale)
-            return f"{self.app}: {which} still serves the certificate of before; {why} says why, site.yml reloads it"
+            services, checks = " and ".join(self.stale), " and ".join(CONFIGURATION_CHECKS[name] for name in self.stale)
+            return f"{self.app}: {services} still serves the previous certificate; {checks} shows why, site.yml reloads it"
         if self.days < EXPIRY_WARNING_DAYS:
-            return f"{self.app}: its certificate ends on {self.until}, in {self.days} days; it should have been renewed"
+            return f"{self.app}: the certificate expires on {self.until}, in {self.days} days; its renewal is overdue"
         return ""
 
 
-def certificates(
-    wanted: Mapping[str, CertificateRequest], of: str, readers: Mapping[str, float], base: Path = Path("/")
-) -> Iterator[CertificateState]:
-    """Yield the certificate of each app that has one, or has to have one.
+def certificate_statuses(
+    requests: Mapping[str, CertificateRequest], set_name: str, readers: Mapping[str, float], base: Path = Path("/")
+) -> Iterator[CertificateStatus]:
+    """Yield the status of each requested certificate.
 
-    :arg of: the set that they are in.
-    :arg readers: the services that read them, and when each last did, in unix time.
+    :arg set_name: the set of the certificates.
+    :arg readers: unix time of the last (re)load of each service that reads certificates.
     :raises CommandError: when the host has no openssl.
     """
-    for app, one in wanted.items():
-        place = CertificateFiles(of, app, base)
-        found = read_pair(place)
+    for app, request in requests.items():
+        files = CertificateFiles(set_name, app, base)
+        found = read_pair(files)
         if found is None:
-            yield CertificateState(app, "missing", [], "", "", 0)
+            yield CertificateStatus(app, "missing", [], "", "", 0)
             continue
-        kind = "temporary" if one.provider == "acme" and place.temporary else one.provider
-        yield CertificateState(
+        kind = "temporary" if request.provider == "acme" and files.temporary else request.provider
+        yield CertificateStatus(
             app=app,
             kind=kind,
             names=sorted(found.names),
             issuer=found.issuer,
             until=format_date(found.expires),
             days=found.days_left(time.time()),
-            lacking=found.missing(one.domains),
-            stale=[name for name, read_at in readers.items() if is_any_newer([place.chain], read_at)],
+            lacking=found.missing(request.domains),
+            stale=[name for name, read_at in readers.items() if is_any_newer([files.chain], read_at)],
         )
 
 
-def _process(process_group: ProcessGroup, worker: str, info: supervisord.ProcessInfo) -> Process:
+def _process_status(process_group: ProcessGroup, worker: str, info: supervisord.ProcessInfo) -> ProcessStatus:
     layout, slot, number = process_group.layout, process_group.slot, int(info.name)
     alive = info.pid > 0 and proc.stat(info.pid) is not None
-    return Process(
+    return ProcessStatus(
         app=layout.app,
         slot=slot,
         live=layout.live_slot() == slot,
@@ -321,12 +319,12 @@ def _process(process_group: ProcessGroup, worker: str, info: supervisord.Process
 
 
 def _restarts(layout: Layout, starts: Path) -> int:
-    """Return how often a process was started after the first time: the launcher adds a line to this file each time.
+    """Return how often a process was restarted; the launcher appends a line to the file at each start.
 
-    The directory is the app's, which could put anything there, such as a pipe that nobody writes to.
+    The app owns the directory and can replace the file, for instance by a pipe that would block a reader.
     """
     try:
-        return max(tree.read_end(starts, STARTS_SIZE, trusted=layout.slots).count(b"\n") - 1, 0)
+        return max(tree.read_end(starts, MAX_STARTS_SIZE, trusted=layout.slots).count(b"\n") - 1, 0)
     except (OSError, tree.TreeError):
         return 0
 
@@ -334,7 +332,7 @@ def _restarts(layout: Layout, starts: Path) -> int:
 def _connections(process_group: ProcessGroup, number: int, pid: int) -> int:
     port = process_group.port(number)
     ports = {port} if port else set()
-    # The runner binds its socket to a hidden name made of its pid; other programs bind it to its own.
+    # The runner binds its socket to a hidden name with its PID; other programs bind the final name.
     return count_connections(process_group.layout.run(process_group.slot), ports, {f".{pid}", f"{number}.sock"})
 
 

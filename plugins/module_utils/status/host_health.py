@@ -1,4 +1,4 @@
-"""Whether a host is fit to serve: its services and the apps' processes, as they are now."""
+"""Health check of a whole host: its services and the live processes of its apps."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup, ProcessGroupError
 from ansible_collections.funnel.tornado.plugins.module_utils.network import keepalived
-from ansible_collections.funnel.tornado.plugins.module_utils.status.machine import look_at_services
+from ansible_collections.funnel.tornado.plugins.module_utils.status.machine import service_statuses
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
 
-#: Seconds between two looks.
+#: Seconds between two checks.
 INTERVAL = 1.0
 
 
-def wait_until_well(apps: Sequence[str], services: Sequence[str], *, mongodb_port: int, timeout: float) -> list[str]:
-    """Return what is still wrong after at most ``timeout`` seconds; nothing as soon as that is nothing.
+def wait_until_healthy(apps: Sequence[str], services: Sequence[str], *, mongodb_port: int, timeout: float) -> list[str]:
+    """Wait up to ``timeout`` seconds until the host is healthy; return the remaining problems.
 
-    :arg services: names of services, as `machine.PACKAGES` has them.
+    :arg services: names of services in `machine.PACKAGES`.
     """
-    give_up = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout
     while True:
-        found = [*_of_services(services, mongodb_port), *(problem for app in apps for problem in _of_app(app))]
-        if not found or time.monotonic() > give_up:
-            return found
+        problems = [*_service_problems(services, mongodb_port), *(problem for app in apps for problem in _app_problems(app))]
+        if not problems or time.monotonic() > deadline:
+            return problems
         time.sleep(INTERVAL)
 
 
-def _of_services(names: Sequence[str], mongodb_port: int) -> Iterator[str]:
+def _service_problems(names: Sequence[str], mongodb_port: int) -> Iterator[str]:
     try:
-        yield from (one.problem for one in look_at_services(names, mongodb_port=mongodb_port) if one.problem)
+        yield from (service.problem for service in service_statuses(names, mongodb_port=mongodb_port) if service.problem)
         if "keepalived" in names and not keepalived.is_healthy():
             yield f"keepalived: {keepalived.CHECK_SCRIPT} fails"
     except (CommandError, ServiceError) as error:
         yield str(error)
 
 
-def _of_app(app: str) -> Iterator[str]:
+def _app_problems(app: str) -> Iterator[str]:
     layout = Layout(app)
     slot, release = layout.live_slot(), layout.live_release()
-    if slot is None or release is None:  # nothing was deployed or pushed yet
+    if slot is None or release is None:  # before the first deploy or push
         return
     try:
         ProcessGroup(layout, slot, release, supervisord.connect()).require_healthy()

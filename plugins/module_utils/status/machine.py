@@ -1,4 +1,4 @@
-"""A host of the fleet beside its apps: what the machine is, and how the services do that have to run on it."""
+"""Status of a host apart from its apps: resources, services, HAProxy servers and floating IPs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.network.keepalived 
 from ansible_collections.funnel.tornado.plugins.module_utils.sites import haproxy_runtime
 from ansible_collections.funnel.tornado.plugins.module_utils.system import packages, reboot, systemd
 
-#: What the services of the fleet are in, where it is Debian's or the vendor's package.
+#: The services of a fleet and the packages that provide them; a program may also be installed without a package.
 PACKAGES = {
     "etcd": "etcd-server",
     "haproxy": "haproxy",
@@ -37,23 +37,23 @@ PACKAGES = {
     "supervisor": "supervisor",
 }
 
-#: Services whose work is done by children of their main process; supervisord's children are the apps.
+#: Services whose worker processes count as the service; the children of supervisord are apps.
 WITH_WORKERS = frozenset({"haproxy", "nginx"})
 
-#: Directories that releases, logs and databases are written to.
-WRITTEN = ("/", "/srv", "/var", "/var/lib", "/var/log")
+#: Directories to which releases, logs and databases are written.
+DATA_DIRECTORIES = ("/", "/srv", "/var", "/var/lib", "/var/log")
 
-#: Bytes that have to be free there. A release with its environment takes some hundred MiB, and so does a day of logs.
-LEAST_FREE = 1 << 30
+#: Free bytes below which a disk is a problem. A release with its environment takes some hundred MiB, as does a day of logs.
+MIN_FREE = 1 << 30
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What a host is: times in seconds, sizes in bytes.
+class MachineStatus:
+    """Versions and resources of a host; times in seconds, sizes in bytes.
 
-    ``debian`` is its version of Debian, or the name of what it runs in its place; ``load`` is the average of the last minute;
-    ``disk`` is the directory of `WRITTEN` whose file system has the least room; ``backlog`` connections may wait at a listener;
-    ``reboot`` is why the host should be rebooted.
+    ``debian`` is the version of Debian, or the name of another distribution; ``load`` is the average of the last minute; ``disk``
+    is the one of `DATA_DIRECTORIES` with the least free space; ``backlog`` is the maximum of pending connections of a listener;
+    ``reboot`` lists the reasons to reboot.
     """
 
     debian: str
@@ -72,19 +72,19 @@ class Machine:
 
     @property
     def problem(self) -> str:
-        """What is not as it has to be."""
-        if self.disk_free >= LEAST_FREE:
+        """The problem, if any, in words."""
+        if self.disk_free >= MIN_FREE:
             return ""
-        return f"{self.disk} has {self.disk_free >> 20} MiB left; a release, a log or a database may find no room"
+        return f"{self.disk} has only {self.disk_free >> 20} MiB left; releases, logs and databases may run out of space"
 
 
-def look_at_machine(base: Path = Path("/")) -> Machine:
-    """Return what this host is."""
+def machine_status(base: Path = Path("/")) -> MachineStatus:
+    """Return the versions and resources of this host."""
     memory = dict(re.findall(r"^(MemTotal|MemAvailable):\s+(\d+) kB", (base / "proc/meminfo").read_text(), re.MULTILINE))
-    rooms = {name: shutil.disk_usage(base / name.lstrip("/")) for name in WRITTEN if (base / name.lstrip("/")).is_dir()}
-    fullest = min(rooms, key=lambda name: rooms[name].free)
-    return Machine(
-        debian=_release(base),
+    disks = {name: shutil.disk_usage(base / name.lstrip("/")) for name in DATA_DIRECTORIES if (base / name.lstrip("/")).is_dir()}
+    fullest = min(disks, key=lambda name: disks[name].free)
+    return MachineStatus(
+        debian=_debian_version(base),
         kernel=platform.release(),
         python=platform.python_version(),
         cpus=len(os.sched_getaffinity(0)),
@@ -92,26 +92,26 @@ def look_at_machine(base: Path = Path("/")) -> Machine:
         memory=int(memory["MemTotal"]) << 10,
         memory_free=int(memory["MemAvailable"]) << 10,
         disk=fullest,
-        disk_size=rooms[fullest].total,
-        disk_free=rooms[fullest].free,
+        disk_size=disks[fullest].total,
+        disk_free=disks[fullest].free,
         backlog=int((base / "proc/sys/net/core/somaxconn").read_text()),
         uptime=proc.uptime(1),
         reboot=list(reboot.reboot_reasons(base)),
     )
 
 
-def _release(base: Path) -> str:
-    """Return what the host runs: of Debian the version with its point release, which os-release(5) does not have."""
-    found = packages.Distribution.of_host(base)
-    return found.name if found.id == "ubuntu" else (base / "etc/debian_version").read_text().strip()
+def _debian_version(base: Path) -> str:
+    """Return the version of Debian with its point release, which os-release(5) lacks, or the name of Ubuntu's release."""
+    distribution = packages.Distribution.of_host(base)
+    return distribution.name if distribution.id == "ubuntu" else (base / "etc/debian_version").read_text().strip()
 
 
 @dataclass(frozen=True)
-class Service:
-    """A service that has to run; ``uptime`` in seconds, ``rss`` in bytes.
+class ServiceStatus:
+    """A service that must run; ``uptime`` in seconds, ``rss`` in bytes.
 
-    ``open_files``, with the limit that goes with it, is that of its process that has the most. ``role`` is what it is among
-    its like, such as ``primary``; ``problem`` what is not as it has to be with that.
+    ``open_files`` and its limit are those of the process with the most open files. ``role`` is the role in a cluster, such as
+    ``primary``; ``problem`` includes problems with that role.
     """
 
     name: str
@@ -126,27 +126,29 @@ class Service:
     problem: str = ""
 
 
-def look_at_services(names: Sequence[str], *, mongodb_port: int) -> list[Service]:
-    """Return how the services do that have to run on this host, of those in `PACKAGES`.
+def service_statuses(names: Sequence[str], *, mongodb_port: int) -> list[ServiceStatus]:
+    """Return the status of services in `PACKAGES`.
 
     :raises ServiceError: when systemd does not run this host.
     :raises CommandError: when the host has no dpkg.
     """
     versions = packages.installed_versions([PACKAGES[name] for name in names]) if names else {}
-    return [_look_at_service(name, versions.get(PACKAGES[name], ""), mongodb_port) for name in names]
+    return [_service_status(name, versions.get(PACKAGES[name], ""), mongodb_port) for name in names]
 
 
-def _look_at_service(name: str, version: str, mongodb_port: int) -> Service:
+def _service_status(name: str, version: str, mongodb_port: int) -> ServiceStatus:
     state = systemd.query(name)
     if not state.active:
-        return Service(name, version, active=False, problem=f"{name}: is {'not running' if state.exists else 'not installed'}")
+        return ServiceStatus(
+            name, version, active=False, problem=f"{name}: is {'not running' if state.exists else 'not installed'}"
+        )
     pid = state.main_pid
     processes = [pid, *(proc.children(pid) if name in WITH_WORKERS else [])]
     fullest = max(processes, key=proc.count_open_files)
-    role, problem = _member(name, mongodb_port)
-    return Service(
+    role, problem = _cluster_role(name, mongodb_port)
+    return ServiceStatus(
         name=name,
-        version=version or _own_version(pid),
+        version=version or _program_version(pid),
         active=True,
         pid=pid,
         uptime=proc.uptime(pid),
@@ -158,14 +160,14 @@ def _look_at_service(name: str, version: str, mongodb_port: int) -> Service:
     )
 
 
-def _own_version(pid: int) -> str:
-    """Return the version that a running program, which no package has, says to be."""
+def _program_version(pid: int) -> str:
+    """Return the version that a running program without a package prints."""
     found = re.search(r"\d+(\.\d+)+", run([str(proc.PROC / str(pid) / "exe"), "--version"], check=False).output)
     return found[0] if found else ""
 
 
-def _member(name: str, mongodb_port: int) -> tuple[str, str]:
-    """Return what a service is among its like on other hosts, and what is wrong with that."""
+def _cluster_role(name: str, mongodb_port: int) -> tuple[str, str]:
+    """Return the role of a service in its cluster, and the problem with that role."""
     try:
         if name == "mongod":
             address = mongodb_client.local_address(mongodb_port)
@@ -177,28 +179,28 @@ def _member(name: str, mongodb_port: int) -> tuple[str, str]:
     return "", ""
 
 
-def mongodb_role(said: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what a mongod is by its answer to C(hello), and what is wrong with that."""
-    name = said.get("setName")
+def mongodb_role(reply: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the role of a mongod by its reply to ``hello``, and the problem with it."""
+    name = reply.get("setName")
     if name is None:
         return "alone", ""
-    role = "primary" if said.get("isWritablePrimary") else "secondary" if said.get("secondary") else ""
+    role = "primary" if reply.get("isWritablePrimary") else "secondary" if reply.get("secondary") else ""
     if not role:
         return "", f"is neither primary nor secondary of {name}"
-    return role, "" if said.get("primary") else f"knows of no primary of {name}; are more than half of its members up?"
+    return role, "" if reply.get("primary") else f"sees no primary of {name}; is a majority of its members up?"
 
 
-def etcd_role(said: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what an etcd is by its C(maintenance/status), and what is wrong with that."""
-    if not int(said.get("leader", 0)):
-        return "", "knows of no leader; are more than half of its members up?"
-    if said.get("isLearner"):
-        return "learner", "has no vote yet; site.yml gives it one"
-    return "leader" if said["leader"] == said["header"]["member_id"] else "follower", ""
+def etcd_role(reply: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the role of an etcd by its reply to ``maintenance/status``, and the problem with it."""
+    if not int(reply.get("leader", 0)):
+        return "", "sees no leader; is a majority of its members up?"
+    if reply.get("isLearner"):
+        return "learner", "is a learner without a vote; run site.yml to promote it"
+    return "leader" if reply["leader"] == reply["header"]["member_id"] else "follower", ""
 
 
 def _etcd_status() -> dict[str, Any]:
-    # It is told no secrets: any certificate will do.
+    # The request carries no secrets, so any certificate is accepted.
     secure, plain = (Client(f"{scheme}://127.0.0.1:{CLIENT_PORT}", insecure=True) for scheme in ("https", "http"))
     try:
         return secure.call("maintenance/status")
@@ -206,15 +208,15 @@ def _etcd_status() -> dict[str, Any]:
         return plain.call("maintenance/status")
 
 
-#: What is said of a server that HAProxy does not have, and of one that the inventory does not have.
+#: The status of a server that only the inventory has, and of one that only HAProxy has.
 MISSING, UNKNOWN = "missing", "unknown"
 
 
 @dataclass(frozen=True)
-class Server:
-    """A server of HAProxy's; ``status`` is HAProxy's word for it, such as ``UP``, ``DOWN`` or ``DRAIN``, or one of ours.
+class ServerStatus:
+    """A server of HAProxy.
 
-    ``check`` says why.
+    ``status`` is that of HAProxy, such as ``UP``, ``DOWN`` or ``DRAIN``, or `MISSING` or `UNKNOWN`; ``check`` is the reason.
     """
 
     backend: str
@@ -226,58 +228,60 @@ class Server:
 
     @property
     def problem(self) -> str:
-        """What is not as it has to be."""
+        """The problem, if any, in words."""
         if self.status.startswith(("UP", "no check")):
             return ""
         if self.status == MISSING:
-            return f"haproxy: {self.backend} has no server {self.server}, which the inventory has; site.yml adds it"
+            return f"haproxy: {self.backend} lacks the server {self.server} of the inventory; run site.yml to add it"
         if self.status == UNKNOWN:
-            return f"haproxy: {self.backend} has a server {self.server}, which the inventory has not; site.yml removes it"
+            return f"haproxy: {self.backend} has a server {self.server} that is not in the inventory; run site.yml to remove it"
         reason = f", {self.check}" if self.status.startswith("DOWN") and self.check else ""
         return f"haproxy: server {self.server} of {self.backend} is {self.status}{reason}"
 
 
-def look_at_servers(backends: Mapping[str, Mapping[str, Any]]) -> list[Server]:
-    """Return the servers of this host's HAProxy, and those of the ``backends`` that it does not have.
+def server_statuses(backends: Mapping[str, Mapping[str, Any]]) -> list[ServerStatus]:
+    """Return the servers of this host's HAProxy, and those that it lacks of the inventory's ``backends``.
 
     :raises HaproxyError: when it does not answer.
     """
     found = [
-        Server(one["backend"], one["server"], one["status"], one["check"], one["sessions"], one["weight"])
-        for one in haproxy_runtime.list_servers()
+        ServerStatus(server["backend"], server["server"], server["status"], server["check"], server["sessions"], server["weight"])
+        for server in haproxy_runtime.list_servers()
     ]
-    return compare(found, backends)
+    return compare_servers(found, backends)
 
 
-def compare(found: Sequence[Server], backends: Mapping[str, Mapping[str, Any]]) -> list[Server]:
-    """Return the servers that were found, as they compare with the inventory's ``backends``, and those that are missing.
+def compare_servers(found: Sequence[ServerStatus], backends: Mapping[str, Mapping[str, Any]]) -> list[ServerStatus]:
+    """Return the servers with the status `UNKNOWN` for those that are not in the inventory's ``backends``, and missing ones.
 
-    Backends that the inventory does not have are not judged.
+    Servers of backends outside the inventory keep their status.
     """
-    wanted = {(name, server) for name, backend in backends.items() for server in backend["servers"]}
-    known = {(one.backend, one.server) for one in found}
-    judged = [
-        replace(one, status=UNKNOWN) if one.backend in backends and (one.backend, one.server) not in wanted else one
-        for one in found
+    desired = {(name, server) for name, backend in backends.items() for server in backend["servers"]}
+    present = {(server.backend, server.server) for server in found}
+    compared = [
+        replace(server, status=UNKNOWN)
+        if server.backend in backends and (server.backend, server.server) not in desired
+        else server
+        for server in found
     ]
-    return [*judged, *(Server(backend, server, MISSING) for backend, server in sorted(wanted - known))]
+    return [*compared, *(ServerStatus(backend, server, MISSING) for backend, server in sorted(desired - present))]
 
 
 @dataclass(frozen=True)
-class FloatingAddress:
-    """An IP address that one of several hosts has; ``held``: it is this one, now."""
+class FloatingIpStatus:
+    """A floating IP, and whether this host holds it."""
 
     address: str
     held: bool
     problem: str = ""
 
 
-def look_at_address(floating: str) -> FloatingAddress:
-    """Return whether this host has an IP address, which may come with the length of its prefix.
+def floating_ip_status(floating_ip: str) -> FloatingIpStatus:
+    """Return the status of a floating IP, given with or without a prefix length.
 
     :raises CommandError: when the host has no iproute2.
     """
-    address = ipaddress.ip_interface(floating).ip
-    # On the loopback interface it is that of a host which is about to get it.
-    own = {info["local"] for one in interfaces() if one.get("ifname") != LOOPBACK for info in one.get("addr_info", ())}
-    return FloatingAddress(str(address), str(address) in own)
+    address = ipaddress.ip_interface(floating_ip).ip
+    # The loopback interface has the address while a handover to this host is in progress.
+    own = {info["local"] for link in interfaces() if link.get("ifname") != LOOPBACK for info in link.get("addr_info", ())}
+    return FloatingIpStatus(str(address), str(address) in own)

@@ -46,7 +46,7 @@ def fetch(url: str, file: Path, checksum: str, key: str) -> None:
     except (OSError, urls.ConnectionError, HTTPException) as error:
         raise BuildError(f"{key}.archive: {url} cannot be fetched from this host: {error}") from error
     if f"sha256:{digest.hexdigest()}" != checksum:
-        raise BuildError(f"{key}.checksum: {url} hashes to sha256:{digest.hexdigest()}; {checksum} is wanted")
+        raise BuildError(f"{key}.checksum: {url} hashes to sha256:{digest.hexdigest()}; expected {checksum}")
 
 
 def unpack(builder: Builder, stream: int, directory: Path, key: str, *, subdirectory: str = ".", flatten: bool = False) -> None:

@@ -180,16 +180,16 @@ def test_unquoted_off_which_yaml_parses_as_false_is_accepted() -> None:
             {"backup": entry()},
             "tornado_apps.backup: the host already has a user, or a directory in /srv or /var/log, of that name",
         ),
-        ({"shop": {"run": {"app": "a:b"}}}, "tornado_apps.shop.source: is missing; dict is wanted"),
-        ({"shop": entry(domain=["a.example"])}, "tornado_apps.shop.domain: no such key; did you mean domains?"),
-        ({"shop": entry(name="other")}, "tornado_apps.shop.name: no such key;"),
+        ({"shop": {"run": {"app": "a:b"}}}, "tornado_apps.shop.source: is required; must be dict"),
+        ({"shop": entry(domain=["a.example"])}, "tornado_apps.shop.domain: unknown key; did you mean domains?"),
+        ({"shop": entry(name="other")}, "tornado_apps.shop.name: unknown key;"),
         (
             {"shop": entry(source={})},
-            "tornado_apps.shop.source: exactly one of path, git, archive, package, push, directory is wanted; found none",
+            "tornado_apps.shop.source: set exactly one of path, git, archive, package, push, directory; found none",
         ),
         (
             {"shop": entry(source={"path": ".", "git": "x"})},
-            "tornado_apps.shop.source: exactly one of path, git, archive, package, push, directory is wanted; found path and git",
+            "tornado_apps.shop.source: set exactly one of path, git, archive, package, push, directory; found path and git",
         ),
         (
             {"shop": entry(source={"path": ".", "version": "v1"})},
@@ -303,7 +303,7 @@ def test_unquoted_off_which_yaml_parses_as_false_is_accepted() -> None:
         ),
         (
             {"shop": entry(paths={"/live/": {"buffring": True}})},
-            "tornado_apps.shop.paths./live/.buffring: no such key; did you mean buffering?",
+            "tornado_apps.shop.paths./live/.buffring: unknown key; did you mean buffering?",
         ),
         (
             {"shop": entry(allow=["10.0.0.1/8"])},
@@ -322,7 +322,7 @@ def test_unquoted_off_which_yaml_parses_as_false_is_accepted() -> None:
             {"shop": entry(aliases=["a.example"])},
             "tornado_apps.shop.aliases: redirect to the first of domains, which must be a name without *",
         ),
-        ({"shop": entry(health={"pth": "/"})}, "tornado_apps.shop.health.pth: no such key; did you mean path?"),
+        ({"shop": entry(health={"pth": "/"})}, "tornado_apps.shop.health.pth: unknown key; did you mean path?"),
         (
             {"shop": entry(upload_size="50 MB")},
             "tornado_apps.shop.upload_size: must be a size, such as \"50m\"; found '50 MB'",

@@ -91,7 +91,7 @@ def test_what_a_host_is_sent_is_understood_there() -> None:
         ({"mongodb": MONGODB | {"auth_database": "admin"}}, "services.mongodb.auth_database: goes with user and password"),
         ({"etcd": {"endpoints": []}}, "services.etcd.endpoints: is empty; name at least one address"),
         ({"etcd": ETCD | {"ca": "/ca.pem"}}, "services.etcd.ca: goes with endpoints that begin with https"),
-        ({"redis": {}}, "services.redis: no such key; known are mongodb, etcd, syslog"),
+        ({"redis": {}}, "services.redis: unknown key; valid keys are mongodb, etcd, syslog"),
     ],
 )
 def test_mistakes_are_named(services: dict[str, Any], message: str) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
-from ansible_collections.funnel.tornado.plugins.modules.run import secrets, words
+from ansible_collections.funnel.tornado.plugins.modules.run import secrets, split_command
 
 
 def test_commands_are_split_into_words() -> None:
-    assert words("sh -c 'echo \"$HOME\" | wc'  a\\ b") == ["sh", "-c", 'echo "$HOME" | wc', "a b"]
+    assert split_command("sh -c 'echo \"$HOME\" | wc'  a\\ b") == ["sh", "-c", 'echo "$HOME" | wc', "a b"]
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_commands_are_split_into_words() -> None:
 )
 def test_invalid_commands_are_rejected(command: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        words(command)
+        split_command(command)
 
 
 def test_secrets_are_masked_except_short_ones(tmp_path: Path) -> None:

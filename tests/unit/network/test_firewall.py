@@ -126,7 +126,7 @@ def test_all_problems_of_the_variables_are_reported_at_once() -> None:
         parse_rules(allow, "ssh", ["0.0.0.0/33"])
     network = 'must be an IP address or a network, such as "192.0.2.7", "10.0.0.0/8" or "2001:db8::/32"'
     assert caught.value.problems == [
-        "firewall_allow[0].source: no such key; did you mean sources?",
+        "firewall_allow[0].source: unknown key; did you mean sources?",
         "firewall_allow[1].port: must be int; found 'http'",
         "firewall_allow[2].sources: must be list of str; found '192.0.2.1'",
         f"firewall_allow[3].sources[0]: {network}; found 'web1'",

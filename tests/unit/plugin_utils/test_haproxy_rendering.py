@@ -167,7 +167,7 @@ def test_sockets_are_reached_as_nginx_reaches_them() -> None:
             PLAIN,
             [
                 "haproxy_backends.a b: must be a name of letters, digits, _ and -",
-                "haproxy_backends.shop.stiky: no such key; did you mean sticky?",
+                "haproxy_backends.shop.stiky: unknown key; did you mean sticky?",
                 "haproxy_backends.shop.queue: must be from 1 to 86400; found 0",
             ],
         ),

@@ -94,7 +94,7 @@ def test_an_archive_is_known_by_its_hash_and_is_the_one_that_is_meant(tmp_path: 
     found = archive_revision(tmp_path / "shop.tar", None)
     assert found == hashlib.sha256(b"shop").hexdigest()
     assert archive_revision(tmp_path / "shop.tar", f"sha256:{found}") == found
-    with pytest.raises(SourceError, match=rf"hashes to sha256:{found}; sha256:0+ is wanted"):
+    with pytest.raises(SourceError, match=rf"hashes to sha256:{found}; expected sha256:0+"):
         archive_revision(tmp_path / "shop.tar", f"sha256:{'0' * 64}")
 
 

@@ -819,13 +819,13 @@ def test_all_mistakes_come_at_once() -> None:
     assert "hunter2" not in str(caught.value)
     assert "nginx_sites.k.deny[4]" not in str(caught.value)
     for part in (
-        "nginx_sites.a.upsteam: no such key; did you mean upstream?",
+        "nginx_sites.a.upsteam: unknown key; did you mean upstream?",
         "nginx_sites.b.domains[0]: must be a domain name in lower case",
         "nginx_sites.c.static[0].url: must be a path between slashes",
         "nginx_sites.c.static[0].path: must be an absolute path",
         "nginx_sites.d.headers.A: must be one line without double quotes",
         "nginx_sites.e e: must be a name of letters",
-        "nginx_sites.e e.upstream: exactly one of servers, include is wanted",
+        "nginx_sites.e e.upstream: set exactly one of servers, include",
         "nginx_sites.e e.upstream.servers[0]: must be host:port",
         "nginx_sites.f.upstream: nginx_upstreams has no aip; did you mean api?",
         "nginx_sites.f.listen: 82 is not in nginx_listen (80, [::]:80)",

@@ -11,17 +11,17 @@ import pytest
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import ReleaseManifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.status.apps import (
-    App,
-    CertificateState,
+    AppStatus,
+    CertificateStatus,
     Failure,
-    Process,
+    ProcessStatus,
     _restarts,
-    look_at_app,
-    look_at_apps,
+    app_status,
+    app_statuses,
 )
 
 
-def process(**changes: Any) -> Process:
+def process(**changes: Any) -> ProcessStatus:
     fields: dict[str, Any] = {
         "app": "shop",
         "slot": "a",
@@ -39,13 +39,13 @@ def process(**changes: Any) -> Process:
         "rss": 31 * 2**20,
         "health": 200,
     }
-    return Process(**(fields | changes))
+    return ProcessStatus(**(fields | changes))
 
 
 @pytest.mark.parametrize("changes", [{"state": "FATAL"}, {"health": 0}, {"health": 500}, {"worker": "queue", "state": "EXITED"}])
-def test_well_is_running_and_healthy(changes: dict[str, Any]) -> None:
+def test_a_process_that_does_not_run_or_is_unhealthy_is_a_problem(changes: dict[str, Any]) -> None:
     assert process().problem == ""
-    assert process(worker="queue", health=0).problem == "", "nothing asks a worker how it is"
+    assert process(worker="queue", health=0).problem == "", "workers have no health check"
     assert process(**changes).problem
 
 
@@ -53,13 +53,13 @@ def test_the_problem_names_the_process() -> None:
     assert process(state="STOPPED", health=0).problem == "shop: process a/0 is STOPPED, health 0"
 
 
-def test_what_still_serves_a_certificate_of_before_is_named_with_what_says_why() -> None:
-    found = CertificateState("shop", "files", ["shop.test"], "CN=ca", "2030-01-01", 90, stale=["haproxy"])
-    assert "haproxy still serves the certificate of before; haproxy -c -f /etc/haproxy/haproxy.cfg says why" in found.problem
+def test_a_service_with_a_stale_certificate_is_named_with_the_command_that_shows_why() -> None:
+    found = CertificateStatus("shop", "files", ["shop.test"], "CN=ca", "2030-01-01", 90, stale=["haproxy"])
+    assert "haproxy still serves the previous certificate; haproxy -c -f /etc/haproxy/haproxy.cfg shows why" in found.problem
 
 
 def release(base: Path, name: str, **changes: Any) -> Layout:
-    """Make a release of the app shop in slot a and serve it."""
+    """Create a release of the app shop that is live in slot a."""
     layout = Layout("shop", base)
     manifest = ReleaseManifest(app="shop", id=name, revision="8f2b1c0d", processes=2, built="2026-01-01", by="alice")
     directory, environment = layout.release(name), layout.environments / "5a5a"
@@ -77,10 +77,10 @@ def release(base: Path, name: str, **changes: Any) -> Layout:
     return layout
 
 
-def test_an_app_is_the_release_that_is_live_and_what_it_runs_with(tmp_path: Path) -> None:
+def test_app_status_reports_the_live_release_and_its_environment(tmp_path: Path) -> None:
     layout = release(tmp_path, "1f2e")
     layout.history.write_text(json.dumps([{"release": "1f2e", "revision": "8f2b1c0d", "at": "2026-01-02T03:04:05", "by": "bob"}]))
-    found = look_at_app(layout)
+    found = app_status(layout)
     assert (found.release, found.revision, found.slot, found.since, found.by) == (
         "1f2e",
         "8f2b1c0d",
@@ -91,22 +91,22 @@ def test_an_app_is_the_release_that_is_live_and_what_it_runs_with(tmp_path: Path
     assert (found.tornado, found.python, found.processes, found.problem) == ("6.6", "3.13.5", 2, "")
 
 
-def test_hosts_that_were_told_the_same_have_the_same_content_and_no_others(tmp_path: Path) -> None:
-    one = look_at_app(release(tmp_path / "one", "1f2e"))
-    other = look_at_app(release(tmp_path / "other", "3d4c", processes=8, built="2026-02-02", by="bob"))
-    assert one.content == other.content
-    assert look_at_app(release(tmp_path / "third", "5b6a", environment={"THEME": "dark"})).content != one.content
+def test_content_is_equal_only_for_hosts_with_the_same_desired_state(tmp_path: Path) -> None:
+    first = app_status(release(tmp_path / "one", "1f2e"))
+    other = app_status(release(tmp_path / "other", "3d4c", processes=8, built="2026-02-02", by="bob"))
+    assert first.content == other.content
+    assert app_status(release(tmp_path / "third", "5b6a", environment={"THEME": "dark"})).content != first.content
     layout = release(tmp_path / "fourth", "7988")
     (layout.release("7988") / "secrets.json").write_text('{"KEY": "x"}')
-    assert look_at_app(layout).content != one.content
+    assert app_status(layout).content != first.content
     layout = release(tmp_path / "fifth", "9a8b")
     (layout.release("9a8b") / "runner/__main__.py").write_text("newer")
-    assert look_at_app(layout).content != one.content
+    assert app_status(layout).content != first.content
 
 
-def test_an_app_without_a_release_is_a_problem_unless_it_is_to_be_pushed(tmp_path: Path) -> None:
-    assert look_at_app(Layout("shop", tmp_path)).problem == "shop: is not served"
-    assert App("shop", awaited=True).problem == ""
+def test_an_app_without_a_release_is_a_problem_unless_it_awaits_a_push(tmp_path: Path) -> None:
+    assert app_status(Layout("shop", tmp_path)).problem == "shop: has no live release"
+    assert AppStatus("shop", awaited=True).problem == ""
 
 
 def starts(base: Path) -> Layout:
@@ -122,31 +122,31 @@ def test_every_start_but_the_first_is_a_restart(tmp_path: Path, lines: int, rest
     assert _restarts(layout, layout.starts("a", 0)) == restarts
 
 
-def test_what_an_app_puts_in_the_place_of_its_starts_holds_nobody_up(tmp_path: Path) -> None:
+def test_an_app_that_replaces_its_file_of_starts_blocks_no_reader(tmp_path: Path) -> None:
     layout = starts(tmp_path)
     os.mkfifo(layout.starts("a", 0))
     layout.starts("a", 1).symlink_to("/dev/zero")
     assert [_restarts(layout, layout.starts("a", process)) for process in range(3)] == [0, 0, 0]
 
 
-def test_an_environment_cannot_name_anything_but_versions(tmp_path: Path) -> None:
+def test_an_environment_cannot_inject_text_in_place_of_versions(tmp_path: Path) -> None:
     layout = release(tmp_path, "1f2e")
     packages = layout.environments / "5a5a/lib/python3.13/site-packages"
     (packages / "tornado-6.6.dist-info").rename(packages / "tornado-6.6\nweb1: all is well.dist-info")
     (layout.environments / "5a5a/pyvenv.cfg").unlink()
     (layout.environments / "5a5a/pyvenv.cfg").symlink_to("/dev/zero")
-    found = look_at_app(layout)
+    found = app_status(layout)
     assert (found.release, found.tornado, found.python) == ("1f2e", "", "")
 
 
-def test_an_app_that_cannot_be_read_costs_no_other(tmp_path: Path) -> None:
+def test_an_app_that_cannot_be_read_does_not_affect_others(tmp_path: Path) -> None:
     shop = release(tmp_path, "1f2e")
     blog = Layout("blog", tmp_path)
     blog.slot("a").mkdir(parents=True)
     (blog.slot("a") / "release").symlink_to("../../releases/none")
     blog.live.symlink_to("slots/a")
-    failed, found = look_at_apps([blog, shop])
+    failed, found = app_statuses([blog, shop])
     assert isinstance(failed, Failure)
-    assert failed.problem.startswith("blog: what is served of it cannot be read: ")
-    assert isinstance(found, App)
+    assert failed.problem.startswith("blog: cannot read its live release: ")
+    assert isinstance(found, AppStatus)
     assert found.release == "1f2e"

@@ -9,7 +9,7 @@ import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.status import logs
-from ansible_collections.funnel.tornado.plugins.module_utils.status.logs import line_time, news, tail
+from ansible_collections.funnel.tornado.plugins.module_utils.status.logs import line_time, read_since, tail
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def add(log: Path, *texts: str) -> None:
 
 
 def rotate(log: Path) -> None:
-    """Do what supervisord does."""
+    """Rotate a log as supervisord does."""
     for number in range(5, 0, -1):
         older = log.with_name(f"{log.name}.{number}")
         if older.exists():
@@ -38,7 +38,7 @@ def rotate(log: Path) -> None:
     log.touch()
 
 
-def test_the_lines_of_all_processes_are_in_the_order_of_their_times(layout: Layout) -> None:
+def test_tail_sorts_the_lines_of_all_processes_by_time(layout: Layout) -> None:
     add(layout.log("a", 0), f"{stamp(3)} failed", "Traceback", f"{stamp(9)} late")
     add(layout.log("b", 11), f"{stamp(1)} early", f"{stamp(4)} after the failure")
     add(layout.log("b", 0, "mail-out"), "ends before the first time", f"{stamp(2)} sent")
@@ -58,7 +58,7 @@ def test_the_lines_of_all_processes_are_in_the_order_of_their_times(layout: Layo
 
 
 @pytest.mark.parametrize("count", [1, 100, 5000])
-def test_the_last_lines_may_be_in_rotated_files_and_in_large_ones(layout: Layout, count: int) -> None:
+def test_tail_reads_rotated_and_large_files(layout: Layout, count: int) -> None:
     log = layout.log("a", 0)
     for part in (range(2000), range(2000, 4000), range(4000, 4010)):
         add(log, *(f"{number} {'x' * 100}" for number in part))
@@ -66,16 +66,16 @@ def test_the_last_lines_may_be_in_rotated_files_and_in_large_ones(layout: Layout
             rotate(log)
     lines, position = tail(layout, count)
     assert [int(line.text.split()[0]) for line in lines] == list(range(4010))[-count:]
-    assert news(layout, position, 0) == ([], position)
+    assert read_since(layout, position, 0) == ([], position)
 
 
-def test_lines_without_any_time_are_where_their_file_was_written_last(layout: Layout) -> None:
+def test_lines_of_a_file_without_times_have_its_modification_time(layout: Layout) -> None:
     add(layout.log("a", 0), "plain")
     os.utime(layout.log("a", 0), (1_795_230_855, 1_795_230_855))
     assert [line.time for line in tail(layout, 1)[0]] == [1_795_230_855]
 
 
-def test_a_line_is_read_once_and_when_it_is_complete(layout: Layout) -> None:
+def test_read_since_returns_each_line_once_and_only_when_complete(layout: Layout) -> None:
     log = layout.log("a", 0)
     add(log, "before")
     with log.open("a") as file:
@@ -84,12 +84,12 @@ def test_a_line_is_read_once_and_when_it_is_complete(layout: Layout) -> None:
     assert [line.text for line in lines] == ["before"]
     add(log, "line", "and one")
     add(layout.log("b", 0), "of a new process")
-    lines, position = news(layout, position, 0)
+    lines, position = read_since(layout, position, 0)
     assert sorted(line.text for line in lines) == ["and one", "half a line", "of a new process"]
-    assert news(layout, position, 0)[0] == []
+    assert read_since(layout, position, 0)[0] == []
 
 
-def test_no_line_is_missed_or_read_twice_over_rotations(layout: Layout) -> None:
+def test_read_since_neither_misses_nor_repeats_lines_across_rotations(layout: Layout) -> None:
     log = layout.log("a", 0)
     add(log, "0")
     _, position = tail(layout, 10)
@@ -98,34 +98,34 @@ def test_no_line_is_missed_or_read_twice_over_rotations(layout: Layout) -> None:
     add(log, "2")
     rotate(log)
     add(log, "three")
-    lines, position = news(layout, position, 0)
+    lines, position = read_since(layout, position, 0)
     assert [line.text for line in lines] == ["1", "2", "three"]
-    log.write_text("")  # by somebody's hand
+    log.write_text("")  # truncated by an operator
     add(log, "4")
-    assert [line.text for line in news(layout, position, 0)[0]] == ["4"]
+    assert [line.text for line in read_since(layout, position, 0)[0]] == ["4"]
 
 
-def test_a_first_line_is_waited_for(layout: Layout) -> None:
+def test_read_since_waits_for_a_first_line(layout: Layout) -> None:
     _, position = tail(layout, 10)
     timer = threading.Timer(0.3, add, (layout.log("a", 0), "came"))
     timer.start()
-    lines, _ = news(layout, position, 20)
+    lines, _ = read_since(layout, position, 20)
     timer.join()
     assert [line.text for line in lines] == ["came"]
 
 
-def test_a_line_does_nothing_to_a_terminal(layout: Layout) -> None:
+def test_control_characters_are_escaped(layout: Layout) -> None:
     layout.log("a", 0).write_bytes(b"\x1b[2Jgone\ttab \xc2\x9b \xff \xe2\x80\xae\r\n")
     assert [line.text for line in tail(layout, 1)[0]] == ["\\x1b[2Jgone\ttab \\x9b \ufffd \\u202e"]
 
 
-def test_lines_without_end_and_without_number_have_bounds(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "LOG_SIZE", 4 * logs.BLOCK)
+def test_length_and_number_of_lines_are_bounded(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "MAX_READ_SIZE", 4 * logs.BLOCK_SIZE)
     layout.log("a", 0).write_bytes(b"x" * 500_000 + b"\n" + b"y" * 500_000 + b"\n")
-    assert [line.text for line in tail(layout, 1)[0]] == [f"{'y' * logs.LINE_SIZE}..."]
+    assert [line.text for line in tail(layout, 1)[0]] == [f"{'y' * logs.MAX_LINE_SIZE}..."]
     layout.log("a", 1).write_bytes(b"\n" * 200_000)
     assert len(tail(layout, 100_000)[0]) == logs.MAX_LINES + 1
-    assert len(news(layout, {}, 0)[0]) == logs.MAX_LINES + 1
+    assert len(read_since(layout, {}, 0)[0]) == logs.MAX_LINES + 1
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_lines_without_end_and_without_number_have_bounds(layout: Layout, monkey
         ("", None),
     ],
 )
-def test_the_time_of_a_line(text: str, seconds: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_line_time(text: str, seconds: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     assert line_time(text) == seconds

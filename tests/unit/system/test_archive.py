@@ -219,7 +219,7 @@ def test_what_is_fetched_hashes_to_what_is_wanted(tmp_path: Path, server: str) -
     with pytest.raises(BuildError) as caught:
         fetch(f"{server}/shop.tar", tmp_path / "got", f"sha256:{'0' * 64}", KEY)
     assert f"{KEY}.checksum: http://***@127.0.0.1" in str(caught.value)
-    assert f"hashes to sha256:{right}; sha256:{'0' * 64} is wanted" in str(caught.value)
+    assert f"hashes to sha256:{right}; expected sha256:{'0' * 64}" in str(caught.value)
 
 
 def test_what_cannot_be_fetched_is_named_without_its_password(tmp_path: Path, server: str) -> None:

@@ -210,7 +210,7 @@ def test_all_mistakes_of_the_files_come_at_once() -> None:
     with pytest.raises(FileSetError) as caught:
         parse_files({"../a": {"content": "x"}, "b": {"contnt": "x"}, "c": {"content": "x", "mode": 420}})
     message = str(caught.value)
-    for part in ("files.../a: a path", "files.b.contnt: no such key; did you mean content?", "files.c.mode: must be str"):
+    for part in ("files.../a: a path", "files.b.contnt: unknown key; did you mean content?", "files.c.mode: must be str"):
         assert part in message
 
 

@@ -15,7 +15,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.module_utils.status.apps import CertificateState, certificates
+from ansible_collections.funnel.tornado.plugins.module_utils.status.apps import CertificateStatus, certificate_statuses
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import File
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certbot import Account, hook_path
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import installed_names, parse_requests
@@ -277,21 +277,22 @@ def test_hook_is_removed_with_the_last_certificate(tmp_path: Path) -> None:
 
 
 def test_missing_outdated_and_expiring_certificates_are_problems(tmp_path: Path) -> None:
-    def state(provider: str, *domains: str, read_at: float = time.time() + 60) -> CertificateState:
-        return next(certificates(parse_requests({"shop": entry(provider, *domains)}), "app", {"nginx": read_at}, tmp_path))
+    def state(provider: str, *domains: str, read_at: float = time.time() + 60) -> CertificateStatus:
+        requests = parse_requests({"shop": entry(provider, *domains)})
+        return next(certificate_statuses(requests, "app", {"nginx": read_at}, tmp_path))
 
-    assert state("self_signed").problem == "shop: its certificate is missing, or its key; site.yml makes one"
+    assert state("self_signed").problem == "shop: the certificate or its key is missing; run site.yml to create them"
     write_files(make_store(tmp_path, shop=entry("self_signed"))._desired_files("shop"))
     assert state("self_signed").problem == ""
     assert state("self_signed", "shop.test", "www.shop.test").problem == (
-        "shop: its certificate is not for www.shop.test; site.yml says why there is no other"
+        "shop: the certificate does not cover www.shop.test; run site.yml to issue one or to see why that fails"
     )
-    assert state("self_signed", read_at=time.time() - 60).problem.startswith("shop: nginx still serves the certificate of before")
-    assert state("acme").problem == "shop: its certificate is a temporary one; site.yml says why none was issued"
+    assert state("self_signed", read_at=time.time() - 60).problem.startswith("shop: nginx still serves the previous certificate")
+    assert state("acme").problem == "shop: the certificate is temporary; run site.yml to issue one or to see why that fails"
     create_issued(tmp_path, "shop", "shop.test", days=(-80, 10))
     write_files(make_store(tmp_path, shop=entry("acme"))._desired_files("shop"))
     assert state("acme").kind == "acme"
-    assert "in 9 days; it should have been renewed" in state("acme").problem
+    assert "in 9 days; its renewal is overdue" in state("acme").problem
 
 
 @pytest.mark.parametrize(
