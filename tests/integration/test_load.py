@@ -34,7 +34,7 @@ class Short(RequestHandler):
 
 
 class Notes(RequestHandler):
-    """Stores each note as many times as ``copies`` renumbers for its number."""
+    """Stores each note as many times as ``copies`` returns for its number."""
 
     notes: ClassVar[list[str]] = []
     numbers: ClassVar[Iterator[int]] = itertools.count(1)
@@ -82,7 +82,7 @@ def serving(application: Application, tls: ssl.SSLContext | None = None) -> Iter
 
 @pytest.fixture
 def run_load() -> Iterator[Callable[..., Result]]:
-    """Return a function that lets the clients talk to a server for a moment, and renumbers what they run_load."""
+    """Return a function that runs the load generator against a server for a second, and returns the result."""
     with ExitStack() as servers:
 
         def run_load(application: Application, tls: ssl.SSLContext | None = None, **shape: Any) -> Result:
