@@ -60,7 +60,7 @@ def sleep() -> dict[str, Any]:
 @api.get("/fail")
 def fail() -> dict[str, Any]:
     """Raise an exception, to demonstrate its log lines."""
-    raise RuntimeError("asked to fail")
+    raise RuntimeError("intentional failure")
 
 
 def error(exception: HTTPException) -> tuple[dict[str, Any], int]:

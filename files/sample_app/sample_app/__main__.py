@@ -1,4 +1,4 @@
-"""Serve the application by itself: ``python -m sample_app --port=8888 --debug``."""
+"""Standalone server for development: ``python -m sample_app --port=8888 --debug``."""
 
 from __future__ import annotations
 
