@@ -243,8 +243,9 @@ def find_revision(module: AnsibleModule, layout: Layout, app: App) -> str | None
 
 
 def difference(layout: Layout, after: str) -> dict[str, str]:
-    served = layout.live_release()
-    before = f"{read_manifest(layout, served).summary}\n" if served and layout.is_built(served) else "nothing\n"
+    """Return the diff from the live release."""
+    live = layout.live_release()
+    before = f"{read_manifest(layout, live).summary}\n" if live and layout.is_built(live) else "nothing\n"
     return {"before": before, "after": after, "before_header": f"release of {layout.app}"}
 
 

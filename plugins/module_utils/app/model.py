@@ -52,7 +52,7 @@ class Source:
     ] = None
     package: Annotated[
         str | None,
-        Doc("Python package, optionally with extras, that is installed into the environment and contains all code of the app."),
+        Doc("Python package, optionally with extras, that contains all code of the app."),
         Pattern(r"[A-Za-z0-9][\w.-]*(\[[\w.,-]+\])?", 'the name of a package, such as "shop" or "shop[redis]"'),
     ] = None
     push: Annotated[
@@ -76,12 +76,15 @@ class Source:
     ] = None
     version: Annotated[
         str | None,
-        Doc("Branch, tag or commit of C(git), its default branch if unset; or the version of C(package), which requires one."),
+        Doc(
+            "Branch, tag or commit of C(git), or version of C(package). The default branch of C(git) if unset; C(package) "
+            "requires it."
+        ),
         Pattern(r"(?!-)[^\s~^:?*\[\\]+", "the name of a branch or tag, a commit, or a version"),
     ] = None
     checksum: Annotated[
         str | None,
-        Doc("SHA-256 checksum of C(archive), such as C(sha256:9f86d0...). Required for a URL."),
+        Doc("Checksum of C(archive): C(sha256:) and 64 hexadecimal digits. Required for a URL."),
         Pattern(r"sha256:[0-9a-f]{64}", '"sha256:" and 64 hexadecimal digits'),
     ] = None
     deploy_key: Annotated[str | None, Doc("Private SSH key with read access to C(git); never shown or logged."), Hidden] = None
@@ -107,7 +110,7 @@ class Python:
 
     version: Annotated[
         str,
-        Doc("C(system) for the Python of the distribution, which gets its security updates, or a version that uv installs."),
+        Doc("C(system), the Python of the distribution, or a version that uv installs. C(system) gets security updates."),
         Pattern(r"system|3\.\d{1,2}(\.\d{1,2})?", '"system" or a version, such as "3.13"'),
     ] = "system"
 
@@ -120,12 +123,12 @@ class Run:
 
     app: Annotated[
         str | None,
-        Doc("Tornado Application, or a sync or async function that returns one, which the collection's runner serves."),
+        Doc("Tornado Application, or a sync or async function that returns one; the collection's runner serves it."),
         Pattern(ATTRIBUTE, 'module:attribute, such as "shop.web:make_app"'),
     ] = None
     wsgi: Annotated[
         str | None,
-        Doc("WSGI application, such as one of Flask or Django, which the collection's runner serves with threads."),
+        Doc("WSGI application, such as one of Flask or Django; the collection's runner serves it with threads."),
         Pattern(ATTRIBUTE, 'module:attribute, such as "shop.wsgi:application"'),
     ] = None
     threads: Annotated[
@@ -226,8 +229,8 @@ class Tls:
     provider: Annotated[
         Literal["off", "self_signed", "files", "acme"],
         Doc(
-            "Origin of the certificate. C(off): no HTTPS. C(self_signed): generated on the host. C(files): C(certificate) and "
-            "C(key). C(acme): issued by an ACME server such as Let's Encrypt."
+            "C(off) disables HTTPS, C(self_signed) generates a certificate on the host, C(files) uses C(certificate) and C(key), "
+            "C(acme) gets one from an ACME server such as Let's Encrypt."
         ),
     ] = "off"
     certificate: Annotated[

@@ -73,7 +73,10 @@ def load(entries: object, *, complete: bool = True) -> dict[str, App]:
     apps: dict[str, App] = {}
     for name, entry in entries.items():
         path = f"{VARIABLE}.{name}"
-        problems.extend(_name_problems(str(name), path))
+        if problem := name_problem(name, path):
+            problems.append(problem)
+        elif name in RESERVED_NAMES:
+            problems.append(f"{path}: the name {name} is reserved for a service of this collection; choose another")
         try:
             app = dataclasses.replace(parse(App, entry, path), name=str(name))
         except InvalidDataError as error:
@@ -95,13 +98,6 @@ def name_problem(name: object, path: str = "") -> str:
     if APP_NAME.fullmatch(str(name)):
         return ""
     return f"{path or name}: an app name must be a lowercase letter followed by up to 30 of a-z 0-9 _ -"
-
-
-def _name_problems(name: str, path: str) -> Iterator[str]:
-    if problem := name_problem(name, path):
-        yield problem
-    elif name in RESERVED_NAMES:
-        yield f"{path}: the name {name} is reserved for a service of this collection; choose another"
 
 
 def _app_problems(app: App, path: str) -> Iterator[str]:

@@ -12,7 +12,6 @@ import platform
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -139,8 +138,8 @@ def build_release(
         _require_tornado(app, environment)
         (work / "shared").symlink_to("../../shared")
         (work / "venv").symlink_to(os.path.relpath(environment.path, layout.release(planned.id)))
-        _write(layout, work, _add_procfile_commands(layout, app, planned, source), app, programs, builder)
-        _run_hook(layout, app, planned, work)
+        _write_files(layout, work, _add_procfile_commands(layout, app, planned, source), app, programs, builder)
+        _run_build_hook(layout, app, planned, work)
         if not source.is_symlink():
             _compile(layout, source)
             Builder(layout).take_ownership(
@@ -219,14 +218,10 @@ def _add_procfile_commands(layout: Layout, app: App, planned: ReleaseManifest, s
     return replace(planned, argv=commands.argv, workers=commands.workers)
 
 
-def _run_hook(layout: Layout, app: App, planned: ReleaseManifest, work: Path) -> None:
+def _run_build_hook(layout: Layout, app: App, planned: ReleaseManifest, work: Path) -> None:
     if app.hooks.build is None:
         return
-    variables = {
-        "TORNADO_APP": app.name,
-        "TORNADO_RELEASE": planned.id,
-        "TORNADO_PROCESSES": str(planned.processes),
-    }
+    variables = {"TORNADO_APP": app.name, "TORNADO_RELEASE": planned.id, "TORNADO_PROCESSES": str(planned.processes)}
     Builder(layout).run(
         planned.hooks["build"],
         f"{VARIABLE}.{app.name}.hooks.build: {app.hooks.build} failed; release {planned.id} is not built",
@@ -263,7 +258,7 @@ def _publish_static(app: App, work: Path, environment: Environment) -> None:
         raise BuildError(f"{key}: {app.static.path} points outside the source, to {files.resolve()}")
     versions = work / "versions"
     versions.mkdir(mode=0o755)
-    for path in _plain_files(files):
+    for path in sorted(tree.files(files)):
         target = work / "public" / app.static.url.strip("/") / path.relative_to(files)
         target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         os.link(path, target)
@@ -285,12 +280,8 @@ def _publish_version(path: Path, versions: Path) -> None:
             os.link(source, target)
 
 
-def _plain_files(directory: Path) -> Iterator[Path]:
-    return iter(sorted(tree.files(directory)))
-
-
-def _write(layout: Layout, work: Path, manifest: ReleaseManifest, app: App, programs: Programs, builder: str) -> None:
-    """Write the release's own files; ``release.json`` and the secrets are for the app's user alone."""
+def _write_files(layout: Layout, work: Path, manifest: ReleaseManifest, app: App, programs: Programs, builder: str) -> None:
+    """Write the launcher, the runner, and the manifest and secrets, which only the app's user can read."""
     built = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     private = {
         "release.json": replace(manifest, built=built, by=builder).to_json(),
@@ -311,7 +302,7 @@ def _write(layout: Layout, work: Path, manifest: ReleaseManifest, app: App, prog
 def _failure_message(layout: Layout, release: str, error: Exception) -> str:
     """Return the error message of a failed build; a full file system is reported first, whichever step ran into it."""
     message = str(error)
-    cannot = f"{VARIABLE}.{layout.app}: release {release} cannot be built"
+    failure = f"{VARIABLE}.{layout.app}: release {release} cannot be built"
     full = [line for line in message.splitlines() if os.strerror(errno.ENOSPC) in line]
     if full:
         written = [path for path in (layout.releases, layout.environments, layout.cache) if path.exists()]
@@ -319,5 +310,5 @@ def _failure_message(layout: Layout, release: str, error: Exception) -> str:
         mount = next(path for path in (fullest, *fullest.parents) if path.is_mount())
         space = os.statvfs(mount)
         free = f"{space.f_bavail * space.f_frsize >> 20} MiB and {space.f_favail} inodes"
-        return f"{cannot}: the file system at {mount} is full, {free} are free: {full[0]}"
-    return message if isinstance(error, BuildError) else f"{cannot}: {message}"
+        return f"{failure}: the file system at {mount} is full, {free} are free: {full[0]}"
+    return message if isinstance(error, BuildError) else f"{failure}: {message}"
