@@ -1,6 +1,6 @@
 # Copyright: The funnel.tornado developers
 # MIT License (see LICENSE)
-"""The filter funnel.tornado.app_backends."""
+"""Filter funnel.tornado.app_backends: load balancer backends of apps."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import 
 
 DOCUMENTATION = r"""
 name: app_backends
-short_description: Backends of apps, as the haproxy role takes them
+short_description: Derive HAProxy backends from apps
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 description:
-  - Derives the C(haproxy_backends) of the haproxy role from C(tornado_apps), one for each app without C(prefix), by its name.
-  - Each has all hosts as its servers, and asks their nginx whether the app is healthy.
+  - Derives C(haproxy_backends) of the haproxy role from C(tornado_apps), one backend for each app without C(prefix).
+  - The servers of a backend are all app hosts; the health check queries the app through their nginx.
 positional: _input, addresses, tls_at
 options:
   _input:
-    description: The value of C(tornado_apps).
+    description: Value of C(tornado_apps).
     type: dict
     required: true
   addresses:
-    description: IP addresses of the app hosts, by host, as P(funnel.tornado.fleet_addresses#filter) gives them.
+    description: IP addresses of the app hosts by host, as P(funnel.tornado.fleet_addresses#filter) returns them.
     type: dict
     required: true
   tls_at:
-    description: Where TLS ends. At V(app_hosts), their nginx has to expect the PROXY protocol.
+    description: Where TLS is terminated. With V(app_hosts), nginx there must accept the PROXY protocol.
     type: str
     choices: [balancers, app_hosts]
     default: balancers
@@ -46,13 +46,13 @@ haproxy_backends: "{{ tornado_apps | funnel.tornado.app_backends(groups.app_host
 
 RETURN = r"""
 _value:
-  description: The value for C(haproxy_backends).
+  description: Value for C(haproxy_backends).
   type: dict
 """
 
 
 def app_backends(apps: object, addresses: Mapping[str, str], tls_at: str = "balancers") -> dict[str, dict[str, Any]]:
-    """Return the backends of ``apps``, or fail with every mistake in them."""
+    """Return the backends of ``apps``, or fail with every problem in them."""
     try:
         loaded = load(apps)
     except InvalidDataError as error:
@@ -65,7 +65,7 @@ def app_backends(apps: object, addresses: Mapping[str, str], tls_at: str = "bala
 
 
 def backend(app: App, parts: Iterable[App], addresses: Mapping[str, str], tls_at: str) -> dict[str, Any]:
-    """Return the backend of a site. ``parts`` are the apps that it is made of, ``app`` among them."""
+    """Return the backend of a site; ``parts`` are all apps of the site, including ``app``, which owns it."""
     limit = {} if app.balance.connections is None else {"max_connections": app.balance.connections}
     tls = app.tls.provider != "off"
     found = {
@@ -95,8 +95,8 @@ def _bracketed(address: str) -> str:
 
 
 class FilterModule:
-    """Tells Ansible of the filter."""
+    """Registers the filter with Ansible."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters of this file by name."""
+        """Return the filters by name."""
         return {"app_backends": app_backends}

@@ -1,6 +1,6 @@
 # Copyright: The funnel.tornado developers
 # MIT License (see LICENSE)
-"""The filter funnel.tornado.app_sites."""
+"""Filter funnel.tornado.app_sites: nginx sites of apps."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate imp
 
 DOCUMENTATION = r"""
 name: app_sites
-short_description: Sites of apps, as the nginx role takes them
+short_description: Derive nginx sites from apps
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 description:
-  - Derives the C(nginx_sites) of the nginx role from C(tornado_apps).
+  - Derives C(nginx_sites) of the nginx role from C(tornado_apps). Apps with a C(prefix) become mounts of the site they belong to.
 positional: _input
 options:
   _input:
-    description: The value of C(tornado_apps).
+    description: Value of C(tornado_apps).
     type: dict
     required: true
   tls:
-    description: Whether TLS of the apps ends here; if not, a balancer in front ends it, and the sites are plain HTTP.
+    description: Whether nginx terminates TLS; if not, a load balancer does, and the sites are plain HTTP.
     type: bool
     default: true
 """
@@ -42,13 +42,13 @@ nginx_sites: "{{ tornado_apps | funnel.tornado.app_sites }}"
 
 RETURN = r"""
 _value:
-  description: The value for C(nginx_sites).
+  description: Value for C(nginx_sites).
   type: dict
 """
 
 
 def app_sites(apps: object, *, tls: bool = True) -> dict[str, dict[str, Any]]:
-    """Return the sites of ``apps``, or fail with every mistake in them."""
+    """Return the sites of ``apps``, or fail with every problem in them."""
     try:
         loaded = load(apps)
     except InvalidDataError as error:
@@ -62,33 +62,34 @@ def app_sites(apps: object, *, tls: bool = True) -> dict[str, dict[str, Any]]:
 
 
 def site(app: App, mounted: Iterable[App], *, tls: bool) -> dict[str, Any]:
-    """Return the site of an app, with the apps ``mounted`` in it, and whether it has ``tls`` of its own."""
+    """Return the site of an app with the apps ``mounted`` in it; ``tls``: whether nginx terminates TLS."""
     maintenance = {**to_entry(app)["maintenance"], "file": str(Layout(app.name).maintenance)}
     mounts = {
-        str(other.prefix): part(other, Mount) | {"maintenance_file": str(Layout(other.name).maintenance)} for other in mounted
+        str(other.prefix): options_of(other, Mount) | {"maintenance_file": str(Layout(other.name).maintenance)}
+        for other in mounted
     }
     own = {"tls": site_tls(app) if tls else None, "health": app.health.path, "maintenance": maintenance, "mounts": mounts}
-    return part(app, SiteOptions) | own
+    return options_of(app, SiteOptions) | own
 
 
-def part(app: App, options: type) -> dict[str, Any]:
-    """Return the ``options`` that an app's entry has, and its place on the host.
+def options_of(app: App, options: type) -> dict[str, Any]:
+    """Return the ``options`` that an app sets, with its upstream and static files.
 
-    All that this names of a release leads through the link that a switch renames.
+    Their paths go through the link that a switch renames.
     """
     layout, entry = Layout(app.name), to_entry(app)
-    # What is run where it lies has no files for nginx: the app sends its own.
-    served = app.static if app.source.directory is None else None
+    # An app that runs in its source directory serves its static files itself.
+    static = app.static if app.source.directory is None else None
     return {
         **{option.name: entry[option.name] for option in dataclasses.fields(options) if option.name in entry},
         "upstream": {"include": str(layout.live_upstream)},
-        "static": [{"url": served.url, "live": str(layout.live)}] if served else [],
+        "static": [{"url": static.url, "live": str(layout.live)}] if static else [],
         "origin": f"{VARIABLE}.{app.name}",
     }
 
 
 def site_tls(app: App) -> dict[str, Any] | None:
-    """Return what HTTPS takes, if the app has it; the role certificates has put the files there."""
+    """Return the TLS options of an app, None without HTTPS; the role certificates installs the files."""
     if app.tls.provider == "off":
         return None
     return {
@@ -101,8 +102,8 @@ def site_tls(app: App) -> dict[str, Any] | None:
 
 
 class FilterModule:
-    """Tells Ansible of the filter."""
+    """Registers the filter with Ansible."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters of this file by name."""
+        """Return the filters by name."""
         return {"app_sites": app_sites}

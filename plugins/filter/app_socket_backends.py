@@ -1,6 +1,6 @@
 # Copyright: The funnel.tornado developers
 # MIT License (see LICENSE)
-"""The filter funnel.tornado.app_socket_backends."""
+"""Filter funnel.tornado.app_socket_backends: backends of apps for HAProxy as the reverse proxy of an app host."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import 
 
 DOCUMENTATION = r"""
 name: app_socket_backends
-short_description: Backends of apps of the host itself, as the haproxy role takes them
+short_description: Derive HAProxy backends of an app host from its apps
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 description:
-  - Derives the C(haproxy_backends) of the haproxy role from C(tornado_apps), for HAProxy in the place of nginx on an app host.
-    Each app is a backend, and each of its processes a server, by its socket.
-  - What only nginx can do for an app is refused, all of it at once.
+  - Derives C(haproxy_backends) of the haproxy role from C(tornado_apps), for HAProxy as the reverse proxy of an app host.
+    Each app is a backend; its servers are the sockets of its processes.
+  - Fails with all options of the apps that require nginx.
 positional: _input, cpus
 options:
   _input:
-    description: The value of C(tornado_apps).
+    description: Value of C(tornado_apps).
     type: dict
     required: true
   cpus:
-    description: CPUs of the host, as M(funnel.tornado.preflight) returns them.
+    description: Number of CPUs of the host, as M(funnel.tornado.preflight) returns it.
     type: int
     required: true
 """
@@ -42,16 +42,16 @@ haproxy_backends: "{{ tornado_apps | funnel.tornado.app_socket_backends(app_host
 
 RETURN = r"""
 _value:
-  description: The value for C(haproxy_backends).
+  description: Value for C(haproxy_backends).
   type: dict
 """
 
-#: Keys that say what nginx does for an app.
-OF_NGINX = ("allow", "basic_auth", "deny", "extra", "limits", "maintenance", "paths", "port", "prefix", "soak", "static")
+#: Keys of an app that require nginx.
+NGINX_KEYS = ("allow", "basic_auth", "deny", "extra", "limits", "maintenance", "paths", "port", "prefix", "soak", "static")
 
 
 def app_socket_backends(apps: object, cpus: int) -> dict[str, dict[str, Any]]:
-    """Return the backends of ``apps``, or fail with every mistake in them."""
+    """Return the backends of ``apps``, or fail with every problem in them."""
     try:
         loaded = load(apps)
     except InvalidDataError as error:
@@ -62,7 +62,7 @@ def app_socket_backends(apps: object, cpus: int) -> dict[str, dict[str, Any]]:
 
 
 def backend(app: App, cpus: int) -> dict[str, Any]:
-    """Return the backend of an app. Its servers lead through the link that a switch renames."""
+    """Return the backend of an app; its sockets are addressed through the link that a switch renames."""
     tls = app.tls.provider != "off"
     return {
         "servers": {str(process): f"unix@{_socket(app, process)}" for process in range(app.process_count(cpus))},
@@ -84,19 +84,19 @@ def _socket(app: App, process: int) -> str:
 
 def _problems(app: App) -> Iterator[str]:
     blank = App(source=app.source, run=app.run)
-    for key in OF_NGINX:
+    for key in NGINX_KEYS:
         if getattr(app, key) != getattr(blank, key):
-            yield f"{VARIABLE}.{app.name}.{key}: is for nginx, and HAProxy is in its place (app_proxy); leave it out"
+            yield f"{VARIABLE}.{app.name}.{key}: requires nginx, but app_proxy selects HAProxy; remove it"
     if app.tls.provider == "acme":
         yield (
-            f"{VARIABLE}.{app.name}.tls.provider: acme is for nginx, which answers the questions of certificate authorities, and "
-            "HAProxy is in its place (app_proxy); use files or self_signed"
+            f"{VARIABLE}.{app.name}.tls.provider: acme requires nginx, which answers the challenges of certificate "
+            "authorities, but app_proxy selects HAProxy; use files or self_signed"
         )
 
 
 class FilterModule:
-    """Tells Ansible of the filter."""
+    """Registers the filter with Ansible."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters of this file by name."""
+        """Return the filters by name."""
         return {"app_socket_backends": app_socket_backends}

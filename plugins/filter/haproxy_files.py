@@ -1,6 +1,6 @@
 # Copyright: The funnel.tornado developers
 # MIT License (see LICENSE)
-"""The filter funnel.tornado.haproxy_files."""
+"""Filter funnel.tornado.haproxy_files: configuration files of the HAProxy load balancer."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ansible_collections.funnel.tornado.plugins.plugin_utils import haproxy_rend
 
 DOCUMENTATION = r"""
 name: haproxy_files
-short_description: Files of HAProxy's backends
+short_description: Render the HAProxy configuration
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 description:
-  - Checks the backends of the haproxy role and turns them into the files that M(funnel.tornado.file_set) applies.
-  - All mistakes are reported at once.
+  - Validates the backends of the haproxy role and returns the files for M(funnel.tornado.file_set).
+  - Fails with all problems at once.
 positional: _input
 options:
   _input:
-    description: The backends, a dictionary by name, as C(haproxy_backends) of the role.
+    description: Backends by name, as C(haproxy_backends) of the role.
     type: dict
     required: true
   listen:
@@ -37,7 +37,7 @@ options:
     elements: str
     default: []
   certificates:
-    description: PEM files on the host, as C(haproxy_certificates) of the role.
+    description: PEM files of certificates on the host, as C(haproxy_certificates) of the role.
     type: list
     elements: str
     default: []
@@ -49,7 +49,7 @@ files: "{{ haproxy_backends | funnel.tornado.haproxy_files(listen=['80']) }}"
 
 RETURN = r"""
 _value:
-  description: The value for C(files) of M(funnel.tornado.file_set).
+  description: Value for C(files) of M(funnel.tornado.file_set).
   type: dict
 """
 
@@ -57,7 +57,7 @@ _value:
 def haproxy_files(
     backends: Mapping[str, object], *, listen: Sequence[str], listen_tls: Sequence[str] = (), certificates: Sequence[str] = ()
 ) -> dict[str, dict[str, Any]]:
-    """Return the files of backends, or fail with every mistake in them."""
+    """Return the files of backends, or fail with every problem in them."""
     try:
         return haproxy_rendering.haproxy_files(backends, haproxy_rendering.Frontend(listen, listen_tls, certificates))
     except InvalidDataError as error:
@@ -65,8 +65,8 @@ def haproxy_files(
 
 
 class FilterModule:
-    """Tells Ansible of the filter."""
+    """Registers the filter with Ansible."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters of this file by name."""
+        """Return the filters by name."""
         return {"haproxy_files": haproxy_files}

@@ -1,6 +1,6 @@
 # Copyright: The funnel.tornado developers
 # MIT License (see LICENSE)
-"""The filter funnel.tornado.nginx_files."""
+"""Filter funnel.tornado.nginx_files: nginx configuration files of sites and upstreams."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import 
 
 DOCUMENTATION = r"""
 name: nginx_files
-short_description: Files of a set of nginx sites
+short_description: Render a set of nginx sites
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 description:
-  - Checks the sites and upstreams of the nginx role and turns them into the files that M(funnel.tornado.file_set) applies.
-  - All mistakes are reported at once.
+  - Validates the sites and upstreams of the nginx role and returns the files for M(funnel.tornado.file_set).
+  - Fails with all problems at once.
 positional: _input
 options:
   _input:
-    description: The sites, a dictionary by name, as C(nginx_sites) of the role.
+    description: Sites by name, as C(nginx_sites) of the role.
     type: dict
     required: true
   upstreams:
-    description: The upstreams, a dictionary by name, as C(nginx_upstreams) of the role.
+    description: Upstreams by name, as C(nginx_upstreams) of the role.
     type: dict
     required: true
   name:
-    description: Name of the set; the files are named after it.
+    description: Name of the set, the prefix of its file names.
     type: str
     required: true
   listen:
-    description: Addresses that nginx.conf listens on, as C(nginx_listen) of the role.
+    description: Addresses that nginx listens on, as C(nginx_listen) of the role.
     type: list
     elements: str
     required: true
   listen_tls:
-    description: Addresses that nginx.conf listens on for TLS, as C(nginx_listen_tls) of the role.
+    description: Addresses that nginx listens on for TLS, as C(nginx_listen_tls) of the role.
     type: list
     elements: str
     default: []
   trusted_proxies:
-    description: Addresses and networks of proxies, as C(nginx_trusted_proxies) of the role.
+    description: Addresses and networks of trusted proxies, as C(nginx_trusted_proxies) of the role.
     type: list
     elements: str
     default: []
   proxy_protocol:
-    description: Whether connections begin with the PROXY protocol, as C(nginx_proxy_protocol) of the role.
+    description: Whether clients connect by the PROXY protocol, as C(nginx_proxy_protocol) of the role.
     type: bool
     default: false
 """
@@ -62,7 +62,7 @@ files: "{{ nginx_sites | funnel.tornado.nginx_files(upstreams=nginx_upstreams, n
 
 RETURN = r"""
 _value:
-  description: The value for C(files) of M(funnel.tornado.file_set).
+  description: Value for C(files) of M(funnel.tornado.file_set).
   type: dict
 """
 
@@ -77,7 +77,7 @@ def nginx_files(
     trusted_proxies: Sequence[str] = (),
     proxy_protocol: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Return the files of a set of sites, or fail with every mistake in them."""
+    """Return the files of a set of sites, or fail with every problem in them."""
     options = NginxOptions(listen, listen_tls, trusted_proxies, proxy_protocol)
     try:
         return site_files(sites, upstreams, name=name, options=options)
@@ -86,8 +86,8 @@ def nginx_files(
 
 
 class FilterModule:
-    """Tells Ansible of the filter."""
+    """Registers the filter with Ansible."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters of this file by name."""
+        """Return the filters by name."""
         return {"nginx_files": nginx_files}

@@ -1,4 +1,4 @@
-"""Debian's HAProxy on this machine, with the role's own configuration, for as long as a test needs it."""
+"""Runs Debian's HAProxy locally with the configuration of the role, for the duration of a test."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROLES = Path(__file__).parents[2] / "roles"
 
 
 def render(template: str, variables: dict[str, Any]) -> str:
-    """Return what a template of the role makes, as the action plugin of file_set does it."""
+    """Render a template of the role, as the action plugin of file_set does."""
     templar = Templar(loader=DataLoader(), variables={"ansible_managed": "Ansible managed", **variables})
     text = (ROLES / "haproxy/templates" / template).read_text()
     return str(templar.template(trust_as_template(text), overrides={"trim_blocks": True, "lstrip_blocks": True}))
@@ -37,7 +37,7 @@ def render(template: str, variables: dict[str, Any]) -> str:
 def configuration(
     backends: dict[str, Any], frontend: Frontend, *, openssl: str = "3.0.17", connections: int = 500, extra: str = ""
 ) -> str:
-    """Return the role's haproxy.cfg."""
+    """Return the rendered haproxy.cfg of the role."""
     shared = {name: yaml.safe_load((ROLES / f"nginx/vars/main/{name}.yml").read_text()) for name in ("mozilla", "paths")}
     return render(
         "haproxy.cfg.j2",
@@ -53,16 +53,16 @@ def configuration(
     )
 
 
-class Balancer:
-    """A HAProxy with its master, as Debian's unit runs it, but for paths and the user."""
+class HaproxyProcess:
+    """HAProxy with its master process, as in Debian's unit except for paths and the user."""
 
     def __init__(self, directory: Path, backends: dict[str, Any], certificates: tuple[str, ...] = ()) -> None:
-        """Listen on free ports of 127.0.0.1."""
+        """Start HAProxy on free ports of 127.0.0.1."""
         self.directory, self.backends, self.certificates = directory, backends, certificates
         self.socket, self.master, self.state = directory / "admin.sock", directory / "master.sock", directory / "state"
         self.port, self.tls_port, self.monitor_port, self.metrics_port = (free_port() for _ in range(4))
         self.write()
-        program, environment = installed()
+        program, environment = haproxy_program()
         self.log = directory / "log"
         with self.log.open("ab") as log:
             command: list[str | Path] = [program, "-W", "-f", directory / "haproxy.cfg", "-S", self.master]
@@ -70,10 +70,10 @@ class Balancer:
         self.wait_for(lambda: query("show info", self.socket) and self.workers())
 
     def write(self) -> None:
-        """Write the files as the role does, with the paths of this test."""
+        """Write the files of the role, with the paths of this test."""
         frontend = Frontend([f"127.0.0.1:{self.port}"], [f"127.0.0.1:{self.tls_port}"], self.certificates)
         text = configuration(self.backends, frontend)
-        for found, instead in (
+        for pattern, replacement in (
             (r"(?m)^    (chroot|log) .*\n", ""),
             (r"(?m)^    user haproxy\n", ""),
             (r"(?m)^    group .*\n", ""),
@@ -82,8 +82,8 @@ class Balancer:
             ("127.0.0.1:8404", f"127.0.0.1:{self.monitor_port}"),
             ("127.0.0.1:8405", f"127.0.0.1:{self.metrics_port}"),
         ):
-            text, count = re.subn(found, instead, text)
-            assert count, f"{found} is not in the template any more"
+            text, count = re.subn(pattern, replacement, text)
+            assert count, f"the template no longer contains {pattern}"
         (self.directory / "haproxy.cfg").write_text(text)
         (self.directory / "certificates").mkdir(exist_ok=True)
         for path, entry in haproxy_files(self.backends, frontend).items():
@@ -91,7 +91,7 @@ class Balancer:
                 (self.directory / path).symlink_to(entry["link"])
 
     def reload(self) -> None:
-        """Do what the role's unit does at a reload, and wait for the new process."""
+        """Reload like the role's unit, and wait for the new worker."""
         (old,) = self.workers()
         script = render("haproxy-state.j2", {}).replace("/run/haproxy-funnel/admin.sock", str(self.socket))
         subprocess.run(["python3", "-c", script.replace("/run/haproxy-funnel/state", str(self.state))], check=True)
@@ -99,66 +99,66 @@ class Balancer:
         self.wait_for(lambda: self.workers() not in ([], [old]))
 
     def workers(self) -> list[int]:
-        """Return the process that takes new connections; none while there is no answer."""
+        """Return the worker that accepts new connections; none while HAProxy does not respond."""
         try:
-            shown = query("show proc", self.master)
+            processes = query("show proc", self.master)
         except HaproxyError:
             return []
-        return [int(pid) for pid in re.findall(r"(?m)^(\d+) +worker ", shown.partition("# old workers")[0])]
+        return [int(pid) for pid in re.findall(r"(?m)^(\d+) +worker ", processes.partition("# old workers")[0])]
 
     def old_workers(self) -> list[int]:
-        """Return the processes from before a reload."""
+        """Return the workers from before a reload."""
         return old_workers(self.master)
 
     def stop(self) -> None:
-        """Tell it to stop, as the role's unit does."""
+        """Start a graceful shutdown, as the role's unit does."""
         self.process.send_signal(signal.SIGUSR1)
 
     def kill(self) -> None:
-        """End it at once, with all that it has started."""
+        """Terminate HAProxy and its workers immediately."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(PATIENCE)
 
     def wait_for(self, condition: Callable[[], object]) -> None:
-        """Wait until a condition holds; one that cannot be looked at does not."""
+        """Wait until a condition is true; a HaproxyError counts as false."""
         end = time.monotonic() + PATIENCE
         while True:
             with contextlib.suppress(HaproxyError):
                 if condition():
                     return
             if time.monotonic() > end or self.process.poll() is not None:
-                raise AssertionError(f"it did not happen:\n{self.log.read_text()[-3000:]}")
+                raise AssertionError(f"timed out:\n{self.log.read_text()[-3000:]}")
             time.sleep(0.02)
 
 
 @contextlib.contextmanager
-def balancer(backends: dict[str, Any], certificates: tuple[str, ...] = ()) -> Iterator[Balancer]:
-    """Run a HAProxy with these backends."""
+def run_haproxy(backends: dict[str, Any], certificates: tuple[str, ...] = ()) -> Iterator[HaproxyProcess]:
+    """Run HAProxy with these backends."""
     with tempfile.TemporaryDirectory(prefix="haproxy-") as directory:
-        one = Balancer(Path(directory), backends, certificates)
+        haproxy = HaproxyProcess(Path(directory), backends, certificates)
         try:
-            yield one
+            yield haproxy
         finally:
-            one.kill()
+            haproxy.kill()
 
 
-def installed() -> tuple[Path, dict[str, str]]:
-    """Return Debian's HAProxy and its environment: the machine's own, or one that is only unpacked, as Debian starts it."""
+def haproxy_program() -> tuple[Path, dict[str, str]]:
+    """Return Debian's HAProxy and its environment: the installed one, or an unpacked package."""
     if found := shutil.which("haproxy"):
         return Path(found), dict(os.environ)
-    place = CACHE / "haproxy"
-    if not place.exists():
+    target = CACHE / "haproxy"
+    if not target.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as directory:
             Path(directory).chmod(0o755)
-            to = "download haproxy"
-            run([*as_root(to), "apt-get", "--quiet=2", "update"], to)
+            purpose = "download haproxy"
+            run([*as_root(purpose), "apt-get", "--quiet=2", "update"], purpose)
             Path(directory, "partial").mkdir()
             options = ["--quiet=2", "--yes", "--download-only", "--no-install-recommends", f"-oDir::Cache::archives={directory}"]
-            run([*as_root(to), "apt-get", *options, "install", "haproxy"], to)
+            run([*as_root(purpose), "apt-get", *options, "install", "haproxy"], purpose)
             packages = list(Path(directory).glob("*.deb"))
             for package in packages:
                 run(["dpkg-deb", "--extract", str(package), f"{directory}/root"], f"unpack {package.name}")
-            Path(directory, "root").rename(place)
-    (libraries,) = place.glob("usr/lib/*-linux-gnu")
-    return place / "usr/sbin/haproxy", {**os.environ, "LD_LIBRARY_PATH": str(libraries)}
+            Path(directory, "root").rename(target)
+    (libraries,) = target.glob("usr/lib/*-linux-gnu")
+    return target / "usr/sbin/haproxy", {**os.environ, "LD_LIBRARY_PATH": str(libraries)}

@@ -653,7 +653,9 @@ def test_a_site_in_maintenance_says_so_to_all_but_who_works_on_it(
         assert re.search(r"changed=0.*\n.*changed=0", maintenance("shop", "on", directory, variables))
         assert "changed=0" in done(run_site(host.check_output("hostname"), directory, variables))
         assert shop.get("/whoami").status == 503
-        assert "shop is in maintenance since 20" in done(run_playbook("playbooks/status.yml", ALL, *extra(directory, variables)))
+        assert "shop is in maintenance mode since 20" in done(
+            run_playbook("playbooks/status.yml", ALL, *extra(directory, variables))
+        )
         assert Site(address(host), "sample.test").get("/whoami").status == 200
     finally:
         maintenance("shop", "off", directory, variables)

@@ -88,6 +88,6 @@ def test_what_haproxy_cannot_do_is_refused_before_anything_changes(site: Site, t
     )
     assert status != 0
     for key in ("static", "paths"):
-        assert f"tornado_apps.sample.{key}: is for nginx, and HAProxy is in its place" in " ".join(output.split())
+        assert f"tornado_apps.sample.{key}: requires nginx, but app_proxy selects HAProxy" in " ".join(output.split())
     assert "changed=0" in output
     assert site.get("/whoami").status == 200

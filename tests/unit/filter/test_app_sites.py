@@ -12,14 +12,14 @@ def site(**keys: Any) -> dict[str, Any]:
     return app_sites({"shop": {"source": {"path": "."}, "run": {"app": "web:app"}, **keys}})["shop"]
 
 
-def test_all_that_a_site_names_of_the_host_leads_through_the_link_that_a_switch_renames() -> None:
+def test_paths_of_a_site_use_the_live_link() -> None:
     found = site(static={"path": "www"})
     assert found["upstream"] == {"include": "/srv/shop/live/upstream.conf"}
     assert found["static"] == [{"url": "/static/", "live": "/srv/shop/live"}]
     assert found["maintenance"]["file"] == "/srv/shop/maintenance"
 
 
-def test_the_nginx_role_takes_the_site_of_any_app() -> None:
+def test_nginx_role_accepts_the_site_of_an_app() -> None:
     found = site(
         domains=["shop.test", "www.shop.test"],
         aliases=["shop.example"],
@@ -43,14 +43,14 @@ def test_the_nginx_role_takes_the_site_of_any_app() -> None:
     }
 
 
-def test_behind_a_balancer_that_ends_tls_a_site_is_plain_http() -> None:
+def test_site_is_plain_http_behind_a_load_balancer_that_terminates_tls() -> None:
     entry = {"source": {"path": "."}, "run": {"app": "web:app"}, "domains": ["shop.test"], "tls": {"provider": "self_signed"}}
     with_tls, without = (app_sites({"shop": entry}, tls=tls)["shop"] for tls in (True, False))
     assert with_tls["tls"]["redirect"]
     assert without == with_tls | {"tls": None}
 
 
-def test_an_app_with_a_prefix_is_a_part_of_the_other_ones_site() -> None:
+def test_app_with_prefix_is_a_mount_of_the_site() -> None:
     source = {"source": {"path": "."}, "run": {"app": "web:app"}}
     api = {
         "prefix": "/api/",
@@ -75,10 +75,10 @@ def test_an_app_with_a_prefix_is_a_part_of_the_other_ones_site() -> None:
     }
 
 
-def test_what_is_run_where_it_lies_sends_its_own_static_files() -> None:
+def test_app_run_in_place_serves_its_own_static_files() -> None:
     assert site(source={"directory": "/home/ann/shop"}, debug=True, static={"path": "www"})["static"] == []
 
 
-def test_an_app_has_every_key_of_a_site_that_is_about_no_place_on_the_host() -> None:
-    only = {"upstream", "tls", "static", "maintenance", "listen", "websocket", "origin", "mounts"}
-    assert site().keys() >= {option.name for option in dataclasses.fields(Site)} - only
+def test_app_site_sets_every_shared_option() -> None:
+    site_only = {"upstream", "tls", "static", "maintenance", "listen", "websocket", "origin", "mounts"}
+    assert site().keys() >= {option.name for option in dataclasses.fields(Site)} - site_only

@@ -37,7 +37,7 @@ def problems(backends: dict[str, Any], frontend: Frontend = PLAIN) -> list[str]:
     return caught.value.problems
 
 
-def test_what_a_client_says_of_itself_is_overwritten() -> None:
+def test_client_headers_are_overwritten() -> None:
     http = section(render({"shop": SHOP}), "frontend http")
     assert [line for line in http if "-header" in line and "http-request" in line] == [
         "http-request del-header '[^A-Za-z0-9-]' -m reg",
@@ -51,7 +51,7 @@ def test_what_a_client_says_of_itself_is_overwritten() -> None:
     ]
 
 
-def test_names_proper_come_before_masks_and_long_masks_before_short_ones() -> None:
+def test_exact_domains_precede_wildcards_and_long_wildcards_short_ones() -> None:
     backends = {
         "all": {"servers": {"web1": "192.0.2.11"}},
         "masks": {**SHOP, "domains": ["*.example.com", "*.b.example.com"]},
@@ -67,7 +67,7 @@ def test_names_proper_come_before_masks_and_long_masks_before_short_ones() -> No
     ]
 
 
-def test_names_of_nobody_are_answered_here() -> None:
+def test_unknown_names_get_404() -> None:
     lines = render({"shop": SHOP})
     assert "default_backend unknown.name" in lines
     assert section(lines, "backend unknown.name") == [
@@ -75,14 +75,14 @@ def test_names_of_nobody_are_answered_here() -> None:
     ]
 
 
-def test_a_server_alone_is_not_taken_out_for_a_restart() -> None:
-    two = section(render({"shop": SHOP}), "backend shop")
-    assert "server web1 192.0.2.11:80 check weight 100 observe layer4 error-limit 3 on-error mark-down" in two
-    one = section(render({"shop": {"servers": {"web1": "192.0.2.11:8080"}}}), "backend shop")
-    assert "server web1 192.0.2.11:8080 check weight 100" in one
+def test_single_server_has_no_passive_health_check() -> None:
+    several = section(render({"shop": SHOP}), "backend shop")
+    assert "server web1 192.0.2.11:80 check weight 100 observe layer4 error-limit 3 on-error mark-down" in several
+    single = section(render({"shop": {"servers": {"web1": "192.0.2.11:8080"}}}), "backend shop")
+    assert "server web1 192.0.2.11:8080 check weight 100" in single
 
 
-def test_servers_say_what_they_take() -> None:
+def test_server_options() -> None:
     server = {"address": "[2001:db8::1]", "weight": 50, "max_connections": 9, "backup": True}
     lines = section(render({"shop": {"servers": {"web1": server}, "proxy_protocol": True, "sticky": True}}), "backend shop")
     [cookie] = [line.split()[-1] for line in lines if line.startswith("server")]
@@ -90,7 +90,7 @@ def test_servers_say_what_they_take() -> None:
     assert "web1" not in cookie
 
 
-def test_servers_give_up_before_the_balancer_does() -> None:
+def test_servers_time_out_before_the_load_balancer() -> None:
     lines = section(render({"shop": {**SHOP, "read_timeout": 3600}}), "backend shop")
     assert {"timeout server 3605s", "timeout tunnel 3605s", "timeout queue 30s"} <= set(lines)
 
@@ -112,17 +112,17 @@ def test_https_has_certificates_redirects_and_headers() -> None:
     }
 
 
-@pytest.mark.parametrize(("openssl", "known"), [("3.0.17", False), ("3.5.1", True)])
-def test_only_groups_that_openssl_knows_are_named(openssl: str, *, known: bool) -> None:
+@pytest.mark.parametrize(("openssl", "supported"), [("3.0.17", False), ("3.5.1", True)])
+def test_only_curves_that_openssl_supports_are_configured(openssl: str, *, supported: bool) -> None:
     [curves] = [line for line in render({"shop": SHOP}, TLS, openssl) if line.startswith("ssl-default-bind-curves")]
-    assert ("?X25519MLKEM768" in curves) == known
+    assert ("?X25519MLKEM768" in curves) == supported
     assert curves.endswith("X25519:prime256v1:secp384r1")
 
 
-def test_systemd_listens_in_the_order_in_which_haproxy_takes_the_sockets() -> None:
+def test_systemd_passes_sockets_in_the_order_of_haproxy() -> None:
     files = haproxy_files({"shop": SHOP}, Frontend(["80", "[::]:80"], ["192.0.2.1:443"], TLS.certificates))
     binds = files["/etc/systemd/system/haproxy.socket"]["vars"]["binds"]
-    assert [(one["variable"], one["socket"], one["stream"], one["address"]) for one in binds] == [
+    assert [(bind["variable"], bind["socket"], bind["stream"], bind["address"]) for bind in binds] == [
         ("BIND_0", "fd@3", "0.0.0.0:80", "*:80"),
         ("BIND_1", "fd@4", "[::]:80", "[::]:80"),
         ("BIND_2", "fd@5", "192.0.2.1:443", "192.0.2.1:443"),
@@ -131,14 +131,14 @@ def test_systemd_listens_in_the_order_in_which_haproxy_takes_the_sockets() -> No
     assert files["/etc/systemd/system/haproxy.service.d/50-funnel.conf"]["vars"]["binds"] == binds
 
 
-def test_without_certificates_there_is_no_tls() -> None:
+def test_no_tls_termination_without_certificates() -> None:
     lines = render({"shop": SHOP})
     assert not [line for line in lines if "ssl-default" in line or "ssl crt" in line]
     assert "tcp-request connection reject" in section(lines, "frontend tls")
     assert "frontend tls" not in render({"shop": SHOP}, Frontend(["80"]))
 
 
-def test_tls_is_passed_on_by_the_name_that_is_asked_for() -> None:
+def test_tls_passthrough_routes_by_server_name() -> None:
     shop = {**SHOP, "tls": "pass", "proxy_protocol": True, "tls_port": 8443}
     lines = render({"shop": shop, "plain": {"servers": {"web1": "192.0.2.11"}}})
     tls = section(lines, "frontend tls")
@@ -151,7 +151,7 @@ def test_tls_is_passed_on_by_the_name_that_is_asked_for() -> None:
     assert "backend plain.tls" not in lines
 
 
-def test_sockets_are_reached_as_nginx_reaches_them() -> None:
+def test_socket_backends_require_group_www_data_and_no_chroot() -> None:
     sockets = render({"shop": {"servers": {"p0": "unix@/srv/shop/live/run/0.sock"}}})
     assert "group www-data" in section(sockets, "global")
     assert not [line for line in sockets if line.startswith("chroot")]
@@ -197,11 +197,11 @@ def test_sockets_are_reached_as_nginx_reaches_them() -> None:
         ),
     ],
 )
-def test_all_mistakes_are_named_at_once(backends: dict[str, Any], frontend: Frontend, expected: list[str]) -> None:
+def test_all_problems_are_reported_at_once(backends: dict[str, Any], frontend: Frontend, expected: list[str]) -> None:
     assert problems(backends, frontend) == expected
 
 
-def test_a_backend_that_gets_all_other_names_is_one() -> None:
+def test_only_one_backend_may_be_the_default() -> None:
     assert problems({"a": {"servers": {"x": "y"}}, "b": {"servers": {"x": "y"}}}) == [
         "haproxy_backends.b.domains: haproxy_backends.a is already the default for other names; only one may have no domains"
     ]
@@ -218,7 +218,7 @@ ENTRY = {
 }
 
 
-def test_an_app_is_a_backend_of_all_hosts() -> None:
+def test_app_backend_has_all_hosts() -> None:
     found = app_backends({"shop": ENTRY, "blog": APP}, HOSTS)
     assert found["shop"] == {
         "servers": {
@@ -239,7 +239,7 @@ def test_an_app_is_a_backend_of_all_hosts() -> None:
     haproxy_files(found, TLS)
 
 
-def test_an_app_whose_tls_ends_at_the_hosts_is_passed_on() -> None:
+def test_app_with_tls_at_the_app_hosts_uses_passthrough() -> None:
     entry = {**ENTRY, "balance": {}}
     found = app_backends({"shop": entry, "blog": APP}, HOSTS, "app_hosts")
     assert found["shop"]["domains"] == ["shop.example.com", "www.example.com"]
@@ -248,14 +248,14 @@ def test_an_app_whose_tls_ends_at_the_hosts_is_passed_on() -> None:
     haproxy_files(found, PLAIN)
 
 
-def test_an_app_with_a_prefix_is_in_the_backend_of_its_site() -> None:
+def test_app_with_prefix_shares_the_backend_of_its_site() -> None:
     api = {**APP, "prefix": "/api/", "domains": ["shop.example.com"], "read_timeout": 9000}
     found = app_backends({"shop": ENTRY, "api": api}, HOSTS)
     assert list(found) == ["shop"]
     assert found["shop"]["read_timeout"] == 9000
 
 
-def test_in_nginx_s_place_each_process_is_a_server() -> None:
+def test_each_process_is_a_server_with_haproxy_as_the_reverse_proxy() -> None:
     entry = {**ENTRY, "processes": 2, "paths": {}, "headers": {"X-Frame-Options": "", "X-Shop": "1"}}
     found = app_socket_backends({"shop": entry}, 8)
     assert found["shop"]["servers"] == {
@@ -268,14 +268,14 @@ def test_in_nginx_s_place_each_process_is_a_server() -> None:
     assert not [line for line in lines if "X-Frame-Options" in line]
 
 
-def test_what_only_nginx_can_do_is_refused_in_its_absence() -> None:
+def test_options_that_require_nginx_are_rejected_with_haproxy() -> None:
     entry = {**ENTRY, "static": {}, "basic_auth": {"ann": "$6$salt$hash"}, "tls": {"provider": "acme"}}
     with pytest.raises(AnsibleFilterError) as caught:
         app_socket_backends({"shop": entry}, 8)
     assert str(caught.value).splitlines() == [
-        "tornado_apps.shop.basic_auth: is for nginx, and HAProxy is in its place (app_proxy); leave it out",
-        "tornado_apps.shop.paths: is for nginx, and HAProxy is in its place (app_proxy); leave it out",
-        "tornado_apps.shop.static: is for nginx, and HAProxy is in its place (app_proxy); leave it out",
-        "tornado_apps.shop.tls.provider: acme is for nginx, which answers the questions of certificate authorities, and HAProxy "
-        "is in its place (app_proxy); use files or self_signed",
+        "tornado_apps.shop.basic_auth: requires nginx, but app_proxy selects HAProxy; remove it",
+        "tornado_apps.shop.paths: requires nginx, but app_proxy selects HAProxy; remove it",
+        "tornado_apps.shop.static: requires nginx, but app_proxy selects HAProxy; remove it",
+        "tornado_apps.shop.tls.provider: acme requires nginx, which answers the challenges of certificate authorities, but "
+        "app_proxy selects HAProxy; use files or self_signed",
     ]

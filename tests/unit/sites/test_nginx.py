@@ -18,7 +18,7 @@ SHOP = {"domains": ["shop.example.com"], "upstream": {"servers": ["unix:/srv/sho
 
 
 def render(template: str, variables: dict[str, Any]) -> list[str]:
-    """Return the directives that a template makes, without comments and blank lines."""
+    """Return the directives of a rendered template, without comments and blank lines."""
     templar = Templar(loader=DataLoader(), variables={"ansible_managed": "Ansible managed", **variables})
     templar = templar.copy_with_new_env(searchpath=[str(TEMPLATES)])
     text = templar.template(
@@ -29,7 +29,7 @@ def render(template: str, variables: dict[str, Any]) -> list[str]:
 
 
 def yaml_file(name: str) -> dict[str, Any]:
-    """Return the variables in a file of the role, as Ansible reads them."""
+    """Return the variables of a file of the role, as Ansible loads them."""
     return dict(DataLoader().load_from_file(str(TEMPLATES.parent / name), trusted_as_template=True))
 
 
@@ -49,7 +49,7 @@ def site(**keys: Any) -> list[str]:
 
 
 def block(lines: list[str], opening: str) -> list[str]:
-    """Return what is inside the block that ``opening`` opens, at its own level."""
+    """Return the directives of the block that ``opening`` opens, without nested blocks."""
     start = lines.index(f"{opening} {{") + 1
     depth = 1
     inside: list[str] = []
@@ -60,10 +60,10 @@ def block(lines: list[str], opening: str) -> list[str]:
         if depth == 1 and line != "}" and not line.endswith("{"):
             inside.append(line)
         depth += line.endswith("{")
-    raise AssertionError(f"{opening} is not closed")
+    raise AssertionError(f"the block {opening} has no end")
 
 
-def test_what_a_client_says_of_itself_is_overwritten_for_every_location() -> None:
+def test_every_location_overwrites_client_headers() -> None:
     lines = site(static=[{"url": "/static/", "live": "/srv/shop/live"}], paths={"/live/": {}, "/once": {}})
     server = block(lines, "server")
     assert {line for line in server if line.startswith("proxy_set_header")} == {
@@ -81,20 +81,20 @@ def test_what_a_client_says_of_itself_is_overwritten_for_every_location() -> Non
         assert block(lines, f"location {location}") == ["proxy_buffering off;", "proxy_pass http://shop;"]
     for location in ("/", "@upstream", "^~ /live/", "= /once"):
         inside = [line for line in block(lines, f"location {location}") if not line.startswith("set ")]
-        assert inside == ["proxy_pass http://shop;"], "a header set here would undo those of the server"
+        assert inside == ["proxy_pass http://shop;"], "a header set here would replace those of the server"
 
 
-def test_what_a_path_adds_takes_nothing_away() -> None:
+def test_extra_lines_of_a_path_keep_the_site_headers() -> None:
     lines = site(paths={"/live/": {"extra": "proxy_set_header X-Live 1; add_header X-Live 1;"}})
     server = [line for line in block(lines, "server") if line.startswith(("proxy_set_header", "add_header"))]
     assert len(server) == 8 + len(UNTRUSTED_HEADERS) + 4
     for location in ("^~ /live/", "@events.0"):
         inside = block(lines, f"location {location}")
         own = inside.index("include sites-enabled/nginx.shop.0.extra;")
-        assert sorted(inside[own + 1 :]) == sorted(server), "after those of the path, which the site's are not to repeat"
+        assert sorted(inside[own + 1 :]) == sorted(server), "the site headers follow those of the path"
 
 
-def test_events_below_a_path_are_passed_on_at_once_unless_the_path_says_how() -> None:
+def test_event_streams_are_unbuffered_unless_the_path_sets_buffering() -> None:
     lines = site(paths={"/a/": {"read_timeout": 9}, "/b/": {"buffering": True}, "/c/": {"buffering": False}})
     assert block(lines, "location @events.0") == ["proxy_buffering off;", "proxy_read_timeout 9s;", "proxy_pass http://shop;"]
     assert "location @events.1 {" not in lines
@@ -107,18 +107,18 @@ def test_events_below_a_path_are_passed_on_at_once_unless_the_path_says_how() ->
 API = {"servers": ["127.0.0.1:9000"]}
 
 
-def test_another_upstream_is_asked_below_its_mount_with_the_headers_of_the_site() -> None:
+def test_mount_proxies_to_its_upstream_with_the_site_headers() -> None:
     lines = site(mounts={"/api/": {"upstream": API, "paths": {"/api/x": {}}}, "/api/v2/": {"upstream": API}})
     assert "server 127.0.0.1:9000 max_fails=0;" in block(lines, "upstream shop.0")
     assert "server 127.0.0.1:9000 max_fails=0;" in block(lines, "upstream shop.1")
     for location, upstream in (("/", "shop"), ("^~ /api/", "shop.0"), ("= /api/x", "shop.0"), ("^~ /api/v2/", "shop.1")):
         inside = [line for line in block(lines, f"location {location}") if not line.startswith("set ")]
-        assert inside == [f"proxy_pass http://{upstream};"], "a header set here would undo those of the server"
+        assert inside == [f"proxy_pass http://{upstream};"], "a header set here would replace those of the server"
     for number, upstream in ((0, "shop.0"), (1, "shop.1"), (2, "shop.0")):
         assert block(lines, f"location @events.{number}") == ["proxy_buffering off;", f"proxy_pass http://{upstream};"]
 
 
-def test_a_path_of_a_mount_has_what_it_does_not_say_itself_from_the_mount() -> None:
+def test_path_of_a_mount_inherits_from_the_mount() -> None:
     mount = {
         "upstream": API,
         "read_timeout": 9,
@@ -155,11 +155,11 @@ def test_a_path_of_a_mount_has_what_it_does_not_say_itself_from_the_mount() -> N
     assert [line for line in lines if line.endswith(".extra;")] == ["include sites-enabled/nginx.shop.0.extra;"] * 2
 
 
-def test_files_of_a_mount_are_for_those_who_are_let_in_there() -> None:
+def test_static_files_of_a_mount_inherit_its_access_control() -> None:
     static = [{"url": "/api/static/", "live": "/srv/api/live"}]
     lines = site(mounts={"/api/": {"upstream": API, "static": static, "deny": ["192.0.2.1"]}})
     assert block(lines, "location ^~ /api/static/")[:2] == ["deny 192.0.2.1;", "root /srv/api/live;"]
-    assert "location = /robots.txt {" not in lines, "those are the site's own"
+    assert "location = /robots.txt {" not in lines, "only the site itself has them"
 
 
 ACCESS = ["allow 10.0.0.0/8;", "deny all;"]
@@ -170,7 +170,7 @@ def access(lines: list[str], location: str) -> list[str]:
     return [line for line in block(lines, f"location {location}") if line.startswith(("allow ", "deny "))]
 
 
-def test_whom_a_path_does_not_let_in_is_not_let_in_by_what_lies_in_it() -> None:
+def test_access_control_of_a_path_applies_to_everything_below_it() -> None:
     files_below = {"url": "/api/x/files/", "live": "/srv/api/live"}
     lines = site(
         paths={
@@ -190,21 +190,21 @@ def test_whom_a_path_does_not_let_in_is_not_let_in_by_what_lies_in_it() -> None:
     inside = ["^~ /a/b/", "= /a/b/c", "^~ /a/b/static/", "^~ /a/tools/", "= /a/tools/x", "^~ /a/tools/s/"]
     inside += ["^~ /api/x/y/", "^~ /api/x/files/", "^~ /api/x/other/"]
     assert {location: access(lines, location) for location in inside} == dict.fromkeys(inside, ACCESS)
-    events = [found for line in lines if (found := re.search(r"location (@events\.\d+) {", line))]
+    events = [match for line in lines if (match := re.search(r"location (@events\.\d+) {", line))]
     assert len(events) == 11
-    assert sum(access(lines, one[1]) == ACCESS for one in events) == 8, "/a/, /api/x/, and what is in them, but for files"
+    assert sum(access(lines, match[1]) == ACCESS for match in events) == 8, "/a/, /api/x/ and all below them except static files"
     assert access(lines, "^~ /a/open/") == ["allow 0.0.0.0/0;", "deny all;"]
     assert access(lines, "^~ /a/own/") == ["allow 192.0.2.1;", "deny all;"]
     assert access(lines, "^~ /api/") == access(lines, "^~ /static/") == access(lines, "/") == []
 
 
-def test_a_path_without_a_slash_at_its_end_has_nothing_in_it() -> None:
+def test_path_without_trailing_slash_contains_no_other_path() -> None:
     lines = site(paths={"/a": PRIVATE, "/a/b": {}, "/ab/": {}}, mounts={"/a/c/": {"upstream": API}})
     assert access(lines, "= /a") == ACCESS
     assert access(lines, "= /a/b") == access(lines, "^~ /ab/") == access(lines, "^~ /a/c/") == []
 
 
-def test_a_path_has_the_rest_from_the_one_it_lies_in_and_a_mount_only_who_may_ask_and_how_much() -> None:
+def test_path_inherits_all_options_and_a_mount_only_limits_and_access_control() -> None:
     around = {"read_timeout": 9, "upload_size": "1g", "buffering": False, "limits": {"connections": 2}, "extra": "etag off;"}
     lines = site(paths={"/a/": around, "/a/b/": {"read_timeout": 7}}, mounts={"/a/c/": {"upstream": API}})
     inside = [line for line in block(lines, "location ^~ /a/b/") if not line.startswith("set ")]
@@ -221,7 +221,7 @@ def test_a_path_has_the_rest_from_the_one_it_lies_in_and_a_mount_only_who_may_as
     assert mounted == ["set $funnel_unbuffered @events.2;", connections, "proxy_pass http://shop.0;"]
 
 
-def test_passwords_are_asked_for_below_every_path() -> None:
+def test_basic_auth_applies_to_every_path() -> None:
     lines = site(
         basic_auth={"ann": "$6$salt$hash"},
         paths={"/a/": PRIVATE},
@@ -271,14 +271,14 @@ def test_passwords_are_asked_for_below_every_path() -> None:
         ),
     ],
 )
-def test_an_address_of_a_site_is_one_part_s_alone(keys: dict[str, Any], expected: list[str]) -> None:
+def test_each_url_path_belongs_to_one_part_of_the_site(keys: dict[str, Any], expected: list[str]) -> None:
     static = [{"url": url, "path": "/srv/static"} for url in keys.get("static", [])]
     with pytest.raises(InvalidDataError) as caught:
         site(**{**keys, "static": static})
     assert caught.value.problems == expected
 
 
-def test_each_upstream_has_a_sign_of_maintenance_of_its_own() -> None:
+def test_each_upstream_has_its_own_maintenance_file() -> None:
     mounts = {
         "/a.b/": {"upstream": API, "maintenance_file": "/srv/ab/maintenance"},
         "/a.b/c/": {"upstream": API, "maintenance_file": "/srv/abc/maintenance"},
@@ -293,7 +293,7 @@ def test_each_upstream_has_a_sign_of_maintenance_of_its_own() -> None:
         assert file == f"/srv/{app}/maintenance", uri
 
 
-def test_bad_paths_are_refused_by_every_server() -> None:
+def test_every_server_rejects_bad_paths() -> None:
     lines = site(domains=["a.test"], aliases=["b.test"])
     first, second = (i for i, line in enumerate(lines) if line == "server {")
     for part in (lines[first:second], lines[second:]):
@@ -330,7 +330,7 @@ def test_bad_paths_are_refused_by_every_server() -> None:
         "/a\tb",
     ],
 )
-def test_paths_that_the_app_may_read_differently_are_bad(uri: str) -> None:
+def test_paths_that_the_app_may_interpret_differently_are_bad(uri: str) -> None:
     assert bad_path(uri)
 
 
@@ -341,7 +341,7 @@ def test_paths_that_the_app_may_read_differently_are_bad(uri: str) -> None:
         *("/a?b=%0a%00", "/a%20b", "/%80%ff", "/%e2%82%ac", "/a%2f%250a", "/a;b=1"),
     ],
 )
-def test_dots_queries_and_other_characters_are_no_bad_paths(uri: str) -> None:
+def test_dots_in_names_queries_and_other_characters_are_accepted(uri: str) -> None:
     assert not bad_path(uri)
 
 
@@ -354,25 +354,25 @@ def bad_path(uri: str) -> bool:
 
 
 def python_pattern(pattern: str, flags: int = 0) -> re.Pattern[str]:
-    """Return a regular expression of PCRE as Python has it, which calls the end of a text by another letter."""
+    """Compile a PCRE in the syntax of Python."""
     return re.compile(pattern.replace(r"\z", r"\Z").replace("?<", "?P<"), flags)
 
 
-def test_regular_expressions_end_with_the_text_and_not_before_a_line_feed() -> None:
+def test_regular_expressions_do_not_match_before_a_trailing_line_feed() -> None:
     mounts = {"/api/": {"upstream": API, "maintenance_file": "/srv/api/maintenance"}}
     lines = base() + site(mounts=mounts, maintenance={"file": "/srv/shop/maintenance"}, domains=[])
     assert len([line for line in lines if r"\z" in line]) >= 7
     assert [line for line in lines if re.search(r'~.*\$("|\||\))', line)] == []
 
 
-def test_a_failed_connection_is_tried_once_more_and_a_timeout_never() -> None:
+def test_failed_connection_is_retried_once_and_a_timeout_never() -> None:
     server = block(site(), "server")
     assert "proxy_next_upstream error;" in server
     assert "proxy_next_upstream_tries 2;" in server
     assert "proxy_pass_header Server;" in server
 
 
-def test_an_upstream_balances_before_it_keeps_connections() -> None:
+def test_upstream_sets_the_balancing_method_before_keepalive() -> None:
     lines = block(site(), "upstream shop")
     assert lines == [
         "zone shop 256k;",
@@ -384,13 +384,13 @@ def test_an_upstream_balances_before_it_keeps_connections() -> None:
     ]
 
 
-def test_an_included_upstream_may_be_missing() -> None:
+def test_included_upstream_file_may_be_missing() -> None:
     lines = block(site(upstream={"include": "/srv/shop/live/upstream.conf"}), "upstream shop")
     assert "include /srv/shop/live/upstream.con[f];" in lines
     assert any(line.startswith("server ") and line.endswith(" down;") for line in lines)
 
 
-def test_servers_may_have_weights_and_backups() -> None:
+def test_upstream_servers_have_weights_and_backups() -> None:
     servers = ["10.0.0.1:8000", {"address": "10.0.0.2:8000", "weight": 3}, {"address": "unix:/run/b", "backup": True}]
     (entry,) = files({}, {"api": {"servers": servers, "balance": "round_robin"}}).values()
     lines = block(render(entry["template"], entry["vars"]), "upstream api")
@@ -402,14 +402,14 @@ def test_servers_may_have_weights_and_backups() -> None:
     assert server_line("10.0.0.1:8000") == lines[1]
 
 
-def test_static_files_favicon_and_robots_come_from_the_directory() -> None:
+def test_favicon_and_robots_are_served_from_the_static_directory() -> None:
     lines = site(static=[{"url": "/static/", "path": "/srv/shop/static/"}])
     assert "alias /srv/shop/static/;" in block(lines, "location ^~ /static/")
     for name in ("favicon.ico", "robots.txt"):
         assert block(lines, f"location = /{name}") == ["root /srv/shop/static/;", "try_files $uri @upstream;"]
 
 
-def test_static_files_of_releases_are_looked_for_in_the_one_before_as_well() -> None:
+def test_static_files_fall_back_to_the_previous_release() -> None:
     lines = site(static=[{"url": "/a/b/", "live": "/srv/shop/live"}])
     location = block(lines, "location ^~ /a/b/")
     assert location[:4] == [
@@ -421,7 +421,7 @@ def test_static_files_of_releases_are_looked_for_in_the_one_before_as_well() -> 
     assert block(lines, "location = /robots.txt")[0] == "root /srv/shop/live/release/public/a/b/;"
 
 
-def test_what_a_client_sends_as_a_version_is_no_path() -> None:
+def test_version_argument_cannot_contain_a_path() -> None:
     [pattern] = re.findall(r'"~(\^\(\?<funnel_hash>.*?)"', (TEMPLATES / "nginx.conf.j2").read_text())
     version = python_pattern(pattern)
     digest = "0123456789abcdef" * 8
@@ -433,12 +433,12 @@ def test_what_a_client_sends_as_a_version_is_no_path() -> None:
         assert not version.match(f"{sent} /static/app.js")
 
 
-def test_without_static_files_there_are_no_such_locations() -> None:
+def test_site_without_static_files_has_no_static_locations() -> None:
     locations = [line for line in site() if line.startswith("location")]
     assert locations == ["location = /.funnel/health {", "location / {", "location @events {"]
 
 
-def test_only_versioned_addresses_are_cached_for_long() -> None:
+def test_only_versioned_urls_have_a_long_cache_lifetime() -> None:
     lines = base()
     assert block(lines, "map $arg_v $funnel_static_expires") == ["default max;", '"" -1;']
 
@@ -454,11 +454,11 @@ def test_only_versioned_addresses_are_cached_for_long() -> None:
         ("ab" * 64, f"release/versions/{'cd' * 64}.js", "-1"),
     ],
 )
-def test_a_file_of_a_release_is_cached_for_long_if_it_is_the_one_of_the_hash(version: str, file: str, expires: str) -> None:
+def test_release_file_has_a_long_cache_lifetime_if_it_matches_the_hash(version: str, file: str, expires: str) -> None:
     default, *rules = block(base(), 'map "$arg_v $request_filename" $funnel_live_expires')
     found = [rule.rsplit(" ", 1) for rule in rules]
-    wanted = [value for pattern, value in found if python_pattern(pattern[2:-1]).search(f"{version} /srv/shop/live/{file}")]
-    assert [*wanted, default.split()[1]][0].rstrip(";") == expires
+    matching = [value for pattern, value in found if python_pattern(pattern[2:-1]).search(f"{version} /srv/shop/live/{file}")]
+    assert [*matching, default.split()[1]][0].rstrip(";") == expires
 
 
 def test_only_websockets_are_upgraded() -> None:
@@ -520,21 +520,21 @@ def base(nginx: str = "1.26.3", openssl: str = "3.5.1", template: str = "nginx.c
         ),
     ],
 )
-def test_what_a_distribution_has_differs_from_debian_12_in_nothing_else(nginx: str, openssl: str, differs: set[str]) -> None:
+def test_distributions_differ_only_in_the_expected_directives(nginx: str, openssl: str, differs: set[str]) -> None:
     templates = ("nginx.conf.j2", "keepalive.conf.j2")
     before = {line for template in templates for line in base("1.22.1", "3.0.17", template)}
     after = {line for template in templates for line in base(nginx, openssl, template)}
     assert {f"-{line}" for line in before - after} | {f"+{line}" for line in after - before} == differs
 
 
-@pytest.mark.parametrize(("version", "has_it"), [("1.22.1", False), ("1.26.3", False), ("1.27.4", True), ("1.30.0", True)])
-def test_a_reload_leaves_idle_clients_some_time_where_nginx_can(version: str, *, has_it: bool) -> None:
+@pytest.mark.parametrize(("version", "supported"), [("1.22.1", False), ("1.26.3", False), ("1.27.4", True), ("1.30.0", True)])
+def test_reload_keeps_idle_clients_briefly_if_nginx_supports_it(version: str, *, supported: bool) -> None:
     lines = base(version)
-    assert ("keepalive_min_timeout 5s;" in lines) == has_it
+    assert ("keepalive_min_timeout 5s;" in lines) == supported
 
 
 @pytest.mark.parametrize("kind", ["text", "json"])
-def test_the_answers_that_a_watched_release_is_judged_by_are_in_the_access_log(kind: str) -> None:
+def test_access_log_has_the_statuses_that_a_soak_evaluates(kind: str) -> None:
     text = " ".join(base(nginx_access_log=kind))
     [log_format] = re.findall(r"log_format funnel (?:escape=json )?((?:'[^']*' ?)+);", text)
     values = {
@@ -547,7 +547,7 @@ def test_the_answers_that_a_watched_release_is_judged_by_are_in_the_access_log(k
     assert access_log.parse_line(logged) == ("502", ["unix:/srv/shop/live/run/0.sock"])
 
 
-def test_the_base_answers_unknown_names_itself() -> None:
+def test_default_server_rejects_unknown_names() -> None:
     lines = base()
     assert block(lines, "server") == [
         "listen 80 default_server backlog=4096;",
@@ -561,25 +561,25 @@ def test_the_base_answers_unknown_names_itself() -> None:
 
 
 @pytest.mark.parametrize(("version", "directive"), [("1.22.1", False), ("1.25.1", True), ("1.26.3", True)])
-def test_http_2_is_asked_for_as_the_version_of_nginx_takes_it(version: str, *, directive: bool) -> None:
+def test_http_2_uses_the_syntax_of_the_nginx_version(version: str, *, directive: bool) -> None:
     lines = base(version)
     assert ("http2 on;" in lines) == directive
     assert ("listen 443 ssl http2 default_server backlog=4096;" in lines) != directive
-    assert "listen 443 ssl;" in block(site(tls=TLS), "server"), "a site does not know the version"
+    assert "listen 443 ssl;" in block(site(tls=TLS), "server"), "site templates are independent of the version"
 
 
-@pytest.mark.parametrize(("openssl", "known"), [("3.0.17-1~deb12u2", False), ("3.5.1-1", True)])
-def test_only_groups_that_openssl_knows_are_named(openssl: str, *, known: bool) -> None:
+@pytest.mark.parametrize(("openssl", "supported"), [("3.0.17-1~deb12u2", False), ("3.5.1-1", True)])
+def test_only_curves_that_openssl_supports_are_configured(openssl: str, *, supported: bool) -> None:
     [curves] = [line for line in base(openssl=openssl) if line.startswith("ssl_ecdh_curve")]
-    assert ("MLKEM" in curves) == known
+    assert ("MLKEM" in curves) == supported
     assert curves.endswith("X25519:prime256v1:secp384r1;")
 
 
-def test_without_addresses_for_tls_there_is_nothing_of_it() -> None:
+def test_no_tls_directives_without_tls_addresses() -> None:
     assert not [line for line in base(nginx_listen_tls=[]) if "ssl" in line or "http2" in line]
 
 
-def test_only_trusted_proxies_are_believed() -> None:
+def test_only_trusted_proxies_set_the_client_address() -> None:
     trusted = base(nginx_trusted_proxies=["10.0.0.0/8", "fd00::/8"])
     assert block(trusted, "geo $realip_remote_addr $funnel_trusted") == ["default 0;", "10.0.0.0/8 1;", "fd00::/8 1;"]
     assert {"set_real_ip_from 10.0.0.0/8;", "set_real_ip_from fd00::/8;", "real_ip_recursive on;"} <= set(trusted)
@@ -587,20 +587,20 @@ def test_only_trusted_proxies_are_believed() -> None:
     assert block(base(), "geo $realip_remote_addr $funnel_trusted") == ["default 0;"]
 
 
-def test_of_a_proxy_that_passes_tls_on_only_whose_connection_it_is_is_believed() -> None:
+def test_proxy_protocol_provides_only_the_client_address() -> None:
     lines = base(nginx_trusted_proxies=["192.0.2.1"], nginx_proxy_protocol=True)
     assert {"set_real_ip_from 192.0.2.1;", "real_ip_header proxy_protocol;"} <= set(lines)
-    assert block(lines, "geo $realip_remote_addr $funnel_trusted") == ["default 0;"], "the headers are the client's own"
+    assert block(lines, "geo $realip_remote_addr $funnel_trusted") == ["default 0;"], "headers come from the client"
     listens = [line for line in lines if line.startswith("listen ")]
     assert len(listens) == 3
     assert all(" proxy_protocol " in line for line in listens)
     behind = NginxOptions(["80"], ["443"], ["192.0.2.1"], proxy_protocol=True)
     entry = files({"shop": {**SHOP, "domains": ["a.test"], "tls": TLS}}, options=behind)["sites-enabled/nginx.shop.conf"]
     own = [line for line in block(render(entry["template"], entry["vars"]), "server") if line.startswith("listen ")]
-    assert own == ["listen 80 proxy_protocol;", "listen 443 ssl proxy_protocol;"], "as the one for all names, or nginx warns"
+    assert own == ["listen 80 proxy_protocol;", "listen 443 ssl proxy_protocol;"], "must match the default server, or nginx warns"
 
 
-def test_balancers_alone_may_ask_whether_a_site_is_well_whatever_keeps_others_out() -> None:
+def test_health_check_is_open_to_load_balancers_only_and_bypasses_access_control() -> None:
     keys = {
         "health": "/healthz",
         "basic_auth": {"ann": "$6$salt$hash"},
@@ -620,20 +620,20 @@ def test_balancers_alone_may_ask_whether_a_site_is_well_whatever_keeps_others_ou
     assert [line for line in lines if line.startswith("limit_req_zone")] == [
         "limit_req_zone $funnel_client zone=nginx.shop.requests:10m rate=1r/s;"
     ]
-    assert '/.funnel/health "";' in block(base(), "map $uri $funnel_client"), "what has no key is not counted"
+    assert '/.funnel/health "";' in block(base(), "map $uri $funnel_client"), "requests without a key are not limited"
     for variable in ("$funnel_insecure", "$funnel_insecure_acme"):
         assert not is_redirected(variable, "/.funnel/health")
-    assert block(site(), "location = /.funnel/health") == ["return 404;"], "what passes so much is not for every client"
+    assert block(site(), "location = /.funnel/health") == ["return 404;"], "not proxied without a health check"
 
 
 def is_redirected(variable: str, uri: str) -> bool:
-    """Say whether what is asked for by HTTP is redirected where this variable decides."""
+    """Return whether ``variable`` redirects an HTTP request."""
     default, line = block(base(), f"map $funnel_scheme$uri {variable}")
     assert default == "default 0;"
     return python_pattern(re.findall(r'^"~(.*)" 1;$', line)[0]).search(f"http{uri}") is not None
 
 
-def test_only_a_site_that_proves_its_domains_over_http_answers_challenges_there() -> None:
+def test_only_sites_with_acme_certificates_answer_challenges_over_http() -> None:
     challenge = "/.well-known/acme-challenge/x"
     assert is_redirected("$funnel_insecure", challenge)
     assert not is_redirected("$funnel_insecure_acme", challenge)
@@ -645,19 +645,19 @@ def test_only_a_site_that_proves_its_domains_over_http_answers_challenges_there(
         assert bool(opened.search(challenge)) == bool(challenges)
 
 
-def test_the_base_includes_nothing_by_an_absolute_path() -> None:
+def test_nginx_conf_has_no_absolute_includes() -> None:
     includes = [line for line in base() if line.startswith("include ")]
     assert len(includes) == 4
     assert not [line for line in includes if "/" in line.split()[1][:1]]
 
 
-def test_a_site_without_names_takes_those_of_no_other() -> None:
+def test_site_without_domains_accepts_only_unclaimed_names() -> None:
     assert 'server_name "" ~^;' in block(site(domains=[]), "server")
     assert "server_name a.example.com *.b.example.com;" in block(site(domains=["a.example.com", "*.b.example.com"]), "server")
     assert not [line for line in site(domains=[]) if "default_server" in line]
 
 
-def test_sites_take_sizes_and_times() -> None:
+def test_sites_and_paths_set_upload_size_and_read_timeout() -> None:
     lines = site(upload_size="1g", read_timeout=30, paths={"/up/": {"upload_size": "5g", "read_timeout": 9, "buffering": False}})
     assert {"client_max_body_size 1g;", "proxy_read_timeout 30s;"} <= set(block(lines, "server"))
     assert block(lines, "location ^~ /up/") == [
@@ -669,16 +669,16 @@ def test_sites_take_sizes_and_times() -> None:
     ]
 
 
-def test_the_sign_of_maintenance_is_shown_whatever_is_uploaded() -> None:
+def test_maintenance_page_ignores_the_upload_size() -> None:
     inside = block(site(maintenance={"file": "/srv/shop/maintenance"}), "location = /.funnel/maintenance.html")
     assert "client_max_body_size 0;" in inside
 
 
-def test_a_request_without_a_name_has_one_for_the_app() -> None:
+def test_request_without_host_gets_a_default_host() -> None:
     assert block(base(), "map $host $funnel_host") == ["default $host;", '"" localhost;']
 
 
-def test_headers_are_added_unless_the_app_sends_its_own() -> None:
+def test_response_headers_are_added_unless_the_app_sends_them() -> None:
     lines = site(headers={"x-frame-options": "DENY", "Referrer-Policy": "", "X-Shop": "a; b"}, tls={**TLS, "hsts": 60})
     prefix = "$funnel_nginx__shop__"
     assert block(lines, f"map $sent_http_x_frame_options {prefix}x_frame_options") == ['default "";', '"" "DENY";']
@@ -690,17 +690,17 @@ def test_headers_are_added_unless_the_app_sends_its_own() -> None:
     assert added == ["X-Content-Type-Options", "x-frame-options", "X-Shop", "Strict-Transport-Security", "X-Request-ID"]
 
 
-def test_no_two_sites_share_a_variable() -> None:
-    names = {line for key in ("a-b", "a_b", "a_2db", "A-b") for line in found(key) if line.startswith("map ")}
+def test_sites_have_distinct_variables() -> None:
+    names = {line for key in ("a-b", "a_b", "a_2db", "A-b") for line in site_lines(key) if line.startswith("map ")}
     assert len(names) == 4 * 3
 
 
-def found(key: str) -> list[str]:
+def site_lines(key: str) -> list[str]:
     entry = files({key: SHOP})[f"sites-enabled/nginx.{key}.conf"]
     return render(entry["template"], entry["vars"])
 
 
-def test_who_may_come_in_and_how_often() -> None:
+def test_access_control_and_limits() -> None:
     lines = site(
         allow=["10.0.0.0/8"],
         deny=["10.1.0.0/16"],
@@ -731,7 +731,7 @@ def test_who_may_come_in_and_how_often() -> None:
     ]
 
 
-def test_passwords_are_a_secret_file_that_nginx_reads() -> None:
+def test_basic_auth_is_a_secret_file_readable_by_nginx() -> None:
     entries = files({"shop": {**SHOP, "basic_auth": {"ann": "$6$salt$hash"}}})
     assert entries["sites-enabled/nginx.shop.htpasswd"] == {
         "content": "ann:$6$salt$hash\n",
@@ -743,7 +743,7 @@ def test_passwords_are_a_secret_file_that_nginx_reads() -> None:
     assert "auth_basic_user_file sites-enabled/nginx.shop.htpasswd;" in block(lines, "server")
 
 
-def test_aliases_and_http_lead_to_the_first_domain_over_https() -> None:
+def test_aliases_and_http_redirect_to_the_first_domain_over_https() -> None:
     lines = site(domains=["a.test", "b.test"], aliases=["c.test"], tls={**TLS, "challenges": "/var/lib/challenges"})
     first, second = (i for i, line in enumerate(lines) if line == "server {")
     for part in (lines[first:second], lines[second:]):
@@ -754,7 +754,7 @@ def test_aliases_and_http_lead_to_the_first_domain_over_https() -> None:
     assert "server_name c.test;" in lines[second:]
 
 
-def test_snippets_are_files_of_their_own_so_that_what_is_wrong_with_one_is_said_of_its_key() -> None:
+def test_snippets_are_separate_files_labeled_with_their_key() -> None:
     entries = files(
         {
             "shop": {**SHOP, "extra": "x;", "paths": {"/live/": {"extra": "y;"}}, "origin": "tornado_apps.shop"},
@@ -773,10 +773,10 @@ def test_snippets_are_files_of_their_own_so_that_what_is_wrong_with_one_is_said_
     assert "include sites-enabled/apps.shop.0.extra;" in block(lines, "location ^~ /live/")
 
 
-ODD_PATHS = ("//admin/", "/a/../b", "/a/.", "/a//", "/.funnel/maintenance.html")
+INVALID_PATHS = ("//admin/", "/a/../b", "/a/.", "/a//", "/.funnel/maintenance.html")
 
 
-def test_all_mistakes_come_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     sites = {
         "a": {"upsteam": "x"},
         "b": {"upstream": "aip", "domains": ["Upper.example.com", "x.example.com"]},
@@ -792,7 +792,7 @@ def test_all_mistakes_come_at_once() -> None:
             "headers": {"X Y": "1"},
             "basic_auth": {"a:b": "$6$a$b"},
             "limits": {"burst": 1},
-            "paths": {"/a b": {}, "/static/": {}, "/c": {"limits": {"burst": 1}}, **{url: {} for url in ODD_PATHS}},
+            "paths": {"/a b": {}, "/static/": {}, "/c": {"limits": {"burst": 1}}, **{url: {} for url in INVALID_PATHS}},
             "static": [{"url": "/static/", "path": "/srv/static"}],
         },
         "i": {"upstream": "api", "domains": ["i.example.com"], "allow": ["10.0.0.1/8"], "basic_auth": {"ann": "hunter2"}},
