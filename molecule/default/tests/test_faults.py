@@ -84,7 +84,7 @@ def test_what_cannot_work_is_refused_before_anything_changes(tmp_path: Path, var
 def test_a_limit_that_the_host_cannot_give_is_named_with_both_numbers(tmp_path: Path) -> None:
     status, output = provision(tmp_path, {"limits_open_files": 50_000})
     assert status != 0
-    assert "limits_open_files: 50000 is more than this host gives" in output
+    assert "limits_open_files: 50000 exceeds the maximum of this host" in output
     assert "20000" in output
     assert "changed=0" in output
 
