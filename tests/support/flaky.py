@@ -7,7 +7,7 @@ from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-class Flaky(ThreadingHTTPServer):
+class FlakyServer(ThreadingHTTPServer):
     """A server that answers with the statuses it is told, by path, and then with 200; ``asked`` has the times it was asked.
 
     The status 0 hangs up.
@@ -26,11 +26,11 @@ class Flaky(ThreadingHTTPServer):
 class FlakyHandler(BaseHTTPRequestHandler):
     """Answers a path with itself, once its statuses are used up."""
 
-    server: Flaky
+    server: FlakyServer
 
     def do_GET(self) -> None:
         """Fail, or answer."""
-        self.server.asked[self.path].append(time.monotonic())
+        self.server.request_times[self.path].append(time.monotonic())
         left = self.server.statuses[self.path]
         status = left.pop(0) if left else 200
         if status == 0:

@@ -15,7 +15,7 @@ from sample_app.etcd import Etcd, encode
 from sample_app.locks import Lock, LockHeldError, LockLostError, LockManager, Taken
 
 from tests.support import servers
-from tests.support.flaky import Flaky
+from tests.support.flaky import FlakyServer
 from tests.support.pki import Authority
 from tests.support.remote import eventually
 
@@ -205,20 +205,20 @@ def test_the_decorator_runs_once_in_the_fleet_in_each_span_of_time(
 
 
 @pytest.mark.parametrize("status", [404, 429, 202])
-def test_an_answer_that_is_not_etcds_is_no_worse_than_none(start: Any, flaky: Flaky, status: int) -> None:
-    flaky.statuses["/v3/kv/range"] = [status]
-    app = start(ETCD_ENDPOINTS=f"http://127.0.0.1:{flaky.server_port}")
+def test_an_answer_that_is_not_etcds_is_no_worse_than_none(start: Any, flaky_server: FlakyServer, status: int) -> None:
+    flaky_server.statuses["/v3/kv/range"] = [status]
+    app = start(ETCD_ENDPOINTS=f"http://127.0.0.1:{flaky_server.server_port}")
     answer = app.ask("/readyz")
     assert (answer.status, answer.json["locks"]) == (503, "the lock server does not answer as it should")
 
 
-def test_an_answer_that_is_not_etcds_does_not_end_the_keeping_of_a_lock(etcd: servers.Server, flaky: Flaky) -> None:
-    flaky.statuses["/v3/lease/keepalive"] = [404, 202]
+def test_an_answer_that_is_not_etcds_does_not_end_the_keeping_of_a_lock(etcd: servers.Server, flaky_server: FlakyServer) -> None:
+    flaky_server.statuses["/v3/lease/keepalive"] = [404, 202]
 
     class Keeping(Etcd):
         async def keep_alive(self, lease: str) -> float:
-            if flaky.statuses["/v3/lease/keepalive"]:
-                return await Etcd([f"http://127.0.0.1:{flaky.server_port}"]).keep_alive(lease)
+            if flaky_server.statuses["/v3/lease/keepalive"]:
+                return await Etcd([f"http://127.0.0.1:{flaky_server.server_port}"]).keep_alive(lease)
             return await super().keep_alive(lease)
 
     async def run() -> None:
@@ -226,7 +226,7 @@ def test_an_answer_that_is_not_etcds_does_not_end_the_keeping_of_a_lock(etcd: se
             await asyncio.sleep(6)
 
     asyncio.run(run())
-    assert len(flaky.asked["/v3/lease/keepalive"]) == 2
+    assert len(flaky_server.request_times["/v3/lease/keepalive"]) == 2
 
 
 def test_the_next_endpoint_is_asked_if_one_does_not_answer(etcd: servers.Server) -> None:
