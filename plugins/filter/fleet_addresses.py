@@ -14,12 +14,12 @@ from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_inventory imp
 
 DOCUMENTATION = r"""
 name: fleet_addresses
-short_description: IP addresses at which hosts of a fleet reach each other
+short_description: IP addresses of hosts within a fleet
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 description:
-  - Of each host that is its variable C(fleet_address), else its C(ansible_host), else its name.
-  - Names are looked up on the controller.
+  - The address of a host is its variable C(fleet_address), C(ansible_host) or its name, in this order.
+  - The controller resolves names.
 positional: _input, hostvars
 options:
   _input:
@@ -39,13 +39,16 @@ nginx_trusted_proxies: "{{ (groups.balancers | funnel.tornado.fleet_addresses(ho
 
 RETURN = r"""
 _value:
-  description: The IP address of each host, by its name.
+  description: The IP address of each host by name.
   type: dict
 """
 
 
 def fleet_addresses(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return the address of each host, or fail with the names of those that none was found of."""
+    """Return the address of each host.
+
+    :raises AnsibleFilterError: with all hosts whose address does not resolve.
+    """
     try:
         return addresses(hosts, hostvars)
     except InvalidDataError as error:
@@ -53,8 +56,8 @@ def fleet_addresses(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, An
 
 
 class FilterModule:
-    """Tells Ansible of the filter."""
+    """The filters of this file."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters of this file by name."""
+        """Return the filters by name."""
         return {"fleet_addresses": fleet_addresses}

@@ -14,13 +14,13 @@ from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_inventory imp
 
 DOCUMENTATION = r"""
 name: fleet_hosts
-short_description: Hosts of a fleet, or of some of its groups
+short_description: Hosts of a fleet or of some of its groups
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 description:
-  - For a play's C(hosts). Groups that a fleet lacks have no hosts, and Ansible does not warn of them.
-  - Ansible reads all filters of a collection when it first uses one. A play's C(hosts) are the first that it looks at, in the
-    process that all others are copies of; what only these use, each of them reads anew.
+  - Returns the C(hosts) of a play. Unlike a pattern, a missing group causes no warning.
+  - Ansible loads all filters of a collection when it first uses one. In the C(hosts) of a play that happens once, before Ansible
+    forks a process for each host.
 positional: _input, names, variable, hostvars
 options:
   _input:
@@ -28,34 +28,33 @@ options:
     type: dict
     required: true
   names:
-    description: The groups; all that a fleet has if unset, the balancers last, as they are at a reboot.
+    description: The groups; by default all groups of a fleet, with the load balancers last.
     type: list
     elements: str
   variable:
     description:
-      - A variable that a host has to have. Ansible has no variables of hosts before the first play of a playbook. So all of them
-        are meant there, and the tasks have to look at it, too.
+      - Return only hosts with this variable. In the first play of a playbook, Ansible has no variables of hosts yet and the
+        filter returns all hosts, so the tasks must check the variable as well.
     type: str
   hostvars:
-    description: The variables of all hosts, C(hostvars), if there are any yet. Goes with O(variable).
+    description: The variables of all hosts, C(hostvars), if defined. Used with O(variable).
     type: dict
   required:
     description:
-      - Whether one of these groups has to have a host. Then it is also an error when a group has nearly the name of one that the
-        collection knows and that has no host. Otherwise a misspelt group, or an inventory that cannot be read, is a run that does
-        nothing and succeeds.
+      - Whether it is an error if none of the groups has a host, or if a group without hosts has a likely misspelling in the
+        inventory. Otherwise, a run with a misspelled group or an unreadable inventory does nothing and succeeds.
     type: bool
     default: false
 """
 
 EXAMPLES = r"""
-- name: Look at what they have logged
+- name: Search the logs
   hosts: "{{ groups | funnel.tornado.fleet_hosts(['app_hosts', 'logs']) }}"
 """
 
 RETURN = r"""
 _value:
-  description: The names of the hosts, group after group, each of them once.
+  description: The names of the hosts in the order of the groups, without duplicates.
   type: list
   elements: str
 """
@@ -69,9 +68,9 @@ def fleet_hosts(
     *,
     required: bool = False,
 ) -> list[str]:
-    """Return the hosts of these groups that have the variable, each once.
+    """Return the hosts of the groups that have the variable, without duplicates.
 
-    :raises AnsibleFilterError: with ``required``, when none of the groups has a host or one is misspelt.
+    :raises AnsibleFilterError: with ``required``, when no group has a host, or one is misspelled.
     """
     if required and not context.CLIARGS.get("syntax"):  # a syntax check, such as that of ansible-lint, has no inventory
         try:
@@ -83,8 +82,8 @@ def fleet_hosts(
 
 
 class FilterModule:
-    """Tells Ansible of the filter."""
+    """The filters of this file."""
 
     def filters(self) -> dict[str, Callable[..., object]]:
-        """Return the filters of this file by name."""
+        """Return the filters by name."""
         return {"fleet_hosts": fleet_hosts}

@@ -17,17 +17,17 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
 from ansible_collections.funnel.tornado.plugins.module_utils.network import firewall
 from ansible_collections.funnel.tornado.plugins.plugin_utils import fleet_inventory
 from ansible_collections.funnel.tornado.plugins.plugin_utils.role_variables import role_variable_problems
-from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import roll_problems
+from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import rolling_update_problems
 
 DOCUMENTATION = r"""
 name: fleet_problems
-short_description: What is wrong with a fleet, and with how a change is to go over it
+short_description: Validate the inventory of a fleet and the options of a rolling update
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 description:
-  - Looks for mistakes that no host can see by itself, such as an app host that no balancer leads to.
-  - A variable whose name is nearly, but not quite, that of a variable of one of the collection's roles is a mistake as well.
-positional: _input, hostvars, roll
+  - Finds mistakes that involve several hosts, such as an app host that is in no backend of the load balancers.
+  - Also finds misspelled names of role variables, which Ansible would ignore.
+positional: _input, hostvars, rolling_update
 options:
   _input:
     description: The hosts of all groups, C(groups); those of C(app_hosts), C(balancers), C(mongodb), C(etcd) and C(logs) matter.
@@ -37,14 +37,14 @@ options:
     description: The variables of all hosts, C(hostvars).
     type: dict
     required: true
-  roll:
-    description: What the playbook was told of its batches, as P(funnel.tornado.roll_batches#filter) takes it.
+  rolling_update:
+    description: The options of the rolling update, as for P(funnel.tornado.rolling_update_batches#filter).
     type: dict
     default: {}
 """
 
 EXAMPLES = r"""
-problems: "{{ groups | funnel.tornado.fleet_problems(hostvars, roll) }}"
+problems: "{{ groups | funnel.tornado.fleet_problems(hostvars, {'batch': '25%'}) }}"
 """
 
 RETURN = r"""
@@ -56,12 +56,14 @@ _value:
 
 
 def fleet_problems(
-    groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Mapping[str, Any]], roll: Mapping[str, Any] | None = None
+    groups: Mapping[str, Sequence[str]],
+    hostvars: Mapping[str, Mapping[str, Any]],
+    rolling_update: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Return what is wrong with the roll, with names of variables and, if there is one, with the tier of balancers."""
-    hosts = {host: _Variables(hostvars[host]) for group in fleet_inventory.GROUPS for host in groups.get(group, [])}
+    """Return the mistakes in the inventory and in the options of the rolling update."""
+    hosts = {host: _DefinedVariables(hostvars[host]) for group in fleet_inventory.GROUPS for host in groups.get(group, [])}
     return [
-        *roll_problems(**roll or {}),
+        *rolling_update_problems(**rolling_update or {}),
         *role_variable_problems(hosts, role_options()),
         *_firewall_problems(hosts.values()),
         *_tier_problems(groups.get("balancers", []), groups.get("app_hosts", []), hostvars),
@@ -70,7 +72,7 @@ def fleet_problems(
 
 @functools.cache
 def role_options() -> dict[str, dict[str, str]]:
-    """Return the types of each role's variables by their names, of all its entry points."""
+    """Return the type of each variable by role and name, of all entry points."""
     options: dict[str, dict[str, str]] = {}
     for file in (Path(__file__).parents[2] / "roles").glob("*/meta/argument_specs.yml"):
         specs = yaml_load(file.read_text())["argument_specs"].values()
@@ -79,8 +81,8 @@ def role_options() -> dict[str, dict[str, str]]:
     return options
 
 
-class _Variables(Mapping[str, Any]):
-    """A host's variables, without the values that need what is not there yet, such as an extra variable of another playbook."""
+class _DefinedVariables(Mapping[str, Any]):
+    """The variables of a host; a value that depends on an undefined variable raises KeyError."""
 
     def __init__(self, variables: Mapping[str, Any]) -> None:
         self._variables = variables
@@ -99,8 +101,8 @@ class _Variables(Mapping[str, Any]):
 
 
 def _firewall_problems(hosts: Iterable[Mapping[str, Any]]) -> Iterable[str]:
-    """Return what is wrong with the variables of the firewalls: mistakes that several hosts have are told once."""
-    wrong: list[str] = []
+    """Return the mistakes in the variables of the firewalls, without duplicates."""
+    problems: list[str] = []
     for variables in hosts:
         try:
             if boolean(variables.get("firewall_enabled", False), strict=False):
@@ -110,8 +112,8 @@ def _firewall_problems(hosts: Iterable[Mapping[str, Any]]) -> Iterable[str]:
                     variables.get(firewall.SSH_SOURCES, list(firewall.ANY_SOURCE)),
                 )
         except InvalidDataError as error:
-            wrong += error.problems
-    return dict.fromkeys(wrong)
+            problems += error.problems
+    return dict.fromkeys(problems)
 
 
 def _tier_problems(balancers: Sequence[str], hosts: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
@@ -130,8 +132,8 @@ def _tier_problems(balancers: Sequence[str], hosts: Sequence[str], hostvars: Map
 
 
 class FilterModule:
-    """Tells Ansible of the filter."""
+    """The filters of this file."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters of this file by name."""
+        """Return the filters by name."""
         return {"fleet_problems": fleet_problems}

@@ -10,12 +10,12 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.printable impo
 
 DOCUMENTATION = r"""
 name: printable
-short_description: A text without what would control the terminal that shows it
+short_description: Escape control characters for display on a terminal
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 description:
-  - Shows control characters, but for tabs and the ends of lines, and what would change the direction of a text, as in C(\\x1b).
-    For texts that apps, clients or pushers have chosen.
+  - Escapes control characters other than tabs and line breaks, and characters that change the text direction, as in C(\\x1b).
+    For untrusted text, such as that of apps, clients or pushers.
 positional: _input
 options:
   _input:
@@ -23,7 +23,7 @@ options:
     type: str
     required: true
   line:
-    description: Whether it is to be one line, so that the end of a line is shown as well.
+    description: Whether to escape line breaks as well.
     type: bool
     default: false
 """
@@ -42,8 +42,8 @@ _value:
 
 
 class FilterModule:
-    """Tells Ansible of the filter."""
+    """The filters of this file."""
 
     def filters(self) -> dict[str, Callable[..., str]]:
-        """Return the filters of this file by name."""
+        """Return the filters by name."""
         return {"printable": printable}

@@ -1,4 +1,4 @@
-"""What the hosts of a fleet have to do with each other: where they are, and which balancers lead to which app hosts."""
+"""The inventory of a fleet: groups, addresses of hosts, and the load balancers in front of app hosts."""
 
 from __future__ import annotations
 
@@ -12,72 +12,74 @@ from urllib.parse import urlsplit
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 
-#: The groups whose hosts are a fleet. The balancers come last, as they do at a reboot.
+#: The groups of a fleet. The load balancers are last, as in a rolling reboot.
 GROUPS = ("app_hosts", "mongodb", "etcd", "logs", "balancers")
 
-#: The groups whose names the playbooks know.
-KNOWN_GROUPS = (*GROUPS, "metrics")
+#: All groups that the playbooks use.
+PLAYBOOK_GROUPS = (*GROUPS, "metrics")
 
-#: How alike two names of groups are, from 0 to 1, when one is taken for a misspelling of the other (difflib).
-MISSPELT = 0.8
+#: Similarity of two names, from 0 to 1, from which on one counts as a misspelling of the other (difflib).
+MISSPELLING_CUTOFF = 0.8
 
-#: The inventory's variables that are for the playbooks, beside those of the roles, with their types.
+#: Variables of the inventory that the playbooks read, apart from those of roles, with their types.
 VARIABLES = {"fleet_address": "str", "fleet_tls_at": "str"}
 
-#: Where TLS may end, the values of ``fleet_tls_at``.
+#: The hosts that can terminate TLS: the values of ``fleet_tls_at``.
 TLS_AT = ("balancers", "app_hosts")
 
 
 def require_hosts(groups: Mapping[str, Sequence[str]], names: Sequence[str]) -> None:
-    """Check that one of the groups ``names`` has a host, and that no group has nearly the name of one that has none.
+    """Check that one of the groups ``names`` has a host, and that no group name is a likely misspelling of an empty group.
 
     :arg groups: the hosts of all groups of the inventory.
-    :raises InvalidDataError: naming the groups that there are; an inventory that could not be read has none.
+    :raises InvalidDataError: with the existing groups; an unreadable inventory has none.
     """
-    own = [name for name in groups if name not in ("all", "ungrouped", *KNOWN_GROUPS)]
+    own = [name for name in groups if name not in ("all", "ungrouped", *PLAYBOOK_GROUPS)]
     problems = [
-        f"group {near[0]}: there is no such group in the collection; did you mean {name}?"
-        for name in KNOWN_GROUPS
-        if not groups.get(name) and (near := difflib.get_close_matches(name, own, n=1, cutoff=MISSPELT))
+        f"group {near[0]}: the collection has no such group; did you mean {name}?"
+        for name in PLAYBOOK_GROUPS
+        if not groups.get(name) and (near := difflib.get_close_matches(name, own, n=1, cutoff=MISSPELLING_CUTOFF))
     ]
     if not any(groups.get(name) for name in names):
         found = ", ".join(sorted(name for name, hosts in groups.items() if hosts and name not in ("all", "ungrouped")))
-        wanted = f"group {names[0]}" if len(names) == 1 else f"groups {', '.join(names)}"
-        problems.append(f"the inventory has no host in the {wanted}; groups with hosts are: {found or 'none'}")
+        groups_required = f"group {names[0]}" if len(names) == 1 else f"groups {', '.join(names)}"
+        problems.append(f"the inventory has no host in the {groups_required}; groups with hosts are: {found or 'none'}")
     if problems:
         raise InvalidDataError(problems)
 
 
 def fleet_addresses(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return the IP address at which each of ``hosts`` is reached by the others.
+    """Return the IP address of each host within the fleet.
 
-    That is the variable ``fleet_address`` of the host, else its ``ansible_host``, else its name; names are looked up here.
+    It is ``fleet_address``, ``ansible_host`` or the name of the host, in this order; the controller resolves names.
 
-    :raises InvalidDataError: naming every host that none was found of.
+    :raises InvalidDataError: with every host whose address does not resolve.
     """
-    found = {host: resolve(_address(host, hostvars.get(host, {}))) for host in hosts}
-    problems = [f"{host}: has no address that could be found here; set fleet_address" for host, ip in found.items() if not ip]
+    addresses = {host: resolve(_address(host, hostvars.get(host, {}))) for host in hosts}
+    problems = [
+        f"{host}: its address does not resolve on the controller; set fleet_address" for host, ip in addresses.items() if not ip
+    ]
     if problems:
         raise InvalidDataError(problems)
-    return {host: ip for host, ip in found.items() if ip}
+    return {host: ip for host, ip in addresses.items() if ip}
 
 
 def fleet_sources(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Return the IP addresses from which each of ``hosts`` may reach the others: as `fleet_addresses`, but all that a name has.
+    """Return all possible source addresses of each host: as `fleet_addresses`, but with all addresses of a name.
 
-    :raises InvalidDataError: as there.
+    :raises InvalidDataError: as `fleet_addresses`.
     """
     fleet_addresses(hosts := list(hosts), hostvars)
     return {host: _resolve_all(_address(host, hostvars.get(host, {}))) for host in hosts}
 
 
 def resolve(address: str) -> str | None:
-    """Return the IP address that ``address`` is or, of a name, has: its first of IPv4, or of IPv6 when it has no other."""
+    """Return the IP address of an address or a name: the first IPv4 address, or the first IPv6 address if it has no other."""
     return next(iter(_resolve_all(address)), None)
 
 
 def _resolve_all(address: str) -> list[str]:
-    """Return the IP address that ``address`` is or, of a name, all that it has: those of IPv4 come first."""
+    """Return all IP addresses of an address or a name, IPv4 first."""
     try:
         return [str(ipaddress.ip_address(address))]
     except ValueError:
@@ -92,28 +94,28 @@ def _resolve_all(address: str) -> list[str]:
 def tier_problems(
     apps: object, addresses: Mapping[str, str], backends: Mapping[str, Mapping[str, Any] | None], tls_at: str
 ) -> Iterator[str]:
-    """Yield what is wrong between the balancers and the app hosts behind them.
+    """Yield the mistakes in the configuration of the load balancers and the app hosts behind them.
 
-    :arg apps: the value of ``tornado_apps``, whose own mistakes are for the app model to find.
-    :arg addresses: the app hosts' own, by host.
-    :arg backends: ``haproxy_backends`` of each balancer as its inventory has it; None where it follows from the app hosts.
+    :arg apps: the value of ``tornado_apps``, which the app model validates.
+    :arg addresses: the addresses of the app hosts.
+    :arg backends: ``haproxy_backends`` of each load balancer in the inventory; None if derived from the app hosts.
     :arg tls_at: the value of ``fleet_tls_at``.
     """
     if tls_at not in TLS_AT:
         yield f"fleet_tls_at: must be {' or '.join(TLS_AT)}; found {tls_at!r}"
     for host in [host for host in backends if host in addresses]:
-        yield f"{host}: is in balancers and in app_hosts, and HAProxy takes the ports of nginx; a balancer is a host of its own"
+        yield f"{host}: is in balancers and app_hosts, but HAProxy and nginx need the same ports; use separate hosts"
     if backends:
         yield from _certificate_problems(apps)
-    for host, wanted in backends.items():
-        if wanted is not None and not wanted:
-            yield f"haproxy_backends of {host}: is empty, so there is nothing to balance; leave it out to have one of each app"
-        elif wanted is None and not (addresses and apps):
-            yield f"{host}: is in balancers and has no backend; app_hosts needs a host, and {VARIABLE} an app"
+    for host, own_backends in backends.items():
+        if own_backends is not None and not own_backends:
+            yield f"haproxy_backends of {host}: is empty; unset it to get a backend for each app"
+        elif own_backends is None and not (addresses and apps):
+            yield f"{host}: is in balancers but has no backend; app_hosts needs a host, and {VARIABLE} an app"
     if backends and None not in backends.values():
-        led_to = {place for wanted in backends.values() for place in _places(wanted or {})}
-        for host in [host for host, address in addresses.items() if led_to and led_to.isdisjoint({host, address})]:
-            yield f"{host}: is in app_hosts, and in no backend of any balancer; add {addresses[host]} to haproxy_backends"
+        servers = {identity for own_backends in backends.values() for identity in _server_identities(own_backends or {})}
+        for host in [host for host, address in addresses.items() if servers and servers.isdisjoint({host, address})]:
+            yield f"{host}: is in app_hosts but in no backend of any load balancer; add {addresses[host]} to haproxy_backends"
 
 
 def _certificate_problems(apps: object) -> Iterator[str]:
@@ -121,13 +123,13 @@ def _certificate_problems(apps: object) -> Iterator[str]:
         tls = entry.get("tls") if isinstance(entry, Mapping) else None
         if isinstance(tls, Mapping) and tls.get("provider") == "acme":
             yield (
-                f"{VARIABLE}.{name}.tls.provider: acme is for hosts without balancers, as yet: an ACME server's questions could "
-                "reach any of a fleet; use files or self_signed"
+                f"{VARIABLE}.{name}.tls.provider: acme does not support load balancers yet: the ACME challenge could reach "
+                "any of them; use files or self_signed"
             )
 
 
-def _places(backends: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the name and the address of each server; what is no server is for the haproxy role to refuse."""
+def _server_identities(backends: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the name and the address of each server; the role haproxy rejects malformed servers."""
     for backend in backends.values():
         servers = backend.get("servers") if isinstance(backend, Mapping) else None
         for name, server in servers.items() if isinstance(servers, Mapping) else ():

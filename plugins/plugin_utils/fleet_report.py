@@ -1,7 +1,4 @@
-"""What the hosts of a fleet have said of themselves, put together: what is wrong, what differs, and tables of it for people.
-
-This is the controller's; the hosts' part is in `status`.
-"""
+"""Report on the status of a fleet: problems of hosts, differences between them, and tables for a terminal and a web page."""
 
 from __future__ import annotations
 
@@ -15,30 +12,30 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.model import Ap
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable, printable_data
 
-#: Where the page's template is.
+#: The directory of the page template.
 TEMPLATES = Path(__file__).parents[2] / "playbooks/templates"
 
-#: Digits of a revision that are shown: enough to find a commit by.
+#: Displayed digits of a revision: enough to identify a commit.
 REVISION_DIGITS = 12
 
-#: What a host has said: the result of the module status.
-Said = Mapping[str, Any]
+#: The result of the module status on a host, its status, or an entry of that.
+Data = Mapping[str, Any]
 
-#: The apps of each host, as the inventory has them.
+#: The apps of each host in the inventory.
 Apps = Mapping[str, Mapping[str, App]]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table; ``well`` unless it is about something that is a problem."""
+    """A row of a table; ``healthy`` is false if its entry has a problem."""
 
     cells: tuple[str, ...]
-    well: bool = True
+    healthy: bool = True
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of one ``part`` of what hosts say; the first column is the host."""
+    """A table of one ``part`` of the status of all hosts; the first column is the host."""
 
     part: str
     title: str
@@ -46,7 +43,7 @@ class Table:
     rows: list[Row]
 
     def lines(self) -> list[str]:
-        """Return it for a terminal."""
+        """Return the table for a terminal."""
         cells = [self.headings, *(row.cells for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
@@ -54,138 +51,138 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """All that was found out: ``at`` in ISO 8601; ``hosts`` is what each of the ``asked`` has said that could."""
+    """The report: its time in ISO 8601, and the status of each of the ``queried`` hosts that returned one."""
 
     at: str
-    asked: int
+    queried: int
     problems: list[str]
     notes: list[str]
     hosts: dict[str, Any]
     tables: list[Table]
 
     def data(self) -> dict[str, Any]:
-        """Return it for a program."""
-        return {"at": self.at, "well": not self.problems, "problems": self.problems, "notes": self.notes, "hosts": self.hosts}
+        """Return the report for a program."""
+        return {"at": self.at, "healthy": not self.problems, "problems": self.problems, "notes": self.notes, "hosts": self.hosts}
 
     def text(self) -> str:
-        """Return it for a terminal, without the problems."""
+        """Return the report for a terminal, without the problems."""
         blocks = [*("\n".join([table.title.upper(), *table.lines()]) for table in self.tables), "\n".join(self.notes)]
         return "\n\n".join(block for block in blocks if block)
 
     def page(self) -> str:
-        """Return it as a page of HTML that needs no other file."""
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined  # hosts, which have no use for a page, have none
+        """Return the report as a self-contained HTML page."""
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-        # Unlike Ansible's own, this environment escapes what is put in: apps, and who pushes, name themselves.
+        # Unlike that of Ansible, this environment escapes values: apps and pushers choose their names.
         environment = Environment(
             loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
         return environment.get_template("status.html.j2").render(report=self)
 
 
-def report(found: Mapping[str, Said], apps: Apps, now: float) -> Report:
-    """Return what the results of the module status, by host, are together.
+def make_report(results: Mapping[str, Data], apps: Apps, now: float) -> Report:
+    """Return the report on the results of the module status by host.
 
     :arg now: unix time.
     """
-    hosts = {host: printable_data(said["status"]) for host, said in found.items() if "status" in said}
+    hosts = {host: printable_data(result["status"]) for host, result in results.items() if "status" in result}
     return Report(
         at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)),
-        asked=len(found),
-        problems=[*_own_problems(found), *_differences(hosts, apps)],
+        queried=len(results),
+        problems=[*_host_problems(results), *_differences(hosts, apps)],
         notes=list(_notes(hosts)),
         hosts=hosts,
         tables=list(_tables(hosts)),
     )
 
 
-def _entries(status: Said, part: str) -> list[Said]:
-    """Return what a host says of a part; nothing of one that it could not read."""
-    found = status[part]
-    return [found] if isinstance(found, Mapping) else list(found or ())
+def _entries(status: Data, part: str) -> list[Data]:
+    """Return the entries of a part of a status; none if the host could not read the part."""
+    entries = status[part]
+    return [entries] if isinstance(entries, Mapping) else list(entries or ())
 
 
-def _own_problems(found: Mapping[str, Said]) -> Iterator[str]:
-    """Yield what is wrong with single hosts, in their own words if they have some."""
-    for host, said in found.items():
-        if "status" in said:
-            problems = said["problems"]
+def _host_problems(results: Mapping[str, Data]) -> Iterator[str]:
+    """Yield the problems that hosts reported, and the hosts without a status."""
+    for host, result in results.items():
+        if "status" in result:
+            problems = result["problems"]
         else:
-            what = "cannot be reached" if said.get("unreachable") else "cannot be looked at"
-            problems = [f"{what}: {said.get('msg', 'it gave no answer')}"]
+            failure = "unreachable" if result.get("unreachable") else "cannot collect its status"
+            problems = [f"{failure}: {result.get('msg', 'no answer')}"]
         yield from (f"{host}: {printable(' '.join(str(problem).split()), line=True)}" for problem in problems)
 
 
-def _notes(hosts: Mapping[str, Said]) -> Iterator[str]:
-    """Yield what an operator should know, and what is no problem."""
+def _notes(hosts: Mapping[str, Data]) -> Iterator[str]:
+    """Yield notices for the operator that are not problems."""
     for host, status in hosts.items():
         for app in _entries(status, "apps"):
             if app["maintenance"]:
-                yield f"{host}: {app['app']} is in maintenance since {app['maintenance']}"
+                yield f"{host}: {app['app']} is in maintenance mode since {app['maintenance']}"
             if app["awaited"]:
-                yield f"{host}: {app['app']}: nothing has been pushed yet"
+                yield f"{host}: {app['app']}: awaits its first push"
         if reasons := status["machine"]["reboot"]:
-            yield f"{host}: should be rebooted, by reboot.yml: {'; '.join(reasons)}"
+            yield f"{host}: needs a reboot (run reboot.yml): {'; '.join(reasons)}"
 
 
-# What differs
+# Differences between hosts, and from the inventory
 
 
-def _differences(hosts: Mapping[str, Said], apps: Apps) -> Iterator[str]:
+def _differences(hosts: Mapping[str, Data], apps: Apps) -> Iterator[str]:
     for host, status in hosts.items():
-        yield from _wrong_counts(host, status, apps.get(host, {}))
+        yield from _process_count_problems(host, status, apps.get(host, {}))
     yield from _different_releases(hosts, apps)
     yield from _address_problems(hosts)
 
 
-def _wrong_counts(host: str, status: Said, apps: Mapping[str, App]) -> Iterator[str]:
-    """Yield where more or fewer processes are served than the inventory wants on such a host."""
-    for one in _entries(status, "apps") if status["processes"] is not None else ():
-        app = apps.get(one["app"])
-        if app and one["release"]:
+def _process_count_problems(host: str, status: Data, apps: Mapping[str, App]) -> Iterator[str]:
+    """Yield the apps whose number of live processes differs from the inventory."""
+    for entry in _entries(status, "apps") if status["processes"] is not None else ():
+        app = apps.get(entry["app"])
+        if app and entry["release"]:
             live = [process for process in status["processes"] if process["app"] == app.name and process["live"]]
-            count, wanted = sum(not process["worker"] for process in live), app.process_count(status["machine"]["cpus"])
-            if count != wanted:
+            count, desired = sum(not process["worker"] for process in live), app.process_count(status["machine"]["cpus"])
+            if count != desired:
                 key = f"{VARIABLE}.{app.name}.processes"
-                yield f"{host}: {app.name}: has {count} of the {wanted} processes that {key} is here; deploy.yml starts others"
+                yield f"{host}: {app.name}: has {count} of the {desired} processes of {key}; run deploy.yml to correct it"
 
 
-def _different_releases(hosts: Mapping[str, Said], entries: Apps) -> Iterator[str]:
+def _different_releases(hosts: Mapping[str, Data], entries: Apps) -> Iterator[str]:
     """Yield the apps of which hosts with the same entry serve different releases.
 
-    Those have the same content, if not the same id: hosts may have different numbers of CPUs and different Pythons.
+    The content is compared: the IDs differ on hosts with different numbers of CPUs or versions of Python.
     """
     contents: dict[str, dict[str, list[str]]] = {}
     first: dict[str, App] = {}
     for host, status in hosts.items():
-        for one in _entries(status, "apps"):
-            entry = entries.get(host, {}).get(one["app"])
-            if one["release"] and entry and entry == first.setdefault(one["app"], entry):
-                contents.setdefault(one["app"], {}).setdefault(one["content"], []).append(f"{host} {one['release']}")
-    for app, served in contents.items():
-        if len(served) > 1:
-            groups = "; ".join(", ".join(group) for group in served.values())
-            yield f"{app}: is not the same release everywhere: {groups}. deploy.yml or rollback.yml makes it one"
+        for live in _entries(status, "apps"):
+            entry = entries.get(host, {}).get(live["app"])
+            if live["release"] and entry and entry == first.setdefault(live["app"], entry):
+                contents.setdefault(live["app"], {}).setdefault(live["content"], []).append(f"{host} {live['release']}")
+    for app, releases in contents.items():
+        if len(releases) > 1:
+            groups = "; ".join(map(", ".join, releases.values()))
+            yield f"{app}: hosts serve different releases: {groups}; run deploy.yml or rollback.yml"
 
 
-def _address_problems(hosts: Mapping[str, Said]) -> Iterator[str]:
-    """Yield the floating addresses that not exactly one host has."""
+def _address_problems(hosts: Mapping[str, Data]) -> Iterator[str]:
+    """Yield the floating IPs that no host, or more than one, holds."""
     holders: dict[str, list[str]] = {}
     for host, status in hosts.items():
-        for one in _entries(status, "addresses"):
-            holders.setdefault(one["address"], []).extend([host] if one["held"] else [])
+        for entry in _entries(status, "addresses"):
+            holders.setdefault(entry["address"], []).extend([host] if entry["held"] else [])
     for address, held_by in holders.items():
         if not held_by:
-            yield f"{address}: is held by no balancer that was looked at"
+            yield f"{address}: no load balancer that returned a status holds this floating IP"
         elif len(held_by) > 1:
-            yield f"{address}: is held by {' and '.join(held_by)}; they do not hear each other"
+            yield f"{address}: is held by {' and '.join(held_by)}; they do not receive each other's VRRP packets"
 
 
 # Tables
 
 
 def age(seconds: int) -> str:
-    """Return a time for people.
+    """Return a duration for display.
 
     >>> age(93_784)
     '1d 02:03:04'
@@ -195,7 +192,7 @@ def age(seconds: int) -> str:
 
 
 def size(number: int) -> str:
-    """Return a number of bytes for people.
+    """Return a number of bytes for display.
 
     >>> size(31 << 20), size(3 << 30)
     ('31 MiB', '3.0 GiB')
@@ -203,17 +200,17 @@ def size(number: int) -> str:
     return f"{number / 2**20:.0f} MiB" if number < 1 << 30 else f"{number / 2**30:.1f} GiB"
 
 
-def _process_only(cell: Callable[[Said], object]) -> Callable[[Said], object]:
-    """Leave a cell empty where there is no process that it could be about."""
-    return lambda one: cell(one) if one["pid"] else ""
+def _process_only(cell: Callable[[Data], object]) -> Callable[[Data], object]:
+    """Leave the cell empty for an entry without a running process."""
+    return lambda entry: cell(entry) if entry["pid"] else ""
 
 
-_up = _process_only(lambda one: age(one["uptime"]))
-_files = _process_only(lambda one: f"{one['open_files']}/{one['open_files_limit']}")
-_memory = _process_only(lambda one: size(one["rss"]))
+_up = _process_only(lambda entry: age(entry["uptime"]))
+_files = _process_only(lambda entry: f"{entry['open_files']}/{entry['open_files_limit']}")
+_memory = _process_only(lambda entry: size(entry["rss"]))
 
-#: Titles of the tables; of each the part of `Said` it is about, and its columns: a key of that, or what makes a cell of it.
-TABLES: Mapping[str, tuple[str, Mapping[str, str | Callable[[Said], object]]]] = {
+#: The tables by title: the part of the status, and the columns, each with a key of an entry or a function that renders it.
+TABLES: Mapping[str, tuple[str, Mapping[str, str | Callable[[Data], object]]]] = {
     "Hosts": (
         "machine",
         {
@@ -221,11 +218,11 @@ TABLES: Mapping[str, tuple[str, Mapping[str, str | Callable[[Said], object]]]] =
             "kernel": "kernel",
             "python": "python",
             "cpus": "cpus",
-            "load": lambda one: f"{one['load']:.2f}",
-            "memory free": lambda one: f"{size(one['memory_free'])} of {size(one['memory'])}",
-            "disk free": lambda one: f"{size(one['disk_free'])} of {size(one['disk_size'])}",
+            "load": lambda entry: f"{entry['load']:.2f}",
+            "memory free": lambda entry: f"{size(entry['memory_free'])} of {size(entry['memory'])}",
+            "disk free": lambda entry: f"{size(entry['disk_free'])} of {size(entry['disk_size'])}",
             "backlog": "backlog",
-            "up": lambda one: age(one["uptime"]),
+            "up": lambda entry: age(entry["uptime"]),
         },
     ),
     "Services": (
@@ -233,19 +230,19 @@ TABLES: Mapping[str, tuple[str, Mapping[str, str | Callable[[Said], object]]]] =
         {
             "service": "name",
             "version": "version",
-            "state": lambda one: "running" if one["active"] else "down",
+            "state": lambda entry: "running" if entry["active"] else "down",
             "role": "role",
-            "pid": lambda one: one["pid"] or "",
+            "pid": lambda entry: entry["pid"] or "",
             "up": _up,
             "files": _files,
             "memory": _memory,
         },
     ),
-    "Floating addresses": (
+    "Floating IPs": (
         "addresses",
-        {"address": "address", "state": lambda one: "held" if one["held"] else "standing by"},
+        {"address": "address", "state": lambda entry: "held" if entry["held"] else "standby"},
     ),
-    "Balanced servers": (
+    "Load-balanced servers": (
         "servers",
         {"backend": "backend", "server": "server", "state": "status", "sessions": "sessions", "weight": "weight"},
     ),
@@ -254,9 +251,9 @@ TABLES: Mapping[str, tuple[str, Mapping[str, str | Callable[[Said], object]]]] =
         {
             "app": "app",
             "release": "release",
-            "revision": lambda one: one["revision"][:REVISION_DIGITS],
+            "revision": lambda entry: entry["revision"][:REVISION_DIGITS],
             "slot": "slot",
-            "since, UTC": lambda one: one["since"][:16].replace("T", " "),
+            "since, UTC": lambda entry: entry["since"][:16].replace("T", " "),
             "by": "by",
             "python": "python",
             "tornado": "tornado",
@@ -266,17 +263,17 @@ TABLES: Mapping[str, tuple[str, Mapping[str, str | Callable[[Said], object]]]] =
         "processes",
         {
             "app": "app",
-            "slot": lambda one: f"{one['slot']}{'' if one['live'] else ' (not live)'}",
-            "process": lambda one: f"{one['worker']}.{one['process']}" if one["worker"] else one["process"],
+            "slot": lambda entry: f"{entry['slot']}{'' if entry['live'] else ' (not live)'}",
+            "process": lambda entry: f"{entry['worker']}.{entry['process']}" if entry["worker"] else entry["process"],
             "release": "release",
             "state": "state",
-            "pid": lambda one: one["pid"] or "",
+            "pid": lambda entry: entry["pid"] or "",
             "up": _up,
             "restarts": "restarts",
             "connections": "connections",
             "files": _files,
             "memory": _memory,
-            "health": lambda one: "" if one["worker"] else one["health"] or "no answer",
+            "health": lambda entry: "" if entry["worker"] else entry["health"] or "no answer",
         },
     ),
     "Certificates": (
@@ -286,22 +283,23 @@ TABLES: Mapping[str, tuple[str, Mapping[str, str | Callable[[Said], object]]]] =
             "certificate": "kind",
             "issuer": "issuer",
             "until": "until",
-            "days": lambda one: one["days"] if one["until"] else "",
-            "names": lambda one: ", ".join(one["names"]),
+            "days": lambda entry: entry["days"] if entry["until"] else "",
+            "names": lambda entry: ", ".join(entry["names"]),
         },
     ),
 }
 
 
-def _tables(hosts: Mapping[str, Said]) -> Iterator[Table]:
-    """Yield the tables that have something to show."""
+def _tables(hosts: Mapping[str, Data]) -> Iterator[Table]:
+    """Yield the tables that have rows."""
     for title, (part, columns) in TABLES.items():
         rows = [
             Row(
-                (host, *(str(one[cell] if isinstance(cell, str) else cell(one)) for cell in columns.values())), not one["problem"]
+                (host, *(str(entry[cell] if isinstance(cell, str) else cell(entry)) for cell in columns.values())),
+                not entry["problem"],
             )
             for host, status in hosts.items()
-            for one in _entries(status, part)
+            for entry in _entries(status, part)
         ]
         if rows:
             yield Table(part, title, ("host", *columns), rows)

@@ -1,4 +1,4 @@
-"""Variables of hosts that were meant to be a role's own, and are not."""
+"""Detection of misspelled role variables in the inventory, which Ansible would ignore."""
 
 from __future__ import annotations
 
@@ -9,51 +9,51 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
 
 
 def role_variable_problems(hosts: Mapping[str, Mapping[str, object]], options: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """Yield each misspelt variable of a role, with what was meant, and with the hosts that have it if others do not.
+    """Yield each misspelled role variable with the likely name, and with its hosts unless all hosts have it.
 
-    :arg hosts: the variables of each host. Only the values of those in question are looked at, of which some may raise KeyError.
-    :arg options: the types of each role's variables by their names, as its argument specs have them.
+    :arg hosts: the variables of each host; a value that cannot be evaluated raises KeyError.
+    :arg options: the type of each variable by role and name, from the argument specs.
     """
-    having: dict[tuple[str, str, str], list[str]] = {}
+    affected: dict[tuple[str, str, str], list[str]] = {}
     for host, variables in hosts.items():
         for name in variables:
             role = role_of(name, options)
-            right = meant(name, role, options.get(role, ()))
-            if right and _may_be(name, right, options[role][right], variables):
-                having.setdefault((name, role, right), []).append(host)
-    for (name, role, right), some in having.items():
-        where = f" of {', '.join(some)}" if len(some) < len(hosts) else ""
-        yield f"{name}{where}: no such variable of the role {role}; did you mean {right}?"
+            likely = likely_variable(name, role, options.get(role, ()))
+            if likely and _type_matches(name, likely, options[role][likely], variables):
+                affected.setdefault((name, role, likely), []).append(host)
+    for (name, role, likely), its_hosts in affected.items():
+        where = f" of {', '.join(its_hosts)}" if len(its_hosts) < len(hosts) else ""
+        yield f"{name}{where}: no such variable of the role {role}; did you mean {likely}?"
 
 
 def role_of(name: str, roles: Collection[str]) -> str:
-    """Return the role that a variable belongs to by its name; nothing if it is none's."""
+    """Return the role whose prefix a variable has; empty if there is none."""
     return next((role for role in roles if name.startswith(f"{role}_")), "")
 
 
-def meant(name: str, role: str, known: Collection[str]) -> str | None:
-    """Return the known variable of the role that ``name`` is a misspelling of.
+def likely_variable(name: str, role: str, variables: Collection[str]) -> str | None:
+    """Return the variable of the role that ``name`` is a likely misspelling of.
 
-    That is the nearest one, if at most a quarter of its letters is missing (not counting the role's name), and as many others are
-    there. What only begins like a role's variable, such as ``python_version``, is somebody else's.
+    At most a quarter of its letters, not counting the prefix, may be missing, and as many may be added. So names that only share
+    the prefix, such as ``python_version``, remain free for the user.
     """
-    right = None if name in known else closest_match(name, known)
-    if right is None:
+    likely = None if name in variables else closest_match(name, variables)
+    if likely is None:
         return None
-    letters, wanted = Counter(name), Counter(right)
-    tolerable = len(right.removeprefix(f"{role}_")) // 4
-    return right if max((wanted - letters).total(), (letters - wanted).total()) <= tolerable else None
+    letters, expected = Counter(name), Counter(likely)
+    tolerance = len(likely.removeprefix(f"{role}_")) // 4
+    return likely if max((expected - letters).total(), (letters - expected).total()) <= tolerance else None
 
 
-def _may_be(name: str, right: str, kind: str, variables: Mapping[str, object]) -> bool:
-    """Say whether the value allows for it that ``right``, of that type, was meant.
+def _type_matches(name: str, likely: str, kind: str, variables: Mapping[str, object]) -> bool:
+    """Return whether the value fits the type of ``likely``, where one name is a prefix of the other.
 
-    Of several and of one the value decides: ``app_version`` with a text is not meant as ``app_versions``, a dict.
+    So ``app_version`` with a string is not taken for ``app_versions``, which is a dict.
     """
-    if not (name.startswith(right) or right.startswith(name)):
+    if not (name.startswith(likely) or likely.startswith(name)):
         return True
     try:
         value = variables[name]
-    except KeyError:  # it needs a variable that is not there yet
+    except KeyError:
         return False
     return (kind == "dict") == isinstance(value, Mapping) and (kind == "list") == isinstance(value, list)

@@ -1,4 +1,4 @@
-"""How a change goes over the hosts of a fleet: in which batches, and what is said when it stops."""
+"""Rolling updates: batches and canary of a fleet, and the report after an interrupted rolling update."""
 
 from __future__ import annotations
 
@@ -12,71 +12,77 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
 BATCH = re.compile(r"[1-9]\d*|([1-9]\d?|100)%")
 SECONDS = re.compile(r"\d{1,5}")
 
-#: Where the role app keeps what its check of a host, its builds and its switches returned.
+#: Variables in which the role app registers the results of its check of the host, its builds and its switches.
 CHECK = "app_host"
 BUILDS = "__app_releases"
 SWITCHES = ("__app_switched_once", "__app_switched")
 
 
 @dataclass
-class Served:
-    """What a host serves of an app: releases before and after the switch; ``after`` is None where nobody could be asked."""
+class LiveRelease:
+    """The live release of an app on a host before and after the switch; ``after`` is None if the host became unreachable."""
 
     before: str
     after: str | None
+
+    def __str__(self) -> str:
+        """Return the change for the report."""
+        before, after = self.before or "nothing", self.after or "nothing"
+        if self.after is None:
+            return f"became unreachable; it served {before} before"
+        return f"{after} (unchanged)" if after == before else f"{after} (before: {before})"
 
 
 def batches(batch: object = "100%", *, canary: bool = False, pause: object = 0) -> list[str]:
     """Return Ansible's ``serial``: the sizes of the batches, the last one repeated.
 
-    :arg batch: hosts that switch at a time, or their share of all, such as ``25%``.
-    :arg canary: whether one host goes first.
-    :arg pause: seconds after a batch, which are only checked.
+    :arg batch: the number of hosts in a batch, or their share of all hosts, such as ``25%``.
+    :arg canary: whether the first batch is a single host.
+    :arg pause: seconds after a batch, which are only validated.
     :raises InvalidDataError: with every mistake.
     """
-    problems = list(roll_problems(batch, pause))
+    problems = list(rolling_update_problems(batch, pause))
     if problems:
         raise InvalidDataError(problems)
     return ["1"] * canary + [str(batch)]
 
 
-def roll_problems(batch: object = "100%", pause: object = 0, **_others: object) -> Iterator[str]:
-    """Yield what is wrong with what was asked for."""
+def rolling_update_problems(batch: object = "100%", pause: object = 0, **_others: object) -> Iterator[str]:
+    """Yield the mistakes in the options of a rolling update."""
     if not BATCH.fullmatch(str(batch)):
         yield f'batch: must be a number of hosts, 1 or more, or a share of them, such as "25%"; found {batch}'
     if not SECONDS.fullmatch(str(pause)):
         yield f"pause: must be seconds, such as 60; found {pause}"
 
 
-def report(hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]], inventory: str) -> str:
-    """Return what each of ``hosts`` serves after a roll has stopped, and the commands that lead on and back.
+def interruption_report(hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]], inventory: str) -> str:
+    """Return what each host serves after an interrupted rolling update, and the commands to continue and to roll back.
 
-    :arg hostvars: the variables of the hosts, with the results of what was done on them so far.
-    :arg inventory: where the inventory is, for the commands.
+    :arg hostvars: the variables of the hosts, with the results registered so far.
+    :arg inventory: the location of the inventory, for the commands.
     """
-    found = {host: _served(hostvars[host]) for host in hosts}
-    apps: dict[str, dict[str, Served]] = {}
-    for host, served in found.items():
-        for app, one in served.items():
-            apps.setdefault(app, {})[host] = one
-    lines = ["the roll has stopped; what is served now:"]
-    lines += [f"  {app}: {host} {_told(one)}" for app, served in apps.items() for host, one in served.items()]
-    lines += [f"  {host} was left out, as it could not be reached" for host in hosts if _is_left_out(hostvars[host])]
-    lines.append("to go on when the reason is gone: the same command again")
-    lines += [line for app, served in apps.items() for line in _way_back(app, served, inventory)]
+    apps: dict[str, dict[str, LiveRelease]] = {}
+    for host in hosts:
+        for app, release in _live_releases(hostvars[host]).items():
+            apps.setdefault(app, {})[host] = release
+    lines = ["the rolling update was interrupted; the hosts now serve:"]
+    lines += [f"  {app}: {host} {release}" for app, releases in apps.items() for host, release in releases.items()]
+    lines += [f"  {host} was skipped, because it is unreachable" for host in hosts if _is_skipped(hostvars[host])]
+    lines.append("to continue: fix the cause and run the same command again")
+    lines += [line for app, releases in apps.items() for line in _rollback_commands(app, releases, inventory)]
     return "\n".join(lines)
 
 
-def _served(variables: Mapping[str, Any]) -> dict[str, Served]:
-    """Return what a host serves, by app, as the results of its builds and switches say."""
-    found = {result["item"]: Served(result["live"], result["live"]) for result in _results(variables, BUILDS)}
+def _live_releases(variables: Mapping[str, Any]) -> dict[str, LiveRelease]:
+    """Return the live releases of a host by app, from the results of its builds and switches."""
+    releases = {result["item"]: LiveRelease(result["live"], result["live"]) for result in _results(variables, BUILDS)}
     for result in (result for name in SWITCHES for result in _results(variables, name)):
-        one = found[result["item"]]
-        one.after = None if result.get("unreachable") else result.get("release", one.before)
-    return found
+        release = releases[result["item"]]
+        release.after = None if result.get("unreachable") else result.get("release", release.before)
+    return releases
 
 
-def _is_left_out(variables: Mapping[str, Any]) -> bool:
+def _is_skipped(variables: Mapping[str, Any]) -> bool:
     return bool(variables.get(CHECK, {}).get("unreachable"))
 
 
@@ -86,21 +92,13 @@ def _results(variables: Mapping[str, Any], name: str) -> Iterator[Mapping[str, A
             yield result
 
 
-def _told(served: Served) -> str:
-    if served.after is None:
-        return f"was lost on the way; before, it served {served.before or 'nothing'}"
-    if served.after == served.before:
-        return f"{served.after or 'nothing'}, as before"
-    return f"{served.after or 'nothing'}, before {served.before or 'nothing'}"
-
-
-def _way_back(app: str, served: Mapping[str, Served], inventory: str) -> Iterator[str]:
-    """Yield the commands that take an app back where it serves, or may serve, another release than before."""
+def _rollback_commands(app: str, releases: Mapping[str, LiveRelease], inventory: str) -> Iterator[str]:
+    """Yield the commands that roll back an app on the hosts that serve, or may serve, another release than before."""
     changed: dict[str, list[str]] = {}
-    for host, one in served.items():
-        if one.before and one.after != one.before:  # where nothing was served before there is no way back
-            changed.setdefault(one.before, []).append(host)
-    for release, hosts in changed.items():
-        limit = f" --limit {','.join(hosts)}" if any(one.before != release for one in served.values()) else ""
-        command = f"ansible-playbook funnel.tornado.rollback -i {inventory} -e app={app} -e release={release}{limit}"
-        yield f"to take {app} back: {command}"
+    for host, release in releases.items():
+        if release.before and release.after != release.before:  # the first release of a host has no predecessor
+            changed.setdefault(release.before, []).append(host)
+    for before, hosts in changed.items():
+        limit = f" --limit {','.join(hosts)}" if any(release.before != before for release in releases.values()) else ""
+        command = f"ansible-playbook funnel.tornado.rollback -i {inventory} -e app={app} -e release={before}{limit}"
+        yield f"to roll back {app}: {command}"

@@ -1,7 +1,4 @@
-"""The controller's half of a source: which files of a directory belong to it, what they hash to, and their archive.
-
-Of a source that is an archive already, what that hashes to.
-"""
+"""Packing of app sources on the controller: the files of a directory, their revision hash, and their archive."""
 
 from __future__ import annotations
 
@@ -15,40 +12,40 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-#: Excluded from a directory that is no git work tree.
-NEVER_PACKED = frozenset({".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", ".mypy_cache", ".pytest_cache"})
+#: Names excluded from a directory that is not a git work tree.
+EXCLUDED = frozenset({".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", ".mypy_cache", ".pytest_cache"})
 
-#: How each pointer of Git LFS begins, and the size in bytes that none reaches (the specification of Git LFS pointers).
+#: The first line of a Git LFS pointer file, and its maximum size (the specification of Git LFS).
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
 LFS_POINTER_SIZE = 1024
 
 
 class SourceError(Exception):
-    """The source is not there, or cannot be sent. The message says which file and why."""
+    """The source is missing or cannot be packed. The message has the file and the reason."""
 
 
 def locate(name: str, playbook: str, *, directory: bool) -> Path:
-    """Return the directory, or the file, that ``name`` means: where ansible-playbook was started, or beside the playbook.
+    """Return the path of a directory or a file, relative to the working directory or to the playbook.
 
-    :raises SourceError: when there is none.
+    :raises SourceError: when it does not exist.
     """
     path = Path(name).expanduser()
-    tried = [Path.cwd() / path, Path(playbook) / path]
-    for found in tried:
-        if found.is_dir() if directory else found.is_file():
-            return found
-    places = " or ".join(dict.fromkeys(map(str, tried)))
+    candidates = [Path.cwd() / path, Path(playbook) / path]
+    for candidate in candidates:
+        if candidate.is_dir() if directory else candidate.is_file():
+            return candidate
+    places = " or ".join(dict.fromkeys(map(str, candidates)))
     raise SourceError(f"there is no {'directory' if directory else 'file'} {places}")
 
 
 def files(directory: Path) -> list[Path]:
-    """Return the files and links of ``directory`` that belong to a release, relative to it, sorted by the bytes of their names.
+    """Return the files and links of a source, relative to ``directory``, sorted by the bytes of their names.
 
-    In a git work tree these are the tracked files and the untracked ones that git does not ignore, those of submodules
-    included. Elsewhere these are all files but those of :data:`NEVER_PACKED`.
+    In a git work tree they are the tracked files and the untracked ones that git does not ignore, including submodules.
+    Elsewhere they are all files except :data:`EXCLUDED`.
 
-    :raises SourceError: for what cannot be sent, such as a pipe, a submodule that is not checked out or a pointer of Git LFS, and
-        when git cannot list a work tree: without git, what it ignores would be sent.
+    :raises SourceError: for a file that cannot be packed, such as a pipe, a submodule that is not checked out or a Git LFS
+        pointer, and when git cannot list a work tree, since ignored files would be packed without it.
     """
     found = [path for path in _list(directory) if os.path.lexists(directory / path)]
     for path in found:
@@ -57,7 +54,7 @@ def files(directory: Path) -> list[Path]:
 
 
 def revision(directory: Path) -> str:
-    """Return the hash of everything :func:`pack` would pack: names, contents, execute bits, targets of links.
+    """Return the hash of everything that :func:`pack` packs: names, contents, execute bits, targets of links.
 
     :raises SourceError: as :func:`files`, and for a file that cannot be read.
     """
@@ -79,8 +76,8 @@ def revision(directory: Path) -> str:
 def archive_revision(file: Path, checksum: str | None) -> str:
     """Return the hash of an archive.
 
-    :arg checksum: the hash that is expected (``sha256:...``), if there is one.
-    :raises SourceError: when it is another.
+    :arg checksum: the expected hash (``sha256:...``), if any.
+    :raises SourceError: when the hash differs.
     """
     with file.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
@@ -90,12 +87,11 @@ def archive_revision(file: Path, checksum: str | None) -> str:
 
 
 def pack(directory: Path) -> bytes:
-    """Return the files of ``directory`` as a gzipped tar archive, root's and with the files' own times.
+    """Return the files of ``directory`` as a gzipped tar archive, owned by root and with their modification times.
 
-    The times stay because nginx and Tornado make validators for caches (``ETag``, ``Last-Modified``) of them. GNU's format keeps
-    names of any bytes.
+    nginx and Tornado derive ``ETag`` and ``Last-Modified`` from the times. The GNU format keeps names of any bytes.
 
-    :raises SourceError: as :func:`files`, for a link that leaves the directory, and for a file that cannot be read.
+    :raises SourceError: as :func:`files`, for a link to the outside, and for a file that cannot be read.
     """
     raw = io.BytesIO()
     with (
@@ -112,7 +108,7 @@ def pack(directory: Path) -> bytes:
 
 
 def printable(path: Path) -> str:
-    """Return ``path`` for a message: bytes that are no UTF-8 and control characters are escaped."""
+    """Return ``path`` for a message, with control characters and bytes that are not UTF-8 escaped."""
     text = os.fsencode(path).decode(errors="backslashreplace")
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
@@ -136,8 +132,8 @@ def _target(directory: Path, path: Path) -> str:
     target = full.readlink()
     try:
         inside = full.resolve().is_relative_to(directory.resolve())
-    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
-        raise SourceError(f"{printable(full)} is a link that leads nowhere: {error}; remove it") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+        raise SourceError(f"{printable(full)} is a broken link: {error}; remove it") from error
     if target.is_absolute() or not inside:
         raise SourceError(
             f"{printable(full)} is a link to {printable(target)}, outside of the source; "
@@ -147,7 +143,7 @@ def _target(directory: Path, path: Path) -> str:
 
 
 def _require_sendable(path: Path) -> None:
-    """Refuse what is neither a file nor a link, and a file that stands for another one in Git LFS."""
+    """Raise SourceError unless the path is a file or a link, and not a Git LFS pointer."""
     state = path.lstat()
     if stat.S_ISLNK(state.st_mode):
         return
@@ -159,11 +155,11 @@ def _require_sendable(path: Path) -> None:
         except OSError as error:
             raise SourceError(f"{printable(path)} cannot be read: {error.strerror}") from error
         if begins == LFS_POINTER:
-            raise SourceError(f"{printable(path)} is a pointer of Git LFS, and not the file itself; run `git lfs pull`")
+            raise SourceError(f"{printable(path)} is a Git LFS pointer instead of the file; run `git lfs pull`")
 
 
 def _list(directory: Path) -> Iterator[Path]:
-    """Yield the files of ``directory``, as git lists them where there is a work tree."""
+    """Yield the files of ``directory``; git lists them in a work tree."""
     resolved = directory.resolve()
     if any((parent / ".git").exists() for parent in (resolved, *resolved.parents)):
         yield from _git_files(directory)
@@ -172,14 +168,16 @@ def _list(directory: Path) -> Iterator[Path]:
 
 
 def _git_files(directory: Path) -> Iterator[Path]:
-    """Yield the files that git lists; repositories inside of this one list their own.
+    """Yield the files that git lists, including those of nested repositories.
 
-    :raises SourceError: in git's words, and where the work tree lacks a submodule or ignores the directory.
+    :raises SourceError: when git fails, a submodule is not checked out, or git ignores the directory.
     """
     top = _git(directory, "rev-parse", "--show-toplevel").rstrip("\n")
     here = directory.resolve()
     if not here.samefile(top) and _git(here.parent, "check-ignore", "--", here.name, accept=(0, 1)):
-        raise SourceError(f"git ignores {printable(directory)}, so nothing would be sent; change the .gitignore that excludes it")
+        raise SourceError(
+            f"git ignores {printable(directory)}, so no files would be packed; change the .gitignore that excludes it"
+        )
     for name in filter(None, _git(directory, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")):
         full = directory / name
         if not full.is_dir() or full.is_symlink():
@@ -193,16 +191,17 @@ def _git_files(directory: Path) -> Iterator[Path]:
 
 
 def _git(directory: Path, *arguments: str, accept: tuple[int, ...] = (0,)) -> str:
-    """Return what git prints; the variables of a git that this was started by, as of a hook, name another repository.
+    """Return the output of git, run without ``GIT_*`` variables, by which a hook would select another repository.
 
-    :raises SourceError: when it is not installed, or ends with another status than those of ``accept``.
+    :raises SourceError: when git is not installed, or exits with a status that is not in ``accept``.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {"LC_ALL": "C"}
     try:
         done = subprocess.run(["git", "-C", str(directory), *arguments], capture_output=True, check=False, env=environment)
     except OSError as error:
         raise SourceError(
-            f"{printable(directory)} is in a git work tree, and git, which lists its files, cannot be started: {error.strerror}"
+            f"{printable(directory)} is in a git work tree, but git, which must list its files, cannot be started: "
+            f"{error.strerror}"
         ) from error
     if done.returncode not in accept:
         words = done.stderr.decode(errors="replace").strip()
@@ -215,7 +214,7 @@ def _walk(directory: Path) -> Iterator[Path]:
         raise SourceError(f"{printable(Path(error.filename))} cannot be listed: {error.strerror}") from error
 
     for root, directories, names in os.walk(directory, onerror=fail):
-        directories[:] = [name for name in directories if name not in NEVER_PACKED]
+        directories[:] = [name for name in directories if name not in EXCLUDED]
         here = Path(root).relative_to(directory)
         yield from (here / name for name in names if not name.endswith(".pyc"))
         yield from (here / name for name in directories if (Path(root) / name).is_symlink())

@@ -64,12 +64,12 @@ def test_a_right_fleet_is_let_through_and_nothing_is_changed(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("inventory", "options", "message"),
     [
-        (fleet(haproxy_backends={}), [], "haproxy_backends of lb1: is empty, so there is nothing to balance"),
-        (fleet(apps={}), [], "lb1: is in balancers and has no backend; app_hosts needs a host, and tornado_apps an app"),
+        (fleet(haproxy_backends={}), [], "haproxy_backends of lb1: is empty; unset it"),
+        (fleet(apps={}), [], "lb1: is in balancers but has no backend; app_hosts needs a host, and tornado_apps an app"),
         (
             fleet(haproxy_backends={"shop": {"servers": {"web1": "192.0.2.11", "b": {"address": "192.0.2.12:8080"}}}}),
             [],
-            "web3: is in app_hosts, and in no backend of any balancer; add 192.0.2.13 to haproxy_backends",
+            "web3: is in app_hosts but in no backend of any load balancer; add 192.0.2.13 to haproxy_backends",
         ),
         (
             fleet(
@@ -83,7 +83,7 @@ def test_a_right_fleet_is_let_through_and_nothing_is_changed(tmp_path: Path) -> 
         (
             fleet(apps={"shop": SHOP | {"domains": ["shop.test"], "tls": {"provider": "acme"}}}),
             [],
-            "tornado_apps.shop.tls.provider: acme is for hosts without balancers, as yet",
+            "tornado_apps.shop.tls.provider: acme does not support load balancers yet",
         ),
         (
             fleet(haproxy_listne=["80"], app_version="{{ version }}"),
@@ -147,7 +147,7 @@ def test_a_misspelt_group_is_refused(tmp_path: Path, playbook: str) -> None:
     del inventory["balancers"]
     status, output = check(tmp_path, inventory, playbook=playbook)
     assert status != 0
-    assert "group app_host: there is no such group in the collection; did you mean app_hosts?" in output
+    assert "group app_host: the collection has no such group; did you mean app_hosts?" in output
 
 
 def test_an_inventory_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

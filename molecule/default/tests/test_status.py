@@ -60,7 +60,7 @@ def test_status_page_fits_phone_screen_and_paper(host: Host, tmp_path: Path) -> 
         assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0, "the page loads another file"
         printed = driver.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})
     for shown in (screen, phone, dark, paper):
-        assert shown["text"].startswith("All is well\n1 of 1 hosts")
+        assert shown["text"].startswith("No problems\n1 of 1 hosts")
         assert {str(pid) for pid in running.values()} <= set(re.findall(r"\d+", shown["text"]))
     assert (screen["head"], phone["head"], paper["head"]) == ("table-header-group", "none", "table-header-group")
     assert dark["background"] != phone["background"] == paper["background"]

@@ -653,7 +653,7 @@ def test_a_site_in_maintenance_says_so_to_all_but_who_works_on_it(
         assert re.search(r"changed=0.*\n.*changed=0", maintenance("shop", "on", directory, variables))
         assert "changed=0" in expect_success(run_site(host.check_output("hostname"), directory, variables))
         assert shop.get("/whoami").status == 503
-        assert "shop is in maintenance since 20" in expect_success(
+        assert "shop is in maintenance mode since 20" in expect_success(
             run_playbook("playbooks/status.yml", ALL, *extra(directory, variables))
         )
         assert Site(address(host), "sample.test").get("/whoami").status == 200

@@ -74,8 +74,8 @@ def test_what_is_not_well_and_what_differs_from_the_inventory_is_named(fleet: Fl
         expect_success(deploy("sample", "app_hosts", tmp_path, entry()))
     problems = "\n".join(found["problems"])
     assert status != 0
-    assert found["well"] is False
-    assert "web9: cannot be reached" in problems
+    assert found["healthy"] is False
+    assert "web9: unreachable" in problems
     assert "web9" not in found["hosts"]
     for name in BALANCERS:
         assert f"{name}: haproxy: sample lacks the server web9 of the inventory; run site.yml to add it" in problems
@@ -86,4 +86,4 @@ def test_what_is_not_well_and_what_differs_from_the_inventory_is_named(fleet: Fl
     )
     assert "web2: sample: process" in problems
     assert "is STOPPED, health 0" in problems
-    assert "sample: is not the same release everywhere: web1 " in problems
+    assert "sample: hosts serve different releases: web1 " in problems

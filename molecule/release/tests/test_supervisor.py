@@ -41,9 +41,8 @@ LIST_APP_PROCESSES = "pgrep --full '[s]ample_app|[p]lain.py' || echo none"
 KILL = "kill -9 $(pgrep --exact supervisord) && sleep 0.2"
 
 #: Waits until a supervisord has started a process.
-WAIT_FOR_CHILD = (
-    "timeout 30 sh -c 'until pgrep --parent $(pgrep --exact supervisord || echo none) >/dev/null 2>&1; do sleep 0.01; done'"
-)
+CHILD_EXISTS = "pgrep --parent $(pgrep --exact supervisord || echo none) >/dev/null 2>&1"
+WAIT_FOR_CHILD = f"timeout 30 sh -c 'until {CHILD_EXISTS}; do sleep 0.01; done'"
 
 
 MODULE_VARIABLES = apps(sample=SAMPLE, ported=PORT_APP | SAMPLE)

@@ -146,7 +146,7 @@ def test_until_something_is_pushed_there_is_nothing_to_serve_and_nothing_fails(
     for host in hosts.values():
         assert Site(address(host), "shout.test").get().status == 502
     status = expect_success(run_playbook("playbooks/status.yml", ALL, *extra(directory, apps(**entries))))
-    assert status.count("shout: nothing has been pushed yet") == 2
+    assert status.count("shout: awaits its first push") == 2
     assert "changed=0" in expect_success(
         run_playbook("playbooks/deploy.yml", "debian13", *BOTH, *extra(directory, apps(**entries)))
     )

@@ -1,27 +1,27 @@
-"""Where everything of an app lies on a host: every path follows from the app's name, and only from here.
+"""Paths and names of an app on a host, all derived from the app's name.
 
-    /srv/<app>/                       root's; others may pass through it, and list nothing
+    /srv/<app>/                       owned by root; other users may traverse it but not list it
         releases/<id>/                an immutable release
-            src/                      the code: readable by the app's user only; of source.directory, a link to it
-            public/<url>/             what nginx serves of it, by its whole address: readable by all
-            versions/<SHA-512>.<type> the same files by their content, for pages of this release when the next one is live
+            src/                      source code, readable by the app's user only; for source.directory, a link to it
+            public/<url>/             static files that nginx serves, by URL path; world-readable
+            versions/<SHA-512>.<type> the same files by content hash, for open pages of this release after the next switch
             venv -> environments/<hash>
             launch.py  runner/  release.json  secrets.json
-            source.tar                what was pushed, if it was: the code of the next release with other settings
+            source.tar                the pushed source, if any; releases with other settings are built from it
         environments/<hash>/          virtual environments, shared by releases with the same dependencies
-        slots/{a,b}/                  a generation of processes; nobody but root, nginx and the app's user may pass through it:
+        slots/{a,b}/                  a process group; only root, nginx and the app's user may traverse it
             release -> releases/<id>
-            before -> releases/<id>   the one that was served before it, if any, and whose pages are still open somewhere
-            run/<process>.{sock,pid,starts,metrics}   as in /tmp, nobody removes or follows there what another user made
-            upstream.conf             the servers of nginx's upstream
-        live -> slots/{a,b}           the switch: renaming a link over this one moves all traffic
-        current -> live/release       for people
-        history.json                  which releases were served, and when
-        maintenance                   while it exists, nginx answers that the site is being worked on
-        shared/                       the app's own: writable, kept over releases
+            before -> releases/<id>   the previously served release, if any, for pages that are still open
+            run/<process>.{sock,pid,starts,metrics}   sticky like /tmp: users cannot remove or follow files of other users
+            upstream.conf             the servers of the nginx upstream
+        live -> slots/{a,b}           the switch: replacing this link moves all traffic
+        current -> live/release       for operators
+        history.json                  served releases with their times
+        maintenance                   while this file exists, nginx serves the maintenance page
+        shared/                       persistent data that the app may write
 
-The slots lie beside the releases, not under ``/run``: which slot is live then survives a reboot in one place, the link,
-and nothing has to recreate a directory before supervisord and nginx start.
+The slots are kept beside the releases instead of in ``/run``: the link to the live slot survives a reboot, and no directory must
+be recreated before supervisord and nginx start.
 """
 
 from __future__ import annotations
@@ -33,64 +33,64 @@ from typing import Literal
 Slot = Literal["a", "b"]
 SLOTS: tuple[Slot, Slot] = ("a", "b")
 
-#: The variable that holds the apps' entries: every path in a message begins with it.
+#: The variable with the entries of the apps; keys in messages start with it.
 VARIABLE = "tornado_apps"
 
-#: What apps that are pushed are built by, with their secrets: root's alone.
+#: Entries and secrets of pushed apps, readable by root only.
 PUSH_ENTRIES = Path("/etc/funnel/push")
 
-#: What uv and git need in their environment to build: index, certificates, proxy.
+#: Environment of uv and git in builds: index, certificates, proxy.
 UV_ENVIRONMENT = Path("/etc/uv/environment")
 
-#: In a release: the archive that was pushed.
+#: Name of the pushed archive in a release.
 PUSHED_SOURCE = "source.tar"
 
-#: Processes that a slot may have at most: with their numbers from 0 it still has its own half of an app's ports.
+#: Maximum processes of a slot.
 MAX_PROCESSES = 256
 
-#: nginx's group on Debian: it reaches the sockets, and nothing else of an app.
+#: Group of nginx on Debian; of an app, it may access only the sockets.
 NGINX_GROUP = "www-data"
 
 
 def port_of(first: int, slot: Slot, process: int) -> int:
-    """Return the port of a process of an app whose ports begin at ``first``.
+    """Return the port of a process of an app whose port range starts at ``first``.
 
-    The slots interleave, so that a slot with more processes than the other never takes one of its ports. ``launch.py``,
-    which stands alone in a release, reckons the same; a test holds the two together.
+    The ports of the two slots alternate, so they never collide if one slot has more processes. ``launch.py``, which cannot
+    import this module, computes the same; a test compares both.
     """
     return first + 2 * process + SLOTS.index(slot)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The paths and names of the app ``app``; ``base`` is another directory than ``/`` in tests only."""
+    """Paths and names of the app ``app``; ``base`` differs from ``/`` in tests only."""
 
     app: str
     base: Path = Path("/")
 
     @property
     def user(self) -> str:
-        """Name of the user, and of the group, that the processes run as."""
+        """Name of the user and group of the processes."""
         return self.app
 
     @property
     def builder(self) -> str:
-        """Name of the user that builds releases; no app's name begins like this."""
+        """Name of the user that builds releases; names of apps never start with an underscore."""
         return f"_{self.app}"
 
     @property
     def home(self) -> Path:
-        """The app's directory."""
+        """Directory of the app."""
         return self.base / "srv" / self.app
 
     @property
     def releases(self) -> Path:
-        """Holds a directory per release, named by its id."""
+        """Contains a directory per release, named by its id."""
         return self.home / "releases"
 
     @property
     def environments(self) -> Path:
-        """Holds a virtual environment per set of dependencies."""
+        """Contains a virtual environment per set of dependencies."""
         return self.home / "environments"
 
     @property
@@ -100,42 +100,42 @@ class Layout:
 
     @property
     def cache(self) -> Path:
-        """The builder's own: the package cache of uv, and the home of hooks.build."""
+        """Owned by the builder: the package cache of uv, and the home directory of hooks.build."""
         return self.home / "cache"
 
     @property
     def shared(self) -> Path:
-        """What the app may write and every release sees."""
+        """Persistent data that the app may write, shared by all releases."""
         return self.home / "shared"
 
     @property
     def slots(self) -> Path:
-        """Holds the slots."""
+        """Contains the slots."""
         return self.home / "slots"
 
     @property
     def live(self) -> Path:
-        """The link to the slot that is served."""
+        """Link to the live slot."""
         return self.home / "live"
 
     @property
     def current(self) -> Path:
-        """The link to the release that is served."""
+        """Link to the live release."""
         return self.home / "current"
 
     @property
     def history(self) -> Path:
-        """The file that says which releases were served."""
+        """File with the served releases."""
         return self.home / "history.json"
 
     @property
     def lock(self) -> Path:
-        """The file that a deploy holds locked."""
+        """Lock file of deploys."""
         return self.home / ".lock"
 
     @property
     def logs(self) -> Path:
-        """Holds ``<slot>-<process>.log``: two generations that overlap in time never rotate the same file."""
+        """Contains ``<slot>-<process>.log``, so that overlapping process groups never rotate the same file."""
         return self.base / "var/log" / self.app
 
     def release(self, release: str) -> Path:
@@ -143,7 +143,7 @@ class Layout:
         return self.releases / release
 
     def pushed_source(self, release: str) -> Path:
-        """Archive that a release was made of, if it was pushed to this host."""
+        """Pushed archive from which a release was built, if any."""
         return self.release(release) / PUSHED_SOURCE
 
     def manifest(self, release: str) -> Path:
@@ -151,7 +151,7 @@ class Layout:
         return self.release(release) / "release.json"
 
     def is_built(self, release: str) -> bool:
-        """Say whether a release is there; one whose build was broken off is not, as a release appears by a rename."""
+        """Return whether a release exists; it is renamed into place, so an incomplete build does not count."""
         return self.manifest(release).exists()
 
     def slot(self, slot: str) -> Path:
@@ -159,7 +159,7 @@ class Layout:
         return self.slots / slot
 
     def run(self, slot: str) -> Path:
-        """Directory of a slot's sockets: the app's user makes them, nginx's group reaches them, nobody else does."""
+        """Directory of the sockets of a slot, accessible to the app's user and to nginx only."""
         return self.slot(slot) / "run"
 
     def socket(self, slot: str, process: int) -> Path:
@@ -167,60 +167,60 @@ class Layout:
         return self.run(slot) / f"{process}.sock"
 
     def upstream(self, slot: str) -> Path:
-        """Return the file with the server lines of nginx's upstream that a slot is."""
+        """Return the file with the servers of the nginx upstream of a slot."""
         return self.slot(slot) / "upstream.conf"
 
     def reload_marker(self, slot: str) -> Path:
-        """Return the file that says that nginx has still to learn the server lines of a slot that traffic has moved to."""
+        """Return the file that exists from the switch to a slot until nginx has loaded its upstream servers."""
         return self.slot(slot) / "reload"
 
     def verification_marker(self, slot: str) -> Path:
-        """Return the file that says that a slot has traffic, and may lose it again."""
+        """Return the file that exists while a live slot is being verified and may be rolled back."""
         return self.slot(slot) / "unsettled"
 
     @property
     def live_upstream(self) -> Path:
-        """The server lines of the slot that is served, as nginx includes them."""
+        """The file with the upstream servers of the live slot, which nginx includes."""
         return self.live / "upstream.conf"
 
     @property
     def maintenance(self) -> Path:
-        """The file whose presence puts the site in maintenance, over deploys too."""
+        """File whose existence enables maintenance mode, across deploys."""
         return self.home / "maintenance"
 
     def log(self, slot: str, process: int, worker: str = "") -> Path:
-        """Log of one process, or of one of a worker's."""
+        """Log of a process of the site, or of ``worker``."""
         return self.logs / f"{slot}-{f'{worker}-' if worker else ''}{process}.log"
 
     def starts(self, slot: str, process: int, worker: str = "") -> Path:
-        """File to which a process, or one of a worker's, adds a line at each start."""
+        """File to which a process of the site, or of ``worker``, appends a line at each start."""
         return self.run(slot) / f"{f'{worker}.' if worker else ''}{process}.starts"
 
     def group(self, slot: str, worker: str = "") -> str:
-        """Name of a slot's supervisord group, or of the group of one of its workers; no app's name has a dot."""
+        """Name of the supervisord group of a slot, or of one of its workers; names of apps contain no dot."""
         return f"{self.app}-{slot}{f'.{worker}' if worker else ''}"
 
     def supervisor_file(self, slot: str) -> Path:
-        """Return the file that configures a slot's group."""
+        """Return the supervisord configuration of a slot."""
         return self.base / "etc/supervisor/conf.d" / f"{self.group(slot)}.conf"
 
     def live_slot(self) -> Slot | None:
-        """Return the slot that is served; None before the first switch."""
+        """Return the live slot; None before the first switch."""
         if not self.live.is_symlink():
             return None
         name = self.live.readlink().name
         return next((slot for slot in SLOTS if slot == name), None)
 
     def slot_release(self, slot: str) -> str | None:
-        """Return the id of the release that a slot runs; None when it is empty."""
+        """Return the id of the release in a slot; None if it is empty."""
         link = self.slot(slot) / "release"
         return link.readlink().name if link.is_symlink() else None
 
     def live_release(self) -> str | None:
-        """Return the id of the release that is served; None before the first switch."""
+        """Return the id of the live release; None before the first switch."""
         live = self.live_slot()
         return self.slot_release(live) if live else None
 
     def inactive_slot(self) -> Slot:
-        """Return the slot that the next release goes to."""
+        """Return the slot for the next release."""
         return "b" if self.live_slot() == "a" else "a"

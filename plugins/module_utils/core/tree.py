@@ -1,7 +1,7 @@
-"""Access to files and directories that a less privileged user can change, without following what that user puts there.
+"""Safe access to files and directories that an unprivileged user can write: no operation follows a link of that user.
 
-Every path is walked from a directory that only root can change, one component at a time, through file descriptors that never
-follow a link. Sizes, numbers, depths and times are bounded, and no operation crosses into another file system.
+Each path is resolved from a directory that only root can write, component by component, through file descriptors opened with
+O_NOFOLLOW. Size, number, depth and duration are limited, and no operation crosses a mount point.
 """
 
 from __future__ import annotations
@@ -12,38 +12,39 @@ import errno
 import itertools
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: O_NONBLOCK: a pipe is opened and refused instead of waited for, and so is a file with a lease.
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
+
+#: O_NONBLOCK: opening a pipe, or a file with a lease, must not block.
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | _SAFE
 _FILE = os.O_RDONLY | _SAFE
 
-#: How opening a path fails that is not what it should be: a link, a socket or a device, or something below a file.
+#: Errors of opening a path of another type: a link, a socket or a device, or a path below a file.
 _WRONG_KIND = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV, errno.EAGAIN)
 
 _CHUNK = 1 << 20
 
-#: How often :func:`remove` empties a directory that its owner fills again meanwhile.
+#: How often :func:`remove` empties a directory to which its owner keeps adding files.
 _ATTEMPTS = 100
 
-#: Characters of a removed path that the directory is named by in which it is emptied.
-_NAMED = 50
+#: Characters of a removed path's name in the name of its trash directory.
+_NAME_LENGTH = 50
 
-#: Links that lead to links, after which the kernel gives up as well.
+#: Symbolic links that are followed in the resolution of a path; the limit of Linux.
 _MAX_LINKS = 40
 
 
 class TreeError(Exception):
-    """A path is not what it should be, or exceeds a limit. The message names the path."""
+    """A path is of an unexpected type, or exceeds a limit. The message contains the path."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a tree may have: ``files`` of any kind, ``size`` in bytes, ``depth`` of directories, ``seconds`` to copy it."""
+    """Limits of a copied tree: ``files`` of any type, ``size`` in bytes, ``depth`` of directories, ``seconds`` of copying."""
 
     files: int = 500_000
     size: int = 32 << 30
@@ -52,10 +53,10 @@ class Limits:
 
 
 def read(path: Path, limit: int, *, trusted: Path) -> bytes:
-    """Return the content of a regular file below ``trusted``, a directory that only root can change.
+    """Return the content of a regular file below ``trusted``, a directory that only root can write.
 
-    :raises FileNotFoundError: when it does not exist.
-    :raises TreeError: when it is anything but a regular file, is reached through a link, or has more than ``limit`` bytes.
+    :raises FileNotFoundError: if it does not exist.
+    :raises TreeError: if it is not a regular file, its path contains a link, or it has more than ``limit`` bytes.
     """
     with _opened(path, trusted) as descriptor:
         data = _read(descriptor, limit + 1)
@@ -65,12 +66,12 @@ def read(path: Path, limit: int, *, trusted: Path) -> bytes:
 
 
 def read_end(path: Path, limit: int, *, trusted: Path, start: int = 0) -> bytes:
-    """Return at most the last ``limit`` bytes of a regular file below ``trusted``, and nothing from before ``start``.
+    """Return up to the last ``limit`` bytes, from offset ``start``, of a regular file below ``trusted``.
 
-    A file that is shorter than ``start`` was begun anew, and is read from its beginning.
+    A file shorter than ``start`` has been truncated and is read from its beginning.
 
-    :raises FileNotFoundError: when it does not exist.
-    :raises TreeError: when it is anything but a regular file, or is reached through a link.
+    :raises FileNotFoundError: if it does not exist.
+    :raises TreeError: if it is not a regular file, or its path contains a link.
     """
     with _opened(path, trusted) as descriptor:
         size = os.fstat(descriptor).st_size
@@ -79,10 +80,10 @@ def read_end(path: Path, limit: int, *, trusted: Path, start: int = 0) -> bytes:
 
 
 def names(path: Path, limit: int, *, trusted: Path) -> list[str]:
-    """Return the sorted names of what a directory below ``trusted``, or ``trusted`` itself, contains.
+    """Return the sorted names in a directory, which is ``trusted`` or below it.
 
-    :raises FileNotFoundError: when it does not exist.
-    :raises TreeError: when it is no directory, is reached through a link, or contains more than ``limit`` names.
+    :raises FileNotFoundError: if it does not exist.
+    :raises TreeError: if it is not a directory, its path contains a link, or it contains more than ``limit`` names.
     """
     with contextlib.ExitStack() as stack:
         descriptor = _enter(stack, path, trusted)
@@ -93,23 +94,23 @@ def names(path: Path, limit: int, *, trusted: Path) -> list[str]:
 
 
 def files(top: Path) -> Iterator[Path]:
-    """Yield the regular files of a tree that is root's; links are neither followed nor yielded."""
-    waiting = [top]
-    while waiting:
-        directory = waiting.pop()
+    """Yield the regular files of a tree owned by root; links are neither followed nor yielded."""
+    pending = [top]
+    while pending:
+        directory = pending.pop()
         with os.scandir(directory) as entries:
             for entry in entries:
                 path = directory / entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    waiting.append(path)
+                    pending.append(path)
                 elif entry.is_file(follow_symlinks=False):
                     yield path
 
 
 def state(path: Path, *, trusted: Path) -> os.stat_result | None:
-    """Return the state of a file of any kind below ``trusted``, of a link its own; None if it does not exist.
+    """Return the status of a file of any type below ``trusted``, without following it; None if it does not exist.
 
-    :raises TreeError: when it is reached through a link.
+    :raises TreeError: if the path to it contains a link.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -120,20 +121,20 @@ def state(path: Path, *, trusted: Path) -> os.stat_result | None:
 
 
 def move(path: Path, target: Path, *, trusted: Path) -> None:
-    """Rename a file of any kind below ``trusted``, to a path below it.
+    """Rename a file of any type below ``trusted`` to a path below it.
 
-    :raises FileNotFoundError: when it does not exist.
-    :raises TreeError: when one of the two is reached through a link.
+    :raises FileNotFoundError: if it does not exist.
+    :raises TreeError: if one of the paths contains a link.
     """
     with contextlib.ExitStack() as stack:
-        here, there = _enter(stack, path.parent, trusted), _enter(stack, target.parent, trusted)
-        os.rename(path.name, target.name, src_dir_fd=here, dst_dir_fd=there)
+        source, destination = _enter(stack, path.parent, trusted), _enter(stack, target.parent, trusted)
+        os.rename(path.name, target.name, src_dir_fd=source, dst_dir_fd=destination)
 
 
 def replace_link(path: Path, target: str, *, trusted: Path) -> None:
-    """Make a link of root's below ``trusted``, in the place of whatever is there.
+    """Create a symbolic link below ``trusted``, replacing a file of any type.
 
-    :raises TreeError: when the directory's owner puts something else there all the time.
+    :raises TreeError: if the owner of the directory keeps creating a directory in its place.
     """
     with contextlib.ExitStack() as stack:
         parent = _enter(stack, path.parent, trusted)
@@ -150,17 +151,17 @@ def replace_link(path: Path, target: str, *, trusted: Path) -> None:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(new, dir_fd=parent)
-    raise TreeError(f"{path} cannot be replaced: a directory appears there all the time")
+    raise TreeError(f"{path} cannot be replaced: a directory is repeatedly created there")
 
 
 def remove(path: Path, *, trusted: Path | None = None, seconds: float = 900.0) -> None:
-    """Remove a file, a link or a whole tree; nothing happens if it does not exist.
+    """Remove a file, a link or a tree, if it exists.
 
-    Each directory is first moved into a directory of root's, where nobody else reaches it by a path. So neither depth nor the
-    length of paths matter, and what was broken off is completed by the next call.
+    Each directory is first moved to a trash directory that only root can access. Neither the depth nor the length of paths is
+    therefore limited, and the next call completes an interrupted removal.
 
-    :arg trusted: a directory above ``path`` that only root can change; by default the one that contains it.
-    :raises TreeError: when a file system is mounted in it, or when its owner fills it faster than it is emptied.
+    :arg trusted: a directory above ``path`` that only root can write; its parent by default.
+    :raises TreeError: if a file system is mounted in it, or its owner adds files faster than they are removed.
     """
     trusted = trusted or path.parent
     _require_no_mount(path)
@@ -170,20 +171,20 @@ def remove(path: Path, *, trusted: Path | None = None, seconds: float = 900.0) -
             parent = _enter(stack, path.parent, trusted)
         except FileNotFoundError:
             return
-        doomed = f".removing-{path.name[:_NAMED]}"
-        if _unlink(path.name, parent, path) and not _exists(doomed, top):
+        trash_name = f".removing-{path.name[:_NAME_LENGTH]}"
+        if _unlink(path.name, parent, path) and not _exists(trash_name, top):
             return
         with contextlib.suppress(FileExistsError):
-            os.mkdir(doomed, 0o700, dir_fd=top)
-        grave = _open(stack, doomed, _DIRECTORY, top, trusted / doomed)
-        _bury(path.name, parent, grave, path)
-        _empty(grave, path, time.monotonic() + seconds)
+            os.mkdir(trash_name, 0o700, dir_fd=top)
+        trash = _open(stack, trash_name, _DIRECTORY, top, trusted / trash_name)
+        _move_to_trash(path.name, parent, trash, path)
+        _empty_trash(trash, path, Deadline(seconds))
         try:
-            os.rmdir(doomed, dir_fd=top)
+            os.rmdir(trash_name, dir_fd=top)
         except FileNotFoundError:
-            pass  # another call has completed the same
+            pass  # removed by a concurrent call
         except OSError as error:
-            raise TreeError(f"{path} cannot be removed within {seconds:g} s: new files appear in it all the time") from error
+            raise TreeError(f"{path} cannot be removed within {seconds:g} s: new files are repeatedly created in it") from error
 
 
 def copy(
@@ -197,22 +198,21 @@ def copy(
     limits: Limits | None = None,
     allow: Callable[[Path], bool] = lambda _path: False,
 ) -> None:
-    """Copy a tree to new files of ``uid`` and ``gid``; ``target`` must not exist, and appears in a directory that is root's.
+    """Copy a tree to ``target``, a new path in a directory owned by root; ``uid`` and ``gid`` own the copy.
 
-    Times are kept. Directories and programs get the mode 0755, other files 0644, and the top directory ``mode``: no right of
-    the original lives on in the copy, nor does any descriptor of it.
+    Timestamps are preserved. Directories and executables get mode 0755, other files 0644, and the top directory ``mode``:
+    neither permissions nor open descriptors of the original give access to the copy.
 
-    :arg owner: whose the files have to be: a hard link to a file of somebody else is refused.
-    :arg allow: whether a symbolic link may lead to a path outside of the tree.
-    :raises TreeError: for a link that leads elsewhere out of the tree, for anything but files, directories and links, and beyond
-        a limit.
+    :arg owner: required owner of the files: hard links to files of other users are refused.
+    :arg allow: whether a symbolic link may point to a path outside the tree.
+    :raises TreeError: for other links to paths outside the tree, for files of other types, and if a limit is exceeded.
     """
     _Copy(source, target, owner, (uid, gid), limits or Limits(), allow).run(mode)
 
 
 @dataclass
 class _Level:
-    """A directory that is being copied: what is to be copied, its descriptors, and the times that it gets in the end."""
+    """A directory that is being copied: its remaining names, descriptors and timestamps."""
 
     path: Path
     names: Iterator[str]
@@ -224,7 +224,7 @@ class _Level:
 
 @dataclass
 class _Copy:
-    """One run of :func:`copy`."""
+    """State of :func:`copy`."""
 
     source: Path
     target: Path
@@ -235,10 +235,10 @@ class _Copy:
     files: int = 0
     size: int = 0
     links: list[Path] = field(default_factory=list)
-    deadline: float = 0.0
+    deadline: Deadline = field(init=False)
 
     def run(self, mode: int) -> None:
-        self.deadline = time.monotonic() + self.limits.seconds
+        self.deadline = Deadline(self.limits.seconds)
         with contextlib.ExitStack() as stack:
             above = _open_trusted(stack, self.source.parent)
             beside = _open_trusted(stack, self.target.parent)
@@ -260,7 +260,7 @@ class _Copy:
                     level.stack.close()
 
     def _begin(self, path: Path, name: str, parent: int, new: str, beside: int) -> _Level:
-        """Make the copy of a directory, for nobody but root until all of it is there."""
+        """Create the copy of a directory, accessible only to root until it is complete."""
         with contextlib.ExitStack() as stack:
             source = _open(stack, name, _DIRECTORY, parent, self.source / path)
             state = os.fstat(source)
@@ -283,7 +283,7 @@ class _Copy:
         self.files += 1
         if self.files > self.limits.files:
             raise TreeError(f"{self.source} has more than {self.limits.files} files")
-        if time.monotonic() > self.deadline:
+        if self.deadline.expired:
             raise TreeError(f"{self.source} cannot be copied within {self.limits.seconds:g} s")
         state = os.stat(name, dir_fd=level.source, follow_symlinks=False)
         if stat.S_ISDIR(state.st_mode):
@@ -297,7 +297,7 @@ class _Copy:
         elif stat.S_ISREG(state.st_mode):
             self._copy_file(level, name, path)
         else:
-            raise TreeError(f"{self.source / path} is neither a file nor a directory nor a link")
+            raise TreeError(f"{self.source / path} is not a file, directory or link")
         return None
 
     def _copy_file(self, level: _Level, name: str, path: Path) -> None:
@@ -305,7 +305,7 @@ class _Copy:
             source = _open(stack, name, _FILE, level.source, self.source / path)
             state = os.fstat(source)
             if not stat.S_ISREG(state.st_mode):
-                raise TreeError(f"{self.source / path} is no regular file")
+                raise TreeError(f"{self.source / path} is not a regular file")
             self._require_owner(state, path)
             target = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE, 0o600, dir_fd=level.target)
             stack.callback(os.close, target)
@@ -313,7 +313,7 @@ class _Copy:
                 self.size += count
                 if self.size > self.limits.size:
                     raise TreeError(f"{self.source} has more than {self.limits.size >> 20} MiB")
-                if time.monotonic() > self.deadline:
+                if self.deadline.expired:
                     raise TreeError(f"{self.source} cannot be copied within {self.limits.seconds:g} s")
             self._set_mode(target, 0o755 if state.st_mode & 0o100 else 0o644)
             os.utime(target, ns=(state.st_atime_ns, state.st_mtime_ns))
@@ -324,18 +324,18 @@ class _Copy:
 
     def _require_owner(self, state: os.stat_result, path: Path) -> None:
         if state.st_uid != self.owner:
-            raise TreeError(f"{self.source / path} belongs to user {state.st_uid}, not to {self.owner}, as whom it was made")
+            raise TreeError(f"{self.source / path} is owned by user {state.st_uid}, not by {self.owner}, who created the tree")
 
     def _check_links(self) -> None:
-        """See where the links of the copy lead: nobody can change them any more."""
+        """Check the targets of links in the copy, which its owner can no longer change."""
         for path in self.links:
-            outside = _leads_out(self.target, self.target / path)
+            outside = _target_outside(self.target, self.target / path)
             if outside and not self.allow(outside):
-                raise TreeError(f"{self.source / path} is a link that leads out of its tree, to {outside}")
+                raise TreeError(f"{self.source / path} is a link to a path outside its tree, {outside}")
 
 
-def _leads_out(top: Path, link: Path) -> Path | None:
-    """Return where a link leaves the tree ``top``, whose own links are followed; None when it does not."""
+def _target_outside(top: Path, link: Path) -> Path | None:
+    """Return the target of a link if it is outside the tree ``top``, following links inside; None otherwise."""
     here, parts = link.parent, list(reversed(link.readlink().parts))
     links = 1
     while parts:
@@ -346,7 +346,7 @@ def _leads_out(top: Path, link: Path) -> Path | None:
         if here.is_symlink():
             links += 1
             if links > _MAX_LINKS:
-                return None  # a loop: it leads nowhere
+                return None  # a loop
             parts += reversed(here.readlink().parts)
             here = here.parent
     return None
@@ -354,12 +354,12 @@ def _leads_out(top: Path, link: Path) -> Path | None:
 
 @contextlib.contextmanager
 def _opened(path: Path, trusted: Path) -> Iterator[int]:
-    """Give a descriptor of a regular file."""
+    """Open a regular file and yield its descriptor."""
     with contextlib.ExitStack() as stack:
         parent = _enter(stack, path.parent, trusted)
         descriptor = _open(stack, path.name, _FILE, parent, path)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise TreeError(f"{path} is no regular file")
+            raise TreeError(f"{path} is not a regular file")
         yield descriptor
 
 
@@ -371,17 +371,17 @@ def _read(descriptor: int, limit: int) -> bytes:
 
 
 def _open_trusted(stack: contextlib.ExitStack, path: Path) -> int:
-    """Open a directory that only root can change: a link on the way to it is an administrator's."""
+    """Open a directory that only root can write; links in its path were created by an administrator."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     stack.callback(os.close, descriptor)
     return descriptor
 
 
 def _enter(stack: contextlib.ExitStack, path: Path, trusted: Path) -> int:
-    """Open a directory that is ``trusted`` or lies below it, on the same file system."""
+    """Open a directory that is ``trusted`` or below it, on the same file system."""
     relative = path.relative_to(trusted)
     if ".." in relative.parts:
-        raise TreeError(f"{path} leads out of {trusted}")
+        raise TreeError(f"{path} is outside {trusted}")
     descriptor, here = _open_trusted(stack, trusted), trusted
     device = os.fstat(descriptor).st_dev
     for part in relative.parts:
@@ -393,13 +393,13 @@ def _enter(stack: contextlib.ExitStack, path: Path, trusted: Path) -> int:
 
 
 def _open(stack: contextlib.ExitStack, name: str, flags: int, directory: int, path: Path) -> int:
-    """Open what ``name`` is in a directory; ``path`` is for the message."""
+    """Open ``name`` in a directory; ``path`` is for the message."""
     try:
         descriptor = os.open(name, flags, dir_fd=directory)
     except OSError as error:
         if error.errno in _WRONG_KIND:
             kind = "directory" if flags & os.O_DIRECTORY else "regular file"
-            raise TreeError(f"{path} is no {kind}") from error
+            raise TreeError(f"{path} is not a {kind}") from error
         raise
     stack.callback(os.close, descriptor)
     return descriptor
@@ -412,11 +412,11 @@ def _scan(descriptor: int) -> Iterator[str]:
 
 
 def _require_no_mount(path: Path) -> None:
-    """See that no file system is mounted at or below a path: it is not for us to empty."""
+    """Raise an error if a file system is mounted at or below a path: its files must not be removed."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        point = Path(line.split()[4].encode().decode("unicode_escape"))  # proc(5): blanks are written in octal digits
-        if point.is_relative_to(path):
-            raise TreeError(f"{path} cannot be removed: a file system is mounted at {point}; unmount it first")
+        mount_point = Path(line.split()[4].encode().decode("unicode_escape"))  # spaces are octal escapes, proc(5)
+        if mount_point.is_relative_to(path):
+            raise TreeError(f"{path} cannot be removed: a file system is mounted at {mount_point}; unmount it first")
 
 
 def _exists(name: str, directory: int) -> bool:
@@ -431,7 +431,7 @@ def _state(name: str, directory: int) -> os.stat_result | None:
 
 
 def _unlink(name: str, directory: int, path: Path) -> bool:
-    """Remove what is no directory; return whether nothing of that name is left."""
+    """Remove a file that is not a directory; return whether the name no longer exists."""
     try:
         os.unlink(name, dir_fd=directory)
     except FileNotFoundError:
@@ -443,30 +443,29 @@ def _unlink(name: str, directory: int, path: Path) -> bool:
     return True
 
 
-def _bury(name: str, directory: int, grave: int, path: Path) -> None:
-    """Move a directory to where :func:`_empty` empties it."""
+def _move_to_trash(name: str, directory: int, trash: int, path: Path) -> None:
     try:
-        os.rename(name, os.urandom(16).hex(), src_dir_fd=directory, dst_dir_fd=grave)
+        os.rename(name, os.urandom(16).hex(), src_dir_fd=directory, dst_dir_fd=trash)
     except FileNotFoundError:
         pass
     except OSError as error:
         raise TreeError(f"{path} cannot be removed: {name}: {error.strerror}") from error
 
 
-def _empty(grave: int, path: Path, deadline: float) -> None:
-    """Remove what ``grave`` contains; directories further down are moved up into it, and are emptied in the next round."""
+def _empty_trash(trash: int, path: Path, deadline: Deadline) -> None:
+    """Remove the contents of ``trash``; nested directories are moved up into it and emptied in the next round."""
     attempts: collections.Counter[str] = collections.Counter()
-    while found := [name for name in _scan(grave) if attempts[name] < _ATTEMPTS]:
-        attempts.update(found)
-        for name in found:
-            if _unlink(name, grave, path):
+    while names := [name for name in _scan(trash) if attempts[name] < _ATTEMPTS]:
+        attempts.update(names)
+        for name in names:
+            if _unlink(name, trash, path):
                 continue
             with contextlib.ExitStack() as stack:
-                directory = _open(stack, name, _DIRECTORY, grave, path)
-                for inside in _scan(directory):
-                    if time.monotonic() > deadline:
+                directory = _open(stack, name, _DIRECTORY, trash, path)
+                for nested in _scan(directory):
+                    if deadline.expired:
                         return
-                    if not _unlink(inside, directory, path):
-                        _bury(inside, directory, grave, path)
-            with contextlib.suppress(OSError):  # new files have appeared in it
-                os.rmdir(name, dir_fd=grave)
+                    if not _unlink(nested, directory, path):
+                        _move_to_trash(nested, directory, trash, path)
+            with contextlib.suppress(OSError):  # files were added meanwhile
+                os.rmdir(name, dir_fd=trash)

@@ -154,8 +154,8 @@ def test_directory_revision_covers_only_the_dependencies(tmp_path: Path) -> None
         ("-r/dev/zero\n", "-r/dev/zero: the file is outside the source"),
         ("--requirement=a/../../zero\n", "outside the source"),
         ("-c ../zero\n", "outside the source"),
-        ("-r pipe\n", "pipe is no regular file"),
-        ("-r link\n", "link is no regular file"),
+        ("-r pipe\n", "pipe is not a regular file"),
+        ("-r link\n", "link is not a regular file"),
     ],
 )
 def test_unreadable_requirements_are_reported(tmp_path: Path, text: str, expected: str) -> None:

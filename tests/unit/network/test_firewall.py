@@ -90,7 +90,7 @@ def test_allowed_ports_are_the_listening_ports() -> None:
 
 
 def test_hosts_without_an_address_are_named() -> None:
-    with pytest.raises(AnsibleFilterError, match="db1: has no address that could be found here; set fleet_address"):
+    with pytest.raises(AnsibleFilterError, match="db1: its address does not resolve on the controller; set fleet_address"):
         firewall_rules({"etcd": ["db1"]}, {"db1": {"ansible_host": "x" * 64}}, "db1")
 
 

@@ -1,4 +1,4 @@
-"""What the hosts of a fleet have to do with each other."""
+"""Groups, addresses and load balancers of a fleet, and the filters that read and validate them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_inventory imp
 
 ROOT = Path(__file__).parents[3]
 
-#: A name that no resolver is asked for: DNS has none of more than 63 letters.
-UNKNOWN = "x" * 64
+#: A name that cannot resolve: DNS labels have at most 63 characters.
+UNRESOLVABLE = "x" * 64
 
 SHOP: dict[str, Any] = {"source": {"path": "files/shop"}, "run": {"app": "shop:make_app"}}
 GROUPS = {"app_hosts": ["web1", "web2"], "balancers": ["lb1", "lb2"]}
@@ -30,31 +30,31 @@ HOSTS: dict[str, dict[str, Any]] = {
 
 
 def problems(
-    groups: dict[str, list[str]] | None = None, roll: dict[str, Any] | None = None, **changes: dict[str, Any]
+    groups: dict[str, list[str]] | None = None, rolling_update: dict[str, Any] | None = None, **changes: dict[str, Any]
 ) -> list[str]:
-    """Return what is wrong with a fleet in which ``changes`` are other variables of some hosts."""
+    """Return the mistakes in a fleet with changed variables of some hosts."""
     hostvars = {host: variables | changes.get(host, {}) for host, variables in HOSTS.items()}
-    return fleet_problems(GROUPS | (groups or {}), hostvars, roll)
+    return fleet_problems(GROUPS | (groups or {}), hostvars, rolling_update)
 
 
-def balanced(backends: dict[str, Any]) -> list[str]:
-    """Return what is wrong when both balancers have these backends."""
+def backend_problems(backends: dict[str, Any]) -> list[str]:
+    """Return the mistakes when both load balancers have these backends."""
     return problems(lb1={"haproxy_backends": backends}, lb2={"haproxy_backends": backends})
 
 
-def test_a_play_has_each_host_once_and_the_balancers_last() -> None:
+def test_fleet_hosts_are_unique_with_load_balancers_last() -> None:
     groups = GROUPS | {"etcd": ["web2", "db1"], "others": ["db2"]}
     assert fleet_hosts(groups) == ["web1", "web2", "db1", "lb1", "lb2"]
     assert fleet_hosts(groups, ["logs", "etcd"]) == ["web2", "db1"]
 
 
-def test_a_play_has_the_hosts_that_have_a_variable_or_all_as_long_as_none_is_known() -> None:
+def test_fleet_hosts_have_the_variable_unless_hostvars_are_undefined() -> None:
     hostvars = HOSTS | {"lb1": {"firewall_enabled": False}}
     assert fleet_hosts(GROUPS, variable="firewall_enabled", hostvars=hostvars) == ["lb1"]
     assert fleet_hosts(GROUPS, variable="firewall_enabled") == ["web1", "web2", "lb1", "lb2"]
 
 
-def test_a_host_is_where_the_fleet_is_told_or_where_ansible_reaches_it_or_what_it_is_called() -> None:
+def test_address_is_fleet_address_or_ansible_host_or_the_name() -> None:
     hostvars = {"web1": {"fleet_address": "10.0.0.1", "ansible_host": "192.0.2.11"}, "web2": {"ansible_host": "2001:db8:0::2"}}
     assert fleet_addresses(["web1", "web2", "localhost", "192.0.2.13"], hostvars) == {
         "web1": "10.0.0.1",
@@ -64,59 +64,57 @@ def test_a_host_is_where_the_fleet_is_told_or_where_ansible_reaches_it_or_what_i
     }
 
 
-def test_all_hosts_that_are_nowhere_are_named() -> None:
+def test_all_hosts_that_do_not_resolve_are_reported() -> None:
     with pytest.raises(InvalidDataError) as caught:
         fleet_addresses(
             ["web1", "web2", "web3"],
-            {"web1": {"ansible_host": UNKNOWN}, "web2": {"ansible_host": "::1"}, "web3": {"fleet_address": UNKNOWN}},
+            {"web1": {"ansible_host": UNRESOLVABLE}, "web2": {"ansible_host": "::1"}, "web3": {"fleet_address": UNRESOLVABLE}},
         )
     assert caught.value.problems == [
-        "web1: has no address that could be found here; set fleet_address",
-        "web3: has no address that could be found here; set fleet_address",
+        "web1: its address does not resolve on the controller; set fleet_address",
+        "web3: its address does not resolve on the controller; set fleet_address",
     ]
 
 
-def test_an_empty_name_has_no_address() -> None:
-    assert resolve(UNKNOWN) is None
+def test_an_unresolvable_name_has_no_address() -> None:
+    assert resolve(UNRESOLVABLE) is None
 
 
-def test_a_fleet_with_and_without_balancers_is_right() -> None:
+def test_fleets_with_and_without_load_balancers_are_valid() -> None:
     assert problems() == []
     assert problems({"balancers": []}) == []
     assert fleet_problems({"app_hosts": []}, {}) == []
 
 
-def test_a_fleet_without_balancers_may_have_its_certificates_from_where_it_likes() -> None:
+def test_acme_is_valid_only_without_load_balancers() -> None:
     acme = {"tornado_apps": {"shop": SHOP | {"tls": {"provider": "acme"}}}}
     assert problems({"balancers": []}, web1=acme) == []
     [problem] = problems(web1=acme)
-    assert problem.startswith("tornado_apps.shop.tls.provider: acme is for hosts without balancers")
+    assert problem.startswith("tornado_apps.shop.tls.provider: acme does not support load balancers yet")
     assert problem.endswith("use files or self_signed")
 
 
 @pytest.mark.parametrize("apps", [None, [], {"shop": None}, {"shop": {"tls": "acme"}}])
-def test_entries_that_are_no_entries_are_left_to_those_who_know_them(apps: object) -> None:
+def test_malformed_apps_are_left_to_the_app_model(apps: object) -> None:
     assert all("shop" not in problem for problem in problems(web1={"tornado_apps": apps}))
 
 
-def test_tls_ends_in_one_of_two_places() -> None:
+def test_fleet_tls_at_has_two_values() -> None:
     assert problems(lb1={"fleet_tls_at": "app_hosts"}) == []
     assert problems(lb1={"fleet_tls_at": "nginx"}) == ["fleet_tls_at: must be balancers or app_hosts; found 'nginx'"]
 
 
-def test_a_balancer_is_no_app_host() -> None:
+def test_a_load_balancer_cannot_be_an_app_host() -> None:
     assert problems({"balancers": ["lb1", "web2"]}) == [
-        "web2: is in balancers and in app_hosts, and HAProxy takes the ports of nginx; a balancer is a host of its own"
+        "web2: is in balancers and app_hosts, but HAProxy and nginx need the same ports; use separate hosts"
     ]
 
 
-def test_a_balancer_has_something_to_balance() -> None:
-    nothing = "is in balancers and has no backend; app_hosts needs a host, and tornado_apps an app"
+def test_a_load_balancer_needs_a_backend() -> None:
+    nothing = "is in balancers but has no backend; app_hosts needs a host, and tornado_apps an app"
     assert problems({"app_hosts": []}) == [f"lb1: {nothing}", f"lb2: {nothing}"]
     assert problems(web1={"tornado_apps": {}}) == [f"lb1: {nothing}", f"lb2: {nothing}"]
-    assert problems(lb2={"haproxy_backends": {}}) == [
-        "haproxy_backends of lb2: is empty, so there is nothing to balance; leave it out to have one of each app"
-    ]
+    assert problems(lb2={"haproxy_backends": {}}) == ["haproxy_backends of lb2: is empty; unset it to get a backend for each app"]
 
 
 @pytest.mark.parametrize(
@@ -127,29 +125,35 @@ def test_a_balancer_has_something_to_balance() -> None:
         {"a": "192.0.2.11:8080", "b": {"address": "192.0.2.12:8080"}},
     ],
 )
-def test_an_app_host_is_known_by_its_name_or_its_address(servers: dict[str, Any]) -> None:
-    assert balanced({"shop": {"servers": servers}}) == []
+def test_a_server_matches_an_app_host_by_name_or_address(servers: dict[str, Any]) -> None:
+    assert backend_problems({"shop": {"servers": servers}}) == []
 
 
-def test_an_app_host_that_no_balancer_leads_to_is_named() -> None:
-    one = {"shop": {"servers": {"a": "192.0.2.11"}}}
-    assert balanced(one) == ["web2: is in app_hosts, and in no backend of any balancer; add 192.0.2.12 to haproxy_backends"]
-    assert problems(lb1={"haproxy_backends": one}) == [], "the other one leads to all of them"
+def test_an_app_host_in_no_backend_is_reported() -> None:
+    partial = {"shop": {"servers": {"a": "192.0.2.11"}}}
+    assert backend_problems(partial) == [
+        "web2: is in app_hosts but in no backend of any load balancer; add 192.0.2.12 to haproxy_backends"
+    ]
+    assert problems(lb1={"haproxy_backends": partial}) == [], "the other load balancer has all of them"
 
 
 @pytest.mark.parametrize("backends", [{"shop": None}, {"shop": {}}, {"shop": {"servers": ["192.0.2.11"]}}])
-def test_backends_that_are_none_are_left_to_the_role(backends: dict[str, Any]) -> None:
-    assert balanced(backends) == []
+def test_malformed_backends_are_left_to_the_role(backends: dict[str, Any]) -> None:
+    assert backend_problems(backends) == []
 
 
-def test_an_app_host_that_is_nowhere_is_all_that_is_said() -> None:
-    assert problems(web2={"ansible_host": UNKNOWN}) == ["web2: has no address that could be found here; set fleet_address"]
-    assert problems(lb1={"ansible_host": UNKNOWN}) == ["lb1: has no address that could be found here; set fleet_address"]
+def test_an_unresolvable_host_is_the_only_reported_problem() -> None:
+    assert problems(web2={"ansible_host": UNRESOLVABLE}) == [
+        "web2: its address does not resolve on the controller; set fleet_address"
+    ]
+    assert problems(lb1={"ansible_host": UNRESOLVABLE}) == [
+        "lb1: its address does not resolve on the controller; set fleet_address"
+    ]
 
 
-def test_what_a_roll_is_told_is_checked_with_the_fleet() -> None:
-    assert problems(roll={"batch": "2", "canary": True, "pause": 60}) == []
-    assert problems(roll={"batch": 0}, lb2={"haproxy_backends": {}})[0].startswith("batch: must be a number of hosts")
+def test_options_of_the_rolling_update_are_validated() -> None:
+    assert problems(rolling_update={"batch": "2", "canary": True, "pause": 60}) == []
+    assert problems(rolling_update={"batch": 0}, lb2={"haproxy_backends": {}})[0].startswith("batch: must be a number of hosts")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +162,7 @@ def test_what_a_roll_is_told_is_checked_with_the_fleet() -> None:
         (
             {"app_host": ["web1"]},
             ["app_hosts"],
-            "group app_host: there is no such group in the collection; did you mean app_hosts?",
+            "group app_host: the collection has no such group; did you mean app_hosts?",
         ),
         ({"app_hosts": ["web1"], "balancer": ["lb1"]}, ["app_hosts"], "group balancer: .* did you mean balancers?"),
         ({"web": ["web1"], "empty": []}, ["app_hosts"], "no host in the group app_hosts; groups with hosts are: web"),
@@ -166,22 +170,22 @@ def test_what_a_roll_is_told_is_checked_with_the_fleet() -> None:
         ({"app_hosts": []}, ["app_hosts"], "no host in the group app_hosts"),
     ],
 )
-def test_a_play_without_hosts_or_with_a_misspelt_group_is_refused(
+def test_a_play_without_hosts_or_with_a_misspelled_group_is_rejected(
     groups: dict[str, list[str]], names: list[str], expected: str
 ) -> None:
     with pytest.raises(AnsibleFilterError, match=expected):
         fleet_hosts(groups | {"all": [], "ungrouped": []}, names, required=True)
 
 
-def test_groups_of_the_user_are_accepted_beside_those_of_the_collection() -> None:
+def test_other_groups_of_the_user_are_accepted() -> None:
     groups = {"app_hosts": ["web1"], "app_hosts_berlin": ["web1"], "databases": ["db1"], "mongodb": [], "reached": ["web1"]}
     assert fleet_hosts(groups, ["app_hosts"], required=True) == ["web1"]
 
 
-def test_every_playbook_refuses_an_inventory_without_its_groups() -> None:
+def test_every_playbook_rejects_an_inventory_without_its_groups() -> None:
     playbooks = {path: yaml.safe_load(path.read_text()) for path in (ROOT / "playbooks").glob("*.yml")}
     for path, plays in playbooks.items():
-        if path.name in ("services.yml", "switch.yml"):  # parts of site.yml and deploy.yml, after their check
+        if path.name in ("services.yml", "switch.yml"):  # imported by site.yml and deploy.yml after their check
             continue
         first = plays
         while "ansible.builtin.import_playbook" in first[0]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
-from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_report import Report, age, report, size
+from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_report import Report, age, make_report, size
 
 NOW = 1_800_000_000.0
 ENTRY = {"source": {"path": "shop"}, "run": {"app": "shop.web:app"}, "domains": ["shop.example.com"], "processes": 2}
@@ -85,9 +85,9 @@ CERTIFICATE = {
 }
 
 
-def said(**parts: Any) -> dict[str, Any]:
-    """Return what an app host says that is well, with other ``parts``."""
-    well = {
+def result(**parts: Any) -> dict[str, Any]:
+    """Return the status result of a healthy app host with changed ``parts``."""
+    healthy = {
         "machine": MACHINE,
         "services": [NGINX],
         "apps": [APP],
@@ -96,111 +96,115 @@ def said(**parts: Any) -> dict[str, Any]:
         "servers": [],
         "addresses": [],
     }
-    status = copy.deepcopy(well | parts)
+    status = copy.deepcopy(healthy | parts)
     return {
         "status": status,
         "problems": [
-            one["problem"] for part in status.values() if part is not status["machine"] for one in part if one["problem"]
+            entry["problem"] for part in status.values() if part is not status["machine"] for entry in part if entry["problem"]
         ],
     }
 
 
 def balancer(*servers: str, held: bool = False) -> dict[str, Any]:
-    listed = [{"backend": "shop", "server": one, "status": "UP", "sessions": 2, "weight": 100, "problem": ""} for one in servers]
+    listed = [
+        {"backend": "shop", "server": name, "status": "UP", "sessions": 2, "weight": 100, "problem": ""} for name in servers
+    ]
     address = {"address": "192.0.2.100", "held": held, "problem": ""}
-    return said(services=[], apps=[], processes=[], certificates=[], servers=listed, addresses=[address])
+    return result(services=[], apps=[], processes=[], certificates=[], servers=listed, addresses=[address])
 
 
-def made(found: dict[str, Any], entries: dict[str, dict[str, Any]] | None = None) -> Report:
-    """Return the report; ``entries`` are those of hosts that do not have `ENTRY`."""
-    return report(found, {host: load({"shop": (entries or {}).get(host, ENTRY)}) for host in found}, NOW)
+def fleet_report(results: dict[str, Any], entries: dict[str, dict[str, Any]] | None = None) -> Report:
+    """Return the report on a fleet; ``entries`` replace `ENTRY` on some hosts."""
+    return make_report(results, {host: load({"shop": (entries or {}).get(host, ENTRY)}) for host in results}, NOW)
 
 
 FLEET = {
     "lb1": balancer("web1", "web2", held=True),
     "lb2": balancer("web1", "web2"),
-    "web1": said(),
-    "web2": said(apps=[APP | {"release": "77aa00bb11cc", "python": "3.11.2"}]),
+    "web1": result(),
+    "web2": result(apps=[APP | {"release": "77aa00bb11cc", "python": "3.11.2"}]),
 }
 
 
-def test_a_fleet_that_is_well_has_no_problems() -> None:
-    found = made(FLEET)
+def test_a_healthy_fleet_has_no_problems() -> None:
+    found = fleet_report(FLEET)
     assert found.problems == found.notes == []
     data = found.data()
-    assert (data["well"], data["at"], list(data["hosts"])) == (True, "2027-01-15T08:00:00Z", list(FLEET))
+    assert (data["healthy"], data["at"], list(data["hosts"])) == (True, "2027-01-15T08:00:00Z", list(FLEET))
 
 
 @pytest.mark.parametrize(
     ("changed", "problem"),
     [
-        ({"web2": {"unreachable": True, "msg": "No route to host\n"}}, "web2: cannot be reached: No route to host"),
-        ({"web2": {"failed": True, "msg": "no python"}}, "web2: cannot be looked at: no python"),
-        ({"web2": {}}, "web2: cannot be looked at: it gave no answer"),
-        ({"web1": said(services=[NGINX | {"problem": "nginx: is not running"}])}, "web1: nginx: is not running"),
+        ({"web2": {"unreachable": True, "msg": "No route to host\n"}}, "web2: unreachable: No route to host"),
+        ({"web2": {"failed": True, "msg": "no python"}}, "web2: cannot collect its status: no python"),
+        ({"web2": {}}, "web2: cannot collect its status: no answer"),
+        ({"web1": result(services=[NGINX | {"problem": "nginx: is not running"}])}, "web1: nginx: is not running"),
         (
-            {"web1": said(processes=[PROCESS])},
-            "web1: shop: has 1 of the 2 processes that tornado_apps.shop.processes is here; deploy.yml starts others",
+            {"web1": result(processes=[PROCESS])},
+            "web1: shop: has 1 of the 2 processes of tornado_apps.shop.processes; run deploy.yml to correct it",
         ),
-        ({"lb1": balancer("web1", "web2")}, "192.0.2.100: is held by no balancer that was looked at"),
-        ({"lb2": balancer("web1", "web2", held=True)}, "192.0.2.100: is held by lb1 and lb2; they do not hear each other"),
+        ({"lb1": balancer("web1", "web2")}, "192.0.2.100: no load balancer that returned a status holds this floating IP"),
         (
-            {"web1": said(apps=[APP | {"content": "decaf"}])},
-            "shop: is not the same release everywhere: web1 3f1c0a9be2d4; web2 77aa00bb11cc. "
-            "deploy.yml or rollback.yml makes it one",
+            {"lb2": balancer("web1", "web2", held=True)},
+            "192.0.2.100: is held by lb1 and lb2; they do not receive each other's VRRP packets",
+        ),
+        (
+            {"web1": result(apps=[APP | {"content": "decaf"}])},
+            "shop: hosts serve different releases: web1 3f1c0a9be2d4; web2 77aa00bb11cc; run deploy.yml or rollback.yml",
         ),
     ],
 )
-def test_what_is_not_as_it_has_to_be_is_the_one_problem(changed: dict[str, Any], problem: str) -> None:
-    assert made(FLEET | changed).problems == [problem]
+def test_each_problem_is_reported_once(changed: dict[str, Any], problem: str) -> None:
+    assert fleet_report(FLEET | changed).problems == [problem]
 
 
-def test_hosts_whose_entries_differ_may_serve_different_releases() -> None:
-    found = {"web1": said(), "web2": said(apps=[APP | {"content": "decaf"}])}
-    assert made(found).problems
-    assert made(found, {"web2": ENTRY | {"env": {"NODE": "web2"}}}).problems == []
+def test_hosts_with_different_entries_may_serve_different_releases() -> None:
+    found = {"web1": result(), "web2": result(apps=[APP | {"content": "decaf"}])}
+    assert fleet_report(found).problems
+    assert fleet_report(found, {"web2": ENTRY | {"env": {"NODE": "web2"}}}).problems == []
 
 
-def test_processes_of_the_other_slot_and_workers_do_not_count() -> None:
+def test_process_count_excludes_workers_and_the_inactive_slot() -> None:
     more = [PROCESS | {"slot": "b", "live": False}, PROCESS | {"worker": "queue", "health": 0}]
-    found = {"web1": said(processes=[*said()["status"]["processes"], *more])}
-    assert made(found).problems == []
-    assert "queue.0" in made(found).text()
-    assert "b (not live)" in made(found).text()
+    found = {"web1": result(processes=[*result()["status"]["processes"], *more])}
+    assert fleet_report(found).problems == []
+    assert "queue.0" in fleet_report(found).text()
+    assert "b (not live)" in fleet_report(found).text()
 
 
-def test_what_a_host_could_not_read_is_not_taken_for_none() -> None:
+def test_a_part_that_a_host_could_not_read_is_not_taken_for_empty() -> None:
     unread = copy.deepcopy(FLEET)
     for part in ("services", "apps", "processes", "certificates", "servers", "addresses"):
         unread["web1"]["status"][part] = None
-        assert made(unread).problems == []
-        assert made(unread).page()
-    assert "has 0 of the 2 processes" in made({"web1": said(processes=[])}).problems[0]
+        assert fleet_report(unread).problems == []
+        assert fleet_report(unread).page()
+    assert "has 0 of the 2 processes" in fleet_report({"web1": result(processes=[])}).problems[0]
 
 
-def test_one_process_per_cpu_is_what_the_host_has() -> None:
+def test_process_count_auto_is_the_number_of_cpus() -> None:
     entries = {"web1": ENTRY | {"processes": "auto"}}
-    assert "has 2 of the 4 processes" in made({"web1": said()}, entries).problems[0]
-    assert made({"web1": said(machine=MACHINE | {"cpus": 2})}, entries).problems == []
+    assert "has 2 of the 4 processes" in fleet_report({"web1": result()}, entries).problems[0]
+    assert fleet_report({"web1": result(machine=MACHINE | {"cpus": 2})}, entries).problems == []
 
 
-def test_what_waits_for_somebody_is_a_note() -> None:
+def test_maintenance_awaited_push_and_reboot_are_notes() -> None:
     found = {
-        "web1": said(
+        "web1": result(
             machine=MACHINE | {"reboot": ["it runs the kernel 6.1", "nginx is old"]},
             apps=[APP | {"maintenance": "2026-01-01T00:00:00Z"}, APP | {"app": "blog", "release": "", "awaited": True}],
         )
     }
-    assert made(found).problems == []
-    assert made(found).notes == [
-        "web1: shop is in maintenance since 2026-01-01T00:00:00Z",
-        "web1: blog: nothing has been pushed yet",
-        "web1: should be rebooted, by reboot.yml: it runs the kernel 6.1; nginx is old",
+    assert fleet_report(found).problems == []
+    assert fleet_report(found).notes == [
+        "web1: shop is in maintenance mode since 2026-01-01T00:00:00Z",
+        "web1: blog: awaits its first push",
+        "web1: needs a reboot (run reboot.yml): it runs the kernel 6.1; nginx is old",
     ]
 
 
-def test_columns_line_up_on_a_terminal() -> None:
-    lines = made({"web1": said(), "web2.example.com": said()}).text().splitlines()
+def test_columns_of_text_tables_are_aligned() -> None:
+    lines = fleet_report({"web1": result(), "web2.example.com": result()}).text().splitlines()
     heading = lines.index("PROCESSES") + 1
     column = lines[heading].index("memory")
     assert [line[column : column + 6] for line in lines[heading + 1 : heading + 5]] == ["31 MiB"] * 4
@@ -208,20 +212,20 @@ def test_columns_line_up_on_a_terminal() -> None:
     assert "20/16384" in lines[heading + 1]
 
 
-def test_what_does_not_run_has_no_age_and_no_files() -> None:
+def test_a_stopped_service_has_no_uptime_and_no_open_files() -> None:
     down = NGINX | {"active": False, "pid": 0, "uptime": 0, "open_files": 0, "open_files_limit": 0, "rss": 0}
-    text = made({"web1": said(services=[down])}).text()
+    text = fleet_report({"web1": result(services=[down])}).text()
     assert "web1  nginx    1.26.3-3  down" in text
     assert "0/0" not in text
 
 
-def test_sizes_and_ages_are_for_people() -> None:
+def test_sizes_and_ages_are_human_readable() -> None:
     assert (age(59), age(93_784)) == ("00:00:59", "1d 02:03:04")
     assert (size(31 << 20), size(3 << 30)) == ("31 MiB", "3.0 GiB")
 
 
 class Page(HTMLParser):
-    """The tags of a page, and its text."""
+    """The tags, attributes and texts of a page."""
 
     def __init__(self, page: Report) -> None:
         super().__init__()
@@ -239,37 +243,37 @@ class Page(HTMLParser):
         self.texts.append(data.strip())
 
 
-def test_the_page_says_all_that_the_terminal_does() -> None:
-    found = made(FLEET | {"web2": {"unreachable": True, "msg": "No route to host"}})
+def test_the_page_has_everything_of_the_text_report() -> None:
+    found = fleet_report(FLEET | {"web2": {"unreachable": True, "msg": "No route to host"}})
     texts = set(Page(found).texts)
     assert {*found.problems, "3 of 4 hosts, as of"} <= texts
     for table in found.tables:
         assert {table.title, *table.headings, *(cell for row in table.rows for cell in row.cells)} <= texts | {""}
 
 
-def test_the_page_needs_no_other_file_and_no_script() -> None:
-    page = Page(made(FLEET))
+def test_the_page_is_self_contained_and_has_no_scripts() -> None:
+    page = Page(fleet_report(FLEET))
     assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
     assert not {"src", "onclick"} & {name for name, _ in page.attributes}
     assert all((value or "").startswith("#") for name, value in page.attributes if name == "href")
-    assert "url(" not in made(FLEET).page()
-    assert "@import" not in made(FLEET).page()
+    assert "url(" not in fleet_report(FLEET).page()
+    assert "@import" not in fleet_report(FLEET).page()
 
 
-def test_the_page_says_nothing_in_html_of_what_hosts_say() -> None:
+def test_the_page_escapes_values_of_hosts() -> None:
     hostile = "<script>alert(1)</script>\"'&"
     parts: dict[str, Any] = {
         "apps": [APP | {"by": hostile, "maintenance": hostile}],
         "services": [NGINX | {"role": hostile, "problem": hostile}],
         "certificates": [CERTIFICATE | {"issuer": hostile}],
     }
-    found = made({"web1": said(**parts)})
+    found = fleet_report({"web1": result(**parts)})
     assert "<script" not in found.page()
     assert Page(found).texts.count(hostile) == 3
     assert f"web1: {hostile}" in Page(found).texts
 
 
-def test_a_row_that_is_a_problem_is_marked() -> None:
+def test_a_row_with_a_problem_is_marked() -> None:
     bad = PROCESS | {"state": "FATAL", "problem": "shop: process a/0 is FATAL, health 0"}
-    assert ("class", "bad") in Page(made({"web1": said(processes=[PROCESS, bad])})).attributes
-    assert ("class", "bad") not in Page(made({"web1": said()})).attributes
+    assert ("class", "bad") in Page(fleet_report({"web1": result(processes=[PROCESS, bad])})).attributes
+    assert ("class", "bad") not in Page(fleet_report({"web1": result()})).attributes

@@ -1,4 +1,4 @@
-"""Which variables of a host are taken for misspelt ones of a role."""
+"""Detection of misspelled role variables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.filter.fleet_problems import fleet_problems, role_options
-from ansible_collections.funnel.tornado.plugins.plugin_utils.role_variables import meant, role_of, role_variable_problems
+from ansible_collections.funnel.tornado.plugins.plugin_utils.role_variables import (
+    likely_variable,
+    role_of,
+    role_variable_problems,
+)
 
 ROOT = Path(__file__).parents[3]
 
@@ -20,14 +24,14 @@ OPTIONS = {
 }
 
 
-def asked(name: str) -> str | None:
-    """Return what of the collection's own variables is meant."""
+def likely(name: str) -> str | None:
+    """Return the variable of the collection that a name is a likely misspelling of."""
     role = role_of(name, role_options())
-    return meant(name, role, role_options().get(role, ()))
+    return likely_variable(name, role, role_options().get(role, ()))
 
 
 class Undefined(Mapping[str, Any]):
-    """A host whose only variable needs another one that is not there."""
+    """A host whose only variable depends on an undefined one."""
 
     def __getitem__(self, name: str) -> Any:
         raise KeyError(name)
@@ -39,21 +43,21 @@ class Undefined(Mapping[str, Any]):
         return 1
 
 
-def test_a_misspelt_variable_that_all_hosts_have_is_named_with_what_was_meant() -> None:
+def test_a_misspelled_variable_of_all_hosts_is_reported_with_the_likely_name() -> None:
     hosts: dict[str, dict[str, Any]] = {"web1": {"nginx_upstraems": {}}, "web2": {"nginx_upstraems": {"shop": {}}}}
     assert list(role_variable_problems(hosts, OPTIONS)) == [
         "nginx_upstraems: no such variable of the role nginx; did you mean nginx_upstreams?"
     ]
 
 
-def test_whether_one_or_several_are_meant_is_seen_by_the_value() -> None:
+def test_the_value_decides_between_singular_and_plural() -> None:
     assert list(role_variable_problems({"web1": {"app_version": {"shop": "1.2"}, "nginx_upstraems": "{}"}}, OPTIONS)) == [
         "app_version: no such variable of the role app; did you mean app_versions?",
         "nginx_upstraems: no such variable of the role nginx; did you mean nginx_upstreams?",
     ]
 
 
-def test_hosts_are_named_where_not_all_have_it() -> None:
+def test_hosts_are_named_unless_all_have_the_variable() -> None:
     hosts: dict[str, dict[str, Any]] = {"web1": {"app_wiat": 5}, "web2": {}, "web3": {"app_wiat": 9, "nginx_lsiten": []}}
     assert list(role_variable_problems(hosts, OPTIONS)) == [
         "app_wiat of web1, web3: no such variable of the role app; did you mean app_wait?",
@@ -62,7 +66,7 @@ def test_hosts_are_named_where_not_all_have_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "right"),
+    ("name", "expected"),
     [
         ("nginx_upstraems", "nginx_upstreams"),
         ("nginx_site", "nginx_sites"),
@@ -76,8 +80,8 @@ def test_hosts_are_named_where_not_all_have_it() -> None:
         ("unattended_upgrades_enabeld", "unattended_upgrades_enabled"),
     ],
 )
-def test_what_is_a_misspelling(name: str, right: str) -> None:
-    assert asked(name) == right
+def test_misspellings(name: str, expected: str) -> None:
+    assert likely(name) == expected
 
 
 @pytest.mark.parametrize(
@@ -95,8 +99,8 @@ def test_what_is_a_misspelling(name: str, right: str) -> None:
         "unattended_upgrades_mail",
     ],
 )
-def test_what_only_begins_alike_is_somebody_elses(name: str) -> None:
-    assert asked(name) is None
+def test_names_that_only_share_the_prefix_are_free(name: str) -> None:
+    assert likely(name) is None
 
 
 @pytest.mark.parametrize(
@@ -108,18 +112,18 @@ def test_what_only_begins_alike_is_somebody_elses(name: str) -> None:
         Undefined(),
     ],
 )
-def test_other_variables_are_left_alone(variables: Mapping[str, Any]) -> None:
+def test_other_variables_are_ignored(variables: Mapping[str, Any]) -> None:
     assert list(role_variable_problems({"web1": variables}, OPTIONS)) == []
 
 
-def test_nothing_that_the_collection_itself_sets_is_taken_for_a_misspelling() -> None:
+def test_no_variable_of_the_collection_is_taken_for_a_misspelling() -> None:
     files = [*(ROOT / "roles").glob("*/*/*.yml"), *(ROOT / "playbooks").glob("**/*.yml")]
     names = {name for file in files for name in re.findall(r"^ *(?:register: |)(\w+)(?::|$)", file.read_text(), re.MULTILINE)}
     assert {"nginx_applied", "app_host", "certificates_placed"} <= names
-    assert [name for name in names if asked(name)] == []
+    assert [name for name in names if likely(name)] == []
 
 
-def test_every_host_of_the_fleets_groups_is_looked_at_and_no_other() -> None:
+def test_only_hosts_in_groups_of_the_fleet_are_checked() -> None:
     hostvars: dict[str, dict[str, Any]] = {host: {"mongodb_usres": {}} for host in ("db1", "mail1")}
     assert fleet_problems({"app_hosts": [], "mongodb": ["db1"], "mail": ["mail1"]}, hostvars) == [
         "mongodb_usres: no such variable of the role mongodb; did you mean mongodb_users?"

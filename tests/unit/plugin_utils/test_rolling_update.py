@@ -1,4 +1,4 @@
-"""How a change goes over the hosts of a fleet."""
+"""Batches of a rolling update, and the report after an interruption."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import batches, report
+from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import batches, interruption_report
 
 OLD, NEW, OLDER = "0a0a0a0a0a0a", "1b1b1b1b1b1b", "2c2c2c2c2c2c"
 
 
 def built(live: str = OLD, app: str = "shop") -> dict[str, Any]:
-    """Return the variables of a host that has built a release, and serves ``live``."""
+    """Return the variables of a host that has built a release and serves ``live``."""
     return {"__app_releases": {"results": [{"item": app, "id": NEW, "live": live}]}}
 
 
 def switched(release: str | None = NEW, live: str = OLD, **result: Any) -> dict[str, Any]:
-    """Return the variables of a host on which a switch has ended with ``release`` served."""
+    """Return the variables of a host whose switch ended with ``release`` live."""
     ended = {"item": "shop", **({"release": release} if release is not None else {}), **result}
     return built(live) | {"__app_switched": {"results": [ended]}}
 
 
-def said(**hosts: dict[str, Any]) -> list[str]:
+def report(**hosts: dict[str, Any]) -> list[str]:
     """Return the lines of the report, without the first."""
-    first, *lines = report(list(hosts), hosts, "prod").splitlines()
-    assert first == "the roll has stopped; what is served now:"
+    first, *lines = interruption_report(list(hosts), hosts, "prod").splitlines()
+    assert first == "the rolling update was interrupted; the hosts now serve:"
     return lines
 
 
@@ -40,12 +40,12 @@ def said(**hosts: dict[str, Any]) -> list[str]:
         ({"batch": "3", "canary": True}, ["1", "3"]),
     ],
 )
-def test_batches_are_as_they_are_asked_for(options: dict[str, Any], serial: list[str]) -> None:
+def test_batches_follow_the_options(options: dict[str, Any], serial: list[str]) -> None:
     assert batches(**options) == serial
 
 
 @pytest.mark.parametrize("batch", [0, "0", "-1", "0%", "101%", "two", "", "1.5", None, "2,3"])
-def test_a_batch_of_nobody_is_refused(batch: object) -> None:
+def test_an_empty_or_malformed_batch_is_rejected(batch: object) -> None:
     with pytest.raises(InvalidDataError) as caught:
         batches(batch)
     assert caught.value.problems == [
@@ -53,65 +53,65 @@ def test_a_batch_of_nobody_is_refused(batch: object) -> None:
     ]
 
 
-def test_all_that_is_wrong_with_a_roll_is_said_at_once() -> None:
+def test_all_mistakes_are_reported_together() -> None:
     with pytest.raises(InvalidDataError) as caught:
         batches("0", pause="a minute")
     assert [problem.partition(":")[0] for problem in caught.value.problems] == ["batch", "pause"]
 
 
-def test_a_canary_that_failed_leaves_everything_as_it_was() -> None:
-    assert said(web1=switched(OLD, failed=True), web2=built()) == [
-        f"  shop: web1 {OLD}, as before",
-        f"  shop: web2 {OLD}, as before",
-        "to go on when the reason is gone: the same command again",
+def test_a_failed_canary_leaves_all_hosts_unchanged() -> None:
+    assert report(web1=switched(OLD, failed=True), web2=built()) == [
+        f"  shop: web1 {OLD} (unchanged)",
+        f"  shop: web2 {OLD} (unchanged)",
+        "to continue: fix the cause and run the same command again",
     ]
 
 
-def test_a_roll_that_stopped_on_the_way_can_go_on_or_back() -> None:
-    assert said(web1=switched(), web2=switched(OLD, failed=True), web3=built()) == [
-        f"  shop: web1 {NEW}, before {OLD}",
-        f"  shop: web2 {OLD}, as before",
-        f"  shop: web3 {OLD}, as before",
-        "to go on when the reason is gone: the same command again",
-        f"to take shop back: ansible-playbook funnel.tornado.rollback -i prod -e app=shop -e release={OLD}",
+def test_an_interrupted_rolling_update_can_be_continued_or_rolled_back() -> None:
+    assert report(web1=switched(), web2=switched(OLD, failed=True), web3=built()) == [
+        f"  shop: web1 {NEW} (before: {OLD})",
+        f"  shop: web2 {OLD} (unchanged)",
+        f"  shop: web3 {OLD} (unchanged)",
+        "to continue: fix the cause and run the same command again",
+        f"to roll back shop: ansible-playbook funnel.tornado.rollback -i prod -e app=shop -e release={OLD}",
     ]
 
 
-def test_hosts_that_served_different_releases_go_back_to_their_own() -> None:
-    *_, first, second = said(web1=switched(), web2=switched(live=OLDER), web3=built())
-    command = "to take shop back: ansible-playbook funnel.tornado.rollback -i prod -e app=shop"
+def test_hosts_with_different_releases_are_rolled_back_to_their_own() -> None:
+    *_, first, second = report(web1=switched(), web2=switched(live=OLDER), web3=built())
+    command = "to roll back shop: ansible-playbook funnel.tornado.rollback -i prod -e app=shop"
     assert first == f"{command} -e release={OLD} --limit web1"
     assert second == f"{command} -e release={OLDER} --limit web2"
 
 
-def test_a_new_host_has_nothing_to_go_back_to() -> None:
-    lines = said(web1=switched(live=""), web2=switched(None, live="", failed=True))
-    assert lines == [f"  shop: web1 {NEW}, before nothing", "  shop: web2 nothing, as before", lines[2]]
+def test_a_new_host_has_no_release_to_roll_back_to() -> None:
+    lines = report(web1=switched(live=""), web2=switched(None, live="", failed=True))
+    assert lines == [f"  shop: web1 {NEW} (before: nothing)", "  shop: web2 nothing (unchanged)", lines[2]]
 
 
-def test_of_a_host_that_was_lost_is_said_what_is_known() -> None:
+def test_a_host_that_became_unreachable_may_need_a_rollback() -> None:
     lost = {"__app_switched": {"results": [{"item": "shop", "unreachable": True}]}}
-    assert said(web1=built() | lost)[0] == f"  shop: web1 was lost on the way; before, it served {OLD}"
-    assert said(web1=built() | lost)[-1].endswith(f"-e app=shop -e release={OLD}")
+    assert report(web1=built() | lost)[0] == f"  shop: web1 became unreachable; it served {OLD} before"
+    assert report(web1=built() | lost)[-1].endswith(f"-e app=shop -e release={OLD}")
 
 
-def test_what_ran_once_counts_and_what_was_skipped_does_not() -> None:
+def test_switches_that_run_once_count_and_skipped_ones_do_not() -> None:
     first = built() | {
         "__app_switched_once": {"results": [{"item": "shop", "release": NEW}]},
         "__app_switched": {"results": []},
     }
     second = built() | {"__app_switched_once": {"results": [{"item": "shop", "skipped": True}]}}
-    assert said(web1=first, web2=second)[:2] == [f"  shop: web1 {NEW}, before {OLD}", f"  shop: web2 {OLD}, as before"]
+    assert report(web1=first, web2=second)[:2] == [f"  shop: web1 {NEW} (before: {OLD})", f"  shop: web2 {OLD} (unchanged)"]
 
 
-def test_each_app_is_told_of() -> None:
+def test_all_apps_are_reported() -> None:
     both = {
         "__app_releases": {"results": [*built()["__app_releases"]["results"], *built(app="blog")["__app_releases"]["results"]]}
     }
-    assert [line.split()[0] for line in said(web1=both, web2=both)[:4]] == ["shop:", "shop:", "blog:", "blog:"]
+    assert [line.split()[0] for line in report(web1=both, web2=both)[:4]] == ["shop:", "shop:", "blog:", "blog:"]
 
 
-def test_who_was_left_out_is_named_and_who_was_not_asked_is_not() -> None:
-    assert said(web1=built(), web2={"app_host": {"unreachable": True}}, web3={})[1:2] == [
-        "  web2 was left out, as it could not be reached"
+def test_unreachable_hosts_are_reported_as_skipped() -> None:
+    assert report(web1=built(), web2={"app_host": {"unreachable": True}}, web3={})[1:2] == [
+        "  web2 was skipped, because it is unreachable"
     ]

@@ -32,35 +32,35 @@ def names(directory: Path) -> list[str]:
     return [str(path) for path in files(directory)]
 
 
-def test_without_git_everything_but_tools_leavings_belongs_to_the_source(app: Path) -> None:
+def test_without_git_all_files_but_those_of_tools_are_packed(app: Path) -> None:
     for name in (".hg/store", "__pycache__/web.pyc", ".venv/bin/python", "shop/old.pyc"):
         (app / name).parent.mkdir(parents=True, exist_ok=True)
         (app / name).touch()
     assert names(app) == ["run.sh", "shop/web.py"]
 
 
-def test_what_git_ignores_stays_out_and_what_it_does_not_know_yet_belongs(app: Path) -> None:
+def test_untracked_files_are_packed_and_ignored_ones_are_not(app: Path) -> None:
     subprocess.run(["git", "init", "--quiet", str(app)], check=True)
     (app / ".gitignore").write_text("*.log\n")
     (app / "debug.log").touch()
     assert names(app) == [".gitignore", "run.sh", "shop/web.py"]
 
 
-def test_a_tracked_file_that_was_deleted_does_not_belong(app: Path) -> None:
+def test_a_deleted_tracked_file_is_not_packed(app: Path) -> None:
     subprocess.run(["git", "init", "--quiet", str(app)], check=True)
     subprocess.run(["git", "-C", str(app), "add", "."], check=True)
     (app / "run.sh").unlink()
     assert names(app) == ["shop/web.py"]
 
 
-def test_the_revision_ignores_times(app: Path) -> None:
+def test_revision_ignores_modification_times(app: Path) -> None:
     before = revision(app)
     os.utime(app / "run.sh", (0, 0))
     assert revision(app) == before
 
 
 @pytest.mark.parametrize("change", ["content", "name", "mode", "link"])
-def test_the_revision_follows_every_change_that_matters(app: Path, change: str) -> None:
+def test_revision_changes_with_names_contents_modes_and_links(app: Path, change: str) -> None:
     before = revision(app)
     script = app / "run.sh"
     if change == "content":
@@ -74,7 +74,7 @@ def test_the_revision_follows_every_change_that_matters(app: Path, change: str) 
     assert revision(app) != before
 
 
-def test_the_archive_is_roots_and_keeps_times_and_programs(app: Path) -> None:
+def test_archive_is_owned_by_root_and_keeps_times_and_execute_bits(app: Path) -> None:
     os.utime(app / "run.sh", (1_000_000_000, 1_000_000_000))
     with tarfile.open(fileobj=io.BytesIO(pack(app))) as archive:
         member = archive.getmember("run.sh")
@@ -83,13 +83,13 @@ def test_the_archive_is_roots_and_keeps_times_and_programs(app: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../secret"])
-def test_a_link_out_of_the_source_is_refused(app: Path, target: str) -> None:
+def test_a_link_out_of_the_source_is_rejected(app: Path, target: str) -> None:
     (app / "link").symlink_to(target)
     with pytest.raises(SourceError, match="outside of the source"):
         pack(app)
 
 
-def test_an_archive_is_known_by_its_hash_and_is_the_one_that_is_meant(tmp_path: Path) -> None:
+def test_archive_revision_verifies_the_checksum(tmp_path: Path) -> None:
     (tmp_path / "shop.tar").write_bytes(b"shop")
     found = archive_revision(tmp_path / "shop.tar", None)
     assert found == hashlib.sha256(b"shop").hexdigest()
@@ -103,7 +103,7 @@ def git(directory: Path, *arguments: str) -> None:
     subprocess.run(["git", *identity, "-C", str(directory), *arguments], check=True, capture_output=True)
 
 
-def test_a_repository_of_another_user_is_refused_in_the_words_of_git(app: Path) -> None:
+def test_a_repository_of_another_user_is_rejected_with_the_message_of_git(app: Path) -> None:
     git(app, "init", "--quiet")
     (app / ".gitignore").write_text(".env\n")
     (app / ".env").write_text("PASSWORD=secret\n")
@@ -113,27 +113,27 @@ def test_a_repository_of_another_user_is_refused_in_the_words_of_git(app: Path) 
         files(app)
 
 
-def test_a_work_tree_without_git_is_refused(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_work_tree_without_git_is_rejected(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     git(app, "init", "--quiet")
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(SourceError, match=r"is in a git work tree, and git, which lists its files, cannot be started"):
+    with pytest.raises(SourceError, match=r"is in a git work tree, but git, which must list its files, cannot be started"):
         files(app / "shop")
 
 
-def test_a_damaged_repository_is_refused(app: Path) -> None:
+def test_a_damaged_repository_is_rejected(app: Path) -> None:
     (app / ".git").write_text("gitdir: /nowhere\n")
     with pytest.raises(SourceError, match="git cannot list"):
         files(app)
 
 
-def test_a_directory_that_an_outer_repository_ignores_is_refused(app: Path) -> None:
+def test_a_directory_ignored_by_an_outer_repository_is_rejected(app: Path) -> None:
     git(app, "init", "--quiet")
     (app / ".gitignore").write_text("shop/\n")
-    with pytest.raises(SourceError, match=r"git ignores .*/shop, so nothing would be sent"):
+    with pytest.raises(SourceError, match=r"git ignores .*/shop, so no files would be packed"):
         files(app / "shop")
 
 
-def test_the_variables_of_a_git_hook_name_no_other_repository(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_a_git_hook_select_no_other_repository(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     git(app, "init", "--quiet")
     (app / ".gitignore").write_text("*.log\n")
     (app / "debug.log").touch()
@@ -141,7 +141,7 @@ def test_the_variables_of_a_git_hook_name_no_other_repository(app: Path, monkeyp
     assert names(app) == [".gitignore", "run.sh", "shop/web.py"]
 
 
-def test_the_files_of_a_submodule_belong_to_the_source(app: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_files_of_a_submodule_are_packed(app: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     library = tmp_path_factory.mktemp("library")
     git(library, "init", "--quiet")
     (library / "lib.py").touch()
@@ -160,17 +160,17 @@ def test_the_files_of_a_submodule_belong_to_the_source(app: Path, tmp_path_facto
 
 
 @pytest.mark.parametrize("place", ["directory", "work tree"])
-def test_a_pointer_of_git_lfs_is_refused(app: Path, place: str) -> None:
+def test_a_git_lfs_pointer_is_rejected(app: Path, place: str) -> None:
     if place == "work tree":
         git(app, "init", "--quiet")
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
     (app / "logo.png").write_text(pointer)
-    with pytest.raises(SourceError, match=r"logo\.png is a pointer of Git LFS"):
+    with pytest.raises(SourceError, match=r"logo\.png is a Git LFS pointer"):
         revision(app)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
-def test_what_is_neither_file_nor_link_is_refused(app: Path, kind: str) -> None:
+def test_special_files_are_rejected(app: Path, kind: str) -> None:
     if kind == "pipe":
         os.mkfifo(app / "odd")
     else:
@@ -181,7 +181,7 @@ def test_what_is_neither_file_nor_link_is_refused(app: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["directory", "work tree"])
-def test_names_of_any_bytes_are_packed_as_they_are(app: Path, place: str) -> None:
+def test_names_of_any_bytes_are_packed_unchanged(app: Path, place: str) -> None:
     odd = [b"stra\xdfe.txt", b"line\nbreak", "grüße.txt".encode(), b"x" * 200]
     for name in odd:
         Path(os.fsdecode(os.fsencode(app) + b"/" + name)).write_bytes(name)
@@ -196,14 +196,14 @@ def test_names_of_any_bytes_are_packed_as_they_are(app: Path, place: str) -> Non
     assert {os.fsencode(path.name) for path in (app / "target").iterdir()} >= set(odd)
 
 
-def test_a_link_with_an_odd_name_is_refused_in_a_printable_message(app: Path) -> None:
+def test_a_link_with_control_characters_is_rejected_with_a_printable_message(app: Path) -> None:
     Path(os.fsdecode(os.fsencode(app) + b"/\xdf\x1b[2J")).symlink_to("/etc/passwd")
     with pytest.raises(SourceError) as refused:
         revision(app)
     assert r"\xdf\x1b[2J is a link to /etc/passwd" in str(refused.value)
 
 
-def test_links_in_a_circle_are_refused(app: Path) -> None:
+def test_a_loop_of_links_is_rejected(app: Path) -> None:
     (app / "one").symlink_to("two")
     (app / "two").symlink_to("one")
     with pytest.raises(SourceError, match="link"):

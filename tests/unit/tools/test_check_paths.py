@@ -1,4 +1,4 @@
-"""The check of how root's code reaches what an app's user can change."""
+"""Static check of access to files that an app's user can write."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.check_paths import ROOT, knows_apps, main, problems
+from tools.check_paths import ROOT, collection_files, imports_layout, main, problems
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from tools.check_paths import ROOT, knows_apps, main, problems
         "list(path.rglob('*'))",
     ],
 )
-def test_functions_that_follow_links_or_recurse_are_refused(line: str) -> None:
+def test_functions_that_follow_links_or_recurse_are_forbidden(line: str) -> None:
     assert list(problems(line))
 
 
@@ -43,12 +43,12 @@ def test_functions_that_follow_links_or_recurse_are_refused(line: str) -> None:
         "layout.socket(slot, 0).with_suffix('.pid').write_text('1')",
     ],
 )
-def test_access_by_a_path_to_what_a_user_may_write_is_refused(line: str) -> None:
+def test_access_by_path_to_files_in_a_writable_directory_is_forbidden(line: str) -> None:
     assert list(problems(line))
     assert list(problems(f"def use(layout):\n    {line}"))
 
 
-def test_a_path_is_known_by_the_variable_that_it_was_given_to() -> None:
+def test_paths_are_tracked_through_variables() -> None:
     code = "def use(layout, slot):\n    run = layout.run(slot)\n    file = run / 'x'\n    return file.read_text()"
     assert [line for line, _text in problems(code)] == [4]
     assert not list(problems("def use(run):\n    file = run / 'x'\n    return file.read_text()"))
@@ -58,7 +58,7 @@ def test_a_path_is_known_by_the_variable_that_it_was_given_to() -> None:
     "line",
     [
         "tree.read(layout.starts(slot, 0), 100, trusted=layout.slot(slot))",
-        "layout.run(slot).mkdir(mode=0o700)",  # its parent is root's
+        "layout.run(slot).mkdir(mode=0o700)",  # its parent is owned by root
         "layout.release(release).exists()",
         "layout.socket(slot, 0).name",
         "layout.socket(slot, 0).relative_to(layout.home)",
@@ -66,19 +66,23 @@ def test_a_path_is_known_by_the_variable_that_it_was_given_to() -> None:
         "print(layout.shared / 'file')",
     ],
 )
-def test_what_reaches_nothing_of_a_user_s_by_a_path_is_accepted(line: str) -> None:
+def test_other_uses_of_a_path_are_allowed(line: str) -> None:
     assert not list(problems(line))
 
 
-def test_code_is_looked_at_that_knows_where_apps_lie() -> None:
-    assert knows_apps("from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, Layout")
-    assert not knows_apps("from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE")
+def test_only_modules_that_import_layout_are_checked() -> None:
+    assert imports_layout("from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, Layout")
+    assert not imports_layout("from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE")
 
 
-def test_the_collection_is_accepted_and_a_file_that_is_not_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_collection_passes_and_violations_are_reported_with_file_and_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([]) == 0
     bad = tmp_path / "bad.py"
     bad.write_text("import shutil\nshutil.rmtree('/srv/shop/shared')\n")
     assert main([str(bad)]) == 1
     assert f"{bad}:2: shutil.rmtree" in capsys.readouterr().err
-    assert knows_apps((ROOT / "plugins/module_utils/deploy/process_group.py").read_text())
+    process_group = ROOT / "plugins/module_utils/deploy/process_group.py"
+    assert process_group in collection_files()
+    assert imports_layout(process_group.read_text())

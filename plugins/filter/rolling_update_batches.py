@@ -1,6 +1,6 @@
 # Copyright: The funnel.tornado developers
 # MIT License (see LICENSE)
-"""The filter funnel.tornado.roll_batches."""
+"""The filter funnel.tornado.rolling_update_batches."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
 from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import batches
 
 DOCUMENTATION = r"""
-name: roll_batches
-short_description: Batches in which hosts switch
+name: rolling_update_batches
+short_description: Batches of a rolling update
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 description:
-  - Turns what a playbook is told of its batches into a play's C(serial).
+  - Returns the C(serial) of a play. Options that are invalid are an error.
 positional: _input
 options:
   _input:
     description: >-
-      A dictionary of C(batch), the hosts that switch at a time or their share of all, C(canary), whether one host goes first,
-      and C(pause), the seconds after a batch. All hosts switch at once without any.
+      A dictionary of C(batch), the number of hosts in a batch or their share of all hosts, C(canary), whether the first batch is
+      a single host, and C(pause), the seconds after a batch. By default, all hosts are one batch.
     type: dict
     required: true
 """
 
 EXAMPLES = r"""
-serial: "{{ {'batch': '25%', 'canary': true} | funnel.tornado.roll_batches }}"
+serial: "{{ {'batch': '25%', 'canary': true} | funnel.tornado.rolling_update_batches }}"
 """
 
 RETURN = r"""
@@ -41,8 +41,11 @@ _value:
 """
 
 
-def roll_batches(options: Mapping[str, Any]) -> list[str]:
-    """Return a play's ``serial``, or fail with every mistake in what it was told."""
+def rolling_update_batches(options: Mapping[str, Any]) -> list[str]:
+    """Return the ``serial`` of a play.
+
+    :raises AnsibleFilterError: with every mistake.
+    """
     try:
         return batches(**options)
     except InvalidDataError as error:
@@ -50,8 +53,8 @@ def roll_batches(options: Mapping[str, Any]) -> list[str]:
 
 
 class FilterModule:
-    """Tells Ansible of the filter."""
+    """The filters of this file."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters of this file by name."""
-        return {"roll_batches": roll_batches}
+        """Return the filters by name."""
+        return {"rolling_update_batches": rolling_update_batches}

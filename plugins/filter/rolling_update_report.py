@@ -1,0 +1,58 @@
+# Copyright: The funnel.tornado developers
+# MIT License (see LICENSE)
+"""The filter funnel.tornado.rolling_update_report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import interruption_report
+
+DOCUMENTATION = r"""
+name: rolling_update_report
+short_description: Report of an interrupted rolling update
+version_added: 0.1.0
+author: The funnel.tornado developers (@funnel)
+description:
+  - Reports what each host serves, and the commands to continue and to roll back, from the results of the role C(app).
+positional: _input, hostvars
+options:
+  _input:
+    description: Names of the hosts.
+    type: list
+    elements: str
+    required: true
+  hostvars:
+    description: The variables of all hosts, C(hostvars).
+    type: dict
+    required: true
+  inventory:
+    description: The locations of the inventory, C(ansible_inventory_sources), for the commands.
+    type: list
+    elements: str
+    required: true
+"""
+
+EXAMPLES = r"""
+msg: "{{ groups.app_hosts | funnel.tornado.rolling_update_report(hostvars, inventory=ansible_inventory_sources) }}"
+"""
+
+RETURN = r"""
+_value:
+  description: A line for each app and host, then the commands.
+  type: str
+"""
+
+
+def rolling_update_report(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], *, inventory: Iterable[str]) -> str:
+    """Return the report."""
+    return interruption_report(list(hosts), hostvars, " -i ".join(inventory))
+
+
+class FilterModule:
+    """The filters of this file."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters by name."""
+        return {"rolling_update_report": rolling_update_report}
