@@ -125,7 +125,7 @@ def test_unavailable_listen_address_is_rejected_and_exporters_keep_running() -> 
     assert "cannot assign requested address" in output
     assert "cannot listen on 192.0.2.1 port 8406: Cannot assign requested address" in output
     for exporter, port in (("node", NODE), ("nginx", NGINX), ("tornado", TORNADO)):
-        assert f"The files of before are back, and prometheus-{exporter}-exporter runs with them." in output
+        assert f"The previous files were restored, and prometheus-{exporter}-exporter runs with them." in output
         assert names(fetch_metrics(host, port))
 
 

@@ -240,7 +240,7 @@ def test_a_setting_that_only_a_start_refuses_is_taken_back(db: Host, tmp_path: P
     settings = VARIABLES["mongodb_settings"] | {"storage": {"directoryPerDB": True}}
     output = refused(tmp_path, db, mongodb_settings=settings)
     assert "directoryPerDB" in output
-    assert "The files of before are back, and mongod runs with them" in output
+    assert "The previous files were restored, and mongod runs with them" in output
 
 
 def test_an_administrators_password_that_nobody_knows_is_an_error(db: Host, tmp_path: Path) -> None:
