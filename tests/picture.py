@@ -1,4 +1,4 @@
-"""Take the picture of the sample app that the README shows: `make demo`, then `python -m tests.picture URL docs/page.png`."""
+"""Take the screenshot of the sample app for the README: `make demo`, then `python -m tests.picture URL docs/page.png`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WIDTH = 900
 
 
 def main(url: str, file: str) -> None:
-    """Wait until the page is complete, its clock over a websocket included, and write it as a PNG."""
+    """Wait until the page is complete, including its websocket, and write it as a PNG."""
     with chromium() as browser:
         show_as(browser, width=WIDTH)
         browser.get(url)

@@ -1,13 +1,13 @@
-"""Fleets of real Debian hosts on this machine, each host with systemd, sshd and an address of its own.
+"""Fleets of Debian hosts on this machine, each host with its own systemd, sshd and address.
 
-A fleet is a set of hosts that see each other: one bridge, one /24 with a way out, one SSH key. Its name belongs to this
-clone: a fleet of the same name in another clone has a bridge, a network and a directory of its own.
+A fleet is a set of connected hosts: one bridge, one /24 with outbound access, one SSH key. Its name belongs to this clone: fleets
+of the same name in other clones have their own bridges, networks and directories.
 
-A host is a root file system in which systemd-nspawn boots Debian's own systemd; no container engine, no image registry.
-Whether it runs is read from its control group alone, never from a process id that may be stale. A host that does not run
-(the machine was rebooted, say) is one that is powered off: `up` boots it again, `down` removes it.
+A host is a root file system in which systemd-nspawn boots Debian's systemd, without a container engine or image registry. Its
+state is read from its control group, never from a process ID, which may be stale. A host that does not run (for example after a
+reboot of the machine) counts as powered off: `up` boots it, `down` removes it.
 
-All of this is done as root in a mount namespace in which `CGROUP` is of version 2: see tools/hosts.py.
+All of this requires root in a mount namespace in which `CGROUP` is of version 2: see tools/hosts.py.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ CLONE = Path(__file__).resolve().parent.parent
 STATE = Path("/var/lib/funnel-hosts")
 LOCK = Path("/run/funnel-hosts.lock")
 CGROUP = Path("/sys/fs/cgroup")
-# What the hosts need of the kernel that they share: that it forwards packets, notifies more programs of files than run on a few
-# hosts, and protects links as Debian's systemd has it.
+# Settings of the shared kernel that the hosts require: packet forwarding, enough inotify instances for all hosts, and the
+# protection of links that Debian's systemd enables.
 KERNEL = {
     Path("/proc/sys/net/ipv4/ip_forward"): 1,
     Path("/proc/sys/fs/inotify/max_user_instances"): 1024,
     Path("/proc/sys/fs/protected_symlinks"): 1,
     Path("/proc/sys/fs/protected_hardlinks"): 1,
 }
-BEFORE = STATE / "kernel.json"  # what those were before, and the boot in which a fleet set them
+SAVED_KERNEL = STATE / "kernel.json"  # their previous values, and the boot in which a fleet changed them
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 NETWORK = IPv4Network("10.213.0.0/16")
 BOOT_TIMEOUT = 90.0  # seconds; two to five are usual
 HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
-# systemd-nspawn ends with 133 when the host wants to be booted again. Connections that were cut in the middle would keep the
-# host's link, and its name, for a minute.
+# systemd-nspawn exits with 133 when the host reboots. Interrupted connections would keep the network link of the host, and its
+# name, for a minute.
 BOOT_LOOP = """
 echo $$ > "$1/cgroup.procs" || exit
 link=$2
 shift 2
 while ip link delete "$link" 2> /dev/null; systemd-nspawn "$@"; [ $? -eq 133 ]; do :; done
 """
-# The links of many machines are narrower than the bridge: without the clamp, answers larger than they carry are lost.
+# Many machines have a smaller MTU than the bridge: without clamping, larger packets are lost.
 NFT = """
 table ip {table}
 delete table ip {table}
@@ -74,7 +74,7 @@ table ip {table} {{
 
 @dataclass(frozen=True)
 class Host:
-    """A host of a fleet: its name, the code name of its Debian release, its IPv4 address; what it has of this machine."""
+    """A host of a fleet: name, code name of its Debian release, IPv4 address, and mounted directories of this machine."""
 
     name: str
     release: str
@@ -83,9 +83,9 @@ class Host:
 
 
 def free_network(taken: Iterable[IPv4Network], first: int) -> IPv4Network:
-    """Return the first /24 of `NETWORK` that overlaps none of `taken`, starting at number `first` and going round.
+    """Return the first /24 of `NETWORK` that overlaps none of `taken`, starting at number `first` and wrapping around.
 
-    A route wider than `NETWORK` takes nothing: a /24 is more specific. Raises `ToolError` if every one is taken.
+    Routes wider than `NETWORK` are ignored: a /24 is more specific. Raises `ToolError` if none is free.
     """
     within = [network for network in taken if network.subnet_of(NETWORK)]
     candidates = list(NETWORK.subnets(new_prefix=24))
@@ -93,17 +93,17 @@ def free_network(taken: Iterable[IPv4Network], first: int) -> IPv4Network:
     for candidate in candidates[start:] + candidates[:start]:
         if not any(candidate.overlaps(network) for network in within):
             return candidate
-    raise ToolError(f"every /24 of {NETWORK} is in use on this machine: end a fleet, or free one")
+    raise ToolError(f"every /24 of {NETWORK} is in use on this machine: remove a fleet, or free a network")
 
 
 def reachable_resolvers(resolv_conf: str) -> str:
-    """Return a resolv.conf without the name servers that only the machine itself can reach (127.0.0.0/8, ::1)."""
+    """Return a resolv.conf without the name servers on the loopback addresses (127.0.0.0/8, ::1)."""
     lines = [line for line in resolv_conf.splitlines() if not re.match(r"nameserver\s+(127\.|::1)", line)]
     return "".join(f"{line}\n" for line in lines if line.startswith(("nameserver", "search", "options")))
 
 
 def own_files(host: Host, network: IPv4Network) -> dict[str, str]:
-    """Return the files, by path below the root, that give a host its name and its address."""
+    """Return the files of a host with its name and address, by path below the root."""
     return {
         "etc/hostname": f"{host.name}\n",
         "etc/systemd/network/10-host0.network": (
@@ -114,15 +114,15 @@ def own_files(host: Host, network: IPv4Network) -> dict[str, str]:
 
 
 def shared_files() -> dict[str, str]:
-    """Return the files by which a host reaches what this machine reaches: its resolver and its package index.
+    """Return the files with the resolver and the package index of this machine.
 
-    Raises `ToolError` if the resolver answers this machine alone.
+    Raises `ToolError` if only this machine can use the resolver.
     """
     candidates = [Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf")]
     texts = [reachable_resolvers(path.read_text()) for path in candidates if path.exists()]
     resolvers = next((text for text in texts if "nameserver" in text), None)
     if resolvers is None:
-        raise ToolError("the hosts would have no resolver: every nameserver in /etc/resolv.conf is this machine itself")
+        raise ToolError("the hosts have no resolver: every nameserver in /etc/resolv.conf is a loopback address of this machine")
     pip = ConfigParser(interpolation=None, strict=False)
     pip.read(["/etc/pip.conf", Path("~/.pip/pip.conf").expanduser(), Path("~/.config/pip/pip.conf").expanduser()])
     index = os.environ.get("PIP_INDEX_URL") or pip.get("global", "index-url", fallback="")
@@ -133,15 +133,15 @@ def shared_files() -> dict[str, str]:
 
 
 def remove(directory: Path) -> None:
-    """Remove a directory, but nothing that is mounted in it."""
+    """Remove a directory, except file systems that are mounted in it."""
     run(["rm", "--recursive", "--force", "--one-file-system", str(directory)], f"remove {directory}")
 
 
 class Fleet:
-    """The hosts of one name in this clone, their network and what is kept of them on disk."""
+    """The hosts of one fleet of this clone, with their network and files."""
 
     def __init__(self, name: str) -> None:
-        """Look a fleet up; one that does not exist has no hosts."""
+        """Load the fleet; a fleet that does not exist has no hosts."""
         digest = hashlib.sha256(f"{CLONE}:{name}".encode()).hexdigest()[:8]
         self.number = int(digest, 16)
         self.mark = f"fh-{digest}"  # names its bridge (at most 15 characters), its nftables table and its control group
@@ -154,14 +154,14 @@ class Fleet:
         self.load()
 
     def load(self) -> None:
-        """Read what is on disk, once more where another process may have changed it."""
+        """Read the state from disk, where another process may have changed it."""
         path = self.directory / "fleet.json"
         state = json.loads(path.read_text()) if path.exists() else {"network": None, "hosts": []}
         self.network = IPv4Network(state["network"]) if state["network"] else None
         self.hosts = {host["name"]: Host(**host) for host in state["hosts"]}
 
     def save(self) -> None:
-        """Write to disk what `load` reads."""
+        """Write the state to disk."""
         state = {"network": self.network and str(self.network), "hosts": [asdict(host) for host in self.hosts.values()]}
         partial = self.directory / "fleet.json.partial"
         partial.write_text(json.dumps(state, indent=2))
@@ -172,22 +172,22 @@ class Fleet:
         return self.directory / "hosts" / name / "root"
 
     def running(self, name: str) -> bool:
-        """Tell whether a host has processes."""
+        """Return whether a host has processes."""
         events = CGROUP / self.mark / name / "cgroup.events"
         return events.exists() and "populated 1" in events.read_text()
 
     @property
     def ssh_options(self) -> list[str]:
-        """The options of ssh that take a user to a host, and to no other machine at its address."""
+        """The options of ssh that verify the key of a host."""
         return ["-o", f"UserKnownHostsFile={self.known_hosts}", "-o", "StrictHostKeyChecking=yes"]
 
     def ssh_command(self, host: Host, *command: str) -> list[str]:
-        """Return the command line that runs a command on a host as root, or without one a shell."""
+        """Return the command line that runs a command, or a shell, on a host as root."""
         options = ["-F", "none", "-i", str(self.key), *self.ssh_options, "-o", "BatchMode=yes"]
         return ["ssh", *options, "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=5", f"root@{host.address}", *command]
 
     def ssh(self, host: Host, command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command on a host as root; the return code is 255 if the host does not answer in `BOOT_TIMEOUT`."""
+        """Run a command on a host as root; the return code is 255 if the host does not answer within `BOOT_TIMEOUT`."""
         argv = self.ssh_command(host, command)
         try:
             return subprocess.run(
@@ -196,25 +196,25 @@ class Fleet:
         except subprocess.TimeoutExpired:
             return subprocess.CompletedProcess(argv, 255, "", f"no answer within {BOOT_TIMEOUT:.0f} s")
 
-    def up(self, wishes: Mapping[str, str | None], binds: Sequence[str] = ()) -> None:
-        """Boot hosts, wished for as name to release; one that runs is left alone.
+    def up(self, requests: Mapping[str, str | None], binds: Sequence[str] = ()) -> None:
+        """Boot hosts, given as name to release; running hosts are not touched.
 
-        New hosts have the directories `binds` of this machine, at the same paths. Raises `ToolError` if a host is there with
-        another release, or cannot be made or booted; what this call made is removed then.
+        New hosts have the directories `binds` of this machine, at the same paths. Raises `ToolError` if a host exists with
+        another release, or cannot be created or booted; new hosts are then removed.
         """
-        for name, release in wishes.items():
+        for name, release in requests.items():
             if release and name in self.hosts and self.hosts[name].release != release:
-                raise ToolError(f"{name} is there with Debian {self.hosts[name].release}: take it down first")
-        new = {name: release or "bookworm" for name, release in wishes.items() if name not in self.hosts}
+                raise ToolError(f"{name} exists with Debian {self.hosts[name].release}: remove it first, with `down`")
+        new = {name: release or "bookworm" for name, release in requests.items() if name not in self.hosts}
         started = time.monotonic()
         try:
             with locked(LOCK):
                 self._connect()
             self._create(new, binds)
-            booted = [name for name in wishes if not self.running(name)]
+            booted = [name for name in requests if not self.running(name)]
             for name in booted:
                 self._boot(self.hosts[name])
-            for name in wishes:
+            for name in requests:
                 host = self.hosts[name]
                 self._wait(host)
                 seconds = f" after {time.monotonic() - started:.1f} s" if name in booted else ""
@@ -229,14 +229,14 @@ class Fleet:
             raise
 
     def down(self, names: Sequence[str]) -> None:
-        """Remove hosts at once, and with the last of them every trace of the fleet."""
+        """Remove hosts immediately, and with the last of them all files and settings of the fleet."""
         for name in names:
             self._kill(CGROUP / self.mark / name)
             if name in self.hosts:
                 self._unplug(self.hosts[name])
         self.hosts = {name: host for name, host in self.hosts.items() if name not in names}
-        if self.directory.exists():  # nobody's disks may be left by a run that is cut off, but no host without its disk
-            self._introduce()
+        if self.directory.exists():  # an interrupted run may leave a disk without a host, but no host without a disk
+            self._write_names()
             self.save()
         with ThreadPoolExecutor() as pool:
             list(pool.map(remove, [self.root(name).parent for name in names]))
@@ -244,7 +244,7 @@ class Fleet:
             return
         self._kill(CGROUP / self.mark)
         with locked(LOCK):
-            if self._bridged():  # it is the first of the network that is made, and the last that is removed
+            if self._has_bridge():  # the bridge is created first and removed last
                 run(["nft", f"table ip {self.mark}; delete table ip {self.mark}"], "remove the table of nftables")
                 run(["ip", "link", "delete", self.mark], "remove the bridge")
             remove(self.directory)
@@ -253,12 +253,12 @@ class Fleet:
                 remove(STATE)
 
     def off(self, name: str) -> None:
-        """Cut a host's power: it ends at once, and its disk stays."""
+        """Cut the power of a host: it stops immediately, and its disk stays."""
         self._unplug(self.hosts[name])
         self._kill(CGROUP / self.mark / name)
 
     def reboot(self, name: str) -> None:
-        """Have a host reboot itself, and wait until it runs again. Raises `ToolError` if it does not."""
+        """Reboot a host, and wait until it runs again. Raises `ToolError` if it does not."""
         host = self.hosts[name]
         before = self.ssh(host, f"cat {BOOT_ID}; systemctl reboot").stdout
         if not before:
@@ -266,12 +266,12 @@ class Fleet:
         deadline = time.monotonic() + BOOT_TIMEOUT
         while self.ssh(host, f"cat {BOOT_ID}").stdout in ("", before):
             if time.monotonic() > deadline:
-                raise ToolError(f"{name} did not reboot within {BOOT_TIMEOUT:.0f} s: {self._last_words(host)}")
+                raise ToolError(f"{name} did not reboot within {BOOT_TIMEOUT:.0f} s: {self._last_console_line(host)}")
             time.sleep(0.1)
         self._wait(host)
 
     def _connect(self) -> None:
-        """Make sure of the fleet's network: its range, bridge, way out, and SSH key."""
+        """Set up the network of the fleet: address range, bridge, masquerading, and SSH key."""
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / "hosts").mkdir(mode=0o700, exist_ok=True)
         if self.network is None:
@@ -281,20 +281,20 @@ class Fleet:
             self.network = free_network(map(IPv4Network, taken), self.number)
             self.save()
         self._set_kernel()
-        if not self._bridged():
-            run(["ip", "link", "add", self.mark, "type", "bridge"], "make a network bridge")
+        if not self._has_bridge():
+            run(["ip", "link", "add", self.mark, "type", "bridge"], "create a network bridge")
         gateway = f"{self.network[1]}/{self.network.prefixlen}"
-        run(["ip", "address", "replace", gateway, "dev", self.mark], "give the bridge an address")
+        run(["ip", "address", "replace", gateway, "dev", self.mark], "assign the bridge an address")
         run(["ip", "link", "set", self.mark, "up"], "start the bridge")
         run(["nft", "-f", "-"], "set up masquerading", stdin=NFT.format(table=self.mark, network=self.network))
         if not self.key.exists():
             keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.mark, "-f", str(self.key)]
-            run(keygen, "make an SSH key")
+            run(keygen, "create an SSH key")
         # ssh takes a key only if it belongs to the user who runs it.
         os.chown(self.key, int(os.environ.get("SUDO_UID", "0")), int(os.environ.get("SUDO_GID", "0")))
 
     def _create(self, new: dict[str, str], binds: Sequence[str]) -> None:
-        """Make root file systems for new hosts, given as name to release, and tell the whole fleet of them."""
+        """Create root file systems of new hosts, given as name to release, and add them to the whole fleet."""
         if not new or self.network is None:
             return
         shared = shared_files() | {"root/.ssh/authorized_keys": self.key.with_suffix(".pub").read_text()}
@@ -307,11 +307,11 @@ class Fleet:
             files = [shared | own_files(host, self.network) for host in hosts]
             list(pool.map(self._extract, hosts, [archives[host.release] for host in hosts], files))
         self.hosts |= {host.name: host for host in hosts}
-        self._introduce()
+        self._write_names()
         self.save()
 
-    def _introduce(self) -> None:
-        """Tell the hosts each other's names, and this machine their keys."""
+    def _write_names(self) -> None:
+        """Write the names of all hosts to their /etc/hosts, and their keys to known_hosts of this machine."""
         names = "".join(f"{host.address} {host.name}\n" for host in self.hosts.values())
         for host in self.hosts.values():
             self._write(host, {"etc/hosts": f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{names}"})
@@ -320,12 +320,12 @@ class Fleet:
 
     def _extract(self, host: Host, archive: Path, files: Mapping[str, str]) -> None:
         root = self.root(host.name)
-        remove(root.parent)  # what a run left that was killed
+        remove(root.parent)  # the remains of a killed run
         root.mkdir(parents=True)
         tar = ["tar", "--extract", "--numeric-owner", "--xattrs", "--xattrs-include=*"]
-        run([*tar, f"--file={archive}", f"--directory={root}"], f"make the root file system of {host.name}")
+        run([*tar, f"--file={archive}", f"--directory={root}"], f"create the root file system of {host.name}")
         keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", host.name, "-f", str(root / HOST_KEY)]
-        run(keygen, "make an SSH host key")
+        run(keygen, "create an SSH host key")
         (root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
         self._write(host, files)
 
@@ -348,17 +348,17 @@ class Fleet:
             time.sleep(0.01)
 
     def _wait(self, host: Host) -> None:
-        """Wait until systemd says that the host runs. Raises `ToolError` if it does not, or not in time."""
+        """Wait until systemd reports that the host runs. Raises `ToolError` if it does not in time."""
         deadline = time.monotonic() + BOOT_TIMEOUT
         while not self._answers(host):
             if time.monotonic() > deadline or not self.running(host.name):
-                raise ToolError(f"{host.name} does not boot: {self._last_words(host)}")
+                raise ToolError(f"{host.name} does not boot: {self._last_console_line(host)}")
             time.sleep(0.1)
         state = self.ssh(host, "systemctl is-system-running --wait")
         if state.returncode != 0:
             failed = self.ssh(host, "systemctl list-units --failed --plain --no-legend").stdout.strip()
-            why = failed.replace("\n", "; ") or state.stderr.strip()
-            raise ToolError(f"{host.name} is {state.stdout.strip() or 'not reached'}: {why}")
+            reason = failed.replace("\n", "; ") or state.stderr.strip()
+            raise ToolError(f"{host.name} is {state.stdout.strip() or 'unreachable'}: {reason}")
 
     @staticmethod
     def _answers(host: Host) -> bool:
@@ -371,53 +371,53 @@ class Fleet:
     def _log(self, host: Host) -> Path:
         return self.directory / "hosts" / host.name / "console.log"
 
-    def _last_words(self, host: Host) -> str:
+    def _last_console_line(self, host: Host) -> str:
         lines = self._log(host).read_text(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "the console log is empty")
 
     def _machine(self, host: Host) -> str:
-        """Return the host's name on this machine, short enough for its link to be `vb-` and that (15 characters at most)."""
+        """Return the name of the host on this machine, short enough for a network link with the prefix `vb-` (15 characters)."""
         return f"{self.mark[3:]}{host.address.rpartition('.')[2]}"
 
     def _link(self, host: Host) -> str:
         return f"vb-{self._machine(host)}"
 
     def _unplug(self, host: Host) -> None:
-        """Remove the host's link, which may be going by itself, or stay for a minute as in `BOOT_LOOP`."""
+        """Remove the network link of a host, which may vanish by itself, or stay for a minute: see `BOOT_LOOP`."""
         subprocess.run(["ip", "link", "delete", self._link(host)], capture_output=True, check=False)
 
-    def _bridged(self) -> bool:
+    def _has_bridge(self) -> bool:
         return Path("/sys/class/net", self.mark).exists()
 
     @staticmethod
     def _kill(cgroup: Path) -> None:
-        """End every process of a control group at once, and remove it."""
+        """Kill all processes of a control group, and remove it."""
         if not cgroup.exists():
             return
         (cgroup / "cgroup.kill").write_text("1")
         deadline = time.monotonic() + 10
         while "populated 1" in (cgroup / "cgroup.events").read_text():
             if time.monotonic() > deadline:
-                raise ToolError(f"processes of {cgroup} survived SIGKILL: see its cgroup.procs")
+                raise ToolError(f"processes of {cgroup} survived SIGKILL: check its cgroup.procs")
             time.sleep(0.02)
         for directory, _, _ in os.walk(cgroup, topdown=False):
             Path(directory).rmdir()
 
     @staticmethod
     def _changed() -> dict[str, int]:
-        """Return what a fleet has changed of the kernel since the last boot, as it was before, by path."""
-        before = json.loads(BEFORE.read_text()) if BEFORE.exists() else {}
+        """Return the previous values of kernel settings that a fleet has changed since the last boot, by path."""
+        before = json.loads(SAVED_KERNEL.read_text()) if SAVED_KERNEL.exists() else {}
         return dict(before["values"]) if before.get("boot") == BOOT_ID.read_text() else {}
 
     def _set_kernel(self) -> None:
-        """Set what the hosts need of the kernel, where it is less, and note what it was."""
-        less = {str(path): value for path, wanted in KERNEL.items() if (value := int(path.read_text())) < wanted}
-        if less:
-            BEFORE.write_text(json.dumps({"boot": BOOT_ID.read_text(), "values": less | self._changed()}))
-            for path in less:
+        """Raise kernel settings that are too low for the hosts, and save the previous values."""
+        low = {str(path): value for path, minimum in KERNEL.items() if (value := int(path.read_text())) < minimum}
+        if low:
+            SAVED_KERNEL.write_text(json.dumps({"boot": BOOT_ID.read_text(), "values": low | self._changed()}))
+            for path in low:
                 Path(path).write_text(str(KERNEL[Path(path)]))
 
     def _restore_kernel(self) -> None:
-        """Undo what a fleet has set."""
+        """Restore the previous values of kernel settings."""
         for path, value in self._changed().items():
             Path(path).write_text(str(value))

@@ -1,4 +1,4 @@
-"""Boot real Debian hosts on this machine, for the demo and the tests: `python3 -m tools.hosts --help`."""
+"""Boots Debian hosts on this machine, for the demo and the tests. See `python3 -m tools.hosts --help`."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ PACKAGES = ("debian-archive-keyring", "iproute2", "mmdebstrap", "nftables", "ope
 
 
 def parse_name(text: str) -> str:
-    """Check the name of a host or a fleet, which is part of paths and of host names."""
+    """Validate the name of a host or a fleet, which becomes part of paths and host names."""
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a name of lower-case letters, digits and hyphens")
     return text
 
 
-def parse_wish(text: str) -> tuple[str, str | None]:
-    """Parse `NAME[:RELEASE]` into the name and the release's code name; a release may be given by its number, too."""
+def parse_host(text: str) -> tuple[str, str | None]:
+    """Parse `NAME[:RELEASE]` into name and code name; a release may be given by its number."""
     name, _, release = text.partition(":")
     code_names = {number: code_name for code_name, number in RELEASES.items()}
     release = code_names.get(release, release)
     if release and release not in RELEASES:
-        known = ", ".join(f"{code_name} ({number})" for code_name, number in RELEASES.items())
-        raise argparse.ArgumentTypeError(f"Debian {release!r} is not known, but {known}")
+        supported = ", ".join(f"{code_name} ({number})" for code_name, number in RELEASES.items())
+        raise argparse.ArgumentTypeError(f"Debian {release!r} is not supported; choose one of {supported}")
     return parse_name(name), release or None
 
 
@@ -45,7 +45,7 @@ def parse_directory(text: str) -> str:
 
 
 def inventory(fleet: Fleet, group: str) -> dict[str, object]:
-    """Return what an inventory script of Ansible prints: the fleet's hosts in a group, with how to reach each."""
+    """Return the output of an Ansible inventory script: the hosts of the fleet in a group, with connection variables."""
     variables = {
         "ansible_user": "root",
         "ansible_ssh_private_key_file": str(fleet.key),
@@ -56,7 +56,7 @@ def inventory(fleet: Fleet, group: str) -> dict[str, object]:
 
 
 def instances(fleet: Fleet) -> list[dict[str, str]]:
-    """Return the fleet's hosts in the words of Molecule's instance_config.yml."""
+    """Return the hosts of the fleet in the format of Molecule's instance_config.yml."""
     return [
         {
             "instance": host.name,
@@ -71,14 +71,14 @@ def instances(fleet: Fleet) -> list[dict[str, str]]:
     ]
 
 
-def known(fleet: Fleet, names: Sequence[str]) -> None:
+def require_hosts(fleet: Fleet, names: Sequence[str]) -> None:
     """Raise `ToolError` if the fleet lacks one of the hosts."""
     if unknown := [name for name in names if name not in fleet.hosts]:
-        raise ToolError(f"no host {', '.join(unknown)} in this fleet, but {', '.join(fleet.hosts) or 'none'}")
+        raise ToolError(f"this fleet has no host {', '.join(unknown)}; its hosts: {', '.join(fleet.hosts) or 'none'}")
 
 
 def show(fleet: Fleet, *, as_json: bool) -> None:
-    """Print the fleet's hosts, one a line or as JSON."""
+    """Print the hosts of the fleet, one per line or as JSON."""
     if as_json:
         sys.stdout.write(json.dumps(instances(fleet), indent=2) + "\n")
     else:
@@ -88,42 +88,42 @@ def show(fleet: Fleet, *, as_json: bool) -> None:
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--fleet", type=parse_name, default="demo", help="the fleet that is meant (default: demo)")
+    common.add_argument("--fleet", type=parse_name, default="demo", help="name of the fleet (default: demo)")
     parser = argparse.ArgumentParser(prog="python3 -m tools.hosts", description="Debian hosts for the demo and the tests")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True)
-    up = commands.add_parser("up", parents=[common], help="boot hosts; those that run are left alone")
-    up.add_argument("wishes", nargs="+", type=parse_wish, metavar="NAME[:RELEASE]", help=f"one of {', '.join(RELEASES)}")
+    up = commands.add_parser("up", parents=[common], help="boot hosts; running hosts are not touched")
+    up.add_argument("requests", nargs="+", type=parse_host, metavar="NAME[:RELEASE]", help=f"one of {', '.join(RELEASES)}")
     up.add_argument(
         "--bind",
         metavar="DIRECTORY",
         type=parse_directory,
         action="append",
         default=[],
-        help="give new hosts this directory of this machine, at the same path (repeatable)",
+        help="mount this directory into new hosts, at the same path (repeatable)",
     )
-    listing = commands.add_parser("list", parents=[common], help="tell name, address, release and state of each host")
-    listing.add_argument("--json", action="store_true", help="in the words of Molecule's instance_config.yml")
-    reboot = commands.add_parser("reboot", parents=[common], help="reboot a host and wait until it runs")
+    listing = commands.add_parser("list", parents=[common], help="list name, address, release and state of each host")
+    listing.add_argument("--json", action="store_true", help="print JSON in the format of Molecule's instance_config.yml")
+    reboot = commands.add_parser("reboot", parents=[common], help="reboot hosts and wait until they run")
     reboot.add_argument("names", nargs="+", metavar="NAME")
-    off = commands.add_parser("off", parents=[common], help="cut a host's power; `up` boots it again")
+    off = commands.add_parser("off", parents=[common], help="cut the power of hosts; `up` boots them again")
     off.add_argument("names", nargs="+", metavar="NAME")
-    ssh = commands.add_parser("ssh", parents=[common], help="run a command on a host as root, or without one a shell")
+    ssh = commands.add_parser("ssh", parents=[common], help="run a command, or a shell, on a host as root")
     ssh.add_argument("names", nargs=1, metavar="NAME")
     ssh.add_argument("remote", nargs=argparse.REMAINDER, metavar="COMMAND")
-    down = commands.add_parser("down", parents=[common], help="remove hosts, and with the last one the fleet's network")
+    down = commands.add_parser("down", parents=[common], help="remove hosts, and with the last one the network of the fleet")
     down.add_argument("names", nargs="*", metavar="NAME")
-    down.add_argument("--all", action="store_true", help="every host of the fleet, and what a broken run left")
-    inventory_ = commands.add_parser("inventory", parents=[common], help="print what Ansible wants of an inventory script")
-    inventory_.add_argument("--group", default="app_hosts", help="the group of the hosts (default: app_hosts)")
+    down.add_argument("--all", action="store_true", help="remove every host of the fleet, and the remains of an interrupted run")
+    inventory_ = commands.add_parser("inventory", parents=[common], help="print the output of an Ansible inventory script")
+    inventory_.add_argument("--group", default="app_hosts", help="group of the hosts (default: app_hosts)")
     arguments = parser.parse_args(argv)
     if arguments.command == "down" and bool(arguments.names) == arguments.all:
-        down.error("name the hosts, or say --all")
+        down.error("name the hosts, or use --all")
     return arguments
 
 
 def enter(argv: Sequence[str]) -> None:
-    """Start this program anew as root in a mount namespace: what it mounts for the hosts goes with the last of them."""
+    """Run this program again as root in a mount namespace, whose mounts end with the last host."""
     install(PACKAGES)
     to = "boot hosts"
     unshare = [*as_root(to), "unshare", "--mount", "--propagation=slave"]
@@ -134,14 +134,14 @@ def enter(argv: Sequence[str]) -> None:
 
 
 def perform(arguments: argparse.Namespace) -> None:
-    """Do what the command line says, in the mount namespace that `enter` made."""
+    """Execute the command line in the mount namespace of `enter`."""
     os.umask(0o022)
-    # systemd-nspawn wants control groups of version 2, and a place for notes that is not shared with other mounts.
+    # systemd-nspawn requires control groups of version 2, and a state directory that is not shared with other mounts.
     if not (CGROUP / "cgroup.controllers").exists():
         run(["mount", "-t", "cgroup2", "cgroup2", str(CGROUP)], "mount control groups of version 2")
-    notes = Path("/run/systemd/nspawn")
-    notes.mkdir(parents=True, exist_ok=True)
-    run(["mount", "-t", "tmpfs", "tmpfs", str(notes)], "mount a tmpfs")
+    state = Path("/run/systemd/nspawn")
+    state.mkdir(parents=True, exist_ok=True)
+    run(["mount", "-t", "tmpfs", "tmpfs", str(state)], "mount a tmpfs")
     fleet = Fleet(arguments.fleet)
     if arguments.command == "list":
         show(fleet, as_json=arguments.json)
@@ -149,28 +149,28 @@ def perform(arguments: argparse.Namespace) -> None:
     with locked(fleet.lock):
         fleet.load()
         if arguments.command == "up":
-            fleet.up(dict(arguments.wishes), arguments.bind)
+            fleet.up(dict(arguments.requests), arguments.bind)
             return
         names = arguments.names or list(fleet.hosts)
-        known(fleet, names)
+        require_hosts(fleet, names)
         if arguments.command == "down":
             fleet.down(names)
-            say(f"Removed {', '.join(names) or 'what was left'}")
+            say(f"Removed {', '.join(names) or 'all remains'}")
         else:
-            act = fleet.off if arguments.command == "off" else fleet.reboot
+            action = fleet.off if arguments.command == "off" else fleet.reboot
             for name in names:
-                act(name)
+                action(name)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command line `argv`, and return the exit code: 0, or another one with one line on standard error."""
+    """Run the command line `argv` and return the exit code; an error is one line on standard error."""
     arguments = parse_arguments(argv)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         if arguments.command == "ssh":
             fleet = Fleet(arguments.fleet)
-            known(fleet, arguments.names)
+            require_hosts(fleet, arguments.names)
             os.execvp("ssh", fleet.ssh_command(fleet.hosts[arguments.names[0]], *arguments.remote))
         elif arguments.command == "inventory":
             sys.stdout.write(json.dumps(inventory(Fleet(arguments.fleet), arguments.group), indent=2) + "\n")

@@ -1,7 +1,7 @@
 """Root file systems of bare Debian releases, built once with mmdebstrap and cached as tar archives.
 
-A recipe is everything that goes into one: the mirrors that the machine's own apt uses, its extra CA certificates and the
-list of packages. The archive is named by a hash of the recipe, so a recipe that changed is built anew.
+A recipe has all inputs: the mirrors of the machine's apt, its additional CA certificates and the packages. The archive is named
+by a hash of the recipe, so a changed recipe is built anew.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ RELEASES = {"bookworm": "12", "trixie": "13"}
 CACHE = Path("/var/cache/funnel-hosts")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 CERTIFICATES = Path("/usr/local/share/ca-certificates")
-# As bare as a host can be that Ansible reaches: it is the roles' business to install the rest, python3-apt included.
+# The minimum that Ansible requires: the roles install the rest, including python3-apt.
 PACKAGES = ("ca-certificates", "dbus", "iproute2", "openssh-server", "python3", "systemd", "systemd-sysv")
-# How the machine's own apt gets to its mirrors, and what it lets pass there.
+# Options for the access of the machine's apt to its mirrors.
 APT_OPTIONS = ("Acquire::http::Proxy", "Acquire::https::Proxy", "Acquire::Check-Date", "Acquire::Check-Valid-Until")
 UNUSED_AFTER = 14 * 24 * 3600.0  # seconds
 
@@ -42,7 +42,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a root file system is made of.
+    """The inputs of a root file system.
 
     `sources` are lines for apt, `apt_options` lines for apt.conf, `certificates` maps file names to PEM texts.
     """
@@ -62,7 +62,7 @@ class Recipe:
 
     @property
     def archive(self) -> Path:
-        """Where the root file system is cached."""
+        """The path of the cached root file system."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
         return CACHE / f"{self.release}-{digest[:12]}.tar"
 
@@ -109,24 +109,24 @@ def parse_deb822(text: str) -> list[Source]:
 
 
 def debian_lines(sources: Iterable[Source], release: str) -> tuple[str, ...]:
-    """Return the sources lines of a Debian release, at the mirrors that `sources` use for any Debian release.
+    """Return the source lines of a Debian release, with the mirrors that `sources` use for any Debian release.
 
-    The suites -updates and -security are there if the machine has them. Raises `ToolError` without a mirror of Debian.
+    The suites -updates and -security are included if the machine has them. Raises `ToolError` without a mirror of Debian.
     """
-    own = re.compile(r"(?:bullseye|bookworm|trixie|forky|sid|stable|oldstable|testing|unstable)(-updates|-security|)")
+    suites = re.compile(r"(?:bullseye|bookworm|trixie|forky|sid|stable|oldstable|testing|unstable)(-updates|-security|)")
     mirrors: dict[str, str] = {}
     for source in sources:
-        match = own.fullmatch(source.suite)
-        # Others use Debian's code names, too; Debian's own archive is signed by Debian's own keys, which need no mention.
+        match = suites.fullmatch(source.suite)
+        # Other vendors use Debian's code names, too; Debian's archive is signed by Debian's keys, the default.
         if match and "main" in source.components and source.signed_by in ("", KEYRING, KEYRING.replace(".gpg", ".pgp")):
             mirrors.setdefault(match[1], source.uri)
     if "" not in mirrors:
-        raise ToolError("no mirror of Debian in /etc/apt/sources.list and /etc/apt/sources.list.d: name one there")
+        raise ToolError("no mirror of Debian in /etc/apt/sources.list and /etc/apt/sources.list.d: add one")
     return tuple(f"deb [signed-by={KEYRING}] {mirrors[kind]} {release}{kind} main" for kind in sorted(mirrors))
 
 
 def machine_sources(etc: Path = Path("/etc/apt")) -> list[Source]:
-    """Read the sources that the machine's own apt uses."""
+    """Return the sources of the machine's apt."""
     sources = []
     for path in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]:
         if path.suffix == ".list" and path.is_file():
@@ -137,13 +137,13 @@ def machine_sources(etc: Path = Path("/etc/apt")) -> list[Source]:
 
 
 def _mirror(uri: str) -> str:
-    """Return the first mirror of a mirror list in a local file (Debian's cloud images have one), or the URI itself."""
+    """Return the first mirror of a local mirror list (as in Debian's cloud images), or the URI itself."""
     path = re.match(r"mirror\+file:(?://)?(/.*)", uri)
     return Path(path[1]).read_text().split()[0] if path else uri
 
 
 def machine_recipe(release: str) -> Recipe:
-    """Return the recipe of a release as this machine would build it."""
+    """Return the recipe of a release for this machine."""
     options = run(["apt-config", "dump", *APT_OPTIONS], "read the settings of apt").splitlines()
     return Recipe(
         release=release,
@@ -155,9 +155,9 @@ def machine_recipe(release: str) -> Recipe:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock between processes; the file that carries it is gone when nobody holds it.
+    """Hold a lock between processes, and remove its file afterwards.
 
-    The programs that `run` starts hold it, too: if this process is killed, what it started still ends before the next begins.
+    Programs that `run` starts hold it, too: if this process is killed, they still end before the next one begins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -167,7 +167,7 @@ def locked(path: Path) -> Iterator[None]:
             try:
                 if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     continue
-            except FileNotFoundError:  # whoever held the lock before has removed the file: this is a lock on nothing
+            except FileNotFoundError:  # the previous holder has removed the file
                 continue
             try:
                 yield
@@ -177,18 +177,18 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def cached(recipe: Recipe) -> Path:
-    """Return the archive of a root file system, built now if it is not cached. Archives long unused are removed.
+    """Return the archive of a root file system, and build it if it is not cached. Unused archives are removed.
 
-    Raises `ToolError` if it cannot be built; nothing half-built is left.
+    Raises `ToolError` if the build fails; no partial archive remains.
     """
-    # Of this process alone: a builder whose parent was killed goes on writing to its own.
+    # The name is unique to this process: a builder whose parent was killed keeps writing to its own file.
     archive, partial = recipe.archive, recipe.archive.with_suffix(f".{os.getpid()}.partial")
     with locked(archive.with_suffix(".lock")):
         if not archive.exists():
             title = f"Debian {RELEASES[recipe.release]} ({recipe.release})"
-            say(f"Building a root file system of {title}; this takes about half a minute, once")
+            say(f"Building a root file system of {title}; this takes about half a minute and happens once")
             try:
-                # mmdebstrap hands a descriptor to sh by its number, and Debian's sh knows one digit: none may be inherited.
+                # mmdebstrap passes a descriptor to sh by its number, and Debian's sh supports only one digit: inherit none.
                 run(recipe.command(partial), f"build a root file system of {title}", close_fds=True)
                 partial.rename(archive)
             finally:

@@ -1,4 +1,4 @@
-"""The example of a platform's tutorial, brought to today's Tornado: a Procfile names its command, the platform its port."""
+"""The tutorial app of a platform, ported to current Tornado: a Procfile defines the command, the platform sets the port."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from tornado.options import define, options, parse_command_line
 from tornado.process import fork_processes
 
 define("port", type=int, default=5555, help="port to listen on")
-define("address", default="127.0.0.1", help="address to listen on; empty: all, for a platform whose proxy is on another host")
+define("address", default="127.0.0.1", help="address to listen on; empty: all, if the reverse proxy is on another host")
 
 
 class MainHandler(tornado.web.RequestHandler):
-    """Greets whoever asks."""
+    """Returns a greeting."""
 
     async def get(self) -> None:
-        """Answer as the tutorial says."""
+        """Respond as in the tutorial."""
         self.write("Hello, world!")
 
 
 def make_app() -> tornado.web.Application:
-    """Return the application."""
+    """Create the application."""
     return tornado.web.Application([(r"/", MainHandler)])
 
 
 async def serve(sockets: list[socket.socket]) -> None:
-    """Serve until SIGTERM. What is in progress then is cut: whoever stops it has to send nothing here for a moment before."""
+    """Serve until SIGTERM, which aborts in-flight requests: traffic must be drained before."""
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     server = HTTPServer(make_app())
@@ -41,9 +41,9 @@ async def serve(sockets: list[socket.socket]) -> None:
 
 
 def main() -> None:
-    """Share the port among a process per CPU: what ``server.start(0)`` did before event loops belonged to asyncio.
+    """Serve from one process per CPU on a shared port, as ``server.start(0)`` did before Tornado used asyncio.
 
-    The fork comes first, because a loop cannot be forked.
+    Fork before the event loop starts, because it cannot be forked.
     """
     parse_command_line()
     sockets = bind_sockets(options.port, options.address)

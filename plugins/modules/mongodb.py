@@ -7,14 +7,14 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: mongodb
-short_description: Keep the replica set, the administrator's password and the users of a running mongod
+short_description: Manage the replica set, the administrator password and the users of a running mongod
 description:
-  - Begins the replica set on its first member, and lets each further one join; waits until the member has all data.
-  - Gives the administrator its password. If that is another one than before, the host logs in with the one it remembers, in
+  - Initiates the replica set on its first member, and adds each further member; waits until this member is in sync.
+  - Sets the administrator password. If it has changed, the host logs in with the stored one in
     C(/etc/mongodb/admin.password), which only root can read.
-  - Makes users, and changes their roles and passwords, while mongod runs. Of those that are not wanted it removes only the ones
-    that it has made, and warns of all others.
-  - Needs C(python3-pymongo) on the host.
+  - Creates users, and changes their roles and passwords, while mongod is running. Removes only undesired users that
+    it has created itself, and warns of all others.
+  - Requires C(python3-pymongo) on the host.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:
@@ -23,7 +23,7 @@ options:
     type: int
     default: 27017
   admin_password:
-    description: Password of the administrator, who is called C(admin).
+    description: Password of the administrator, the user C(admin).
     type: str
     required: true
   users:
@@ -31,7 +31,7 @@ options:
     type: dict
     default: {}
   passwords:
-    description: Their passwords, by name.
+    description: Passwords of the users, by name.
     type: dict
     default: {}
   replica_set:
@@ -39,16 +39,16 @@ options:
     type: str
     default: ""
   members:
-    description: All members of the set, C(host:port). The first one begins it.
+    description: All members of the replica set, C(host:port). The first one initiates it.
     type: list
     elements: str
     default: []
   member:
-    description: Which of them this host is.
+    description: This host as in O(members).
     type: str
     default: ""
   wait:
-    description: Seconds in which the set has to have a primary, and this member all data.
+    description: Timeout in seconds until the replica set has a primary and this member is in sync.
     type: int
     default: 120
 extends_documentation_fragment: funnel.tornado.attributes
@@ -60,7 +60,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Keep the users
+- name: Manage the users
   funnel.tornado.mongodb:
     admin_password: "{{ vault_mongodb_admin_password }}"
     users:
@@ -83,15 +83,15 @@ from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_cli
     connect,
     converge_users,
     describe,
-    explained,
     local_address,
     working_password,
+    wrap_errors,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_model import ADMIN
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_server import (
     SERVICE,
-    remember_password,
-    remembered_password,
+    store_password,
+    stored_password,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
@@ -113,49 +113,51 @@ def main() -> None:
     )
     try:
         if systemd.query(SERVICE).active:
-            changes, others = converge(module.params, check_mode=module.check_mode)
-            for user in others:
-                module.warn(f"mongodb_users: does not have the {user}; if nobody needs it, remove it with dropUser")
+            changes, unmanaged = converge(module.params, check_mode=module.check_mode)
+            for user in unmanaged:
+                module.warn(f"mongodb_users: does not list the {user}; if it is not needed, remove it with dropUser")
         elif module.check_mode:
-            changes = all_new(module.params)
+            changes = initial_changes(module.params)
         else:
-            module.fail_json(msg=f"mongod does not run on this host; see systemctl status {SERVICE}")
+            module.fail_json(msg=f"mongod is not running on this host; see systemctl status {SERVICE}")
     except (MongodbError, ServiceError) as error:
         module.fail_json(msg=str(error))
     diff = {"before": "".join(changes.before), "after": "".join(changes.after)}
     module.exit_json(changed=changes.changed, diff=diff if changes.changed and module._diff else {})
 
 
-def all_new(given: dict[str, Any]) -> Changes:
-    """Return what there will be on a host whose mongod an earlier task would have started."""
-    members = [f"member {given['member']}\n"] if given["replica_set"] else []
-    return Changes([], [*members, *(f"{describe(name, user)}\n" for name, user in given["users"].items())])
+def initial_changes(params: dict[str, Any]) -> Changes:
+    """Return the changes in check mode on a host where an earlier task would have started mongod."""
+    members = [f"member {params['member']}\n"] if params["replica_set"] else []
+    return Changes([], [*members, *(f"{describe(name, user)}\n" for name, user in params["users"].items())])
 
 
-def converge(given: dict[str, Any], *, check_mode: bool) -> tuple[Changes, list[str]]:
-    """Return the changes, and the users that somebody else has made."""
+def converge(params: dict[str, Any], *, check_mode: bool) -> tuple[Changes, list[str]]:
+    """Apply the desired state; return the changes and descriptions of unmanaged users."""
     changes = Changes([], [])
-    primary = local = local_address(given["port"])
-    passwords = [given["admin_password"], remembered_password()]
-    if given["replica_set"]:
-        members = ReplicaSet(given["replica_set"], given["members"], given["member"], local, passwords, wait=given["wait"])
-        members.converge(changes, check_mode=check_mode)
+    primary = local = local_address(params["port"])
+    passwords = [params["admin_password"], stored_password()]
+    if params["replica_set"]:
+        replica_set = ReplicaSet(
+            params["replica_set"], params["members"], params["member"], local, passwords, wait=params["wait"]
+        )
+        replica_set.converge(changes, check_mode=check_mode)
         if check_mode and changes.changed:
             return changes, []
-        primary = members.primary()
+        primary = replica_set.primary()
     password = working_password(primary, passwords)
     with contextlib.closing(connect(primary, login=(ADMIN, password, "admin"))) as client:
-        if password != given["admin_password"]:
+        if password != params["admin_password"]:
             changes.before.append("user admin\n")
-            changes.after.append("user admin, with another password\n")
+            changes.after.append("user admin, with a new password\n")
             if not check_mode:
-                with explained("mongodb_admin_password cannot be changed"):
-                    client.admin.command("updateUser", ADMIN, pwd=given["admin_password"])
-                remember_password(given["admin_password"])  # at once, as what follows may fail, and backups log in with it
-        others = converge_users(client, primary, given["users"], given["passwords"], changes, check_mode=check_mode)
-    if remember_password(given["admin_password"], check_mode=check_mode) and not changes.changed:
-        changes.after.append("the administrator's password on this host\n")
-    return changes, others
+                with wrap_errors("mongodb_admin_password cannot be changed"):
+                    client.admin.command("updateUser", ADMIN, pwd=params["admin_password"])
+                store_password(params["admin_password"])  # immediately: later steps may fail, and backups need it
+        unmanaged = converge_users(client, primary, params["users"], params["passwords"], changes, check_mode=check_mode)
+    if store_password(params["admin_password"], check_mode=check_mode) and not changes.changed:
+        changes.after.append("the stored administrator password\n")
+    return changes, unmanaged
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: mongodb_bootstrap
-short_description: See that mongod can be started, and that its data have an administrator first
+short_description: Check that mongod can start, and bootstrap new data with an administrator
 description:
-  - Comes before mongod's configuration is applied. Without data it makes new ones that have an administrator, so that mongod
-    never listens anywhere while nobody, and so everybody, is one. Meanwhile a unix socket that only root can get at leads to it.
-  - It fails if mongod could not listen on its addresses or hold as many files open, or, where it runs already, if the
-    administrator's password is wrong, if the other members of its replica set would no longer know it by its key, or if it would
-    lose data of its own to those of a set.
+  - Run before the configuration of mongod is applied. If there is no data, creates it with an administrator, so that mongod
+    is never reachable without authentication; until then it listens only on a Unix socket that only root can access.
+  - Fails if mongod could not listen on its addresses or open as many files, or, if it is running already, if the
+    administrator password is wrong, if the key differs from that of the other members of its replica set, or if it would
+    lose its own data by joining a replica set.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:
@@ -22,33 +22,33 @@ options:
     type: str
     required: true
   configuration:
-    description: The contents of its configuration file, as JSON. One text, because Ansible would log the secrets in it otherwise.
+    description: Contents of its configuration file as JSON. It is a string so that Ansible does not log the secrets in it.
     type: str
     required: true
   addresses:
-    description: Addresses that it is to listen on.
+    description: Addresses to listen on.
     type: list
     elements: str
     required: true
   open_files:
-    description: Files that it is to hold open, which systemd would silently lower to what the host gives.
+    description: Limit of open files, which systemd would silently reduce to the maximum of the host.
     type: int
     default: 64000
   admin_password:
-    description: Password of the administrator, who is called C(admin).
+    description: Password of the administrator, the user C(admin).
     type: str
     required: true
   members:
-    description: All members of its replica set, C(host:port).
+    description: All members of the replica set, C(host:port).
     type: list
     elements: str
     default: []
   member:
-    description: Which of them this host is.
+    description: This host as in O(members).
     type: str
     default: ""
   key:
-    description: The secret by which they know each other.
+    description: The shared key that authenticates the members.
     type: str
     default: ""
 extends_documentation_fragment: funnel.tornado.attributes
@@ -58,7 +58,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: See that there is an administrator
+- name: Bootstrap mongod with an administrator
   funnel.tornado.mongodb_bootstrap:
     program: /usr/bin/mongod
     configuration: "{{ {'net': {'port': 27017}, 'storage': {'dbPath': '/var/lib/mongodb/data'}} | to_json }}"
@@ -79,18 +79,18 @@ from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_cli
     MongodbError,
     hello,
     local_address,
-    refuse_loss,
+    require_no_data_loss,
     working_password,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_server import (
     SERVICE,
     Bootstrap,
     address_problems,
-    has_other_key,
+    differs_from_key,
+    is_standalone,
     limit_problems,
-    remember_password,
-    remembered_password,
-    was_alone,
+    store_password,
+    stored_password,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
@@ -110,54 +110,54 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    os.umask(0o022)  # whatever root's is: mongod has to pass through what is made
-    given = module.params
-    configuration = json.loads(given["configuration"])
-    bootstrap = Bootstrap(given["program"], configuration, given["admin_password"])
+    os.umask(0o022)  # mongod needs access to created directories, whatever the umask of root
+    params = module.params
+    configuration = json.loads(params["configuration"])
+    bootstrap = Bootstrap(params["program"], configuration, params["admin_password"])
     try:
         port = configuration["net"]["port"]
-        if problems := [*address_problems(given["addresses"], port), *limit_problems(given["open_files"])]:
+        if problems := [*address_problems(params["addresses"], port), *limit_problems(params["open_files"])]:
             module.fail_json(msg="\n".join(problems))
         needed = bootstrap.needed()
         if needed and not module.check_mode:
             bootstrap.run()
-            remember_password(given["admin_password"])
+            store_password(params["admin_password"])
         elif not needed:
-            see_that_it_can_go_on(given, local_address(port))
+            require_continuity(params, local_address(port))
     except (MongodbError, ServiceError) as error:
         module.fail_json(msg=str(error))
-    after = {"before": "", "after": "the administrator\n", "after_header": str(bootstrap.data)}
-    module.exit_json(changed=needed, diff=after if needed and module._diff else {})
+    diff = {"before": "", "after": "the administrator\n", "after_header": str(bootstrap.data)}
+    module.exit_json(changed=needed, diff=diff if needed and module._diff else {})
 
 
-def see_that_it_can_go_on(given: dict[str, Any], address: str) -> None:
-    """See that the password, the key and the set are such that mongod keeps what it has.
+def require_continuity(params: dict[str, Any], address: str) -> None:
+    """Require that password, key and replica set allow the existing mongod to keep its data.
 
-    :raises MongodbError: when they are not.
+    :raises MongodbError: if they do not.
     """
-    said = ask(address)
-    others = set(said.get("hosts", ()) if said else given["members"]) - {given["member"]}
-    if has_other_key(given["key"]) and others:
+    state = query(address)
+    others = set(state.get("hosts", ()) if state else params["members"]) - {params["member"]}
+    if differs_from_key(params["key"]) and others:
         raise MongodbError(
-            f"mongodb_replica_set.key: is another one than that by which {', '.join(sorted(others))} and this host know each "
-            "other, and cannot be changed on one after the other; the role's README says how to change it"
+            f"mongodb_replica_set.key: differs from the key that this host shares with {', '.join(sorted(others))}, and cannot "
+            "be changed one member at a time; for the procedure, see the README of the role"
         )
-    # It cannot be asked while it gets its data from a set, or at a port that it is to get only now.
-    serves = said.get("isWritablePrimary") or said.get("secondary")
-    joins = given["members"] and was_alone()
-    if serves:
-        password = working_password(address, [given["admin_password"], remembered_password()])
-        if joins:
-            refuse_loss(address, password, given["member"], given["members"])
-    elif joins:
+    # mongod does not answer during its initial sync, or if the port is new.
+    serving = state.get("isWritablePrimary") or state.get("secondary")
+    joining = params["members"] and is_standalone()
+    if serving:
+        password = working_password(address, [params["admin_password"], stored_password()])
+        if joining:
+            require_no_data_loss(address, password, params["member"], params["members"])
+    elif joining:
         raise MongodbError(
-            f"mongodb_replica_set: mongod does not answer at {address}, so it cannot be seen what data it would lose to those "
-            "of a set; start it there, as it was, before it becomes a member"
+            f"mongodb_replica_set: mongod does not answer at {address}, so the data that it would lose by joining the replica "
+            "set is unknown; start it there with its previous configuration first"
         )
 
 
-def ask(address: str) -> dict[str, Any]:
-    """Return what mongod says of itself; nothing, if it does not run or answer."""
+def query(address: str) -> dict[str, Any]:
+    """Return the result of ``hello``; empty if mongod is not running or does not answer."""
     with contextlib.suppress(MongodbError):
         if systemd.query(SERVICE).active:
             return hello(address)

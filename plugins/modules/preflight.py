@@ -32,7 +32,7 @@ options:
     elements: str
     default: []
   key:
-    description: What RV(known) is to be told with. The action plugin fills it; do not use it.
+    description: "Set by the action plugin: the key for the digests in RV(host_state)."
     type: str
     default: ""
 extends_documentation_fragment: funnel.tornado.attributes

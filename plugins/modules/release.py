@@ -10,7 +10,8 @@ module: release
 short_description: Build a release of an app
 version_added: 0.1.0
 description:
-  - A release is an immutable build of an app in C(/srv/<app>/releases/<id>): its code, virtual environment and configuration. A
+  - >-
+    A release is an immutable build of an app in C(/srv/<app>/releases/<id>): its code, virtual environment and configuration. A
     build does not affect the live release.
   - The id is a hash of the inputs, so that equal inputs are built once.
 options:
@@ -48,7 +49,7 @@ options:
     type: str
     default: ""
   runner:
-    description: "Only for the controller's half of this module: the files of the runner, which serves the app, as JSON."
+    description: "Set by the action plugin: the files of the runner, which serves the app, as JSON."
     type: str
     default: ""
   builder:

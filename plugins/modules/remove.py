@@ -44,7 +44,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 removed:
-  description: What was removed, or would be in check mode.
+  description: Files, directories and users that were removed, or would be in check mode.
   returned: success
   type: list
   elements: str

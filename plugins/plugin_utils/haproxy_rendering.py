@@ -18,7 +18,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
     Range,
     parse_each,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import CHALLENGE_URL, NAME, UNTRUSTED_HEADERS
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import CHALLENGE_URL, NAME, UNTRUSTED_HEADERS, Domains
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.validation import (
     domain_conflicts,
     domain_problems,
@@ -68,18 +68,10 @@ class Health:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backend:
+class Backend(Domains):
     """A group of servers and the domains that HAProxy routes to them."""
 
     servers: Annotated[dict[str, str | Server], Doc("Addresses by server name, or dicts of the following keys."), _ADDRESS]
-    domains: Annotated[
-        list[str],
-        Doc("Domain names of the backend. Without any, it is the default backend for all names that no other backend has."),
-        DOMAIN,
-    ] = field(default_factory=list)
-    aliases: Annotated[list[str], Doc("Domain names that redirect to the first of C(domains)."), DOMAIN] = field(
-        default_factory=list
-    )
     health: Annotated[Health, Doc("Health check of the servers.")] = field(default_factory=Health)
     sticky: Annotated[bool, Doc("Whether a cookie binds each client to its server while that server is healthy.")] = False
     queue: Annotated[int, Doc("Maximum seconds that a request waits for a connection before it gets 503."), _SECONDS] = 30

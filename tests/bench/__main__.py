@@ -1,7 +1,7 @@
-"""``make bench``: how fast the collection is, as ratios to plain ways of doing the same, within one run.
+"""Benchmarks of the collection (``make bench``), as ratios to a manual setup within one run.
 
-Hosts are booted on this machine: one is provisioned by a shell script, as Tornado's documentation has it, all others by the
-collection. The tables are printed; if nothing was left out, they take the place of those in ``docs/benchmarks.md``.
+Hosts are booted on this machine: a shell script provisions one as in Tornado's documentation, the collection all others. A
+complete run also writes the tables to ``docs/benchmarks.md``.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ PARTS = ("install", "operate", "serve", "switch")
 
 
 def main() -> None:
-    """Measure the parts that are asked for, and print their tables; leave no host behind."""
+    """Measure the requested parts, print their tables, and remove the hosts."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all of them if none is named")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"how often each is measured, in turn (default: {ROUNDS})")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"number of measurements (default: {ROUNDS})")
     arguments = parser.parse_args()
     parts = arguments.parts or PARTS
     if unknown := set(parts) - set(PARTS):
-        parser.error(f"no part {', '.join(unknown)}, but {', '.join(PARTS)}")
+        parser.error(f"unknown part {', '.join(unknown)}; choose from {', '.join(PARTS)}")
     tables: list[Table] = []
     with tempfile.TemporaryDirectory() as directory, booted(Path(directory)) as fleet:
         operations = Operations(fleet)
@@ -45,7 +45,7 @@ def main() -> None:
         if {"install", "operate"} & set(parts):
             tables.append(operations.table())
         if "serve" in parts:
-            sizes = memory.table(fleet, HOSTS[0])  # as long as no way of serving has been kept busy for longer
+            sizes = memory.table(fleet, HOSTS[0])  # before any load
             serving = Serving(fleet, HOSTS[0])
             serving.measure(arguments.rounds)
             tables += [serving.table(), sizes]
@@ -58,16 +58,16 @@ def main() -> None:
 
 
 def introduction(rounds: int) -> str:
-    """Return what stands above the tables: what they are, and the machine they are of."""
+    """Return the introduction of the page: the method and the machine."""
     memory_ = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     system = platform.freedesktop_os_release()["PRETTY_NAME"]
     commit = run(["git", "rev-parse", "--short", "HEAD"]).strip()
     return f"""# Benchmarks
 
 Written by `make bench` on {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, commit {commit}.
-Each number is the median of {rounds} rounds; what is compared is measured in turn, and a ratio is the median of
-those within the rounds: it says more than the seconds, which are of this machine: {os.cpu_count()} CPUs,
-{memory_:.0f} GiB of memory, {system}, Linux {platform.release().partition("-")[0]}. Controller, hosts and clients share it.
+Each number is the median of {rounds} rounds; alternatives are measured in turn, and a ratio is the median of the ratios per
+round. Ratios are more meaningful than seconds, which depend on this machine: {os.cpu_count()} CPUs, {memory_:.0f} GiB of memory,
+{system}, Linux {platform.release().partition("-")[0]}. Controller, hosts and clients share it.
 """
 
 

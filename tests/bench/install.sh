@@ -1,5 +1,5 @@
-# The plain way: what a careful administrator types to serve the app of /opt/app as Tornado's documentation shows it. The same
-# packages as site.yml installs, the documentation's nginx.conf in front of a Tornado per CPU, which supervisord keeps running.
+# The manual setup: serves the app in /opt/app as in Tornado's documentation, with the same packages as site.yml, the
+# documentation's nginx.conf in front of a Tornado per CPU, and supervisord.
 export DEBIAN_FRONTEND=noninteractive
 apt-get -q -y update
 apt-get -q -y install --no-install-recommends ca-certificates git nginx python3 python3-venv supervisor

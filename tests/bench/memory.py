@@ -1,4 +1,4 @@
-"""What the collection takes of a host's memory, next to the plain way."""
+"""Memory usage of a host, compared to the manual setup."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections import defaultdict
 from tests.bench.hosts import PLAIN, Fleet
 from tests.bench.table import Table, median
 
-#: Prints, of each process of a host, its share of what it maps (PSS, of /proc/PID/smaps_rollup) in kB, and its command line.
+#: Prints the proportional set size (PSS, in /proc/PID/smaps_rollup) in kB and the command line of each process of a host.
 LIST = """python3 - <<'END'
 import contextlib, pathlib, re
 for directory in pathlib.Path("/proc").glob("[0-9]*"):
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
         size = re.search("^Pss: +([0-9]+)", (directory / "smaps_rollup").read_text(), re.MULTILINE)
         print(size[1], (directory / "cmdline").read_text().replace(chr(0), " "))
 END
 """
-#: What runs, by a pattern of its command line. All else is of a bare Debian.
+#: Kinds of processes with patterns of their command lines. All others belong to a bare Debian.
 KINDS = {
     "Tornado process": r"/runner |bench_app\.py --port=80\d\d $",
     "nginx, all processes": r"^nginx: ",
@@ -27,18 +27,18 @@ KINDS = {
 
 
 def table(fleet: Fleet, host: str) -> Table:
-    """Return the sizes; of Tornado processes, the median one's."""
+    """Return the memory usage per kind of process; the median of the Tornado processes."""
     found = [sizes(fleet.ssh(name, LIST)) for name in (host, PLAIN)]
-    result = Table("A host's memory", "MB, shared pages in equal parts (PSS), before any load.", ["", "collection", "plain way"])
+    result = Table("Memory usage", "Proportional set size (PSS) in MB, before any load.", ["", "collection", "manual setup"])
     for kind in KINDS:
-        result.rows.append([kind, *(f"{(median if 'Tornado' in kind else sum)(one[kind]):.1f}" for one in found)])
-    added = [sum(sum(values) for kind, values in one.items() if "Tornado" not in kind) for one in found]
-    result.rows.append(["all but the Tornados", *(f"{size:.1f}" for size in added)])
+        result.rows.append([kind, *(f"{(median if 'Tornado' in kind else sum)(host_sizes[kind]):.1f}" for host_sizes in found)])
+    added = [sum(sum(values) for kind, values in host_sizes.items() if "Tornado" not in kind) for host_sizes in found]
+    result.rows.append(["all except Tornado", *(f"{size:.1f}" for size in added)])
     return result
 
 
 def sizes(output: str) -> dict[str, list[float]]:
-    """Return the megabytes of the processes of each kind."""
+    """Return the sizes in MB of the processes of each kind."""
     found: dict[str, list[float]] = defaultdict(list)
     for line in output.splitlines():
         size, _, command = line.partition(" ")
@@ -46,5 +46,5 @@ def sizes(output: str) -> dict[str, list[float]]:
             if re.search(pattern, command):
                 found[kind].append(int(size) / 1000)
     if missing := KINDS.keys() - found:
-        sys.exit(f"no such process runs: {', '.join(sorted(missing))}")
+        sys.exit(f"no process found: {', '.join(sorted(missing))}")
     return found

@@ -1,4 +1,4 @@
-"""What clients get: three ways of serving the same app, each in turn, with as many Tornados as CPUs."""
+"""Throughput and latency of three ways to serve the same app, with a Tornado per CPU."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.bench.table import Table, median, ratio, say
 SECONDS = 4
 CONNECTIONS = 40
 WEBSOCKETS = 1000
-#: Websockets that are opened at a time, as more than a server's backlog would wait a second for a repeated SYN.
-AT_A_TIME = 50
-#: Seconds after which an answer on a websocket is given up.
-LONGEST = 10.0
+#: Websockets that are opened concurrently; more than the listen backlog would wait a second for a retransmitted SYN.
+CONCURRENT = 50
+#: Timeout of an answer on a websocket in seconds.
+TIMEOUT = 10.0
 
-DOCUMENTED, OURS, BARE = "documentation's nginx", "collection's nginx", "Tornados with reuse_port"
-#: What wrk asks for: its name, path and connections.
-ASKED = {
+DOCUMENTED, COLLECTION, BARE = "documentation's nginx", "collection's nginx", "Tornados with reuse_port"
+#: Requests of wrk: name, path and number of connections.
+REQUESTS = {
     "small answers": ("/healthz", CONNECTIONS),
     "small answers, one client": ("/healthz", 1),
     "100 kB answers": ("/large", CONNECTIONS),
@@ -38,7 +38,7 @@ ASKED = {
 
 @dataclass(frozen=True)
 class Throughput:
-    """What was measured: answers per second, and percentiles of their latencies in milliseconds."""
+    """Requests per second, and percentiles of the latency in milliseconds."""
 
     rate: float
     p50: float
@@ -46,21 +46,21 @@ class Throughput:
 
 
 class Serving:
-    """What was measured, by what was asked for and the way of serving, one for each round."""
+    """Measurements by kind of request and way of serving, one per round."""
 
     def __init__(self, fleet: Fleet, host: str) -> None:
-        """Nothing has been measured yet."""
+        """Start without measurements."""
         addresses = fleet.addresses()
         fleet.ssh(PLAIN, "supervisorctl start shared:*")
-        self.stacks = {DOCUMENTED: (addresses[PLAIN], 80), OURS: (addresses[host], 80), BARE: (addresses[PLAIN], 8082)}
+        self.stacks = {DOCUMENTED: (addresses[PLAIN], 80), COLLECTION: (addresses[host], 80), BARE: (addresses[PLAIN], 8082)}
         self.found: dict[tuple[str, str], list[Throughput]] = defaultdict(list)
         self.websockets: dict[str, list[tuple[int, list[float]]]] = defaultdict(list)
 
     def measure(self, rounds: int) -> None:
-        """Put each under each load, in turn."""
+        """Measure each way of serving under each load, in turn."""
         for number in range(1, rounds + 1):
             say(f"serving, round {number} of {rounds}")
-            for name, (path, connections) in ASKED.items():
+            for name, (path, connections) in REQUESTS.items():
                 for stack, (address, port) in self.stacks.items():
                     self.found[name, stack].append(load(f"http://{address}:{port}{path}", connections))
                     say(f"  {name}, {stack}: {self.found[name, stack][-1].rate:.0f}/s")
@@ -69,21 +69,21 @@ class Serving:
                 say(f"  websockets, {stack}: {self.websockets[stack][-1][0]} open")
 
     def table(self) -> Table:
-        """Return the medians, and the medians of the ratios within a round."""
+        """Return the medians, and the median ratios within a round."""
         table = Table(
-            "A client's answers",
-            "Answers per second, and the 50th and 99th percentile of the milliseconds to each; asked by wrk on the same\n"
-            f"machine, over {CONNECTIONS} connections. Each websocket sends a message a second, and waits for its return.",
+            "Serving",
+            "Requests per second, and the 50th and 99th percentile of the latency in milliseconds, measured with wrk on the\n"
+            f"same machine over {CONNECTIONS} connections. Each websocket sends a message per second and waits for its echo.",
             ["", *self.stacks, "collection / documentation", "collection / bare"],
         )
-        for name in ASKED:
-            rates = {stack: [one.rate for one in self.found[name, stack]] for stack in self.stacks}
+        for name in REQUESTS:
+            rates = {stack: [throughput.rate for throughput in self.found[name, stack]] for stack in self.stacks}
             cells = []
             for stack in self.stacks:
                 found = self.found[name, stack]
-                p50, p99 = median([one.p50 for one in found]), median([one.p99 for one in found])
+                p50, p99 = median([result.p50 for result in found]), median([result.p99 for result in found])
                 cells.append(f"{median(rates[stack]):.0f}/s, {p50:.1f} / {p99:.1f} ms")
-            ratios = (f"{ratio(rates[OURS], rates[other]):.2f}x" for other in (DOCUMENTED, BARE))
+            ratios = (f"{ratio(rates[COLLECTION], rates[other]):.2f}x" for other in (DOCUMENTED, BARE))
             table.rows.append([name, *cells, *ratios])
         cells = []
         for rounds in self.websockets.values():
@@ -95,7 +95,7 @@ class Serving:
 
 
 def load(url: str, connections: int) -> Throughput:
-    """Keep the connections busy; any answer but success ends the benchmark."""
+    """Generate load with wrk; a failed request ends the benchmark."""
     output = run(["wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--latency", url])
     rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
     latency = {
@@ -103,34 +103,34 @@ def load(url: str, connections: int) -> Throughput:
         for name, value, unit in re.findall(r"(\d+)%\s+([\d.]+)(us|ms|s)", output)
     }
     if not rate or "Non-2xx" in output or "Socket errors" in output:
-        sys.exit(f"{url} did not serve:\n{output}")
+        sys.exit(f"{url} failed:\n{output}")
     return Throughput(float(rate[1]), latency["50"], latency["99"])
 
 
 async def talk(url: str) -> tuple[int, list[float]]:
-    """Open the websockets and talk for a while; return how many opened, and the milliseconds that each message took."""
+    """Open websockets and exchange messages; return the number of open websockets, and the latencies in milliseconds."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (2 * WEBSOCKETS, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    places = asyncio.Semaphore(AT_A_TIME)
+    limit = asyncio.Semaphore(CONCURRENT)
 
     async def connect() -> WebSocketClientConnection | None:
-        async with places:
+        async with limit:
             try:
-                return await asyncio.wait_for(websocket_connect(url), LONGEST)
+                return await asyncio.wait_for(websocket_connect(url), TIMEOUT)
             except (HTTPError, OSError, StreamClosedError, TimeoutError):
                 return None
 
-    sockets = [one for one in await asyncio.gather(*(connect() for _ in range(WEBSOCKETS))) if one]
+    sockets = [socket for socket in await asyncio.gather(*(connect() for _ in range(WEBSOCKETS))) if socket]
     latencies: list[float] = []
 
     async def keep_talking(socket: WebSocketClientConnection, number: int) -> None:
-        await asyncio.sleep(number / max(len(sockets), 1))  # they do not speak all at once
+        await asyncio.sleep(number / max(len(sockets), 1))  # spread the messages over a second
         for _ in range(SECONDS):
-            began = time.monotonic()
+            started = time.monotonic()
             await socket.write_message("x" * 100)
-            if await asyncio.wait_for(socket.read_message(), LONGEST) is None:
+            if await asyncio.wait_for(socket.read_message(), TIMEOUT) is None:
                 sys.exit(f"{url} closed a websocket")
-            latencies.append((time.monotonic() - began) * 1000)
-            await asyncio.sleep(max(0.0, 1 - (time.monotonic() - began)))
+            latencies.append((time.monotonic() - started) * 1000)
+            await asyncio.sleep(max(0.0, 1 - (time.monotonic() - started)))
 
     await asyncio.gather(*(keep_talking(socket, number) for number, socket in enumerate(sockets)))
     for socket in sockets:

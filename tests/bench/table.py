@@ -1,4 +1,4 @@
-"""What is printed, and kept: tables in Markdown."""
+"""Tables in Markdown, and their statistics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Table:
-    """A table with a title, a line of what it says, and the names of its columns."""
+    """A table with a title, a description, and the names of its columns."""
 
     title: str
     text: str
@@ -18,7 +18,7 @@ class Table:
     rows: list[Sequence[str]] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """Return it as Markdown; numbers are to the right."""
+        """Return the table as Markdown, with right-aligned numbers."""
         widths = [max(len(row[column]) for row in (self.head, *self.rows)) for column in range(len(self.head))]
         lines = [
             "| " + " | ".join(f"{cell:{'>' if column else '<'}{widths[column]}}" for column, cell in enumerate(row)) + " |"
@@ -34,11 +34,11 @@ def median(values: Sequence[float]) -> float:
 
 
 def ratio(values: Sequence[float], others: Sequence[float]) -> float:
-    """Return the median of the ratios pair by pair: what slowed the machine slowed both of a pair."""
+    """Return the median of the pairwise ratios: both of a pair were measured under the same conditions."""
     return statistics.median(value / other for value, other in zip(values, others, strict=True))
 
 
 def say(text: str) -> None:
-    """Print a line at once: the table takes its time."""
+    """Print a line without buffering."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What playbooks/check.yml, and so site.yml, refuses of a fleet. Its hosts are this machine by other names."""
+"""Mistakes that playbooks/check.yml, and so site.yml, reports. All hosts of the inventory are this machine."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import yaml
 from tests.support.remote import PLAIN, ROOT
 
 SHOP = {"source": {"path": "files/sample_app"}, "run": {"app": "sample_app.web:make_app"}}
-#: A host that does not answer: nothing listens at that port.
-AWAY = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+#: An unreachable host: nothing listens on this port.
+UNREACHABLE = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
 
 
 def fleet(apps: dict[str, Any] | None = None, web3: dict[str, Any] | None = None, **balancers: Any) -> dict[str, Any]:
-    """Return an inventory of three app hosts and two balancers; ``balancers`` are variables of the latter."""
+    """Return an inventory of three app hosts and two load balancers with the variables ``balancers``."""
     hosts: dict[str, Any] = {
         name: {"ansible_host": f"192.0.2.{number}"} for number, name in enumerate(("web1", "web2", "web3"), 11)
     }
@@ -34,7 +34,7 @@ def fleet(apps: dict[str, Any] | None = None, web3: dict[str, Any] | None = None
 
 
 def check(directory: Path, inventory: dict[str, Any], *options: str, playbook: str = "check") -> tuple[int, str]:
-    """Return the exit status of check.yml, or another playbook, and what it says, white space folded."""
+    """Run check.yml or another playbook; return its exit status and output, with white space folded."""
     file = directory / "hosts.yml"
     file.write_text(yaml.safe_dump(inventory))
     command = ["ansible-playbook", f"playbooks/{playbook}.yml", "-i", str(file), *options]
@@ -44,7 +44,7 @@ def check(directory: Path, inventory: dict[str, Any], *options: str, playbook: s
 
 
 def network() -> str:
-    """Return an address in a network of this machine, with its prefix length, that the machine itself does not have."""
+    """Return an unused address in a network of this machine, with its prefix length."""
     shown = json.loads(subprocess.run(["ip", "-json", "-4", "address"], capture_output=True, text=True, check=True).stdout)
     for link in shown:
         for found in link["addr_info"]:
@@ -52,10 +52,10 @@ def network() -> str:
             if link["ifname"] != "lo" and own.network.num_addresses > 3:
                 free = next(host for host in own.network.hosts() if host != own.ip)
                 return f"{free}/{found['prefixlen']}"
-    raise AssertionError("this machine is in no network")
+    raise AssertionError("this machine has no network")
 
 
-def test_a_right_fleet_is_let_through_and_nothing_is_changed(tmp_path: Path) -> None:
+def test_valid_fleet_passes_without_changes(tmp_path: Path) -> None:
     status, output = check(tmp_path, fleet(keepalived_address=network()), "-e", "batch=25%", "-e", "canary=true")
     assert status == 0, output
     assert output.count("failed=0") == 5
@@ -92,7 +92,7 @@ def test_a_right_fleet_is_let_through_and_nothing_is_changed(tmp_path: Path) -> 
         ),
         (fleet(), ["-e", "batch=0"], "batch: must be a number of hosts, 1 or more, or a share of them, such as"),
         (fleet(), ["-e", "pause=soon"], "pause: must be seconds, such as 60; found soon"),
-        (fleet(web3=AWAY), ["-e", "strict=true"], "web3: unreachable; strict skips no host, and nothing was changed"),
+        (fleet(web3=UNREACHABLE), ["-e", "strict=true"], "web3: unreachable; strict skips no host, and nothing was changed"),
         (fleet(keepalived_address="198.51.100.7/24"), [], "keepalived_address: 198.51.100.7/24 is in no network of"),
         (fleet(keepalived_address="192.0.2.300/24"), [], "keepalived_address: must be"),
         (
@@ -102,7 +102,7 @@ def test_a_right_fleet_is_let_through_and_nothing_is_changed(tmp_path: Path) -> 
         ),
     ],
 )
-def test_a_mistake_is_named_before_anything_changes(
+def test_mistake_is_reported_before_any_change(
     tmp_path: Path, inventory: dict[str, Any], options: list[str], message: str
 ) -> None:
     status, output = check(tmp_path, inventory, *options)
@@ -110,20 +110,20 @@ def test_a_mistake_is_named_before_anything_changes(
     assert message in output.replace('\\"', '"'), output
 
 
-def test_a_host_that_is_away_is_named_and_the_others_are_checked(tmp_path: Path) -> None:
-    status, output = check(tmp_path, fleet(web3=AWAY))
+def test_unreachable_host_is_reported_and_the_others_are_checked(tmp_path: Path) -> None:
+    status, output = check(tmp_path, fleet(web3=UNREACHABLE))
     assert status == 4, output
     assert re.search(r"web3 : ok=\d+ changed=0 unreachable=1", output), output
     assert len(re.findall(r"(web[12]|lb[12]) : ok=\d+ changed=0 unreachable=0 failed=0", output)) == 4
 
 
 @pytest.mark.parametrize("playbook", ["rollback", "restart"])
-def test_a_host_that_is_away_does_not_hold_up_a_roll_back_or_a_restart(tmp_path: Path, playbook: str) -> None:
+def test_unreachable_host_does_not_block_rollback_and_restart(tmp_path: Path, playbook: str) -> None:
     inventory = fleet()
-    inventory["app_hosts"]["hosts"]["web1"] |= AWAY
+    inventory["app_hosts"]["hosts"]["web1"] |= UNREACHABLE
     status, output = check(tmp_path, inventory, "-e", "app=nosuch,other", "-e", "batch=1", playbook=playbook)
     assert status != 0
-    assert "other: no release is live on this host" in output, "each app that is named"
+    assert "other: no release is live on this host" in output, "every named app"
     assert re.search(r"web1 : ok=\d+ changed=0 unreachable=1", output), output
     assert "nosuch: no release is live on this host" in output
     status, output = check(tmp_path, inventory, "-e", "app=nosuch", "-e", "strict=true", playbook=playbook)
@@ -131,7 +131,7 @@ def test_a_host_that_is_away_does_not_hold_up_a_roll_back_or_a_restart(tmp_path:
     assert "no release is live" not in output
 
 
-def test_the_only_app_need_not_be_named(tmp_path: Path) -> None:
+def test_app_is_optional_with_a_single_app(tmp_path: Path) -> None:
     status, output = check(tmp_path, fleet(), "-e", "command=true", playbook="run")
     assert status != 0
     assert "shop: no release is live on this host" in output
@@ -141,7 +141,7 @@ def test_the_only_app_need_not_be_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("playbook", ["site", "deploy", "rollback"])
-def test_a_misspelt_group_is_refused(tmp_path: Path, playbook: str) -> None:
+def test_misspelled_group_is_rejected(tmp_path: Path, playbook: str) -> None:
     inventory = fleet()
     inventory["app_host"] = inventory.pop("app_hosts")
     del inventory["balancers"]
@@ -150,7 +150,7 @@ def test_a_misspelt_group_is_refused(tmp_path: Path, playbook: str) -> None:
     assert "group app_host: the collection has no such group; did you mean app_hosts?" in output
 
 
-def test_an_inventory_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+def test_unreadable_inventory_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "hosts.yml").write_text("app_hosts: [web1\n")
     command = ["ansible-playbook", "site.yml", "-i", str(tmp_path / "hosts.yml")]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | PLAIN, capture_output=True, text=True, check=False, timeout=120)

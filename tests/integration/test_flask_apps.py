@@ -1,4 +1,4 @@
-"""The two Flask apps, started by themselves as their READMEs say: ``python -m rest_api``."""
+"""The two Flask apps, started standalone as in their READMEs: ``python -m rest_api``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Start = Callable[..., str]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Return a function that starts an app, from its directory or a copy of that, and returns the URL it serves."""
+    """Return a function that starts an app from its directory, or a copy of it, and returns its URL."""
     with contextlib.ExitStack() as stack:
 
         def start(name: str, *options: str, directory: Path | None = None, **environment: str) -> str:
@@ -43,11 +43,11 @@ def start() -> Iterator[Start]:
 
 
 def page(url: str) -> str:
-    with urlopen(url, timeout=10) as answer:
-        return str(answer.read().decode())
+    with urlopen(url, timeout=10) as response:
+        return str(response.read().decode())
 
 
-def test_both_serve_and_the_first_reads_from_the_second(start: Start) -> None:
+def test_reporting_app_shows_the_runs_of_the_rest_api(start: Start) -> None:
     api = start("rest_api")
     reports = start("reporting_app", REST_API_URL=f"{api}/api/")
     assert "160708_E00306" in eventually(lambda: page(f"{api}/api/runs"))
@@ -61,7 +61,7 @@ def test_both_serve_and_the_first_reads_from_the_second(start: Start) -> None:
         ("reporting_app", "/", "Sequencing runs", "Changed runs", "<title>Changed runs</title>"),
     ],
 )
-def test_a_changed_setting_is_served_in_debug(
+def test_hot_reload_serves_changed_settings(
     start: Start, tmp_path: Path, name: str, path: str, old: str, new: str, shown: str
 ) -> None:
     copy = shutil.copytree(FILES / name, tmp_path / name)
@@ -71,7 +71,7 @@ def test_a_changed_setting_is_served_in_debug(
     changed = config.read_text().replace(old, new)
 
     def reloaded() -> bool:
-        config.write_text(changed)  # again and again: it knows files only as they are when it first looks
+        config.write_text(changed)  # repeatedly: the reloader compares with the state at its first check
         return shown in page(f"{url}{path}")
 
     eventually(reloaded)

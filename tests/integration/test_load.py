@@ -1,4 +1,4 @@
-"""The load generator notices what goes wrong: each test is a server that does one thing badly."""
+"""The load generator detects failures: each test runs a server with one defect."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tornado.websocket import WebSocketHandler, WebSocketProtocol13
 from tests.support.load import SLOW, Load, Result, table
 from tests.support.pki import Authority
 
-#: Few clients, who are quick: the tests are to be short.
+#: Few clients with short pauses keep the tests short.
 SHAPE = {"connections": 4, "polls": 1, "websockets": 2, "pause": 0.02}
 
 
@@ -34,17 +34,17 @@ class Short(RequestHandler):
 
 
 class Notes(RequestHandler):
-    """Keeps each note as many times as ``copies`` says of its turn."""
+    """Stores each note as many times as ``copies`` returns for its number."""
 
     notes: ClassVar[list[str]] = []
-    turns: ClassVar[Iterator[int]] = itertools.count(1)
-    copies: ClassVar[Callable[[int], int]] = lambda _turn: 1
+    numbers: ClassVar[Iterator[int]] = itertools.count(1)
+    copies: ClassVar[Callable[[int], int]] = lambda _number: 1
 
     def get(self) -> None:
         self.write("\n".join(self.notes))
 
     def post(self) -> None:
-        self.notes.extend([self.request.body.decode()] * type(self).copies(next(self.turns)))
+        self.notes.extend([self.request.body.decode()] * type(self).copies(next(self.numbers)))
 
 
 class Echo(WebSocketHandler):
@@ -52,15 +52,15 @@ class Echo(WebSocketHandler):
         self.write_message(message)
 
 
-def server(copies: Callable[[int], int] = lambda _turn: 1, **handlers: type[RequestHandler]) -> Application:
-    notes = type("FreshNotes", (Notes,), {"notes": [], "turns": itertools.count(1), "copies": staticmethod(copies)})
+def server(copies: Callable[[int], int] = lambda _number: 1, **handlers: type[RequestHandler]) -> Application:
+    notes = type("FreshNotes", (Notes,), {"notes": [], "numbers": itertools.count(1), "copies": staticmethod(copies)})
     paths = {"whoami": Short, "notes": notes, "sleep": Short, "ws": Echo} | handlers
     return Application([(f"/{path}", handler) for path, handler in paths.items()])
 
 
 @contextmanager
 def serving(application: Application, tls: ssl.SSLContext | None = None) -> Iterator[int]:
-    """Serve an application from another thread; give the port."""
+    """Serve an application from another thread, and yield the port."""
     ready, stop, loops = threading.Event(), asyncio.Event(), list[asyncio.AbstractEventLoop]()
     sockets = bind_sockets(0, "127.0.0.1")
 
@@ -81,21 +81,21 @@ def serving(application: Application, tls: ssl.SSLContext | None = None) -> Iter
 
 
 @pytest.fixture
-def noticed() -> Iterator[Callable[..., Result]]:
-    """Return a function that lets the clients talk to a server for a moment, and returns what they noticed."""
+def run_load() -> Iterator[Callable[..., Result]]:
+    """Return a function that runs the load generator against a server for a second, and returns the result."""
     with ExitStack() as servers:
 
-        def noticed(application: Application, tls: ssl.SSLContext | None = None, **shape: Any) -> Result:
+        def run_load(application: Application, tls: ssl.SSLContext | None = None, **shape: Any) -> Result:
             port = servers.enter_context(serving(application, tls))
             with Load("127.0.0.1", port=port, **SHAPE | shape) as load:
                 time.sleep(1)
             return load.result
 
-        yield noticed
+        yield run_load
 
 
-def test_nothing_when_all_goes_well(noticed: Callable[..., Result]) -> None:
-    result = noticed(server())
+def test_healthy_server_has_no_failures(run_load: Callable[..., Result]) -> None:
+    result = run_load(server())
     assert result.requests > 50
     assert result.posted > 10
     assert result.polled > 5
@@ -104,10 +104,10 @@ def test_nothing_when_all_goes_well(noticed: Callable[..., Result]) -> None:
     latency = result.latency()
     assert 0 < latency.p50 <= latency.p99 <= latency.highest < 1000
     assert result.latency(end=min(began for began, _ in result.exchanges)).highest == 0
-    assert str(result.requests) in "\n".join(table({"well": result}))
+    assert str(result.requests) in "\n".join(table({"healthy": result}))
 
 
-def test_the_same_over_tls(noticed: Callable[..., Result], tmp_path: Path) -> None:
+def test_healthy_server_has_no_failures_over_tls(run_load: Callable[..., Result], tmp_path: Path) -> None:
     files = Authority("test", datetime.now(UTC)).leaf("site.test").write(tmp_path)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(files["certificate"], files["key"])
@@ -118,90 +118,90 @@ def test_the_same_over_tls(noticed: Callable[..., Result], tmp_path: Path) -> No
         def get(self) -> None:
             self.write(f"{self.request.protocol} {self.request.host_name}\n")
 
-    result = noticed(server(whoami=Here), tls, scheme="https", host="site.test", expected="https site.test")
+    result = run_load(server(whoami=Here), tls, scheme="https", host="site.test", expected="https site.test")
     assert set(names) == {"site.test"}
     assert result.requests > 50
     assert result.messages > 20
     assert (result.failed, result.repeated, result.lost, result.doubled, result.cut) == (0, 0, 0, 0, 0)
 
 
-def test_answers_that_say_something_else(noticed: Callable[..., Result]) -> None:
-    result = noticed(server(), expected="there")
+def test_unexpected_response_body_is_a_failure(run_load: Callable[..., Result]) -> None:
+    result = run_load(server(), expected="there")
     assert result.failed > 5
     assert "GET /whoami: b'here\\n' has no there" in result.reasons[0]
 
 
-def test_when_all_is_well_again(noticed: Callable[..., Result]) -> None:
-    class Held(RequestHandler):
-        held: ClassVar[list[float]] = []
+def test_end_of_a_disruption_is_measured(run_load: Callable[..., Result]) -> None:
+    class Slow(RequestHandler):
+        times: ClassVar[list[float]] = []
 
         async def get(self) -> None:
-            if not self.held:
-                self.held.append(time.time())
+            if not self.times:
+                self.times.append(time.time())
                 await asyncio.sleep(SLOW + 0.3)
-                self.held.append(time.time())
-            elif len(self.held) == 2:
-                self.held.append(time.time())
+                self.times.append(time.time())
+            elif len(self.times) == 2:
+                self.times.append(time.time())
                 self.send_error(500)
 
     began = time.time()
-    result = noticed(server(whoami=Held), connections=1)
+    result = run_load(server(whoami=Slow), connections=1)
     assert result.failed == 1
-    assert Held.held[1] < began + result.whole_after(began) < Held.held[2]
+    assert Slow.times[1] < began + result.whole_after(began) < Slow.times[2]
     assert result.whole_after(time.time()) == 0
 
 
-def test_notes_that_whoever_has_the_result_looks_for(noticed: Callable[..., Result]) -> None:
-    result = noticed(server(lambda _turn: 0), recorded="")
+def test_notes_are_compared_with_a_later_record(run_load: Callable[..., Result]) -> None:
+    result = run_load(server(lambda _number: 0), recorded="")
     assert (result.failed, result.lost) == (0, 0)
     _lost, second, *others = result.notes
     result.compare("\n".join([*others, *others[:1], second, "from-elsewhere"]))
     assert (result.posted, result.lost, result.doubled) == (len(others) + 2, 1, 1)
 
 
-def test_answers_that_are_no_success(noticed: Callable[..., Result]) -> None:
+def test_error_status_is_a_failure(run_load: Callable[..., Result]) -> None:
     class Failing(Short):
         def get(self) -> None:
             self.send_error(503)
 
-    result = noticed(server(sleep=Failing))
+    result = run_load(server(sleep=Failing))
     assert result.failed > 5
     assert result.polled == 0
     assert "GET /sleep?seconds=5: status 503" in result.reasons[0]
 
 
-def test_notes_that_are_lost_or_doubled(noticed: Callable[..., Result]) -> None:
-    result = noticed(server(lambda turn: {3: 0, 5: 2, 7: 2}.get(turn, 1)))
+def test_lost_and_duplicate_notes_are_counted(run_load: Callable[..., Result]) -> None:
+    result = run_load(server(lambda number: {3: 0, 5: 2, 7: 2}.get(number, 1)))
     assert (result.failed, result.lost, result.doubled) == (0, 1, 2)
 
 
-def test_a_connection_that_is_closed_under_a_request_is_repeated_once_and_a_new_one_never(noticed: Callable[..., Result]) -> None:
-    class Cutting(Short):
-        answers = 1
-        answered: ClassVar[list[IOStream]] = []
+def test_request_is_repeated_only_on_a_reused_connection(run_load: Callable[..., Result]) -> None:
+    class Closing(Short):
+        responses = 1
+        served: ClassVar[list[IOStream]] = []
 
         def get(self) -> None:
             connection = self.request.connection
             assert isinstance(connection, HTTP1Connection)
-            if self.answered.count(connection.stream) >= self.answers:
+            if self.served.count(connection.stream) >= self.responses:
                 connection.stream.close()
             else:
-                self.answered.append(connection.stream)
+                self.served.append(connection.stream)
                 self.write("here\n")
 
-    class Refusing(Cutting):
-        answers = 0
+    class Refusing(Closing):
+        responses = 0
 
-    result = noticed(server(whoami=Cutting), post="")
+    result = run_load(server(whoami=Closing), post="")
     assert result.repeated > 5
     assert result.failed == 0
-    result = noticed(server(whoami=Refusing), post="")
+    result = run_load(server(whoami=Refusing), post="")
     assert result.repeated == 0
     assert "GET /whoami: UnansweredError" in result.reasons[0]
 
 
 @pytest.mark.parametrize("code", ["1012", "1001", "1000", "broken"])
-def test_how_websockets_are_closed(noticed: Callable[..., Result], code: str) -> None:
+def test_websocket_close_codes_are_counted(run_load: Callable[..., Result], code: str) -> None:
     class Leaving(Echo):
         def on_message(self, message: str | bytes) -> None:
             assert message
@@ -212,18 +212,18 @@ def test_how_websockets_are_closed(noticed: Callable[..., Result], code: str) ->
             else:
                 self.close(int(code))
 
-    result = noticed(server(ws=Leaving))
+    result = run_load(server(ws=Leaving))
     assert set(result.closes) == {code}
     assert result.cut == (0 if code in ("1012", "1001") else result.closes[code])
     assert result.reconnects > 2
     assert result.failed == 0
 
 
-def test_websockets_that_answer_wrongly(noticed: Callable[..., Result]) -> None:
+def test_wrong_websocket_message_is_a_failure(run_load: Callable[..., Result]) -> None:
     class Wrong(Echo):
         def on_message(self, message: str | bytes) -> None:
             self.write_message(f"not {message!r}")
 
-    result = noticed(server(ws=Wrong))
+    result = run_load(server(ws=Wrong))
     assert result.failed > 2
     assert """websocket: answered "not '0'" to 0""" in result.reasons[0]

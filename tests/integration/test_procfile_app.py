@@ -1,4 +1,4 @@
-"""The tutorial's app, started by the line of its Procfile as a platform does."""
+"""The tutorial app, started with the command of its Procfile, as on a platform."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def port() -> int:
 
 @pytest.fixture
 def process(port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the app with ``$PORT`` set, in a process group of its own, as the launcher does."""
+    """Start the app with ``$PORT``, in a process group of its own, as the launcher does."""
     command = procfile.parse_procfile((APP / "Procfile").read_text())["web"]
     environment = os.environ | {"PORT": str(port), "PYTHONDONTWRITEBYTECODE": "1"}
     with subprocess.Popen(["sh", "-c", command], cwd=APP, env=environment, start_new_session=True) as started:
@@ -38,8 +38,8 @@ def process(port: int) -> Iterator[subprocess.Popen[bytes]]:
 def get(port: int) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request("GET", "/")
-    answer = connection.getresponse()
-    return answer.status, answer.read()
+    response = connection.getresponse()
+    return response.status, response.read()
 
 
 def members(group: int) -> list[int]:
@@ -48,12 +48,12 @@ def members(group: int) -> list[int]:
     return [int(pid) for pid in found.split()]
 
 
-def test_it_listens_on_the_port_it_is_given_with_a_process_per_cpu(process: subprocess.Popen[bytes], port: int) -> None:
+def test_app_listens_on_port_with_a_process_per_cpu(process: subprocess.Popen[bytes], port: int) -> None:
     assert eventually(lambda: get(port)) == (200, b"Hello, world!")
     eventually(lambda: len(members(process.pid)) > len(os.sched_getaffinity(0)))
 
 
-def test_it_ends_when_it_is_told_to(process: subprocess.Popen[bytes], port: int) -> None:
+def test_sigterm_ends_all_processes(process: subprocess.Popen[bytes], port: int) -> None:
     assert eventually(lambda: get(port))[0] == 200
     os.killpg(process.pid, signal.SIGTERM)
     process.wait(timeout=10)

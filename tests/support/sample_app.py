@@ -45,7 +45,7 @@ class App:
         self.said = threading.Condition()
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
-        self.port = int(self.wait_for(r" open https?://.*:(\d+)/")[1])
+        self.port = int(self.wait_for(r" serving https?://.*:(\d+)/")[1])
 
     def read(self) -> None:
         assert self.popen.stderr is not None

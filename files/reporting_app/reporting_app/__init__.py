@@ -1,1 +1,1 @@
-"""Pages that report on sequencing runs, in Flask; the runs are read from a REST API."""
+"""A Flask application with reports of sequencing runs, which it reads from a REST API."""

@@ -18,31 +18,31 @@ CONFIG = Path(__file__).with_name("config.toml")
 
 
 class Api:
-    """Reads from the REST API at ``url``, which may take ``timeout`` seconds."""
+    """A client of the REST API at ``url``, with a timeout in seconds."""
 
     def __init__(self, url: str, timeout: float) -> None:
-        """Ask nothing yet."""
+        """Create the client without sending a request."""
         self.url = url
         self.timeout = timeout
         self.opener = urllib.request.build_opener()
 
     def get(self, path: str, **query: str) -> Any:
-        """Return what the API has at ``path``; what it does not have, and its own failure, are the answers 404 and 502."""
+        """Fetch JSON from ``path``; abort with 404 if it does not exist, with 502 if the API fails."""
         url = f"{urllib.parse.urljoin(self.url, path)}?{urllib.parse.urlencode(query)}"
         try:
-            with self.opener.open(url, timeout=self.timeout) as answer:
-                return json.load(answer)
+            with self.opener.open(url, timeout=self.timeout) as response:
+                return json.load(response)
         except urllib.error.HTTPError as error:
-            abort(404 if error.code == 404 else 502, f"the API answered {error.code} for {path}")
+            abort(404 if error.code == 404 else 502, f"the API returned status {error.code} for {path}")
         except (OSError, ValueError) as error:
-            abort(502, f"the API at {self.url} does not answer: {error}")
+            abort(502, f"the API at {self.url} is unavailable: {error}")
 
 
 def create_app(config: Path = CONFIG, api_url: str | None = None) -> Flask:
-    """Make the application.
+    """Create the application.
 
     :arg config: a TOML file.
-    :arg api_url: where the API is, with a slash at its end; ``REST_API_URL`` if unset, or that of ``python -m rest_api``.
+    :arg api_url: URL of the API with a trailing slash; defaults to ``REST_API_URL``, or that of ``python -m rest_api``.
     """
     app = Flask(__name__)
     app.config.update({name.upper(): value for name, value in tomllib.loads(config.read_text()).items()})
@@ -51,28 +51,28 @@ def create_app(config: Path = CONFIG, api_url: str | None = None) -> Flask:
 
     @app.get("/")
     def runs() -> str:
-        """List the runs, of one status if it is asked for."""
+        """List the runs, optionally of one status."""
         status = request.args.get("status", "")
         found = api.get("runs", **({"status": status} if status else {}))
         return render_template("runs.html", runs=found["runs"], total=found["total"], status=status)
 
     @app.get("/runs/<run_id>")
     def run(run_id: str) -> str:
-        """Report on one run."""
+        """Show one run."""
         return render_template("run.html", run=api.get(f"runs/{urllib.parse.quote(run_id, safe='')}"))
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
-        """Tell that the process serves, and which release; whether the API does is the API's own to tell."""
+        """Report that the process serves, and its release; the API has its own health check."""
         return {"status": "ok", "release": os.environ.get("TORNADO_RELEASE", "")}
 
     @app.errorhandler(HTTPException)
-    def error(found: HTTPException) -> tuple[str, int]:
-        """Answer an error as a page; why the API fails is for the log."""
-        status = found.code or 500
+    def error(exception: HTTPException) -> tuple[str, int]:
+        """Return an error page; log why the API failed."""
+        status = exception.code or 500
         if status == 502:
-            app.logger.warning("%s %s: %s", request.method, request.path, found.description)
-        return render_template("error.html", name=found.name, status=status), status
+            app.logger.warning("%s %s: %s", request.method, request.path, exception.description)
+        return render_template("error.html", name=exception.name, status=status), status
 
     return app
 

@@ -1,4 +1,4 @@
-"""``python -m pytest`` in the directory of the app: against an API that is a real server, on a port of its own."""
+"""Tests against an API on a real server; run ``python -m pytest`` in the directory of the app."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from reporting_app.web import create_app
 from werkzeug.serving import make_server
 
 RUN = {"id": "a b", "status": "failed", "lanes": 8, "yield_gb": 1.5}
-ANSWERS = {"": {"runs": [RUN], "total": 7}, "failed": {"runs": [RUN | {"id": "<b>"}], "total": 1}}
+RESPONSES = {"": {"runs": [RUN], "total": 7}, "failed": {"runs": [RUN | {"id": "<b>"}], "total": 1}}
 API = Flask(__name__)
 
 
 @API.get("/api/runs")
 def runs() -> Response:
-    return jsonify(ANSWERS[request.args.get("status", "")])
+    return jsonify(RESPONSES[request.args.get("status", "")])
 
 
 @API.get("/api/runs/<run_id>")
@@ -48,35 +48,35 @@ def test_runs_are_listed(client: FlaskClient) -> None:
     page = client.get("/").text
     assert "<title>All runs</title>" in page
     assert '<a href="/runs/a%20b">a b</a>' in page
-    assert "7 in all" in page
+    assert "7 in total" in page
 
 
-def test_runs_of_one_status_are_listed_and_what_the_api_says_is_escaped(client: FlaskClient) -> None:
+def test_runs_are_filtered_by_status_and_escaped(client: FlaskClient) -> None:
     page = client.get("/?status=failed").text
     assert "&lt;b&gt;" in page
     assert "<b>" not in page
     assert 'href="/?status=failed" aria-current="page"' in page
 
 
-def test_a_run_is_reported_on(client: FlaskClient) -> None:
+def test_run_is_shown(client: FlaskClient) -> None:
     assert "<dt>Yield</dt><dd>1.5 Gb</dd>" in client.get("/runs/a%20b").text
 
 
 @pytest.mark.parametrize(("path", "status"), [("/runs/none", 404), ("/runs/broken", 502), ("/none", 404)])
-def test_errors_are_pages(client: FlaskClient, path: str, status: int) -> None:
-    answer = client.get(path)
-    assert answer.status_code == status
-    assert f"<h2>{status}: " in answer.text
+def test_errors_are_html_pages(client: FlaskClient, path: str, status: int) -> None:
+    response = client.get(path)
+    assert response.status_code == status
+    assert f"<h2>{status}: " in response.text
 
 
-def test_an_api_that_does_not_answer_is_named_in_the_log_only(caplog: pytest.LogCaptureFixture) -> None:
-    answer = create_app(api_url="http://127.0.0.1:1/api/").test_client().get("/")
-    assert answer.status_code == 502
-    assert "127.0.0.1:1" not in answer.text
-    assert "GET /: the API at http://127.0.0.1:1/api/ does not answer: " in caplog.text
+def test_unavailable_api_is_logged_and_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    response = create_app(api_url="http://127.0.0.1:1/api/").test_client().get("/")
+    assert response.status_code == 502
+    assert "127.0.0.1:1" not in response.text
+    assert "GET /: the API at http://127.0.0.1:1/api/ is unavailable: " in caplog.text
 
 
-def test_health_tells_the_release_and_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_health_check_returns_the_release_without_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORNADO_RELEASE", "1f2e3d4c5b6a")
-    answer = create_app(api_url="http://127.0.0.1:1/api/").test_client().get("/healthz")
-    assert answer.json == {"status": "ok", "release": "1f2e3d4c5b6a"}
+    response = create_app(api_url="http://127.0.0.1:1/api/").test_client().get("/healthz")
+    assert response.json == {"status": "ok", "release": "1f2e3d4c5b6a"}

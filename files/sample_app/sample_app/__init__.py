@@ -1,1 +1,1 @@
-"""A small Tornado application that tells where it runs."""
+"""A small Tornado application that reports the host, release and process that serve it."""

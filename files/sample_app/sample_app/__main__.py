@@ -1,4 +1,4 @@
-"""Serve the application by itself: ``python -m sample_app --port=8888 --debug``."""
+"""Standalone server for development: ``python -m sample_app --port=8888 --debug``."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from sample_app import logs
 from sample_app.settings import Settings, SettingsError, read
 from sample_app.web import make_app
 
-#: Seconds after an interrupt in which the process has ended, whatever it waits for.
-END = 5.0
+#: Maximum seconds from an interrupt to the exit of the process.
+EXIT_TIMEOUT = 5.0
 
 
 async def serve(settings: Settings, sockets: list[socket.socket]) -> None:
     """Serve until interrupted."""
     tls = {"certfile": settings.certificate, "keyfile": settings.key} if settings.ssl else None
     app = make_app(config=settings, debug=settings.debug)
-    async with app.settings["services"].ending:
+    async with app.settings["services"].cleanup:
         server = HTTPServer(app, ssl_options=tls)
         server.add_sockets(sockets)
         scheme = "https" if settings.ssl else "http"
-        logging.info("open %s://%s:%d/", scheme, settings.address or "localhost", sockets[0].getsockname()[1])
+        logging.info("serving %s://%s:%d/", scheme, settings.address or "localhost", sockets[0].getsockname()[1])
         try:
             await asyncio.Event().wait()
         finally:
-            # asyncio waits for every task that it has cancelled, and a driver's may miss that: python/cpython#86296.
-            timer = threading.Timer(END, os._exit, [0])
+            # asyncio waits for all cancelled tasks, and a database driver's may miss the cancellation: python/cpython#86296.
+            timer = threading.Timer(EXIT_TIMEOUT, os._exit, [0])
             timer.daemon = True
             timer.start()
 
 
 def main() -> None:
-    """Read the command line, open the port, and serve from as many processes as are wanted."""
+    """Parse the command line, bind the port, and serve from ``--proc`` processes."""
     try:
         settings = read(sys.argv[1:])
         sockets = bind_sockets(settings.port, settings.address)
@@ -53,7 +53,7 @@ def main() -> None:
         logs.configure(settings)
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(serve(settings, sockets))
-    except SettingsError as error:  # of what is looked at only when it is used
+    except SettingsError as error:  # of settings that are validated only when they are used
         sys.exit(f"sample_app: {error}")
 
 

@@ -7,48 +7,48 @@ from typing import Any
 
 from pymongo.errors import DuplicateKeyError
 
-from sample_app.database import Dao, Document, available
+from sample_app.database import Dao, Document, outages_as_503
 from sample_app.locks import LockLostError
 
 
 class Documents(Dao):
-    """The documents of ``/documents``: all of it is in `Dao`."""
+    """The documents of ``/documents``, with the methods of `Dao`."""
 
     collection_name = "documents"
 
 
 class Runs(Dao):
-    """What the example job did: one document for each tick, with all attempts to run it, also those that were refused.
+    """The runs of the example job: one document per tick, with all attempts, including rejected ones.
 
-    A run writes only as long as nobody with a newer fencing token has: one that was stopped, and is continued after its lock
-    was given to another, changes nothing any more. What a run has finished is not begun again, also if its process was gone
-    before it could tell so: the lock server and the database do not learn of it at the same moment.
+    A run writes only if no run with a newer fencing token has written: a process that is resumed after another one has
+    acquired its lock changes nothing. A finished run does not start again, even if its process exited before it could record
+    that in the lock server, which is updated after the database.
     """
 
     collection_name = "runs"
 
-    async def start(self, job: str, tick: int, token: int, who: dict[str, Any]) -> bool:
-        """Note that a run has begun; False if this tick has been finished. Raises LockLostError."""
-        run = {"token": token, "started": now(), "finished": None} | who
-        attempt = {"token": token} | who
+    async def start(self, job: str, tick: int, token: int, process: dict[str, Any]) -> bool:
+        """Record the start of a run; return False if the tick is finished. Raises LockLostError."""
+        run = {"token": token, "started": now(), "finished": None} | process
+        attempt = {"token": token} | process
         try:
-            with available():
+            with outages_as_503():
                 await self.collection.update_one(
                     {"_id": f"{job}/{tick}", "token": {"$lt": token}, "finished": None},
                     {"$set": {"job": job, "tick": tick} | run, "$push": {"attempts": attempt}},
                     upsert=True,
                 )
         except DuplicateKeyError:
-            with available():
-                known = await self.collection.find_one_and_update({"_id": f"{job}/{tick}"}, {"$push": {"attempts": attempt}})
-            if known and known["finished"]:
+            with outages_as_503():
+                existing = await self.collection.find_one_and_update({"_id": f"{job}/{tick}"}, {"$push": {"attempts": attempt}})
+            if existing and existing["finished"]:
                 return False
             raise LockLostError(job) from None
         return True
 
     async def finish(self, job: str, tick: int, token: int) -> None:
-        """Note that a run has ended. Raises LockLostError."""
-        with available():
+        """Record the end of a run. Raises LockLostError."""
+        with outages_as_503():
             result = await self.collection.update_one(
                 {"_id": f"{job}/{tick}", "token": token}, {"$set": {"finished": now()}, "$inc": {"runs": 1}}
             )
@@ -56,16 +56,16 @@ class Runs(Dao):
             raise LockLostError(job)
 
     async def newest(self, limit: int) -> list[Document]:
-        """Return runs, the newest first."""
-        with available():
-            return [self.shown(found) async for found in self.collection.find(sort=[("tick", -1)], limit=limit)]
+        """Return up to ``limit`` runs, newest first."""
+        with outages_as_503():
+            return [self.to_public(found) async for found in self.collection.find(sort=[("tick", -1)], limit=limit)]
 
     async def prune(self, before: int) -> int:
-        """Remove the runs of ticks before a unix time, and return how many there were."""
-        with available():
+        """Delete the runs of ticks before a Unix time, and return their number."""
+        with outages_as_503():
             return (await self.collection.delete_many({"tick": {"$lt": before}})).deleted_count
 
 
 def now() -> str:
-    """Return the time as text."""
+    """Return the current time in ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

@@ -1,4 +1,4 @@
-"""The example jobs, and the page that tells what they did."""
+"""The example jobs, and the handler that lists their runs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sample_app.settings import Settings, identity
 if TYPE_CHECKING:
     from sample_app.daos import Runs
 
-KEPT = 24 * 3600
-"""Seconds that what is known of a run is kept."""
+RETENTION = 24 * 3600
+"""Seconds to keep the record of a run."""
 
 log = logging.getLogger(__name__)
 
@@ -28,47 +28,47 @@ class ExampleJobs:
     """One job of each kind."""
 
     def __init__(self, config: Settings, runs: Runs) -> None:
-        """Take the settings, and where to note what was run."""
+        """Use the settings, and record runs in ``runs``."""
         self.config = config
         self.runs = runs
 
     def schedule(self, scheduler: Scheduler) -> None:
-        """Say what runs when."""
+        """Add the jobs to a scheduler."""
         scheduler.every(self.config.jobs_interval, self.record, single=True)
         scheduler.daily(datetime.time(3, 30), self.prune, single=True)
         scheduler.once_after(1, self.greet)
 
     async def record(self, tick: Tick) -> None:
-        """Note that it runs, take some time, and note that it has ended; nothing if this tick was run."""
+        """Record a run that takes ``--jobs-seconds``; do nothing if the tick is finished."""
         if await self.runs.start(tick.job, tick.at, tick.token, identity()):
             await asyncio.sleep(self.config.jobs_seconds)
             await self.runs.finish(tick.job, tick.at, tick.token)
 
     async def prune(self, tick: Tick) -> None:
-        """Remove what is old."""
-        log.info("removed %d old runs", await self.runs.prune(tick.at - KEPT))
+        """Delete old runs."""
+        log.info("deleted %d old runs", await self.runs.prune(tick.at - RETENTION))
 
     async def greet(self, tick: Tick) -> None:
-        """Say that this process is there."""
-        log.info("the example jobs run, since %d", tick.at)
+        """Log the start of the jobs."""
+        log.info("example jobs started at %d", tick.at)
 
 
 def start_jobs(config: Settings, services: Services) -> None:
-    """Start the example jobs, as soon as the event loop runs."""
+    """Start the example jobs when the event loop runs."""
     if services.runs is None:
-        log.error("the example jobs do not run: %s", NO_DATABASE)
+        log.error("cannot start the example jobs: %s", NO_DATABASE)
         return
     scheduler = Scheduler(services.locks)
     ExampleJobs(config, services.runs).schedule(scheduler)
     IOLoop.current().add_callback(scheduler.start)
-    services.ending.push_async_callback(scheduler.stop)
+    services.cleanup.push_async_callback(scheduler.stop)
 
 
 class JobsHandler(BaseHandler):
-    """What the example job did."""
+    """The runs of the example job."""
 
     async def get(self) -> None:
-        """List its runs, the newest first."""
+        """List up to ``limit`` runs, newest first."""
         if self.services.runs is None:
             raise UnavailableError(NO_DATABASE)
-        self.write({"runs": await self.services.runs.newest(self.whole_number("limit", 100, 1000))})
+        self.write({"runs": await self.services.runs.newest(self.int_argument("limit", 100, 1000))})

@@ -1,7 +1,7 @@
-"""Locks and things to be done once, across all processes of all hosts that share an etcd.
+"""Distributed locks, and work that runs once, across all processes of all hosts that share an etcd.
 
-A lock is a key that lives as long as its lease. The holder keeps the lease alive; a holder that is gone, or is cut off, loses
-it. What is done under a lock is cancelled a little before the lease can have ended, if it could not be kept alive.
+A lock is a key with a lease. The holder renews the lease; a holder that exits or is disconnected loses it. Work under a lock
+is cancelled shortly before the lease can expire, if it could not be renewed.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from sample_app.etcd import Etcd
 
 P = ParamSpec("P")
 
-POLL = 0.25
-"""Seconds between two looks at a lock that another process holds."""
+POLL_INTERVAL = 0.25
+"""Seconds between two attempts to acquire a lock that another process holds."""
 
-SAFETY = 0.2
-"""The part of a lease's time, at its end, in which nothing is done any more under the lock."""
+SAFETY_MARGIN = 0.2
+"""Fraction of the TTL, at the end of a lease, in which no work runs under the lock."""
 
 
 class LockHeldError(Exception):
-    """Another process has the lock."""
+    """Another process holds the lock."""
 
 
 class LockLostError(Exception):
-    """The lock was lost while something was done under it, which was cancelled."""
+    """The lock was lost, and the work under it was cancelled."""
 
 
 @dataclass(frozen=True)
 class Lock:
-    """A lock: held, or (which only a silent one can be) not.
+    """A lock, which is held unless ``silent`` was requested.
 
-    The token is larger than that of everyone who has held the lock before. Who is given one refuses a smaller one than it has
-    seen: so a holder that does not know yet that it has lost its lock does no harm (a "fencing token").
+    The fencing token is larger than those of all previous holders. A resource that rejects smaller tokens than it has seen is
+    safe from a holder that has not noticed yet that it has lost its lock.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Lock:
 
     @property
     def held(self) -> bool:
-        """Whether this process has it."""
+        """Whether this process holds the lock."""
         return self.token > 0
 
 
-class Taken(NamedTuple):
-    """A lock that was taken: its lease, its token, and the event loop's time until which something may be done under it."""
+class AcquiredLock(NamedTuple):
+    """An acquired lock: its lease, its token, and the time of the event loop until which work may run under it."""
 
     lease: str
     token: int
@@ -62,10 +62,10 @@ class Taken(NamedTuple):
 
 
 class LockManager:
-    """The locks of one app. Every method may raise UnavailableError when etcd does not answer."""
+    """The locks of one app. Every method may raise UnavailableError when etcd is unavailable."""
 
     def __init__(self, etcd: Etcd, *, prefix: str, ttl: int = 5) -> None:
-        """Take etcd, what the app's keys begin with, and the seconds after which the lock of a holder that is gone is free."""
+        """Use etcd with keys that start with ``prefix``; the lock of a holder that exits expires after ``ttl`` seconds."""
         self.etcd = etcd
         self.prefix = prefix
         self.ttl = ttl
@@ -74,22 +74,22 @@ class LockManager:
     async def lock(self, name: str, *, blocking: bool = True, silent: bool = False) -> AsyncIterator[Lock]:
         """Hold a lock: ``async with locks.lock("accounts") as lock: ...``.
 
-        :arg blocking: wait until it is free. If not, LockHeldError is raised when another process has it.
-        :arg silent: instead of that, go on with a lock that is not ``held``.
-        :raises LockLostError: when the lock was lost before the end.
+        :arg blocking: wait until the lock is free; otherwise raise LockHeldError if another process holds it.
+        :arg silent: do not raise LockHeldError, but return a lock that is not ``held``.
+        :raises LockLostError: if the lock is lost before the end of the block.
         """
-        while (taken := await self.take(name)) is None and blocking:
-            await asyncio.sleep(POLL)
-        if taken is None and not silent:
+        while (acquired := await self.try_acquire(name)) is None and blocking:
+            await asyncio.sleep(POLL_INTERVAL)
+        if acquired is None and not silent:
             raise LockHeldError(name)
-        if taken is None:
+        if acquired is None:
             yield Lock(name)
             return
         try:
-            async with asyncio.timeout_at(taken.until) as limit:
-                keeper = asyncio.create_task(self.keep(taken.lease, limit))
+            async with asyncio.timeout_at(acquired.until) as limit:
+                keeper = asyncio.create_task(self.renew(acquired.lease, limit))
                 try:
-                    yield Lock(name, taken.token)
+                    yield Lock(name, acquired.token)
                 finally:
                     keeper.cancel()
         except TimeoutError:
@@ -97,18 +97,18 @@ class LockManager:
                 raise LockLostError(name) from None
             raise
         finally:
-            await self.release(taken.lease)
+            await self.release(acquired.lease)
 
     async def ping(self) -> None:
-        """Return when etcd answers, and lets this app in."""
+        """Verify that etcd responds and accepts the credentials."""
         await self.etcd.get(self.key("locks", "ping"))
 
-    async def take(self, name: str) -> Taken | None:
-        """Take a lock; None if another process has it."""
+    async def try_acquire(self, name: str) -> AcquiredLock | None:
+        """Try to acquire a lock; return None if another process holds it."""
         key = self.key("locks", name)
         if await self.etcd.get(key) is not None:
             return None
-        asked = asyncio.get_running_loop().time()
+        sent = asyncio.get_running_loop().time()
         lease, seconds = await self.etcd.grant(self.ttl)
         token = 0
         try:
@@ -116,70 +116,70 @@ class LockManager:
         finally:
             if not token:
                 await self.release(lease)
-        return Taken(lease, token, asked + seconds * (1 - SAFETY)) if token else None
+        return AcquiredLock(lease, token, sent + seconds * (1 - SAFETY_MARGIN)) if token else None
 
-    async def keep(self, lease: str, limit: asyncio.Timeout) -> None:
-        """Keep a lease alive, and put off the end of what is done under it as often as etcd has confirmed that."""
+    async def renew(self, lease: str, limit: asyncio.Timeout) -> None:
+        """Renew a lease, and extend the deadline of the work under it after each confirmation of etcd."""
         pause = self.ttl / 3
         while True:
             await asyncio.sleep(pause)
-            asked = asyncio.get_running_loop().time()
+            sent = asyncio.get_running_loop().time()
             try:
                 seconds = await self.etcd.keep_alive(lease)
             except UnavailableError:
-                pause = POLL
+                pause = POLL_INTERVAL
                 continue
             if limit.expired():
                 return
-            limit.reschedule(asked + seconds * (1 - SAFETY))  # in the past if the lease has ended: at once
+            limit.reschedule(sent + seconds * (1 - SAFETY_MARGIN))  # in the past if the lease has expired
             pause = seconds / 3
 
     async def release(self, lease: str) -> None:
-        """Give a lock back; if etcd cannot be told, it will see to it when the lease ends."""
+        """Release a lock; if etcd is unavailable, the lock is free when the lease expires."""
         with contextlib.suppress(UnavailableError):
             await self.etcd.revoke(lease)
 
     async def once(self, name: str, occasion: int, work: Callable[[Lock], Awaitable[None]]) -> bool:
-        """Do something once among all processes that ask for it; return whether it was done here.
+        """Run work once among all processes that call this; return whether it ran here.
 
-        It is done under the lock of that name, and noted as done only if the lock is still held then. Whoever comes while
-        it is being done waits, to do it if the process that does it is gone before it is through.
+        The work runs under the lock of that name, and is recorded as done only if the lock is still held at its end. Other
+        callers wait meanwhile, and run the work if its process exits before the end.
 
-        :arg occasion: which time it is: a number that grows, such as the unix time that it is due.
-        :raises LockLostError: when the lock was lost before the end; then it is another's turn.
+        :arg occasion: number of the occasion, which must increase, such as the Unix time at which the work is due.
+        :raises LockLostError: if the lock was lost before the end; another process then runs the work.
         """
-        while (await self.last(name) or 0) < occasion:
+        while (await self.last_done(name) or 0) < occasion:
             async with self.lock(name, blocking=False, silent=True) as lock:
                 if lock.held:
-                    if (await self.last(name) or 0) >= occasion:
+                    if (await self.last_done(name) or 0) >= occasion:
                         return False
                     await work(lock)
-                    await self.note(lock, occasion)
+                    await self.record_done(lock, occasion)
                     return True
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(POLL_INTERVAL)
         return False
 
-    async def last(self, name: str) -> int | None:
-        """Return the last occasion that something was done `once`; None if it never was."""
-        noted = await self.etcd.get(self.key("done", name))
-        return None if noted is None else int(noted)
+    async def last_done(self, name: str) -> int | None:
+        """Return the last occasion of work that ran `once`, or None."""
+        occasion = await self.etcd.get(self.key("done", name))
+        return None if occasion is None else int(occasion)
 
-    async def note(self, lock: Lock, occasion: int) -> None:
-        """Note that something was done under a lock; tried as long as the lock is held. Raises LockLostError."""
-        held, done = self.key("locks", lock.name), self.key("done", lock.name)
+    async def record_done(self, lock: Lock, occasion: int) -> None:
+        """Record that work under a lock is done; retry while the lock is held. Raises LockLostError."""
+        lock_key, done_key = self.key("locks", lock.name), self.key("done", lock.name)
         while True:
             with contextlib.suppress(UnavailableError):
-                if await self.etcd.put_while(held, lock.token, done, str(occasion)):
+                if await self.etcd.put_while(lock_key, lock.token, done_key, str(occasion)):
                     return
                 raise LockLostError(lock.name)
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(POLL_INTERVAL)
 
     def run_once(self, name: str, every: int) -> Callable[[Callable[P, Awaitable[object]]], Callable[P, Awaitable[bool]]]:
-        """Decorate a coroutine function so that, of all calls in the fleet, only the first in each span of time does anything.
+        """Decorate a coroutine function so that only the first call in the fleet in each interval runs it.
 
-        A call returns when it is done, and tells whether it was done here; the rest is as for `once`.
+        A call returns when the work is done, and returns whether it ran here, as `once` does.
 
-        :arg every: the seconds of a span. Spans begin where the unix time is a multiple of them, so clocks have to agree.
+        :arg every: length of an interval in seconds. Intervals start at multiples of it in Unix time, so clocks must be in sync.
         """
 
         def decorate(function: Callable[P, Awaitable[object]]) -> Callable[P, Awaitable[bool]]:
@@ -195,5 +195,5 @@ class LockManager:
         return decorate
 
     def key(self, kind: str, name: str) -> str:
-        """Return what etcd calls something."""
+        """Return the key in etcd."""
         return f"{self.prefix}/{kind}/{name}"

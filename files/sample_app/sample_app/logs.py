@@ -1,4 +1,4 @@
-"""Where log lines go when the app runs by itself; under another server, such as the collection's runner, they are its matter."""
+"""Logging of the standalone app; another server, such as the collection's runner, configures its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tornado import process
 
-from sample_app.settings import Settings, blamed
+from sample_app.settings import Settings, settings_error
 
 FORMAT = "%(asctime)s %(levelname)-5s %(name)s [sample %(process)d] %(message)s"
 FILE_BYTES = 10 << 20
@@ -16,7 +16,7 @@ FILE_BACKUPS = 5
 
 
 def configure(settings: Settings) -> None:
-    """Send every logger to the console and to what the settings name: a rotated file, a syslog server over UDP.
+    """Send all loggers to the console, and to the configured targets: a rotated file, a syslog server over UDP.
 
     Raises SettingsError.
     """
@@ -25,13 +25,13 @@ def configure(settings: Settings) -> None:
         path, number = Path(settings.log_file), process.task_id()
         if number is not None:
             path = path.with_suffix(f".{number}{path.suffix}")  # two processes cannot rotate one file
-        with blamed("log_file", OSError):
+        with settings_error("log_file", OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             handlers.append(
                 logging.handlers.RotatingFileHandler(path, maxBytes=FILE_BYTES, backupCount=FILE_BACKUPS, encoding="utf-8")
             )
     if settings.log_host:
-        with blamed("log_host", OSError):
+        with settings_error("log_host", OSError):
             syslog = logging.handlers.SysLogHandler((settings.log_host, settings.log_port))
         syslog.append_nul = False
         syslog.ident = "sample: "

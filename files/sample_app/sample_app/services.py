@@ -1,4 +1,4 @@
-"""What the app stands on, the database and the lock server, as its handlers and jobs find it."""
+"""The services that handlers and jobs use: database and lock server."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
 
 @dataclass
 class Services:
-    """What there is; None is for what there is not. A check returns when its service answers, and raises UnavailableError.
+    """The configured services; None for others. A check verifies that its service responds, or raises UnavailableError.
 
-    ``ending`` has what is to be awaited at the end of the process, the last first: a driver's own tasks may miss a cancellation.
+    ``cleanup`` has callbacks to await at exit, in reverse order: the tasks of a driver may miss their cancellation.
     """
 
     documents: Documents | None = None
     runs: Runs | None = None
     locks: LockManager | None = None
     checks: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
-    ending: AsyncExitStack = field(default_factory=AsyncExitStack)
+    cleanup: AsyncExitStack = field(default_factory=AsyncExitStack)
 
 
 def connect(config: Settings) -> Services:
-    """Return what the settings name. Nothing is asked yet: an app starts without what it stands on, too."""
+    """Return the configured services, without connecting to them: the app also starts during an outage."""
     services = Services()
     if config.has_database:
-        # Imported only here, because it takes as long as all the rest of the app's start.
+        # Imported only if used, because the import takes as long as the rest of the start.
         from sample_app import daos, database
 
         db = database.connect(config)
         services.documents, services.runs = daos.Documents(db), daos.Runs(db)
         services.checks["database"] = partial(database.ping, db)
-        services.ending.push_async_callback(database.close, db)
+        services.cleanup.push_async_callback(database.close, db)
     if config.endpoints:
         etcd = Etcd(
             config.endpoints, user=config.lock_server_user, password=config.lock_server_password, ca=config.lock_server_ca

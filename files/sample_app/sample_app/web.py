@@ -18,7 +18,7 @@ from tornado.web import Application, HTTPError, stream_request_body
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from sample_app.connector import FetchHandler
-from sample_app.documents import KEY, DocumentHandler, DocumentsHandler
+from sample_app.documents import ID_PATTERN, DocumentHandler, DocumentsHandler
 from sample_app.errors import UnavailableError
 from sample_app.handlers import BaseHandler, NotFoundHandler
 from sample_app.jobs import JobsHandler, start_jobs
@@ -26,20 +26,20 @@ from sample_app.services import connect
 from sample_app.settings import Settings, identity, read
 
 HERE = Path(__file__).parent
-LONGEST_SLEEP = 60.0
+MAX_SLEEP = 60.0
 EVENT_INTERVAL = 0.5
-LONGEST_NOTE = 200
+MAX_NOTE_BYTES = 200
 
 
 class PageHandler(BaseHandler):
-    """The page."""
+    """The home page."""
 
     def get(self) -> None:
-        """Render it."""
+        """Render the page."""
         self.render("index.html", who=self.whoami(), theme=self.config.theme, visits=self.count_visit())
 
     def count_visit(self) -> int | None:
-        """Return how often this browser was here, as a signed cookie says; None without a secret to sign with."""
+        """Count the visits of this browser in a signed cookie; return None without a cookie secret."""
         if not self.settings.get("cookie_secret"):
             return None
         visits = int(self.get_signed_cookie("visits") or 0) + 1
@@ -48,18 +48,18 @@ class PageHandler(BaseHandler):
 
 
 class HealthHandler(BaseHandler):
-    """Tells that the process serves, and which release."""
+    """Liveness: reports that the process serves, and its release."""
 
     def get(self) -> None:
-        """Answer at once."""
+        """Respond immediately."""
         self.write({"status": "ok", "release": identity()["release"]})
 
 
 class ReadyHandler(BaseHandler):
-    """Tells whether what the app stands on is there: unlike ``/healthz``, which a restart of this process would help."""
+    """Readiness: reports whether the database and the lock server respond, which a restart of this process would not fix."""
 
     async def get(self) -> None:
-        """Ask the database and the lock server, those that there are."""
+        """Check the configured services."""
         checks = self.services.checks
         states = dict(zip(checks, await asyncio.gather(*itertools.starmap(self.state, checks.items())), strict=True))
         ready = all(state == "ok" for state in states.values())
@@ -67,7 +67,7 @@ class ReadyHandler(BaseHandler):
         self.write({"status": "ok" if ready else "unavailable", "env": self.config.env, **states})
 
     async def state(self, name: str, check: Callable[[], Awaitable[None]]) -> str:
-        """Return ``ok``, or why not; the log has the details."""
+        """Return ``ok`` or the reason of a failure, and log its details."""
         try:
             await check()
         except UnavailableError as error:
@@ -77,41 +77,41 @@ class ReadyHandler(BaseHandler):
 
 
 class WhoAmIHandler(BaseHandler):
-    """Tells which process serves, and what it knows of the client."""
+    """Describes the process and the client."""
 
     def get(self) -> None:
-        """Answer at once."""
+        """Respond immediately."""
         self.write(self.whoami())
 
 
 class SleepHandler(BaseHandler):
-    """Takes its time, as a slow request does."""
+    """A slow request."""
 
     async def get(self) -> None:
-        """Answer after ``seconds``."""
+        """Respond after ``seconds``."""
         try:
             seconds = float(self.get_argument("seconds", "1"))
         except ValueError:
             seconds = -1
-        if not 0 <= seconds <= LONGEST_SLEEP:
-            raise HTTPError(400, reason=f"seconds must be a number from 0 to {LONGEST_SLEEP:g}")
+        if not 0 <= seconds <= MAX_SLEEP:
+            raise HTTPError(400, reason=f"seconds must be a number from 0 to {MAX_SLEEP:g}")
         await asyncio.sleep(seconds)
         self.write(self.whoami())
 
 
 class HeadersHandler(BaseHandler):
-    """Tells the headers of the request, as they got here."""
+    """Returns the headers of the request as received."""
 
     def get(self) -> None:
-        """Answer at once."""
+        """Respond immediately."""
         self.write(dict(self.request.headers))
 
 
 class EventsHandler(BaseHandler):
-    """Sends an event each half second until the client leaves: server-sent events."""
+    """Server-sent events: one every half second until the client disconnects."""
 
     async def get(self) -> None:
-        """Send the first event at once."""
+        """Send the first event immediately."""
         self.set_header("Content-Type", "text/event-stream")
         with contextlib.suppress(StreamClosedError):
             for number in itertools.count(1):
@@ -121,35 +121,35 @@ class EventsHandler(BaseHandler):
 
 
 class EchoHandler(BaseHandler):
-    """Sends a body back, with its type."""
+    """Returns the request body with its content type."""
 
     def post(self) -> None:
-        """Answer with what came."""
+        """Return the body."""
         self.set_header("Content-Type", self.request.headers.get("Content-Type", "application/octet-stream"))
         self.set_header("X-Content-Type-Options", "nosniff")
         self.write(self.request.body)
 
 
 class NotesHandler(BaseHandler):
-    """Keeps what it is told, a line each, for every process and release: in HOME, which outlives them."""
+    """Stores notes, one line each, in HOME, which all processes and releases share."""
 
     @property
     def file(self) -> Path:
-        """Where the notes are."""
+        """The file with the notes."""
         return Path.home() / "notes"
 
     def get(self) -> None:
-        """Answer with all notes."""
+        """Return all notes."""
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.set_header("X-Content-Type-Options", "nosniff")
         self.write(self.file.read_bytes() if self.file.exists() else b"")
 
     def post(self) -> None:
-        """Add the body."""
+        """Append the body as a note."""
         note = self.request.body.rstrip()
-        if not 0 < len(note) <= LONGEST_NOTE or len(note.splitlines()) > 1:
-            raise HTTPError(400, reason=f"a note is one line of at most {LONGEST_NOTE} bytes")
-        # Unbuffered, so that it is one write: lines of processes that append at the same time do not mix.
+        if not 0 < len(note) <= MAX_NOTE_BYTES or len(note.splitlines()) > 1:
+            raise HTTPError(400, reason=f"a note is one line of at most {MAX_NOTE_BYTES} bytes")
+        # Unbuffered, so that a single write appends the line: concurrent writers do not interleave.
         with self.file.open("ab", buffering=0) as file:
             file.write(note + b"\n")
         self.set_status(201)
@@ -157,28 +157,28 @@ class NotesHandler(BaseHandler):
 
 @stream_request_body
 class UploadHandler(BaseHandler):
-    """Counts a body while it arrives: memory does not grow with it."""
+    """Counts and hashes a streamed body, with constant memory."""
 
     def prepare(self) -> None:
-        """Start, when the headers have come."""
+        """Initialize when the headers are received."""
         self.size = 0
         self.digest = hashlib.sha256()
 
     def data_received(self, chunk: bytes) -> None:
-        """Take a part of the body."""
+        """Process a part of the body."""
         self.size += len(chunk)
         self.digest.update(chunk)
 
     def post(self) -> None:
-        """Answer, when all of it has come."""
+        """Respond when the body is complete."""
         self.write({"bytes": self.size, "sha256": self.digest.hexdigest()})
 
 
 class EchoSocket(WebSocketHandler):
-    """Sends each message back."""
+    """Echoes each message."""
 
     async def on_message(self, message: str | bytes) -> None:
-        """Send text back as text, bytes as bytes."""
+        """Return text as text, and bytes as bytes."""
         await self.write_message(message, binary=isinstance(message, bytes))
 
 
@@ -186,7 +186,7 @@ class TickSocket(WebSocketHandler):
     """Sends a message each second."""
 
     def open(self) -> None:
-        """Send the first message at once."""
+        """Send the first message immediately."""
         self.number = 0
         self.timer = PeriodicCallback(self.tick, datetime.timedelta(seconds=1))
         self.timer.start()
@@ -201,15 +201,15 @@ class TickSocket(WebSocketHandler):
             self.write_message({"tick": self.number, "time": now} | client | identity())
 
     def on_message(self, message: str | bytes) -> None:
-        """Nothing is asked of the client."""
+        """Ignore messages of the client."""
 
     def on_close(self) -> None:
-        """Stop."""
+        """Stop the timer."""
         self.timer.stop()
 
 
 def make_app(**settings: Any) -> Application:
-    """Make the application; the settings are Tornado's own and come first. ``config``: this app's, if not the environment's."""
+    """Create the application. ``settings`` override Tornado's; ``config`` replaces the settings of the environment."""
     if "config" not in settings:
         settings["config"] = read()
     config: Settings = settings["config"]
@@ -229,7 +229,7 @@ def make_app(**settings: Any) -> Application:
             (r"/notes", NotesHandler),
             (r"/upload", UploadHandler),
             (r"/documents", DocumentsHandler),
-            (rf"/documents/(?P<key>{KEY})", DocumentHandler),
+            (rf"/documents/(?P<key>{ID_PATTERN})", DocumentHandler),
             (r"/jobs", JobsHandler),
             (r"/fetch/(?P<name>[\w-]{1,100})", FetchHandler),
             (r"/ws", EchoSocket),
@@ -240,7 +240,7 @@ def make_app(**settings: Any) -> Application:
             "static_path": str(HERE / "static"),
             "cookie_secret": config.cookie_secret or None,
             "compress_response": True,
-            "xsrf_cookies": True,  # is BaseHandler.check_xsrf_cookie(), which does without a cookie
+            "xsrf_cookies": True,  # calls BaseHandler.check_xsrf_cookie(), which uses no cookie
             "default_handler_class": NotFoundHandler,
             "websocket_ping_interval": 20,
             "services": services,

@@ -1,4 +1,4 @@
-"""Real servers, and processes of the app that use them."""
+"""Fixtures: real servers, and processes of the app that use them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support import servers
 from tests.support.flaky import Flaky
 from tests.support.sample_app import App
 
-sys.dont_write_bytecode = True  # what is deployed from here is what is here
+sys.dont_write_bytecode = True  # the demo deploys this directory
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def etcd_server() -> Iterator[servers.Server]:
         yield server
 
 
-def up_again(server: servers.Server) -> None:
+def ensure_running(server: servers.Server) -> None:
     server.resume()
     if server.process.poll() is not None:
         server.start()
@@ -51,21 +51,21 @@ def up_again(server: servers.Server) -> None:
 
 @pytest.fixture
 def mongod(mongod_server: servers.Server) -> Iterator[servers.Server]:
-    """Return a database with a user; whatever a test does to it, the next test has it running."""
+    """Return a database with a user; it runs again after each test."""
     yield mongod_server
-    up_again(mongod_server)
+    ensure_running(mongod_server)
 
 
 @pytest.fixture
 def etcd(etcd_server: servers.Server) -> Iterator[servers.Server]:
-    """Return a lock server; whatever a test does to it, the next test has it running."""
+    """Return a lock server; it runs again after each test."""
     yield etcd_server
-    up_again(etcd_server)
+    ensure_running(etcd_server)
 
 
 @pytest.fixture
 def database(mongod: servers.Server, request: pytest.FixtureRequest) -> dict[str, str]:
-    """Return the environment that leads to a database of the test's own."""
+    """Return the environment variables for a separate database of the test."""
     user, password = servers.ADMIN
     name = re.sub(r"\W", "_", request.node.name)[-60:]
     return {"MONGODB_URI": f"mongodb://{user}:{password}@127.0.0.1:{mongod.port}/{name}?authSource=admin"}
@@ -73,13 +73,13 @@ def database(mongod: servers.Server, request: pytest.FixtureRequest) -> dict[str
 
 @pytest.fixture
 def locks(etcd: servers.Server, request: pytest.FixtureRequest) -> dict[str, str]:
-    """Return the environment that leads to locks of the test's own."""
+    """Return the environment variables for separate locks of the test."""
     return {"ETCD_ENDPOINTS": f"http://127.0.0.1:{etcd.port}", "TORNADO_APP": request.node.name}
 
 
 @pytest.fixture
 def flaky() -> Iterator[Flaky]:
-    """Run a server that often fails."""
+    """Run a server that returns errors on request."""
     with Flaky() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server

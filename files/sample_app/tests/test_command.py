@@ -1,4 +1,4 @@
-"""``python -m sample_app``: its options, its processes, its log."""
+"""``python -m sample_app``: options, processes, logs."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from tests.support.servers import free_port
 Start = Callable[..., App]
 
 
-def test_it_serves(start: Start) -> None:
+def test_app_serves(start: Start) -> None:
     app = start()
     assert app.ask("/whoami").json["pid"] == app.pid
 
 
-def test_several_processes_serve_one_port(start: Start) -> None:
+def test_processes_share_one_port(start: Start) -> None:
     app = start("--proc=2")
-    app.wait_for(" open http://", times=2)
+    app.wait_for(" serving http://", times=2)
     first = app.ask("/whoami").json["pid"]
-    os.kill(first, signal.SIGSTOP)  # whoever answers now is another one
+    os.kill(first, signal.SIGSTOP)  # another process must respond now
     second = app.ask("/whoami").json["pid"]
     os.kill(first, signal.SIGCONT)
     assert len({app.pid, first, second}) == 3
 
 
-#: Serves, and has a task that misses that it is cancelled, as a driver's may.
-DEAF = """
+#: Serves with a task that ignores its cancellation, as a driver's may.
+UNCANCELLABLE = """
 import asyncio, contextlib
 from sample_app import __main__ as command
 
@@ -64,12 +64,12 @@ command.main()
 """
 
 
-def test_an_interrupt_ends_it_whatever_it_waits_for() -> None:
-    argv = [sys.executable, "-c", DEAF, "--port=0"]
+def test_interrupt_ends_the_process_despite_uncancellable_tasks() -> None:
+    argv = [sys.executable, "-c", UNCANCELLABLE, "--port=0"]
     with subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr
-            assert " open http://" in process.stderr.readline()
+            assert " serving http://" in process.stderr.readline()
             process.send_signal(signal.SIGINT)
             assert process.wait(PATIENCE) == 0
         finally:
@@ -79,7 +79,7 @@ def test_an_interrupt_ends_it_whatever_it_waits_for() -> None:
 @pytest.mark.parametrize(
     ("option", "line"),
     [
-        ("--ssl", r"--ssl: goes with both --certificate and --key"),
+        ("--ssl", r"--ssl: must be used together with --certificate and --key"),
         ("--log-file=/dev/null/sample.log", r"--log-file: .*/dev/null.*"),
         ("--log-file=/proc", r"--log-file: .*Is a directory.*"),
         ("--log-host=none.invalid", r"--log-host \(LOG_HOST\): .*"),
@@ -88,14 +88,14 @@ def test_an_interrupt_ends_it_whatever_it_waits_for() -> None:
         ("--db-uri=mongodb://db:99999", r"--db-uri \(MONGODB_URI\): Port must be .*"),
     ],
 )
-def test_a_mistake_ends_it_with_one_line(option: str, line: str) -> None:
+def test_invalid_setting_exits_with_one_line(option: str, line: str) -> None:
     command = [sys.executable, "-B", "-m", "sample_app", "--port=0", option]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert ended.returncode == 1
     assert re.fullmatch(f"sample_app: {line}\n", ended.stderr)
 
 
-def test_a_port_that_is_taken_ends_it_with_one_line() -> None:
+def test_port_in_use_exits_with_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         command = [sys.executable, "-B", "-m", "sample_app", f"--port={taken.getsockname()[1]}"]
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
@@ -103,7 +103,7 @@ def test_a_port_that_is_taken_ends_it_with_one_line() -> None:
     assert re.fullmatch(r"sample_app: .*Address already in use.*\n", ended.stderr)
 
 
-def test_lines_go_to_the_console_a_file_and_a_syslog_server(start: Start, tmp_path: Path) -> None:
+def test_log_lines_go_to_console_file_and_syslog(start: Start, tmp_path: Path) -> None:
     with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as syslog:
         syslog.bind(("127.0.0.1", 0))
         syslog.settimeout(PATIENCE)
@@ -121,7 +121,7 @@ def test_lines_go_to_the_console_a_file_and_a_syslog_server(start: Start, tmp_pa
 
 @pytest.fixture
 def root_logger() -> Iterator[logging.Logger]:
-    """Return the root logger, which is not pytest's meanwhile."""
+    """Return the root logger without pytest's handlers."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     root.handlers.clear()
@@ -132,7 +132,7 @@ def root_logger() -> Iterator[logging.Logger]:
     root.setLevel(level)
 
 
-def test_a_file_that_is_full_is_put_aside(root_logger: logging.Logger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_file_is_rotated(root_logger: logging.Logger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "FILE_BYTES", 1000)
     monkeypatch.setattr(logs, "FILE_BACKUPS", 2)
     logs.configure(Settings(log_file=str(tmp_path / "sample.log")))
@@ -146,22 +146,22 @@ def test_a_file_that_is_full_is_put_aside(root_logger: logging.Logger, tmp_path:
     assert len(numbers) > 20
 
 
-def test_processes_have_log_files_of_their_own(start: Start, tmp_path: Path) -> None:
+def test_each_process_has_a_log_file(start: Start, tmp_path: Path) -> None:
     app = start("--proc=2", f"--log-file={tmp_path}/sample.log")
-    app.wait_for(" open http://", times=2)
+    app.wait_for(" serving http://", times=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sample.0.log", "sample.1.log"]
 
 
-def test_it_serves_https(start: Start, tmp_path: Path) -> None:
+def test_https_is_served(start: Start, tmp_path: Path) -> None:
     authority = Authority("test", datetime.now(UTC))
     files = authority.leaf("localhost").write(tmp_path)
     app = start("--ssl", f"--certificate={files['certificate']}", f"--key={files['key']}")
     context = ssl.create_default_context(cadata=authority.pem)
-    with urlopen(f"https://localhost:{app.port}/whoami", context=context, timeout=PATIENCE) as answer:
-        assert json.load(answer)["protocol"] == "https"
+    with urlopen(f"https://localhost:{app.port}/whoami", context=context, timeout=PATIENCE) as response:
+        assert json.load(response)["protocol"] == "https"
 
 
-def test_debug_reloads_changed_code(start: Start, tmp_path: Path) -> None:
+def test_hot_reload_serves_changed_code(start: Start, tmp_path: Path) -> None:
     copy = tmp_path / "app"
     shutil.copytree(ROOT / "sample_app", copy / "sample_app")
     port = free_port()
@@ -173,7 +173,7 @@ def test_debug_reloads_changed_code(start: Start, tmp_path: Path) -> None:
     def reloaded() -> bool:
         if app.ask("/healthz").json["status"] == "new":
             return True
-        web.write_text(changed)  # again and again: it knows files only as they are when it first looks
+        web.write_text(changed)  # repeatedly: autoreload compares with the state at its first check
         return False
 
     eventually(reloaded)

@@ -1,4 +1,4 @@
-"""Asking another service, which is flaky."""
+"""Requests to another service that fails."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ def app(start: Start, flaky: Flaky) -> App:
     return start(SAMPLE_UPSTREAM=f"http://127.0.0.1:{flaky.server_port}/v1/")
 
 
-def test_an_item_is_fetched_after_three_errors_of_several_kinds(app: App, flaky: Flaky) -> None:
+def test_transient_errors_are_retried(app: App, flaky: Flaky) -> None:
     flaky.statuses[ITEM] = [503, 0, 429]
-    answer = app.ask("/fetch/one")
-    assert (answer.status, answer.json) == (200, {"item": {"path": ITEM}})
+    response = app.ask("/fetch/one")
+    assert (response.status, response.json) == (200, {"item": {"path": ITEM}})
     assert {path: len(times) for path, times in flaky.asked.items()} == {ITEM: 4}
     app.wait_for("Retrying ", times=3)
 
 
-def test_after_four_errors_the_client_is_told(app: App, flaky: Flaky) -> None:
+def test_four_errors_return_502(app: App, flaky: Flaky) -> None:
     flaky.statuses[ITEM] = [503] * 9
-    answer = app.ask("/fetch/one")
-    assert (answer.status, answer.json["error"]["reason"]) == (502, "the upstream does not answer as it should")
+    response = app.ask("/fetch/one")
+    assert (response.status, response.json["error"]["reason"]) == (502, "the upstream is unavailable or its response is invalid")
     assert len(flaky.asked[ITEM]) == 4
-    assert flaky.asked[ITEM][-1] - flaky.asked[ITEM][0] > 0.6, "a pause that doubles: 0.1, 0.2 and 0.4 s at least"
+    assert flaky.asked[ITEM][-1] - flaky.asked[ITEM][0] > 0.6, "exponential backoff: at least 0.1, 0.2 and 0.4 s"
 
 
-@pytest.mark.parametrize(("status", "told"), [(400, 502), (404, 404), (302, 502)])
-def test_what_does_not_pass_is_asked_once(app: App, flaky: Flaky, status: int, told: int) -> None:
+@pytest.mark.parametrize(("status", "returned"), [(400, 502), (404, 404), (302, 502)])
+def test_permanent_errors_are_not_retried(app: App, flaky: Flaky, status: int, returned: int) -> None:
     flaky.statuses[ITEM] = [status]
-    assert app.ask("/fetch/one").status == told
+    assert app.ask("/fetch/one").status == returned
     assert len(flaky.asked[ITEM]) == 1
 
 
-def test_nobody_listens(start: Start) -> None:
+def test_refused_connection_returns_502(start: Start) -> None:
     app = start(SAMPLE_UPSTREAM=f"http://127.0.0.1:{free_port()}")
     assert app.ask("/fetch/one").status == 502
     app.wait_for("Retrying ", times=3)
 
 
-def test_a_client_cannot_lead_it_elsewhere(app: App, flaky: Flaky) -> None:
+def test_client_cannot_change_the_address(app: App, flaky: Flaky) -> None:
     for path in ("..", "%2e%2e", "a%2f..%2fb", "http://other", "a?b", "a%0d%0ab", "@other"):
         app.ask(f"/fetch/{path}")
     assert set(flaky.asked) <= {"/v1/items/a"}

@@ -1,4 +1,4 @@
-"""Documents in a real MongoDB, and what its outages look like."""
+"""Documents in a real MongoDB, and its outages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.servers import ADMIN, Server
 
 Start = Callable[..., App]
 
-QUICKLY = 4.0  # seconds until a client is told of an outage
+MAX_SECONDS = 4.0  # until a request fails in an outage
 
 
 @pytest.fixture
@@ -24,12 +24,12 @@ def app(start: Start, database: dict[str, str]) -> App:
     return start(**database)
 
 
-def refused(answer: Answer, status: int, reason: str) -> None:
+def assert_error(answer: Answer, status: int, reason: str) -> None:
     assert answer.json == {"error": {"status": status, "reason": reason}}
     assert answer.status == status
 
 
-def test_a_document_is_created_read_updated_and_deleted(app: App) -> None:
+def test_document_is_created_read_updated_and_deleted(app: App) -> None:
     created = app.ask("/documents", {"title": "Grüezi", "text": "$set.a\0"})
     assert created.status == 201
     path = created.headers["Location"]
@@ -44,12 +44,12 @@ def test_a_document_is_created_read_updated_and_deleted(app: App) -> None:
     deleted = app.ask(path, method="DELETE")
     assert (deleted.status, deleted.body) == (204, b"")
     for method, body in (("GET", None), ("PUT", {"title": "x"}), ("DELETE", None)):
-        refused(app.ask(path, body, method), 404, "there is no such document")
+        assert_error(app.ask(path, body, method), 404, "no such document")
     assert app.ask("/documents").json == {"documents": []}
 
 
 def connections(mongod: Server) -> int:
-    """Return how many connections all processes of the app have to the database."""
+    """Return the number of connections of the app's processes to the database."""
     user, password = ADMIN
     idle = {"$currentOp": {"allUsers": True, "idleConnections": True}}
     with MongoClient[dict[str, Any]]("127.0.0.1", mongod.port, username=user, password=password) as client:
@@ -58,11 +58,11 @@ def connections(mongod: Server) -> int:
 
 def test_requests_share_the_connection_of_their_process(app: App, mongod: Server) -> None:
     assert app.ask("/documents").status == 200
-    eventually(lambda: connections(mongod) >= 2)  # one of them watches the server
+    eventually(lambda: connections(mongod) >= 2)  # one of them monitors the server
     before = connections(mongod)
     for number in range(20):
         assert app.ask("/documents", {"title": str(number)}).status == 201
-    assert connections(mongod) <= before + 1  # the driver's watch may have had to begin anew
+    assert connections(mongod) <= before + 1  # the driver's monitor may have reconnected
 
 
 def test_documents_are_listed_in_pages(app: App) -> None:
@@ -72,12 +72,12 @@ def test_documents_are_listed_in_pages(app: App) -> None:
         assert len(page) <= 2
         seen += [document["id"] for document in page]
     assert seen == ids
-    for wrong in ("0", "1001", "-1", "x", "%C2%B2", "9" * 5000, "0000000001999999"):
-        refused(app.ask(f"/documents?limit={wrong}"), 400, "limit must be a whole number from 1 to 1000")
-    refused(app.ask("/documents?after=x"), 400, "after must be the id of a document")
+    for invalid in ("0", "1001", "-1", "x", "%C2%B2", "9" * 5000, "0000000001999999"):
+        assert_error(app.ask(f"/documents?limit={invalid}"), 400, "limit must be a whole number from 1 to 1000")
+    assert_error(app.ask("/documents?after=x"), 400, "after must be the id of a document")
 
 
-def test_a_document_may_come_from_a_form(app: App) -> None:
+def test_document_is_created_from_a_form(app: App) -> None:
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     assert app.ask("/documents", b"title=a+b&text=%24", headers=form).json.items() >= {"title": "a b", "text": "$"}.items()
 
@@ -92,15 +92,15 @@ def test_a_document_may_come_from_a_form(app: App) -> None:
         (b'{"title": "\\ud800"}', "the body is not JSON"),
         (b"[" * 200_000, "the body is not JSON"),
         (b"[]", "the body must be a JSON object"),
-        (b"{}", "title must be a text of at most 200 characters"),
+        (b"{}", "title must be a string of at most 200 characters"),
         (b'{"title": " "}', "title must not be empty"),
-        (b'{"title": {"$gt": ""}}', "title must be a text of at most 200 characters"),
-        (b'{"title": "a", "text": 1}', "text must be a text of at most 10000 characters"),
-        (b'{"title": "a", "_id": "b"}', "a document has no other keys than title, text"),
+        (b'{"title": {"$gt": ""}}', "title must be a string of at most 200 characters"),
+        (b'{"title": "a", "text": 1}', "text must be a string of at most 10000 characters"),
+        (b'{"title": "a", "_id": "b"}', "unknown key; a document has only title, text"),
     ],
 )
-def test_a_body_that_is_none_is_refused(shared: App, body: bytes, reason: str) -> None:
-    refused(shared.ask("/documents", body), 400, reason)
+def test_invalid_body_is_rejected(shared: App, body: bytes, reason: str) -> None:
+    assert_error(shared.ask("/documents", body), 400, reason)
 
 
 @pytest.fixture(scope="module")
@@ -110,56 +110,56 @@ def shared(mongod_server: Server) -> Any:
     app.kill()
 
 
-def test_a_body_of_another_type_is_refused(shared: App) -> None:
-    refused(
+def test_body_of_another_type_is_rejected(shared: App) -> None:
+    assert_error(
         shared.ask("/documents", b"<a/>", headers={"Content-Type": "text/xml"}),
         415,
         "the body must be application/json or a form",
     )
 
 
-def test_a_body_that_is_too_large_is_not_parsed(shared: App) -> None:
-    refused(shared.ask("/documents", b" " * (1 << 20) + b"{}"), 413, "Request Entity Too Large")
+def test_too_large_body_is_rejected(shared: App) -> None:
+    assert_error(shared.ask("/documents", b" " * (1 << 20) + b"{}"), 413, "Request Entity Too Large")
 
 
-def test_without_a_database_all_else_is_served(start: Start) -> None:
+def test_app_without_a_database_serves_other_pages(start: Start) -> None:
     app = start()
     assert app.ask("/whoami").status == 200
     assert app.ask("/readyz").status == 200
     for path in ("/documents", "/jobs"):
-        refused(app.ask(path), 503, "there is no database: set MONGODB_URI or MONGODB_HOST")
+        assert_error(app.ask(path), 503, "no database is configured: set MONGODB_URI or MONGODB_HOST")
 
 
-def test_a_wrong_password_is_told_and_not_shown(start: Start, database: dict[str, str]) -> None:
+def test_wrong_password_is_reported_and_not_logged(start: Start, database: dict[str, str]) -> None:
     app = start(MONGODB_URI=database["MONGODB_URI"].replace("not-for-others", "guessed"))
     for path in ("/documents", "/readyz"):
         answer = app.ask(path)
         assert answer.status == 503
-        assert "the database refuses the user of this app" in answer.body.decode()
+        assert "the database rejected the credentials of this app" in answer.body.decode()
     assert "Authentication failed" in app.wait_for(" 503 GET /documents .*")[0]
     assert "guessed" not in "\n".join(app.lines)
 
 
 @pytest.mark.parametrize("outage", ["stop", "kill", "pause"])
-def test_an_outage_is_a_clean_503_and_ends_by_itself(app: App, mongod: Server, outage: str) -> None:
+def test_outage_returns_503_and_recovers_automatically(app: App, mongod: Server, outage: str) -> None:
     path = app.ask("/documents", {"title": "kept"}).headers["Location"]
     getattr(mongod, outage)()
     for sent in (None, {"title": "lost"}):
         began = time.monotonic()
         answer = app.ask("/documents", sent)
-        assert time.monotonic() - began < QUICKLY
-        refused(answer, 503, "the database does not answer")
+        assert time.monotonic() - began < MAX_SECONDS
+        assert_error(answer, 503, "the database is unavailable")
         assert answer.headers["Retry-After"] == "1"
     assert app.ask("/healthz").status == 200
     ready = app.ask("/readyz")
-    assert (ready.status, ready.json["database"]) == (503, "the database does not answer")
+    assert (ready.status, ready.json["database"]) == (503, "the database is unavailable")
 
     mongod.resume() if outage == "pause" else mongod.start()
     assert eventually(lambda: app.ask("/readyz").status == 200, 10)
     assert app.ask(path).json["title"] == "kept"
 
 
-def test_what_was_acknowledged_outlives_a_power_cut_of_the_database(app: App, mongod: Server) -> None:
+def test_acknowledged_writes_survive_a_crash_of_the_database(app: App, mongod: Server) -> None:
     acknowledged: set[str] = set()
     statuses: set[int] = set()
     over = threading.Event()

@@ -1,4 +1,4 @@
-"""Locks in a real etcd."""
+"""Distributed locks in a real etcd."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 from sample_app.errors import UnavailableError
 from sample_app.etcd import Etcd, encode
-from sample_app.locks import Lock, LockHeldError, LockLostError, LockManager, Taken
+from sample_app.locks import AcquiredLock, Lock, LockHeldError, LockLostError, LockManager
 
 from tests.support import servers
 from tests.support.flaky import Flaky
 from tests.support.pki import Authority
 from tests.support.remote import eventually
 
-TTL = 2  # the least that etcd grants
+TTL = 2  # the minimum of etcd
 
 
 @pytest.fixture
 def manager(etcd: servers.Server, request: pytest.FixtureRequest) -> Callable[..., LockManager]:
-    """Return a function that makes what each process has."""
+    """Return a function that creates the lock manager of a process."""
 
     def manager(ttl: int = TTL) -> LockManager:
         return LockManager(Etcd([f"http://127.0.0.1:{etcd.port}"]), prefix=request.node.name, ttl=ttl)
@@ -32,7 +32,7 @@ def manager(etcd: servers.Server, request: pytest.FixtureRequest) -> Callable[..
     return manager
 
 
-def test_a_lock_is_held_by_one_at_a_time_and_tokens_grow(manager: Callable[[], LockManager]) -> None:
+def test_lock_has_one_holder_and_increasing_tokens(manager: Callable[[], LockManager]) -> None:
     holders: list[int] = []
     tokens: list[int] = []
 
@@ -53,7 +53,7 @@ def test_a_lock_is_held_by_one_at_a_time_and_tokens_grow(manager: Callable[[], L
     assert tokens == sorted(set(tokens))
 
 
-def test_without_blocking_a_held_lock_is_an_error_or_silence(manager: Callable[[], LockManager]) -> None:
+def test_held_lock_without_blocking_raises_or_is_not_held(manager: Callable[[], LockManager]) -> None:
     async def run() -> None:
         other = manager()
         async with manager().lock("a"), other.lock("b"):
@@ -68,7 +68,7 @@ def test_without_blocking_a_held_lock_is_an_error_or_silence(manager: Callable[[
     asyncio.run(run())
 
 
-def test_a_lock_is_given_back_after_an_error_or_a_cancellation(manager: Callable[[], LockManager]) -> None:
+def test_lock_is_released_after_an_error_or_cancellation(manager: Callable[[], LockManager]) -> None:
     async def run() -> None:
         locks = manager()
         with pytest.raises(TimeoutError, match="own"):
@@ -83,7 +83,7 @@ def test_a_lock_is_given_back_after_an_error_or_a_cancellation(manager: Callable
     asyncio.run(run())
 
 
-def test_a_lock_is_kept_for_longer_than_its_lease(manager: Callable[[], LockManager]) -> None:
+def test_lease_is_renewed_while_the_lock_is_held(manager: Callable[[], LockManager]) -> None:
     async def run() -> None:
         async with manager().lock("a"):
             for _ in range(int(TTL * 2.5 / 0.1)):
@@ -95,9 +95,7 @@ def test_a_lock_is_kept_for_longer_than_its_lease(manager: Callable[[], LockMana
     asyncio.run(run())
 
 
-def test_a_holder_that_is_cut_off_stops_before_its_lease_can_have_ended(
-    manager: Callable[[int], LockManager], etcd: servers.Server
-) -> None:
+def test_disconnected_holder_stops_before_its_lease_expires(manager: Callable[[int], LockManager], etcd: servers.Server) -> None:
     ttl = 5
     began = time.monotonic()
 
@@ -117,23 +115,23 @@ def test_a_holder_that_is_cut_off_stops_before_its_lease_can_have_ended(
     assert 0.5 < cancelled[0] < ttl
 
 
-class EndingLocks(LockManager):
-    """Locks whose leases end right after they were taken."""
+class ExpiringLocks(LockManager):
+    """Locks whose leases expire immediately."""
 
-    async def take(self, name: str) -> Taken | None:
-        taken = await super().take(name)
-        if taken:
-            await self.release(taken.lease)
-        return taken
+    async def try_acquire(self, name: str) -> AcquiredLock | None:
+        acquired = await super().try_acquire(name)
+        if acquired:
+            await self.release(acquired.lease)
+        return acquired
 
 
-def test_a_lock_whose_lease_has_ended_is_lost(etcd: servers.Server) -> None:
+def test_lock_with_an_expired_lease_is_lost(etcd: servers.Server) -> None:
     async def work() -> None:
-        locks = EndingLocks(Etcd([f"http://127.0.0.1:{etcd.port}"]), prefix="ending", ttl=TTL)
+        locks = ExpiringLocks(Etcd([f"http://127.0.0.1:{etcd.port}"]), prefix="ending", ttl=TTL)
         async with locks.lock("a") as lock:
             assert lock.held
             with pytest.raises(LockLostError):
-                await locks.note(lock, 1)
+                await locks.record_done(lock, 1)
             await asyncio.sleep(TTL)
             pytest.fail("nothing was cancelled")
 
@@ -141,7 +139,7 @@ def test_a_lock_whose_lease_has_ended_is_lost(etcd: servers.Server) -> None:
         asyncio.run(work())
 
 
-def test_once_is_once_for_each_occasion(manager: Callable[[], LockManager]) -> None:
+def test_once_runs_once_per_occasion(manager: Callable[[], LockManager]) -> None:
     done: list[int] = []
 
     def work(occasion: int) -> Callable[[Lock], Awaitable[None]]:
@@ -157,13 +155,13 @@ def test_once_is_once_for_each_occasion(manager: Callable[[], LockManager]) -> N
 
     async def run() -> list[int]:
         mine = await asyncio.gather(*(process() for _ in range(6)))
-        assert not await manager().once("job", 4, work(4)), "it was later already"
-        return [occasion for one in mine for occasion in one]
+        assert not await manager().once("job", 4, work(4)), "a later occasion is done"
+        return [occasion for occasions in mine for occasion in occasions]
 
     assert sorted(asyncio.run(run())) == done == [1, 2, 5]
 
 
-def test_once_is_tried_by_another_if_it_fails(manager: Callable[[], LockManager]) -> None:
+def test_once_is_retried_by_another_process_after_a_failure(manager: Callable[[], LockManager]) -> None:
     async def fail(_lock: Lock) -> None:
         raise ValueError("its own")
 
@@ -178,20 +176,20 @@ def test_once_is_tried_by_another_if_it_fails(manager: Callable[[], LockManager]
     asyncio.run(run())
 
 
-def test_the_decorator_runs_once_in_the_fleet_in_each_span_of_time(
+def test_run_once_runs_once_per_interval_in_the_fleet(
     manager: Callable[[], LockManager], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
 
     async def process(number: int) -> bool:
         @manager().run_once("report", every=60)
-        async def report(name: str, *, who: int) -> None:
+        async def report(name: str, *, number: int) -> None:
             await asyncio.sleep(0.3)
-            done.append(f"{name} {who}")
+            done.append(f"{name} {number}")
 
         if number == 0:
-            await asyncio.sleep(1)  # the others are through by then
-        return await report("done by", who=number)
+            await asyncio.sleep(1)  # the others have finished by then
+        return await report("done by", number=number)
 
     async def run() -> list[bool]:
         return await asyncio.gather(*(process(number) for number in range(5)))
@@ -205,14 +203,14 @@ def test_the_decorator_runs_once_in_the_fleet_in_each_span_of_time(
 
 
 @pytest.mark.parametrize("status", [404, 429, 202])
-def test_an_answer_that_is_not_etcds_is_no_worse_than_none(start: Any, flaky: Flaky, status: int) -> None:
+def test_invalid_response_of_etcd_returns_503(start: Any, flaky: Flaky, status: int) -> None:
     flaky.statuses["/v3/kv/range"] = [status]
     app = start(ETCD_ENDPOINTS=f"http://127.0.0.1:{flaky.server_port}")
     answer = app.ask("/readyz")
-    assert (answer.status, answer.json["locks"]) == (503, "the lock server does not answer as it should")
+    assert (answer.status, answer.json["locks"]) == (503, "the response of the lock server is invalid")
 
 
-def test_an_answer_that_is_not_etcds_does_not_end_the_keeping_of_a_lock(etcd: servers.Server, flaky: Flaky) -> None:
+def test_invalid_response_of_etcd_does_not_lose_the_lock(etcd: servers.Server, flaky: Flaky) -> None:
     flaky.statuses["/v3/lease/keepalive"] = [404, 202]
 
     class Keeping(Etcd):
@@ -229,7 +227,7 @@ def test_an_answer_that_is_not_etcds_does_not_end_the_keeping_of_a_lock(etcd: se
     assert len(flaky.asked["/v3/lease/keepalive"]) == 2
 
 
-def test_the_next_endpoint_is_asked_if_one_does_not_answer(etcd: servers.Server) -> None:
+def test_next_endpoint_is_used_if_one_is_unavailable(etcd: servers.Server) -> None:
     async def run() -> list[str]:
         dead = f"http://127.0.0.1:{servers.free_port()}"
         client = Etcd([dead, f"http://127.0.0.1:{etcd.port}"])
@@ -239,17 +237,17 @@ def test_the_next_endpoint_is_asked_if_one_does_not_answer(etcd: servers.Server)
     assert asyncio.run(run())[0].endswith(str(etcd.port))
 
 
-def test_an_etcd_that_does_not_answer_is_unavailable(etcd: servers.Server) -> None:
+def test_stopped_etcd_is_unavailable(etcd: servers.Server) -> None:
     etcd.stop()
 
     async def run() -> None:
-        with pytest.raises(UnavailableError, match="the lock server does not answer"):
+        with pytest.raises(UnavailableError, match="the lock server is unavailable"):
             await Etcd([f"http://127.0.0.1:{etcd.port}"]).get("a")
 
     asyncio.run(run())
 
 
-def test_etcd_with_users() -> None:
+def test_etcd_with_authentication() -> None:
     with servers.etcd() as server:
         url = f"http://127.0.0.1:{server.port}"
 
@@ -266,13 +264,13 @@ def test_etcd_with_users() -> None:
                 ("auth/enable", {}),
             ):
                 await plain.call(method, **body)
-            with pytest.raises(UnavailableError, match="refuses the user"):
+            with pytest.raises(UnavailableError, match="rejected the credentials"):
                 await plain.get("a")
-            with pytest.raises(UnavailableError, match="refuses the user"):
+            with pytest.raises(UnavailableError, match="rejected the credentials"):
                 await Etcd([url], user="root", password="wrong").get("a")
 
             app = Etcd([url], user="app", password="a")
-            with pytest.raises(UnavailableError, match="refuses the user"):
+            with pytest.raises(UnavailableError, match="rejected the credentials"):
                 await app.get("y/a")
             locks = LockManager(app, prefix="x", ttl=TTL)
             await locks.ping()
@@ -300,19 +298,19 @@ def test_etcd_with_tls(tmp_path: Path) -> None:
     async def run(url: str) -> None:
         assert await Etcd([url], ca=str(tmp_path / "authority.pem")).get("a") is None
         for ca in (str(other), ""):
-            with pytest.raises(UnavailableError, match=r"does not answer.*certificate"):
+            with pytest.raises(UnavailableError, match=r"is unavailable.*certificate"):
                 await Etcd([url], ca=ca).get("a")
 
     with servers.etcd(files["certificate"], files["key"]) as server:
         asyncio.run(run(f"https://localhost:{server.port}"))
 
 
-def test_an_app_without_the_lock_server_is_not_ready_and_serves(start: Any, locks: dict[str, str], etcd: servers.Server) -> None:
+def test_app_serves_and_is_not_ready_without_the_lock_server(start: Any, locks: dict[str, str], etcd: servers.Server) -> None:
     app = start(**locks)
     assert app.ask("/readyz").json == {"status": "ok", "env": "development", "locks": "ok"}
     etcd.pause()
     answer = app.ask("/readyz")
-    assert (answer.status, answer.json["locks"]) == (503, "the lock server does not answer")
+    assert (answer.status, answer.json["locks"]) == (503, "the lock server is unavailable")
     assert app.ask("/whoami").status == 200
     etcd.resume()
     assert eventually(lambda: app.ask("/readyz").status == 200)

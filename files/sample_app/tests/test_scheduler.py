@@ -1,4 +1,4 @@
-"""Jobs: when they are due, and that a single one runs once in the fleet, whatever happens to its processes."""
+"""Scheduled jobs: due times, and single jobs that run once in the fleet despite failures of processes and servers."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ INTERVAL = 2
 TTL = 3
 
 
-def test_a_job_runs_every_so_often_and_another_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_periodic_job_repeats_and_delayed_job_runs_once(caplog: pytest.LogCaptureFixture) -> None:
     seen: list[Tick] = []
 
     async def job(tick: Tick) -> None:
         seen.append(tick)
-        raise ValueError("a failure is no end")
+        raise ValueError("an ordinary failure")
 
     async def later(tick: Tick) -> None:
         seen.append(tick)
 
     async def single(_tick: Tick) -> None:
-        pytest.fail("there is no lock server")
+        pytest.fail("no lock server is configured")
 
     async def run() -> None:
         scheduler = Scheduler()
@@ -58,12 +58,12 @@ def test_a_job_runs_every_so_often_and_another_once(caplog: pytest.LogCaptureFix
     assert 2 <= len(ticks) <= 4
     assert ticks == sorted(set(ticks))
     assert len(seen) == len(ticks) + 1
-    assert "a failure is no end" in caplog.text
-    assert "single does not run: it is to run once in the fleet, and there is no lock server" in caplog.text
+    assert "an ordinary failure" in caplog.text
+    assert "single does not run: a single job requires a lock server" in caplog.text
 
 
 @pytest.mark.parametrize("options", [{}, {"single": True}], ids=["here", "single"])
-def test_a_job_in_which_a_cancellation_is_lost_is_the_last_one(locks: dict[str, str], options: dict[str, bool]) -> None:
+def test_scheduler_stops_despite_a_lost_cancellation(locks: dict[str, str], options: dict[str, bool]) -> None:
     seen: list[Tick] = []
 
     async def job(tick: Tick) -> None:
@@ -83,18 +83,18 @@ def test_a_job_in_which_a_cancellation_is_lost_is_the_last_one(locks: dict[str, 
     assert len(seen) == 1
 
 
-def test_a_daily_job_is_due_at_its_time() -> None:
+def test_daily_job_is_due_at_its_time() -> None:
     noon = int(datetime.datetime(2026, 3, 28, 12, tzinfo=datetime.UTC).timestamp())
     half_past = datetime.time(12, 30)
     assert next_daily(half_past, noon) == noon + 1800
     assert next_daily(half_past, noon + 1800) == noon + 1800 + 86400
     zurich = datetime.time(4, 0, tzinfo=zoneinfo.ZoneInfo("Europe/Zurich"))
     due = next_daily(zurich, noon)
-    assert due == datetime.datetime(2026, 3, 29, 2, tzinfo=datetime.UTC).timestamp(), "summer time has begun in the night"
+    assert due == datetime.datetime(2026, 3, 29, 2, tzinfo=datetime.UTC).timestamp(), "daylight saving time starts that night"
     assert next_daily(zurich, due) - due == 86400
 
 
-def test_a_daily_job_runs_at_its_time() -> None:
+def test_daily_job_runs_at_its_time() -> None:
     seen: list[tuple[Tick, float]] = []
 
     async def job(tick: Tick) -> None:
@@ -115,7 +115,7 @@ def test_a_daily_job_runs_at_its_time() -> None:
     assert due <= ran < due + 1
 
 
-def test_who_has_an_old_token_changes_nothing(database: dict[str, str]) -> None:
+def test_old_fencing_token_is_rejected(database: dict[str, str]) -> None:
     async def run() -> None:
         found = connect(Settings(db_uri=database["MONGODB_URI"]))
         runs = Runs(found)
@@ -131,7 +131,7 @@ def test_who_has_an_old_token_changes_nothing(database: dict[str, str]) -> None:
         assert not await runs.start("job", 10, 3, {"pid": 3})
         (shown,) = await runs.newest(9)
         assert (shown["token"], shown["runs"]) == (2, 1)
-        assert [attempt["token"] for attempt in shown["attempts"]] == [1, 2, 1, 3], "those that were refused, too"
+        assert [attempt["token"] for attempt in shown["attempts"]] == [1, 2, 1, 3], "including rejected attempts"
         await found.client.close()
 
     asyncio.run(run())
@@ -139,7 +139,7 @@ def test_who_has_an_old_token_changes_nothing(database: dict[str, str]) -> None:
 
 @pytest.fixture
 def fleet(start: Start, database: dict[str, str], locks: dict[str, str]) -> Callable[..., list[App]]:
-    """Return a function that starts processes which run the example jobs, like those of several hosts."""
+    """Return a function that starts processes with the example jobs, like those of several hosts."""
 
     def fleet(count: int, **environment: str) -> list[App]:
         jobs = {"SAMPLE_JOBS": "1", "SAMPLE_JOBS_INTERVAL": str(INTERVAL), "SAMPLE_LOCK_TTL": str(TTL)}
@@ -150,7 +150,7 @@ def fleet(start: Start, database: dict[str, str], locks: dict[str, str]) -> Call
 
 
 def runs(app: App) -> list[dict[str, Any]]:
-    """Return the runs of the example job, the oldest first."""
+    """Return the runs of the example job, oldest first."""
     return list(reversed(app.ask("/jobs?limit=1000").json["runs"]))
 
 
@@ -158,8 +158,8 @@ def finished(app: App) -> list[dict[str, Any]]:
     return [run for run in runs(app) if run["finished"]]
 
 
-def check_ticks(app: App, interval: int = INTERVAL) -> None:
-    """Every tick since the first was run once, and the tokens grow."""
+def assert_ticks(app: App, interval: int = INTERVAL) -> None:
+    """Verify that every tick since the first ran once, with increasing tokens."""
     done = finished(app)
     ticks = [run["tick"] for run in done]
     assert ticks == list(range(ticks[0], ticks[-1] + interval, interval))
@@ -168,91 +168,91 @@ def check_ticks(app: App, interval: int = INTERVAL) -> None:
     assert tokens == sorted(set(tokens))
 
 
-def test_a_single_job_runs_once_per_tick(fleet: Callable[..., list[App]]) -> None:
+def test_single_job_runs_once_per_tick(fleet: Callable[..., list[App]]) -> None:
     apps = fleet(4)
     eventually(lambda: len(finished(apps[0])) >= 5)
-    check_ticks(apps[0])
+    assert_ticks(apps[0])
     for run in finished(apps[0]):
         assert len(run["attempts"]) == 1
         assert run["pid"] in {app.pid for app in apps}
         assert run["job"] == "record"
 
 
-def holder(witness: App, others: list[App]) -> tuple[App, dict[str, Any]]:
-    """Wait for a run of one of the others that has just begun, and return its process and the run."""
+def running_job(witness: App, others: list[App]) -> tuple[App, dict[str, Any]]:
+    """Wait for an unfinished run of one of the others, and return its process and the run."""
     processes = {app.pid: app for app in others}
-    # The first run of all is nobody else's to make up for: who was not there yet does not know of it.
+    # No process retries the first run of all: later processes do not know about it.
     eventually(lambda: finished(witness))
 
-    def begun() -> list[dict[str, Any]]:
+    def unfinished() -> list[dict[str, Any]]:
         return [run for run in runs(witness) if not run["finished"] and run["pid"] in processes]
 
-    run = eventually(begun)[-1]
+    run = eventually(unfinished)[-1]
     return processes[run["pid"]], run
 
 
-def after(app: App, tick: int, interval: int = INTERVAL) -> dict[str, Any]:
-    """Wait until the tick and two others are done, and return its run."""
+def finished_run(app: App, tick: int, interval: int = INTERVAL) -> dict[str, Any]:
+    """Wait until the tick and the two following ones are finished, and return its run."""
     eventually(lambda: [run for run in finished(app) if run["tick"] >= tick + 2 * interval])
-    check_ticks(app, interval)
+    assert_ticks(app, interval)
     return next(run for run in finished(app) if run["tick"] == tick)
 
 
-def test_another_process_runs_the_tick_of_one_that_is_killed(fleet: Callable[..., list[App]]) -> None:
+def test_another_process_runs_the_tick_of_a_killed_process(fleet: Callable[..., list[App]]) -> None:
     witness, *apps = fleet(4, SAMPLE_JOBS_SECONDS="1.5")
-    victim, run = holder(witness, apps)
+    victim, run = running_job(witness, apps)
     os.kill(victim.pid, signal.SIGKILL)
-    again = after(witness, run["tick"])
+    again = finished_run(witness, run["tick"])
     assert [attempt["pid"] for attempt in again["attempts"]] == [victim.pid, again["pid"]]
     assert again["pid"] != victim.pid
     assert again["token"] > run["token"]
 
 
-def test_a_process_that_is_interrupted_gives_its_lock_back_at_once(fleet: Callable[..., list[App]]) -> None:
+def test_interrupted_process_releases_its_lock_immediately(fleet: Callable[..., list[App]]) -> None:
     witness, *apps = fleet(3, SAMPLE_JOBS_SECONDS="1.5", SAMPLE_LOCK_TTL="120")
-    victim, run = holder(witness, apps)
+    victim, run = running_job(witness, apps)
     os.kill(victim.pid, signal.SIGINT)
     assert victim.popen.wait(30) == 0
-    again = after(witness, run["tick"])
+    again = finished_run(witness, run["tick"])
     assert [attempt["pid"] for attempt in again["attempts"]] == [victim.pid, again["pid"]]
 
 
-def test_a_process_that_was_paused_does_nothing_under_a_lock_that_it_has_lost(fleet: Callable[..., list[App]]) -> None:
+def test_resumed_process_does_nothing_after_losing_its_lock(fleet: Callable[..., list[App]]) -> None:
     witness, *apps = fleet(3, SAMPLE_JOBS_SECONDS="1.5")
-    victim, run = holder(witness, apps)
+    victim, run = running_job(witness, apps)
     os.kill(victim.pid, signal.SIGSTOP)
-    again = after(witness, run["tick"])
+    again = finished_run(witness, run["tick"])
     assert again["pid"] != victim.pid
     os.kill(victim.pid, signal.SIGCONT)
     assert victim.ask("/healthz").status == 200
     time.sleep(2 * INTERVAL)
-    check_ticks(witness)
-    assert again == next(one for one in runs(witness) if one["tick"] == run["tick"])
+    assert_ticks(witness)
+    assert again == next(other for other in runs(witness) if other["tick"] == run["tick"])
 
 
 @pytest.mark.parametrize(("seconds", "ttl", "finisher"), [("2", "6", 0), ("5", "3", 1)], ids=["finishes first", "is cancelled"])
-def test_a_process_that_is_cut_off_from_the_lock_server(
+def test_process_disconnected_from_the_lock_server(
     fleet: Callable[..., list[App]], etcd: Server, seconds: str, ttl: str, finisher: int
 ) -> None:
     slow = {"SAMPLE_JOBS_SECONDS": seconds, "SAMPLE_JOBS_INTERVAL": "6", "SAMPLE_LOCK_TTL": ttl}
     with link(etcd.port) as wire:
         (victim,) = fleet(1, **slow, ETCD_ENDPOINTS=f"http://127.0.0.1:{wire.port}")
-        _, run = holder(victim, [victim])
+        _, run = running_job(victim, [victim])
         wire.pause()
         (witness,) = fleet(1, **slow)
-        again = after(witness, run["tick"], 6)
-        # What was finished and could not be noted in the lock server is tried by the other, and refused.
+        again = finished_run(witness, run["tick"], 6)
+        # A finished run that could not be recorded in the lock server is attempted by the other process, and rejected.
         assert [attempt["pid"] for attempt in again["attempts"]] == [victim.pid, witness.pid]
         assert again["pid"] == again["attempts"][finisher]["pid"]
-        later = [one for one in finished(witness) if one["tick"] > run["tick"]]
-        assert {one["pid"] for one in later} == {witness.pid}
-        victim.wait_for("record of [0-9]+ is not done yet: the lock")
+        later = [other for other in finished(witness) if other["tick"] > run["tick"]]
+        assert {other["pid"] for other in later} == {witness.pid}
+        victim.wait_for("record of [0-9]+ is pending: the lock")
         assert (victim.ask("/documents").status, victim.ask("/readyz").status) == (200, 503)
         wire.resume()
         eventually(lambda: victim.ask("/readyz").status == 200)
 
 
-def test_ticks_that_an_outage_of_the_lock_server_held_up_are_made_up_for(fleet: Callable[..., list[App]], etcd: Server) -> None:
+def test_ticks_delayed_by_an_outage_of_the_lock_server_run_later(fleet: Callable[..., list[App]], etcd: Server) -> None:
     apps = fleet(3)
     eventually(lambda: finished(apps[0]))
     etcd.stop()
@@ -260,11 +260,11 @@ def test_ticks_that_an_outage_of_the_lock_server_held_up_are_made_up_for(fleet: 
     outage = int(time.time())
     etcd.start()
     eventually(lambda: finished(apps[0])[-1]["tick"] > outage)
-    check_ticks(apps[0])
-    apps[0].wait_for("record of [0-9]+ is not done yet: the lock server does not answer")
+    assert_ticks(apps[0])
+    apps[0].wait_for("record of [0-9]+ is pending: the lock server is unavailable")
 
 
-def test_ticks_that_no_process_was_there_for_are_made_up_for(fleet: Callable[..., list[App]]) -> None:
+def test_ticks_missed_while_no_process_ran_run_later(fleet: Callable[..., list[App]]) -> None:
     apps = fleet(2)
     eventually(lambda: finished(apps[0]))
     for app in apps:
@@ -273,10 +273,10 @@ def test_ticks_that_no_process_was_there_for_are_made_up_for(fleet: Callable[...
     (late,) = fleet(1)
     started = int(time.time())
     eventually(lambda: finished(late)[-1]["tick"] > started)
-    check_ticks(late)
+    assert_ticks(late)
 
 
-def test_a_tick_is_tried_again_when_the_database_is_back(fleet: Callable[..., list[App]], mongod: Server) -> None:
+def test_tick_is_retried_when_the_database_recovers(fleet: Callable[..., list[App]], mongod: Server) -> None:
     apps = fleet(2)
     eventually(lambda: finished(apps[0]))
     mongod.stop()
@@ -285,4 +285,4 @@ def test_a_tick_is_tried_again_when_the_database_is_back(fleet: Callable[..., li
     mongod.start()
     eventually(lambda: apps[0].ask("/jobs").status == 200)
     eventually(lambda: finished(apps[0])[-1]["tick"] > outage)
-    check_ticks(apps[0])
+    assert_ticks(apps[0])

@@ -1,4 +1,4 @@
-"""Settings: the command line, the environment, and what is wrong with them."""
+"""Settings: command line, environment, validation."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import pytest
 from sample_app.settings import Settings, SettingsError, read
 
 
-def test_the_command_line_comes_before_the_environment_and_that_before_the_defaults() -> None:
+def test_command_line_overrides_environment_overrides_defaults() -> None:
     environment = {"MONGODB_HOST": "db", "MONGODB_PORT": "27018", "SAMPLE_JOBS": "1", "LOG_HOST": ""}
     settings = read(["--db-host=other", "--proc=2"], environment)
     assert (settings.db_host, settings.db_port, settings.proc, settings.jobs, settings.log_host) == ("other", 27018, 2, True, "")
     assert read([], {}) == Settings()
 
 
-def test_the_lock_server() -> None:
+def test_lock_server_endpoints() -> None:
     assert read([], {}).endpoints == []
     assert read(["--lock-server"], {}).endpoints == ["http://localhost:2379"]
     assert read(["--lock-server", "--lock-server-host=lock", "--lock-server-port=1"], {}).endpoints == ["http://lock:1"]
@@ -26,15 +26,15 @@ def test_the_lock_server() -> None:
         ([], {"MONGODB_PORT": "x"}, "MONGODB_PORT: 'x' is not a number"),
         ([], {"SAMPLE_JOBS": "maybe"}, "SAMPLE_JOBS: 'maybe' is not 1 or 0"),
         ([], {"MONGODB_PORT": "65536"}, "--db-port (MONGODB_PORT): 65536 is not a port: 0 to 65535"),
-        ([], {"SAMPLE_LOCK_TTL": "1"}, "--lock-ttl (SAMPLE_LOCK_TTL): 1 is too small: the least is 2"),
+        ([], {"SAMPLE_LOCK_TTL": "1"}, "--lock-ttl (SAMPLE_LOCK_TTL): 1 is too small: the minimum is 2"),
         ([], {"SAMPLE_ORIGINS": "*"}, "--origins (SAMPLE_ORIGINS): '*' is not a URL such as https://host.example:8443"),
         ([], {"SAMPLE_UPSTREAM": "file:///etc"}, "--upstream (SAMPLE_UPSTREAM): 'file:///etc' is not a URL such as"),
         ([], {"ETCD_ENDPOINTS": "lock:2379"}, "--lock-server-endpoints (ETCD_ENDPOINTS): 'lock:2379' is not a URL such as"),
-        (["--ssl"], {}, "--ssl: goes with both --certificate and --key"),
-        (["--debug", "--proc=2"], {}, "--debug: reloading is for one process, and --proc asks for others"),
+        (["--ssl"], {}, "--ssl: must be used together with --certificate and --key"),
+        (["--debug", "--proc=2"], {}, "--debug: hot reload supports one process only; remove --proc"),
     ],
 )
-def test_what_is_wrong_is_told(arguments: list[str], environment: dict[str, str], message: str) -> None:
+def test_invalid_settings_are_rejected(arguments: list[str], environment: dict[str, str], message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         read(arguments, environment)
     assert str(caught.value).startswith(message)
@@ -46,5 +46,5 @@ def test_secrets_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         read(["--help"], secrets)
     shown = capsys.readouterr().out
-    assert "MONGODB_PASSWORD in the" in shown
+    assert "variable MONGODB_PASSWORD" in shown
     assert "hidden" not in shown

@@ -125,7 +125,7 @@ def test_an_address_that_the_host_does_not_have_is_refused_and_the_exporters_sta
     assert "cannot assign requested address" in output
     assert "cannot listen on 192.0.2.1 port 8406: Cannot assign requested address" in output
     for exporter, port in (("node", NODE), ("nginx", NGINX), ("tornado", TORNADO)):
-        assert f"The files of before are back, and prometheus-{exporter}-exporter runs with them." in output
+        assert f"The previous files were restored, and prometheus-{exporter}-exporter runs with them." in output
         assert names(ask(host, port))
 
 

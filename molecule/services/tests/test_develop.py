@@ -123,7 +123,7 @@ def test_changed_code_is_served_after_moments(machine: Machine, site: Site) -> N
     assert site.get("/healthz").json["status"] == "ok"
     edit(machine.host, "reporting_app/reporting_app/web.py", '"status": "ok"', '"status": "fine"')
     eventually(lambda: site.get("/healthz").json["status"] == "fine", 15)
-    edit(machine.host, "reporting_app/reporting_app/templates/runs.html", "in all", "altogether")
+    edit(machine.host, "reporting_app/reporting_app/templates/runs.html", "in total", "altogether")
     eventually(lambda: b"3 altogether" in site.get("/").body, 15)
     assert processes(machine.host, "reporting_app") == before, "it was not started again from outside"
 

@@ -77,7 +77,7 @@ def test_a_document_is_created_read_changed_and_removed_by_any_host(sites: dict[
     [
         ("POST", "/documents", "{", 400, "the body is not JSON"),
         ("POST", "/documents", '{"text": "no title"}', 400, "title must be"),
-        ("POST", "/documents", '{"title": "x", "author": "y"}', 400, "no other keys than title, text"),
+        ("POST", "/documents", '{"title": "x", "author": "y"}', 400, "unknown key; a document has only title, text"),
         ("GET", "/documents/000000000000000000000000", None, 404, "no such document"),
         ("GET", "/documents/1", None, 404, "Not Found"),
         ("PATCH", "/documents", "{}", 405, "Method Not Allowed"),
@@ -163,7 +163,7 @@ def test_a_password_that_the_database_does_not_take_is_said_and_the_old_release_
     assert status != 0
     assert "failed: [debian12]" in output
     assert re.search(r"did not go live: process [01] answered GET /readyz with 503 within 20 s", output)
-    assert "the database refuses the user of this app: Authentication failed" in output
+    assert "the database rejected the credentials of this app: Authentication failed" in output
     assert "not-the-word" not in output
     assert sites["debian12"].get("/whoami").json["release"] == release
     assert sites["debian12"].get("/documents").status == 200

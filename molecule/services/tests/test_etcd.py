@@ -151,7 +151,7 @@ def test_a_port_that_is_taken_leaves_etcd_as_it_was(host: Host, tmp_path: Path) 
         host.check_output("systemctl stop holder")
     assert status != 0
     assert "127.0.0.2:2379: bind: address already in use" in output
-    assert "The files of before are back, and etcd runs with them." in output
+    assert "The previous files were restored, and etcd runs with them." in output
     assert host.check_output("cat /etc/default/etcd") == before
     says(host, "endpoint", "health", url=SINGLE, user="")
 

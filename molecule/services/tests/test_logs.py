@@ -260,8 +260,8 @@ def test_a_port_that_is_taken_leaves_the_log_server_as_it_was(site: Site, db: Ho
     finally:
         db.check_output("systemctl stop holder")
     assert status != 0
-    assert "rsyslog: it did not get UDP port 5514" in output
-    assert "The files of before are back, and rsyslog runs with them." in output
+    assert "rsyslog: it did not bind UDP port 5514" in output
+    assert "The previous files were restored, and rsyslog runs with them." in output
     heard = ask(site, "/nowhere")
     eventually(lambda: received(db, "debian12", heard))
 

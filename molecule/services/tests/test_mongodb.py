@@ -174,7 +174,7 @@ def test_users_come_change_and_go_while_mongod_serves(db: Host, tmp_path: Path) 
         assert client(db, ("admin", "another-one", "admin")).list_database_names()
         output = done(provision(tmp_path, "db", mongodb_users=users, mongodb_admin_password="another-one"))
         assert "changed=0" in output
-        assert "mongodb_users: does not have the user by_hand of notes: read@notes" in output
+        assert "mongodb_users: does not list the user by_hand of notes: read@notes" in output
     with client(db, ("admin", "another-one", "admin")) as admin:
         admin.notes.written.drop()
     with writing(db, ("notes", "another-one", "notes")):
@@ -209,7 +209,7 @@ def test_what_is_wrong_in_the_inventory_is_said_at_once_and_changes_nothing(db: 
     output = refused(tmp_path, db, mongodb_settings=settings)
     assert "Unrecognized option: storage.wiredTiger.engineConfig.cacheSizeGb" in output
     assert "mongodb_settings is refused" in output or "/etc/mongodb was not changed" in output
-    assert re.search(r"mongodb_port: 22 of db is taken by (sshd|systemd|another)", refused(tmp_path, db, mongodb_port=22))
+    assert re.search(r"mongodb_port: 22 on db is in use by (sshd|systemd|another)", refused(tmp_path, db, mongodb_port=22))
     output = refused(tmp_path, db, mongodb_addresses=["192.0.2.1"], mongodb_open_files=64000)
     assert "mongodb_addresses: mongod cannot listen on 192.0.2.1" in output
     assert "mongodb_open_files: 64000 is more than this host gives" in output
@@ -220,7 +220,7 @@ def test_a_host_with_data_does_not_lose_them_to_those_of_a_set(db: Host, tmp_pat
     client(db).notes.things.insert_one({"_id": 1})
     wanted = {"name": "rs0", "members": ["other", "db"], "key": "bm90LWZvci1vdGhlcnM="}
     output = refused(tmp_path, db, mongodb_replica_set=wanted)
-    assert "mongodb_replica_set.members: db:27017 has databases of its own, notes, and would lose them" in output
+    assert "mongodb_replica_set.members: db:27017 has databases, notes, and would lose them" in output
     assert client(db).notes.things.find_one({"_id": 1})
 
 
@@ -240,7 +240,7 @@ def test_a_setting_that_only_a_start_refuses_is_taken_back(db: Host, tmp_path: P
     settings = VARIABLES["mongodb_settings"] | {"storage": {"directoryPerDB": True}}
     output = refused(tmp_path, db, mongodb_settings=settings)
     assert "directoryPerDB" in output
-    assert "The files of before are back, and mongod runs with them" in output
+    assert "The previous files were restored, and mongod runs with them" in output
 
 
 def test_an_administrators_password_that_nobody_knows_is_an_error(db: Host, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_an_administrators_password_that_nobody_knows_is_an_error(db: Host, tmp_
         output = refused(tmp_path, db, mongodb_admin_password="another-one")
     finally:
         db.check_output("mv /root/kept /etc/mongodb/admin.password")
-    assert "mongodb_admin_password: mongod at 127.0.0.1:27017 refuses it for the user admin" in output
+    assert "mongodb_admin_password: mongod at 127.0.0.1:27017 rejects it for the user admin" in output
     assert pid(db) == before
 
 
@@ -337,7 +337,7 @@ def test_backup_destroy_restore(db: Host, tmp_path: Path) -> None:
 
     status, output = run_playbook("playbooks/restore.yml", "db", "-e", "mongodb=latest")
     assert status != 0
-    assert "there are data in notes" in output
+    assert "there is data in notes" in output
     assert client(db).notes.things.count_documents({}) == 2501
     done(run_playbook("playbooks/restore.yml", "db", "-e", "mongodb=latest", "-e", "host=db", "-e", "force=true"))
     assert contents(db) == before
@@ -492,7 +492,7 @@ def test_a_key_that_the_other_members_do_not_have_is_refused(members: dict[str, 
     before = pid(members["lock"])
     status, output = provision(tmp_path, "lock", **variables)
     assert status != 0
-    assert "mongodb_replica_set.key: is another one than that by which" in output
+    assert "mongodb_replica_set.key: differs from the key that this host shares with" in output
     assert members["lock"].check_output("cat /etc/mongodb/replica-set.key") == "bm90LWZvci1vdGhlcnM="
     assert pid(members["lock"]) == before
 

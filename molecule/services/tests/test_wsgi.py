@@ -134,7 +134,7 @@ def test_the_first_app_has_the_site_and_reads_from_the_second_which_has_a_path_o
     assert site.get("/api/runs?status=failed").json["total"] == 1
     page = site.get("/").body.decode()
     assert "<title>Sequencing runs</title>" in page
-    assert "3 in all" in page
+    assert "3 in total" in page
     assert "<dt>Status</dt><dd>failed</dd>" in site.get("/runs/160708_E00306").body.decode()
     assert site.get("/runs/none").status == 404
     assert site.get("/static/style.css").headers["content-type"] == "text/css"
@@ -211,12 +211,12 @@ def test_more_slow_requests_than_threads_wait_and_none_fails(site: Site) -> None
 def test_an_exception_is_logged_with_app_and_process_and_told_to_nobody(host: Host, site: Site) -> None:
     answer = site.get("/api/fail")
     assert (answer.status, answer.json["error"]["status"]) == (500, 500)
-    assert b"asked to fail" not in answer.body
+    assert b"intentional failure" not in answer.body
     lines = logged(host, "rest_api", answer)
     assert all(re.search(r"Z (ERROR|WARNI|INFO) .* \[rest_api [ab]/0 [0-9a-f]{12} pid \d+\] ", line) for line in lines), lines
     assert any("rest_api.web [" in line and "Exception on /api/fail [GET]" in line for line in lines)
     assert any("tornado.access [" in line and "500 GET /api/fail" in line for line in lines), "formatted the same way"
-    assert "\n    RuntimeError: asked to fail" in log(host, "rest_api"), "the traceback, as a part of the line"
+    assert "\n    RuntimeError: intentional failure" in log(host, "rest_api"), "the traceback, as a part of the line"
 
 
 @pytest.mark.parametrize(

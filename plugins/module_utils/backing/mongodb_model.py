@@ -1,4 +1,4 @@
-"""What the variables of the role mongodb may hold, and what mongod and its users are then like."""
+"""The variables of the role mongodb: their validation, and the configuration, users and replica set derived from them."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Annotated, Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import Hidden, InvalidDataError, Pattern, Range, parse
 
-#: The user that the role makes first and logs in as, in the database ``admin``.
+#: The administrator, defined in the database ``admin``, which the role creates first and logs in as.
 ADMIN = "admin"
 
-#: Where mongod's files are. The data are in a directory of their own, which takes its place only when it has an administrator.
+#: Files of mongod. The data directory is renamed to its final path only once the data has an administrator.
 CONFIG = "/etc/mongodb/mongod.conf"
 KEY_FILE = "/etc/mongodb/replica-set.key"
 DATA = "/var/lib/mongodb/data"
 LOG = "/var/log/mongodb/mongod.log"
 PID_FILE = "/run/mongodb/mongod.pid"
 
-#: Listens on every IPv4 address, so that no other may be named.
+#: Any IPv4 address; other addresses must not be bound in addition.
 ANY_ADDRESS = str(ipaddress.IPv4Address(0))
 LOOPBACK = "127.0.0.1"
 
-#: A host of a replica set: name or IPv4 address, and maybe a port.
-MEMBER = Pattern(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?", "a host's name or IPv4 address, and its port unless that is mongodb_port")
+#: A member of a replica set: host name or IPv4 address, optionally with a port.
+MEMBER = Pattern(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?", "a host name or IPv4 address, with its port unless that is mongodb_port")
 
 NAME = Pattern(r"[^\x00-\x1f/\\. \"$*<>:|?]{1,63}", "a name without blanks, dots, slashes, quotes or any of $*<>:|?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where mongod is from."""
+    """Source of the mongod program."""
 
     EXACTLY_ONE = ("series", "archive")
 
@@ -43,23 +43,23 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class User:
-    """A user of a database: ``roles`` are those of ``database`` itself, or ``role@other``."""
+    """A user of a database, with roles in ``database``, or in another one as ``role@other``."""
 
-    password: Annotated[str, Hidden(), Pattern(r".+", "a text that is not empty")]
+    password: Annotated[str, Hidden(), Pattern(r".+", "a non-empty string")]
     database: Annotated[str, NAME]
     roles: Annotated[list[str], Pattern(r"[A-Za-z]\w*(@[^@\s]+)?", "a role, or role@database")] = field(
         default_factory=lambda: ["readWrite"]
     )
 
     def grants(self) -> list[dict[str, str]]:
-        """Return the roles as MongoDB writes them."""
-        pairs = ((role, other or self.database) for role, _at, other in (one.partition("@") for one in self.roles))
+        """Return the roles in the format of MongoDB."""
+        pairs = ((role, other or self.database) for role, _at, other in (text.partition("@") for text in self.roles))
         return [{"role": role, "db": database} for role, database in pairs]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaSet:
-    """A replica set: the hosts, and the secret by which they know each other."""
+    """A replica set: its members, and the shared key that authenticates them."""
 
     name: Annotated[str, Pattern(r"[A-Za-z0-9_-]{1,64}", "letters, digits, - and _")]
     members: Annotated[list[str], MEMBER]
@@ -74,7 +74,7 @@ class Variables:
     addresses: Annotated[list[str], Pattern(r"[0-9A-Za-z.:_-]+", "a name or an address of this host")]
     port: Annotated[int, Range(1, 65535)]
     open_files: Annotated[int, Range(1024, 1_000_000_000)]
-    admin_password: Annotated[str, Hidden(), Pattern(r".+", "a text that is not empty")]
+    admin_password: Annotated[str, Hidden(), Pattern(r".+", "a non-empty string")]
     users: dict[str, User]
     replica_set: ReplicaSet | None
     member: Annotated[str, MEMBER]
@@ -82,36 +82,38 @@ class Variables:
     backup_keep: Annotated[int, Range(1, 10_000)]
 
     def problems(self) -> Iterator[str]:
-        """Yield what no single key is wrong about."""
-        yield from (f"mongodb_settings.{key}: is set by {name}" for key, name in _taken(self.settings))
+        """Yield the contradictions between keys."""
+        yield from (f"mongodb_settings.{key}: is set by {name}" for key, name in _reserved_settings(self.settings))
         for name, user in self.users.items():
             if violation := NAME.violation(name):
                 yield f"mongodb_users.{name}: {violation}"
             if (name, user.database) == (ADMIN, "admin"):
-                yield f"mongodb_users.{name}: is made from mongodb_admin_password; choose another name"
+                yield f"mongodb_users.{name}: is created from mongodb_admin_password; choose another name"
         if not self.replica_set:
             return
         members = self.members()
         if self._address(self.member) not in members:
-            yield f"mongodb_replica_set.members: must have this host, {self._address(self.member)} (mongodb_member)"
-        yield from (f"mongodb_replica_set.members: has {one} twice" for one in sorted(set(members)) if members.count(one) > 1)
+            yield f"mongodb_replica_set.members: must include this host, {self._address(self.member)} (mongodb_member)"
+        yield from (
+            f"mongodb_replica_set.members: lists {member} twice" for member in sorted(set(members)) if members.count(member) > 1
+        )
         if len(members) > 1 and set(self.addresses) <= {LOOPBACK, "localhost"}:
-            yield "mongodb_addresses: must have one that the other members reach"
+            yield "mongodb_addresses: must include an address that the other members can reach"
 
     def members(self) -> list[str]:
         """Return the members of the replica set, each with its port."""
-        return [self._address(one) for one in self.replica_set.members] if self.replica_set else []
+        return [self._address(member) for member in self.replica_set.members] if self.replica_set else []
 
     def _address(self, member: str) -> str:
         return member if ":" in member else f"{member}:{self.port}"
 
     def bound(self) -> list[str]:
-        """Return the addresses that mongod binds: those named, and this host's own, by which it is looked after."""
-        others = [one for one in self.addresses if one not in {LOOPBACK, "localhost"}]
+        """Return the addresses that mongod binds: the listed ones, and the loopback address, over which it is managed."""
+        others = [address for address in self.addresses if address not in {LOOPBACK, "localhost"}]
         return [ANY_ADDRESS] if ANY_ADDRESS in others else [LOOPBACK, *others]
 
     def configuration(self) -> dict[str, Any]:
-        """Return mongod's configuration file."""
+        """Return the configuration file of mongod."""
         bound = self.bound()
         own: dict[str, Any] = {
             "net": {"bindIp": ",".join(bound), "port": self.port, "unixDomainSocket": {"enabled": False}},
@@ -119,10 +121,10 @@ class Variables:
             "storage": {"dbPath": DATA},
             "systemLog": {"destination": "file", "path": LOG, "logAppend": True, "logRotate": "reopen"},
             "processManagement": {"fork": True, "pidFilePath": PID_FILE},
-            # Without it, whoever comes first to data that have lost their users would be the administrator.
+            # Otherwise the first client of data without users could create itself an administrator.
             "setParameter": {"enableLocalhostAuthBypass": False},
         }
-        if any(":" in one for one in bound):
+        if any(":" in address for address in bound):
             own["net"]["ipv6"] = True
         if self.replica_set:
             own["security"]["keyFile"] = KEY_FILE
@@ -130,8 +132,8 @@ class Variables:
         return _merged(own, self.settings)
 
 
-#: Settings that follow from other variables, or from how the role runs mongod.
-_OWN = {
+#: Settings that are reserved, by the variable that defines them, or the role.
+_RESERVED = {
     "net.bindIp": "mongodb_addresses",
     "net.bindIpAll": "mongodb_addresses",
     "net.port": "mongodb_port",
@@ -151,14 +153,14 @@ _OWN = {
 
 
 def plan(variables: Mapping[str, object]) -> dict[str, Any]:
-    """Return what the role needs, made from its variables (without their prefix).
+    """Validate the variables of the role (without their prefix), and return the values for its tasks.
 
-    :raises InvalidDataError: with every mistake, each with the path of the variable.
+    :raises InvalidDataError: with all problems, each with the path of the variable.
     """
     try:
         server = parse(Variables, variables, "mongodb")
     except InvalidDataError as error:
-        raise InvalidDataError([f"mongodb_{one.removeprefix('mongodb.')}" for one in error.problems]) from error
+        raise InvalidDataError([f"mongodb_{problem.removeprefix('mongodb.')}" for problem in error.problems]) from error
     if problems := list(server.problems()):
         raise InvalidDataError(problems)
     return {
@@ -174,11 +176,13 @@ def plan(variables: Mapping[str, object]) -> dict[str, Any]:
 
 
 def bootstrap_configuration(configuration: Mapping[str, Any], data: str, socket: str) -> dict[str, Any]:
-    """Return how mongod runs to get its administrator: on new data, and reached by one unix socket alone.
+    """Return the configuration of mongod for the bootstrap: with new data, and reachable over a single Unix socket only.
 
-    What decides how data are laid out (``storage``) is as it will be; what others are let in by is left out.
+    Settings of ``storage``, which determine the layout of the data, are preserved; settings about access are omitted.
     """
-    parameters = {k: v for k, v in configuration.get("setParameter", {}).items() if k != "enableLocalhostAuthBypass"}
+    parameters = {
+        name: value for name, value in configuration.get("setParameter", {}).items() if name != "enableLocalhostAuthBypass"
+    }
     return {
         "storage": {**configuration["storage"], "dbPath": data},
         "security": {"authorization": "enabled"},
@@ -195,11 +199,11 @@ def _merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _taken(settings: Mapping[str, object], path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the settings that are not the user's to make, with what makes them."""
+def _reserved_settings(settings: Mapping[str, object], path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the reserved settings among ``settings``, with the variable that defines them."""
     for key, value in settings.items():
-        where = f"{path}{key}"
-        if where in _OWN:
-            yield where, _OWN[where]
+        full = f"{path}{key}"
+        if full in _RESERVED:
+            yield full, _RESERVED[full]
         elif isinstance(value, Mapping):
-            yield from _taken(value, f"{where}.")
+            yield from _reserved_settings(value, f"{full}.")

@@ -1,4 +1,4 @@
-"""mongod on a host: what can be seen before it is started, its first administrator, and what the host remembers of that one."""
+"""mongod on this host: checks before it is started, the bootstrap of its administrator, and the stored administrator password."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_cli
     INTERVAL,
     MongodbError,
     connect,
-    explained,
     hello,
+    wrap_errors,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_model import (
     ADMIN,
@@ -31,39 +31,40 @@ from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_mod
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc, sockets
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, run
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import File, FileSet, FileSetError, converge
 
 SERVICE = "mongod"
 
-#: The user and group that mongod runs as.
+#: User and group of mongod.
 USER = "mongodb"
 
-#: The administrator's password, for backups and for the role itself when the inventory has a new one. Root's alone.
+#: The administrator password, for backups and for password changes by the role. Readable by root only.
 PASSWORD_FILE = Path("/etc/mongodb/admin.password")
 
-#: The mongod that makes the administrator: a transient unit, which systemd ends when nobody else does.
-BOOTSTRAP = "mongod-bootstrap"
-BOOTSTRAP_SECONDS = 60
+#: The transient unit of mongod that creates the administrator, and its timeout; systemd stops it after twice that time.
+BOOTSTRAP_UNIT = "mongod-bootstrap"
+BOOTSTRAP_TIMEOUT = 60
 
-#: Its configuration. What root writes is never where mongod could put a link to something else.
+#: Its configuration. Root writes no file where mongod could plant a link.
 BOOTSTRAP_CONFIG = Path(CONFIG).with_name("bootstrap.conf")
 
 
-def remembered_password() -> str:
-    """Return the administrator's password that this host was last given, or nothing."""
+def stored_password() -> str:
+    """Return the administrator password stored on this host, or an empty string."""
     return PASSWORD_FILE.read_text() if PASSWORD_FILE.exists() else ""
 
 
-def remember_password(password: str, *, check_mode: bool = False) -> bool:
-    """Write the administrator's password where root finds it; return whether it is another one."""
+def store_password(password: str, *, check_mode: bool = False) -> bool:
+    """Store the administrator password for root; return whether it has changed."""
     file = File(str(PASSWORD_FILE), password.encode(), mode=0o600, secret=True)
     return converge(FileSet(Path("/"), [file]), check_mode=check_mode).changed
 
 
 def address_problems(addresses: Sequence[str], port: int) -> Iterator[str]:
-    """Yield why mongod could not listen there, which only the host knows; what it listens on already is no problem."""
+    """Yield the reasons why mongod could not listen on the addresses; those it listens on already are accepted."""
     pid = systemd.query(SERVICE).main_pid
     for address in addresses:
         try:
@@ -82,28 +83,28 @@ def address_problems(addresses: Sequence[str], port: int) -> Iterator[str]:
                     continue
                 numeric = str(target[0]).partition("%")[0]
                 if not pid or not sockets.listener_pid((numeric, port), pid):
-                    yield f"mongodb_port: {port} of {address} is taken by {_holder(numeric, port)}"
+                    yield f"mongodb_port: {port} on {address} is in use by {_port_holder(numeric, port)}"
 
 
-def was_alone() -> bool:
-    """Say whether mongod has been in no replica set so far, as its configuration has it."""
+def is_standalone() -> bool:
+    """Return whether mongod is configured without a replica set so far."""
     config = Path(CONFIG)
     return config.exists() and "replSetName" not in config.read_text()
 
 
-def has_other_key(key: str) -> bool:
-    """Say whether the members of this host's set know each other by another key."""
+def differs_from_key(key: str) -> bool:
+    """Return whether this host authenticates to its replica set with a different key."""
     file = Path(KEY_FILE)
     return bool(key) and file.exists() and file.read_text().strip() != key
 
 
 def limit_problems(open_files: int) -> list[str]:
-    """Return why mongod could not hold so many files open."""
+    """Return the reasons why mongod could not have this number of open files."""
     problem = Capacity.of_host().problem(open_files)
     return [problem.replace("limits_open_files", "mongodb_open_files")] if problem else []
 
 
-def _holder(address: str, port: int) -> str:
+def _port_holder(address: str, port: int) -> str:
     for pid in proc.pids():
         if sockets.listener_pid((address, port), pid) == pid:
             with contextlib.suppress(OSError):
@@ -113,10 +114,10 @@ def _holder(address: str, port: int) -> str:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """The making of the first administrator, on new data and out of everybody's reach.
+    """Creation of new data with an administrator, before mongod is reachable.
 
-    mongod runs for it on a directory of its own, with one unix socket in a directory that only root and mongod can enter, and no
-    other address. The data take their place by a rename once the administrator is in them.
+    mongod runs on a temporary directory and listens only on a Unix socket in a directory that root and mongod can enter. The
+    data is renamed to its final path once it has the administrator.
     """
 
     program: str
@@ -125,63 +126,69 @@ class Bootstrap:
     data: Path = Path(DATA)
 
     def needed(self) -> bool:
-        """Say whether there are no data yet."""
+        """Return whether mongod has no data yet."""
         return not (self.data / "WiredTiger").exists()
 
     def run(self) -> None:
-        """Make the data.
+        """Create the data.
 
-        :raises MongodbError: when mongod does not start on them, in its words; there are none then, as before.
+        :raises MongodbError: if mongod does not start, with its errors; no data is created then.
         """
         if systemd.query(SERVICE).active:
             raise MongodbError(f"mongod is running but {self.data} has no data: `systemctl stop {SERVICE}`, then run this again")
         new = self.data.with_name(".new")
-        directory = Path("/run") / BOOTSTRAP
+        directory = Path("/run") / BOOTSTRAP_UNIT
         try:
-            run(["systemctl", "stop", BOOTSTRAP], check=False)  # of a run that was cut off
+            run(["systemctl", "stop", BOOTSTRAP_UNIT], check=False)  # left by an interrupted run
             shutil.rmtree(new, ignore_errors=True)
             self.data.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _give(self.data.parent)
-            make_directory(new)
-            written = bootstrap_configuration(self.configuration, str(new), str(directory / "mongod.sock"))
-            file = File(str(BOOTSTRAP_CONFIG), json.dumps(written).encode(), mode=0o640, group=USER, secret=True)
+            _set_owner(self.data.parent)
+            create_directory(new)
+            configuration = bootstrap_configuration(self.configuration, str(new), str(directory / "mongod.sock"))
+            file = File(str(BOOTSTRAP_CONFIG), json.dumps(configuration).encode(), mode=0o640, group=USER, secret=True)
             converge(FileSet(Path("/"), [file]))
-            began = time.time()
-            properties = {"User": USER, "Group": USER, "RuntimeDirectory": BOOTSTRAP, "RuntimeDirectoryMode": "0700"}
-            properties["RuntimeMaxSec"] = str(2 * BOOTSTRAP_SECONDS)
+            started = time.time()
+            properties = {"User": USER, "Group": USER, "RuntimeDirectory": BOOTSTRAP_UNIT, "RuntimeDirectoryMode": "0700"}
+            properties["RuntimeMaxSec"] = str(2 * BOOTSTRAP_TIMEOUT)
             options = [f"--property={name}={value}" for name, value in properties.items()]
-            unit = ["systemd-run", "--quiet", "--collect", f"--unit={BOOTSTRAP}", "--service-type=exec", *options]
+            unit = ["systemd-run", "--quiet", "--collect", f"--unit={BOOTSTRAP_UNIT}", "--service-type=exec", *options]
             run([*unit, self.program, "--config", str(BOOTSTRAP_CONFIG)])
-            self._make_administrator(directory / "mongod.sock", began)
-            run(["systemctl", "stop", BOOTSTRAP])
+            self._create_administrator(directory / "mongod.sock", started)
+            run(["systemctl", "stop", BOOTSTRAP_UNIT])
             new.rename(self.data)
         except (OSError, CommandError, FileSetError) as error:
-            raise MongodbError(f"mongod's first data cannot be made: {error}") from error
+            raise MongodbError(f"the initial data of mongod cannot be created: {error}") from error
         finally:
-            run(["systemctl", "stop", BOOTSTRAP], check=False)
+            run(["systemctl", "stop", BOOTSTRAP_UNIT], check=False)
             BOOTSTRAP_CONFIG.unlink(missing_ok=True)
             shutil.rmtree(new, ignore_errors=True)
 
-    def _make_administrator(self, path: Path, began: float) -> None:
-        give_up = time.monotonic() + BOOTSTRAP_SECONDS
+    def _create_administrator(self, path: Path, started: float) -> None:
+        deadline = Deadline(BOOTSTRAP_TIMEOUT)
         while True:
             try:
                 hello(str(path), seconds=1.0)
                 break
             except MongodbError as error:
-                if not systemd.query(BOOTSTRAP).active:
-                    said = run(["journalctl", f"--unit={BOOTSTRAP}", f"--since=@{began - 1:.0f}", "--output=cat", "--no-pager"])
-                    words = f"mongodb_settings: mongod does not start with new data:\n{last_errors(said.output)}"
-                    raise MongodbError(words) from error
-                if time.monotonic() > give_up:
+                if not systemd.query(BOOTSTRAP_UNIT).active:
+                    journal = [
+                        "journalctl",
+                        f"--unit={BOOTSTRAP_UNIT}",
+                        f"--since=@{started - 1:.0f}",
+                        "--output=cat",
+                        "--no-pager",
+                    ]
+                    reason = last_errors(run(journal).output)
+                    raise MongodbError(f"mongodb_settings: mongod does not start with new data:\n{reason}") from error
+                if deadline.expired:
                     raise
             time.sleep(INTERVAL)
-        with explained("the administrator cannot be made"), contextlib.closing(connect(str(path))) as client:
+        with wrap_errors("the administrator cannot be created"), contextlib.closing(connect(str(path))) as client:
             client.admin.command("createUser", ADMIN, pwd=self.password, roles=["root"])
 
 
 def last_errors(log: str, count: int = 5) -> str:
-    """Return the last errors in mongod's log, a line each; its last lines if there are none."""
+    """Return the last errors in a log of mongod, one per line, or its last lines if there are none."""
     errors = []
     for line in log.splitlines():
         try:
@@ -193,16 +200,16 @@ def last_errors(log: str, count: int = 5) -> str:
     return "\n".join((errors or log.splitlines())[-count:])
 
 
-def make_directory(path: Path) -> None:
-    """Make a directory for mongod where mongod itself may have put something else, such as a link to what is not its own.
+def create_directory(path: Path) -> None:
+    """Create a directory for mongod in a directory where mongod itself could have planted a link.
 
-    :raises OSError: when something is there.
+    :raises OSError: if the path exists.
     """
     path.mkdir(mode=0o700)
-    _give(path)
+    _set_owner(path)
 
 
-def _give(path: Path) -> None:
+def _set_owner(path: Path) -> None:
     user = pwd.getpwnam(USER)
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:

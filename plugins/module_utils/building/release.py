@@ -170,7 +170,7 @@ def _provide_source(layout: Layout, app: App, planned: ReleaseManifest, archive:
     builder.make_directory(source)
     if app.source.git is not None:
         git_key, commit = f"{key}.git", planned.revision
-        git.export_commit(layout, app, commit, lambda stream, place: unpack(builder, stream, source, git_key, subdirectory=place))
+        git.export_commit(layout, app, commit, lambda stream, path: unpack(builder, stream, source, git_key, subdirectory=path))
     elif app.source.archive is not None:
         fetched = source.with_name("source.archive")
         if archive is None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import ipaddress
 import re
@@ -162,21 +163,19 @@ def closest_match(word: str, candidates: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)), None)
 
 
-def _fields(schema: type) -> Iterator[tuple[dataclasses.Field[Any], Any, tuple[Any, ...]]]:
-    """Yield each field of ``schema`` with its bare type and the rules that ``Annotated`` adds.
+@functools.cache
+def _fields(schema: type) -> list[tuple[dataclasses.Field[Any], Any, tuple[Any, ...]]]:
+    """Return each field of ``schema`` with its bare type and the rules that ``Annotated`` adds.
 
     Fields with ``metadata={"internal": True}`` cannot be set by data.
     """
-    hints = get_type_hints(schema, include_extras=True)
+    hints, found = get_type_hints(schema, include_extras=True), []
     for field in sorted(dataclasses.fields(schema), key=lambda field: field.name not in inspect.get_annotations(schema)):
-        if field.metadata.get("internal"):
-            continue
-        annotation = hints[field.name]
-        if get_origin(annotation) is Annotated:
-            bare, *rules = get_args(annotation)
-            yield field, bare, tuple(rules)
-        else:
-            yield field, annotation, ()
+        if not field.metadata.get("internal"):
+            annotation = hints[field.name]
+            bare, *rules = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+            found.append((field, bare, tuple(rules)))
+    return found
 
 
 def _nested(annotation: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -217,7 +217,7 @@ def _remove(table: Table) -> None:
         run(["systemctl", "disable", "--now", f"{UNIT}.service"])
     if loaded_fingerprint():
         run(["nft", "delete", "table", *firewall.TABLE.split()])
-    file_set.Swap(table.files.changes()).make()
+    file_set.Transaction(table.files.changes()).apply()
     for directory in (FILE.parent, DROP_IN.parent):
         with contextlib.suppress(OSError):  # it is not empty or does not exist
             directory.rmdir()

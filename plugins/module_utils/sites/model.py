@@ -150,8 +150,8 @@ class Maintenance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SiteOptions:
-    """The options that a site of the nginx role and an app share."""
+class Domains:
+    """The domain names of a site of nginx, an app or a HAProxy backend."""
 
     domains: Annotated[
         list[str],
@@ -161,6 +161,12 @@ class SiteOptions:
     aliases: Annotated[list[str], Doc("Domain names that redirect to the first of C(domains)."), DOMAIN] = field(
         default_factory=list
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteOptions(Domains):
+    """The options that a site of the nginx role and an app share."""
+
     upload_size: Annotated[str, Doc("Maximum size of a request body, for nginx and the runner."), _SIZE] = "50m"
     read_timeout: Annotated[int, Doc("Seconds that the app may send nothing, on websockets too."), _SECONDS] = 200
     paths: Annotated[

@@ -6,9 +6,8 @@ HAProxy backends and apps share the rules on domains, aliases, headers and paths
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import (
     InvalidDataError,
@@ -21,6 +20,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import 
     MOUNT_URL,
     NAME,
     OWN_URL,
+    Domains,
     Limits,
     Mount,
     NginxOptions,
@@ -32,18 +32,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import 
 
 #: A path as written in a location of nginx, which compares it with the normalized path of a request.
 _LOCATION_PATH = re.compile(r"/((?!\.{1,2}(/|$))[A-Za-z0-9._~-]+(/|$))*")
-
-
-class Domains(Protocol):
-    """The domain names of a site, an app or a HAProxy backend."""
-
-    @property
-    def domains(self) -> Sequence[str]:
-        """Names that it serves; it is the default for all other names if empty."""
-
-    @property
-    def aliases(self) -> Sequence[str]:
-        """Names that redirect to the first of ``domains``."""
 
 
 @dataclass(frozen=True)

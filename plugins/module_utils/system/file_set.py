@@ -1,8 +1,7 @@
-"""A set of files that a service reads as a whole: compare, check a staged copy, swap, and go back if it does not work.
+"""Files that a service reads as a whole: comparison with the desired state, validation, atomic replacement and rollback.
 
-The order is the point. Nothing that is live changes before the daemon's own checker has accepted a copy of everything
-with the new files in it; each file is then replaced by a rename, so no reader ever sees half of one; and the files of
-before come back when the service does not take the new ones.
+No live file changes before the daemon's own checker has accepted a staged copy of all of them. Each file is then replaced by a
+rename, so readers never see partial content, and the previous files are restored if the service does not start with the new ones.
 """
 
 from __future__ import annotations
@@ -22,26 +21,27 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core import atomic
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, last_lines, run
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import Pattern, parse_each
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 
-#: Below these a changed file is a unit's: systemd has to read it again, the service itself does not.
+#: Directories of unit files, which systemd must reload instead of the service.
 UNIT_DIRECTORIES = (Path("/etc/systemd/system"),)
 
 _DIFF_BYTES = 1 << 20
 
 
 class FileSetError(Exception):
-    """The set is wrong, was refused by its check or did not work. The message says what was left as it was."""
+    """The files are invalid, were rejected by the check or broke the service. The message says what was not changed."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A file as it has to be; of a symbolic link (``is_link``) the content is its target, as `os.readlink` gives it.
+    """Desired state of a file; the content of a symbolic link (``is_link``) is its target.
 
-    ``label`` names the variable it was made from, for messages about it. ``needs`` are files elsewhere that the check of the
-    daemon reads because of it.
+    ``label`` names the variable that it is generated from, for messages. ``needs`` are other files that the check of the daemon
+    reads because of it.
     """
 
     path: str
@@ -57,7 +57,7 @@ class File:
 
 @dataclass(frozen=True)
 class FileState:
-    """What tells of a file or symbolic link whether it is right; the digest is a keyed one of its content, or of its target."""
+    """State of a file or symbolic link for comparison; the digest is a keyed hash of its content or target."""
 
     digest: str
     is_link: bool
@@ -69,7 +69,7 @@ class FileState:
 
 @dataclass(frozen=True)
 class ExistingFile:
-    """A file or symbolic link as it was found, complete enough to be put back."""
+    """A file or symbolic link on the host, with all that is needed to restore it."""
 
     content: bytes
     is_link: bool
@@ -80,9 +80,9 @@ class ExistingFile:
 
     @classmethod
     def at(cls, path: Path) -> ExistingFile | None:
-        """Return what is at ``path``, or ``None`` if nothing is.
+        """Return the file at ``path``; None if it does not exist.
 
-        :raises FileSetError: when that is a directory or a device.
+        :raises FileSetError: if it is of another type, such as a directory.
         """
         try:
             found = path.lstat()
@@ -90,45 +90,45 @@ class ExistingFile:
             return None
         is_link = stat.S_ISLNK(found.st_mode)
         if not is_link and not stat.S_ISREG(found.st_mode):
-            raise FileSetError(f"{path} is neither a file nor a symbolic link: move it away first")
+            raise FileSetError(f"{path} is not a file or symbolic link: move it away first")
         content = os.fsencode(path.readlink()) if is_link else path.read_bytes()
         return cls(content, is_link, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns)
 
     def state(self, key: bytes = b"") -> FileState:
-        """Return what tells whether it is right, to who has the ``key`` of at most 64 bytes."""
+        """Return the state for comparison, with a digest by ``key``, which has at most 64 bytes."""
         owner, group = _user(self.uid), _group(self.gid)
         return FileState(_digest(self.content, key), self.is_link, self.mode, owner, group, self.mtime_ns / 1e9)
 
 
 @dataclass(frozen=True)
 class Change:
-    """One file that is not as it has to be: ``after`` is ``None`` when it has to go."""
+    """A file that differs from the desired state; ``after`` is None if it must be removed."""
 
     path: Path
     before: ExistingFile | None
     after: File | None
 
     def diff(self) -> dict[str, str]:
-        """Return the change as Ansible's ``--diff`` shows it; of what fewer might read before than after only that it changes."""
+        """Return the change for Ansible's ``--diff``; without contents if it is secret or becomes readable by more users."""
         before, after = self.before, self.after
-        kept = before is not None and not before.mode & 0o004 and (after is None or bool(after.mode & 0o004))
-        secret = kept or (after is not None and after.secret)
+        was_private = before is not None and not before.mode & 0o004 and (after is None or bool(after.mode & 0o004))
+        secret = was_private or (after is not None and after.secret)
         header = {"before_header": str(self.path), "after_header": str(self.path)}
         if secret:
             return {**header, "before": "(secret)\n" if before else "", "after": "(secret, changed)\n" if after else ""}
-        old = _shown(before.content) if before else ""
-        new = _shown(after.content) if after else ""
+        old = _diff_text(before.content) if before else ""
+        new = _diff_text(after.content) if after else ""
         if before and after and old == new:
-            old = f"{_kind(before)}, mode {before.mode:04o}, owner {before.uid}, group {before.gid}\n"
+            old = f"{'link' if before.is_link else 'file'}, mode {before.mode:04o}, owner {before.uid}, group {before.gid}\n"
             new = f"file, mode {after.mode:04o}, owner {after.owner}, group {after.group}\n"
         return {**header, "before": old, "after": new}
 
 
 @dataclass(frozen=True)
 class FileSet:
-    """Files below ``root`` (absolute paths: elsewhere), and what must not be there.
+    """Desired files below ``root``, or elsewhere if their paths are absolute, and files that must not exist.
 
-    ``owns`` are globs: what they match and ``files`` does not name is removed. ``absent`` names single files.
+    ``owns`` are globs: matching files that are not in ``files`` are removed. ``absent`` are paths of single files.
     """
 
     root: Path
@@ -137,27 +137,27 @@ class FileSet:
     absent: Sequence[str] = ()
 
     def desired(self, glob: Callable[[Path, str], Iterable[Path]]) -> dict[Path, File | None]:
-        """Return what has to be where, sorted by path; ``glob`` finds the files that there are below a directory."""
-        wanted = {self.root / file.path: file for file in self.files}
-        unwanted = {self.root / path for path in self.absent}
+        """Return the desired file, or None, by path, sorted; ``glob`` finds existing files below a directory."""
+        present = {self.root / file.path: file for file in self.files}
+        absent = {self.root / path for path in self.absent}
         for pattern in self.owns:
-            unwanted.update(glob(Path("/") if pattern.startswith("/") else self.root, pattern.lstrip("/")))
-        return {path: wanted.get(path) for path in sorted(wanted.keys() | unwanted)}
+            absent.update(glob(Path("/") if pattern.startswith("/") else self.root, pattern.lstrip("/")))
+        return {path: present.get(path) for path in sorted(present.keys() | absent)}
 
     def changes(self) -> list[Change]:
-        """Return what differs from the set, sorted by path.
+        """Return the differences from the desired state, sorted by path.
 
-        :raises FileSetError: when a directory is where a file has to be.
+        :raises FileSetError: if a directory exists at the path of a file.
         """
         changes = [Change(path, ExistingFile.at(path), file) for path, file in self.desired(_glob).items()]
         return [change for change in changes if not is_up_to_date(change.before.state() if change.before else None, change.after)]
 
     @contextlib.contextmanager
     def staged(self, changes: Sequence[Change]) -> Iterator[Path]:
-        """Give a copy of ``root`` with ``changes`` made in it, next to ``root``; it is removed afterwards."""
+        """Yield a temporary copy of ``root``, beside it, with ``changes`` applied."""
         parent = next((path for path in self.root.parents if path.is_dir()), Path("/"))
         with tempfile.TemporaryDirectory(prefix=f".{self.root.name}.", suffix=".staged", dir=parent) as directory:
-            copy = Path(directory) / self.root.name  # inside, because a copied directory takes on the mode of its original
+            copy = Path(directory) / self.root.name  # nested, because the copy gets the mode of the original
             if self.root.is_dir():
                 shutil.copytree(self.root, copy, symlinks=True)
             inside = [change for change in changes if change.path.is_relative_to(self.root)]
@@ -172,9 +172,9 @@ class FileSet:
             yield copy
 
     def check(self, command: Sequence[str], changes: Sequence[Change]) -> None:
-        """Let the daemon check a staged copy: ``{root}`` in ``command`` stands for the copy's path.
+        """Run the daemon's check on a staged copy, whose path replaces ``{root}`` in ``command``.
 
-        :raises FileSetError: in the daemon's own words, with the live paths and the line it complains about.
+        :raises FileSetError: with the output of the check, the live paths and the rejected line.
         """
         with self.staged(changes) as copy:
             try:
@@ -182,88 +182,90 @@ class FileSet:
             except CommandError as error:
                 raise FileSetError(f"{error}\n{self.root} was not changed.") from error
             if finished.status != 0:
-                words = last_lines(finished.output.replace(str(copy), str(self.root)))
-                raise FileSetError(f"{self._blamed(words)}{words}\n{self.root} was not changed.")
+                output = last_lines(finished.output.replace(str(copy), str(self.root)))
+                raise FileSetError(f"{self._rejected_line(output)}{output}\n{self.root} was not changed.")
 
-    def _blamed(self, words: str) -> str:
-        """Return a line naming the file of the set that ``words`` complain about, its origin and the line's text."""
-        blamed = []
+    def _rejected_line(self, output: str) -> str:
+        """Return a line with the file that the ``output`` of a check names, its label and the text of the rejected line."""
+        matches = []
         for file in self.files:
             path = self.root / file.path
-            if named := re.search(re.escape(str(path)) + r"(?::(\d+))?(?![\w.-])", words):
+            if named := re.search(re.escape(str(path)) + r"(?::(\d+))?(?![\w.-])", output):
                 lines = file.content.decode(errors="replace").splitlines()
                 number = int(named[1] or 0)
                 quoted = f", line {number}: {lines[number - 1].strip()}" if 0 < number <= len(lines) and not file.secret else ""
-                # A file with a line number is the culprit; one without may be the start of the includes that led there.
-                blamed.append((not number, named.start(), f"{file.label or path} is refused{quoted}\n"))
-        return min(blamed, default=(False, 0, ""))[2]
+                # Files with a line number come first: others may only include the rejected one.
+                matches.append((not number, named.start(), f"{file.label or path} is refused{quoted}\n"))
+        return min(matches, default=(False, 0, ""))[2]
 
 
-class Swap:
-    """Make changes live, and take them back if asked to."""
+class Transaction:
+    """Applies changes to the live files, and can roll them back."""
 
     def __init__(self, changes: Sequence[Change]) -> None:
-        """Write nothing yet."""
+        """Prepare without writing anything."""
         self._changes = changes
-        self._made: list[Change] = []
+        self._applied: list[Change] = []
         self._directories: list[Path] = []
 
-    def make(self) -> None:
-        """Write every new file next to its place, then rename them all and remove what has to go.
+    def apply(self) -> None:
+        """Write all new files beside their targets, then rename them and remove obsolete files.
 
-        :raises FileSetError: when that is not possible; what had been changed by then is as before again.
+        :raises FileSetError: if that fails; the previous files have been restored.
         """
         try:
             with contextlib.ExitStack() as leftovers:
-                new = [(change, self._prepare(change, leftovers)) for change in self._changes]
-                for change, ready in new:
-                    self._made.append(change)
-                    if ready:
-                        ready.replace(change.path)
+                staged_changes = [(change, self._stage(change, leftovers)) for change in self._changes]
+                for change, staged in staged_changes:
+                    self._applied.append(change)
+                    if staged:
+                        staged.replace(change.path)
                     else:
                         change.path.unlink(missing_ok=True)
         except (OSError, FileSetError) as error:
-            self.undo()
-            raise FileSetError(f"{error}; the files are as they were") from error
+            self.roll_back()
+            raise FileSetError(f"{error}; no file was changed") from error
 
-    def undo(self) -> None:
-        """Put back what :meth:`make` changed, times included."""
-        with contextlib.ExitStack() as leftovers:
-            for change in reversed(self._made):
-                before = change.before
-                if before is None:
-                    change.path.unlink(missing_ok=True)
-                elif before.is_link:
-                    _link_beside(change.path, before.content, leftovers).replace(change.path)
-                else:
-                    ready = _write_beside(change.path, before.content, before.mode, before.uid, before.gid, leftovers)
-                    os.utime(ready, ns=(before.mtime_ns, before.mtime_ns))
-                    ready.replace(change.path)
-            for directory in reversed(self._directories):
-                with contextlib.suppress(OSError):  # somebody else may have put something there
-                    directory.rmdir()
-        self._made.clear()
+    def roll_back(self) -> None:
+        """Restore the files that :meth:`apply` changed, including their timestamps."""
+        for change in reversed(self._applied):
+            before = change.before
+            if before is None:
+                change.path.unlink(missing_ok=True)
+            elif before.is_link:
+                atomic.replace_link(change.path, os.fsdecode(before.content))
+            else:
+                staged = atomic.stage_file(change.path, before.content, mode=before.mode, uid=before.uid, gid=before.gid)
+                os.utime(staged, ns=(before.mtime_ns, before.mtime_ns))
+                staged.replace(change.path)
+        for directory in reversed(self._directories):
+            with contextlib.suppress(OSError):  # it contains other files by now
+                directory.rmdir()
+        self._applied.clear()
 
-    def _prepare(self, change: Change, leftovers: contextlib.ExitStack) -> Path | None:
-        if change.after is None:
+    def _stage(self, change: Change, leftovers: contextlib.ExitStack) -> Path | None:
+        file = change.after
+        if file is None:
             return None
         for directory in reversed([path for path in change.path.parents if not path.exists()]):
             directory.mkdir()
             self._directories.append(directory)
-            directory.chmod(0o755)  # whatever the umask is
-        file = change.after
+            directory.chmod(0o755)  # regardless of the umask
         if file.is_link:
-            return _link_beside(change.path, file.content, leftovers)
-        uid, gid = _uid(file.owner), _gid(file.group)
-        if uid is None or gid is None:
-            who = f"user {file.owner}" if uid is None else f"group {file.group}"
-            raise FileSetError(f"{change.path} has to belong to {who}, which does not exist on this host")
-        return _write_beside(change.path, file.content, file.mode, uid, gid, leftovers)
+            staged = atomic.stage_link(change.path, os.fsdecode(file.content))
+        else:
+            uid, gid = _uid(file.owner), _gid(file.group)
+            if uid is None or gid is None:
+                missing = f"user {file.owner}" if uid is None else f"group {file.group}"
+                raise FileSetError(f"{change.path} must be owned by {missing}, which does not exist on this host")
+            staged = atomic.stage_file(change.path, file.content, mode=file.mode, uid=uid, gid=gid)
+        leftovers.callback(staged.unlink, missing_ok=True)
+        return staged
 
 
 @dataclass(frozen=True)
 class FileSetResult:
-    """What was done, or would be: changed and removed paths, and what happened to the service (``""``: nothing)."""
+    """Changed and removed paths and the action on the service (``""``: none), performed or, in check mode, predicted."""
 
     files: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
@@ -273,19 +275,19 @@ class FileSetResult:
 
     @property
     def changed(self) -> bool:
-        """Whether anything was, or would be, different afterwards."""
+        """Whether anything was changed."""
         return bool(self.files or self.removed or self.service not in {"", "deferred"})
 
 
 def converge(
     file_set: FileSet, *, check: Sequence[str] = (), service: systemd.ServiceSpec | None = None, check_mode: bool = False
 ) -> FileSetResult:
-    """Make the files and the service what they have to be, or leave both as they were.
+    """Apply the desired state of the files and the service; on failure, restore the previous state of both.
 
-    In check mode everything is compared and, if the daemon is installed and finds what files need, checked, but nothing is
-    changed: an earlier task would have made what is missing.
+    In check mode nothing is changed, and the daemon's check runs only if the daemon and the files that it needs are installed, as
+    an earlier task may be about to create them.
 
-    :raises FileSetError: when the files are wrong, refused, or the service does not take them.
+    :raises FileSetError: if the files are invalid or rejected, or the service does not start with them.
     """
     try:
         changes = file_set.changes()
@@ -295,82 +297,80 @@ def converge(
             action = systemd.required_action(
                 service,
                 state,
-                changed=_concerns_service(file_set, changes, service, state),
-                listener_changed=bool(service.listener) and _concerns_listener(file_set, changes, service.listener),
+                changed=_has_stale_files(file_set, changes, service, state),
+                listener_changed=bool(service.listener) and _has_stale_listener(file_set, changes, service.listener),
             )
         installed = shutil.which(check[0] if check else "") and (state is None or state.exists)
         complete = all(Path(path).exists() for file in file_set.files for path in file.needs)
         if changes and check and ((installed and complete) or not check_mode):
             file_set.check(check, changes)
         if not check_mode:
-            _carry_out(changes, service, state, action)
+            _apply(changes, service, state, action)
     except (OSError, systemd.ServiceError) as error:
         raise FileSetError(str(error)) from error
-    return _outcome(changes, service, action)
+    return _result(changes, service, action)
 
 
-def _carry_out(
+def _apply(
     changes: Sequence[Change], service: systemd.ServiceSpec | None, state: systemd.ServiceState | None, action: str
 ) -> None:
-    swap = Swap(changes)
-    swap.make()
+    transaction = Transaction(changes)
+    transaction.apply()
     try:
         _reload_units(changes)
         if service and state and action not in {"", "deferred"}:
             systemd.activate(service, state, action)
     except (CommandError, systemd.ServiceError) as error:
-        swap.undo()
-        raise FileSetError(f"{error}\n{_back_to_before(changes, service, state, action)}") from error
+        transaction.roll_back()
+        raise FileSetError(f"{error}\n{_restore_service(changes, service, state, action)}") from error
 
 
-def _back_to_before(
+def _restore_service(
     changes: Sequence[Change], service: systemd.ServiceSpec | None, state: systemd.ServiceState | None, action: str
 ) -> str:
-    """Let the service read the files that are back, and return a sentence that says how it stands now."""
+    """Make the service load the restored files; return a sentence about the result."""
     try:
         _reload_units(changes)
         if service and state and state.active:
-            again = systemd.query(service.name)
-            before = dataclasses.replace(service, udp_port=None)  # it may have been another one
-            systemd.activate(before, again, action if again.active else "start")
+            current = systemd.query(service.name)
+            previous = dataclasses.replace(service, udp_port=None)  # its previous port is unknown
+            systemd.activate(previous, current, action if current.active else "start")
     except (CommandError, systemd.ServiceError) as error:
-        return f"The files of before are back, but not the service: {error}"
-    kept = f", and {service.name} runs with them" if service and state and state.active else ""
-    return f"The files of before are back{kept}."
+        return f"The previous files were restored, but the service was not: {error}"
+    suffix = f", and {service.name} runs with them" if service and state and state.active else ""
+    return f"The previous files were restored{suffix}."
 
 
-def _outcome(changes: Sequence[Change], service: systemd.ServiceSpec | None, action: str) -> FileSetResult:
-    outcome = FileSetResult(
+def _result(changes: Sequence[Change], service: systemd.ServiceSpec | None, action: str) -> FileSetResult:
+    result = FileSetResult(
         files=[str(change.path) for change in changes if change.after],
         removed=[str(change.path) for change in changes if not change.after],
         service=action,
         diff=[change.diff() for change in changes],
     )
     if service and action == "deferred":
-        outcome.warnings.append(
+        result.warnings.append(
             f"{service.name} was not restarted, because that would stop the processes it runs: "
-            "what changed in its configuration takes effect at its next start"
+            "changes of its configuration take effect at its next start"
         )
-    return outcome
+    return result
 
 
-def _concerns_service(
+def _has_stale_files(
     file_set: FileSet, changes: Sequence[Change], service: systemd.ServiceSpec, state: systemd.ServiceState
 ) -> bool:
-    """Tell whether the service has not read the files as they have to be.
+    """Return whether the service has not loaded the desired files.
 
-    A file may also be newer than the service's last start or reload: an earlier run was cut off in between.
+    Unchanged files may be newer than its last start or reload if an earlier run was interrupted in between.
     """
     if any(is_read_by_service(change.path, service.on_change) for change in changes):
         return True
-    paths = [file_set.root / file.path for file in file_set.files]
-    return any(
-        path.stat().st_mtime > state.loaded_at for path in paths if is_read_by_service(path, service.on_change) and path.exists()
-    )
+    paths = [path for file in file_set.files if is_read_by_service(path := file_set.root / file.path, service.on_change)]
+    return any(path.stat().st_mtime > state.loaded_at for path in paths if path.exists())
 
 
-def _concerns_listener(file_set: FileSet, changes: Sequence[Change], listener: str) -> bool:
-    """Tell whether systemd does not listen as the unit of that name has it, which an earlier run may have left so."""
+def _has_stale_listener(file_set: FileSet, changes: Sequence[Change], listener: str) -> bool:
+    """Return whether systemd does not use the current version of a socket unit, perhaps since an interrupted run."""
     if any(is_unit(change.path) and change.path.name == listener for change in changes):
         return True
     state = systemd.query(listener)
@@ -384,21 +384,21 @@ def _reload_units(changes: Sequence[Change]) -> None:
 
 
 def is_unit(path: Path) -> bool:
-    """Tell whether a file is a unit's."""
+    """Return whether a file belongs to a systemd unit."""
     return any(path.is_relative_to(directory) for directory in UNIT_DIRECTORIES)
 
 
 def is_read_by_service(path: Path, on_change: str) -> bool:
-    """Tell whether a service reads a file when what ``on_change`` names is done: a unit it has only been started with."""
+    """Return whether the action ``on_change`` makes a service read a file: unit files take effect at a restart only."""
     return on_change in systemd.RESTARTING or not is_unit(path)
 
 
-def is_up_to_date(found: FileState | None, file: File | None, key: bytes = b"") -> bool:
-    """Tell whether that, with a digest by ``key``, is how the file has to be, which may be not to be there."""
-    if found is None or file is None:
-        return found is None and file is None
-    same = found.is_link == file.is_link and found.digest == _digest(file.content, key)
-    return same and (file.is_link or (found.mode, found.owner, found.group) == (file.mode, file.owner, file.group))
+def is_up_to_date(state: FileState | None, file: File | None, key: bytes = b"") -> bool:
+    """Return whether a state with a digest by ``key`` matches the desired file; None stands for no file."""
+    if state is None or file is None:
+        return state is None and file is None
+    same = state.is_link == file.is_link and state.digest == _digest(file.content, key)
+    return same and (file.is_link or (state.mode, state.owner, state.group) == (file.mode, file.owner, file.group))
 
 
 def _digest(content: bytes, key: bytes) -> str:
@@ -410,7 +410,7 @@ def _glob(directory: Path, pattern: str) -> Iterator[Path]:
 
 
 def _user(uid: int) -> str:
-    """Return a user's name, or the id of one that is no more."""
+    """Return the name of a user, or its id if there is no such user."""
     with contextlib.suppress(KeyError):
         return pwd.getpwuid(uid).pw_name
     return str(uid)
@@ -423,7 +423,6 @@ def _group(gid: int) -> str:
 
 
 def _uid(name: str) -> int | None:
-    """Return the id of a user, or ``None``: in check mode it may be one that an earlier task would have made."""
     with contextlib.suppress(KeyError):
         return pwd.getpwnam(name).pw_uid
     return None
@@ -435,32 +434,7 @@ def _gid(name: str) -> int | None:
     return None
 
 
-def _write_beside(path: Path, content: bytes, mode: int, uid: int, gid: int, leftovers: contextlib.ExitStack) -> Path:
-    """Write a file to be renamed to ``path``; a dot before its name and a suffix behind keep it out of includes."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
-    ready = Path(name)
-    leftovers.callback(ready.unlink, missing_ok=True)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(content)
-        os.fchown(stream.fileno(), uid, gid)
-        os.fchmod(stream.fileno(), mode)
-    return ready
-
-
-def _link_beside(path: Path, target: bytes, leftovers: contextlib.ExitStack) -> Path:
-    """Make a symbolic link to be renamed to ``path``."""
-    ready = path.with_name(f".{path.name}.link.new")
-    ready.unlink(missing_ok=True)
-    leftovers.callback(ready.unlink, missing_ok=True)
-    ready.symlink_to(os.fsdecode(target))
-    return ready
-
-
-def _kind(existing: ExistingFile) -> str:
-    return "link" if existing.is_link else "file"
-
-
-def _shown(content: bytes) -> str:
+def _diff_text(content: bytes) -> str:
     try:
         text = content.decode()
     except UnicodeDecodeError:
@@ -469,8 +443,8 @@ def _shown(content: bytes) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """How a task describes a file, once its template has been rendered, or a symbolic link by its target."""
+class FileEntry:
+    """A file, or a symbolic link, in the arguments of a task after its template was rendered."""
 
     EXACTLY_ONE: ClassVar = ("content", "link")
 
@@ -485,29 +459,29 @@ class Entry:
 
 
 def parse_files(entries: Mapping[str, object]) -> list[File]:
-    """Return the files that a task's ``files`` describes.
+    """Return the files of the option ``files`` of a task.
 
-    :raises FileSetError: naming every wrong path, key or value.
+    :raises FileSetError: with all invalid paths, keys and values.
     """
     problems = [
-        f"files.{path}: a path has to name a file, without .."
+        f"files.{path}: a path must name a file and must not contain .."
         for path in entries
         if not path or path.endswith("/") or ".." in Path(path).parts
     ]
-    parsed = parse_each(Entry, entries, "files", problems)
+    parsed = parse_each(FileEntry, entries, "files", problems)
     if problems:
         raise FileSetError("\n".join(problems))
     return [
         File(
             path,
-            os.fsencode(one.link or one.content),
-            int(one.mode, 8),
-            one.owner,
-            one.group,
-            one.secret,
-            one.label,
-            is_link=bool(one.link),
-            needs=one.needs,
+            os.fsencode(entry.link or entry.content),
+            int(entry.mode, 8),
+            entry.owner,
+            entry.group,
+            entry.secret,
+            entry.label,
+            is_link=bool(entry.link),
+            needs=entry.needs,
         )
-        for path, one in parsed.items()
+        for path, entry in parsed.items()
     ]

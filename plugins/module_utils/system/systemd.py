@@ -1,8 +1,9 @@
-"""Bring a systemd service to its new configuration, and see that it took it."""
+"""State of systemd services, and starts, reloads and restarts that are confirmed to have taken effect."""
 
 from __future__ import annotations
 
 import contextlib
+import operator
 import socket
 import time
 from collections.abc import Iterator
@@ -12,35 +13,35 @@ from typing import Literal
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, last_lines, run
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
 
-#: What to do when the files of a service changed. ``restart_if_idle`` restarts a supervisor only while it runs nothing.
+#: Action after a change of the service's files. ``restart_if_idle`` restarts a supervisor only if it has no child processes.
 OnChange = Literal["reload", "restart", "restart_if_idle", "none"]
 
-#: Those that take up a change of the service's unit as well, which a reload does not.
+#: Actions that also apply changes of the service's unit.
 RESTARTING = frozenset({"restart", "restart_if_idle"})
 
-#: Seconds a service may take to start or reload, unless it is known to need longer.
+#: Default timeout in seconds of a start or reload.
 START_SECONDS = 120.0
 
-#: Seconds a service may take to show that it runs with its new configuration.
+#: Seconds within which a service must run with its new configuration.
 CONFIRM_SECONDS = 10.0
 
-#: When a unit became active last, and when its state changed last, a reload included: microseconds since boot.
-_BEGAN, _SETTLED = "ActiveEnterTimestampMonotonic", "StateChangeTimestampMonotonic"
+#: When a unit last became active, and when its state last changed, including reloads: microseconds since boot.
+_STARTED, _LOADED = "ActiveEnterTimestampMonotonic", "StateChangeTimestampMonotonic"
 
 
 class ServiceError(Exception):
-    """A service is not there, or did not come up with its configuration. The message holds its last words."""
+    """A service is missing, or did not start with its configuration. The message contains its last log lines."""
 
 
 @dataclass(frozen=True)
 class ServiceSpec:
-    """How a service is told that its files changed, and where it shows the result.
+    """How to apply changes to a service, and how to confirm that they took effect.
 
-    ``log`` is a file the service writes its errors to when that is not the journal; ``socket`` is a unix socket that
-    accepts connections once the service is ready, ``udp_port`` one that it then has for itself. ``listener`` is the unit of
-    the sockets that systemd listens at for it. ``timeout`` is how many seconds it may take to start or reload; its unit may
-    say less.
+    ``log`` is the error log of a service that does not log to the journal. Once the service is ready, it accepts connections on
+    the Unix socket ``socket`` and has bound ``udp_port``. ``listener`` is the socket unit that activates it. ``timeout`` limits a
+    start or reload in seconds; the unit may set a shorter limit.
     """
 
     name: str
@@ -54,7 +55,7 @@ class ServiceSpec:
 
 @dataclass(frozen=True)
 class ServiceState:
-    """What systemd says of a unit; of unix time, it started last at ``started_at``, was reloaded or started at ``loaded_at``."""
+    """State of a unit; ``started_at`` and ``loaded_at`` (last start or reload) are Unix times."""
 
     exists: bool
     active: bool
@@ -65,16 +66,16 @@ class ServiceState:
 
 
 def unit_name(name: str) -> str:
-    """Return the unit that is called ``name``: a service's, unless it says otherwise."""
+    """Return the full name of a unit: a service unless the suffix differs."""
     return name if name.endswith((".timer", ".socket")) else f"{name}.service"
 
 
 def query(name: str) -> ServiceState:
-    """Return the state of a service.
+    """Return the state of a unit.
 
-    :raises ServiceError: when systemd does not run this host.
+    :raises ServiceError: if systemd is not the init system of this host.
     """
-    properties = ("LoadState", "ActiveState", "UnitFileState", "MainPID", _BEGAN, _SETTLED)
+    properties = ("LoadState", "ActiveState", "UnitFileState", "MainPID", _STARTED, _LOADED)
     try:
         shown = run(["systemctl", "show", f"--property={','.join(properties)}", unit_name(name)]).output
     except CommandError as error:
@@ -85,71 +86,69 @@ def query(name: str) -> ServiceState:
         exists=value["LoadState"] != "not-found",
         active=value["ActiveState"] in {"active", "reloading"},
         enabled=value["UnitFileState"] in {"enabled", "enabled-runtime", "static", "alias", "generated"},
-        main_pid=int(value.get("MainPID", 0)),  # a timer has none
-        started_at=booted + int(value[_BEGAN]) / 1e6,
-        loaded_at=booted + int(value[_SETTLED]) / 1e6,
+        main_pid=int(value.get("MainPID", 0)),  # timers have none
+        started_at=booted + int(value[_STARTED]) / 1e6,
+        loaded_at=booted + int(value[_LOADED]) / 1e6,
     )
 
 
-def required_action(wanted: ServiceSpec, state: ServiceState, *, changed: bool, listener_changed: bool = False) -> str:
-    """Return what has to be done: ``start``, ``reload``, ``restart``, ``enable``, ``deferred`` or nothing (``""``).
+def required_action(service: ServiceSpec, state: ServiceState, *, changed: bool, listener_changed: bool = False) -> str:
+    """Return the required action: ``start``, ``reload``, ``restart``, ``enable``, ``deferred`` or none (``""``).
 
-    ``deferred``: the service runs children that must not be restarted, so the change waits for its next start.
-    ``listener_changed``: the unit of the sockets it is handed is not the one that systemd listens by.
+    ``deferred``: the service has child processes that must not be restarted, so the change is applied at its next start.
+
+    :arg listener_changed: systemd does not yet use the current version of its socket unit.
     """
     if listener_changed:
         return "restart"
     if not state.active:
         return "start"
-    if changed and wanted.on_change == "restart_if_idle":
+    if changed and service.on_change == "restart_if_idle":
         return "deferred" if proc.children(state.main_pid) else "restart"
-    if changed and wanted.on_change != "none":
-        return wanted.on_change
+    if changed and service.on_change != "none":
+        return service.on_change
     return "" if state.enabled else "enable"
 
 
-def activate(wanted: ServiceSpec, before: ServiceState, action: str) -> None:
-    """Do ``action`` (of :func:`required_action`), enable the service, and confirm that it runs as now configured.
+def activate(service: ServiceSpec, before: ServiceState, action: str) -> None:
+    """Perform ``action`` (see :func:`required_action`), enable the service, and confirm that the action took effect.
 
     :raises ServiceError: with the last lines of the service's journal and log.
     """
-    began = time.time()
-    log_size = wanted.log.stat().st_size if wanted.log and wanted.log.exists() else 0
+    started = time.time()
+    log_size = service.log.stat().st_size if service.log and service.log.exists() else 0
     try:
         if not before.enabled:
-            run(["systemctl", "enable", unit_name(wanted.name)])
+            run(["systemctl", "enable", unit_name(service.name)])
         if action in {"start", "reload", "restart"}:
             old_workers = set(_serving_workers(before.main_pid))
-            listener = [wanted.listener] if wanted.listener and action == "restart" else []
-            run(["systemctl", action, *listener, unit_name(wanted.name)], timeout=wanted.timeout)
-            _confirm(wanted, old_workers)
+            listener = [service.listener] if service.listener and action == "restart" else []
+            run(["systemctl", action, *listener, unit_name(service.name)], timeout=service.timeout)
+            _confirm(service, old_workers)
     except (CommandError, ServiceError) as error:
-        raise ServiceError(f"{error}\n{_last_words(wanted, began, log_size)}".rstrip()) from error
+        raise ServiceError(f"{error}\n{_last_log_lines(service, started, log_size)}".rstrip()) from error
 
 
-def _confirm(wanted: ServiceSpec, old_workers: set[int]) -> None:
-    """Wait until the service is active, answers on its socket, and no worker of before takes new connections."""
-    give_up = time.monotonic() + CONFIRM_SECONDS
-    while missing := next(_missing(wanted, old_workers), ""):
-        if time.monotonic() > give_up:
-            raise ServiceError(f"{wanted.name}: {missing} within {CONFIRM_SECONDS:g} s")
-        time.sleep(0.05)
+def _confirm(service: ServiceSpec, old_workers: set[int]) -> None:
+    """Wait until the service is active and ready, and none of its old workers accepts new connections."""
+    problem = poll(lambda: _problem(service, old_workers), operator.not_, timeout=CONFIRM_SECONDS, interval=0.05)
+    if problem:
+        raise ServiceError(f"{service.name}: {problem} within {CONFIRM_SECONDS:g} s")
 
 
-def _missing(wanted: ServiceSpec, old_workers: set[int]) -> Iterator[str]:
-    state = query(wanted.name)
+def _problem(service: ServiceSpec, old_workers: set[int]) -> str:
+    state = query(service.name)
     if not state.active:
-        yield "it was not active"
-    elif wanted.socket and not _accepts(wanted.socket):
-        yield f"{wanted.socket} did not accept a connection"
-    elif wanted.udp_port and not _has_udp_port(state.main_pid, wanted.udp_port):
-        yield f"it did not get UDP port {wanted.udp_port}"
-    elif old_workers:
-        # `systemctl reload nginx` only sends a signal; the master then either starts new workers and tells the old ones
-        # to shut down, or logs an error and keeps the old ones.
-        workers = set(_serving_workers(state.main_pid))
-        if not workers or workers & old_workers:
-            yield "its workers were not replaced by new ones"
+        return "it did not become active"
+    if service.socket and not _accepts(service.socket):
+        return f"{service.socket} did not accept a connection"
+    if service.udp_port and not _has_udp_port(state.main_pid, service.udp_port):
+        return f"it did not bind UDP port {service.udp_port}"
+    # `systemctl reload nginx` only sends a signal: the master replaces the workers, or logs an error and keeps them.
+    workers = set(_serving_workers(state.main_pid)) if old_workers else set()
+    if old_workers and (not workers or workers & old_workers):
+        return "its workers were not replaced"
+    return ""
 
 
 def _accepts(path: Path) -> bool:
@@ -163,7 +162,7 @@ def _accepts(path: Path) -> bool:
 
 
 def _has_udp_port(pid: int, port: int) -> bool:
-    """Tell whether a process has a UDP socket of that port: proc(5), /proc/net/udp."""
+    """Return whether a process has bound a UDP port, according to /proc/net/udp."""
     rows = [line.split() for path in Path("/proc/net").glob("udp*") for line in path.read_text().splitlines()[1:]]
     inodes = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(f":{port:04X}")}
     with contextlib.suppress(OSError):
@@ -172,9 +171,9 @@ def _has_udp_port(pid: int, port: int) -> bool:
 
 
 def _serving_workers(pid: int) -> Iterator[int]:
-    """Yield the children of a master that are workers taking new connections.
+    """Yield the worker processes of a master that accept new connections.
 
-    nginx says by their titles which are; of HAProxy's, one that is replaced is named in the arguments of its successor (-sf).
+    Workers of nginx that shut down have another title; replaced workers of HAProxy are arguments (-sf) of their successors.
     """
     titles = {child: _title(child) for child in (proc.children(pid) if pid else ())}
     replaced = {word for title in titles.values() for word in title.partition(" -sf ")[2].split()}
@@ -191,16 +190,14 @@ def _title(pid: int) -> str:
         return ""
 
 
-def _last_words(wanted: ServiceSpec, began: float, log_size: int) -> str:
-    """Return what the journal has of the service since ``began``, and what its log has after its first bytes."""
-    words = ""
-    # An error is being reported here: it must not be hidden by another one.
-    with contextlib.suppress(CommandError):
-        units = [f"--unit={unit_name(name)}" for name in (wanted.name, wanted.listener) if name]
-        query = [*units, "--since", f"@{began - 1:.0f}", "--no-pager", "--output", "cat"]
-        words = run(["journalctl", *query]).output
-    if wanted.log:
-        with contextlib.suppress(OSError), wanted.log.open(errors="replace") as log:
+def _last_log_lines(service: ServiceSpec, since: float, log_size: int) -> str:
+    """Return the last lines of the service's journal since a Unix time, and of its log after an offset."""
+    text = ""
+    with contextlib.suppress(CommandError):  # the original error must be reported
+        units = [f"--unit={unit_name(name)}" for name in (service.name, service.listener) if name]
+        text = run(["journalctl", *units, "--since", f"@{since - 1:.0f}", "--no-pager", "--output", "cat"]).output
+    if service.log:
+        with contextlib.suppress(OSError), service.log.open(errors="replace") as log:
             log.seek(log_size)
-            words += log.read()
-    return last_lines("\n".join(dict.fromkeys(words.splitlines())))  # nginx says five times that an address is in use
+            text += log.read()
+    return last_lines("\n".join(dict.fromkeys(text.splitlines())))  # nginx repeats that an address is in use

@@ -16,7 +16,13 @@ from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, run
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
-from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import Change, File, FileSet, FileSetError, Swap
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import (
+    Change,
+    File,
+    FileSet,
+    FileSetError,
+    Transaction,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.tls import certbot
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import (
     CHALLENGES,
@@ -346,8 +352,8 @@ class CertificateStore:
         }
         if self.check_mode:
             return list(outdated)
-        swap = Swap(changes)
-        swap.make()
+        transaction = Transaction(changes)
+        transaction.apply()
         reloaded: list[str] = []
         try:
             # All services check the files, which are at the configured paths already, before the first one reads them.
@@ -357,7 +363,7 @@ class CertificateStore:
                 reloaded.append(name)
                 _reload(name, state)
         except (CommandError, systemd.ServiceError) as error:
-            swap.undo()
+            transaction.roll_back()
             # Without a change of ours, certbot has replaced the targets of the links, which cannot be rolled back.
             stale = f"{' and '.join(outdated)}: the previous certificates are served until a reload succeeds."
             raise CertificatesError(f"{error}\n{_reload_restored(reloaded) if affected else stale}") from error

@@ -11,7 +11,7 @@ from ansible.template import Templar, trust_as_template
 from ansible_collections.funnel.tornado.plugins.module_utils.backing import mongodb_client
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_client import MongodbError, ReplicaSet
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_model import bootstrap_configuration, plan
-from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_server import last_errors, make_directory
+from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_server import create_directory, last_errors
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from tools.docs import ROOT
 
@@ -41,7 +41,7 @@ def problems(**changes: Any) -> list[str]:
     return caught.value.problems
 
 
-def test_a_mongod_on_its_own_has_authentication_and_no_way_around_it() -> None:
+def test_standalone_mongod_enforces_authentication() -> None:
     configuration = plan(variables())["configuration"]
     assert configuration["security"] == {"authorization": "enabled"}
     assert configuration["setParameter"] == {"enableLocalhostAuthBypass": False}
@@ -58,14 +58,14 @@ def test_a_mongod_on_its_own_has_authentication_and_no_way_around_it() -> None:
         (["10.0.0.5", "fd00::5"], ["127.0.0.1", "10.0.0.5", "fd00::5"]),
     ],
 )
-def test_the_loopback_address_is_always_bound_and_no_address_twice(addresses: list[str], bound: list[str]) -> None:
+def test_loopback_address_is_always_bound_and_addresses_are_unique(addresses: list[str], bound: list[str]) -> None:
     made = plan(variables(addresses=addresses))
     assert made["addresses"] == bound
     assert made["configuration"]["net"]["bindIp"] == ",".join(bound)
-    assert made["configuration"]["net"].get("ipv6", False) is any(":" in one for one in bound)
+    assert made["configuration"]["net"].get("ipv6", False) is any(":" in address for address in bound)
 
 
-def test_settings_are_laid_over_what_the_role_sets() -> None:
+def test_settings_are_merged_into_the_configuration() -> None:
     storage = {"wiredTiger": {"engineConfig": {"cacheSizeGB": 2}}}
     settings = {"storage": storage, "setParameter": {"ttlMonitorEnabled": False}}
     configuration = plan(variables(settings=settings))["configuration"]
@@ -73,7 +73,7 @@ def test_settings_are_laid_over_what_the_role_sets() -> None:
     assert configuration["setParameter"] == {"enableLocalhostAuthBypass": False, "ttlMonitorEnabled": False}
 
 
-def test_roles_are_those_of_the_users_database_unless_another_is_named() -> None:
+def test_roles_apply_to_the_database_of_the_user_by_default() -> None:
     users = {
         "notes": {"password": "hush", "database": "notes"},
         "clerk": {"password": "h", "database": "a", "roles": ["read", "read@b"]},
@@ -84,14 +84,14 @@ def test_roles_are_those_of_the_users_database_unless_another_is_named() -> None
     assert made["passwords"] == {"notes": "hush", "clerk": "h"}
 
 
-def test_members_of_a_set_have_the_port_unless_they_name_one() -> None:
+def test_members_use_the_port_of_mongod_by_default() -> None:
     made = plan(variables(replica_set=SET, addresses=["db1"]))
     assert (made["members"], made["member"], made["set"]) == (["db1:27017", "db2:27018"], "db1:27017", "rs0")
     assert made["configuration"]["replication"] == {"replSetName": "rs0"}
     assert made["configuration"]["security"]["keyFile"] == "/etc/mongodb/replica-set.key"
 
 
-def test_every_mistake_is_named_at_once_and_no_secret_is_shown() -> None:
+def test_all_problems_are_reported_at_once_without_secrets() -> None:
     found = problems(
         source={},
         port=0,
@@ -120,25 +120,25 @@ def test_every_mistake_is_named_at_once_and_no_secret_is_shown() -> None:
         ({"settings": {"processManagement": {"fork": False}}}, "mongodb_settings.processManagement: is set by the role"),
         (
             {"users": {"admin": {"password": "x", "database": "admin"}}},
-            "mongodb_users.admin: is made from mongodb_admin_password",
+            "mongodb_users.admin: is created from mongodb_admin_password",
         ),
         ({"users": {"a b": {"password": "x", "database": "a"}}}, "mongodb_users.a b: must be a name"),
         (
             {"replica_set": SET, "addresses": ["db3"], "member": "db3"},
-            "mongodb_replica_set.members: must have this host, db3:27017",
+            "mongodb_replica_set.members: must include this host, db3:27017",
         ),
-        ({"replica_set": SET}, "mongodb_addresses: must have one that the other members reach"),
+        ({"replica_set": SET}, "mongodb_addresses: must include an address that the other members can reach"),
         (
             {"replica_set": SET | {"members": ["db1", "db1:27017"]}, "addresses": ["db1"]},
-            "mongodb_replica_set.members: has db1:27017 twice",
+            "mongodb_replica_set.members: lists db1:27017 twice",
         ),
     ],
 )
-def test_what_does_not_go_together_is_refused(changes: dict[str, Any], problem: str) -> None:
+def test_contradictory_variables_are_refused(changes: dict[str, Any], problem: str) -> None:
     assert any(found.startswith(problem) for found in problems(**changes))
 
 
-def test_the_first_start_is_reached_by_one_socket_alone_and_has_the_storage_of_later_ones() -> None:
+def test_bootstrap_configuration_listens_on_one_socket_and_keeps_the_storage() -> None:
     settings = {"storage": {"directoryPerDB": True}, "setParameter": {"ttlMonitorEnabled": False}}
     made = plan(variables(replica_set=SET, addresses=["db1"], settings=settings))["configuration"]
     assert bootstrap_configuration(made, "/new", "/run/x.sock") == {
@@ -149,7 +149,7 @@ def test_the_first_start_is_reached_by_one_socket_alone_and_has_the_storage_of_l
     }
 
 
-def test_of_a_log_the_errors_are_told() -> None:
+def test_last_errors_returns_the_errors_of_a_log() -> None:
     log = '{"s":"I","msg":"fine"}\n{"s":"E","msg":"bad ","attr":{"error":"no space"}}\nno json\n{"s":"I","msg":"shutting down"}'
     assert last_errors(log) == 'bad: {"error": "no space"}'
     assert last_errors("one\ntwo") == "one\ntwo"
@@ -165,7 +165,7 @@ def test_of_a_log_the_errors_are_told() -> None:
         ("noble", {"series": "8.0"}, ("ubuntu", "noble/mongodb-org/8.0", "multiverse")),
     ],
 )
-def test_the_vendors_packages_are_those_for_the_host_and_signed_by_the_key_of_the_series(
+def test_repository_matches_the_release_of_the_host_and_the_series(
     codename: str, source: dict[str, str], where: tuple[str, str, str]
 ) -> None:
     loader = DataLoader()
@@ -183,33 +183,37 @@ def test_the_vendors_packages_are_those_for_the_host_and_signed_by_the_key_of_th
     }
 
 
-def test_root_follows_no_link_that_mongod_left_where_its_data_are_made(tmp_path: Path) -> None:
+def test_create_directory_does_not_follow_a_planted_link(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir(mode=0o755)
     (tmp_path / ".new").symlink_to("etc")
     before = (tmp_path / "etc").stat()
     with pytest.raises(FileExistsError):
-        make_directory(tmp_path / ".new")
+        create_directory(tmp_path / ".new")
     after = (tmp_path / "etc").stat()
     assert (after.st_mode, after.st_uid, after.st_ctime_ns) == (before.st_mode, before.st_uid, before.st_ctime_ns)
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_no_second_set_is_begun_while_a_member_does_not_answer(monkeypatch: pytest.MonkeyPatch, *, first: bool) -> None:
+def test_no_second_replica_set_is_initiated_while_a_member_is_unreachable(
+    monkeypatch: pytest.MonkeyPatch, *, first: bool
+) -> None:
     monkeypatch.setattr(mongodb_client, "PROBE_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         other = f"127.0.0.1:{silent.getsockname()[1]}"
         members = ["db1:27017", other] if first else [other, "db1:27017"]
         replica_set = ReplicaSet("rs0", members, "db1:27017", "127.0.0.1:1", ["hush"], wait=0)
-        with pytest.raises(MongodbError, match=f"{other} .*(a second one must not be begun|has not begun the replica set rs0)"):
+        with pytest.raises(
+            MongodbError, match=f"{other} .*(a second one must not be initiated|has not initiated the replica set rs0)"
+        ):
             replica_set._join()
 
 
-def test_a_set_is_begun_when_the_other_members_have_no_mongod(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It then comes as far as its own mongod, of which there is none here."""
+def test_replica_set_is_initiated_when_other_members_refuse_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attempt fails at the own mongod, which does not exist here."""
     monkeypatch.setattr(mongodb_client, "PROBE_TIMEOUT", 0.2)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         refuses = f"127.0.0.1:{closed.getsockname()[1]}"
         replica_set = ReplicaSet("rs0", ["db1:27017", refuses], "db1:27017", refuses, [], wait=0)
-        with pytest.raises(MongodbError, match=f"mongod at {refuses} refuses it for the user admin"):
+        with pytest.raises(MongodbError, match=f"mongod at {refuses} rejects it for the user admin"):
             replica_set._join()

@@ -110,12 +110,12 @@ def test_query_commit_writes_nothing(shop: Path, layout: Layout) -> None:
     assert not layout.home.exists()
 
 
-@pytest.mark.parametrize("left", ["refs/heads/main.lock", ""])
-def test_fetch_recovers_from_an_interrupted_fetch(shop: Path, layout: Layout, left: str) -> None:
+@pytest.mark.parametrize("leftover", ["refs/heads/main.lock", ""])
+def test_fetch_recovers_from_an_interrupted_fetch(shop: Path, layout: Layout, leftover: str) -> None:
     fetch_commit(layout, app(shop, "main"))
-    if left:
-        (layout.mirror / left).parent.mkdir(parents=True, exist_ok=True)
-        (layout.mirror / left).touch()
+    if leftover:
+        (layout.mirror / leftover).parent.mkdir(parents=True, exist_ok=True)
+        (layout.mirror / leftover).touch()
     else:
         shutil.rmtree(layout.mirror)
         layout.mirror.mkdir()
@@ -139,9 +139,9 @@ def unpacker(directory: Path) -> Unpack:
     """Return a function that unpacks like the builder on a host."""
     directory.mkdir(exist_ok=True)
 
-    def unpack(stream: int, place: str) -> None:
+    def unpack(stream: int, path: str) -> None:
         with open(stream, "rb", closefd=False) as file:
-            unpacking.Unpacking(unpacking.enter(directory, place)).unpack(file)
+            unpacking.Unpacking(unpacking.enter(directory, path)).unpack(file)
 
     return unpack
 
@@ -163,8 +163,8 @@ def test_commits_with_excessive_files_are_rejected(shop: Path, layout: Layout, t
     tree = git(shop, "rev-parse", "HEAD^{tree}")
     for _level in range(12):
         entries = "".join(f"040000 tree {tree}\td{number:02}\n" for number in range(64))
-        made = subprocess.run(["git", "-C", str(shop), "mktree"], input=entries, capture_output=True, text=True, check=True)
-        tree = made.stdout.strip()
+        result = subprocess.run(["git", "-C", str(shop), "mktree"], input=entries, capture_output=True, text=True, check=True)
+        tree = result.stdout.strip()
     git(shop, "update-ref", "refs/heads/main", git(shop, "commit-tree", tree, "-m", "bomb"))
     with pytest.raises(BuildError, match="has too many file names: more than 64 MiB"):
         export_commit(layout, app(shop), fetch_commit(layout, app(shop)), unpacker(tmp_path / "src"))

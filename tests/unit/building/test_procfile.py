@@ -14,7 +14,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.procfile i
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError
 
 TEXT = """
-# what runs
+# processes
 web: python app.py --port=$PORT
 worker:  rq worker "${QUEUE:-default}"
 mailer: python mail.py

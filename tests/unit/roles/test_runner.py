@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import ast
 import asyncio
+import io
+import json
 import logging
 import sys
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,7 @@ from tornado.iostream import IOStream
 from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
 
+from ansible_collections.funnel.tornado.plugins.action.push import program
 from tests.support.programs import load
 
 if TYPE_CHECKING:
@@ -179,3 +183,9 @@ def test_modules_import_only_the_package_tornado_and_the_standard_library() -> N
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [str(node.module)] if isinstance(node, ast.ImportFrom) and not node.level else []
             assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names | {"tornado"}, path.name
+
+
+def test_program_for_pushes_contains_the_package() -> None:
+    with zipfile.ZipFile(io.BytesIO(program())) as archive:
+        packed = json.loads(archive.read("runner.json"))
+    assert packed == {path.name: path.read_text() for path in FILES.glob("*.py")}

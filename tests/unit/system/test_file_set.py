@@ -23,7 +23,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set imp
     File,
     FileSet,
     FileSetError,
-    Swap,
+    Transaction,
     converge,
     is_read_by_service,
     parse_files,
@@ -80,10 +80,10 @@ def test_a_link_takes_the_place_of_a_file_and_the_other_way_round(root: Path) ->
     assert (root / "main.conf").readlink() == Path("sites/theirs.conf")
     assert not converge(FileSet(root, [link])).changed
     other = FileSet(root, [File("main.conf", b"elsewhere", is_link=True)])
-    swap = Swap(other.changes())
-    swap.make()
+    transaction = Transaction(other.changes())
+    transaction.apply()
     assert (root / "main.conf").readlink() == Path("elsewhere")
-    swap.undo()
+    transaction.roll_back()
     assert (root / "main.conf").readlink() == Path("sites/theirs.conf")
     assert converge(FileSet(root, [file("main.conf", "theirs\n")])).changed, "the same text, but no link"
     assert not (root / "main.conf").is_symlink()
@@ -146,12 +146,12 @@ def test_undo_puts_back_contents_modes_times_links_and_directories(root: Path) -
     (root / "main.conf").chmod(0o604)
     files = [file("main.conf", "new\n"), file("link.conf", "own\n"), file("new/a.conf", "a\n")]
     before = tree(root)
-    swap = Swap(FileSet(root, files, absent=["sites/theirs.conf"]).changes())
-    swap.make()
+    transaction = Transaction(FileSet(root, files, absent=["sites/theirs.conf"]).changes())
+    transaction.apply()
     assert tree(root)["link.conf"] == "own\n"
     assert not (root / "link.conf").is_symlink()
     assert "sites/theirs.conf" not in tree(root)
-    swap.undo()
+    transaction.roll_back()
     assert tree(root) == before
     assert (root / "link.conf").readlink() == Path("main.conf")
     status = (root / "main.conf").stat()
@@ -169,7 +169,7 @@ def test_an_unknown_owner_stops_before_anything_is_live(root: Path) -> None:
 
 
 def test_a_directory_in_the_way_is_named(root: Path) -> None:
-    with pytest.raises(FileSetError, match="sites is neither a file nor a symbolic link"):
+    with pytest.raises(FileSetError, match="sites is not a file or symbolic link"):
         converge(FileSet(root, [file("sites", "x\n")]))
 
 

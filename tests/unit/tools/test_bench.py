@@ -7,7 +7,7 @@ from tests.bench.memory import sizes
 from tests.bench.table import Table, ratio
 
 OUTPUT = """
-TASK [Say what is known on the controller] *****
+TASK [Print variables of the controller] *****
 ok: [app1]
 TASK [funnel.tornado.limits : Set the limits] *****
 <192.0.2.1> SSH: EXEC ssh -C ...
@@ -18,20 +18,20 @@ RUNNING HANDLER [Restart] *****
 """
 
 
-def test_a_run_tells_its_tasks_and_round_trips() -> None:
+def test_run_counts_tasks_and_round_trips() -> None:
     assert (Run(1.0, 0.5, 0.2, OUTPUT).tasks, Run(1.0, 0.5, 0.2, OUTPUT).round_trips) == (2, 3)
 
 
-def test_a_ratio_is_the_median_of_those_of_each_round() -> None:
+def test_ratio_is_the_median_of_the_ratios_per_round() -> None:
     assert ratio([1.0, 20.0, 3.0], [1.0, 10.0, 1.0]) == 2.0
 
 
-def test_a_table_is_markdown() -> None:
+def test_table_is_markdown() -> None:
     table = Table("Title", "Text.", ["", "one"], [["name", "1.0"]])
     assert str(table) == "## Title\n\nText.\n\n|      | one |\n|------|----:|\n| name | 1.0 |\n"
 
 
-def test_memory_is_summed_by_what_runs() -> None:
+def test_memory_is_grouped_by_kind_of_process() -> None:
     lines = [
         "2000 nginx: master process",
         "500 nginx: worker process",
@@ -42,6 +42,6 @@ def test_memory_is_summed_by_what_runs() -> None:
     assert sizes("\n".join(lines)) == {"nginx, all processes": [2.0, 0.5], "Tornado process": [30.0], "supervisord": [0.09]}
 
 
-def test_memory_of_what_does_not_run_is_not_taken_for_none() -> None:
-    with pytest.raises(SystemExit, match="no such process runs: Tornado process, supervisord"):
+def test_missing_process_is_an_error() -> None:
+    with pytest.raises(SystemExit, match="no process found: Tornado process, supervisord"):
         sizes("2000 nginx: master process")

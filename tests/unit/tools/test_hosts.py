@@ -1,4 +1,4 @@
-"""The test hosts' tool, as far as it needs no root: what it reads of the machine, and what it decides from that."""
+"""The tool of the test hosts, as far as it does not require root."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from tools import fleet
 from tools.fleet import Fleet, Host, free_network, own_files, reachable_resolvers
-from tools.hosts import inventory, parse_arguments, parse_wish
+from tools.hosts import inventory, parse_arguments, parse_host
 from tools.packages import ToolError
 from tools.rootfs import KEYRING, Recipe, Source, debian_lines, locked, machine_sources, parse_deb822, parse_one_line
 
@@ -21,7 +21,7 @@ DEBIAN = "http://mirror.example.com/debian"
 SECURITY = "http://mirror.example.com/debian-security"
 
 
-def test_one_line_sources_are_read_with_their_options() -> None:
+def test_one_line_sources_are_parsed_with_options() -> None:
     text = f"""
 # deb http://commented.example.com/debian bookworm main
 deb {DEBIAN} bookworm main contrib  # a comment
@@ -34,10 +34,10 @@ deb [arch=amd64 signed-by=/etc/apt/keyrings/other.gpg] https://other.example.com
     ]
 
 
-def test_deb822_sources_are_read_stanza_by_stanza() -> None:
-    text = f"""# Comments stand anywhere
+def test_deb822_sources_are_parsed_by_stanza() -> None:
+    text = f"""# Comments are allowed anywhere
 Types: deb deb-src
-# even here
+# also here
 URIs: {DEBIAN}
 Suites: bookworm
   bookworm-updates
@@ -61,7 +61,7 @@ Components: main
     ]
 
 
-def test_a_mirror_list_of_a_cloud_image_is_followed(tmp_path: Path) -> None:
+def test_mirror_list_of_a_cloud_image_is_resolved(tmp_path: Path) -> None:
     mirrors = tmp_path / "mirrors"
     mirrors.write_text(f"{DEBIAN}\nhttp://second.example.com/debian\n")
     (tmp_path / "sources.list.d").mkdir()
@@ -70,7 +70,7 @@ def test_a_mirror_list_of_a_cloud_image_is_followed(tmp_path: Path) -> None:
     assert machine_sources(tmp_path) == [Source(DEBIAN, "bookworm", ("main",))]
 
 
-def test_a_release_takes_the_machines_mirrors_and_suites() -> None:
+def test_release_uses_the_mirrors_and_suites_of_the_machine() -> None:
     machine = [
         Source("https://packages.example.com/vendor", "bookworm", ("main",), "/usr/share/keyrings/vendor.gpg"),
         Source("https://download.example.com/linux/debian", "bookworm", ("stable",)),
@@ -83,12 +83,12 @@ def test_a_release_takes_the_machines_mirrors_and_suites() -> None:
     )
 
 
-def test_a_machine_without_a_mirror_of_debian_is_told_so() -> None:
+def test_missing_mirror_of_debian_is_an_error() -> None:
     with pytest.raises(ToolError, match="no mirror of Debian"):
         debian_lines([Source("https://other.example.com", "nodistro", ("main",))], "bookworm")
 
 
-def test_whatever_changes_in_a_recipe_changes_its_archive() -> None:
+def test_every_change_of_a_recipe_changes_its_archive() -> None:
     recipe = Recipe("bookworm", (f"deb {DEBIAN} bookworm main",), (), {})
     others = [
         dataclasses.replace(recipe, release="trixie"),
@@ -98,12 +98,12 @@ def test_whatever_changes_in_a_recipe_changes_its_archive() -> None:
         dataclasses.replace(recipe, packages=(*recipe.packages, "vim")),
         dataclasses.replace(recipe, hooks=()),
     ]
-    assert len({one.archive for one in [recipe, *others]}) == 1 + len(others)
+    assert len({variant.archive for variant in [recipe, *others]}) == 1 + len(others)
     assert recipe.archive == dataclasses.replace(recipe).archive
     assert recipe.archive.name.startswith("bookworm-")
 
 
-def test_the_first_free_network_is_taken_going_round() -> None:
+def test_first_free_network_is_used_with_wraparound() -> None:
     taken = [IPv4Network("10.213.255.0/24"), IPv4Network("10.213.0.128/25"), IPv4Network("10.213.1.7/32")]
     assert free_network([], 7) == IPv4Network("10.213.7.0/24")
     assert free_network(taken, 255) == IPv4Network("10.213.2.0/24")
@@ -112,33 +112,33 @@ def test_the_first_free_network_is_taken_going_round() -> None:
         free_network([IPv4Network("10.213.0.0/16")], 7)
 
 
-def test_resolvers_that_only_the_machine_reaches_are_left_out() -> None:
+def test_loopback_resolvers_are_excluded() -> None:
     assert reachable_resolvers("# stub\nnameserver 127.0.0.53\nnameserver ::1\nnameserver 192.0.2.1\nsearch example.com\n") == (
         "nameserver 192.0.2.1\nsearch example.com\n"
     )
 
 
-def test_a_host_has_its_address_and_the_way_out() -> None:
+def test_host_has_its_address_and_gateway() -> None:
     files = own_files(Host("web1", "trixie", "10.213.7.11"), IPv4Network("10.213.7.0/24"))
     assert files["etc/hostname"] == "web1\n"
     assert "Address=10.213.7.11/24\nGateway=10.213.7.1\n" in files["etc/systemd/network/10-host0.network"]
 
 
 @pytest.mark.parametrize(
-    ("text", "wish"),
+    ("text", "host"),
     [("demo1", ("demo1", None)), ("demo1:trixie", ("demo1", "trixie")), ("demo1:12", ("demo1", "bookworm"))],
 )
-def test_a_wish_names_a_host_and_maybe_a_release(text: str, wish: tuple[str, str | None]) -> None:
-    assert parse_wish(text) == wish
+def test_host_argument_has_a_name_and_an_optional_release(text: str, host: tuple[str, str | None]) -> None:
+    assert parse_host(text) == host
 
 
 @pytest.mark.parametrize("text", ["", "Demo", "../demo", "-demo", "demo:buster"])
-def test_a_wish_that_cannot_be_met_is_refused(text: str) -> None:
+def test_invalid_host_argument_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
-        parse_wish(text)
+        parse_host(text)
 
 
-def test_the_inventory_tells_how_to_reach_each_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inventory_has_the_connection_variables_of_each_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet, "STATE", tmp_path)
     empty = Fleet("demo")
     assert inventory(empty, "app_hosts") == {"app_hosts": {"hosts": []}, "_meta": {"hostvars": {}}}
@@ -170,7 +170,7 @@ def test_fleets_of_two_clones_share_nothing(tmp_path: Path, monkeypatch: pytest.
     assert len(here.mark) <= 15
 
 
-def test_a_lock_is_held_by_one_at_a_time_and_leaves_no_file(tmp_path: Path) -> None:
+def test_lock_is_exclusive_and_leaves_no_file(tmp_path: Path) -> None:
     lock, counter = tmp_path / "lock", tmp_path / "counter"
     counter.write_text("0")
     workers = [multiprocessing.get_context("fork").Process(target=count, args=(lock, counter)) for _ in range(4)]
@@ -191,49 +191,47 @@ def count(lock: Path, counter: Path) -> None:
             counter.write_text(str(number + 1))
 
 
-def test_a_host_is_given_directories_that_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_existing_directories_can_be_mounted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert parse_arguments(["up", "--bind", f"{tmp_path}/.", "web1"]).bind == [str(tmp_path)]
     with pytest.raises(SystemExit):
         parse_arguments(["up", "--bind", f"{tmp_path}/none", "web1"])
     assert f"there is no directory {tmp_path}/none" in capsys.readouterr().err
 
 
-def test_a_host_that_was_taken_down_by_half_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_host_is_forgotten_after_an_interrupted_removal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(fleet, "STATE", tmp_path)
-    half = Fleet("demo")
-    half.hosts = {name: Host(name, "bookworm", f"10.213.0.{number}") for number, name in enumerate(("demo1", "demo2"), 11)}
-    for name in half.hosts:
-        key = half.root(name) / fleet.HOST_KEY
+    demo = Fleet("demo")
+    demo.hosts = {name: Host(name, "bookworm", f"10.213.0.{number}") for number, name in enumerate(("demo1", "demo2"), 11)}
+    for name in demo.hosts:
+        key = demo.root(name) / fleet.HOST_KEY
         key.parent.mkdir(parents=True)
         key.with_suffix(".pub").write_text("ssh-ed25519 AAAA\n")
 
-    def cut_off(_directory: Path) -> None:
+    def interrupt(_directory: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fleet, "remove", cut_off)
+    monkeypatch.setattr(fleet, "remove", interrupt)
     monkeypatch.setattr(Fleet, "_unplug", lambda *_arguments: None)
     with pytest.raises(KeyboardInterrupt):
-        half.down(["demo1"])
+        demo.down(["demo1"])
     assert list(Fleet("demo").hosts) == ["demo2"]
 
 
-def test_what_a_fleet_sets_of_the_kernel_is_as_before_when_the_last_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kernel_settings_are_restored_with_the_last_fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     low, high, boot = tmp_path / "low", tmp_path / "high", tmp_path / "boot"
     monkeypatch.setattr(fleet, "KERNEL", {low: 10, high: 10})
-    monkeypatch.setattr(fleet, "BEFORE", tmp_path / "before.json")
+    monkeypatch.setattr(fleet, "SAVED_KERNEL", tmp_path / "before.json")
     monkeypatch.setattr(fleet, "BOOT_ID", boot)
     low.write_text("1\n")
     high.write_text("20\n")
     boot.write_text("this one")
-    one = Fleet("one")
+    demo = Fleet("demo")
     for _ in range(2):
-        one._set_kernel()
+        demo._set_kernel()
         assert (int(low.read_text()), int(high.read_text())) == (10, 20)
-    one._restore_kernel()
+    demo._restore_kernel()
     assert (int(low.read_text()), int(high.read_text())) == (1, 20)
     boot.write_text("the next one")
     low.write_text("2")
-    one._restore_kernel()
-    assert low.read_text() == "2", "it was not set in this boot"
+    demo._restore_kernel()
+    assert low.read_text() == "2", "a value of another boot must not be restored"

@@ -1,4 +1,4 @@
-"""What docs/seeds.md says is done and proven."""
+"""The features in docs/seeds.md have existing files and tests."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 
-#: Cells of each row: what a document describes, what does it, what proves it.
+#: Cells of each row: feature, implementation, tests.
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in (ROOT / "docs/seeds.md").read_text().splitlines()
-    if line.startswith("| ") and not line.startswith("| it describes")
+    if line.startswith("| ") and not line.startswith("| feature ")
 ]
 
 
-@pytest.mark.parametrize(("described", "done_by", "proven_by"), ROWS, ids=[row[0] for row in ROWS])
-def test_what_does_it_and_what_proves_it_are_there(described: str, done_by: str, proven_by: str) -> None:
-    assert described
-    if done_by.startswith("not yet"):
-        assert not proven_by
+@pytest.mark.parametrize(("feature", "implementation", "verification"), ROWS, ids=[row[0] for row in ROWS])
+def test_files_and_tests_of_a_feature_exist(feature: str, implementation: str, verification: str) -> None:
+    assert feature
+    if implementation.startswith("not yet"):
+        assert not verification
         return
-    files, tests = (re.findall(r"`([^`]+)`", cell) for cell in (done_by, proven_by))
+    files, tests = (re.findall(r"`([^`]+)`", cell) for cell in (implementation, verification))
     assert files
     assert tests
     assert [file for file in files if not (ROOT / file).exists()] == []
     for test in tests:
         file, _, name = test.partition("::")
         found = re.search(rf"def {name}\(", (ROOT / file).read_text())
-        assert name, f"{test}: which one of its tests?"
+        assert name, f"{test}: must name a test"
         assert found, test
 
 
-def test_all_five_documents_are_there() -> None:
+def test_the_page_has_all_five_documents() -> None:
     assert len(re.findall("^## ", (ROOT / "docs/seeds.md").read_text(), re.MULTILINE)) == 5

@@ -16,7 +16,7 @@ function connect() {
     show("time", new Date(message.time).toLocaleTimeString([], { hour12: false }));
     show("ticker", [message.slot, message.process].filter(Boolean).join("/") || message.pid);
   };
-  // A restarting process closes its websockets: the next one answers in a moment.
+  // A restarting process closes its websockets; reconnect to its successor.
   socket.onclose = () => {
     setState("connecting");
     setTimeout(connect, 500 + 1000 * Math.random());
