@@ -288,7 +288,7 @@ def test_pushes_that_fall_silent_take_the_places_of_their_app_and_of_no_other(
     ]
     try:
         eventually(lambda: host.run("pgrep --count --full 'receive-[p]ack /var'").stdout.strip() == "4")
-        assert "shout: 4 pushes run on this host already" in refused(host, repository, "HEAD")
+        assert "shout: 4 pushes are in progress on this host" in refused(host, repository, "HEAD")
         assert Repository(directory / "tutorial", keys["bob"]).push(host, "tutorial")[0] == 0
     finally:
         for process in silent:
@@ -303,7 +303,7 @@ def test_a_repository_that_is_full_takes_no_more_and_says_who_can_help(host: Hos
     try:
         words = refused(host, repository, repository.commit_of("HEAD^{tree}"))
         assert "shout: its repository on this host has 10" in words
-        assert "whoever runs the host can remove /var/lib/funnel/git/repositories/shout.git" in words
+        assert "an administrator of the host can remove /var/lib/funnel/git/repositories/shout.git" in words
     finally:
         host.check_output("rm %s", ballast)
 
@@ -311,9 +311,9 @@ def test_a_repository_that_is_full_takes_no_more_and_says_who_can_help(host: Hos
 @pytest.mark.parametrize(
     ("what", "reason"),
     [
-        (("main:other",), "other is not what is served from here; main is"),
-        (("main:refs/tags/v1",), "v1 is not what is served from here"),
-        (("main", "main:other"), "other is not what is served from here"),
+        (("main:other",), "other is not deployed, only main is"),
+        (("main:refs/tags/v1",), "v1 is not deployed"),
+        (("main", "main:other"), "other is not deployed"),
         ((":main",), "cannot be deleted"),
     ],
 )
@@ -328,10 +328,10 @@ def test_only_the_branch_of_the_entry_can_be_pushed(
 
 def test_a_key_pushes_to_its_own_apps_and_to_nothing_else(host: Host, repository: Repository, keys: dict[str, Path]) -> None:
     bobs, strangers = (Repository(repository.directory, keys[name]) for name in ("bob", "stranger"))
-    assert "may not push to shout; it is for tutorial (branch main)" in bobs.push(host)[1]
+    assert "may not push to shout, only to tutorial (branch main)" in bobs.push(host)[1]
     assert "may not push to sample" in repository.push(host, "sample")[1]
     assert "Permission denied" in strangers.push(host)[1]
-    assert "this key is for git push to tutorial (branch main), and for nothing else" in bobs.git(
+    assert "this key may only git push to tutorial (branch main)" in bobs.git(
         "clone", f"git@{address(host)}:tutorial", f"{repository.directory}/copy"
     )
     for command in OTHER_COMMANDS:
@@ -380,7 +380,7 @@ def test_of_two_pushes_at_once_the_second_waits_and_is_told(host: Host, reposito
     with held(host):
         first = repository.commit("first")
         with repository.start("push", f"git@{address(host)}:shout", "main") as winner:
-            eventually(lambda: "build of what was pushed" in host.run("cat /srv/shout/.lock").stdout, 90)
+            eventually(lambda: "build of a push" in host.run("cat /srv/shout/.lock").stdout, 90)
             other.commit("second")
             with other.start("push", f"git@{address(host)}:shout", "main") as loser:
                 eventually(lambda: host.run("pgrep --count --full 'funnel/[p]ush receive'").stdout.strip() == "2", 90)
@@ -388,7 +388,7 @@ def test_of_two_pushes_at_once_the_second_waits_and_is_told(host: Host, reposito
                 words = loser.communicate(timeout=120)[0]
             assert winner.wait(timeout=120) == 0
     assert loser.returncode != 0
-    assert "another push has moved main meanwhile; push again, or fetch that first" in words
+    assert "another push has updated main meanwhile; fetch it first, or push again" in words
     assert (said(host), branch(host)) == ("first", first)
 
 
@@ -418,7 +418,7 @@ def test_a_pusher_who_goes_away_leaves_nothing_half_done(host: Host, repository:
     repository.commit("away")
     with held(host):
         process = repository.start("push", f"git@{address(host)}:shout", "main")
-        eventually(lambda: "build of what was pushed" in host.run("cat /srv/shout/.lock").stdout, 90)
+        eventually(lambda: "build of a push" in host.run("cat /srv/shout/.lock").stdout, 90)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         assert said(host) == "overtaking"
