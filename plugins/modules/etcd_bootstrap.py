@@ -89,16 +89,15 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.funnel.tornado.plugins.module_utils.backing.etcd_model import Cluster, EtcdError, User
+from ansible_collections.funnel.tornado.plugins.module_utils.backing.etcd_model import (
+    USER_OPTIONS,
+    Cluster,
+    EtcdError,
+    users_by_name,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.etcd_server import Bootstrap
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
-
-USER = {
-    "name": {"type": "str", "required": True},
-    "password": {"type": "str", "required": True, "no_log": True},
-    "prefixes": {"type": "list", "elements": "str", "required": True},
-}
 
 
 def main() -> None:
@@ -110,7 +109,7 @@ def main() -> None:
             "data": {"type": "path", "required": True},
             "quota": {"type": "int", "default": 2 << 30},
             "root_password": {"type": "str", "default": "", "no_log": True},
-            "users": {"type": "list", "elements": "dict", "default": [], "options": USER},
+            "users": {"type": "list", "elements": "dict", "default": [], "options": USER_OPTIONS},
             "snapshot": {"type": "path"},
             "snapshot_root_password": {"type": "str", "default": "", "no_log": True},
             "target": {"type": "path"},
@@ -119,7 +118,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    users = {user["name"]: User(user["password"], user["prefixes"]) for user in params["users"]}
+    users = users_by_name(params["users"])
     bootstrap = Bootstrap(params["name"], Path(params["data"]), params["root_password"], users, params["quota"])
     changed = params["snapshot"] is not None or not (bootstrap.data / "member").exists()
     try:

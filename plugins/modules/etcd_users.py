@@ -80,35 +80,30 @@ revoked:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.etcd_model import (
+    USER_OPTIONS,
     Client,
     EtcdError,
     UnreachableError,
-    User,
     UserChanges,
     apply_users,
+    users_by_name,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
-
-USER = {
-    "name": {"type": "str", "required": True},
-    "password": {"type": "str", "required": True, "no_log": True},
-    "prefixes": {"type": "list", "elements": "str", "required": True},
-}
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "root_password": {"type": "str", "default": "", "no_log": True},
-            "users": {"type": "list", "elements": "dict", "default": [], "options": USER},
+            "users": {"type": "list", "elements": "dict", "default": [], "options": USER_OPTIONS},
             "url": {"type": "str", "default": "http://127.0.0.1:2379"},
             "ca": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
     params = module.params
-    users = {user["name"]: User(user["password"], user["prefixes"]) for user in params["users"]}
+    users = users_by_name(params["users"])
     try:
         require_running_etcd()
         changes = apply_users(Client(params["url"], params["ca"]), params["root_password"], users, check_mode=module.check_mode)

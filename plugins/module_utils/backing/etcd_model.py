@@ -335,6 +335,19 @@ class User:
     prefixes: Sequence[str]
 
 
+#: Options of a user in the arguments of modules.
+USER_OPTIONS = {
+    "name": {"type": "str", "required": True},
+    "password": {"type": "str", "required": True, "no_log": True},
+    "prefixes": {"type": "list", "elements": "str", "required": True},
+}
+
+
+def users_by_name(entries: Sequence[Mapping[str, Any]]) -> dict[str, User]:
+    """Return the users in the arguments of a module."""
+    return {entry["name"]: User(entry["password"], entry["prefixes"]) for entry in entries}
+
+
 def key_range(prefix: str) -> dict[str, str]:
     """Return the key range of a permission for ``prefix``; the end is exclusive.
 

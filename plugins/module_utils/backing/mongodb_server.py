@@ -31,7 +31,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_mod
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc, sockets
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, run
-from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import retry
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import File, FileSet, FileSetError, converge
@@ -164,25 +164,20 @@ class Bootstrap:
             shutil.rmtree(new, ignore_errors=True)
 
     def _create_administrator(self, path: Path, started: float) -> None:
-        deadline = Deadline(BOOTSTRAP_TIMEOUT)
-        while True:
-            try:
-                hello(str(path), seconds=1.0)
-                break
-            except MongodbError as error:
-                if not systemd.query(BOOTSTRAP_UNIT).active:
-                    journal = [
-                        "journalctl",
-                        f"--unit={BOOTSTRAP_UNIT}",
-                        f"--since=@{started - 1:.0f}",
-                        "--output=cat",
-                        "--no-pager",
-                    ]
-                    reason = last_errors(run(journal).output)
-                    raise MongodbError(f"mongodb_settings: mongod does not start with new data:\n{reason}") from error
-                if deadline.expired:
-                    raise
-            time.sleep(INTERVAL)
+        try:
+            retry(
+                lambda: hello(str(path), seconds=1.0),
+                MongodbError,
+                lambda _error: systemd.query(BOOTSTRAP_UNIT).active,
+                timeout=BOOTSTRAP_TIMEOUT,
+                interval=INTERVAL,
+            )
+        except MongodbError as error:
+            if systemd.query(BOOTSTRAP_UNIT).active:
+                raise
+            journal = ["journalctl", f"--unit={BOOTSTRAP_UNIT}", f"--since=@{started - 1:.0f}", "--output=cat", "--no-pager"]
+            reason = last_errors(run(journal).output)
+            raise MongodbError(f"mongodb_settings: mongod does not start with new data:\n{reason}") from error
         with wrap_errors("the administrator cannot be created"), contextlib.closing(connect(str(path))) as client:
             client.admin.command("createUser", ADMIN, pwd=self.password, roles=["root"])
 
