@@ -1,4 +1,4 @@
-"""How many files a host lets a service hold open."""
+"""The maximum of open files that a host allows for a service."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _CAP_SYS_RESOURCE = 1 << 24
 
 @dataclass(frozen=True)
 class Capacity:
-    """What bounds the open files of a service on this host.
+    """Limits of the open files of a service on this host.
 
-    ``can_raise``: whether PID 1, and so what it starts, may go above its own hard limit, up to ``nr_open``.
+    ``can_raise``: whether PID 1, and thus its services, may exceed its hard limit, up to ``nr_open``.
     """
 
     nr_open: int
@@ -27,7 +27,7 @@ class Capacity:
         """Read the capacity from the proc file system."""
         status = (proc / "1/status").read_text()
         effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
-        # In a user namespace of its own the capability does not count: the kernel asks for it in the initial one.
+        # The kernel requires the capability in the initial user namespace.
         initial_namespace = (proc / "self/uid_map").read_text().split() == ["0", "0", "4294967295"]
         return cls(
             nr_open=int((proc / "sys/fs/nr_open").read_text()),
@@ -37,11 +37,11 @@ class Capacity:
 
     @property
     def max_open_files(self) -> int:
-        """The most files that a service can be allowed to hold open."""
+        """The highest possible limit of open files of a service."""
         return self.nr_open if self.can_raise else min(self.nr_open, self.init_hard)
 
     def problem(self, open_files: int) -> str:
-        """Return why this host cannot give ``open_files``, or nothing."""
+        """Return why this host does not allow ``open_files``; empty if it does."""
         if open_files <= self.max_open_files:
             return ""
         if self.max_open_files == self.nr_open:

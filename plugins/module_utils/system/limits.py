@@ -1,4 +1,4 @@
-"""How many files a service may hold open, and how many connections may wait: what a host can give, and giving it."""
+"""Limits of a host: open files of services, and the backlog of their listeners."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system import syste
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import File, FileSet, FileSetResult, converge
 
-#: The kernel settings that bound it.
+#: The kernel settings that cap them.
 SOMAXCONN, FILE_MAX = "net.core.somaxconn", "fs.file-max"
 
-#: The module's options.
+#: Options of the module.
 ARGUMENTS = {
     "open_files": {"type": "int", "required": True},
     "backlog": {"type": "int", "default": 4096},
@@ -27,12 +27,15 @@ SYSCTL_FILE = "/etc/sysctl.d/50-funnel.conf"
 
 
 class LimitsError(Exception):
-    """The host cannot give what is wanted. The message holds both numbers, and nothing was changed."""
+    """The host does not allow the limits, and nothing was changed. The message contains both values."""
 
 
 @dataclass(frozen=True)
 class Sysctl:
-    """A kernel setting that has to be at least ``wanted``; a higher one stays as it is."""
+    """A kernel setting that must be at least ``minimum``; a higher value is kept.
+
+    ``cached`` is its current value if it was already read.
+    """
 
     name: str
     variable: str
@@ -42,29 +45,29 @@ class Sysctl:
 
     @property
     def path(self) -> Path:
-        """Where it is read and set."""
+        """Its file in the proc file system."""
         return self.proc / "sys" / self.name.replace(".", "/")
 
     @property
     def current(self) -> int:
-        """Its present value: what is ``known`` of it, or what is read."""
+        """Its current value."""
         return int(self.path.read_text()) if self.cached is None else self.cached
 
     def problem(self) -> str:
-        """Return why it cannot be set, or nothing."""
+        """Return why it cannot be set; empty if it can."""
         if self.current >= self.minimum or _is_writable(self.path):
             return ""
         return (
-            f"{self.variable}: needs {self.name} to be {self.minimum}, it is {self.current} and read-only here; "
-            f"ask for less, or raise it on the host of this container"
+            f"{self.variable}: requires {self.name} >= {self.minimum}, but it is {self.current} and read-only; "
+            f"lower the value, or raise the setting on the host of this container"
         )
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is wanted: open files per process, connections waiting at a listener, and the services meant.
+    """Desired limits: open files per process of ``services``, and connections in the backlog of a listener.
 
-    ``kernel`` are the present values of kernel settings that are known, by name; others are read from ``proc``.
+    ``kernel`` contains current values of kernel settings, by name; missing ones are read from ``proc``.
     """
 
     open_files: int
@@ -74,62 +77,61 @@ class Limits:
     kernel: Mapping[str, int] = field(default_factory=dict)
 
     def sysctls(self) -> list[Sysctl]:
-        """Return the kernel settings this takes."""
+        """Return the required kernel settings."""
         return [
             Sysctl(SOMAXCONN, "limits_backlog", self.backlog, self.proc, self.kernel.get(SOMAXCONN)),
-            # nginx and the app behind it may both be at their limit.
+            # nginx and an app may both reach their limit.
             Sysctl(FILE_MAX, "limits_open_files", 2 * self.open_files, self.proc, self.kernel.get(FILE_MAX)),
         ]
 
     def problems(self) -> list[str]:
-        """Return why this host cannot give it."""
-        found = [Capacity.of_host(self.proc).problem(self.open_files)]
-        found += [sysctl.problem() for sysctl in self.sysctls()]
-        return [problem for problem in found if problem]
+        """Return why this host does not allow the limits."""
+        problems = [Capacity.of_host(self.proc).problem(self.open_files), *(sysctl.problem() for sysctl in self.sysctls())]
+        return [problem for problem in problems if problem]
 
     def files(self, sysctl_file: str) -> list[File]:
-        """Return the files that make it last, ``sysctl_file`` being what the one of the kernel settings holds now.
+        """Return the files that persist the limits; ``sysctl_file`` is the current content of the file of kernel settings.
 
-        The drop-ins leave the hard limit at what systemd can give at most (it clamps ``infinity`` to that): so a
-        later rise reaches the running service, by its soft limit, without a restart and without CAP_SYS_RESOURCE.
+        The drop-ins set the hard limit to the maximum, as which systemd interprets ``infinity``: the soft limit of a running
+        service can then be raised without a restart and without CAP_SYS_RESOURCE.
         """
-        who = [f"{who:4} {kind} nofile {self.open_files}\n" for who in ("*", "root") for kind in ("soft", "hard")]
-        # A setting that is high enough is left out, unless it may be so because of this very file.
+        logins = [f"{domain:4} {kind} nofile {self.open_files}\n" for domain in ("*", "root") for kind in ("soft", "hard")]
+        # A sufficient setting is omitted, unless this very file may have raised it.
         somaxconn, *others = self.sysctls()
-        kept = [somaxconn, *(one for one in others if one.current < one.minimum or one.name in sysctl_file)]
-        settings = [f"{one.name} = {max(one.current, one.minimum)}\n" for one in kept]
+        required = [somaxconn, *(sysctl for sysctl in others if sysctl.current < sysctl.minimum or sysctl.name in sysctl_file)]
+        settings = [f"{sysctl.name} = {max(sysctl.current, sysctl.minimum)}\n" for sysctl in required]
         drop_in = f"[Service]\nLimitNOFILE={self.open_files}:infinity\n"
-        contents = {LIMITS_FILE: "".join(who), SYSCTL_FILE: "".join(settings)}
+        contents = {LIMITS_FILE: "".join(logins), SYSCTL_FILE: "".join(settings)}
         contents |= {f"/etc/systemd/system/{name}.service.d/50-funnel-limits.conf": drop_in for name in self.services}
         return [File(path, f"# Ansible managed\n{content}".encode()) for path, content in contents.items()]
 
 
 def apply(limits: Limits, *, check_mode: bool = False) -> FileSetResult:
-    """Give the limits to the host: to its files, to the kernel, and to the services that are running.
+    """Apply the limits to configuration files, the kernel and running services.
 
-    A running process is only ever raised; a lower limit holds from its next start.
+    Limits of running processes are only raised; a lower limit applies from the next start.
 
-    :raises LimitsError: when the host cannot give them; nothing was changed.
+    :raises LimitsError: if the host does not allow them; nothing was changed.
     """
     if problems := limits.problems():
         raise LimitsError("; ".join(problems))
     sysctl_file = Path(SYSCTL_FILE)
     files = limits.files(sysctl_file.read_text() if sysctl_file.exists() else "")
-    outcome = converge(FileSet(Path("/"), files), check_mode=check_mode)
+    result = converge(FileSet(Path("/"), files), check_mode=check_mode)
     for sysctl in limits.sysctls():
         if sysctl.current < sysctl.minimum:
-            outcome.files.append(str(sysctl.path))
+            result.files.append(str(sysctl.path))
             if not check_mode:
                 sysctl.path.write_text(f"{sysctl.minimum}\n")
     for name in limits.services:
         pid = systemd.query(name).main_pid
         if pid:
-            raise_process_limit(name, pid, limits.open_files, outcome, check_mode=check_mode)
-    return outcome
+            raise_process_limit(name, pid, limits.open_files, result, check_mode=check_mode)
+    return result
 
 
-def raise_process_limit(name: str, pid: int, open_files: int, outcome: FileSetResult, *, check_mode: bool) -> None:
-    """Raise a running process to ``open_files``, without touching its own children, and note that in ``outcome``."""
+def raise_process_limit(name: str, pid: int, open_files: int, result: FileSetResult, *, check_mode: bool) -> None:
+    """Raise the limit of a running process, but not of its children, and record that in ``result``."""
     soft, hard = open_file_limits(pid)
     if soft >= open_files:
         return
@@ -137,19 +139,19 @@ def raise_process_limit(name: str, pid: int, open_files: int, outcome: FileSetRe
         try:
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_files, max(hard, open_files)))
         except PermissionError:
-            outcome.warnings.append(
-                f"{name} (pid {pid}) keeps {soft} open files until its next start: its hard limit is {hard}, "
-                "and root, here, lacks CAP_SYS_RESOURCE, which it takes to raise it or another user's"
+            result.warnings.append(
+                f"{name} (pid {pid}) keeps its limit of {soft} open files until its next start: its hard limit is {hard}, "
+                "and raising it requires CAP_SYS_RESOURCE, which root lacks on this host"
             )
             return
         confirmed = open_file_limits(pid)[0]
         if confirmed < open_files:
-            raise LimitsError(f"{name} (pid {pid}) was given {open_files} open files but has {confirmed}")
-    outcome.files.append(f"/proc/{pid}/limits")
+            raise LimitsError(f"{name} (pid {pid}) has a limit of {confirmed} open files after it was set to {open_files}")
+    result.files.append(f"/proc/{pid}/limits")
 
 
 def _is_writable(path: Path) -> bool:
-    """Tell whether root can write here: on a read-only mount, as containers have it, the mode bits say nothing."""
+    """Return whether root can write a file, which may be on a read-only mount in a container."""
     try:
         with path.open("r+"):
             return True

@@ -1,4 +1,4 @@
-"""Debian packages by dpkg and apt-get, and the distributions this collection knows."""
+"""Debian packages, managed with dpkg and apt-get, and the supported distributions."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandResult, last_lines, run
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
 
-#: The first Debian release that is supported, and the Ubuntu releases that are.
+#: The oldest supported Debian release, and the supported Ubuntu releases.
 OLDEST_DEBIAN = 12
 UBUNTU = ("22.04", "24.04")
 
-#: What the modules need, as Tornado 6.6 does.
+#: Minimum Python version of the modules, and of Tornado 6.6.
 OLDEST_PYTHON = (3, 11)
 
-#: Seconds to wait for another apt or dpkg, such as the daily upgrade of a host that was just booted.
+#: Seconds to wait for locks of other apt or dpkg processes, such as a scheduled upgrade.
 LOCK_SECONDS = 120
 
 _APT_GET = (
@@ -36,14 +37,14 @@ _ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "APT_LISTCHANGES_FRONTEND":
 
 
 class PackagesError(Exception):
-    """The host is not supported, or its packages cannot be installed. The message holds apt's last lines."""
+    """The host is not supported, or packages cannot be installed. The message contains the last lines of apt's output."""
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """What a host runs: ``id``, ``number`` and ``codename`` as in os-release(5), such as debian, 12 and bookworm.
+    """Distribution of a host: ``id``, ``number`` and ``codename`` from os-release(5), such as debian, 12 and bookworm.
 
-    Debian's testing and unstable have no number.
+    Debian testing and unstable have no number.
     """
 
     id: str
@@ -53,84 +54,83 @@ class Distribution:
 
     @classmethod
     def of_host(cls, base: Path = Path("/")) -> Distribution:
-        """Read what the host runs; nothing, if it does not say."""
+        """Read os-release(5); all fields are empty if it does not exist."""
         try:
             text = (base / "etc/os-release").read_text()
         except OSError:
             text = ""
         pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
-        said = {key.strip(): value.strip().strip("\"'") for key, value in pairs}
-        names = (said.get(key, "") for key in ("ID", "VERSION_ID", "VERSION_CODENAME", "PRETTY_NAME"))
-        return cls(*names)
+        values = {key.strip(): value.strip().strip("\"'") for key, value in pairs}
+        return cls(*(values.get(key, "") for key in ("ID", "VERSION_ID", "VERSION_CODENAME", "PRETTY_NAME")))
 
     @property
     def supported(self) -> bool:
-        """Whether it is one that the collection is for; what is newer than Debian's newest counts as that."""
+        """Whether the collection supports it; Debian testing and unstable count as the newest release."""
         if self.id == "ubuntu":
             return self.number in UBUNTU
         return self.id == "debian" and not (self.number.isdigit() and int(self.number) < OLDEST_DEBIAN)
 
 
 def require_supported_host(base: Path = Path("/"), python: tuple[int, int] = sys.version_info[:2]) -> Distribution:
-    """See that this host runs a distribution that is supported, and Ansible's modules a Python that is; return the former.
+    """Return the distribution of this host if it and the Python of Ansible's modules are supported.
 
-    :raises PackagesError: naming what it runs, and what would be right.
+    :raises PackagesError: with the unsupported and the supported versions.
     """
-    found = Distribution.of_host(base)
+    distribution = Distribution.of_host(base)
     host = f"host {platform.node()} runs"
-    if not found.supported:
-        known = f"Debian 12 and 13, Ubuntu {' and '.join(UBUNTU)}"
-        raise PackagesError(f"{host} {found.name or 'an unknown system'}; funnel.tornado supports {known}")
+    if not distribution.supported:
+        supported = f"Debian 12 and 13, Ubuntu {' and '.join(UBUNTU)}"
+        raise PackagesError(f"{host} {distribution.name or 'an unknown system'}; funnel.tornado supports {supported}")
     if python < OLDEST_PYTHON:
         oldest = ".".join(map(str, OLDEST_PYTHON))
-        right = f"install python{oldest} there, and set ansible_python_interpreter to /usr/bin/python{oldest} for it"
-        raise PackagesError(f"{host} modules by Python {python[0]}.{python[1]}, and they need {oldest}; {right}")
-    return found
+        remedy = f"install python{oldest} there, and set ansible_python_interpreter to /usr/bin/python{oldest} for it"
+        raise PackagesError(f"{host} modules with Python {python[0]}.{python[1]}, but they need {oldest}; {remedy}")
+    return distribution
 
 
 def installed_versions(names: Sequence[str] = ()) -> dict[str, str]:
-    """Return the versions of those of ``names`` that are installed; of all that are, without names."""
+    """Return the versions of the installed packages among ``names``, or of all installed packages."""
     listed = run(["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package} ${Version}\n", *names], check=False).output
     rows = [line.split() for line in listed.splitlines()]
     return {row[1]: row[2] for row in rows if len(row) == 3 and row[0] == "installed"}
 
 
 def upstream_versions(versions: Mapping[str, str]) -> dict[str, str]:
-    """Return what the authors of packages call their versions: Debian's without epoch and revision (deb-version(7))."""
+    """Return upstream versions: Debian versions without epoch and revision, deb-version(7)."""
     without_epoch = {name: version.rpartition(":")[2] for name, version in versions.items()}
     return {name: version.rpartition("-")[0] or version for name, version in without_epoch.items()}
 
 
-def select_versions(names: object, known: Mapping[str, str]) -> dict[str, str]:
-    """Return the versions of packages that are known, or nothing unless those of all are."""
-    if not isinstance(names, list) or not set(names) <= known.keys():
+def select_versions(names: object, versions: Mapping[str, str]) -> dict[str, str]:
+    """Return the ``versions`` of packages, or nothing if one of them is missing."""
+    if not isinstance(names, list) or not set(names) <= versions.keys():
         return {}
-    return {name: known[name] for name in names}
+    return {name: versions[name] for name in names}
 
 
 def install(names: Sequence[str], *, lists_max_age: float) -> None:
-    """Install packages; the package lists are updated first if older than ``lists_max_age`` seconds or lacking one.
+    """Install packages; first update the package lists if a package is not in them, or after ``lists_max_age`` seconds.
 
-    :raises PackagesError: with apt's last lines.
+    :raises PackagesError: with the last lines of apt's output.
     """
     updated = ""
     if _lists_age() > lists_max_age or len(candidates(names)) < len(names):
         updated = _update().output
-        known = candidates(names)
-        if unknown := [name for name in names if name not in known]:
-            raise PackagesError(f"no package source of this host has {', '.join(unknown)}:\n{last_lines(updated, 8)}")
-    installed = run([*_APT_GET, "install", *names], timeout=1800, environment=_ENVIRONMENT, check=False)
-    if installed.status != 0:
-        raise PackagesError(f"apt-get install {' '.join(names)} failed:\n{last_lines(installed.output)}")
+        available = candidates(names)
+        if missing := [name for name in names if name not in available]:
+            raise PackagesError(f"no package source of this host has {', '.join(missing)}:\n{last_lines(updated, 8)}")
+    result = run([*_APT_GET, "install", *names], timeout=1800, environment=_ENVIRONMENT, check=False)
+    if result.status != 0:
+        raise PackagesError(f"apt-get install {' '.join(names)} failed:\n{last_lines(result.output)}")
 
 
 def upgradable(names: Sequence[str], *, lists_max_age: float) -> dict[str, tuple[str, str]]:
-    """Return the version that each package has and would get; one that is new, as a kernel's often is, has none yet.
+    """Return the installed and the candidate version of each upgradable package; new packages, such as kernels, have only one.
 
-    The package lists are updated first if older than ``lists_max_age`` seconds; no package is removed, and held ones stay.
+    The package lists are updated first if older than ``lists_max_age`` seconds. Upgrades remove no package and respect holds.
 
-    :arg names: the packages; all that are installed, if empty.
-    :raises PackagesError: with apt's last lines.
+    :arg names: the packages; all installed ones if empty.
+    :raises PackagesError: with the last lines of apt's output.
     """
     if _lists_age() > lists_max_age:
         updated = _update("--option=APT::Update::Error-Mode=any")
@@ -140,41 +140,41 @@ def upgradable(names: Sequence[str], *, lists_max_age: float) -> dict[str, tuple
 
 
 def upgrade(names: Sequence[str]) -> None:
-    """Upgrade what `upgradable` returns.
+    """Upgrade the packages that :func:`upgradable` returns.
 
-    :raises PackagesError: with apt's last lines.
+    :raises PackagesError: with the last lines of apt's output.
     """
     _upgrade(names)
 
 
 def _upgrade(names: Sequence[str], *options: str) -> CommandResult:
     command = ["install", "--only-upgrade", *names] if names else ["upgrade", "--with-new-pkgs"]
-    done = run([*_APT_GET, *options, *command], timeout=1800, environment=_ENVIRONMENT, check=False)
-    if done.status != 0:
-        raise PackagesError(f"apt-get {' '.join(command)} failed:\n{last_lines(done.output)}")
-    return done
+    result = run([*_APT_GET, *options, *command], timeout=1800, environment=_ENVIRONMENT, check=False)
+    if result.status != 0:
+        raise PackagesError(f"apt-get {' '.join(command)} failed:\n{last_lines(result.output)}")
+    return result
 
 
 def parse_simulation(output: str) -> dict[str, tuple[str, str]]:
-    """Return what apt-get says it would install: `Inst nginx [1.22.1-9] (1.22.1-10 Debian:12.9/stable [amd64]) []`."""
-    found = re.finditer(r"^Inst (\S+) (?:\[(\S+)\] )?\((\S+)", output, re.MULTILINE)
-    return {one[1]: (one[2] or "", one[3]) for one in found}
+    """Parse simulated installations of apt-get: `Inst nginx [1.22.1-9] (1.22.1-10 Debian:12.9/stable [amd64]) []`."""
+    matches = re.finditer(r"^Inst (\S+) (?:\[(\S+)\] )?\((\S+)", output, re.MULTILINE)
+    return {match[1]: (match[2] or "", match[3]) for match in matches}
 
 
 def candidates(names: Sequence[str]) -> dict[str, str]:
-    """Return the versions of those of ``names`` that apt, as its lists are now, could install."""
-    found: dict[str, str] = {}
+    """Return the candidate versions of the packages among ``names`` that are in the current package lists."""
+    versions: dict[str, str] = {}
     package = ""
     for line in run(["apt-cache", "policy", *names]).output.splitlines():
         if not line.startswith(" "):
             package = line.rstrip(":")
         elif line.startswith("  Candidate: ") and not line.endswith("(none)"):
-            found[package] = line.removeprefix("  Candidate: ")
-    return found
+            versions[package] = line.removeprefix("  Candidate: ")
+    return versions
 
 
 def _lists_age() -> float:
-    """Return how many seconds ago the package lists were updated; every update writes below ``partial``."""
+    """Return the seconds since the last update of the package lists, which always modifies ``partial``."""
     try:
         return time.time() - Path("/var/lib/apt/lists/partial").stat().st_mtime
     except OSError:
@@ -182,11 +182,13 @@ def _lists_age() -> float:
 
 
 def _update(*options: str) -> CommandResult:
-    """Update the package lists. That one source of several fails is no error here: the packages may be in the others."""
-    give_up = time.monotonic() + LOCK_SECONDS
-    while True:
-        updated = run([*_APT_GET, *options, "update"], timeout=600, environment=_ENVIRONMENT, check=False)
-        # apt's own waiting (DPkg::Lock::Timeout) is for dpkg's lock, not for that of the lists.
-        if "/lists/lock" not in updated.output or time.monotonic() > give_up:
-            return updated
-        time.sleep(2)
+    """Update the package lists; failed sources are no error, as others may have the packages.
+
+    DPkg::Lock::Timeout applies to the lock of dpkg only, not to the lock of the lists.
+    """
+    return poll(
+        lambda: run([*_APT_GET, *options, "update"], timeout=600, environment=_ENVIRONMENT, check=False),
+        lambda result: "/lists/lock" not in result.output,
+        timeout=LOCK_SECONDS,
+        interval=2,
+    )

@@ -1,4 +1,4 @@
-"""One program out of an archive, installed under what the archive hashes to."""
+"""Installation of a program from an archive, in a directory named by the hash of the archive."""
 
 from __future__ import annotations
 
@@ -13,29 +13,26 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
+from ansible_collections.funnel.tornado.plugins.module_utils.core import atomic, proc
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, run
 from ansible_collections.funnel.tornado.plugins.module_utils.system.archive import fetch
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError
-from ansible_collections.funnel.tornado.plugins.module_utils.system.unpacking import ZIP_BEGINNINGS
+from ansible_collections.funnel.tornado.plugins.module_utils.system.unpacking import ZIP_SIGNATURES
 
-#: What reading a damaged tar or zip file can raise.
+#: Exceptions of reading damaged tar and zip files.
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
-#: Hexadecimal digits of the archive's hash that name a version.
+#: Hexadecimal digits of the archive's hash in the name of a version.
 ID_LENGTH = 12
 
 
 class ProgramError(Exception):
-    """The program was not installed; what was there still is."""
+    """The program was not installed; the previous version remains."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """The program ``name`` of the archive that hashes to ``checksum`` (``sha256:...``), below ``home``.
-
-    ``link`` leads to it, for people.
-    """
+    """The program ``name`` from the archive with ``checksum`` (``sha256:...``), below ``home``; ``link`` points to it."""
 
     name: str
     checksum: str
@@ -44,41 +41,37 @@ class Program:
 
     @property
     def path(self) -> Path:
-        """The executable. Another archive has another path, so a service's unit says which one it runs."""
+        """Path of the executable, which depends on the archive: the unit of a service thus names the version that it runs."""
         return self.home / self.checksum.removeprefix("sha256:")[:ID_LENGTH] / self.name
 
     def is_up_to_date(self) -> bool:
-        """Say whether it is installed and linked."""
+        """Return whether it is installed and linked."""
         return self.path.is_file() and self.link.is_symlink() and self.link.readlink() == self.path
 
     def install(self, archive: Path | None, url: str, key: str) -> None:
-        """Install it from the file ``archive``, or from ``url``; keep what was linked and what runs, remove all other versions.
+        """Install it from the file ``archive`` or from ``url``; remove all other versions except the linked and running ones.
 
-        They stay because a service may have to go back to the one before. That is not the one that was linked, if the last
-        upgrade failed, but the one that runs.
+        These are kept for a rollback of a service: if the last upgrade failed, the linked version is not the one that runs.
 
-        :arg key: the archive's place in the inventory, for messages.
-        :raises ProgramError: when it cannot be fetched, is not in the archive, or does not run here.
+        :arg key: path of the archive in the inventory, for messages.
+        :raises ProgramError: if it cannot be downloaded, is not in the archive, or does not run on this host.
         """
-        before = self.link.readlink() if self.link.is_symlink() else self.path
+        previous = self.link.readlink() if self.link.is_symlink() else self.path
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             if not self.path.is_file():
                 self._build(archive, url, key)
-            ready = self.link.with_name(f".{self.link.name}.new")
-            ready.unlink(missing_ok=True)
-            ready.symlink_to(self.path)
-            ready.replace(self.link)
+            atomic.replace_link(self.link, self.path)
             for other in self.home.iterdir():
-                if other not in {self.path.parent, before.parent, *self._running()}:
+                if other not in {self.path.parent, previous.parent, *self._running()}:
                     shutil.rmtree(other)
         except (OSError, BuildError, CommandError) as error:
             raise ProgramError(str(error)) from error
 
     def _running(self) -> Iterator[Path]:
-        home = self.home.resolve()  # as the kernel names what a process runs
+        home = self.home.resolve()  # the kernel reports resolved paths
         for pid in proc.pids():
-            with contextlib.suppress(OSError):  # it has ended
+            with contextlib.suppress(OSError):  # it has exited
                 executable = (proc.PROC / str(pid) / "exe").readlink()
                 if executable.is_relative_to(home):
                     yield self.home / executable.relative_to(home).parts[0]
@@ -100,22 +93,22 @@ class Program:
 
 
 def extract(archive: Path, name: str, target: Path, key: str) -> None:
-    """Write the member ``name`` of a tar or zip file to ``target``; a file that is neither is the program itself.
+    """Write the member ``name`` of a tar or zip file to ``target``; any other file is the program itself.
 
-    :arg key: the archive's place in the inventory, for messages.
-    :raises ProgramError: when the archive is damaged, or does not have exactly one file of that name.
+    :arg key: path of the archive in the inventory, for messages.
+    :raises ProgramError: if the archive is damaged, or does not contain exactly one file of that name.
     """
-    with archive.open("rb") as opened:
-        zipped = opened.read(4) in ZIP_BEGINNINGS
+    with archive.open("rb") as file:
+        is_zip = file.read(4) in ZIP_SIGNATURES
     try:
-        if zipped:
+        if is_zip:
             with zipfile.ZipFile(archive) as zip_file:
-                members = [one.filename for one in zip_file.infolist()]
-                _write(zip_file.open(_only(members, name, key)), target)
+                members = [info.filename for info in zip_file.infolist()]
+                _write(zip_file.open(_find_member(members, name, key)), target)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as tar:
-                files = {one.name: one for one in tar if one.isfile()}
-                stream = tar.extractfile(files[_only(list(files), name, key)])
+                files = {info.name: info for info in tar if info.isfile()}
+                stream = tar.extractfile(files[_find_member(list(files), name, key)])
                 if stream:
                     _write(stream, target)
         else:
@@ -125,11 +118,11 @@ def extract(archive: Path, name: str, target: Path, key: str) -> None:
     target.chmod(0o755)
 
 
-def _only(members: list[str], name: str, key: str) -> str:
-    found = [member for member in members if PurePosixPath(member).name == name and not member.endswith("/")]
-    if len(found) != 1:
-        raise ProgramError(f"{key}: must have one file {name}; found {', '.join(found) or 'none'}")
-    return found[0]
+def _find_member(members: list[str], name: str, key: str) -> str:
+    matches = [member for member in members if PurePosixPath(member).name == name and not member.endswith("/")]
+    if len(matches) != 1:
+        raise ProgramError(f"{key}: must contain exactly one file {name}; found {', '.join(matches) or 'none'}")
+    return matches[0]
 
 
 def _write(stream: IO[bytes], target: Path) -> None:

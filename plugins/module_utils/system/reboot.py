@@ -1,4 +1,4 @@
-"""Why a host should be rebooted: what runs on it is older than what is installed."""
+"""Reasons for a reboot of a host: running kernels, programs and services that are older than the installed ones."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from pathlib import Path
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 
-#: Code that a process runs and that is no longer the file's: proc(5), /proc/PID/maps.
+#: Mapped code whose file was replaced, in /proc/PID/maps, proc(5).
 REPLACED = re.compile(r"^\S+ ..x. .* (/usr/\S+|/lib\S*) \(deleted\)$", re.MULTILINE)
 
-#: What the roles add to the units of services that are not restarted for it.
+#: Drop-ins that the roles add to units without a restart of the services.
 DROP_INS = "etc/systemd/system/*.service.d/50-funnel.conf"
 
 
 def reboot_reasons(base: Path = Path("/")) -> Iterator[str]:
-    """Yield why this host should be rebooted, in words.
+    """Yield the reasons why this host should be rebooted.
 
-    Packages leave run/reboot-required only where a program such as unattended-upgrades is installed; vmlinuz is Debian's link
-    to the newest kernel, boot/vmlinuz Ubuntu's.
+    Packages create run/reboot-required only if a program such as unattended-upgrades is installed. The link to the newest kernel
+    is vmlinuz on Debian, boot/vmlinuz on Ubuntu.
     """
     if (base / "run/reboot-required").exists():
-        yield "/run/reboot-required says so"
+        yield "/run/reboot-required exists"
     links = (link.readlink().name for link in (base / "vmlinuz", base / "boot/vmlinuz") if link.is_symlink())
     newest = next(links, "").removeprefix("vmlinuz-") or platform.release()
     if newest != platform.release():
-        yield f"it runs the kernel {platform.release()}, and {newest} is installed"
-    old = sorted({name for name in map(_running_replaced, proc.pids()) if name})
-    if old:
-        yield f"files were replaced that still run: {', '.join(old)}"
-    if outdated := sorted(_older_than_their_units(base)):
+        yield f"it runs kernel {platform.release()}, but {newest} is installed"
+    stale = sorted({name for name in map(_stale_program, proc.pids()) if name})
+    if stale:
+        yield f"processes use files that were replaced: {', '.join(stale)}"
+    if outdated := sorted(_outdated_services(base)):
         yield f"units were changed since these services started: {', '.join(outdated)}"
 
 
-def _older_than_their_units(base: Path) -> Iterator[str]:
-    """Yield the services that run without what the roles have since added to their units, such as what they may no longer do.
+def _outdated_services(base: Path) -> Iterator[str]:
+    """Yield the services that have not been restarted since the roles changed their drop-ins.
 
-    :raises ServiceError: when systemd does not run this host.
+    :raises ServiceError: if systemd is not the init system of this host.
     """
     for drop_in in base.glob(DROP_INS):
         name = drop_in.parent.name.removesuffix(".service.d")
@@ -48,12 +48,12 @@ def _older_than_their_units(base: Path) -> Iterator[str]:
             yield name
 
 
-def _running_replaced(pid: int) -> str:
-    """Return the name of a process that runs code which has been replaced since it was started."""
+def _stale_program(pid: int) -> str:
+    """Return the name of a process if files of its code were replaced since it started; empty otherwise."""
     directory = proc.PROC / str(pid)
     try:
         if REPLACED.search((directory / "maps").read_text(errors="replace")):
             return (directory / "comm").read_text(errors="replace").strip()
-    except OSError:  # it has ended
+    except OSError:  # it has exited
         pass
     return ""

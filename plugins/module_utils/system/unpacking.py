@@ -22,7 +22,7 @@ from typing import IO, Literal
 
 #: How each zip file begins, an empty one included. Its beginning is examined instead of its end, because any file may end with
 #: a zip file.
-ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")
+ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
 
 #: Compressions that Python's tarfile does not know: their beginnings, and the programs that GNU tar uses for them.
 PROGRAMS = {b"\x28\xb5\x2f\xfd": "zstd", b"LZIP": "lzip", b"\x89LZO": "lzop", b"\x1f\x9d": "uncompress"}
@@ -58,7 +58,7 @@ class Unpacking:
         """
         seekable = file.seekable()
         beginning = os.pread(file.fileno(), 4, 0) if seekable else b""
-        if beginning in ZIP_BEGINNINGS:
+        if beginning in ZIP_SIGNATURES:
             self._unzip(file)
         elif program := PROGRAMS.get(beginning):
             with subprocess.Popen([program, "-d", "-c"], stdin=file, stdout=subprocess.PIPE) as process:

@@ -1,4 +1,4 @@
-"""Install uv, the builder of environments, in one version at a fixed path."""
+"""Installation of uv, which builds virtual environments, and its configuration."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core import atomic
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, last_lines, run
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import UV_ENVIRONMENT
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import File
@@ -16,32 +17,32 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set imp
 HOME = Path("/opt/uv")
 LINK = Path("/usr/local/bin/uv")
 
-#: Where Debian's python3-pip-whl, which python3-venv depends on, has pip. It runs from there: making an environment
-#: only to have pip in it takes seconds.
+#: Directory of the pip wheel of python3-pip-whl, a dependency of python3-venv. pip runs from the wheel, because creating an
+#: environment for it takes seconds.
 PIP_WHEELS = Path("/usr/share/python-wheels")
 
 
-#: Everybody may read it, because uv refuses to run for those who cannot. What may hold passwords is in `UV_ENVIRONMENT`.
+#: World-readable, because uv fails for users who cannot read it. Values that may contain passwords are in `UV_ENVIRONMENT`.
 _TOML = """\
-# Environments are built of the system's Python, which security updates reach. Only an app that asks for another version
-# gets one, by way of its build.
+# Environments use the Python of the system, which gets security updates. Builds override this for apps that request another
+# version.
 python-preference = "only-system"
 python-downloads = "never"
 system-certs = true
 """
 
 
-#: The module's options that say where to fetch from.
+#: Options of the module for the sources of downloads.
 SOURCES = ("index_url", "extra_index_urls", "ca_bundle", "proxy", "no_proxy", "mirror", "downloads_json")
 
 
 class UvError(Exception):
-    """uv was not installed; the version that was there still is. The message holds pip's last lines."""
+    """uv was not installed; the previous version remains. The message contains the last lines of pip's output."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Where uv, pip and git fetch from; what is empty is as the host has it. With a ``wheelhouse`` no index is asked."""
+    """Sources from which uv, pip and git download; empty values are defaults. A ``wheelhouse`` replaces all indexes."""
 
     index_url: str = ""
     extra_index_urls: Sequence[str] = ()
@@ -53,7 +54,7 @@ class Sources:
     wheelhouse: Path | None = None
 
     def pip_environment(self) -> dict[str, str]:
-        """Return pip's environment: arguments are seen by every user of a host, and these may hold passwords."""
+        """Return the environment of pip, as URLs with passwords must not appear in the process list."""
         return _set(
             {
                 "PIP_INDEX_URL": self.index_url,
@@ -67,7 +68,7 @@ class Sources:
         )
 
     def files(self) -> list[File]:
-        """Return what lets builds fetch from there: uv's configuration, and the environment that uv and git are run with."""
+        """Return the configuration of uv, and the file with the environment of uv and git."""
         toml = f'{_TOML}\nno-index = true\nfind-links = ["{self.wheelhouse}"]\n' if self.wheelhouse else _TOML
         environment = _set(
             {
@@ -91,7 +92,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Uv:
-    """A version of uv below ``home``, ``link`` pointing to it."""
+    """A version of uv below ``home``; ``link`` points to it."""
 
     version: str
     home: Path = HOME
@@ -99,13 +100,13 @@ class Uv:
 
     @classmethod
     def installed_version(cls) -> str:
-        """Return the version that is installed and linked, and alone; empty if there is none such."""
+        """Return the installed version; empty if it is not linked, or not the only one."""
         version = LINK.readlink().parent.parent.name if LINK.is_symlink() else ""
         return version if version and cls(version).is_up_to_date() else ""
 
     @property
     def directory(self) -> Path:
-        """Where this version is."""
+        """Directory of this version."""
         return self.home / self.version
 
     @property
@@ -114,26 +115,25 @@ class Uv:
         return self.directory / "bin/uv"
 
     def other_paths(self) -> list[Path]:
-        """Return what else is below ``home``: other versions, and what a cut-off run left."""
+        """Return the other paths below ``home``: other versions, and leftovers of interrupted runs."""
         return sorted(path for path in self.home.iterdir() if path != self.directory) if self.home.is_dir() else []
 
     def is_up_to_date(self) -> bool:
-        """Tell whether it is installed and linked, and nothing else is there."""
+        """Return whether it is installed, linked and the only version."""
         linked = self.link.is_symlink() and self.link.readlink() == self.program
         return linked and os.access(self.program, os.X_OK) and not self.other_paths()
 
     def install(self, hashes: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Install this version if it is not there, link it, and remove the others.
+        """Install this version if it is missing, link it, and remove other versions.
 
-        ``hashes`` are those of the wheels that may be installed (``sha256:...``); without any, all may.
-        ``environment`` is pip's: its index, certificates and proxy.
-
-        :raises UvError: when pip cannot get it or it does not run.
+        :arg hashes: hashes of the accepted wheels (``sha256:...``); empty accepts all.
+        :arg environment: environment of pip: index, certificates and proxy.
+        :raises UvError: if pip cannot download it, or it does not run.
         """
         try:
             if not os.access(self.program, os.X_OK):
                 self._download(hashes, environment)
-            self._link()
+            atomic.replace_link(self.link, self.program)
             for other in self.other_paths():
                 shutil.rmtree(other)
         except (OSError, CommandError) as error:
@@ -143,22 +143,23 @@ class Uv:
         self.home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", suffix=".new", dir=self.home) as directory:
             new = Path(directory) / "uv"
-            wanted = Path(directory) / "requirements.txt"
-            wanted.write_text(" ".join([f"uv=={self.version}", *(f"--hash={one}" for one in hashes)]))
+            requirements = Path(directory) / "requirements.txt"
+            requirements.write_text(" ".join([f"uv=={self.version}", *(f"--hash={digest}" for digest in hashes)]))
             options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-compile", "--quiet"]
-            command = ["/usr/bin/python3", f"{_pip()}/pip", "install", *options, f"--target={new}", f"--requirement={wanted}"]
-            finished = run(command, timeout=600, environment={**_PIP_ENVIRONMENT, **environment}, check=False)
-            if finished.status != 0:
-                raise UvError(f"uv {self.version} cannot be installed:\n{last_lines(finished.output, 10)}")
+            command = [
+                "/usr/bin/python3",
+                f"{_pip()}/pip",
+                "install",
+                *options,
+                f"--target={new}",
+                f"--requirement={requirements}",
+            ]
+            result = run(command, timeout=600, environment={**_PIP_ENVIRONMENT, **environment}, check=False)
+            if result.status != 0:
+                raise UvError(f"uv {self.version} cannot be installed:\n{last_lines(result.output, 10)}")
             run([str(new / "bin/uv"), "--version"])
             shutil.rmtree(self.directory, ignore_errors=True)
             new.rename(self.directory)
-
-    def _link(self) -> None:
-        ready = self.link.with_name(f".{self.link.name}.new")
-        ready.unlink(missing_ok=True)
-        ready.symlink_to(self.program)
-        ready.replace(self.link)
 
 
 _PIP_ENVIRONMENT = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_ROOT_USER_ACTION": "ignore"}
@@ -171,5 +172,5 @@ def _set(values: Mapping[str, str]) -> dict[str, str]:
 def _pip() -> Path:
     wheels = sorted(PIP_WHEELS.glob("pip-*.whl"))
     if not wheels:
-        raise UvError(f"there is no pip in {PIP_WHEELS}: install the package python3-venv")
+        raise UvError(f"{PIP_WHEELS} contains no pip: install the package python3-venv")
     return wheels[-1]

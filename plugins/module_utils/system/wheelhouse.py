@@ -1,4 +1,4 @@
-"""A wheelhouse: a directory of Python packages that takes the place of an index, the same on the controller and on hosts."""
+"""Wheelhouse: a directory of Python packages that replaces the package index, copied from the controller to the hosts."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, run
 
-#: Where it is on a host: everybody may read it, as builds run as the apps' users.
+#: Its directory on a host; world-readable, as builds run as the users of the apps.
 HOME = Path("/opt/wheelhouse")
 
-#: What a wheelhouse holds: wheels, and sources of what comes without one.
+#: File names of wheels and of source distributions.
 PATTERNS = ("*.whl", "*.tar.gz", "*.zip")
 
-#: Seconds that unpacking may take: some gigabytes on a slow disk.
+#: Timeout in seconds of unpacking, for some gigabytes on a slow disk.
 UNPACK_SECONDS = 1800
 
 
 class WheelhouseError(Exception):
-    """The packages are not on the host; those that were there still are."""
+    """The packages were not installed; the previous ones remain."""
 
 
 def package_hashes(directory: Path) -> dict[str, str]:
-    """Return the SHA-256 of each package in a directory, by its file's name; nothing if there is no directory."""
+    """Return the SHA-256 of each package in a directory by file name; empty if the directory does not exist."""
     return {path.name: _digest(path) for pattern in PATTERNS for path in sorted(directory.glob(pattern))}
 
 
 def pack(directory: Path, names: Iterable[str], archive: Path) -> None:
-    """Write some packages of a directory to a tar archive, uncompressed: packages are."""
+    """Write packages of a directory to an uncompressed tar archive."""
     with tarfile.open(archive, "w") as tar:
         for name in names:
             tar.add(directory / name, arcname=name)
 
 
-def converge(wanted: Mapping[str, str], archive: Path | None, home: Path = HOME) -> None:
-    """Let ``home`` hold the packages that are wanted, and no others.
+def converge(desired: Mapping[str, str], archive: Path | None, home: Path = HOME) -> None:
+    """Make ``home`` contain exactly the desired packages.
 
-    :arg wanted: the hash of each, as :func:`package_hashes` returns it.
-    :arg archive: has those that are missing; None when none is.
-    :raises WheelhouseError: when a package does not arrive as it was sent; ``home`` is as before then.
+    :arg desired: their hashes, as :func:`package_hashes` returns them.
+    :arg archive: contains the missing ones; None if none is missing.
+    :raises WheelhouseError: if a package was damaged in transit; ``home`` was not changed.
     """
     home.mkdir(mode=0o755, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{home.name}.", dir=home.parent) as directory:
@@ -54,13 +54,13 @@ def converge(wanted: Mapping[str, str], archive: Path | None, home: Path = HOME)
                 )
             except CommandError as error:
                 raise WheelhouseError(str(error)) from error
-        arrived = package_hashes(new)
-        if damaged := [name for name, digest in arrived.items() if digest != wanted.get(name)]:
+        received = package_hashes(new)
+        if damaged := [name for name, digest in received.items() if digest != desired.get(name)]:
             raise WheelhouseError(f"{', '.join(damaged)} did not arrive as sent")
-        for name in arrived:
+        for name in received:
             (new / name).chmod(0o644)
             (new / name).replace(home / name)
-    for name in package_hashes(home).keys() - wanted.keys():
+    for name in package_hashes(home).keys() - desired.keys():
         (home / name).unlink()
 
 

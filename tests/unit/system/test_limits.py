@@ -63,7 +63,7 @@ def test_the_capability_does_not_count_in_a_user_namespace(tmp_path: Path) -> No
 def test_a_kernel_setting_that_cannot_be_raised_is_reported_with_both_numbers() -> None:
     read_only = Sysctl("kernel.cap_last_cap", "limits_backlog", 1000)  # read-only for root, too
     found = read_only.current
-    assert f"limits_backlog: needs kernel.cap_last_cap to be 1000, it is {found} and read-only" in read_only.problem()
+    assert f"limits_backlog: requires kernel.cap_last_cap >= 1000, but it is {found} and read-only" in read_only.problem()
     assert Sysctl("kernel.cap_last_cap", "limits_backlog", found).problem() == ""
 
 
@@ -107,15 +107,15 @@ def test_a_running_process_is_raised_and_only_raised() -> None:
     with subprocess.Popen(["sh", "-c", "ulimit -Sn 100 && exec sleep 60"], stdout=subprocess.DEVNULL) as process:
         while open_file_limits(process.pid)[0] != 100:
             assert process.poll() is None
-        outcome = FileSetResult()
-        raise_process_limit("sleep", process.pid, 200, outcome, check_mode=True)
+        result = FileSetResult()
+        raise_process_limit("sleep", process.pid, 200, result, check_mode=True)
         assert open_file_limits(process.pid) == (100, hard)
-        raise_process_limit("sleep", process.pid, 200, outcome, check_mode=False)
+        raise_process_limit("sleep", process.pid, 200, result, check_mode=False)
         assert open_file_limits(process.pid) == (200, hard)
-        raise_process_limit("sleep", process.pid, 150, outcome, check_mode=False)
+        raise_process_limit("sleep", process.pid, 150, result, check_mode=False)
         assert open_file_limits(process.pid) == (200, hard)
         process.kill()
-    assert outcome.files == [f"/proc/{process.pid}/limits"] * 2
+    assert result.files == [f"/proc/{process.pid}/limits"] * 2
 
 
 def test_the_limits_of_a_process_are_read_as_the_kernel_has_them() -> None:

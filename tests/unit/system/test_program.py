@@ -59,7 +59,7 @@ def test_a_file_that_is_no_archive_is_the_program_itself(tmp_path: Path) -> None
 )
 def test_an_archive_without_exactly_one_is_refused(tmp_path: Path, members: tuple[str, ...], found: str) -> None:
     archive = pack(tmp_path / "a.tgz", *members)
-    with pytest.raises(ProgramError, match=f"{KEY}.archive: must have one file mongod; found {found}"):
+    with pytest.raises(ProgramError, match=f"{KEY}.archive: must contain exactly one file mongod; found {found}"):
         program(tmp_path, archive).install(archive, "", KEY)
     assert list((tmp_path / "opt").iterdir()) == []
 
