@@ -1,4 +1,4 @@
-"""Controller's half of the module push: says who may push what, and packs the program that takes it."""
+"""Action plugin of the module push: selects the keys and apps, and packs the program that receives pushes."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.validation impo
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
 
-#: The collection's own code, as a host imports it.
+#: The collection's code, and its package on a host.
 CODE = Path(__file__).parents[1] / "module_utils"
 PACKAGE = Path("ansible_collections/funnel/tornado/plugins/module_utils")
 
 
 class ActionModule(ActionBase):
-    """Lets keys push to apps, and nobody else."""
+    """Authorize SSH keys to push to apps."""
 
     _supports_check_mode = True
     _requires_connection = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the module's result."""
+        """Return the result of the module."""
         super().run(tmp, task_vars)
         _result, arguments = self.validate_argument_spec(argument_spec={"apps": {"type": "dict", "required": True}})
         try:
@@ -39,25 +39,25 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = self._execute_module(
             module_name="funnel.tornado.push",
             module_args={
-                "apps": {},  # they have secrets, and keys of no concern to this
+                "apps": {},  # contains secrets, and keys that the module does not need
                 "entries": json.dumps({name: build_entry(app) for name, app in apps.items()}) if apps else "",
                 "authorized_keys": policy.authorized_keys(apps),
-                "program": base64.b64encode(program()).decode() if apps else "",
+                "program": base64.b64encode(push_program()).decode() if apps else "",
             },
             task_vars=task_vars,
         )
         return result
 
 
-def program() -> bytes:
-    """Return the program as a zip file that Python runs (zipapp): the same bytes from the same code."""
+def push_program() -> bytes:
+    """Return the program as a reproducible Python zip application."""
     files = {"__main__.py": PROGRAMS / "push.py", "launch.py": PROGRAMS / "launch.py"}
     modules = {PACKAGE / path.relative_to(CODE): path for path in CODE.rglob("*.py")}
     files |= {str(name): path for name, path in modules.items()}
     texts = {name: path.read_text() for name, path in files.items()} | {"runner.json": runner()}
     texts |= {str(package / "__init__.py"): "" for name in modules for package in name.parents if package.name}
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
+    archive_bytes = io.BytesIO()
+    with zipfile.ZipFile(archive_bytes, "w") as archive:
         for name in sorted(texts):
             archive.writestr(zipfile.ZipInfo(name), texts[name], zipfile.ZIP_DEFLATED)
-    return packed.getvalue()
+    return archive_bytes.getvalue()

@@ -1,35 +1,33 @@
 #!/usr/bin/python
 # Copyright: The funnel.tornado developers
 # MIT License (see LICENSE), compatible with the GNU General Public License version 3
-"""Let keys push to apps."""
+"""Authorize SSH keys to push to apps."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: push
-short_description: Let SSH keys push to apps, and so deploy them
+short_description: Authorize SSH keys to deploy apps by git push
 version_added: 0.1.0
 description:
-  - Makes the user C(git), which sshd lets in by the keys of C(source.keys), to push to the apps that these are for, and for
-    nothing else.
-  - What is pushed is built and goes live as by C(deploy.yml), with the present settings of the app; if it does not, the push
-    is rejected.
-  - Keys and apps that O(apps) does not have any more are taken away. Repositories stay until M(funnel.tornado.remove).
+  - Creates the user C(git), and authorizes the keys in C(source.keys) to push to their apps, and nothing else.
+  - A push is built and goes live as with C(deploy.yml), with the current settings of the app, or is rejected.
+  - Keys and apps that are no longer in O(apps) are removed. Repositories stay until M(funnel.tornado.remove).
 options:
   apps:
-    description: The value of C(tornado_apps). Those with another source than C(push) are left aside.
+    description: The value of C(tornado_apps). Apps with another source than C(push) are ignored.
     type: dict
     required: true
   entries:
-    description: "Only for the controller's half of this module: the entries of O(apps) that the host has to know, as JSON."
+    description: Set by the action plugin to the entries of O(apps) that can be pushed to, as JSON.
     type: str
     default: ""
   authorized_keys:
-    description: "Only for the controller's half of this module: the file that sshd reads."
+    description: Set by the action plugin to the authorized_keys file.
     type: str
     default: ""
   program:
-    description: "Only for the controller's half of this module: the program that takes a push, in Base64."
+    description: Set by the action plugin to the program that receives pushes, in Base64.
     type: str
     default: ""
 extends_documentation_fragment: funnel.tornado.attributes
@@ -37,7 +35,7 @@ attributes:
   check_mode: {support: full}
   diff_mode:
     support: full
-    description: Of the entries, which hold secrets, only that they change.
+    description: For the entries, which contain secrets, only the fact that they change.
 author:
   - The funnel.tornado developers (@funnel)
 seealso:
@@ -46,19 +44,19 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Let the keys of the apps push to them
+- name: Authorize the keys of the apps
   funnel.tornado.push:
     apps: "{{ tornado_apps }}"
 """
 
 RETURN = r"""
 files:
-  description: Files that were made or changed.
+  description: Files that were created or changed.
   returned: success
   type: list
   elements: str
 removed:
-  description: Files that were removed, such as the entry of an app that is not pushed any more.
+  description: Files that were removed, such as the entry of an app that no longer accepts pushes.
   returned: success
   type: list
   elements: str
@@ -77,7 +75,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set imp
 
 ARGUMENTS = {
     "apps": {"type": "dict", "required": True},
-    # Texts that are secret, or would fill the host's journal, which Ansible writes a module's options to.
+    # Secrets, and texts that are too long for the journal of the host, where Ansible logs the options.
     "entries": {"type": "str", "default": "", "no_log": True},
     "authorized_keys": {"type": "str", "default": "", "no_log": True},
     "program": {"type": "str", "default": "", "no_log": True},
@@ -85,25 +83,25 @@ ARGUMENTS = {
 
 
 def main() -> None:
-    """Make the user and the files, or remove the files when nothing is pushed any more."""
+    """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    os.umask(0o022)  # whatever root's is: sshd reads a user's keys with that user's rights
+    os.umask(0o022)  # sshd reads the keys with the permissions of the user
     entries = json.loads(module.params["entries"] or "{}")
-    # The Python that the modules run with: on Ubuntu 22.04 python3 is too old.
+    # The Python of the modules, because python3 of Ubuntu 22.04 is too old.
     program = f"#!{sys.executable} -I\n".encode() + base64.b64decode(module.params["program"])
-    files = policy.files(entries, module.params["authorized_keys"], program) if entries else []
+    files = policy.configuration_files(entries, module.params["authorized_keys"], program) if entries else []
     owns = [f"{PUSH_ENTRIES}/*.json", str(policy.AUTHORIZED_KEYS), str(policy.PROGRAM), f"{policy.HOOKS}/*", policy.SUDOERS_FILE]
     check = ["visudo", "-cf", f"{{root}}/{policy.SUDOERS_FILE}"] if entries else []
     try:
-        made = bool(entries) and policy.ensure_user(check_mode=module.check_mode)
-        outcome = converge(FileSet(policy.SUDOERS, files, owns), check=check, check_mode=module.check_mode)
+        created = bool(entries) and policy.ensure_user(check_mode=module.check_mode)
+        result = converge(FileSet(policy.SUDOERS, files, owns), check=check, check_mode=module.check_mode)
     except (policy.PushError, FileSetError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(
-        changed=made or outcome.changed,
-        files=outcome.files,
-        removed=outcome.removed,
-        diff=outcome.diff if module._diff else [],
+        changed=created or result.changed,
+        files=result.files,
+        removed=result.removed,
+        diff=result.diff if module._diff else [],
     )
 
 

@@ -74,7 +74,7 @@ def main() -> None:
     name = module.params["name"]
     if problem := name_problem(name):
         module.fail_json(msg=problem)
-    layout, push_files = Layout(name), PushFiles(policy.entry(name), policy.repository(name))
+    layout, push_files = Layout(name), PushFiles(policy.entry_file(name), policy.repository(name))
     found = find_resources(layout, push_files)
     try:
         if found and not module.check_mode:

@@ -1,8 +1,8 @@
-"""Push to deploy: who may push what to a host, and how far that goes.
+"""Push to deploy: authorization of SSH keys, Git repositories, and limits of a push.
 
-sshd hands a pusher, known by a key, to the program ``push``, which runs nothing but ``git receive-pack`` of an app that the
-key is for. The repository's hook passes the files of the new commit on to the same program as root, by the one line that
-sudo has for it: root reads an archive, and nothing of a repository that others can write.
+sshd runs the program ``push`` for the owner of a key, which only runs ``git receive-pack`` for an app that the key may push to.
+The pre-receive hook passes the files of the new commit to the same program as root, by the only command that sudo permits. So
+root reads an archive, and never a repository that others can write.
 """
 
 from __future__ import annotations
@@ -27,95 +27,97 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import File
 
-#: Who owns the repositories, and whose name stands in their addresses: git@host:app.
+#: The owner of the repositories, as in their URLs: git@host:app.
 USER = "git"
 
-#: Its home is root's: it can neither let in more keys nor start anything from there.
+#: The home of that user, owned by root: the user can neither authorize keys nor place startup files there.
 HOME = Path("/var/lib/funnel/git")
 
 REPOSITORIES = HOME / "repositories"
 AUTHORIZED_KEYS = HOME / ".ssh/authorized_keys"
 
-#: The program, a zip file of Python, and the hooks of all repositories.
+#: The program, a Python zip application, and the hooks of all repositories.
 PROGRAM = Path("/usr/local/lib/funnel/push")
 HOOKS = Path("/usr/local/lib/funnel/hooks")
 
 SUDOERS = Path("/etc/sudoers.d")
 SUDOERS_FILE = "funnel-push"
 
-#: Bytes that may be pushed at a time, and that the files of a commit may have: far more than code needs.
+#: Maximum size of a push, and of the files of a commit: far more than code needs.
 MAX_BYTES = 1 << 29
 
-#: Bytes that the repository of an app may have; all of them lie on the same disk.
-MAX_STORED = 1 << 30
+#: Maximum size of the repository of an app.
+MAX_REPOSITORY_SIZE = 1 << 30
 
-#: Files and directories that a commit may have, and bytes that the path of one may have.
+#: Maximum number of files and directories in a commit, and length of a path in bytes.
 MAX_FILES = 100_000
-LONGEST_PATH = 1000
+MAX_PATH_LENGTH = 1000
 
-#: Pushes to an app at a time: each keeps what it has received beside the repository until it is accepted.
-AT_ONCE = 4
+#: Maximum number of concurrent pushes to an app: each stores its objects beside the repository until it is accepted.
+MAX_CONCURRENT_PUSHES = 4
 
-#: Seconds that a push may take until all of it is received, and that the listing of its files may take.
-RECEIVING = 900.0
-LISTING = 60.0
+#: Maximum seconds to receive a push, and to list the files of its commit.
+RECEIVE_TIMEOUT = 900.0
+LIST_TIMEOUT = 60.0
 
-#: Seconds that root waits for all of the files.
-HANDING_OVER = 300.0
+#: Maximum seconds to transfer the files of the commit to root.
+TRANSFER_TIMEOUT = 300.0
 
-#: Seconds that another push, or another deploy, is waited for.
-WAIT = 60
+#: Maximum seconds to wait for another push or deploy.
+LOCK_TIMEOUT = 60
 
-#: Seconds after which what a push that was broken off has left is removed: none takes as long.
-BROKEN_OFF = 86_400.0
+#: Age in seconds of objects that an interrupted push left behind: no push takes as long.
+STALE_AFTER = 86_400.0
 
-#: What each process of git may take in a push: bytes of memory and of a file, seconds of a CPU.
-LIMITS = {resource.RLIMIT_AS: 1 << 30, resource.RLIMIT_FSIZE: MAX_STORED, resource.RLIMIT_CPU: 300}
+#: Resource limits of each git process in a push: bytes of memory and of a file, seconds of CPU time.
+LIMITS = {resource.RLIMIT_AS: 1 << 30, resource.RLIMIT_FSIZE: MAX_REPOSITORY_SIZE, resource.RLIMIT_CPU: 300}
 
-#: The mode that a submodule has in a tree.
+#: The mode of a submodule in a tree.
 SUBMODULE_MODE = b"160000"
 
-#: What a branch is at that is not there.
-NOTHING = re.compile("0+")
+#: The object ID of a branch that does not exist.
+NO_COMMIT = re.compile("0+")
 
 
 class PushError(Exception):
-    """A push is refused. The message is for the one who pushes."""
+    """A push is rejected. The message is shown to the pusher."""
 
 
 def ensure_user(*, check_mode: bool) -> bool:
-    """Make the user git and its directories; return whether something was, or would be, made.
+    """Create the user git and its directories; return whether anything was, or would be, created.
 
-    :raises PushError: when the host has another user of that name, or none can be made.
+    :raises PushError: when the host has another user of that name, or the user cannot be created.
     """
-    made = False
+    changed = False
     try:
         home = pwd.getpwnam(USER).pw_dir
     except KeyError:
-        made = True
-        # sshd starts what a key is for by the user's shell; * is no password, but no lock either, which some sshd heed.
+        changed = True
+        # sshd runs the forced command with the user's shell. The password * is invalid, but does not lock the account for sshd.
         command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", str(HOME), "--shell", "/bin/sh"]
         if not check_mode:
             try:
                 run([*command, "--password", "*", USER])
             except CommandError as error:
-                raise PushError(f"no user can be made for what is pushed: {error}") from error
+                raise PushError(f"cannot create the user {USER} for pushes: {error}") from error
     else:
         if home != str(HOME):
-            raise PushError(f"this host has a user {USER} already, whose home is {home}; what is pushed needs that name")
+            raise PushError(
+                f"this host already has a user {USER} with the home {home}; pushes need that name, with the home {HOME}"
+            )
     if not REPOSITORIES.exists():
-        made = True
+        changed = True
         if not check_mode:
             REPOSITORIES.mkdir(parents=True, mode=0o755)
             shutil.chown(REPOSITORIES, USER, USER)
             REPOSITORIES.chmod(0o700)
-    return made
+    return changed
 
 
-def files(entries: Mapping[str, object], keys: str, program: bytes) -> list[File]:
-    """Return the files that let ``keys``, the lines of `authorized_keys`, push to the apps of ``entries``."""
+def configuration_files(entries: Mapping[str, object], keys: str, program: bytes) -> list[File]:
+    """Return the files that authorize ``keys``, the lines of `authorized_keys`, to push to the apps of ``entries``."""
     return [
-        *(File(str(entry(app)), json.dumps(data).encode(), 0o600, secret=True) for app, data in entries.items()),
+        *(File(str(entry_file(app)), json.dumps(data).encode(), 0o600, secret=True) for app, data in entries.items()),
         File(str(PROGRAM), program, 0o755),
         File(str(HOOKS / "pre-receive"), hook().encode(), 0o755),
         File(SUDOERS_FILE, sudoers().encode(), 0o440),
@@ -124,86 +126,85 @@ def files(entries: Mapping[str, object], keys: str, program: bytes) -> list[File
 
 
 def repository(app: str) -> Path:
-    """Return the bare repository that is pushed to."""
+    """Return the bare repository of an app."""
     return REPOSITORIES / f"{app}.git"
 
 
-def entry(app: str) -> Path:
-    """Return the file that holds an app's entry of ``tornado_apps``, as JSON."""
+def entry_file(app: str) -> Path:
+    """Return the JSON file with the app's entry of ``tornado_apps``."""
     return PUSH_ENTRIES / f"{app}.json"
 
 
 def authorized_keys(apps: Mapping[str, App]) -> str:
-    """Return the lines by which sshd lets in who may push, a key each with all apps that it is for."""
+    """Return the lines of the authorized_keys file: each key with all apps that it may push to."""
     names: dict[str, str] = {}
     branches: dict[str, list[str]] = {}
     for app in apps.values():
         for key in app.source.keys or ():
             kind, blob, *comment = key.split()
             public = f"{kind} {blob}"
-            names.setdefault(public, pusher(blob, " ".join(comment)))
+            names.setdefault(public, pusher_name(blob, " ".join(comment)))
             branches.setdefault(public, []).append(f"{app.name}={app.source.push}")
     lines = (f'restrict,command="{PROGRAM} serve {names[key]} {" ".join(words)}" {key}\n' for key, words in branches.items())
     return "".join(lines)
 
 
-def pusher(blob: str, comment: str) -> str:
-    """Return what the owner of a key is called: as its comment says, or else by its fingerprint (SHA-256, as ssh shows it)."""
-    called = re.sub(r"[^A-Za-z0-9@._+-]+", "_", comment).strip("_")[:64]
-    return called or base64.b64encode(hashlib.sha256(base64.b64decode(blob)).digest()).decode().rstrip("=")
+def pusher_name(blob: str, comment: str) -> str:
+    """Return the name of the owner of a key: its comment, or its SHA-256 fingerprint as ssh shows it."""
+    name = re.sub(r"[^A-Za-z0-9@._+-]+", "_", comment).strip("_")[:64]
+    return name or base64.b64encode(hashlib.sha256(base64.b64decode(blob)).digest()).decode().rstrip("=")
 
 
 def sudoers() -> str:
-    """Return what sudo lets the user git do: this program, with an app and a name. Without a terminal between it and the hook."""
+    """Return the sudoers file: the user git may run this program with an app and a name, without a pseudo-terminal."""
     words = r"^deploy [a-z][a-z0-9_-]* [A-Za-z0-9@._+/-]+$"
     return f"Defaults!{PROGRAM} !use_pty\n{USER} ALL=(root) NOPASSWD: {PROGRAM} {words}\n"
 
 
 def hook() -> str:
-    """Return the hook of all repositories, which git runs before a branch moves."""
+    """Return the pre-receive hook of all repositories."""
     return f"#!/bin/sh\nexec {PROGRAM} receive\n"
 
 
-def asked_for(command: str, allowed: Mapping[str, str]) -> str:
-    """Return the app that a pusher's ``command``, as sshd passes it on, wants to push to.
+def requested_app(command: str, allowed: Mapping[str, str]) -> str:
+    """Return the app that the command requested over SSH pushes to.
 
-    :arg allowed: the apps that the key is for, with their branches.
-    :raises PushError: when it is anything but a push to one of these.
+    :arg allowed: the apps that the key may push to, with their branches.
+    :raises PushError: when the command is not a push to one of them.
     """
-    known = ", ".join(f"{app} (branch {branch})" for app, branch in sorted(allowed.items()))
+    targets = ", ".join(f"{app} (branch {branch})" for app, branch in sorted(allowed.items()))
     try:
         words = shlex.split(command)
     except ValueError:
         words = []
     if len(words) != 2 or words[0] != "git-receive-pack":
-        raise PushError(f"this key is for git push to {known}, and for nothing else")
+        raise PushError(f"this key may only git push to {targets}")
     app = words[1].strip("/").removesuffix(".git")
     if app not in allowed:
-        raise PushError(f"this key may not push to {words[1]}; it is for {known}")
+        raise PushError(f"this key may not push to {words[1]}, only to {targets}")
     return app
 
 
-def update(lines: Sequence[str], branch: str) -> tuple[str, str]:
-    """Return the commits that ``branch`` goes from and to.
+def parse_update(lines: Sequence[str], branch: str) -> tuple[str, str]:
+    """Return the old and the new commit of ``branch``.
 
-    :arg lines: what git tells a pre-receive hook (githooks(5)): ``<old> <new> <reference>``.
-    :raises PushError: when it is not the branch, and nothing else, that is to move.
+    :arg lines: the input of a pre-receive hook (githooks(5)): ``<old> <new> <reference>``.
+    :raises PushError: when the push updates anything other than the branch, or deletes it.
     """
     updates = [line.split(maxsplit=2) for line in lines]
     for reference in (reference.strip() for _old, _new, reference in updates if reference.strip() != f"refs/heads/{branch}"):
         name = re.sub("^refs/(heads|tags)/", "", reference)
-        raise PushError(f"{name} is not what is served from here; {branch} is: git push <remote> HEAD:{branch}")
+        raise PushError(f"{name} is not deployed, only {branch} is: git push <remote> HEAD:{branch}")
     old, new, _reference = updates[0]
-    if NOTHING.fullmatch(new):
-        raise PushError(f"{branch} is what is served, and cannot be deleted; the playbook remove.yml takes an app off its hosts")
+    if NO_COMMIT.fullmatch(new):
+        raise PushError(f"{branch} is deployed and cannot be deleted; the playbook remove.yml removes an app from its hosts")
     return old, new
 
 
 def receive_pack(app: str, size: int) -> Iterator[str]:
-    """Yield the command that takes a push of at most ``size`` bytes; the repository needs no settings of its own.
+    """Yield the command that receives a push of at most ``size`` bytes; the repository itself needs no configuration.
 
-    What is received is checked by git's own rules and stays packed, however much it would be. The rules that old commits break
-    and that harm nobody are left out.
+    git checks the objects and keeps them packed. Checks that fail only on old, harmless commits are disabled.
     """
     settings = {
         "core.hooksPath": HOOKS,
@@ -220,7 +221,7 @@ def receive_pack(app: str, size: int) -> Iterator[str]:
         "pack.threads": 1,
         "pack.windowMemory": "64m",
         "pack.deltaCacheSize": "64m",
-        "gc.autoDetach": "false",  # what runs on in the background would hold the lock of the push
+        "gc.autoDetach": "false",  # a background process would hold the lock of the push
     }
     yield "git"
     for name, value in settings.items():
@@ -228,27 +229,27 @@ def receive_pack(app: str, size: int) -> Iterator[str]:
     yield from ("receive-pack", str(repository(app)))
 
 
-def room(app: str) -> int:
-    """Return how many bytes may still be pushed to an app's repository, after removing what broken-off pushes have left there.
+def available_size(app: str) -> int:
+    """Remove the remains of interrupted pushes; return the maximum size of another push to the repository.
 
-    :raises PushError: when there is no room.
+    :raises PushError: when the repository is full.
     """
     directory = repository(app)
-    for left in directory.glob("objects/*incoming-*"):
-        with contextlib.suppress(FileNotFoundError):  # that push has just ended
-            if left.lstat().st_mtime < time.time() - BROKEN_OFF:
-                shutil.rmtree(left, ignore_errors=True)
-    stored = _stored(directory)
-    if stored >= MAX_STORED:
+    for remains in directory.glob("objects/*incoming-*"):
+        with contextlib.suppress(FileNotFoundError):  # the push has just ended
+            if remains.lstat().st_mtime < time.time() - STALE_AFTER:
+                shutil.rmtree(remains, ignore_errors=True)
+    stored = _disk_usage(directory)
+    if stored >= MAX_REPOSITORY_SIZE:
         raise PushError(
-            f"{app}: its repository on this host has {stored >> 20} MiB, and may have {MAX_STORED >> 20}; "
-            f"whoever runs the host can remove {directory}, and the next push begins a new one"
+            f"{app}: its repository on this host has {stored >> 20} MiB, the maximum is {MAX_REPOSITORY_SIZE >> 20}; "
+            f"an administrator of the host can remove {directory}, and the next push creates a new one"
         )
-    return min(MAX_BYTES, MAX_STORED - stored)
+    return min(MAX_BYTES, MAX_REPOSITORY_SIZE - stored)
 
 
-def _stored(directory: Path) -> int:
-    """Return how many bytes a directory has on its disk; what another push removes meanwhile is not counted."""
+def _disk_usage(directory: Path) -> int:
+    """Return the disk usage of a directory in bytes, without files that another push removes meanwhile."""
     size = 0
     for place, _directories, names in os.walk(directory):
         for name in names:
@@ -257,50 +258,50 @@ def _stored(directory: Path) -> int:
     return size
 
 
-def limit() -> None:
-    """Let this process, and what it starts, take no more than `LIMITS`; :func:`unlimit` takes that back for root's part."""
-    for kind, most in LIMITS.items():
+def lower_limits() -> None:
+    """Apply `LIMITS` to this process and its children; the deployment as root calls :func:`restore_limits`."""
+    for kind, maximum in LIMITS.items():
         _soft, hard = resource.getrlimit(kind)
-        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+        resource.setrlimit(kind, (maximum if hard == resource.RLIM_INFINITY else min(maximum, hard), hard))
 
 
-def unlimit() -> None:
-    """Let this process take what it could before :func:`limit`."""
+def restore_limits() -> None:
+    """Restore the limits from before :func:`lower_limits`."""
     for kind in LIMITS:
         _soft, hard = resource.getrlimit(kind)
         resource.setrlimit(kind, (hard, hard))
 
 
-def entries(listing: int) -> Iterator[bytes]:
-    """Yield the entries of a tree from a pipe into which ``git ls-tree -z`` lists them.
+def read_tree(listing: int) -> Iterator[bytes]:
+    """Yield the entries of a tree from a pipe with the output of ``git ls-tree -z``.
 
     :raises PushError: when a path is too long.
     """
     rest = b""
     while part := os.read(listing, 1 << 16):
-        *whole, rest = (rest + part).split(b"\0")
-        yield from whole
-        if len(rest) > LONGEST_PATH + 200:  # the mode, the type, the hash and the size stand before it
+        *complete, rest = (rest + part).split(b"\0")
+        yield from complete
+        if len(rest) > MAX_PATH_LENGTH + 200:  # mode, type, hash and size precede it
             raise _path_too_long(rest)
 
 
 def require_bounds(listed: Iterable[bytes]) -> None:
-    """See that a commit can be built from here; a few objects can make any number of files.
+    """Check that the files of a commit can be built; a few objects can represent any number of files.
 
-    :arg listed: all its directories and files, as ``git ls-tree -r -t -l`` lists them.
-    :raises PushError: when it has too many files, too large ones, or names that no source has.
+    :arg listed: all directories and files of the commit, as listed by ``git ls-tree -r -t -l``.
+    :raises PushError: when there are too many files, too many bytes, or names that a source cannot have.
     """
     size = 0
-    for number, one in enumerate(listed, start=1):
-        about, _tab, path = one.partition(b"\t")
-        mode, _kind, _hash, length = about.split()
+    for number, entry in enumerate(listed, start=1):
+        attributes, _tab, path = entry.partition(b"\t")
+        mode, _kind, _hash, length = attributes.split()
         size += int(length) if length.isdigit() else 0
         if mode == SUBMODULE_MODE:
-            raise PushError("the commit has submodules, which do not come with a push; use source.git")
-        if len(path) > LONGEST_PATH:
+            raise PushError("the commit has submodules, which a push does not include; use source.git")
+        if len(path) > MAX_PATH_LENGTH:
             raise _path_too_long(path)
         if re.search(rb"[\x00-\x1f\x7f]", path):
-            raise PushError(f"the commit has a file whose name has control characters: {_shown(path)}")
+            raise PushError(f"the commit has a file name with control characters: {_printable_path(path)}")
         if number > MAX_FILES:
             raise PushError(f"the commit has more than {MAX_FILES} files and directories")
         if size > MAX_BYTES:
@@ -308,8 +309,8 @@ def require_bounds(listed: Iterable[bytes]) -> None:
 
 
 def _path_too_long(path: bytes) -> PushError:
-    return PushError(f"the commit has a path of more than {LONGEST_PATH} bytes: {_shown(path[-60:])}")
+    return PushError(f"the commit has a path of more than {MAX_PATH_LENGTH} bytes: {_printable_path(path[-60:])}")
 
 
-def _shown(path: bytes) -> str:
+def _printable_path(path: bytes) -> str:
     return printable(path.decode(errors="replace"), line=True)

@@ -176,7 +176,7 @@ def app_status(layout: Layout) -> AppStatus:
     maintenance = iso_time(layout.maintenance.stat().st_mtime) if layout.maintenance.exists() else ""
     release, slot = layout.live_release(), layout.live_slot()
     if release is None or slot is None:
-        return AppStatus(layout.app, maintenance=maintenance, awaited=policy.entry(layout.app).exists())
+        return AppStatus(layout.app, maintenance=maintenance, awaited=policy.entry_file(layout.app).exists())
     manifest = read_manifest(layout, release)
     deployed = next((entry for entry in reversed(history.read(layout)) if entry.release == release), None)
     environment = layout.environments / (layout.release(release) / "venv").readlink().name

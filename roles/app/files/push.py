@@ -1,10 +1,10 @@
-"""Take a push, and bring it live before it is accepted.
+"""Receive a push and deploy it before it is accepted.
 
-``push serve BY APP=BRANCH...``  from sshd, as the user git, for the owner of a key
-``push receive``                 git's hook before a branch moves, as the same user
-``push deploy APP BY``           builds the files on stdin and switches to them, as root, from sudo
+``push serve BY APP=BRANCH...``  run by sshd as the user git, for the owner of a key
+``push receive``                 the pre-receive hook of git, run as the same user
+``push deploy APP BY``           run by sudo as root: builds the files on stdin and switches to them
 
-Packed with the collection's own code into one file, it builds and switches by the same functions as deploy.yml.
+The collection's code is packed with this program into one file, so it deploys with the same functions as deploy.yml.
 """
 
 from __future__ import annotations
@@ -31,162 +31,165 @@ from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
 from ansible_collections.funnel.tornado.plugins.module_utils.push.policy import PushError
 
 LOCK_FILE = "push.lock"
-"""In a repository: held by the push that moves the branch."""
+"""The lock in a repository that a push holds while it updates the branch."""
 
-PLACE_FILE = "push.{}.lock"
-"""In a repository: held by a push from its beginning, one of some."""
+SLOT_FILE = "push.{}.lock"
+"""The locks in a repository that limit concurrent pushes: each holds one from its start."""
 
 INTERVAL = 0.1
-"""Seconds between two tries to take the lock."""
+"""Seconds between two attempts to take the lock."""
 
 
 def serve(by: str, words: list[str]) -> int:
-    """Let git take a push to one app; return its exit status.
+    """Run git to receive a push to one app; return its exit status.
 
-    The hook takes the lock, and git holds it until the branch has moved, as both have the same open file. It also says when
-    all has been received: until then git has a limited time.
+    The hook takes the lock; git holds it until the branch is updated, since both share the open file. The hook also signals that
+    everything was received, which must happen in limited time.
 
-    :raises PushError: when something else is asked for, the app is not one of the key's, or it has no room for more.
+    :raises PushError: when the request is not a push to an app of the key, or the repository is full.
     """
     allowed = dict(word.split("=", 1) for word in words)
-    app = policy.asked_for(os.environ.get("SSH_ORIGINAL_COMMAND", ""), allowed)
+    app = policy.requested_app(os.environ.get("SSH_ORIGINAL_COMMAND", ""), allowed)
     repository = policy.repository(app)
     if not (repository / "HEAD").exists():
         subprocess.run(["git", "init", "--quiet", "--bare", f"--initial-branch={allowed[app]}", str(repository)], check=True)
-    place = take_place(repository, app)
-    command = list(policy.receive_pack(app, policy.room(app)))
+    slot = take_slot(repository, app)
+    command = list(policy.receive_pack(app, policy.available_size(app)))
     lock = os.open(repository / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
-    received, receives = os.pipe()
+    received, signal_received = os.pipe()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    about = {"PUSH_APP": app, "PUSH_BRANCH": allowed[app], "PUSH_BY": by, "PUSH_LOCK": str(lock), "PUSH_RECEIVES": str(receives)}
-    policy.limit()
-    with subprocess.Popen(command, env=environment | about, pass_fds=[place, lock, receives], process_group=0) as process:
-        os.close(receives)  # git has it
-        if not select.select([received], [], [], policy.RECEIVING)[0]:
+    environment |= {"PUSH_APP": app, "PUSH_BRANCH": allowed[app], "PUSH_BY": by}
+    environment |= {"PUSH_LOCK": str(lock), "PUSH_RECEIVED": str(signal_received)}
+    policy.lower_limits()
+    with subprocess.Popen(command, env=environment, pass_fds=[slot, lock, signal_received], process_group=0) as process:
+        os.close(signal_received)  # git has inherited it
+        if not select.select([received], [], [], policy.RECEIVE_TIMEOUT)[0]:
             os.killpg(process.pid, signal.SIGKILL)
-            raise PushError(f"{app}: what was pushed did not come within {policy.RECEIVING:g} s; push again")
+            raise PushError(f"{app}: the push did not arrive within {policy.RECEIVE_TIMEOUT:g} s; push again")
         return abs(process.wait())
 
 
-def take_place(repository: Path, app: str) -> int:
-    """Return the open file of one of the places for pushes to an app.
+def take_slot(repository: Path, app: str) -> int:
+    """Lock one of the slots for concurrent pushes to an app; return its open file.
 
-    :raises PushError: when all are taken.
+    :raises PushError: when all slots are taken.
     """
-    for number in range(policy.AT_ONCE):
-        place = os.open(repository / PLACE_FILE.format(number), os.O_RDWR | os.O_CREAT, 0o600)
+    for number in range(policy.MAX_CONCURRENT_PUSHES):
+        slot = os.open(repository / SLOT_FILE.format(number), os.O_RDWR | os.O_CREAT, 0o600)
         with contextlib.suppress(BlockingIOError):
-            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return place
-        os.close(place)
-    raise PushError(f"{app}: {policy.AT_ONCE} pushes run on this host already; try again when one has ended")
+            fcntl.flock(slot, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return slot
+        os.close(slot)
+    raise PushError(
+        f"{app}: {policy.MAX_CONCURRENT_PUSHES} pushes are in progress on this host, the maximum; try again when one has ended"
+    )
 
 
 def receive() -> int:
-    """Let root deploy the commit that the branch is to move to; return 0 when it is live, and the branch may move.
+    """Deploy the new commit of the branch as root; return 0 once it is live, so that git updates the branch.
 
-    :raises PushError: when something else is to be moved, or was meanwhile, or the commit is not one to build from.
+    :raises PushError: when the push updates anything else, the branch was updated meanwhile, or the commit cannot be built.
     """
-    os.write(int(os.environ["PUSH_RECEIVES"]), b".")
+    os.write(int(os.environ["PUSH_RECEIVED"]), b".")
     branch, app = os.environ["PUSH_BRANCH"], os.environ["PUSH_APP"]
-    old, new = policy.update(list(itertools.islice(sys.stdin, 2)), branch)
-    if (kind := git("cat-file", "-t", new).strip()) != "commit":  # git would refuse it only when it is live
+    old, new = policy.parse_update(list(itertools.islice(sys.stdin, 2)), branch)
+    if (kind := git("cat-file", "-t", new).strip()) != "commit":  # git would reject it only after the deployment
         raise PushError(
-            f"{branch} has to be at a commit, and this is a {kind}; push a tag's: git push <remote> <tag>^{{commit}}:{branch}"
+            f"{branch} must point to a commit, but this is a {kind}; for a tag: git push <remote> <tag>^{{commit}}:{branch}"
         )
     require_bounds(new)
     take_lock(int(os.environ["PUSH_LOCK"]), app)
-    now = git("for-each-ref", "--format=%(objectname)", f"refs/heads/{branch}").strip()
-    if now != ("" if policy.NOTHING.fullmatch(old) else old):
-        raise PushError(f"another push has moved {branch} meanwhile; push again, or fetch that first")
+    current = git("for-each-ref", "--format=%(objectname)", f"refs/heads/{branch}").strip()
+    if current != ("" if policy.NO_COMMIT.fullmatch(old) else old):
+        raise PushError(f"another push has updated {branch} meanwhile; fetch it first, or push again")
     with subprocess.Popen(["git", "archive", "--format=tar", new], stdout=subprocess.PIPE) as packed:
-        deploying = ["sudo", "--non-interactive", str(policy.PROGRAM), "deploy", app, os.environ["PUSH_BY"]]
-        status = subprocess.run(deploying, stdin=packed.stdout, check=False).returncode
-        packed.kill()  # root has had all of it, or wants no more
+        command = ["sudo", "--non-interactive", str(policy.PROGRAM), "deploy", app, os.environ["PUSH_BY"]]
+        status = subprocess.run(command, stdin=packed.stdout, check=False).returncode
+        packed.kill()  # root has read all of it, or has failed
     return status
 
 
 def require_bounds(commit: str) -> None:
-    """See that the commit's files can be built from, before all of them are read; listing them is broken off beyond a bound.
+    """Check that the files of a commit can be built, before reading them; the listing stops beyond a bound.
 
     :raises PushError: when they cannot.
     """
     with subprocess.Popen(["git", "ls-tree", "-r", "-t", "-l", "-z", "--full-tree", commit], stdout=subprocess.PIPE) as listing:
-        bound = threading.Timer(policy.LISTING, listing.kill)
-        bound.start()
+        timer = threading.Timer(policy.LIST_TIMEOUT, listing.kill)
+        timer.start()
         try:
-            policy.require_bounds(policy.entries(cast(BinaryIO, listing.stdout).fileno()))
+            policy.require_bounds(policy.read_tree(cast(BinaryIO, listing.stdout).fileno()))
             listing.wait()
         finally:
             listing.kill()
-            bound.cancel()
+            timer.cancel()
     if listing.returncode:
-        raise PushError(f"the files of the commit cannot be listed within {policy.LISTING:g} s")
+        raise PushError(f"cannot list the files of the commit within {policy.LIST_TIMEOUT:g} s")
 
 
 def take_lock(lock: int, app: str) -> None:
-    """Wait until no other push is about to move the branch.
+    """Wait until no other push updates the branch.
 
     :raises PushError: when that takes too long.
     """
-    deadline = time.monotonic() + policy.WAIT
+    deadline = time.monotonic() + policy.LOCK_TIMEOUT
     while True:
         with contextlib.suppress(BlockingIOError):
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if time.monotonic() >= deadline:
-            raise PushError(f"{app}: another push runs on this host; try again when it has ended")
+            raise PushError(f"{app}: another push is in progress on this host; try again when it has ended")
         time.sleep(INTERVAL)
 
 
 def git(*arguments: str) -> str:
-    """Return what git says of the repository that this is the hook of."""
+    """Return the output of git in the repository of the hook."""
     return subprocess.run(["git", *arguments], stdout=subprocess.PIPE, text=True, errors="replace", check=True).stdout
 
 
 def deploy(name: str, by: str) -> None:
-    """Build what stdin brings, and switch to it.
+    """Build the archive on stdin and switch to it.
 
     :raises PushError: when it does not go live.
     """
-    # Only root's part needs, and has the time for, all that follows.
+    # Importing these takes time, and only this part of the program needs them.
     from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs
     from ansible_collections.funnel.tornado.plugins.module_utils.deploy import lock, supervisord, switch
     from ansible_collections.funnel.tornado.plugins.module_utils.push import receiving
     from ansible_collections.funnel.tornado.plugins.module_utils.system import home, systemd
 
-    entry = policy.entry(name)
+    entry = policy.entry_file(name)
     if not entry.exists():
-        raise PushError(f"{name}: nothing is pushed to that on this host any more")
-    policy.unlimit()
-    os.umask(0o022)  # whatever sudo's is: nginx has to pass through what is made
-    os.environ.update(home.build_environment())  # the certificates and the proxy for whatever is fetched
+        raise PushError(f"{name}: this host no longer accepts pushes to it")
+    policy.restore_limits()
+    os.umask(0o022)  # nginx must be able to traverse the created directories
+    os.environ.update(home.build_environment())  # certificates and proxy for downloads
     [app] = load({name: json.loads(entry.read_text())}, complete=False).values()
-    layout, programs = Layout(name), Programs(text("launch.py"), json.loads(text("runner.json")))
-    refusals = (home.BuildError, lock.LockedError, OSError, systemd.ServiceError, supervisord.SupervisorError, switch.SwitchError)
+    layout, programs = Layout(name), Programs(packed_file("launch.py"), json.loads(packed_file("runner.json")))
+    errors = (home.BuildError, lock.LockedError, OSError, systemd.ServiceError, supervisord.SupervisorError, switch.SwitchError)
     try:
-        outcome, source = receiving.deploy(layout, app, programs, sys.stdin.fileno(), by, say)
-    except refusals as error:
-        words = str(error)
-        for secret in app.sensitive_values:  # a build may print what it was given
-            words = words.replace(secret, "********")
-        raise PushError(words) from error
-    steps = ", ".join(f"{step['name']} {step['seconds']:.2f} s" for step in outcome.steps) or "it was live already"
-    say(f"{name} is release {outcome.release} of commit {source.revision[:12]} in slot {outcome.slot}: {steps}")
+        result, source = receiving.deploy(layout, app, programs, sys.stdin.fileno(), by, say)
+    except errors as error:
+        message = str(error)
+        for secret in app.sensitive_values:  # a build may print them
+            message = message.replace(secret, "********")
+        raise PushError(message) from error
+    steps = ", ".join(f"{step['name']} {step['seconds']:.2f} s" for step in result.steps) or "already live"
+    say(f"{name} is release {result.release} of commit {source.revision[:12]} in slot {result.slot}: {steps}")
 
 
-def text(name: str) -> str:
-    """Return a file that was packed with this one."""
+def packed_file(name: str) -> str:
+    """Return a file that is packed with this program."""
     return (pkgutil.get_data(__name__, name) or b"").decode()
 
 
 def say(line: str) -> None:
-    """Tell the one who pushes, if still there: a release that has begun to go live does so without an audience, too."""
+    """Print a line for the pusher; a disconnected pusher does not stop a deployment."""
     with contextlib.suppress(OSError):
         os.write(2, f"{printable(line)}\n".encode())
 
 
 def main(arguments: list[str]) -> int:
-    """Do one of the three parts; return the exit status."""
+    """Run one of the three commands; return the exit status."""
     try:
         match arguments:
             case ["serve", by, *words]:

@@ -127,3 +127,12 @@ def test_the_check_validates_the_variables_of_all_roles_that_site_yml_does_not_v
     left = [one["name"].removeprefix("funnel.tornado.") for one in imports if one.get("rolespec_validate") is False]
     check = yaml.safe_load((ROOT / "roles/app/tasks/preflight.yml").read_text())[0]["funnel.tornado.preflight"]
     assert left == check["roles"] != []
+
+
+@pytest.mark.parametrize("entry_point", ["main", "remove"])
+def test_the_app_role_checks_the_host_before_it_uses_the_result(entry_point: str) -> None:
+    """Without the playbooks, the role must know which push keys and certificates to revoke, and the number of CPUs."""
+    files = [file for task in load("app", f"tasks/{entry_point}.yml") for name, file in task.items() if name.endswith("_tasks")]
+    assert "preflight.yml" in files
+    others = [file for file in files if file != "preflight.yml"]
+    assert files.index("preflight.yml") < min(map(files.index, others))

@@ -18,7 +18,7 @@ from tornado.iostream import IOStream
 from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
 
-from ansible_collections.funnel.tornado.plugins.action.push import program
+from ansible_collections.funnel.tornado.plugins.action.push import push_program
 from tests.support.programs import load
 
 if TYPE_CHECKING:
@@ -186,6 +186,6 @@ def test_modules_import_only_the_package_tornado_and_the_standard_library() -> N
 
 
 def test_program_for_pushes_contains_the_package() -> None:
-    with zipfile.ZipFile(io.BytesIO(program())) as archive:
+    with zipfile.ZipFile(io.BytesIO(push_program())) as archive:
         packed = json.loads(archive.read("runner.json"))
     assert packed == {path.name: path.read_text() for path in FILES.glob("*.py")}

@@ -1,4 +1,4 @@
-"""Logging: the line format, the handlers of ``--log-to``, and the request id of each log line."""
+"""Logging: access log and other lines in one format, the handlers of ``--log-to``, and the request id of each line."""
 
 from __future__ import annotations
 
