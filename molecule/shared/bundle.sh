@@ -1,5 +1,5 @@
 #!/bin/sh
-# bundle.sh SOURCE DIRECTORY: make a git repository of SOURCE, tagged v1 and v2, and DIRECTORY/plain.bundle of it: one file that git fetches from.
+# bundle.sh SOURCE DIRECTORY: commit SOURCE to a new git repository in DIRECTORY, tag v1 and v2, and bundle it as DIRECTORY/plain.bundle.
 set -eu
 git init --quiet --initial-branch main "$2"
 cp "$1/plain.py" "$1/requirements.txt" "$2"

@@ -28,7 +28,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.haproxy_runti
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import UNTRUSTED_HEADERS
 from tests.support.haproxy import HaproxyProcess, run_haproxy
-from tests.support.metrics import asked_for, names, total
+from tests.support.metrics import dashboard_metrics, names, total
 from tests.support.pki import Authority
 from tests.support.servers import PATIENCE
 
@@ -404,7 +404,7 @@ def test_exporter_has_the_metrics_of_the_dashboard(origins: list[Origin]) -> Non
             text = client.getresponse().read().decode()
             client.request("GET", "/")
             assert client.getresponse().status == 404
-    assert asked_for("haproxy_") - names(text) == set()
+    assert dashboard_metrics("haproxy_") - names(text) == set()
     assert total(text, "haproxy_backend_http_responses_total", proxy="shop", code="2xx") == 1
 
 

@@ -23,7 +23,7 @@ MOST = {
 }
 
 
-def too_exposed(host: Host, *names: str) -> dict[str, float]:
+def overexposed_units(host: Host, *names: str) -> dict[str, float]:
     """Return those of the units that are more exposed on this host than `MOST` says, and by how much."""
     found = {}
     for name in names:

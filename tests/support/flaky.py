@@ -1,4 +1,4 @@
-"""A service that often fails, for what is to ask again."""
+"""An HTTP server that fails on demand, for tests of clients that retry."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-class Flaky(ThreadingHTTPServer):
-    """A server that answers with the statuses it is told, by path, and then with 200; ``asked`` has the times it was asked.
+class FlakyServer(ThreadingHTTPServer):
+    """Responds to a path with the given ``statuses`` in order, then with 200; ``request_times`` records each request by path.
 
-    The status 0 hangs up.
+    The status 0 closes the connection without a response.
     """
 
     def __init__(self) -> None:
-        """Listen on all addresses of this machine: the hosts reach it by that of their bridge."""
+        """Listen on all addresses: the hosts connect to the address of their bridge."""
         super().__init__(("", 0), FlakyHandler)
         self.statuses: defaultdict[str, list[int]] = defaultdict(list)
-        self.asked: defaultdict[str, list[float]] = defaultdict(list)
+        self.request_times: defaultdict[str, list[float]] = defaultdict(list)
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing: clients that are tested may have gone away."""
+        """Ignore clients that disconnect early."""
 
 
 class FlakyHandler(BaseHTTPRequestHandler):
-    """Answers a path with itself, once its statuses are used up."""
+    """Responds with the requested path once its statuses are used up."""
 
-    server: Flaky
+    server: FlakyServer
 
     def do_GET(self) -> None:
-        """Fail, or answer."""
-        self.server.asked[self.path].append(time.monotonic())
-        left = self.server.statuses[self.path]
-        status = left.pop(0) if left else 200
+        """Respond with the next status."""
+        self.server.request_times[self.path].append(time.monotonic())
+        remaining = self.server.statuses[self.path]
+        status = remaining.pop(0) if remaining else 200
         if status == 0:
             self.close_connection = True
             return
@@ -45,9 +45,9 @@ class FlakyHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_POST(self) -> None:
-        """Do the same, whatever the body is."""
+        """Ignore the body and respond like GET."""
         self.rfile.read(int(self.headers["Content-Length"]))
         self.do_GET()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""

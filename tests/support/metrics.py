@@ -39,7 +39,7 @@ def queries() -> Iterator[str]:
         yield from (target["expr"] for target in panel.get("targets", []))
 
 
-def asked_for(*prefixes: str) -> set[str]:
+def dashboard_metrics(*prefixes: str) -> set[str]:
     """Return the metrics that the dashboard asks for and whose names begin so."""
     found = {name for query in queries() for name in re.findall(r"\b[a-z]+_\w+", query) if name.startswith(prefixes)}
     assert found

@@ -42,7 +42,7 @@ VARIABLES = yaml.safe_load((ROOT / "molecule/shared/group_vars/app_hosts.yml").r
 #: of playbooks are their own, not those of the tests.
 PLAIN = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_SSH_EXTRA_ARGS": ""}
 
-#: Where :func:`put_code` puts the collection's code on hosts.
+#: Where :func:`copy_code` puts the collection's code on hosts.
 CODE = "/root/code"
 
 #: The group of the scenarios' app hosts.
@@ -50,7 +50,7 @@ ALL = "app_hosts"
 
 #: The sample app as a program that knows of a port only, and nothing of being stopped: Tornado's own way of being started.
 #: What it has in progress when ``drain`` is over is cut, so that is longer than a long-poll.
-PORTED: dict[str, Any] = {
+PORT_APP: dict[str, Any] = {
     "source": {"path": str(ROOT / "files/sample_app")},
     "run": {"command": "python -m sample_app --port={port}"},
     "port": 8100,
@@ -178,7 +178,7 @@ def processes(host: Host, app: str) -> dict[str, int]:
 
 
 #: Says, on a host, what of an app belongs neither to what is served nor to a release that may be served again.
-LEFT_BEHIND = """
+FIND_LEFTOVERS = """
 import fcntl, json, pathlib, subprocess, sys
 app = sys.argv[1]
 home = pathlib.Path("/srv", app)
@@ -216,12 +216,12 @@ print(json.dumps(sorted(map(str, left))))
 """
 
 
-def left_behind(host: Host, app: str) -> list[str]:
+def find_leftovers(host: Host, app: str) -> list[str]:
     """Return what is on the host and belongs neither to what is served of an app nor to a release that may be served again."""
-    return list(json.loads(host.check_output("python3 -c %s %s", LEFT_BEHIND, app)))
+    return list(json.loads(host.check_output("python3 -c %s %s", FIND_LEFTOVERS, app)))
 
 
-def sample_code(directory: Path, **files: str) -> dict[str, Any]:
+def sample_app_source(directory: Path, **files: str) -> dict[str, Any]:
     """Return the source of a copy of the sample app in which ``files`` (``web`` for web.py) are other ones."""
     copied = directory / "app"
     shutil.rmtree(copied, ignore_errors=True)
@@ -253,7 +253,7 @@ def deploy(app: str, name: str, directory: Path, variables: dict[str, Any], *opt
     return run_playbook("playbooks/deploy.yml", name, "-e", f"app={app}", *extra(directory, variables), *options)
 
 
-def done(finished: tuple[int, str]) -> str:
+def expect_success(finished: tuple[int, str]) -> str:
     """Return what a playbook that has to succeed has printed."""
     status, output = finished
     assert status == 0, output[-3000:]
@@ -278,7 +278,7 @@ def run_playbook(playbook: str, name: str, *options: str, seconds: float = 300) 
     return run.wait(), output
 
 
-def put_code(name: str, directory: Path) -> None:
+def copy_code(name: str, directory: Path) -> None:
     """Put the collection's code on a host or a group at ``CODE``, to be run without Ansible, of which it needs nothing."""
     packed = directory / "code.tar"
     with tarfile.open(packed, "w") as archive:

@@ -31,7 +31,7 @@ echo 'deb [trusted=yes] file:/opt/newer ./' > /etc/apt/sources.list.d/newer.list
 """
 
 
-def offer_newer(host: Host, packages: list[str]) -> None:
+def publish_newer_packages(host: Host, packages: list[str]) -> None:
     """Let apt know of a newer version of installed packages."""
     host.check_output(NEWER.format(" ".join(packages)))
 

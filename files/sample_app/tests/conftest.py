@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support import servers
-from tests.support.flaky import Flaky
+from tests.support.flaky import FlakyServer
 from tests.support.sample_app import App
 
 sys.dont_write_bytecode = True  # the demo deploys this directory
@@ -78,9 +78,9 @@ def locks(etcd: servers.Server, request: pytest.FixtureRequest) -> dict[str, str
 
 
 @pytest.fixture
-def flaky() -> Iterator[Flaky]:
+def flaky_server() -> Iterator[FlakyServer]:
     """Run a server that returns errors on request."""
-    with Flaky() as server:
+    with FlakyServer() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()

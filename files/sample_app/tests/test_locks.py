@@ -15,7 +15,7 @@ from sample_app.etcd import Etcd, encode
 from sample_app.locks import AcquiredLock, Lock, LockHeldError, LockLostError, LockManager
 
 from tests.support import servers
-from tests.support.flaky import Flaky
+from tests.support.flaky import FlakyServer
 from tests.support.pki import Authority
 from tests.support.remote import eventually
 
@@ -203,20 +203,20 @@ def test_run_once_runs_once_per_interval_in_the_fleet(
 
 
 @pytest.mark.parametrize("status", [404, 429, 202])
-def test_invalid_response_of_etcd_returns_503(start: Any, flaky: Flaky, status: int) -> None:
-    flaky.statuses["/v3/kv/range"] = [status]
-    app = start(ETCD_ENDPOINTS=f"http://127.0.0.1:{flaky.server_port}")
+def test_invalid_response_of_etcd_returns_503(start: Any, flaky_server: FlakyServer, status: int) -> None:
+    flaky_server.statuses["/v3/kv/range"] = [status]
+    app = start(ETCD_ENDPOINTS=f"http://127.0.0.1:{flaky_server.server_port}")
     answer = app.ask("/readyz")
     assert (answer.status, answer.json["locks"]) == (503, "the response of the lock server is invalid")
 
 
-def test_invalid_response_of_etcd_does_not_lose_the_lock(etcd: servers.Server, flaky: Flaky) -> None:
-    flaky.statuses["/v3/lease/keepalive"] = [404, 202]
+def test_invalid_response_of_etcd_does_not_lose_the_lock(etcd: servers.Server, flaky_server: FlakyServer) -> None:
+    flaky_server.statuses["/v3/lease/keepalive"] = [404, 202]
 
     class Keeping(Etcd):
         async def keep_alive(self, lease: str) -> float:
-            if flaky.statuses["/v3/lease/keepalive"]:
-                return await Etcd([f"http://127.0.0.1:{flaky.server_port}"]).keep_alive(lease)
+            if flaky_server.statuses["/v3/lease/keepalive"]:
+                return await Etcd([f"http://127.0.0.1:{flaky_server.server_port}"]).keep_alive(lease)
             return await super().keep_alive(lease)
 
     async def run() -> None:
@@ -224,7 +224,7 @@ def test_invalid_response_of_etcd_does_not_lose_the_lock(etcd: servers.Server, f
             await asyncio.sleep(6)
 
     asyncio.run(run())
-    assert len(flaky.asked["/v3/lease/keepalive"]) == 2
+    assert len(flaky_server.request_times["/v3/lease/keepalive"]) == 2
 
 
 def test_next_endpoint_is_used_if_one_is_unavailable(etcd: servers.Server) -> None:

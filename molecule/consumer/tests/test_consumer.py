@@ -1,4 +1,4 @@
-"""A project of somebody's own, with the installed collection: all of it, two of its roles, and one of its playbooks."""
+"""A user's project with the installed collection: site.yml, two roles in a role of its own, and a playbook by name."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(tmp_path_factory: pytest.TempPathFactory, host: Host) -> Path:
     directory = tmp_path_factory.mktemp("project")
     shutil.copytree(SCENARIO / "project", directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    known: dict[str, Any] = host.ansible.get_variables()  # type: ignore[attr-defined]  # as in tests/support/remote.py
-    reached = {name: value for name, value in known.items() if name.startswith("ansible_")}
-    (directory / "prod/hosts.yml").write_text(yaml.safe_dump({"app_hosts": {"hosts": {"web1": reached}}}))
+    variables: dict[str, Any] = host.ansible.get_variables()  # type: ignore[attr-defined]  # as in tests/support/remote.py
+    connection = {name: value for name, value in variables.items() if name.startswith("ansible_")}
+    (directory / "prod/hosts.yml").write_text(yaml.safe_dump({"app_hosts": {"hosts": {"web1": connection}}}))
     return directory
 
 
-def test_two_lines_of_a_playbook_an_inventory_and_an_app_are_a_site(home: Path, project: Path, host: Host) -> None:
+def test_two_line_playbook_serves_the_app(home: Path, project: Path, host: Host) -> None:
     assert {path.name for path in project.iterdir()} == {"site.yml", "prod", "shop"}
     run(project, "ansible-playbook", "site.yml", "-i", "prod", home=home)
     assert Site(address(host), "shop.test").get("/").body == b"Hello"
     assert "changed=0 " in run(project, "ansible-playbook", "site.yml", "-i", "prod", home=home)
 
 
-def test_a_role_of_the_projects_own_uses_two_of_the_collections(home: Path, project: Path, host: Host) -> None:
+def test_project_role_includes_two_collection_roles(home: Path, project: Path, host: Host) -> None:
     shutil.copytree(SCENARIO / "addition", project, dirs_exist_ok=True)
     text = ["-e", "wiki_text=Welcome"]
     run(project, "ansible-playbook", "wiki.yml", "-i", "prod", *text, home=home)
@@ -57,7 +57,7 @@ def test_a_role_of_the_projects_own_uses_two_of_the_collections(home: Path, proj
     assert Site(wiki.address, "shop.test").get("/").body == b"Hello"
 
 
-def test_a_playbook_of_the_collection_deploys_by_its_name(home: Path, project: Path, host: Host) -> None:
+def test_collection_playbook_deploys_by_name(home: Path, project: Path, host: Host) -> None:
     code = project / "shop/web.py"
     code.write_text(code.read_text().replace("Hello", "Hello again"))
     run(project, "ansible-playbook", "funnel.tornado.deploy", "-i", "prod", "-e", "app=shop", home=home)

@@ -1,4 +1,4 @@
-"""Whatever somebody has changed on a host by hand, the next site.yml finds it and puts it right."""
+"""Drift: site.yml detects manual changes on a host and restores the desired state."""
 
 from __future__ import annotations
 
@@ -7,59 +7,59 @@ from pathlib import Path
 
 from testinfra.host import Host
 
-from tests.support.remote import Site, address, done, processes, run_site
+from tests.support.remote import Site, address, expect_success, processes, run_site
 
 HOST = "debian13"
 
 testinfra_hosts = [f"ansible://{HOST}"]
 
-#: Serves what no app's entry has.
-STRANGE_SITE = "server { listen 80; server_name strange.test; return 200 strange; }"
+#: An nginx site that belongs to no app.
+FOREIGN_SITE = "server { listen 80; server_name foreign.test; return 200 foreign; }"
 
-#: What nginx itself answers.
-REFUSED = "/.."
+#: A path that nginx rejects itself.
+REJECTED_PATH = "/.."
 
 SUPERVISORD = "$(systemctl show --property MainPID --value supervisor)"
 
 
 def tasks(output: str) -> dict[str, str]:
-    """Return what each task has printed, by its role and name."""
+    """Return the output of each task by its role and name."""
     parts = [part.split("]", 1) for part in re.split(r"^TASK \[", output, flags=re.MULTILINE)[1:]]
     return dict(parts)
 
 
-def changed(tmp_path: Path) -> list[str]:
-    """Run site.yml; return the names of the tasks that changed something."""
-    found = tasks(done(run_site(HOST, tmp_path, {})))
+def changed_tasks(tmp_path: Path) -> list[str]:
+    """Run site.yml and return the names of the tasks that reported a change."""
+    found = tasks(expect_success(run_site(HOST, tmp_path, {})))
     return [name for name, text in found.items() if re.search(rf"^changed: \[{HOST}\]", text, flags=re.MULTILINE)]
 
 
-def test_what_was_changed_by_hand_is_found_and_put_right(host: Host, tmp_path: Path) -> None:
-    site, strange = Site(address(host)), Site(address(host), "strange.test")
+def test_site_reverts_manual_changes(host: Host, tmp_path: Path) -> None:
+    site, foreign = Site(address(host)), Site(address(host), "foreign.test")
     before = processes(host, "sample")
     for command in (
         "sed -i 's/server_tokens off/server_tokens on/' /etc/nginx/nginx.conf",
-        f"echo '{STRANGE_SITE}' > /etc/nginx/sites-enabled/app.strange.conf && systemctl reload nginx",
+        f"echo '{FOREIGN_SITE}' > /etc/nginx/sites-enabled/app.foreign.conf && systemctl reload nginx",
         "systemctl disable supervisor",
         f"prlimit --pid {SUPERVISORD} --nofile=1024:",
         "rm /usr/local/bin/uv",
         f"supervisorctl stop {next(iter(before))}",
     ):
         host.run_expect([0], command)
-    assert strange.get().body == b"strange"
-    assert "/" in site.get(REFUSED).headers["server"]
+    assert foreign.get().body == b"foreign"
+    assert "/" in site.get(REJECTED_PATH).headers["server"]
 
-    put_right = changed(tmp_path)
-    assert strange.get().body != b"strange"
-    assert site.get(REFUSED).headers["server"] == "nginx"
+    changed = changed_tasks(tmp_path)
+    assert foreign.get().body != b"foreign"
+    assert site.get(REJECTED_PATH).headers["server"] == "nginx"
     host.run_expect([0], "systemctl is-enabled supervisor")
     assert host.check_output(f"prlimit --pid {SUPERVISORD} --nofile --noheadings --output SOFT") == "16384"
     host.run_expect([0], "uv --version")
     assert len(processes(host, "sample")) == len(before)
-    assert len(put_right) == 6, put_right  # that of the sites, before and after the switch, counts once
+    assert len(changed) == 6, changed  # the task that applies the sites runs before and after the switch but counts once
 
 
-def test_what_was_stopped_by_hand_is_found_and_started(host: Host, tmp_path: Path) -> None:
+def test_site_restores_stopped_service_and_changed_settings(host: Host, tmp_path: Path) -> None:
     for command in (
         "systemctl disable --now nginx",
         "sysctl --quiet --write net.core.somaxconn=128",
@@ -67,17 +67,17 @@ def test_what_was_stopped_by_hand_is_found_and_started(host: Host, tmp_path: Pat
     ):
         host.run_expect([0], command)
 
-    put_right = changed(tmp_path)
+    changed = changed_tasks(tmp_path)
     assert Site(address(host)).get("/whoami").status == 200
     host.run_expect([0], "systemctl is-enabled nginx")
     assert host.check_output("sysctl --values net.core.somaxconn") == "4096"
     assert "OFFLINE" not in host.check_output("cat /etc/uv/environment")
-    assert len(put_right) == 3, put_right
-    assert changed(tmp_path) == []
+    assert len(changed) == 3, changed
+    assert changed_tasks(tmp_path) == []
 
 
-def test_a_host_that_has_all_as_it_has_to_be_is_asked_once_and_once_for_each_app(tmp_path: Path) -> None:
-    found = tasks(done(run_site(HOST, tmp_path, {}, "-vvv")))
+def test_up_to_date_host_is_queried_once_and_once_per_app(tmp_path: Path) -> None:
+    found = tasks(expect_success(run_site(HOST, tmp_path, {}, "-vvv")))
     sent = {name: text.count("SSH: EXEC") for name, text in found.items() if "funnel.tornado.metrics" not in name}
     assert {name: count for name, count in sent.items() if count} == {
         "funnel.tornado.app : preflight | Validate the apps and check the host": 1,

@@ -22,7 +22,7 @@ def browser() -> Iterator[Chrome]:
         yield driver
 
 
-def test_the_page_says_who_served_it_and_its_websocket_ticks(host: Host, browser: Chrome) -> None:
+def test_page_shows_its_process_and_receives_websocket_ticks(host: Host, browser: Chrome) -> None:
     site = Site(address(host))
     browser.get(f"http://{site.address}/")
 
@@ -36,5 +36,5 @@ def test_the_page_says_who_served_it_and_its_websocket_ticks(host: Host, browser
     assert text("protocol") == "http"
     assert text("remote_ip") == site.client_address
     WebDriverWait(browser, 10).until(lambda _: text("state") == "connected" and int(text("tick")) >= 2)
-    colour = browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
-    assert colour != "rgba(0, 0, 0, 0)", "the style sheet did not arrive"
+    color = browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
+    assert color != "rgba(0, 0, 0, 0)", "the style sheet was not loaded"

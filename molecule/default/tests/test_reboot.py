@@ -1,4 +1,4 @@
-"""What a host does after a reboot, without anybody's help."""
+"""A host resumes service after a reboot without intervention."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from testinfra.host import Host
 
 from tests.support.remote import Site, address, eventually, processes
 
-#: Another one after each boot.
-BOOT = "cat /proc/sys/kernel/random/boot_id"
+#: Prints an ID that is unique to each boot.
+PRINT_BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 
 testinfra_hosts = ["ansible://app_hosts"]
 
 
-def test_everything_serves_again_after_a_reboot(host: Host) -> None:
+def test_apps_and_exporters_run_after_reboot(host: Host) -> None:
     site = Site(address(host))
-    boot = host.check_output(BOOT)
+    boot_id = host.check_output(PRINT_BOOT_ID)
     before = site.get("/whoami").json
     host.run("systemctl reboot")
-    eventually(lambda: host.check_output(BOOT) != boot, 60)
+    eventually(lambda: host.check_output(PRINT_BOOT_ID) != boot_id, 60)
     after = eventually(lambda: (answer := site.get("/whoami")).status == 200 and answer.json, 60)
     assert (after["release"], after["slot"]) == (before["release"], before["slot"])
     eventually(lambda: Site(site.address, "plain.test").get("/").body == b"plain v1\n")

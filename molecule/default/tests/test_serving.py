@@ -1,4 +1,4 @@
-"""What the network sees of a provisioned host."""
+"""HTTP behavior, limits, permissions and logs of a provisioned host."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def site(host: Host) -> Site:
     return Site(address(host))
 
 
-def test_as_many_processes_as_cpus_each_on_its_own_socket(host: Host) -> None:
+def test_one_process_per_cpu_each_with_its_own_socket(host: Host) -> None:
     pids = python(
         host,
         """
@@ -48,19 +48,19 @@ def test_requests_reach_all_processes(host: Host, site: Site) -> None:
     assert reached == set(processes(host, "sample").values())
 
 
-def test_the_app_sees_the_client_and_the_scheme(site: Site) -> None:
+def test_app_receives_client_address_and_scheme(site: Site) -> None:
     seen = site.get("/whoami").json
     assert (seen["remote_ip"], seen["protocol"]) == (site.client_address, "http")
 
 
 @pytest.mark.parametrize("header", ["X-Real-IP", "X-Forwarded-For", "X-Scheme", "X-Forwarded-Proto"])
-def test_a_spoofed_header_has_no_effect(site: Site, header: str) -> None:
+def test_spoofed_forwarding_headers_are_ignored(site: Site, header: str) -> None:
     value = "https" if header in ("X-Scheme", "X-Forwarded-Proto") else "6.6.6.6"
     seen = site.get("/whoami", **{header: value}).json
     assert (seen["remote_ip"], seen["protocol"]) == (site.client_address, "http")
 
 
-def test_a_websocket_echoes(site: Site) -> None:
+def test_websocket_echoes_messages(site: Site) -> None:
     async def talk(connection: WebSocketClientConnection) -> object:
         await connection.write_message("funnel")
         return await connection.read_message()
@@ -69,19 +69,19 @@ def test_a_websocket_echoes(site: Site) -> None:
 
 
 @pytest.mark.parametrize(("megabytes", "status"), [(40, 200), (60, 413)])
-def test_uploads_pass_up_to_their_limit(site: Site, megabytes: int, status: int) -> None:
+def test_uploads_are_accepted_up_to_the_size_limit(site: Site, megabytes: int, status: int) -> None:
     body = b"x" * (megabytes * MEGABYTE)
     try:
         answer = site.request("POST", "/upload", body, {"Content-Type": "application/octet-stream"})
     except (BrokenPipeError, ConnectionResetError):
-        assert status == 413  # nginx answers 413 at the headers and closes, which can overtake its own answer
+        assert status == 413  # nginx responds with 413 to the headers and closes; the reset can overtake the response
         answer = site.request("POST", "/upload", headers={"Content-Length": str(len(body))})
     assert answer.status == status
     if status == 200:
         assert answer.json["bytes"] == len(body)
 
 
-def test_a_versioned_static_file_is_cached_for_long_and_an_unversioned_one_is_not(site: Site) -> None:
+def test_only_versioned_static_files_are_cached_long_term(site: Site) -> None:
     versioned = re.search(r'"(/static/[^"]+\?v=[^"]+)"', site.get("/").body.decode())
     assert versioned
     with_version, without = site.get(versioned[1]), site.get(versioned[1].partition("?")[0])
@@ -92,22 +92,22 @@ def test_a_versioned_static_file_is_cached_for_long_and_an_unversioned_one_is_no
 
 
 @pytest.mark.parametrize("path", ["/favicon.ico", "/robots.txt"])
-def test_well_known_files_come_from_the_static_directory(site: Site, path: str) -> None:
+def test_favicon_and_robots_are_served_from_static_directory(site: Site, path: str) -> None:
     assert site.get(path).body == site.get(f"/static{path}").body != b""
 
 
 @pytest.mark.parametrize("path", ["/", "/static/style.css"])
-def test_what_compresses_is_compressed(site: Site, path: str) -> None:
-    """By the app, or by nginx, which serves the static files."""
+def test_text_responses_are_compressed(site: Site, path: str) -> None:
+    """The app compresses its pages; nginx compresses the static files."""
     assert site.get(path, Accept_Encoding="gzip").headers["content-encoding"] == "gzip"
 
 
-def test_an_app_of_another_domain_answers_there_only(site: Site) -> None:
+def test_app_with_own_domain_is_served_only_there(site: Site) -> None:
     assert Site(site.address, "plain.test").get("/").body == b"plain v1\n"
     assert b"plain v1" not in site.get("/").body
 
 
-def test_a_reload_of_nginx_loses_no_request(host: Host, site: Site) -> None:
+def test_nginx_reload_loses_no_request(host: Host, site: Site) -> None:
     stop = threading.Event()
 
     def reload_nginx() -> None:
@@ -126,7 +126,7 @@ def test_a_reload_of_nginx_loses_no_request(host: Host, site: Site) -> None:
     assert set(statuses) == {200}
 
 
-def test_a_killed_process_costs_no_request_and_comes_back(host: Host, site: Site) -> None:
+def test_killed_process_loses_no_request_and_is_restarted(host: Host, site: Site) -> None:
     before = processes(host, "sample")
     victim = next(iter(before))
     statuses = []
@@ -140,7 +140,7 @@ def test_a_killed_process_costs_no_request_and_comes_back(host: Host, site: Site
     eventually(lambda: {site.get("/whoami").json["pid"] for _ in range(20)} == set(after.values()))
 
 
-def test_every_process_may_open_as_many_files_as_asked_for(host: Host) -> None:
+def test_processes_have_the_configured_open_files_limit(host: Host) -> None:
     limits = python(
         host,
         """
@@ -167,7 +167,7 @@ print(json.dumps(limits))
     assert len(limits["/runner "]) == os.cpu_count()
 
 
-def test_the_backlog_reaches_the_listening_sockets(host: Host) -> None:
+def test_listening_sockets_have_the_configured_backlog(host: Host) -> None:
     listening = host.check_output("ss --listening --tcp --numeric --no-header 'sport = :80'")
     assert {line.split()[2] for line in listening.splitlines()} == {"4096"}
 
@@ -187,28 +187,28 @@ def test_the_backlog_reaches_the_listening_sockets(host: Host) -> None:
         ("nobody", "python3 -c \"import socket; socket.socket(socket.AF_UNIX).connect('/srv/sample/live/run/0.sock')\""),
     ],
 )
-def test_another_user_is_kept_out(host: Host, user: str, command: str) -> None:
-    refused = host.run(f"runuser -u {user} -- {command}")
-    assert refused.rc != 0
-    assert "ermission" in refused.stderr + refused.stdout or "Operation not permitted" in refused.stderr
+def test_other_users_are_denied_access(host: Host, user: str, command: str) -> None:
+    denied = host.run(f"runuser -u {user} -- {command}")
+    assert denied.rc != 0
+    assert "ermission" in denied.stderr + denied.stdout or "Operation not permitted" in denied.stderr
 
 
-def test_the_app_has_its_secrets_and_nobody_sees_them_in_a_process_list(host: Host) -> None:
+def test_secrets_reach_the_app_but_no_process_list(host: Host) -> None:
     pid = next(iter(processes(host, "sample").values()))
     assert "COOKIE_SECRET=not-for-others" in host.check_output(f"tr '\\0' '\\n' < /proc/{pid}/environ")
     assert "not-for-others" not in host.check_output("cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'")
 
 
-def test_a_log_per_process(host: Host, site: Site) -> None:
-    served = [site.get("/whoami").json for _ in range(20)]
-    assert len({who["process"] for who in served}) == len(processes(host, "sample"))
-    for who in served[-4:]:
+def test_each_process_has_its_own_log(host: Host, site: Site) -> None:
+    responses = [site.get("/whoami").json for _ in range(20)]
+    assert len({who["process"] for who in responses}) == len(processes(host, "sample"))
+    for who in responses[-4:]:
         log = f"/var/log/sample/{who['slot']}-{who['process']}.log"
         line = f"pid {who['pid']}] 200 GET /whoami ({site.client_address})"
         eventually(lambda log=log, line=line: line in host.check_output(f"tail -n 50 {log}"))  # type: ignore[misc]
 
 
-def test_a_log_is_rotated_without_a_restart(host: Host, site: Site) -> None:
+def test_log_is_rotated_without_restart(host: Host, site: Site) -> None:
     who = site.get("/whoami").json
     log = f"/var/log/sample/{who['slot']}-{who['process']}.log"
     host.run_expect([0], f"truncate --size 50M {log}")

@@ -26,14 +26,14 @@ from tests.support.remote import (
     Site,
     address,
     apps,
-    done,
     eventually,
+    expect_success,
     hosts,
     processes,
     python,
     run_playbook,
     run_site,
-    sample_code,
+    sample_app_source,
 )
 
 testinfra_hosts = ["ansible://app_hosts"]
@@ -85,7 +85,7 @@ ROOM = {"nginx_worker_connections": 16_200}
 def provisioned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Serve the sample app by name, with and without TLS, some of its static files not being meant for all; return its keys."""
     directory = tmp_path_factory.mktemp("attacks")
-    source = sample_code(directory, web=(ROOT / "files/sample_app/sample_app/web.py").read_text() + DEADLY)
+    source = sample_app_source(directory, web=(ROOT / "files/sample_app/sample_app/web.py").read_text() + DEADLY)
     static = Path(source["source"]["path"]) / "sample_app/static"
     (static / "code.py").symlink_to("../web.py")
     (static / "above").symlink_to("..")
@@ -97,7 +97,7 @@ def provisioned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "upload_size": "1m",
         "hooks": {"build": f"sh -c '{ODD_FILES}'"},
     }
-    done(run_site(ALL, directory, apps(sample=sample) | ROOM))
+    expect_success(run_site(ALL, directory, apps(sample=sample) | ROOM))
     return sample
 
 
@@ -170,11 +170,11 @@ def behind_a_proxy(provisioned: dict[str, Any], tmp_path_factory: pytest.TempPat
     inside, proxy = (address(hosts()[name]) for name in ("debian12", "debian13"))
     named = provisioned | {"domains": [*provisioned["domains"], PROXIED]}
     (directory / "proxy.yml").write_text(PROXY)
-    done(run_site("debian12", directory, apps(sample=named) | ROOM | {"nginx_trusted_proxies": [f"{proxy}/32"]}))
-    done(run_playbook(str(directory / "proxy.yml"), "debian13", "-e", f"inside={inside}"))
+    expect_success(run_site("debian12", directory, apps(sample=named) | ROOM | {"nginx_trusted_proxies": [f"{proxy}/32"]}))
+    expect_success(run_playbook(str(directory / "proxy.yml"), "debian13", "-e", f"inside={inside}"))
     yield {"inside": inside, "proxy": proxy}
-    done(run_playbook(str(directory / "proxy.yml"), "debian13", "-e", '{"nginx_sites": {}, "certificates_wanted": {}}'))
-    done(run_site("debian12", directory, apps(sample=provisioned) | ROOM))
+    expect_success(run_playbook(str(directory / "proxy.yml"), "debian13", "-e", '{"nginx_sites": {}, "certificates_wanted": {}}'))
+    expect_success(run_site("debian12", directory, apps(sample=provisioned) | ROOM))
 
 
 PROXY = """

@@ -25,21 +25,21 @@ from tornado.websocket import WebSocketClientConnection
 
 from tests.support.remote import (
     ALL,
-    PORTED,
+    PORT_APP,
     ROOT,
     Answer,
     Site,
     address,
     apps,
     deploy,
-    done,
     eventually,
+    expect_success,
     extra,
     hosts,
     python,
     run_playbook,
     run_site,
-    sample_code,
+    sample_app_source,
 )
 
 testinfra_hosts = ["ansible://app_hosts"]
@@ -96,7 +96,7 @@ def apply_own_sites(directory: Path, variables: dict[str, Any], sites: dict[str,
     }
     playbook = directory / "own-sites.yml"
     playbook.write_text(yaml.safe_dump([{"hosts": ALL, "gather_facts": False, "tasks": [task]}]))
-    done(run_playbook(str(playbook), ALL, *extra(directory, variables)))
+    expect_success(run_playbook(str(playbook), ALL, *extra(directory, variables)))
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def variables(directory: Path) -> dict[str, Any]:
     """Return the variables: one app with all that can be set, one that lets in few, one that only has a name."""
     common = {"run": {"app": "sample_app.web:make_app"}, "health": {"path": "/healthz"}, "processes": 1, "drain": 2}
     web = (ROOT / "files/sample_app/sample_app/web.py").read_text()
-    shop = common | sample_code(directory, web=web.replace('(r"/notes"', '(r"/private/.*", WhoAmIHandler), (r"/notes"'))
+    shop = common | sample_app_source(directory, web=web.replace('(r"/notes"', '(r"/private/.*", WhoAmIHandler), (r"/notes"'))
     static = Path(shop["source"]["path"]) / "sample_app/static"  # type: ignore[index]  # an entry's types are the schema's to say
     (static / "app.js.gz").write_bytes(gzip.compress(b"// compressed before\n"))
     (static / ".git").mkdir()
@@ -143,7 +143,7 @@ def variables(directory: Path) -> dict[str, Any]:
         "paths": {"/headers": {"allow": [NOBODY]}, "/whoami": {"limits": {"requests": 1, "burst": 1}}},
         "maintenance": {"allow": [f"{Site(address(next(iter(hosts().values())))).client_address}/32"]},
     }
-    ported = PORTED | {"tls": {"provider": "self_signed"}}
+    ported = PORT_APP | {"tls": {"provider": "self_signed"}}
     return apps(sample={"domains": ["sample.test"]}, shop=shop, guarded=guarded, ported=ported) | {
         "nginx_listen": ["80", "[::]:80", "8080"],
         "nginx_access_log": "json",
@@ -160,13 +160,13 @@ def provisioned(directory: Path, variables: dict[str, Any]) -> Iterator[None]:
             f"cat {CERTIFICATE}.key >> {CERTIFICATE} && rm {CERTIFICATE}.key && "
             f"install -d {CHALLENGES}/.well-known/acme-challenge && echo proof > {CHALLENGES}/.well-known/acme-challenge/token"
         )
-    assert HASH not in done(run_site(ALL, directory, variables, "--diff", "-v"))
+    assert HASH not in expect_success(run_site(ALL, directory, variables, "--diff", "-v"))
     apply_own_sites(directory, variables, SITES)
     yield
     apply_own_sites(directory, variables, {})
-    done(run_site(ALL, directory, apps(sample={"domains": ["sample.test"]})))
+    expect_success(run_site(ALL, directory, apps(sample={"domains": ["sample.test"]})))
     for name in ("shop", "guarded", "ported"):
-        done(run_playbook("playbooks/remove.yml", ALL, "-e", f"app={name}", *extra(directory, {})))
+        expect_success(run_playbook("playbooks/remove.yml", ALL, "-e", f"app={name}", *extra(directory, {})))
     for host in hosts().values():
         host.check_output(f"rm -r {CERTIFICATE} {CHALLENGES}")
 
@@ -325,7 +325,7 @@ def test_pages_of_the_release_before_find_their_files_after_a_switch(
     try:
         (static / "style.css").write_bytes(b"/* new */")
         (static / "only-before.txt").unlink()
-        done(deploy("shop", name, directory, variables))
+        expect_success(deploy("shop", name, directory, variables))
         assert shop.get("/static/style.css").body == b"/* new */", "at once, whatever nginx has open"
         assert shop.get(f"/static/style.css?v={hashlib.sha512(b'/* new */').hexdigest()}").body == b"/* new */"
         old = shop.get(f"/static/style.css?v={version}")
@@ -337,12 +337,12 @@ def test_pages_of_the_release_before_find_their_files_after_a_switch(
         assert (unknown.body, unknown.headers["cache-control"]) == (b"/* new */", "no-cache"), "it may be another host's"
         assert shop.get(f"/static/only-before.txt?v={'0' * 128}").headers["cache-control"] == "no-cache"
 
-        done(run_playbook("playbooks/restart.yml", name, "-e", "app=shop", *extra(directory, variables)))
+        expect_success(run_playbook("playbooks/restart.yml", name, "-e", "app=shop", *extra(directory, variables)))
         assert shop.get(f"/static/style.css?v={version}").body == before[0], "new processes are no other release"
     finally:
         (static / "style.css").write_bytes(before[0])
         (static / "only-before.txt").write_bytes(before[1])
-        done(deploy("shop", name, directory, variables))
+        expect_success(deploy("shop", name, directory, variables))
     assert shop.get("/static/style.css").body == before[0]
 
 
@@ -630,7 +630,7 @@ def test_nobody_else_is_believed(sample: Site, host: Host) -> None:
 
 def maintenance(app: str, state: str, directory: Path, variables: dict[str, Any], *options: str) -> str:
     command = ("playbooks/maintenance.yml", ALL, "-e", f"app={app}", "-e", f"state={state}", *extra(directory, variables))
-    return done(run_playbook(*command, *options))
+    return expect_success(run_playbook(*command, *options))
 
 
 def test_a_site_in_maintenance_says_so_to_all_but_who_works_on_it(
@@ -651,9 +651,9 @@ def test_a_site_in_maintenance_says_so_to_all_but_who_works_on_it(
         assert shop.get("/.funnel/maintenance.html").status == 404
         assert shop.get("/.funnel/anything").status == 503
         assert re.search(r"changed=0.*\n.*changed=0", maintenance("shop", "on", directory, variables))
-        assert "changed=0" in done(run_site(host.check_output("hostname"), directory, variables))
+        assert "changed=0" in expect_success(run_site(host.check_output("hostname"), directory, variables))
         assert shop.get("/whoami").status == 503
-        assert "shop is in maintenance mode since 20" in done(
+        assert "shop is in maintenance mode since 20" in expect_success(
             run_playbook("playbooks/status.yml", ALL, *extra(directory, variables))
         )
         assert Site(address(host), "sample.test").get("/whoami").status == 200
@@ -725,7 +725,7 @@ def test_a_mistake_is_said_with_its_key_and_changes_nothing(
 def test_a_dry_run_has_nginx_look_at_what_is_there(directory: Path, variables: dict[str, Any]) -> None:
     entries = variables["tornado_apps"]
     missing = {"sample": entries["sample"] | {"tls": {"provider": "self_signed"}}}
-    done(run_site("debian12", directory, variables | {"tornado_apps": entries | missing}, "--check"))
+    expect_success(run_site("debian12", directory, variables | {"tornado_apps": entries | missing}, "--check"))
     wrong = {"shop": entries["shop"] | {"domains": ["shop.test", "another.test"], "extra": "frobnicate on;"}}
     status, output = run_site("debian12", directory, variables | {"tornado_apps": entries | wrong}, "--check")
     assert status != 0

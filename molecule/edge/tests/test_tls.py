@@ -21,7 +21,19 @@ from testinfra.host import Host
 from tornado.websocket import WebSocketClientConnection
 
 from tests.support.pki import Authority
-from tests.support.remote import ALL, Site, address, apps, deploy, done, eventually, extra, hosts, run_playbook, run_site
+from tests.support.remote import (
+    ALL,
+    Site,
+    address,
+    apps,
+    deploy,
+    eventually,
+    expect_success,
+    extra,
+    hosts,
+    run_playbook,
+    run_site,
+)
 
 #: One ACME server takes every account, the other only those that are bound to this one.
 OPEN = {"certificates_acme_directory": "https://acme:14000/dir"}
@@ -88,10 +100,10 @@ def acme(both: dict[str, Host], tmp_path_factory: pytest.TempPathFactory) -> Ite
     for found, target in leads.items():
         entry = json.dumps({"host": found, "addresses": [target]}).encode()
         urllib.request.urlopen(f"http://{address(server)}:8055/add-a", entry, timeout=10).close()
-    done(run_site(ALL, directory, {}))
+    expect_success(run_site(ALL, directory, {}))
     yield server
-    done(deploy("sample", ALL, directory, {}))
-    done(run_playbook("playbooks/remove.yml", ALL, "-e", "app=shop"))
+    expect_success(deploy("sample", ALL, directory, {}))
+    expect_success(run_playbook("playbooks/remove.yml", ALL, "-e", "app=shop"))
     for host in both.values():
         assert host.run("ls /etc/ssl/funnel/* /etc/letsencrypt/renewal/* /etc/letsencrypt/renewal-hooks/deploy/*").stdout == ""
 
@@ -154,14 +166,14 @@ def by_https(host: str, one: Host) -> int:
 @pytest.fixture
 def issued(both: dict[str, Host], ca: Path, tmp_path: Path) -> dict[str, int]:
     """See that the app has its certificate from the ACME server, and return the numbers of it."""
-    done(deploy("shop", ALL, tmp_path, shop(ACME)))
+    expect_success(deploy("shop", ALL, tmp_path, shop(ACME)))
     for host, one in both.items():
         assert site(one, name(host), ca).get("/healthz").status == 200
     return serials(both)
 
 
 def test_a_dry_run_says_what_would_be_and_does_nothing(both: dict[str, Host], tmp_path: Path) -> None:
-    output = done(run_site(ALL, tmp_path, shop(ACME), "--check", "--diff"))
+    output = expect_success(run_site(ALL, tmp_path, shop(ACME), "--check", "--diff"))
     for host, one in both.items():
         assert f"+shop: {name(host)}, temporary" in output
         assert f"+shop: {name(host)}, issued by https://acme:14000/dir" in output
@@ -170,11 +182,13 @@ def test_a_dry_run_says_what_would_be_and_does_nothing(both: dict[str, Host], tm
 
 def test_the_first_certificate_is_issued_while_everything_is_served(both: dict[str, Host], ca: Path, tmp_path: Path) -> None:
     with watched(both, by_http):
-        done(run_site(ALL, tmp_path, shop(ACME)))
+        expect_success(run_site(ALL, tmp_path, shop(ACME)))
     for host, one in both.items():
         assert site(one, name(host), ca).get("/healthz").status == 200
         assert names(site(one, name(host)).certificate()) == {name(host)}
-    status = done(run_playbook("playbooks/status.yml", ALL, "-e", f"json={tmp_path}/status.json", *extra(tmp_path, shop(ACME))))
+    status = expect_success(
+        run_playbook("playbooks/status.yml", ALL, "-e", f"json={tmp_path}/status.json", *extra(tmp_path, shop(ACME)))
+    )
     assert re.search(r"shop +acme +CN=Pebble Intermediate", status)
     found = json.loads((tmp_path / "status.json").read_text())["hosts"]
     assert {host: one["certificates"][0]["names"] for host, one in found.items()} == {host: [name(host)] for host in both}
@@ -183,20 +197,20 @@ def test_the_first_certificate_is_issued_while_everything_is_served(both: dict[s
 def test_a_second_run_changes_nothing_and_asks_nobody(acme: Host, issued: dict[str, int], tmp_path: Path) -> None:
     lines = "journalctl --unit pebble@14000 | wc -l"
     before = acme.check_output(lines)
-    output = done(run_site(ALL, tmp_path, shop(ACME)))
+    output = expect_success(run_site(ALL, tmp_path, shop(ACME)))
     assert output.count("changed=0") == len(issued), output[-500:]
     assert acme.check_output(lines) == before
 
 
 def test_other_names_are_another_certificate(both: dict[str, Host], ca: Path, issued: dict[str, int], tmp_path: Path) -> None:
     with watched(both, by_https):
-        done(deploy("shop", ALL, tmp_path, shop(ACME, NAME, WWW)))
+        expect_success(deploy("shop", ALL, tmp_path, shop(ACME, NAME, WWW)))
     for host, one in both.items():
         assert site(one, name(host, WWW), ca).get("/healthz").status == 200
         assert names(site(one, name(host)).certificate()) == {name(host), name(host, WWW)}
     assert serials(both).items().isdisjoint(issued.items())
-    done(deploy("shop", ALL, tmp_path, shop(ACME)))
-    output = done(deploy("shop", ALL, tmp_path, shop(ACME)))
+    expect_success(deploy("shop", ALL, tmp_path, shop(ACME)))
+    output = expect_success(deploy("shop", ALL, tmp_path, shop(ACME)))
     assert output.count("changed=0") == len(issued), output[-500:]
 
 
@@ -237,7 +251,7 @@ def test_a_renewal_that_nginx_cannot_read_is_a_problem_until_it_can(
     both: dict[str, Host], issued: dict[str, int], tmp_path: Path
 ) -> None:
     look = ["playbooks/status.yml", ALL, *extra(tmp_path, shop(ACME))]
-    done(run_playbook(*look))
+    expect_success(run_playbook(*look))
     with broken(both):
         for one in both.values():
             renew(one)
@@ -249,9 +263,9 @@ def test_a_renewal_that_nginx_cannot_read_is_a_problem_until_it_can(
         assert 'unknown directive "no_such_directive"' in output
         assert "were restored" not in output
         assert "nginx: the previous certificates are served until a reload succeeds." in output
-    done(deploy("shop", ALL, tmp_path, shop(ACME)))
+    expect_success(deploy("shop", ALL, tmp_path, shop(ACME)))
     assert serials(both).items().isdisjoint(issued.items())
-    done(run_playbook(*look))
+    expect_success(run_playbook(*look))
 
 
 @contextmanager
@@ -269,9 +283,9 @@ def broken(both: dict[str, Host]) -> Iterator[None]:
 def test_a_timer_that_somebody_has_stopped_is_started(both: dict[str, Host], issued: dict[str, int], tmp_path: Path) -> None:
     for one in both.values():
         one.run_expect([0], "systemctl disable --now certbot.timer")
-    output = done(run_site(ALL, tmp_path, shop(ACME), "--check", "--diff"))
+    output = expect_success(run_site(ALL, tmp_path, shop(ACME), "--check", "--diff"))
     assert output.count("+certbot.timer") == len(issued)
-    output = done(deploy("shop", ALL, tmp_path, shop(ACME)))
+    output = expect_success(deploy("shop", ALL, tmp_path, shop(ACME)))
     assert output.count("changed=1") == len(issued), output[-500:]
     for one in both.values():
         one.run_expect([0], "systemctl is-enabled certbot.timer && systemctl is-active certbot.timer")
@@ -309,7 +323,7 @@ def test_a_server_that_binds_accounts_says_so_and_the_key_to_it_stays_secret(
     output = refused(tmp_path, shop(ACME, server=BOUND))
     assert "Server requires external account binding. To fix: set certificates_acme_eab_key_id and certificates_" in output
     account = {"certificates_acme_eab_key_id": KEY_ID, "certificates_acme_eab_hmac_key": HMAC_KEY}
-    output = done(deploy("shop", ALL, tmp_path, shop(ACME, server=BOUND | account), "-vvv", "--diff"))
+    output = expect_success(deploy("shop", ALL, tmp_path, shop(ACME, server=BOUND | account), "-vvv", "--diff"))
     assert HMAC_KEY not in output
     for one in both.values():
         assert one.run(f"grep -rl {HMAC_KEY} /etc /var/log /var/lib /tmp /root").stdout == ""
@@ -331,7 +345,7 @@ def test_a_server_that_wants_an_address_says_so(
 def test_an_account_is_made_with_the_address(both: dict[str, Host], issued: dict[str, int], tmp_path: Path) -> None:
     for one in both.values():
         one.run_expect([0], "rm -rf /etc/letsencrypt/accounts/acme:14000")
-    done(deploy("shop", ALL, tmp_path, shop(ACME, NAME, WWW) | {"certificates_acme_email": "admin@edge.test"}))
+    expect_success(deploy("shop", ALL, tmp_path, shop(ACME, NAME, WWW) | {"certificates_acme_email": "admin@edge.test"}))
     assert serials(both).items().isdisjoint(issued.items())
     for one in both.values():
         account = one.check_output("certbot show_account --server https://acme:14000/dir")
@@ -339,7 +353,7 @@ def test_an_account_is_made_with_the_address(both: dict[str, Host], issued: dict
 
 
 def test_until_the_first_is_issued_a_temporary_one_serves(both: dict[str, Host], tmp_path: Path) -> None:
-    done(deploy("shop", ALL, tmp_path, shop({"provider": "off"})))
+    expect_success(deploy("shop", ALL, tmp_path, shop({"provider": "off"})))
     for one in both.values():
         assert one.run("ls /etc/ssl/funnel /etc/letsencrypt/renewal").stdout.split() == [
             "/etc/letsencrypt/renewal:",
@@ -352,21 +366,21 @@ def test_until_the_first_is_issued_a_temporary_one_serves(both: dict[str, Host],
     status, output = run_playbook("playbooks/status.yml", ALL, *extra(tmp_path, shop(ACME)))
     assert status != 0
     assert "shop: the certificate is temporary; run site.yml to issue one or to see why that fails" in output
-    done(deploy("shop", ALL, tmp_path, shop(ACME)))
-    done(run_playbook("playbooks/status.yml", ALL, *extra(tmp_path, shop(ACME))))
+    expect_success(deploy("shop", ALL, tmp_path, shop(ACME)))
+    expect_success(run_playbook("playbooks/status.yml", ALL, *extra(tmp_path, shop(ACME))))
 
 
 def test_a_self_signed_certificate_takes_the_place_of_another_provider_s(
     both: dict[str, Host], issued: dict[str, int], tmp_path: Path
 ) -> None:
     with watched(both, by_https):
-        done(deploy("shop", ALL, tmp_path, shop({"provider": "self_signed"})))
+        expect_success(deploy("shop", ALL, tmp_path, shop({"provider": "self_signed"})))
     for host, one in both.items():
         certificate = site(one, name(host)).certificate()
         assert certificate.issuer == certificate.subject
         assert names(certificate) == {name(host)}
         assert one.run("ls /etc/letsencrypt/renewal").stdout == "", "what is not served is not renewed"
-    output = done(run_site(ALL, tmp_path, shop({"provider": "self_signed"})))
+    output = expect_success(run_site(ALL, tmp_path, shop({"provider": "self_signed"})))
     assert output.count("changed=0") == len(issued), output[-500:]
 
 
@@ -379,7 +393,7 @@ def test_own_files_are_served_and_the_key_is_roots(both: dict[str, Host], own: A
     between = own.authority("between")
     (tmp_path / "own.pem").write_text(own.pem)
     tls = between.leaf("*.edge.test").write(tmp_path, between.pem)
-    output = done(deploy("shop", ALL, tmp_path, shop(tls), "-vvv", "--diff"))
+    output = expect_success(deploy("shop", ALL, tmp_path, shop(tls), "-vvv", "--diff"))
     assert "PRIVATE KEY" not in output
     assert (tmp_path / "key.pem").read_text().splitlines()[1] not in output
     for host, one in both.items():
@@ -415,7 +429,7 @@ def test_own_files_with_mistakes_are_refused_before_anything_changes(own: Author
 
 
 def test_a_certificate_that_nginx_does_not_take_is_put_back(both: dict[str, Host], tmp_path: Path) -> None:
-    done(deploy("shop", ALL, tmp_path, shop({"provider": "self_signed"})))
+    expect_success(deploy("shop", ALL, tmp_path, shop({"provider": "self_signed"})))
     before = serials(both)
     with broken(both):
         output = refused(tmp_path, shop({"provider": "self_signed"}, NAME, WWW))
@@ -427,7 +441,7 @@ def test_a_certificate_that_nginx_does_not_take_is_put_back(both: dict[str, Host
 def test_testssl_finds_nothing_of_medium_or_worse_but_compression(both: dict[str, Host], own: Authority, tmp_path: Path) -> None:
     (tmp_path / "own.pem").write_text(own.pem)
     tls = own.leaf("*.edge.test").write(tmp_path) | {"hsts": 31_536_000}
-    done(deploy("shop", ALL, tmp_path, shop(tls)))
+    expect_success(deploy("shop", ALL, tmp_path, shop(tls)))
     scans = {}
     for host, one in both.items():
         files = ["--ip", address(one), "--add-ca", str(tmp_path / "own.pem"), "--jsonfile", str(tmp_path / f"{host}.json")]

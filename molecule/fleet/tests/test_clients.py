@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.fleet import NAME, SCHEMES, Clients, Fleet, entry
-from tests.support.remote import Site, address, deploy, done, python, run_playbook
+from tests.support.remote import Site, address, deploy, expect_success, python, run_playbook
 
 FORGED = "203.0.113.9"
 
@@ -49,7 +49,7 @@ def tls_at(fleet: Fleet, request: pytest.FixtureRequest) -> str:
     """Let TLS end there. The scenario provisions the fleet with the first, and leaves it with the second to all other tests."""
     where = str(request.param)
     if fleet.tls_at() != where:
-        done(run_playbook("site.yml", "all", "-e", f"fleet_tls_at={where}"))
+        expect_success(run_playbook("site.yml", "all", "-e", f"fleet_tls_at={where}"))
     return where
 
 
@@ -97,6 +97,6 @@ def test_a_deploy_wherever_tls_ends(fleet: Fleet, clients: Clients, tmp_path: Pa
     theme = {"app_hosts": "light", "balancers": "dark"}[tls_at]
     options = ("-e", f"fleet_tls_at={tls_at}", "-e", "batch=1")
     with clients(f"deploy, TLS ends at the {tls_at}"):
-        done(deploy("sample", "app_hosts", tmp_path, entry(env={"SAMPLE_THEME": theme}), *options))
+        expect_success(deploy("sample", "app_hosts", tmp_path, entry(env={"SAMPLE_THEME": theme}), *options))
     pages = [Site(fleet.address, NAME, https=True).get("/").body.decode() for _ in range(12)]
     assert all(f'data-theme="{theme}"' in page for page in pages)

@@ -10,7 +10,7 @@ import pytest
 from testinfra.host import Host
 
 from tests.support.fleet import CUT, MEND, SCHEMES, Clients, Fleet, entry, harm, power, power_off
-from tests.support.remote import deploy, done, eventually, processes
+from tests.support.remote import deploy, eventually, expect_success, processes
 
 #: An app host that is neither the first member of the database nor of the lock servers.
 VICTIM = "web3"
@@ -116,7 +116,7 @@ def test_an_app_host_loses_its_power_and_misses_a_deploy(fleet: Fleet, clients: 
     eventually(fleet.whole, 60)
     assert {name for name, found in fleet.themes().items() if found == theme} == others
     with clients("the same again"):
-        done(deploy("sample", "app_hosts", tmp_path, other))
+        expect_success(deploy("sample", "app_hosts", tmp_path, other))
     assert set(fleet.themes().values()) == {theme}
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.fleet import APP_HOSTS, BALANCERS, Clients, Fleet, entry
-from tests.support.remote import deploy, done, eventually, run_playbook
-from tests.support.upgrades import offer_newer, versions
+from tests.support.remote import deploy, eventually, expect_success, run_playbook
+from tests.support.upgrades import publish_newer_packages, versions
 
 #: Another one after each boot.
 BOOT = "cat /proc/sys/kernel/random/boot_id"
@@ -27,12 +27,12 @@ def boots(fleet: Fleet) -> dict[str, str]:
 def own_entry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """End with the scenario's entry."""
     yield
-    done(deploy("sample", "app_hosts", tmp_path_factory.mktemp("own"), entry()))
+    expect_success(deploy("sample", "app_hosts", tmp_path_factory.mktemp("own"), entry()))
 
 
 def test_batches(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
     with clients("deploy, two hosts at a time") as traffic:
-        output = done(
+        output = expect_success(
             deploy("sample", "app_hosts", tmp_path, entry(env={"SAMPLE_THEME": "dark"}), "-e", "batch=2", "-e", "pause=1")
         )
     assert set(fleet.themes().values()) == {"dark"}, output
@@ -41,7 +41,7 @@ def test_batches(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
 
 
 def test_a_canary_that_does_badly_then_well_and_back(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
-    done(deploy("sample", "app_hosts", tmp_path, entry(env={"SAMPLE_THEME": "dark"})))
+    expect_success(deploy("sample", "app_hosts", tmp_path, entry(env={"SAMPLE_THEME": "dark"})))
     light = entry(env={"SAMPLE_THEME": "light"})
     with clients("a canary that its check refuses"):
         status, output = deploy("sample", "app_hosts", tmp_path, light, "-e", "canary=true", "-e", "check=false")
@@ -51,11 +51,11 @@ def test_a_canary_that_does_badly_then_well_and_back(fleet: Fleet, clients: Clie
     assert "ansible-playbook funnel.tornado.rollback -i" in output
 
     with clients("the same again, and its check is content"):
-        done(deploy("sample", "app_hosts", tmp_path, light, "-e", "canary=true", "-e", "check=true"))
+        expect_success(deploy("sample", "app_hosts", tmp_path, light, "-e", "canary=true", "-e", "check=true"))
     assert set(fleet.themes().values()) == {"light"}
 
     with clients("rollback"):
-        done(run_playbook("playbooks/rollback.yml", "app_hosts", "-e", "app=sample"))
+        expect_success(run_playbook("playbooks/rollback.yml", "app_hosts", "-e", "app=sample"))
     assert set(fleet.themes().values()) == {"dark"}
 
 
@@ -72,21 +72,23 @@ def test_reboot(fleet: Fleet, clients: Clients) -> None:
     before = boots(fleet)
     fleet.hosts["web1"].check_output("touch /run/reboot-required")
     with clients("reboot.yml, all hosts", websockets_break=True):
-        done(run_playbook("playbooks/reboot.yml", "web1:web2", "-e", "only_needed=true"))
+        expect_success(run_playbook("playbooks/reboot.yml", "web1:web2", "-e", "only_needed=true"))
         assert [name for name, boot in boots(fleet).items() if boot != before[name]] == ["web1"]
-        done(run_playbook("playbooks/reboot.yml", "all:!web1", seconds=600))
+        expect_success(run_playbook("playbooks/reboot.yml", "all:!web1", seconds=600))
     after = boots(fleet)
     assert [name for name in before if before[name] == after[name]] == []
 
 
 def test_upgrade(fleet: Fleet, clients: Clients) -> None:
     for name, host in fleet.hosts.items():
-        offer_newer(host, PACKAGES[name[:-1]])
+        publish_newer_packages(host, PACKAGES[name[:-1]])
     fleet.hosts["web2"].check_output("touch /run/reboot-required")
     before = boots(fleet)
     with clients("upgrade.yml, all hosts", websockets_break=True):
-        done(run_playbook("playbooks/upgrade.yml", "balancers", "-e", f"packages={','.join(PACKAGES['lb'])}", seconds=600))
-        done(run_playbook("playbooks/upgrade.yml", "app_hosts", seconds=600))
+        expect_success(
+            run_playbook("playbooks/upgrade.yml", "balancers", "-e", f"packages={','.join(PACKAGES['lb'])}", seconds=600)
+        )
+        expect_success(run_playbook("playbooks/upgrade.yml", "app_hosts", seconds=600))
     found = {name: versions(host, PACKAGES[name[:-1]]) for name, host in fleet.hosts.items()}
     assert all(version.endswith("+newer") for one in found.values() for version in one), found
     after = boots(fleet)
@@ -98,10 +100,10 @@ def test_a_host_is_added_and_removed(fleet: Fleet, clients: Clients, tmp_path: P
     fleet.add("web4", "trixie", inventory)
     try:
         with clients("a host is added"):
-            done(run_playbook("site.yml", "all", "-i", str(inventory)))
+            expect_success(run_playbook("site.yml", "all", "-i", str(inventory)))
         eventually(fleet.whole)  # not before: the host with the fewest connections is the one that answers
         with clients("a host is removed"):
-            done(run_playbook("playbooks/balancers.yml", "all"))
+            expect_success(run_playbook("playbooks/balancers.yml", "all"))
             assert [set(fleet.servers(name)) for name in BALANCERS] == [set(APP_HOSTS)] * len(BALANCERS)
     finally:
         fleet.remove("web4")

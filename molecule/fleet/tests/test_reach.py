@@ -13,7 +13,7 @@ import yaml
 from testinfra.host import Host
 
 from tests.support.fleet import Clients, Fleet
-from tests.support.remote import done, eventually, python, run_playbook
+from tests.support.remote import eventually, expect_success, python, run_playbook
 
 #: Ports that are listened at on an app host: those of SSH, nginx, etcd and MongoDB, and one that nobody has asked for.
 SSH, HTTP, HTTPS, ETCD, ETCD_MEMBERS, MONGODB, STRAY = 22, 80, 443, 2379, 2380, 27017, 8099
@@ -115,14 +115,14 @@ def test_rules_that_no_new_connection_confirms_are_taken_back(fleet: Fleet, web1
 
 def test_it_is_taken_away_and_set_again_and_no_client_notices(fleet: Fleet, clients: Clients, web1: Host) -> None:
     hosts = f"web1:{fleet.active()}"
-    done(run_playbook("playbooks/firewall.yml", hosts))  # a host that has left may be let in until now
+    expect_success(run_playbook("playbooks/firewall.yml", hosts))  # a host that has left may be let in until now
     before = rules(web1)
     web1.check_output("nft add table inet theirs")
     with clients("the firewall is taken away, and set again"):
-        done(run_playbook("playbooks/firewall.yml", hosts, "-e", "firewall_enabled=false"))
+        expect_success(run_playbook("playbooks/firewall.yml", hosts, "-e", "firewall_enabled=false"))
         assert web1.check_output("nft list tables") == "table inet theirs"
         assert web1.run(KEPT).rc != 0
         assert reached(fleet.addresses["web1"]) == PORTS
-        done(run_playbook("playbooks/firewall.yml", hosts))
+        expect_success(run_playbook("playbooks/firewall.yml", hosts))
     assert rules(web1) == before
     web1.check_output("nft delete table inet theirs")

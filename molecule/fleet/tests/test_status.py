@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from tests.support.fleet import APP_HOSTS, BALANCERS, Fleet, entry
-from tests.support.remote import deploy, done, python, run_playbook
+from tests.support.remote import deploy, expect_success, python, run_playbook
 
 #: Tells, on a balancer, HAProxy to set something; prints its words, which are about what is wrong.
 SET = """
@@ -59,7 +59,7 @@ def test_what_is_not_well_and_what_differs_from_the_inventory_is_named(fleet: Fl
     more = tmp_path / "more.yml"
     nobody = fleet.address.rpartition(".")[0] + ".9"
     more.write_text(yaml.safe_dump({"app_hosts": {"hosts": {"web9": {"ansible_host": nobody}}}}))
-    done(deploy("sample", "web1", tmp_path, entry(env={"SAMPLE_THEME": "dark"})))
+    expect_success(deploy("sample", "web1", tmp_path, entry(env={"SAMPLE_THEME": "dark"})))
     assert python(fleet.balancers["lb1"], SET.format("sample/web2 state drain")) == ""
     fleet.balancers[standby].run_expect([0], "systemctl stop keepalived")
     fleet.hosts["web2"].run_expect([0], "supervisorctl stop $(supervisorctl status | grep -o '^sample-[ab]:1')")
@@ -71,7 +71,7 @@ def test_what_is_not_well_and_what_differs_from_the_inventory_is_named(fleet: Fl
         fleet.hosts["web2"].run_expect([0], "supervisorctl start $(supervisorctl status | grep -o '^sample-[ab]:1')")
         fleet.balancers[standby].run_expect([0], "systemctl start keepalived")
         assert python(fleet.balancers["lb1"], SET.format("sample/web2 state ready")) == ""
-        done(deploy("sample", "app_hosts", tmp_path, entry()))
+        expect_success(deploy("sample", "app_hosts", tmp_path, entry()))
     problems = "\n".join(found["problems"])
     assert status != 0
     assert found["healthy"] is False

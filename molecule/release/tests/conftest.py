@@ -1,4 +1,4 @@
-"""What the tests of this scenario share: clients of both hosts, and the table of what they noticed at the end of the run."""
+"""Fixtures of the release scenario: load on both hosts, and a summary of its results at the end of the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support import remote
 from tests.support.load import Clients, Load, Result, table
 from tests.support.remote import address
 
-#: Seconds between two requests of a client: with as many clients as there are, the processors are left to what is tested.
+#: Seconds between two requests of a client, long enough for the load not to starve the hosts under test.
 PACE = {"pause": 0.8}
 
 RESULTS = pytest.StashKey[dict[str, Result]]()
@@ -21,17 +21,17 @@ RESULTS = pytest.StashKey[dict[str, Result]]()
 
 @pytest.fixture(scope="session")
 def hosts() -> dict[str, Host]:
-    """Return the hosts by their names."""
+    """Return the hosts by name."""
     return remote.hosts()
 
 
 @pytest.fixture(scope="session")
 def clients(pytestconfig: pytest.Config, hosts: dict[str, Host]) -> Clients:
-    """Return a function that keeps a site of both hosts busy; none of its clients may notice what is done meanwhile.
+    """Return a context manager that puts load on both hosts and verifies that no request or websocket fails.
 
-    ``title`` names what is done. With ``reload`` nginx reloads: one that is older than 1.27.4 then closes idle connections,
-    and a client may have to repeat a request. ``requests_fail`` and ``websockets_break`` say that what is done is known to do
-    this harm. The other options are those of `tests.support.load.Shape`.
+    ``title`` names the operation under test. Set ``reload`` if nginx reloads: versions before 1.27.4 then close idle
+    connections, so clients may repeat a request. ``requests_fail`` and ``websockets_break`` tolerate these failures. The other
+    options are those of `tests.support.load.Shape`.
     """
 
     @contextmanager
@@ -52,16 +52,16 @@ def clients(pytestconfig: pytest.Config, hosts: dict[str, Host]) -> Clients:
             assert result.failed == 0 or requests_fail, shown
             assert result.cut == 0 or websockets_break, shown
             assert result.repeated == 0 or reload or requests_fail, shown
-            # Whatever else is connected again was closed while it was idle.
+            # Any other reconnect replaces an idle connection that the server closed.
             assert result.reconnects <= sum(result.closes.values()) or reload or requests_fail, shown
 
     return clients
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print what the clients noticed, whether the tests passed or not."""
+    """Print the load results, also after failures."""
     results = config.stash.get(RESULTS, {})
     if results:
-        terminalreporter.section("what clients noticed")
+        terminalreporter.section("load results")
         for line in table(results):
             terminalreporter.write_line(line)

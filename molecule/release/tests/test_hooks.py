@@ -1,4 +1,4 @@
-"""Commands that run at the steps of a deploy, and the time in which a new release is watched."""
+"""Deploy hooks, and the soak period in which a new release is monitored."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from tests.support.remote import (
     address,
     apps,
     deploy,
-    left_behind,
+    find_leftovers,
     processes,
     run_playbook,
     run_site,
-    sample_code,
+    sample_app_source,
 )
 
 WEB = (ROOT / "files/sample_app/sample_app/web.py").read_text()
 
-#: Where the link that a switch renames leads, as a hook sees it from the source's directory.
-NOTE = "sh -c 'echo {step} $TORNADO_RELEASE $(readlink ../../../live) $COOKIE_SECRET >> $HOME/hooks'"
+#: A hook that records the target of the live link, which the switch renames.
+RECORD_LIVE_LINK = "sh -c 'echo {step} $TORNADO_RELEASE $(readlink ../../../live) $COOKIE_SECRET >> $HOME/hooks'"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def as_before(tmp_path_factory: pytest.TempPathFactory, hosts: dict[str, Host]) -> Iterator[None]:
+def restore_entries(tmp_path_factory: pytest.TempPathFactory, hosts: dict[str, Host]) -> Iterator[None]:
     yield
     status, output = run_site(ALL, tmp_path_factory.mktemp("before"), {})
     assert status == 0, output
-    assert [left_behind(host, "sample") for host in hosts.values()] == [[] for _ in hosts]
+    assert [find_leftovers(host, "sample") for host in hosts.values()] == [[] for _ in hosts]
 
 
-def hooks_of(host: Host) -> list[list[str]]:
-    """Return what the hooks have noted since the last time, a list of words for each."""
+def take_hook_records(host: Host) -> list[list[str]]:
+    """Return the records of the hooks since the last call, each as a list of words, and clear them."""
     lines = host.check_output("cat /srv/sample/shared/hooks; rm -f /srv/sample/shared/hooks").splitlines()
     return [line.split() for line in lines]
 
@@ -50,28 +50,26 @@ def live(host: Host) -> str:
     return host.check_output("readlink /srv/sample/live").strip()
 
 
-def test_hooks_run_in_order_and_what_is_to_run_once_does_before_any_other_host_switches(
-    hosts: dict[str, Host], tmp_path: Path
-) -> None:
+def test_hooks_run_in_order_and_once_hooks_run_before_other_hosts_switch(hosts: dict[str, Host], tmp_path: Path) -> None:
     hooks = {
         "build": "sh -c 'id -un > sample_app/static/built.txt'",
-        "before_switch": {"command": NOTE.format(step="before"), "once": True},
-        "after_switch": NOTE.format(step="after"),
+        "before_switch": {"command": RECORD_LIVE_LINK.format(step="before"), "once": True},
+        "after_switch": RECORD_LIVE_LINK.format(step="after"),
     }
     before = {name: live(host) for name, host in hosts.items()}
     status, output = deploy("sample", ALL, tmp_path, apps(sample={"hooks": hooks}))
     assert status == 0, output
     first, second = hosts.values()
     releases = [Site(address(host)).get("/whoami").json["release"] for host in (first, second)]
-    assert hooks_of(first) == [
+    assert take_hook_records(first) == [
         ["before", releases[0], before["debian12"], "not-for-others"],
         ["after", releases[0], live(first), "not-for-others"],
     ]
-    assert hooks_of(second) == [["after", releases[1], live(second), "not-for-others"]]
+    assert take_hook_records(second) == [["after", releases[1], live(second), "not-for-others"]]
     assert live(first) != before["debian12"]
     steps = re.findall(r"^(debian1\d): sample is release \w+ in slot [ab]: (.*)$", output, re.MULTILINE)
     assert [name for name, _ in steps] == ["debian12", "debian13"]
-    assert [re.sub(r" [\d.]+ s", "", done) for _, done in steps] == [
+    assert [re.sub(r" [\d.]+ s", "", completed) for _, completed in steps] == [
         "clean, start, health, before_switch, switch, after_switch, drain, stop, prune",
         "clean, start, health, switch, after_switch, drain, stop, prune",
     ]
@@ -80,15 +78,15 @@ def test_hooks_run_in_order_and_what_is_to_run_once_does_before_any_other_host_s
 
     status, output = run_playbook("playbooks/rollback.yml", ALL, "-e", "app=sample")
     assert status == 0, output
-    again = ["-e", "app=sample", "-e", f"release={releases[0]}"]
-    status, output = run_playbook("playbooks/rollback.yml", "debian12", *again)
+    options = ["-e", "app=sample", "-e", f"release={releases[0]}"]
+    status, output = run_playbook("playbooks/rollback.yml", "debian12", *options)
     assert status == 0, output
-    assert [words[0] for words in hooks_of(first)] == ["after"]
+    assert [words[0] for words in take_hook_records(first)] == ["after"]
 
 
 @contextmanager
-def visitors(host: Host) -> Iterator[None]:
-    """Ask for a page all the time; what it answers does not matter."""
+def traffic(host: Host) -> Iterator[None]:
+    """Request a page continuously; any response will do."""
     stop = threading.Event()
 
     def visit() -> None:
@@ -104,47 +102,47 @@ def visitors(host: Host) -> Iterator[None]:
         thread.join()
 
 
-def refused(host: Host, tmp_path: Path, entry: dict[str, Any]) -> str:
-    """Deploy to one host what is undone afterwards; return the output, white space folded. The same processes serve on."""
+def deploy_rejected(host: Host, tmp_path: Path, entry: dict[str, Any]) -> str:
+    """Deploy an entry that must be rolled back, verify that the same processes serve, and return the output on one line."""
     before = processes(host, "sample"), Site(address(host)).get("/whoami").json["release"]
-    with visitors(host):
+    with traffic(host):
         status, output = deploy("sample", "debian13", tmp_path, apps(sample=entry))
     assert status != 0, output
     assert (processes(host, "sample"), Site(address(host)).get("/whoami").json["release"]) == before
-    assert left_behind(host, "sample") == []
+    assert find_leftovers(host, "sample") == []
     return re.sub(r"\s+", " ", output)
 
 
-def test_a_watched_release_that_answers_with_errors_is_undone_and_says_so(hosts: dict[str, Host], tmp_path: Path) -> None:
+def test_release_with_error_responses_during_soak_is_rolled_back(hosts: dict[str, Host], tmp_path: Path) -> None:
     host = hosts["debian13"]
     failing = WEB.replace("self.write(self.whoami())\n\n\nclass SleepHandler", "raise HTTPError(503)\n\n\nclass SleepHandler")
     assert failing != WEB
-    output = refused(host, tmp_path, sample_code(tmp_path, web=failing) | {"soak": 60, "soak_errors": 20})
+    output = deploy_rejected(host, tmp_path, sample_app_source(tmp_path, web=failing) | {"soak": 60, "soak_errors": 20})
     assert re.search(
         r"tornado_apps.sample: release \w+ was live for \d+ s and was rolled back: "
         r"\d+ % of \d+ responses were 5xx, more than 20 %",
         output,
     )
-    undone = host.check_output("cat /srv/sample/history.json")
-    assert "responses were 5xx" in undone
+    history = host.check_output("cat /srv/sample/history.json")
+    assert "responses were 5xx" in history
 
 
-def test_a_watched_release_whose_processes_end_is_undone(hosts: dict[str, Host], tmp_path: Path) -> None:
+def test_release_whose_processes_exit_during_soak_is_rolled_back(hosts: dict[str, Host], tmp_path: Path) -> None:
     ending = WEB.replace(
         "def make_app(**settings",
         "import os\nimport threading\n\nthreading.Timer(4, lambda: os._exit(1)).start()\n\n\ndef make_app(**settings",
     )
     assert ending != WEB
-    output = refused(hosts["debian13"], tmp_path, sample_code(tmp_path, web=ending) | {"soak": 30})
+    output = deploy_rejected(hosts["debian13"], tmp_path, sample_app_source(tmp_path, web=ending) | {"soak": 30})
     assert re.search(
         r"was live for \d+ s and was rolled back: process \d (exited and was restarted|did not answer|does not stay up)", output
     )
 
 
-def test_a_release_that_does_well_while_it_is_watched_stays(hosts: dict[str, Host], tmp_path: Path) -> None:
+def test_healthy_release_stays_live_after_soak(hosts: dict[str, Host], tmp_path: Path) -> None:
     host = hosts["debian13"]
-    with visitors(host):
+    with traffic(host):
         status, output = deploy("sample", "debian13", tmp_path, apps(sample={"soak": 3, "soak_errors": 0}))
     assert status == 0, output
     assert re.search(r"soak 3\.\d+ s", output)
-    assert left_behind(host, "sample") == []
+    assert find_leftovers(host, "sample") == []

@@ -1,4 +1,4 @@
-"""What the playbooks of everyday work say, and what they refuse."""
+"""Output, check mode and input validation of deploy.yml, restart.yml and rollback.yml."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from tests.support.remote import Site, address, deploy, left_behind, processes, run_playbook, run_site
+from tests.support.remote import Site, address, deploy, find_leftovers, processes, run_playbook, run_site
 
 HOST = "debian13"
 
@@ -20,25 +20,25 @@ def host(hosts: dict[str, Host]) -> Host:
     return hosts[HOST]
 
 
-def plain(host: Host) -> bytes:
+def plain_page(host: Host) -> bytes:
     return Site(address(host), "plain.test").get("/").body
 
 
 def state(host: Host) -> tuple[Any, ...]:
-    """Return all that a playbook in check mode must leave as it is."""
+    """Return the state that check mode must not change."""
     found = host.check_output("ls -lR /srv/sample/releases /srv/plain/releases /srv/plain/slots /etc/nginx/sites-enabled")
     return processes(host, "sample"), processes(host, "plain"), found
 
 
-def folded(output: str) -> str:
+def collapsed(output: str) -> str:
     return re.sub(r"\s+", " ", output)
 
 
-def test_a_version_is_deployed_to_one_app_and_the_inventory_has_the_last_word(host: Host, tmp_path: Path) -> None:
+def test_deploy_of_version_changes_one_app_until_site_restores_inventory(host: Host, tmp_path: Path) -> None:
     sample = processes(host, "sample")
     status, output = deploy("plain", HOST, tmp_path, {}, "-e", "version=v2")
     assert status == 0, output
-    assert plain(host) == b"plain v2\n"
+    assert plain_page(host) == b"plain v2\n"
     assert processes(host, "sample") == sample
     release = json.loads(host.check_output("cat /srv/plain/current/release.json"))
     assert re.fullmatch(r"\S+@\S+", release["by"])
@@ -48,11 +48,11 @@ def test_a_version_is_deployed_to_one_app_and_the_inventory_has_the_last_word(ho
 
     status, output = run_site(HOST, tmp_path, {})
     assert status == 0, output
-    assert plain(host) == b"plain v1\n"
-    assert left_behind(host, "plain") == []
+    assert plain_page(host) == b"plain v1\n"
+    assert find_leftovers(host, "plain") == []
 
 
-def test_a_dry_run_says_what_would_be_built_and_which_processes_would_serve_and_does_nothing(host: Host, tmp_path: Path) -> None:
+def test_check_mode_reports_release_and_slot_without_changes(host: Host, tmp_path: Path) -> None:
     before = state(host)
     live = host.check_output("readlink /srv/plain/live").strip().removeprefix("slots/")
     other = "ab".replace(live, "")
@@ -85,25 +85,25 @@ def test_a_dry_run_says_what_would_be_built_and_which_processes_would_serve_and_
         (["-e", "app=plain", "-e", "version=v3"], "tornado_apps.plain.source.version: /srv/plain.bundle has no branch"),
     ],
 )
-def test_what_cannot_be_deployed_is_refused_before_anything_changes(host: Host, options: list[str], message: str) -> None:
+def test_invalid_deploy_is_rejected_before_any_change(host: Host, options: list[str], message: str) -> None:
     before = state(host)
     status, output = run_playbook("playbooks/deploy.yml", HOST, *options)
     assert status != 0
-    assert message in folded(output)
+    assert message in collapsed(output)
     assert "changed=0" in output
     assert state(host) == before
 
 
-def test_a_name_that_no_app_can_have_is_no_path_either(host: Host) -> None:
+def test_app_name_cannot_traverse_paths(host: Host) -> None:
     before = state(host)
     status, output = run_playbook("playbooks/restart.yml", HOST, "-e", "app=../srv/plain")
     assert status != 0
-    assert "../srv/plain: an app name must be a lowercase letter" in folded(output)
+    assert "../srv/plain: an app name must be a lowercase letter" in collapsed(output)
     assert state(host) == before
 
 
-def test_an_app_that_nothing_is_served_of_cannot_be_restarted(host: Host) -> None:
+def test_restart_of_app_without_live_release_is_rejected(host: Host) -> None:
     status, output = run_playbook("playbooks/restart.yml", HOST, "-e", "app=nosuch")
     assert status != 0
-    assert "nosuch: no release is live on this host" in folded(output)
+    assert "nosuch: no release is live on this host" in collapsed(output)
     assert host.check_output("ls -A /srv").split() == ["plain", "plain.bundle", "sample"]

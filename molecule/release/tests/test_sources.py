@@ -1,4 +1,4 @@
-"""Where code and its dependencies come from: each kind of source and of lock, another Python, and no index at all."""
+"""Sources and dependencies: each kind of source and lock file, another Python version, and a wheelhouse without an index."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.support.remote import PLAIN, ROOT, Site, address, apps, deploy, extra
 TORNADO = "tornado==6.6.1"
 UV = yaml.safe_load((ROOT / "roles/python/defaults/main.yml").read_text())["python_uv_version"]
 
-#: Addresses in locks lead nowhere: a host asks its own index.
-NOWHERE = "https://index.invalid"
+#: An unreachable index in the lock files: hosts must query their own index.
+UNREACHABLE_INDEX = "https://index.invalid"
 
 HELLO = """
 import sys
@@ -57,7 +57,7 @@ chown -R gitter: /home/gitter
 
 FILE_SERVER = "systemd-run --quiet --collect --unit=files python3 -m http.server --bind 127.0.0.1 --directory /srv/www 8099"
 
-#: The layout of python-build-standalone's archives: one directory, with its own bin and lib.
+#: Packs Debian's Python in the layout of python-build-standalone's archives: one directory with bin and lib.
 PACK_PYTHON = """
 rm -rf /root/packed && mkdir -p /root/packed/python/bin
 cp -L /usr/bin/python3.11 /root/packed/python/bin/
@@ -70,41 +70,41 @@ tar -C /root/packed --exclude __pycache__ -czf /root/python.tar.gz python
 
 @dataclass(frozen=True)
 class Sources:
-    """What the tests deploy, on the controller."""
+    """Sources on the controller that the tests deploy."""
 
     directory: Path
     wheels: Path
 
     @property
     def lock(self) -> str:
-        """A lock of uv."""
+        """The text of a uv.lock."""
         wheel, digest = self.tornado
         return (
             f"version = 1\nrevision = 3\nrequires-python = '>=3.11'\n"
             f"[[package]]\nname = 'hello'\nversion = '1.0'\nsource = {{ virtual = '.' }}\n"
             f"dependencies = [{{ name = 'tornado' }}]\n"
             f"[package.metadata]\nrequires-dist = [{{ name = 'tornado' }}]\n"
-            f"[[package]]\nname = 'tornado'\nversion = '6.6.1'\nsource = {{ registry = '{NOWHERE}/simple' }}\n"
-            f"wheels = [{{ url = '{NOWHERE}/{wheel}', hash = 'sha256:{digest}' }}]\n"
+            f"[[package]]\nname = 'tornado'\nversion = '6.6.1'\nsource = {{ registry = '{UNREACHABLE_INDEX}/simple' }}\n"
+            f"wheels = [{{ url = '{UNREACHABLE_INDEX}/{wheel}', hash = 'sha256:{digest}' }}]\n"
         )
 
     @property
     def pylock(self) -> str:
-        """A lock of PEP 751."""
+        """The text of a pylock.toml (PEP 751)."""
         wheel, digest = self.tornado
         return (
             "lock-version = '1.0'\ncreated-by = 'hand'\n[[packages]]\nname = 'tornado'\nversion = '6.6.1'\n"
-            f"wheels = [{{ url = '{NOWHERE}/{wheel}', hashes = {{ sha256 = '{digest}' }} }}]\n"
+            f"wheels = [{{ url = '{UNREACHABLE_INDEX}/{wheel}', hashes = {{ sha256 = '{digest}' }} }}]\n"
         )
 
     @property
     def tornado(self) -> tuple[str, str]:
-        """The wheel's name and hash."""
+        """The name and hash of Tornado's wheel."""
         wheel = next(self.wheels.glob("tornado-*.whl"))
         return wheel.name, sha256(wheel)
 
     def tree(self, name: str, **files: str) -> Path:
-        """Write files to a new directory; ``_`` in a name is a point."""
+        """Write files to a new directory; ``_`` in a name stands for a dot."""
         top = self.directory / name
         top.mkdir()
         for file, text in files.items():
@@ -112,7 +112,7 @@ class Sources:
         return top
 
     def tar(self, top: Path) -> Path:
-        """Pack a directory."""
+        """Pack a directory as a tar archive."""
         file = top.with_name(f"{top.name}.tar.xz")
         with tarfile.open(file, "w:xz") as archive:
             archive.add(top, arcname=top.name)
@@ -121,7 +121,7 @@ class Sources:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
-    """Fetch the wheels of Tornado and of uv, and make one of an app: a wheel is a zip file."""
+    """Download the wheels of Tornado and uv, and build the wheel of an app."""
     directory = tmp_path_factory.mktemp("sources")
     wheels = directory / "wheels"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", f"--dest={wheels}"]
@@ -138,12 +138,12 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def clean(hosts: dict[str, Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """At the end the hosts have nothing of all this."""
+def remove_apps(hosts: dict[str, Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Remove the apps and their sources after the module."""
     yield
     names = {"debian12": ["cloned", "locked", "zipped", "refused"], "debian13": ["packaged", "other"]}
-    for host, found in names.items():
-        status, output = run_playbook("playbooks/remove.yml", host, "-e", json.dumps({"app_names": found}))
+    for host, apps_of_host in names.items():
+        status, output = run_playbook("playbooks/remove.yml", host, "-e", json.dumps({"app_names": apps_of_host}))
         assert status == 0, output
     hosts["debian12"].check_output("systemctl stop files; userdel --remove gitter 2>/dev/null; rm -rf /srv/www /root/p*")
     hosts["debian13"].check_output("rm -rf /opt/python /opt/wheelhouse /srv/mirror")
@@ -152,7 +152,7 @@ def clean(hosts: dict[str, Host], tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def hello(words: str, imports: str = "") -> str:
-    """Return an app that says these words, or what the name of an import means."""
+    """Return the code of an app that responds with ``words``, or with the value of that name if ``imports`` are given."""
     return HELLO.format(words=words if imports else repr(words), imports=imports)
 
 
@@ -161,26 +161,26 @@ def sha256(file: Path) -> str:
 
 
 def ansible(host: str, module: str, arguments: dict[str, Any], *options: str) -> tuple[dict[str, Any], str]:
-    """Run one module on a host; return its result and all that was printed."""
+    """Run a module on a host; return its result and its output."""
     command = ["ansible", host, "-i", os.environ["MOLECULE_INVENTORY_FILE"], "-m", module, "-a", json.dumps(arguments)]
     environment = os.environ | PLAIN | {"ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
-    done = subprocess.run(
+    completed = subprocess.run(
         [*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120, env=environment
     )
-    found = re.search(r"=> (\{.*\})", done.stdout, re.DOTALL)
-    assert found, done.stdout + done.stderr
+    found = re.search(r"=> (\{.*\})", completed.stdout, re.DOTALL)
+    assert found, completed.stdout + completed.stderr
     result: dict[str, Any] = json.loads(found[1])
-    return result | {"failed": done.returncode != 0}, done.stdout + done.stderr
+    return result | {"failed": completed.returncode != 0}, completed.stdout + completed.stderr
 
 
-def send(host: str, file: Path, path: str) -> None:
+def copy_to_host(host: str, file: Path, path: str) -> None:
     result, output = ansible(host, "ansible.builtin.copy", {"src": str(file), "dest": path})
     assert not result["failed"], output
 
 
 @pytest.fixture(scope="module")
 def key(sources: Sources) -> str:
-    """Return a private key, whose public one lies beside it."""
+    """Create a key pair and return the private key."""
     path = sources.directory / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)], check=True)
     return path.read_text()
@@ -188,7 +188,7 @@ def key(sources: Sources) -> str:
 
 @pytest.fixture(scope="module")
 def repository(hosts: dict[str, Host], sources: Sources, key: str) -> dict[str, Any]:
-    """Let a user of the host serve a repository with a submodule over SSH; return the source that it is."""
+    """Serve a repository with a submodule over SSH from the host; return its source."""
     assert key
     public = (sources.directory / "key.pub").read_text().strip()
     code = hello("WORDS", "from lib.words import WORDS")
@@ -198,19 +198,19 @@ def repository(hosts: dict[str, Host], sources: Sources, key: str) -> dict[str, 
 
 
 @pytest.fixture(scope="module")
-def served(hosts: dict[str, Host], sources: Sources) -> dict[str, Any]:
-    """Serve an archive with a lock of uv on the host's loopback; return the source that it is."""
+def archive_source(hosts: dict[str, Host], sources: Sources) -> dict[str, Any]:
+    """Serve an archive with a uv.lock over HTTP on the host's loopback interface; return its source."""
     project = f"[project]\nname = 'hello'\nversion = '1.0'\nrequires-python = '>=3.11'\ndependencies = ['{TORNADO}']\n"
     top = sources.tree("locked-1.0", hello_py=hello("from a server"), pyproject_toml=project, uv_lock=sources.lock)
     file = sources.tar(top)
     hosts["debian12"].check_output("mkdir -p /srv/www")
-    send("debian12", file, "/srv/www/locked.tar.xz")
+    copy_to_host("debian12", file, "/srv/www/locked.tar.xz")
     hosts["debian12"].check_output(FILE_SERVER)
     return {"archive": "http://127.0.0.1:8099/locked.tar.xz", "checksum": f"sha256:{sha256(file)}"}
 
 
 def zipped(sources: Sources, words: str) -> dict[str, Any]:
-    """Return the source that a zip file on the controller is: an app with a lock of PEP 751, started by a program in it."""
+    """Create a zip file on the controller with an app, its pylock.toml and a start program; return its source."""
     file = sources.directory / "zipped.zip"
     program = zipfile.ZipInfo("zipped-1.0/serve")
     program.external_attr = 0o100755 << 16
@@ -228,16 +228,16 @@ def entry(name: str, source: dict[str, Any], **keys: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def entries(sources: Sources, repository: dict[str, Any], served: dict[str, Any]) -> dict[str, Any]:
+def entries(sources: Sources, repository: dict[str, Any], archive_source: dict[str, Any]) -> dict[str, Any]:
     static = {"run": {"command": "./serve {socket}"}, "static": {"url": "/static/", "path": "www"}}
     return {
         "cloned": entry("cloned", repository),
-        "locked": entry("locked", served),
+        "locked": entry("locked", archive_source),
         "zipped": entry("zipped", zipped(sources, "from a zip file"), **static),
     }
 
 
-def test_a_dry_run_says_what_would_be_built_and_writes_nothing(hosts: dict[str, Host], entries: dict[str, Any], key: str) -> None:
+def test_check_mode_reports_release_without_writing(hosts: dict[str, Host], entries: dict[str, Any], key: str) -> None:
     commit = hosts["debian12"].check_output("git -c safe.directory='*' -C /home/gitter/shop rev-parse HEAD").strip()
     options = {"name": "cloned", "apps": {"cloned": entries["cloned"]}}
     result, output = ansible("debian12", "funnel.tornado.release", options, "--check", "--diff", "-vvv")
@@ -247,16 +247,16 @@ def test_a_dry_run_says_what_would_be_built_and_writes_nothing(hosts: dict[str, 
     assert "cloned" not in hosts["debian12"].check_output("ls -A /srv").split()
 
 
-def test_every_kind_of_source_is_served_with_what_it_names(
+def test_every_kind_of_source_is_served_with_its_dependencies(
     hosts: dict[str, Host], entries: dict[str, Any], key: str, tmp_path: Path
 ) -> None:
     names = json.dumps({"app_names": list(entries)})
     status, output = run_playbook("playbooks/deploy.yml", "debian12", "-v", *extra(tmp_path, apps(**entries)), "-e", names)
     assert status == 0, output
     words = {"cloned": "from a submodule", "locked": "from a server", "zipped": "from a zip file"}
-    for name, said in words.items():
+    for name, text in words.items():
         answer = Site(address(hosts["debian12"]), f"{name}.test").get("/").json
-        assert (answer["words"], answer["tornado"]) == (said, "6.6.1")
+        assert (answer["words"], answer["tornado"]) == (text, "6.6.1")
     assert Site(address(hosts["debian12"]), "zipped.test").get("/static/hello.txt").body == b"from a zip file"
     assert output.count("environment: built") == 3
 
@@ -269,7 +269,7 @@ def test_every_kind_of_source_is_served_with_what_it_names(
     assert "changed=0" in output
 
 
-def test_other_code_with_the_same_dependencies_takes_the_environment_that_is_there(
+def test_unchanged_dependencies_reuse_the_environment(
     hosts: dict[str, Host], entries: dict[str, Any], sources: Sources, tmp_path: Path
 ) -> None:
     before = hosts["debian12"].check_output("readlink -f /srv/zipped/current/venv")
@@ -282,12 +282,14 @@ def test_other_code_with_the_same_dependencies_takes_the_environment_that_is_the
     assert hosts["debian12"].check_output("ls /srv/zipped/environments").split() == [Path(before).name]
 
 
-def refusals(sources: Sources, repository: dict[str, Any], served: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield entries that cannot be built, each with what its message has to say."""
+def invalid_entries(
+    sources: Sources, repository: dict[str, Any], archive_source: dict[str, Any]
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield entries that cannot be built, each with the expected message."""
     wrong = f"sha256:{'0' * 64}"
     yield (
-        {"source": served | {"checksum": wrong}},
-        rf"source\.checksum: http://127.0.0.1:8099/locked.tar.xz hashes to {served['checksum']}; expected {wrong}",
+        {"source": archive_source | {"checksum": wrong}},
+        rf"source\.checksum: http://127.0.0.1:8099/locked.tar.xz hashes to {archive_source['checksum']}; expected {wrong}",
     )
     yield (
         {"source": zipped(sources, "x") | {"checksum": wrong}},
@@ -331,10 +333,10 @@ def refusals(sources: Sources, repository: dict[str, Any], served: dict[str, Any
     )
 
 
-def test_what_cannot_be_built_says_why_and_leaves_nothing(
-    hosts: dict[str, Host], sources: Sources, repository: dict[str, Any], served: dict[str, Any], key: str
+def test_failed_build_is_reported_without_leftovers(
+    hosts: dict[str, Host], sources: Sources, repository: dict[str, Any], archive_source: dict[str, Any], key: str
 ) -> None:
-    for keys, message in refusals(sources, repository, served):
+    for keys, message in invalid_entries(sources, repository, archive_source):
         apps = {"refused": entry("refused", **keys)}
         result, output = ansible("debian12", "funnel.tornado.release", {"name": "refused", "apps": apps})
         assert result["failed"], (message, output)
@@ -346,7 +348,7 @@ def test_what_cannot_be_built_says_why_and_leaves_nothing(
 
 @pytest.fixture
 def mirror(hosts: dict[str, Host], tmp_path: Path) -> None:
-    """Give debian13 the Python of Debian 12, as its mirror of Pythons and the list of what is there."""
+    """Create a mirror of Python builds on debian13, with the Python of Debian 12 and a list of downloads."""
     hosts["debian12"].check_output("sh -euc %s", PACK_PYTHON)
     packed = tmp_path / "python.tar.gz"
     ansible("debian12", "ansible.builtin.fetch", {"src": "/root/python.tar.gz", "dest": str(packed), "flat": True})
@@ -355,16 +357,14 @@ def mirror(hosts: dict[str, Host], tmp_path: Path) -> None:
     origin = {"url": "https://github.com/astral-sh/python-build-standalone/releases/download/1/python.tar.gz"}
     (tmp_path / "list.json").write_text(json.dumps({"cpython-3.11.2": entry | version | origin | {"sha256": sha256(packed)}}))
     hosts["debian13"].check_output("mkdir -p /srv/mirror/1")
-    send("debian13", packed, "/srv/mirror/1/python.tar.gz")
-    send("debian13", tmp_path / "list.json", "/srv/mirror/list.json")
+    copy_to_host("debian13", packed, "/srv/mirror/1/python.tar.gz")
+    copy_to_host("debian13", tmp_path / "list.json", "/srv/mirror/list.json")
 
 
 @pytest.mark.usefixtures("mirror")
-def test_a_wheelhouse_is_enough_for_uv_for_a_package_and_for_another_python(
-    hosts: dict[str, Host], sources: Sources, tmp_path: Path
-) -> None:
+def test_wheelhouse_provides_uv_a_package_and_another_python(hosts: dict[str, Host], sources: Sources, tmp_path: Path) -> None:
     host = hosts["debian13"]
-    host.check_output("rm -rf /opt/uv")  # so that uv has to come from there as well
+    host.check_output("rm -rf /opt/uv")  # uv must be installed from the wheelhouse, too
     path = str(sources.tree("other", hello_py=hello("from 3.11"), requirements_txt=f"{TORNADO}\n"))
     package = {"run": {"app": "hello_shop:make_app"}, "static": {"path": "hello_shop/static"}}
     entries = {

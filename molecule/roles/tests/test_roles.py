@@ -1,4 +1,4 @@
-"""Each role alone does what its page says."""
+"""Each role works alone, as its README documents."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import testinfra
 from testinfra.host import Host
 
 from tests.support.remote import PLAIN, ROOT, Site, address, eventually, python
-from tests.support.upgrades import offer_newer, versions
+from tests.support.upgrades import publish_newer_packages, versions
 
 
-def on(name: str) -> Host:
+def get_host(name: str) -> Host:
     return testinfra.get_host(f"ansible://{name}", ansible_inventory=os.environ["MOLECULE_INVENTORY_FILE"])
 
 
-def test_python_builds_environments_that_run() -> None:
-    host = on("python")
+def test_python_creates_working_environments() -> None:
+    host = get_host("python")
     host.run_expect([0], "uv venv --quiet --clear /tmp/environment")
     host.run_expect([0], "uv pip install --quiet --python /tmp/environment/bin/python tornado==6.6.1")
     assert host.check_output("/tmp/environment/bin/python -c 'import tornado; print(tornado.version)'") == "6.6.1"
 
 
-def test_limits_reach_a_login_and_a_running_service_without_a_restart() -> None:
-    host = on("limits")
+def test_limits_apply_to_logins_and_running_services() -> None:
+    host = get_host("limits")
     assert host.check_output("su --login root --command 'ulimit -Sn'") == "8192"
     limits = python(
         host,
@@ -41,15 +41,15 @@ print(json.dumps([int(row.split()[3]) for row in rows if row.startswith("Max ope
     assert int(host.check_output("cat /proc/sys/net/core/somaxconn")) >= 4096
 
 
-def test_supervisor_answers_root_and_its_group_only() -> None:
-    host = on("supervisor")
+def test_only_root_and_its_group_control_supervisor() -> None:
+    host = get_host("supervisor")
     host.run_expect([0], "id grace || useradd --groups operators --no-create-home grace")
     assert host.check_output("runuser -u grace -- supervisorctl pid").isdigit()
     assert "denied" in host.run("runuser -u nobody -- supervisorctl pid").stdout.lower()
 
 
-def test_supervisor_runs_a_group_from_a_file_with_its_own_limit() -> None:
-    host = on("supervisor")
+def test_supervisor_runs_program_with_configured_limit() -> None:
+    host = get_host("supervisor")
     host.run_expect([0], "printf '[program:nap]\\ncommand=/bin/sleep 1000\\n' > /etc/supervisor/conf.d/nap.conf")
     host.run_expect([0], "supervisorctl update nap")
     eventually(lambda: "RUNNING" in host.run("supervisorctl status nap").stdout)
@@ -57,9 +57,9 @@ def test_supervisor_runs_a_group_from_a_file_with_its_own_limit() -> None:
     assert limit == "8192"
 
 
-def test_supervisor_lets_a_program_do_what_its_host_excepts_and_no_more() -> None:
-    """A set-user-id program makes its user root, but cannot mount even as that."""
-    host = on("supervisor")
+def test_supervisor_relaxes_only_the_excepted_hardening() -> None:
+    """A set-user-ID program gains root, but still cannot mount a file system."""
+    host = get_host("supervisor")
     host.check_output('install -m 4755 "$(readlink -f /usr/bin/python3)" /usr/local/bin/helper')
     code = "import ctypes, os; print(os.geteuid(), ctypes.CDLL(None).mount(b'none', b'/mnt', b'tmpfs', 0, None))"
     program = f'[program:helper]\ncommand=/usr/local/bin/helper -c "{code}"\nuser=nobody\nstartsecs=0\nautorestart=false\n'
@@ -69,13 +69,13 @@ def test_supervisor_lets_a_program_do_what_its_host_excepts_and_no_more() -> Non
     host.check_output("rm /etc/supervisor/conf.d/helper.conf /usr/local/bin/helper && supervisorctl update helper")
 
 
-def test_security_upgrades_by_the_clock_leave_alone_what_serves() -> None:
-    host = on("supervisor")
+def test_scheduled_security_upgrades_skip_serving_packages() -> None:
+    host = get_host("supervisor")
     pids = host.check_output("supervisorctl pid; supervisorctl pid nap")
     packages = ["hostname", "supervisor"]
     before = versions(host, packages)
-    offer_newer(host, packages)
-    # With the lists of all of Debian it would take half a minute.
+    publish_newer_packages(host, packages)
+    # Processing Debian's full package lists would take half a minute.
     host.check_output("mv /etc/apt/sources.list /opt/newer/ && apt-get update")
     host.check_output("systemctl start apt-daily-upgrade.service")
     host.check_output("mv /opt/newer/sources.list /etc/apt/")
@@ -84,8 +84,8 @@ def test_security_upgrades_by_the_clock_leave_alone_what_serves() -> None:
     assert "supervisor" in host.check_output("apt-get --simulate upgrade | grep ^Inst")
 
 
-def test_a_higher_limit_reaches_a_running_supervisord_without_a_restart() -> None:
-    host = on("supervisor")
+def test_raised_limit_applies_to_running_supervisord() -> None:
+    host = get_host("supervisor")
 
     def state() -> tuple[str, str]:
         pid = host.check_output("supervisorctl pid")
@@ -94,13 +94,15 @@ def test_a_higher_limit_reaches_a_running_supervisord_without_a_restart() -> Non
     pid, before = state()
     command = ["ansible-playbook", str(ROOT / "molecule/roles/raise.yml"), "-i", os.environ["MOLECULE_INVENTORY_FILE"]]
     for changed in ("changed=1", "changed=0"):
-        done = subprocess.run(command, cwd=ROOT, env=os.environ | PLAIN, capture_output=True, text=True, check=False, timeout=120)
-        assert changed in done.stdout, done.stdout + done.stderr
+        completed = subprocess.run(
+            command, cwd=ROOT, env=os.environ | PLAIN, capture_output=True, text=True, check=False, timeout=120
+        )
+        assert changed in completed.stdout, completed.stdout + completed.stderr
     assert (before, state()) == ("8192", (pid, "12000"))
 
 
-def test_nginx_serves_any_upstream_and_other_names_get_nothing_of_it() -> None:
-    host = on("nginx")
+def test_nginx_proxies_to_an_upstream_for_its_domain_only() -> None:
+    host = get_host("nginx")
     host.run_expect([0], "mkdir -p /tmp/www && echo from behind > /tmp/www/index.html")
     server = "python3 -m http.server --directory /tmp/www --bind 127.0.0.1 9000"
     host.run_expect([0], f"systemctl is-active www || systemd-run --unit=www --quiet {server}")
@@ -111,12 +113,12 @@ def test_nginx_serves_any_upstream_and_other_names_get_nothing_of_it() -> None:
     assert Site(site.address, "other.test").get("/").status == 404
 
 
-def test_certificates_are_there_for_whatever_reads_them(tmp_path: Path) -> None:
-    host = on("nginx")
+def test_certificates_are_available_to_nginx(tmp_path: Path) -> None:
+    host = get_host("nginx")
     (tmp_path / "files.pem").write_text(host.check_output("cat /etc/ssl/funnel/certificates.files.pem"))
     assert Site(address(host), "files.test", https=True, ca=tmp_path / "files.pem").get("/").body == b"from behind\n"
 
 
-def test_app_serves() -> None:
-    host = on("app")
+def test_app_serves_requests() -> None:
+    host = get_host("app")
     assert Site(address(host)).get("/whoami").json["app"] == "sample"

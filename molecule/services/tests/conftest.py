@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.flaky import Flaky
-from tests.support.remote import ALL, ROOT, Site, address, apps, done, hosts, run_site
+from tests.support.flaky import FlakyServer
+from tests.support.remote import ALL, ROOT, Site, address, apps, expect_success, hosts, run_site
 
 
 def variables(group: str) -> dict[str, Any]:
@@ -31,9 +31,9 @@ def services() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def flaky() -> Iterator[Flaky]:
+def flaky_server() -> Iterator[FlakyServer]:
     """Run the server."""
-    with Flaky() as server:
+    with FlakyServer() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -47,15 +47,15 @@ def sites() -> dict[str, Site]:
 
 @pytest.fixture(scope="session")
 def serve(
-    tmp_path_factory: pytest.TempPathFactory, services: dict[str, Any], flaky: Flaky, sites: dict[str, Site]
+    tmp_path_factory: pytest.TempPathFactory, services: dict[str, Any], flaky_server: FlakyServer, sites: dict[str, Site]
 ) -> Callable[..., dict[str, Any]]:
     """Return a function that serves the sample app from two processes of each host; it returns the variables of that."""
     own_address = next(iter(sites.values())).client_address
 
     def serve(**env: Any) -> dict[str, Any]:
-        upstream = {"SAMPLE_UPSTREAM": f"http://{own_address}:{flaky.server_port}"}
+        upstream = {"SAMPLE_UPSTREAM": f"http://{own_address}:{flaky_server.server_port}"}
         changed = apps(sample={"processes": 2, "services": services, "env": upstream | env})
-        done(run_site(ALL, tmp_path_factory.mktemp("served"), changed))
+        expect_success(run_site(ALL, tmp_path_factory.mktemp("served"), changed))
         return changed
 
     return serve

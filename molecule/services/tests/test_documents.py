@@ -16,7 +16,7 @@ import pytest
 from selenium.webdriver.remote.webdriver import WebDriver
 
 from tests.support.browser import chromium
-from tests.support.flaky import Flaky
+from tests.support.flaky import FlakyServer
 from tests.support.remote import Answer, Site, address, eventually, hosts, processes, run_site
 
 testinfra_hosts = ["ansible://debian12"]
@@ -173,13 +173,13 @@ def test_a_password_that_the_database_does_not_take_is_said_and_the_old_release_
 FORM = """
 const [url, title, done] = arguments;
 fetch(url, {method: "POST", body: new URLSearchParams({title}), mode: "no-cors", credentials: "include"})
-    .then(answer => done(answer.type), error => done(String(error)));
+    .then(answer => expect_success(answer.type), error => expect_success(String(error)));
 """
 
 FETCH = """
 const [method, url, body, done] = arguments;
 fetch(url, {method, body, headers: body ? {"Content-Type": "application/json"} : {}})
-    .then(async answer => done([answer.status, await answer.text()]), error => done([0, String(error)]));
+    .then(async answer => expect_success([answer.status, await answer.text()]), error => expect_success([0, String(error)]));
 """
 
 
@@ -215,11 +215,15 @@ def test_a_page_of_an_allowed_origin_may_use_the_documents_and_no_other_page_may
     assert "access-control-allow-origin" not in other.headers
 
 
-def test_a_service_that_fails_is_asked_again_and_given_up_after_a_while(sites: dict[str, Site], flaky: Flaky) -> None:
+def test_requests_to_failing_service_are_retried_up_to_a_limit(sites: dict[str, Site], flaky_server: FlakyServer) -> None:
     site = sites["debian12"]
-    flaky.statuses.update({"/items/twice": [503] * 2, "/items/always": [503] * 100})
+    flaky_server.statuses.update({"/items/twice": [503] * 2, "/items/always": [503] * 100})
     assert site.get("/fetch/never").json == {"item": {"path": "/items/never"}}
     assert site.get("/fetch/twice").json == {"item": {"path": "/items/twice"}}
     assert site.get("/fetch/always").status == 502
-    assert {path: len(times) for path, times in flaky.asked.items()} == {"/items/never": 1, "/items/twice": 3, "/items/always": 4}
-    assert flaky.asked["/items/always"][-1] - flaky.asked["/items/always"][0] > 0.6
+    assert {path: len(times) for path, times in flaky_server.request_times.items()} == {
+        "/items/never": 1,
+        "/items/twice": 3,
+        "/items/always": 4,
+    }
+    assert flaky_server.request_times["/items/always"][-1] - flaky_server.request_times["/items/always"][0] > 0.6

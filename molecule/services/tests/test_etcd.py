@@ -15,7 +15,7 @@ from testinfra.host import Host
 
 from tests.support.intruder import Intruder
 from tests.support.pki import Authority
-from tests.support.remote import address, done, eventually, hosts, run_playbook
+from tests.support.remote import address, eventually, expect_success, hosts, run_playbook
 
 testinfra_hosts = ["ansible://lock"]
 
@@ -97,12 +97,12 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path_factory.mktemp("etcd"))
-    cluster.checked = done(cluster.provision(*MEMBERS, check=True))
-    done(cluster.provision(MEMBERS[0], etcd_hosts=[MEMBERS[0]]))
+    cluster.checked = expect_success(cluster.provision(*MEMBERS, check=True))
+    expect_success(cluster.provision(MEMBERS[0], etcd_hosts=[MEMBERS[0]]))
     says(hosts(*MEMBERS)[MEMBERS[0]], "put", "/shop/first", "kept")
     # While they join, somebody waits for one that lets everybody in.
     with cluster.intruder.at_work():
-        done(cluster.provision(*MEMBERS))
+        expect_success(cluster.provision(*MEMBERS))
         eventually(lambda: all(cluster.intruder.refused.values()))
     yield cluster
     for host in hosts(*MEMBERS).values():
@@ -215,10 +215,10 @@ def test_members_are_let_in_by_their_certificates(members: dict[str, Host], host
 
 def test_passwords_are_changed_while_it_serves(cluster: Cluster, members: dict[str, Host]) -> None:
     changed = [{"name": "shop", "password": "hunter2", "prefixes": ["/shop/", "/more/"]}]
-    assert "hunter2" not in done(cluster.provision("debian12", etcd_users=changed))
+    assert "hunter2" not in expect_success(cluster.provision("debian12", etcd_users=changed))
     says(members["db"], "put", "/more/a", "1", password="hunter2")
     assert etcdctl(members["db"], "get", "/shop/first").rc != 0
-    done(cluster.provision("debian12"))
+    expect_success(cluster.provision("debian12"))
     assert etcdctl(members["db"], "get", "/more/a").rc != 0
     assert says(members["db"], "get", "--print-value-only", "/shop/first") == "kept"
 
@@ -267,7 +267,7 @@ def test_a_member_that_is_down_keeps_nobody_from_writing_and_catches_up(members:
 
 def test_a_member_that_has_lost_its_data_is_replaced(cluster: Cluster, members: dict[str, Host]) -> None:
     members["db"].check_output("systemctl stop etcd && rm -rf /var/lib/etcd/funnel")
-    done(cluster.provision("db"))
+    expect_success(cluster.provision("db"))
     assert names_of_members(members["debian12"]) == dict.fromkeys(MEMBERS, False)
     assert says(members["db"], "get", "--print-value-only", "/shop/first") == "kept"
 
@@ -299,18 +299,18 @@ def test_a_snapshot_is_taken_by_the_clock_and_by_hand_and_all_go_back_to_it(
         ]
     says(members["db"], "put", "/shop/a", "before")
     monkeypatch.setenv("PWD", str(tmp_path))
-    done(cluster.tasks("backup", etcd_backup_fetch="backups"))
+    expect_success(cluster.tasks("backup", etcd_backup_fetch="backups"))
     (snapshot,) = (tmp_path / "backups").iterdir()
     assert [path.stat().st_mode & 0o777 for path in (snapshot.parent, snapshot)] == [0o700, 0o600]
     says(members["db"], "put", "/shop/a", "after")
     for name in MEMBERS[1:]:  # the majority has lost its data
         members[name].check_output("systemctl stop etcd && rm -rf /var/lib/etcd/funnel")
-    done(cluster.tasks("restore", etcd_restore_from=f"backups/{snapshot.name}"))
+    expect_success(cluster.tasks("restore", etcd_restore_from=f"backups/{snapshot.name}"))
     for host in members.values():
         eventually(partial(reads, host, "/shop/a", "before"))
         assert host.run("ls /var/lib/etcd/funnel.snapshot").rc != 0
     assert names_of_members(members["debian12"]) == dict.fromkeys(MEMBERS, False)
-    output = done(cluster.provision(*MEMBERS))
+    output = expect_success(cluster.provision(*MEMBERS))
     assert output.count("changed=0 ") == 3, output[-1000:]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from tests.support.remote import Site, done, eventually, hosts, run_playbook
+from tests.support.remote import Site, eventually, expect_success, hosts, run_playbook
 
 testinfra_hosts = ["ansible://debian12"]
 
@@ -143,9 +143,9 @@ def test_a_lock_server_that_is_away_stops_nothing_else(sites: dict[str, Site]) -
 
 
 def test_a_lock_server_goes_back_to_a_backup_and_the_jobs_go_on(sites: dict[str, Site], tmp_path: Path) -> None:
-    done(run_playbook("playbooks/backup.yml", "lock", "-e", f"fetch={tmp_path}"))
+    expect_success(run_playbook("playbooks/backup.yml", "lock", "-e", f"fetch={tmp_path}"))
     (snapshot,) = tmp_path.iterdir()
-    done(run_playbook("playbooks/restore.yml", "lock", "-e", f"etcd={snapshot}"))
+    expect_success(run_playbook("playbooks/restore.yml", "lock", "-e", f"etcd={snapshot}"))
     eventually(lambda: all(site.get("/readyz").status == 200 for site in sites.values()))
     back = int(time.time())
     found = eventually(lambda: complete(sites["debian12"], back, back + INTERVAL), 40)

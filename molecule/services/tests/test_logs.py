@@ -17,7 +17,7 @@ import pytest
 import yaml
 from testinfra.host import Host
 
-from tests.support.remote import Site, address, done, eventually, hosts, processes, python, run_playbook
+from tests.support.remote import Site, address, eventually, expect_success, hosts, processes, python, run_playbook
 
 testinfra_hosts = ["ansible://debian12"]
 
@@ -241,13 +241,13 @@ def test_invented_names_are_no_files(site: Site, host: Host, db: Host) -> None:
 
 
 def test_only_senders_of_the_named_networks_are_heard(sites: dict[str, Site], db: Host, tmp_path: Path) -> None:
-    done(provision(tmp_path, logs_senders=[f"{address(hosts('debian12')['debian12'])}/32"]))
+    expect_success(provision(tmp_path, logs_senders=[f"{address(hosts('debian12')['debian12'])}/32"]))
     try:
         unheard, heard = ask(sites["debian13"], "/nowhere"), ask(sites["debian12"], "/nowhere")
         eventually(lambda: received(db, "debian12", heard))
         assert received(db, "debian13", unheard) == []
     finally:
-        done(provision(tmp_path))
+        expect_success(provision(tmp_path))
     heard = ask(sites["debian13"], "/nowhere")
     eventually(lambda: received(db, "debian13", heard))
 
@@ -298,7 +298,7 @@ def test_a_full_disk_of_the_log_server_costs_lines_and_nothing_else(site: Site, 
 
 def test_a_full_disk_of_logs_does_not_keep_an_app_from_serving(site: Site, host: Host) -> None:
     with small_disk(host, "/var/log/sample"):
-        done(run_playbook("playbooks/restart.yml", "debian12", "-e", "app=sample"))
+        expect_success(run_playbook("playbooks/restart.yml", "debian12", "-e", "app=sample"))
         before = processes(host, "sample")
         requests = ids_of_many_requests(site, 1000)
         assert int(host.check_output("df --output=avail /var/log/sample | tail -1")) == 0
@@ -307,13 +307,13 @@ def test_a_full_disk_of_logs_does_not_keep_an_app_from_serving(site: Site, host:
         heard = ask(site, "/nowhere")
         eventually(lambda: host.run("grep -rqF %s /var/log/sample", heard).rc == 0)
         assert processes(host, "sample") == before
-    done(run_playbook("playbooks/restart.yml", "debian12", "-e", "app=sample"))
+    expect_success(run_playbook("playbooks/restart.yml", "debian12", "-e", "app=sample"))
 
 
 def test_all_files_together_have_a_bound(db: Host, tmp_path: Path) -> None:
     counted = "import pathlib\nfiles = [path for path in pathlib.Path('/var/log/fleet').rglob('*') if not path.is_dir()]\n"
     used = python(db, f"{counted}print(sum(path.lstat().st_blocks for path in files) * 512)")
-    done(provision(tmp_path, logs_total_bytes=used + 250_000))
+    expect_success(provision(tmp_path, logs_total_bytes=used + 250_000))
     try:
         code = "import os, pathlib\nhome = pathlib.Path('/var/log/fleet/web2')\nhome.mkdir()\n"
         code += "for age in range(5):\n path = home / f'shop.log.{age + 1}'\n path.write_bytes(b'x' * 100_000)\n"
@@ -333,4 +333,4 @@ def test_all_files_together_have_a_bound(db: Host, tmp_path: Path) -> None:
         assert "/var/log/fleet/debian12/sample.log" in db.check_output("ls /var/log/fleet/debian12/*")
     finally:
         db.check_output("rm -r /var/log/fleet/web2")
-        done(provision(tmp_path))
+        expect_success(provision(tmp_path))

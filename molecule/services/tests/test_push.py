@@ -23,11 +23,11 @@ from tests.support.remote import (
     address,
     apps,
     deploy,
-    done,
     eventually,
+    expect_success,
     extra,
+    find_leftovers,
     kill_playbook,
-    left_behind,
     python,
     run_playbook,
     start_playbook,
@@ -91,8 +91,8 @@ def entries(keys: dict[str, Path]) -> dict[str, Any]:
 @pytest.fixture(scope="module", autouse=True)
 def provisioned(hosts: dict[str, Host], entries: dict[str, Any], directory: Path) -> Iterator[str]:
     """Provision the apps, which nobody has pushed yet; return what that printed. At the end the hosts have nothing of it."""
-    yield done(run_playbook("playbooks/deploy.yml", ALL, *BOTH, *extra(directory, apps(**entries))))
-    done(run_playbook("playbooks/remove.yml", ALL, *BOTH, *extra(directory, {})))
+    yield expect_success(run_playbook("playbooks/deploy.yml", ALL, *BOTH, *extra(directory, apps(**entries))))
+    expect_success(run_playbook("playbooks/remove.yml", ALL, *BOTH, *extra(directory, {})))
     for host in hosts.values():
         assert host.check_output("find /etc /usr/local /var/lib/funnel/git -path '*funnel*' -name '*push*' -type f") == ""
         assert host.check_output("find /var/lib/funnel/git -type f") == ""
@@ -145,9 +145,11 @@ def test_until_something_is_pushed_there_is_nothing_to_serve_and_nothing_fails(
     assert "failed=0" in provisioned
     for host in hosts.values():
         assert Site(address(host), "shout.test").get().status == 502
-    status = done(run_playbook("playbooks/status.yml", ALL, *extra(directory, apps(**entries))))
+    status = expect_success(run_playbook("playbooks/status.yml", ALL, *extra(directory, apps(**entries))))
     assert status.count("shout: awaits its first push") == 2
-    assert "changed=0" in done(run_playbook("playbooks/deploy.yml", "debian13", *BOTH, *extra(directory, apps(**entries))))
+    assert "changed=0" in expect_success(
+        run_playbook("playbooks/deploy.yml", "debian13", *BOTH, *extra(directory, apps(**entries)))
+    )
 
 
 def test_the_tutorials_app_goes_live_when_it_is_pushed_as_it_is(
@@ -196,7 +198,7 @@ def test_no_request_fails_while_a_push_goes_live(host: Host, repository: Reposit
     assert load.result.requests > 100
     assert (load.result.failed, load.result.repeated) == (0, 0), load.result
     assert branch(host) == commit
-    assert left_behind(host, "shout") == []
+    assert find_leftovers(host, "shout") == []
 
 
 @pytest.mark.parametrize(
@@ -220,7 +222,7 @@ def test_a_release_that_does_not_go_live_is_rejected_with_its_reason(
     assert SECRET not in words
     assert not {"\x1b", "\u202e"} & set(words)
     assert (said(host), branch(host)) == ("two", before)
-    assert left_behind(host, "shout") == []
+    assert find_leftovers(host, "shout") == []
 
 
 # What a pusher can do to the host
@@ -234,7 +236,7 @@ def refused(host: Host, repository: Repository, commit: str) -> str:
     assert time.monotonic() - began < 60
     assert status != 0, words
     assert (said(host), branch(host)) == ("two", before)
-    assert left_behind(host, "shout") == []
+    assert find_leftovers(host, "shout") == []
     assert host.check_output("find /var/lib/funnel/git/repositories/shout.git/objects -name '*incoming*'") == ""
     return words
 
@@ -353,7 +355,7 @@ def test_what_root_does_for_the_user_git_is_one_program_and_nothing_secret_can_b
 def test_settings_change_without_a_push_and_the_code_stays(
     host: Host, repository: Repository, entries: dict[str, Any], directory: Path
 ) -> None:
-    shown = done(run_deploy(entries, directory, "--diff", **CHANGED))
+    shown = expect_success(run_deploy(entries, directory, "--diff", **CHANGED))
     answer = Site(address(host), "shout.test").get().json
     assert answer == {"words": "two", "theme": "light", "secret": len(SECRET) + 1}
     assert SECRET not in shown
@@ -367,9 +369,9 @@ def test_a_rollback_goes_back_to_what_was_pushed_before_and_the_next_run_leaves_
 ) -> None:
     repository.commit("four")
     assert repository.push(host)[0] == 0
-    done(run_playbook("playbooks/rollback.yml", "debian12", "-e", "app=shout"))
+    expect_success(run_playbook("playbooks/rollback.yml", "debian12", "-e", "app=shout"))
     assert said(host) == "three"
-    assert "changed=0" in done(run_deploy(entries, directory, **CHANGED))
+    assert "changed=0" in expect_success(run_deploy(entries, directory, **CHANGED))
     assert said(host) == "three"
 
 
@@ -424,14 +426,14 @@ def test_a_pusher_who_goes_away_leaves_nothing_half_done(host: Host, repository:
     # What was pushed before it may come to an end meanwhile, and the branch with it.
     eventually(lambda: repository.push(host)[0] == 0, 90)
     assert (said(host), branch(host)) == ("back", commit)
-    assert left_behind(host, "shout") == []
+    assert find_leftovers(host, "shout") == []
 
 
 def test_a_key_that_is_taken_out_of_the_entry_pushes_no_more(
     host: Host, repository: Repository, entries: dict[str, Any], directory: Path, keys: dict[str, Path]
 ) -> None:
     bobs = keys["bob"].with_suffix(".pub").read_text()
-    done(run_deploy(entries, directory, source={"push": "main", "keys": [bobs]}))
+    expect_success(run_deploy(entries, directory, source={"push": "main", "keys": [bobs]}))
     repository.commit("too late")
     status, words = repository.push(host)
     assert status != 0
@@ -444,7 +446,7 @@ def test_an_app_that_is_removed_leaves_neither_keys_nor_code(
     host: Host, repository: Repository, entries: dict[str, Any], directory: Path
 ) -> None:
     remaining = apps(tutorial=entries["tutorial"])
-    done(run_playbook("playbooks/remove.yml", "debian12", "-e", "app=shout", *extra(directory, remaining)))
+    expect_success(run_playbook("playbooks/remove.yml", "debian12", "-e", "app=shout", *extra(directory, remaining)))
     left = host.check_output("find /srv /etc /var/lib/funnel /var/log -name '*shout*'")
     assert left == ""
     assert "shout" not in host.check_output("cat /var/lib/funnel/git/.ssh/authorized_keys")

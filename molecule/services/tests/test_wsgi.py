@@ -16,7 +16,20 @@ import pytest
 from testinfra.host import Host
 from tornado.websocket import WebSocketClientConnection
 
-from tests.support.remote import ALL, ROOT, Answer, Site, address, apps, deploy, done, eventually, extra, hosts, run_playbook
+from tests.support.remote import (
+    ALL,
+    ROOT,
+    Answer,
+    Site,
+    address,
+    apps,
+    deploy,
+    eventually,
+    expect_success,
+    extra,
+    hosts,
+    run_playbook,
+)
 
 testinfra_hosts = ["ansible://app_hosts"]
 
@@ -106,10 +119,10 @@ def provisioned(directory: Path) -> Iterator[None]:
     """Serve the apps on both hosts, which know their site by its name; take them off again."""
     for host in hosts().values():
         host.check_output(f"echo 127.0.0.1 {NAME} >> /etc/hosts")
-    done(run_playbook("playbooks/deploy.yml", ALL, *extra(directory, apps(**entries(directory)))))
+    expect_success(run_playbook("playbooks/deploy.yml", ALL, *extra(directory, apps(**entries(directory)))))
     yield
     names = json.dumps({"app_names": ["next_api", "rest_api", "reporting_app"]})
-    done(run_playbook("playbooks/remove.yml", ALL, "-e", "app=all", "-e", names, *extra(directory, {})))
+    expect_success(run_playbook("playbooks/remove.yml", ALL, "-e", "app=all", "-e", names, *extra(directory, {})))
     for host in hosts().values():
         host.check_output(f"grep -v {NAME} /etc/hosts > /etc/hosts.new; cat /etc/hosts.new > /etc/hosts; rm /etc/hosts.new")
 
@@ -231,7 +244,7 @@ def test_maintenance_is_of_one_app_alone(directory: Path, app: str, closed: list
     sites = [Site(address(host), NAME) for host in hosts().values()]
     options = ["-e", f"app={app}", *extra(directory, apps(**entries(directory)))]
     before = {path: {site.get(path).status for site in sites} for path in closed}
-    done(run_playbook("playbooks/maintenance.yml", ALL, "-e", "state=on", *options))
+    expect_success(run_playbook("playbooks/maintenance.yml", ALL, "-e", "state=on", *options))
     try:
         for site in sites:
             for path in closed:
@@ -239,12 +252,12 @@ def test_maintenance_is_of_one_app_alone(directory: Path, app: str, closed: list
                 assert (answer.status, answer.body, answer.headers["retry-after"]) == (503, b"<p>Painting</p>", "300"), path
             assert {site.get(path).status for path in opened} == {200}
     finally:
-        done(run_playbook("playbooks/maintenance.yml", ALL, "-e", "state=off", *options))
+        expect_success(run_playbook("playbooks/maintenance.yml", ALL, "-e", "state=off", *options))
     assert {path: {site.get(path).status for site in sites} for path in closed} == before
 
 
 def test_a_second_deploy_changes_nothing(directory: Path) -> None:
-    output = done(deploy("rest_api", ALL, directory, apps(**entries(directory))))
+    output = expect_success(deploy("rest_api", ALL, directory, apps(**entries(directory))))
     assert output.count("changed=0 ") == len(hosts()), output
 
 
@@ -294,7 +307,7 @@ def test_who_has_the_site_does_not_leave_before_those_who_are_a_part_of_it(direc
 
 def test_a_part_of_a_site_leaves_alone(directory: Path) -> None:
     left = {name: entry for name, entry in entries(directory).items() if name != "next_api"}
-    done(run_playbook("playbooks/remove.yml", ALL, "-e", "app=next_api", *extra(directory, apps(**left))))
+    expect_success(run_playbook("playbooks/remove.yml", ALL, "-e", "app=next_api", *extra(directory, apps(**left))))
     for host in hosts().values():
         site = Site(address(host), NAME)
         assert site.get("/api/next/open/seen").json["error"]["status"] == 404, "the API's, which has a shorter path"

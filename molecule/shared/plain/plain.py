@@ -1,4 +1,4 @@
-"""A Tornado script as the web is full of: it knows of a port, and of nothing that serves it."""
+"""A minimal Tornado script whose only option is its port."""
 
 import asyncio
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import tornado.websocket
 
-from tests.support.metrics import asked_for, names, total
+from tests.support.metrics import dashboard_metrics, names, total
 from tests.support.runner import write_app
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def test_requests_are_counted_once_by_status(serve: Serve, tmp_path: Path) -> No
     assert fetch_metrics(process, path).count('tornado_requests_total{status="2xx"} 3\n') == 1, (
         "requests for metrics are not counted"
     )
-    assert asked_for("tornado_", "process_") - names(text) == {"tornado_up"}, "which the exporter adds"
+    assert dashboard_metrics("tornado_", "process_") - names(text) == {"tornado_up"}, "which the exporter adds"
 
 
 def test_open_connections_and_process_resources_are_reported(serve: Serve, tmp_path: Path, eventually: Eventually) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible.errors import AnsibleFilterError
 
 from ansible_collections.funnel.tornado.plugins.filter.app_backends import app_backends
 from ansible_collections.funnel.tornado.plugins.filter.app_socket_backends import app_socket_backends
@@ -270,7 +269,7 @@ def test_each_process_is_a_server_with_haproxy_as_the_reverse_proxy() -> None:
 
 def test_options_that_require_nginx_are_rejected_with_haproxy() -> None:
     entry = {**ENTRY, "static": {}, "basic_auth": {"ann": "$6$salt$hash"}, "tls": {"provider": "acme"}}
-    with pytest.raises(AnsibleFilterError) as caught:
+    with pytest.raises(InvalidDataError) as caught:
         app_socket_backends({"shop": entry}, 8)
     assert str(caught.value).splitlines() == [
         "tornado_apps.shop.basic_auth: requires nginx, but app_proxy selects HAProxy; remove it",

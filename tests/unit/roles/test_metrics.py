@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.metrics import DOCUMENTS, PREFIXES, asked_for, parse, queries
+from tests.support.metrics import DOCUMENTS, PREFIXES, dashboard_metrics, parse, queries
 from tests.support.programs import load
 
 exporter = load("exporter", "metrics")
@@ -239,7 +239,7 @@ def test_the_dashboard_queries_existing_metrics() -> None:
     """The molecule scenarios verify that the exporters really export them."""
     assert len(list(queries())) > 20
     words = {name for query in queries() for name in re.findall(r"\b[a-z]+_\w+", query)}
-    assert words - asked_for(*PREFIXES) == {"histogram_quantile"}
+    assert words - dashboard_metrics(*PREFIXES) == {"histogram_quantile"}
 
 
 def test_the_prometheus_example_has_the_ports_of_the_roles() -> None:

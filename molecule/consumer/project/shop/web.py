@@ -1,4 +1,4 @@
-"""An app as small as can be."""
+"""A minimal app."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class Main(tornado.web.RequestHandler):
     """The page."""
 
     def get(self) -> None:
-        """Greet."""
+        """Send a greeting."""
         self.write("Hello")
 
 

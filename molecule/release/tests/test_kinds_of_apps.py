@@ -1,4 +1,4 @@
-"""Every kind of program that an app can be: WSGI, a Procfile with a worker, a script from the web."""
+"""The kinds of apps: WSGI, a Procfile with workers, and a plain script."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def application(environ, start_response):
 """
 
 PROCFILE = """
-# as a PaaS has it
+# in the format of a PaaS
 web: python plain.py --port=${PORT:-none}
 worker: python worker.py
 release: touch $HOME/released
@@ -74,8 +74,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def deployed(sources: Path, host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Deploy both; at the end they are taken off the host, and nothing of them is left there."""
+def deploy_apps(sources: Path, host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Deploy both apps; after the module, verify that remove.yml removes them without leftovers."""
     directory = tmp_path_factory.mktemp("kinds")
     entries = {
         "legacy": {
@@ -118,15 +118,15 @@ def deployed(sources: Path, host: Host, tmp_path_factory: pytest.TempPathFactory
     status, output = run_playbook("playbooks/remove.yml", HOST, "-e", "app=apt")  # has a directory in /var/log
     assert status == 0, output
     assert "changed=0" in output
-    left = "find /srv /var/log /run /etc/supervisor /etc/nginx -name '*legacy*' -o -name '*paas*'"
-    assert host.check_output(left) == ""
+    find_remains = "find /srv /var/log /run /etc/supervisor /etc/nginx -name '*legacy*' -o -name '*paas*'"
+    assert host.check_output(find_remains) == ""
     groups = {line.partition("-")[0] for line in host.check_output("supervisorctl status").splitlines()}
     assert groups == {"sample", "plain"}
-    assert Site(address(host), "paas.test").get("/").status == Site(address(host), "nobodys.test").get("/").status
+    assert Site(address(host), "paas.test").get("/").status == Site(address(host), "unknown.test").get("/").status
     assert Site(address(host)).get("/whoami").status == 200
 
 
-def test_a_wsgi_app_answers_while_another_request_takes_its_time(site: Site) -> None:
+def test_wsgi_app_serves_requests_while_another_is_slow(site: Site) -> None:
     legacy = Site(site.address, "legacy.test")
     assert legacy.get("/").body.decode() == f"{site.client_address} http 0 hello"
     slow = threading.Thread(target=legacy.get, args=("/slow",))
@@ -137,7 +137,7 @@ def test_a_wsgi_app_answers_while_another_request_takes_its_time(site: Site) -> 
     slow.join()
 
 
-def test_a_procfile_is_served_on_its_port_beside_its_workers(host: Host, site: Site) -> None:
+def test_procfile_app_is_served_with_its_workers(host: Host, site: Site) -> None:
     assert Site(site.address, "paas.test").get("/").body == b"plain v1\n"
     running = processes(host, "paas")
     slot = host.check_output("readlink /srv/paas/live").strip().removeprefix("slots/")
@@ -148,9 +148,7 @@ def test_a_procfile_is_served_on_its_port_beside_its_workers(host: Host, site: S
     assert host.check_output("ls /srv/paas/shared") == "beats"
 
 
-def test_a_worker_that_ends_is_started_again_and_the_status_counts_it_whatever_the_inventory_has(
-    host: Host, tmp_path: Path
-) -> None:
+def test_status_counts_restarts_of_workers_of_app_missing_in_inventory(host: Host, tmp_path: Path) -> None:
     name, pid = next((name, pid) for name, pid in processes(host, "paas").items() if ".worker:0" in name)
     host.check_output("kill -9 %s", str(pid))
     eventually(lambda: processes(host, "paas").get(name, pid) != pid)
@@ -158,14 +156,14 @@ def test_a_worker_that_ends_is_started_again_and_the_status_counts_it_whatever_t
     assert status != 0
     assert "paas: is on this host but not in tornado_apps; run remove.yml to remove it" in re.sub(r"\s+", " ", output)
     found = json.loads((tmp_path / "status.json").read_text())["hosts"][HOST]["processes"]
-    assert {(one["worker"], one["process"]): one["restarts"] for one in found if one["app"] == "paas"} == {
+    assert {(process["worker"], process["process"]): process["restarts"] for process in found if process["app"] == "paas"} == {
         ("", 0): 0,
         ("worker", 0): 1,
         ("worker", 1): 0,
     }
 
 
-def test_workers_go_with_their_release(host: Host) -> None:
+def test_restart_replaces_workers_with_their_release(host: Host) -> None:
     before = processes(host, "paas")
     status, output = run_playbook("playbooks/restart.yml", HOST, "-e", "app=paas")
     assert status == 0, output
@@ -179,7 +177,7 @@ def test_workers_go_with_their_release(host: Host) -> None:
     assert f"{slot}-worker-0.log" in host.check_output("ls /var/log/paas").split()
 
 
-def test_a_worker_that_does_not_stay_up_is_no_release(host: Host, sources: Path, tmp_path: Path) -> None:
+def test_release_with_crashing_worker_is_rejected(host: Host, sources: Path, tmp_path: Path) -> None:
     before = processes(host, "paas")
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -195,7 +193,7 @@ def test_a_worker_that_does_not_stay_up_is_no_release(host: Host, sources: Path,
     }
     status, output = deploy("paas", HOST, tmp_path, apps(paas=entry))
     assert status != 0
-    folded = re.sub(r"\s+", " ", output)
-    assert "worker 0 does not stay up" in folded
-    assert "No module named" in folded
+    collapsed = re.sub(r"\s+", " ", output)
+    assert "worker 0 does not stay up" in collapsed
+    assert "No module named" in collapsed
     assert processes(host, "paas") == before

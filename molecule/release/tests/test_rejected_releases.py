@@ -1,4 +1,4 @@
-"""Releases that must not stay: both hosts go on with the processes that they have, no client notices, the message says why."""
+"""Faulty releases are rejected or rolled back on both hosts with a clear message, and no request is lost."""
 
 from __future__ import annotations
 
@@ -12,16 +12,26 @@ import pytest
 from testinfra.host import Host
 
 from tests.support.load import Clients
-from tests.support.remote import ALL, ROOT, apps, deploy, done, left_behind, processes, run_playbook, sample_code
+from tests.support.remote import (
+    ALL,
+    ROOT,
+    apps,
+    deploy,
+    expect_success,
+    find_leftovers,
+    processes,
+    run_playbook,
+    sample_app_source,
+)
 
-#: What a release needs not wait for in these tests, and less of the clients than when everything goes well.
+#: Short waits and light load, which suffice for failing deploys.
 QUICK = {"drain": 1, "processes": 2, "health": {"path": "/healthz", "timeout": 10}}
-GENTLE = {"poll": "/sleep?seconds=1", "polls": 2, "websockets": 2}
+LIGHT_LOAD = {"poll": "/sleep?seconds=1", "polls": 2, "websockets": 2}
 
 WEB = (ROOT / "files/sample_app/sample_app/web.py").read_text()
 
-#: What is wrong with a release, as lines at the end of the sample app's code, and what the message has to say of it.
-CODE = {
+#: Faults of a release: lines appended to the sample app's code, and the expected message.
+CODE_FAULTS = {
     "fails to import": ("import no_such_module", r"process \d does not stay up.*No module named 'no_such_module'"),
     "crashes after a second": (
         "import os\nimport threading\n\nthreading.Timer(1, os._exit, [3]).start()",
@@ -41,7 +51,7 @@ CODE = {
     ),
 }
 
-#: What the message has to say of a hook that fails.
+#: The expected message for each failing hook.
 HOOKS = {
     "build": r"hooks.build: sh .* failed; release \w+ is not built \(exit status 3\): no such table",
     "before_switch": r"release \w+ did not go live: hooks.before_switch failed with exit status 3: no such table",
@@ -52,70 +62,72 @@ HOOKS = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_entries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Begin with a release that is quick to leave, and end with the scenario's."""
+def module_entries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Deploy a release that drains quickly; restore the scenario's entries after the module."""
     directory = tmp_path_factory.mktemp("own")
-    done(deploy("sample", ALL, directory, apps(sample=QUICK)))
+    expect_success(deploy("sample", ALL, directory, apps(sample=QUICK)))
     yield
-    done(deploy("sample", ALL, directory, {}))
+    expect_success(deploy("sample", ALL, directory, {}))
 
 
 @pytest.fixture(autouse=True)
-def untouched(hosts: dict[str, Host], tmp_path: Path) -> Iterator[None]:
-    """Whatever a test tries, the same processes serve as before, and nothing of it is left."""
+def assert_hosts_unchanged(hosts: dict[str, Host], tmp_path: Path) -> Iterator[None]:
+    """Verify that the test leaves the same processes serving, and no leftovers."""
     before: dict[str, tuple[dict[str, int], list[str]]] = {name: (processes(host, "sample"), []) for name, host in hosts.items()}
     assert all(len(running) == 2 for running, _ in before.values())
     yield
-    after = {name: (processes(host, "sample"), left_behind(host, "sample")) for name, host in hosts.items()}
+    after = {name: (processes(host, "sample"), find_leftovers(host, "sample")) for name, host in hosts.items()}
     if after != before:
-        done(deploy("sample", ALL, tmp_path, apps(sample=QUICK)))  # the other tests can do without this one's failure
+        expect_success(deploy("sample", ALL, tmp_path, apps(sample=QUICK)))  # restore the hosts for the other tests
     assert after == before
 
 
-def refused(directory: Path, **keys: Any) -> str:
-    """Deploy the sample app with changed ``keys`` to both hosts; return what was said, white space and quotes made plain."""
+def deploy_rejected(directory: Path, **keys: Any) -> str:
+    """Deploy the sample app with changed ``keys``, expect a failure, and return the output with plain whitespace and quotes."""
     status, output = deploy("sample", ALL, directory, apps(sample=QUICK | keys))
     assert status != 0, output
     return re.sub(r"\s+", " ", output.replace("''", "'").replace("\\'", "'"))
 
 
-@pytest.mark.parametrize("fault", CODE)
-def test_a_release_that(hosts: dict[str, Host], clients: Clients, tmp_path: Path, fault: str) -> None:
-    line, message = CODE[fault]
-    with clients(fault, **GENTLE):
-        output = refused(tmp_path, **sample_code(tmp_path, web=f"{WEB}\n\n{line}\n"))
+@pytest.mark.parametrize("fault", CODE_FAULTS)
+def test_faulty_release_is_rejected(hosts: dict[str, Host], clients: Clients, tmp_path: Path, fault: str) -> None:
+    line, message = CODE_FAULTS[fault]
+    with clients(fault, **LIGHT_LOAD):
+        output = deploy_rejected(tmp_path, **sample_app_source(tmp_path, web=f"{WEB}\n\n{line}\n"))
     assert re.search(rf"tornado_apps.sample: release \w+ did not go live: {message}", output), output
     for host in hosts.values():
-        assert int(host.check_output("ls /srv/sample/releases | wc -l")) <= 5, "the live one, the one before, the three newest"
+        assert int(host.check_output("ls /srv/sample/releases | wc -l")) <= 5, (
+            "the live, the previous and the three newest releases"
+        )
 
 
 @pytest.mark.parametrize("step", HOOKS)
-def test_a_release_whose_hook_fails(clients: Clients, tmp_path: Path, step: str) -> None:
-    with clients(f"fails its hook {step}", **GENTLE):
-        output = refused(tmp_path, hooks={step: "sh -c 'echo no such table; exit 3'"})
+def test_release_with_failing_hook_is_rejected(clients: Clients, tmp_path: Path, step: str) -> None:
+    with clients(f"fails its hook {step}", **LIGHT_LOAD):
+        output = deploy_rejected(tmp_path, hooks={step: "sh -c 'echo no such table; exit 3'"})
     assert re.search(HOOKS[step], output), output
 
 
-def test_requirements_that_do_not_resolve(clients: Clients, tmp_path: Path) -> None:
-    with clients("requirements that do not resolve", **GENTLE):
-        output = refused(tmp_path, **sample_code(tmp_path, requirements="tornado==6.6.1\ntornado==6.5\n"))
+def test_unresolvable_requirements_are_rejected(clients: Clients, tmp_path: Path) -> None:
+    with clients("requirements that do not resolve", **LIGHT_LOAD):
+        output = deploy_rejected(tmp_path, **sample_app_source(tmp_path, requirements="tornado==6.6.1\ntornado==6.5\n"))
     assert "tornado_apps.sample.source: requirements.txt cannot be installed" in output
     assert "tornado==6.5" in output
 
 
-def test_a_disk_that_is_full_on_one_host_keeps_both_as_they_are(hosts: dict[str, Host], clients: Clients, tmp_path: Path) -> None:
-    code = sample_code(tmp_path, web=f"{WEB}\n# Another release.\n")
+def test_full_disk_on_one_host_prevents_switch_on_both(hosts: dict[str, Host], clients: Clients, tmp_path: Path) -> None:
+    code = sample_app_source(tmp_path, web=f"{WEB}\n# Another release.\n")
     (tmp_path / "app/large").write_bytes(b"x" * 5_000_000)
-    with clients("a full disk on debian13", **GENTLE), full_disk(hosts["debian13"], "/srv/sample/releases"):
-        output = refused(tmp_path, **code)
-        assert left_behind(hosts["debian13"], "sample") == []
+    with clients("a full disk on debian13", **LIGHT_LOAD), full_disk(hosts["debian13"], "/srv/sample/releases"):
+        output = deploy_rejected(tmp_path, **code)
+        assert find_leftovers(hosts["debian13"], "sample") == []
     assert re.search(r"tornado_apps.sample.*/srv/sample/releases.*No space left on device", output), output
-    assert re.search(r"debian12 : ok=\d+ changed=1 unreachable=0 failed=0", output), "built, and not switched"
+    assert re.search(r"debian12 : ok=\d+ changed=1 unreachable=0 failed=0", output), "built, but not switched"
 
 
 @contextmanager
 def full_disk(host: Host, directory: str) -> Iterator[None]:
-    """Put what is in a directory on a file system that has no room for more."""
+    """Move a directory's contents to a file system without free space."""
     script = f"""
 set -e
 mkdir /run/full
@@ -136,15 +148,15 @@ mount --bind /run/full {directory}
     [
         ("", "previous", "app is required: -e app=NAME"),
         ("sample", "000000000000", "release 000000000000 was never live on this host"),
-        ("sample", "refused", "was never live on this host"),
+        ("sample", "rejected", "was never live on this host"),
         ("nosuch", "previous", "nosuch: no release is live on this host"),
     ],
 )
-def test_a_rollback_to_what_was_never_served(
+def test_rollback_to_release_that_was_never_live_is_rejected(
     hosts: dict[str, Host], tmp_path: Path, app: str, release: str, message: str
 ) -> None:
-    if release == "refused":  # built, and on the host
-        refused(tmp_path, hooks={"before_switch": "false"})
+    if release == "rejected":  # built on the host, but never live
+        deploy_rejected(tmp_path, hooks={"before_switch": "false"})
         release = hosts["debian12"].check_output("ls -t /srv/sample/releases | head -n 1")
     options = [*(["-e", f"app={app}"] if app else []), "-e", f"release={release}"]
     status, output = run_playbook("playbooks/rollback.yml", "debian12", *options)

@@ -1,4 +1,4 @@
-"""Mistakes end in one clear message, and the host goes on serving what it served."""
+"""Invalid input is rejected with one clear message, and the host keeps serving."""
 
 from __future__ import annotations
 
@@ -17,27 +17,31 @@ testinfra_hosts = [f"ansible://{HOST}"]
 
 
 @pytest.fixture(autouse=True)
-def still_serving(host: Host) -> Iterator[None]:
-    """Whatever a test does to it, the host serves the same processes as before, and nothing of the attempt is left."""
+def assert_host_unchanged(host: Host) -> Iterator[None]:
+    """Verify that the test leaves the same processes serving, and no leftovers on the host."""
     site = Site(address(host))
 
-    def served() -> tuple[set[int], str, str]:
+    def snapshot() -> tuple[set[int], str, str]:
         pids = {site.get("/whoami").json["pid"] for _ in range(20)}
-        left = host.check_output("ls -A /srv/sample/slots /srv/plain/slots /etc/supervisor/conf.d")
-        return pids, left, host.check_output("cd /etc && find nginx security sysctl.d systemd -type f | sort | xargs sha256sum")
+        listing = host.check_output("ls -A /srv/sample/slots /srv/plain/slots /etc/supervisor/conf.d")
+        return (
+            pids,
+            listing,
+            host.check_output("cd /etc && find nginx security sysctl.d systemd -type f | sort | xargs sha256sum"),
+        )
 
-    before = served()
+    before = snapshot()
     yield
-    assert served() == before
+    assert snapshot() == before
 
 
 def provision(tmp_path: Path, variables: dict[str, Any]) -> tuple[int, str]:
-    """Run site.yml on the host with ``variables``; return its exit status and what it printed, white space folded."""
+    """Run site.yml on the host with ``variables``; return its exit status and its output with whitespace collapsed."""
     status, output = run_site(HOST, tmp_path, variables)
     return status, re.sub(r"\s+", " ", output)
 
 
-def test_all_mistakes_of_a_file_come_in_one_message_before_anything_changes(tmp_path: Path) -> None:
+def test_all_inventory_mistakes_are_reported_together_before_any_change(tmp_path: Path) -> None:
     other = {"source": {"path": "no/such/directory"}, "run": {"app": "a:b"}}
     status, output = provision(
         tmp_path,
@@ -74,35 +78,35 @@ def test_all_mistakes_of_a_file_come_in_one_message_before_anything_changes(tmp_
         ),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_changes(tmp_path: Path, variables: dict[str, Any], message: str) -> None:
+def test_invalid_variables_are_rejected_before_any_change(tmp_path: Path, variables: dict[str, Any], message: str) -> None:
     status, output = provision(tmp_path, variables)
     assert status != 0
     assert message in output
     assert "changed=0" in output
 
 
-def test_a_limit_that_the_host_cannot_give_is_named_with_both_numbers(tmp_path: Path) -> None:
+def test_unattainable_limit_is_reported_with_requested_and_available_value(tmp_path: Path) -> None:
     status, output = provision(tmp_path, {"limits_open_files": 50_000})
     assert status != 0
-    assert "limits_open_files: 50000 is more than this host gives" in output
+    assert "limits_open_files: 50000 exceeds the maximum of this host" in output
     assert "20000" in output
     assert "changed=0" in output
 
 
-def test_a_version_that_is_not_in_the_repository(tmp_path: Path) -> None:
+def test_missing_version_is_reported(tmp_path: Path) -> None:
     status, output = provision(tmp_path, apps(plain={"source": {"git": "/srv/plain.bundle", "version": "v9"}}))
     assert status != 0
     assert "tornado_apps.plain.source.version: /srv/plain.bundle has no branch, tag or commit v9" in output
 
 
-def test_a_broken_snippet_is_named_with_its_app_and_nginxs_own_words(tmp_path: Path) -> None:
+def test_invalid_nginx_snippet_is_reported_with_its_app_and_nginx_error(tmp_path: Path) -> None:
     status, output = provision(tmp_path, apps(plain={"extra": "frobnicate on;"}))
     assert status != 0
     assert "tornado_apps.plain.extra" in output
     assert 'unknown directive "frobnicate"' in output.replace('\\"', '"')
 
 
-def test_a_distribution_that_is_not_supported(host: Host, tmp_path: Path) -> None:
+def test_unsupported_distribution_is_rejected(host: Host, tmp_path: Path) -> None:
     host.run_expect([0], "cp -L /etc/os-release /root/os-release && rm /etc/os-release")
     host.run_expect([0], "printf 'ID=fedora\\nVERSION_ID=40\\nPRETTY_NAME=\"Fedora Linux 40\"\\n' > /etc/os-release")
     try:
@@ -114,15 +118,15 @@ def test_a_distribution_that_is_not_supported(host: Host, tmp_path: Path) -> Non
     assert "changed=0" in output
 
 
-def test_check_mode_says_what_would_change_and_changes_nothing(host: Host, tmp_path: Path) -> None:
-    def look(variables: dict[str, Any]) -> str:
+def test_check_mode_reports_changes_without_making_them(host: Host, tmp_path: Path) -> None:
+    def check(variables: dict[str, Any]) -> str:
         status, output = run_site(HOST, tmp_path, variables, "--check", "--diff")
         assert status == 0, output
         return output
 
-    assert "changed=0" in look({})
+    assert "changed=0" in check({})
     before = host.check_output("ls -A /srv/sample/releases /srv/plain/releases")
-    output = look(apps(sample={"env": {"SAMPLE_THEME": "dark"}}, plain={"upload_size": "1m"}))
+    output = check(apps(sample={"env": {"SAMPLE_THEME": "dark"}}, plain={"upload_size": "1m"}))
     assert "changed=0" not in output
     assert "release of sample" in output
     assert "client_max_body_size 1m;" in output
@@ -130,7 +134,7 @@ def test_check_mode_says_what_would_change_and_changes_nothing(host: Host, tmp_p
     assert host.check_output("ls -A /srv/sample/releases /srv/plain/releases") == before
 
 
-def test_after_all_that_there_is_nothing_to_do(tmp_path: Path) -> None:
+def test_site_reports_no_change_after_failed_runs(tmp_path: Path) -> None:
     status, output = provision(tmp_path, {})
     assert status == 0, output
     assert "changed=0" in output
