@@ -200,6 +200,12 @@ def test_all_problems_are_reported_at_once(backends: dict[str, Any], frontend: F
     assert problems(backends, frontend) == expected
 
 
+def test_alias_of_a_backend_must_not_be_its_domain() -> None:
+    assert problems({"shop": {**SHOP, "aliases": SHOP["domains"]}}) == [
+        "haproxy_backends.shop.aliases: shop.example.com is listed twice"
+    ]
+
+
 def test_only_one_backend_may_be_the_default() -> None:
     assert problems({"a": {"servers": {"x": "y"}}, "b": {"servers": {"x": "y"}}}) == [
         "haproxy_backends.b.domains: haproxy_backends.a is already the default for other names; only one may have no domains"
