@@ -58,7 +58,7 @@ timed-%:
 		echo "$* $$SECONDS $$( ((ended)) && echo failed || echo passed )" >> .cache/times; exit $$ended
 
 .PHONY: lint
-lint: $(VENV)/installed ## yamllint, ansible-lint, ruff, mypy, and the check of file access by root
+lint: $(VENV)/installed ## yamllint, ansible-lint, ruff, mypy, import-linter, and the check of file access by root
 	yamllint --strict .
 	ansible-lint -q --strict
 	ruff check --quiet

@@ -1,4 +1,4 @@
-"""The controller's half of funnel.tornado.file_set: it renders templates; everything else is done on the host."""
+"""Action plugin of the module file_set: renders the templates, and skips hosts whose collected state is up to date."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
-from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSet, FileSetError, parse_files
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import files_up_to_date, load_host_state
+from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
 
 
-class ActionModule(ActionBase):
-    """Render the templates of a set of files and hand the set to the module."""
+class ActionModule(ModuleAction):
+    """Applies files and templates to a host."""
+
+    MODULE = "file_set"
 
     _VALID_ARGS = frozenset({"root", "files", "owns", "absent", "check", "service"})
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the module's result.
+        """Return the result of the module, or of the comparison with the host state.
 
-        :raises AnsibleActionFail: when an entry is wrong or a template cannot be rendered, before the host is reached.
+        :raises AnsibleActionFail: if an entry is invalid or a template cannot be rendered, before the host is contacted.
         """
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         files = arguments.get("files") or {}
         if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
-            raise AnsibleActionFail("files: has to be a dictionary of path to a dictionary of template, content, link, mode, ...")
+            raise AnsibleActionFail("files: must be a dictionary of path to a dictionary of template, content, link, mode, ...")
         rendered = {str(path): self.render(str(path), entry, task_vars or {}) for path, entry in files.items()}
         try:
             parsed = parse_files(rendered)
@@ -36,22 +38,21 @@ class ActionModule(ActionBase):
         state = load_host_state(self._templar, task_vars or {})
         file_set = FileSet(Path(arguments.get("root") or "/"), parsed, arguments.get("owns") or (), arguments.get("absent") or ())
         service = arguments.get("service") or {}
-        if isinstance(service, dict) and files_up_to_date(state, file_set, service):  # else the module refuses it
+        if isinstance(service, dict) and files_up_to_date(state, file_set, service):  # otherwise the module reports the error
             return {"changed": False, "files": [], "removed": [], "service": ""}
-        # What is secret travels in an option of its own, which Ansible neither logs nor shows.
+        # Secrets are passed in an option with no_log.
         arguments["secret_contents"] = {path: entry.pop("content") for path, entry in rendered.items() if entry.get("secret")}
         arguments["files"] = rendered
-        result: dict[str, Any] = self._execute_module("funnel.tornado.file_set", arguments, task_vars=task_vars)
-        return result
+        return self.run_module(arguments, task_vars)
 
     def render(self, path: str, entry: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
-        """Return an entry with its ``template`` and ``vars`` replaced by the ``content`` they make."""
+        """Return an entry with its ``template`` and ``vars`` replaced by the rendered ``content``."""
         entry = dict(entry)
         variables = entry.pop("vars", {})
         if "template" not in entry:
             return entry
         if "content" in entry:
-            raise AnsibleActionFail(f"files.{path}: takes template or content, not both")
+            raise AnsibleActionFail(f"files.{path}: set either template or content, not both")
         name = entry.pop("template")
         try:
             source = Path(self._loader.path_dwim_relative_stack(self._task.get_search_path(), "templates", name))
@@ -61,7 +62,7 @@ class ActionModule(ActionBase):
                 searchpath=[found for base in searchpath for found in (str(Path(base) / "templates"), base)],
                 available_variables={"ansible_managed": "Ansible managed", **task_vars, **variables},
             )
-            # Block tags may be indented in a template without indenting what they produce.
+            # Indented block tags must not indent their output.
             overrides = {"trim_blocks": True, "lstrip_blocks": True}
             text = templar.template(trust_as_template(content), escape_backslashes=False, overrides=overrides)
         except AnsibleError as error:

@@ -1,4 +1,4 @@
-"""Controller's half of the module program: it sees what the archive hashes to, and sends it if the host needs it."""
+"""Action plugin of the module program: verifies the archive, and sends it if the host lacks the program."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import re
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 
+from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
 from ansible_collections.funnel.tornado.plugins.plugin_utils.source_packing import SourceError, archive_revision, locate
 
 
-class ActionModule(ActionBase):
-    """Installs a program; from a file of the controller, that is sent only to a host that lacks it."""
+class ActionModule(ModuleAction):
+    """Installs a program from a URL or from a file on the controller."""
 
-    _supports_check_mode = True
-    _requires_connection = True
+    MODULE = "program"
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the module's result.
+        """Return the result of the module.
 
-        :raises AnsibleActionFail: when the checksum is missing or wrong, or the file is, before the host is reached.
+        :raises AnsibleActionFail: if the checksum or the file is missing or invalid, before the host is contacted.
         """
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
@@ -30,23 +29,14 @@ class ActionModule(ActionBase):
                 raise AnsibleActionFail(
                     f'{key}.checksum: must be "sha256:" and 64 digits, as the archive is a URL; found {checksum!r}'
                 )
-            return self._module(arguments, task_vars)
+            return self.run_module(arguments, task_vars)
         try:
             file = locate(archive, self._loader.get_basedir(), directory=False)
             arguments["checksum"] = f"sha256:{archive_revision(file, checksum or None)}"
         except SourceError as error:
             raise AnsibleActionFail(f"{key}.archive: {error}") from error
-        result = self._module(arguments, task_vars)
+        result = self.run_module(arguments, task_vars)
         if not result.get("needs_file"):
             return result
-        temporary = self._make_tmp_path()
-        try:
-            arguments["file"] = self._connection._shell.join_path(temporary, "archive")
-            self._transfer_file(str(file), arguments["file"])
-            return self._module(arguments, task_vars)
-        finally:
-            self._remove_tmp_path(temporary)
-
-    def _module(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        result: dict[str, Any] = self._execute_module("funnel.tornado.program", arguments, task_vars=task_vars)
-        return result
+        with self.transfer(file) as path:
+            return self.run_module(arguments | {"file": path}, task_vars)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.action.switch import operator
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, to_entry
@@ -16,6 +15,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.validation impo
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.plugin_utils import source_packing
+from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
 
 #: Directory of the launcher and the runner, which are copied into each release.
 PROGRAMS = Path(__file__).parents[2] / "roles/app/files"
@@ -25,11 +25,10 @@ PROGRAMS = Path(__file__).parents[2] / "roles/app/files"
 MAX_INLINE_SOURCE = 200_000
 
 
-class ActionModule(ActionBase):
+class ActionModule(ModuleAction):
     """Builds a release; sends the source only to a host that lacks the release."""
 
-    _supports_check_mode = True
-    _requires_connection = True
+    MODULE = "release"
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the module's result."""
@@ -68,17 +67,12 @@ class ActionModule(ActionBase):
         }
         packed = self._pack(app, local) if local else b""
         if len(packed) <= MAX_INLINE_SOURCE:
-            return self._module(arguments | ({"content": base64.b64encode(packed).decode()} if local else {}), task_vars)
-        result = self._module(arguments, task_vars)
+            return self.run_module(arguments | ({"content": base64.b64encode(packed).decode()} if local else {}), task_vars)
+        result = self.run_module(arguments, task_vars)
         if not result.pop("needs_source", False):
             return result
-        temporary = self._make_tmp_path()
-        try:
-            path = self._connection._shell.join_path(temporary, "source")
-            self._transfer_data(path, packed)
-            return self._module(arguments | {"archive": path}, task_vars)
-        finally:
-            self._remove_tmp_path(temporary)
+        with self.transfer(packed) as path:
+            return self.run_module(arguments | {"archive": path}, task_vars)
 
     def _pack(self, app: App, local: Path) -> bytes:
         try:
@@ -86,11 +80,10 @@ class ActionModule(ActionBase):
         except source_packing.SourceError as error:
             raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.path: {error}") from error
 
-    def _module(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
-        result: dict[str, Any] = self._execute_module(
-            module_name="funnel.tornado.release", module_args=arguments, task_vars=task_vars
-        )
-        result.pop("invocation", None)  # it contains the text of the programs
+    def run_module(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Run the module; remove its arguments, which contain the text of the programs, from the result."""
+        result = super().run_module(arguments, task_vars)
+        result.pop("invocation", None)
         return result
 
 

@@ -1,4 +1,4 @@
-"""Controller's half of the module uv: finds the wheelhouse, and sends what the host lacks of it in one go."""
+"""Action plugin of the module uv: sends the packages of the wheelhouse that the host lacks."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.module_utils.system import wheelhouse
 from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import SOURCES, Sources, Uv
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import load_host_state, uv_up_to_date
+from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
 from ansible_collections.funnel.tornado.plugins.plugin_utils.source_packing import SourceError, locate
 
 
-class ActionModule(ActionBase):
-    """Installs uv; with a wheelhouse, from there."""
+class ActionModule(ModuleAction):
+    """Installs uv, from the wheelhouse if there is one."""
 
-    _supports_check_mode = True
-    _requires_connection = True
+    MODULE = "uv"
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the module's result."""
+        """Return the result of the module, or of the comparison with the host state."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         name = arguments.get("wheelhouse", "")
@@ -31,29 +30,20 @@ class ActionModule(ActionBase):
             sources = Sources(**{key: arguments[key] for key in SOURCES if key in arguments})
             if uv_up_to_date(state, str(arguments.get("version")), sources):
                 return {"changed": False, "path": str(Uv(str(arguments["version"])).program)}
-            return self._module(arguments, task_vars)
+            return self.run_module(arguments, task_vars)
         try:
             directory = locate(name, self._loader.get_basedir(), directory=True)
         except SourceError as error:
             raise AnsibleActionFail(f"wheelhouse: {error}") from error
         packages = wheelhouse.package_hashes(directory)
         if not packages:
-            raise AnsibleActionFail(f"wheelhouse: {directory} has no packages ({', '.join(wheelhouse.PATTERNS)})")
+            raise AnsibleActionFail(f"wheelhouse: {directory} contains no packages ({', '.join(wheelhouse.PATTERNS)})")
         arguments["packages"] = packages
-        result = self._module(arguments, task_vars)
+        result = self.run_module(arguments, task_vars)
         missing = result.pop("needs_packages", None)
         if not missing:
             return result
-        temporary = self._make_tmp_path()
-        try:
-            with tempfile.NamedTemporaryFile() as archive:
-                wheelhouse.pack(directory, missing, Path(archive.name))
-                path = self._connection._shell.join_path(temporary, "packages.tar")
-                self._transfer_file(archive.name, path)
-            return self._module(arguments | {"archive": path}, task_vars)
-        finally:
-            self._remove_tmp_path(temporary)
-
-    def _module(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        result: dict[str, Any] = self._execute_module("funnel.tornado.uv", arguments, task_vars=task_vars)
-        return result
+        with tempfile.NamedTemporaryFile() as archive:
+            wheelhouse.pack(directory, missing, Path(archive.name))
+            with self.transfer(Path(archive.name)) as path:
+                return self.run_module(arguments | {"archive": path}, task_vars)

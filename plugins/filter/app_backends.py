@@ -4,16 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
-
-from ansible.errors import AnsibleFilterError
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import HEALTH_URL
+from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 
 DOCUMENTATION = r"""
 name: app_backends
@@ -53,10 +51,7 @@ _value:
 
 def app_backends(apps: object, addresses: Mapping[str, str], tls_at: str = "balancers") -> dict[str, dict[str, Any]]:
     """Return the backends of ``apps``, or fail with every problem in them."""
-    try:
-        loaded = load(apps)
-    except InvalidDataError as error:
-        raise AnsibleFilterError(str(error)) from error
+    loaded = load(apps)
     owners = [app for app in loaded.values() if app.prefix is None]
     return {
         app.name: backend(app, [other for other in loaded.values() if site_owner(other, owners) == app], addresses, tls_at)
@@ -94,9 +89,4 @@ def _bracketed(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-class FilterModule:
-    """Registers the filter with Ansible."""
-
-    def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters by name."""
-        return {"app_backends": app_backends}
+FilterModule = filter_module(app_backends)

@@ -4,14 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
-
-from ansible.errors import AnsibleFilterError
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import app_certificates as certificates
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 
 DOCUMENTATION = r"""
 name: app_certificates
@@ -42,17 +39,9 @@ _value:
 def app_certificates(apps: object) -> dict[str, dict[str, Any]]:
     """Return the certificates of ``apps``.
 
-    :raises AnsibleFilterError: with every mistake in all entries.
+    :raises InvalidDataError: with every mistake in all entries.
     """
-    try:
-        return certificates(load(apps))
-    except InvalidDataError as error:
-        raise AnsibleFilterError(str(error)) from error
+    return certificates(load(apps))
 
 
-class FilterModule:
-    """Registers the filter."""
-
-    def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters of this file by name."""
-        return {"app_certificates": app_certificates}
+FilterModule = filter_module(app_certificates)

@@ -5,17 +5,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
-
-from ansible.errors import AnsibleFilterError
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner, to_entry
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import Mount, SiteOptions
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET, CHALLENGES, chain_path, key_path
+from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 
 DOCUMENTATION = r"""
 name: app_sites
@@ -49,10 +47,7 @@ _value:
 
 def app_sites(apps: object, *, tls: bool = True) -> dict[str, dict[str, Any]]:
     """Return the sites of ``apps``, or fail with every problem in them."""
-    try:
-        loaded = load(apps)
-    except InvalidDataError as error:
-        raise AnsibleFilterError(str(error)) from error
+    loaded = load(apps)
     mounted = [app for app in loaded.values() if app.prefix is not None]
     return {
         name: site(app, [other for other in mounted if site_owner(other, loaded.values()) == app], tls=tls)
@@ -101,9 +96,4 @@ def site_tls(app: App) -> dict[str, Any] | None:
     }
 
 
-class FilterModule:
-    """Registers the filter with Ansible."""
-
-    def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters by name."""
-        return {"app_sites": app_sites}
+FilterModule = filter_module(app_sites)

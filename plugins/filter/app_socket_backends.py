@@ -4,16 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
-
-from ansible.errors import AnsibleFilterError
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import DEFAULT_HEADERS
+from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 
 DOCUMENTATION = r"""
 name: app_socket_backends
@@ -52,12 +51,9 @@ NGINX_KEYS = ("allow", "basic_auth", "deny", "extra", "limits", "maintenance", "
 
 def app_socket_backends(apps: object, cpus: int) -> dict[str, dict[str, Any]]:
     """Return the backends of ``apps``, or fail with every problem in them."""
-    try:
-        loaded = load(apps)
-    except InvalidDataError as error:
-        raise AnsibleFilterError(str(error)) from error
+    loaded = load(apps)
     if problems := [problem for app in loaded.values() for problem in _problems(app)]:
-        raise AnsibleFilterError("\n".join(problems))
+        raise InvalidDataError(problems)
     return {name: backend(app, cpus) for name, app in loaded.items()}
 
 
@@ -94,9 +90,4 @@ def _problems(app: App) -> Iterator[str]:
         )
 
 
-class FilterModule:
-    """Registers the filter with Ansible."""
-
-    def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters by name."""
-        return {"app_socket_backends": app_socket_backends}
+FilterModule = filter_module(app_socket_backends)

@@ -6,15 +6,14 @@ from __future__ import annotations
 
 import functools
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
 from ansible.module_utils.common.yaml import yaml_load
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.network import firewall
+from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_inventory import GROUPS, fleet_sources
 
 DOCUMENTATION = r"""
@@ -64,10 +63,7 @@ def firewall_rules(
 ) -> list[dict[str, Any]]:
     """Return the rules of the host, or fail naming the hosts whose address cannot be resolved."""
     members = {group: groups.get(group, []) for group in GROUPS}
-    try:
-        addresses = fleet_sources({name for hosts in members.values() for name in hosts}, hostvars)
-    except InvalidDataError as error:
-        raise AnsibleFilterError(str(error)) from error
+    addresses = fleet_sources({name for hosts in members.values() for name in hosts}, hostvars)
     variables = ChainMap(hostvars[host], defaults())  # type: ignore[arg-type]  # ChainMap requires mutable mappings; it is only read
     return firewall.to_data(firewall.fleet_rules(host, members, variables, addresses))
 
@@ -79,9 +75,4 @@ def defaults() -> dict[str, Any]:
     return {name: value for role in ROLES for name, value in yaml_load((roles / role / "defaults/main.yml").read_text()).items()}
 
 
-class FilterModule:
-    """Registers the filter."""
-
-    def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters of this file by name."""
-        return {"firewall_rules": firewall_rules}
+FilterModule = filter_module(firewall_rules)

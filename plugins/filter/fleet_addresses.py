@@ -4,13 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
-
-from ansible.errors import AnsibleFilterError
-
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_inventory import fleet_addresses as addresses
+from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
+from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_inventory import fleet_addresses
 
 DOCUMENTATION = r"""
 name: fleet_addresses
@@ -43,21 +38,4 @@ _value:
   type: dict
 """
 
-
-def fleet_addresses(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return the address of each host.
-
-    :raises AnsibleFilterError: with all hosts whose address does not resolve.
-    """
-    try:
-        return addresses(hosts, hostvars)
-    except InvalidDataError as error:
-        raise AnsibleFilterError(str(error)) from error
-
-
-class FilterModule:
-    """The filters of this file."""
-
-    def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters by name."""
-        return {"fleet_addresses": fleet_addresses}
+FilterModule = filter_module(fleet_addresses)

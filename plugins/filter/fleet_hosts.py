@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ansible import context
-from ansible.errors import AnsibleFilterError
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_inventory import GROUPS, require_hosts
 
 DOCUMENTATION = r"""
@@ -70,20 +69,12 @@ def fleet_hosts(
 ) -> list[str]:
     """Return the hosts of the groups that have the variable, without duplicates.
 
-    :raises AnsibleFilterError: with ``required``, when no group has a host, or one is misspelled.
+    :raises InvalidDataError: with ``required``, when no group has a host, or one is misspelled.
     """
     if required and not context.CLIARGS.get("syntax"):  # a syntax check, such as that of ansible-lint, has no inventory
-        try:
-            require_hosts(groups, names := list(names))
-        except InvalidDataError as error:
-            raise AnsibleFilterError(str(error)) from error
+        require_hosts(groups, names := list(names))
     hosts = dict.fromkeys(host for name in names for host in groups.get(name, ()))
     return [host for host in hosts if not variable or hostvars is None or variable in hostvars[host]]
 
 
-class FilterModule:
-    """The filters of this file."""
-
-    def filters(self) -> dict[str, Callable[..., object]]:
-        """Return the filters by name."""
-        return {"fleet_hosts": fleet_hosts}
+FilterModule = filter_module(fleet_hosts)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.network import firewall
 from ansible_collections.funnel.tornado.plugins.plugin_utils import fleet_inventory
+from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 from ansible_collections.funnel.tornado.plugins.plugin_utils.role_variables import role_variable_problems
 from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import rolling_update_problems
 
@@ -131,9 +132,4 @@ def _tier_problems(balancers: Sequence[str], hosts: Sequence[str], hostvars: Map
     )
 
 
-class FilterModule:
-    """The filters of this file."""
-
-    def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters by name."""
-        return {"fleet_problems": fleet_problems}
+FilterModule = filter_module(fleet_problems)

@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
+from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_report import make_report
 
 DOCUMENTATION = r"""
@@ -53,9 +54,4 @@ def fleet_report(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]
     return {"problems": report.problems, "data": report.data(), "text": report.text(), "page": report.page()}
 
 
-class FilterModule:
-    """The filters of this file."""
-
-    def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters by name."""
-        return {"fleet_report": fleet_report}
+FilterModule = filter_module(fleet_report)

@@ -4,13 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
-
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.plugin_utils import haproxy_rendering
+from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 
 DOCUMENTATION = r"""
 name: haproxy_files
@@ -58,15 +56,7 @@ def haproxy_files(
     backends: Mapping[str, object], *, listen: Sequence[str], listen_tls: Sequence[str] = (), certificates: Sequence[str] = ()
 ) -> dict[str, dict[str, Any]]:
     """Return the files of backends, or fail with every problem in them."""
-    try:
-        return haproxy_rendering.haproxy_files(backends, haproxy_rendering.Frontend(listen, listen_tls, certificates))
-    except InvalidDataError as error:
-        raise AnsibleFilterError(str(error)) from error
+    return haproxy_rendering.haproxy_files(backends, haproxy_rendering.Frontend(listen, listen_tls, certificates))
 
 
-class FilterModule:
-    """Registers the filter with Ansible."""
-
-    def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters by name."""
-        return {"haproxy_files": haproxy_files}
+FilterModule = filter_module(haproxy_files)

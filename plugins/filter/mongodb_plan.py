@@ -4,13 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
-
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_model import plan
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 
 DOCUMENTATION = r"""
 name: mongodb_plan
@@ -41,15 +39,7 @@ _value:
 
 def mongodb_plan(variables: Mapping[str, object]) -> dict[str, Any]:
     """Return the values for the tasks of the role, or fail with all problems of its variables."""
-    try:
-        return plan(variables)
-    except InvalidDataError as error:
-        raise AnsibleFilterError(str(error)) from error
+    return plan(variables)
 
 
-class FilterModule:
-    """Registers the filter."""
-
-    def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters of this file by name."""
-        return {"mongodb_plan": mongodb_plan}
+FilterModule = filter_module(mongodb_plan)

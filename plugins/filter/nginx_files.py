@@ -4,14 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
-
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import NginxOptions
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import site_files
+from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 
 DOCUMENTATION = r"""
 name: nginx_files
@@ -79,15 +77,7 @@ def nginx_files(
 ) -> dict[str, dict[str, Any]]:
     """Return the files of a set of sites, or fail with every problem in them."""
     options = NginxOptions(listen, listen_tls, trusted_proxies, proxy_protocol)
-    try:
-        return site_files(sites, upstreams, name=name, options=options)
-    except InvalidDataError as error:
-        raise AnsibleFilterError(str(error)) from error
+    return site_files(sites, upstreams, name=name, options=options)
 
 
-class FilterModule:
-    """Registers the filter with Ansible."""
-
-    def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters by name."""
-        return {"nginx_files": nginx_files}
+FilterModule = filter_module(nginx_files)

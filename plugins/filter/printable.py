@@ -4,9 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable
+from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 
 DOCUMENTATION = r"""
 name: printable
@@ -41,9 +40,4 @@ _value:
 """
 
 
-class FilterModule:
-    """The filters of this file."""
-
-    def filters(self) -> dict[str, Callable[..., str]]:
-        """Return the filters by name."""
-        return {"printable": printable}
+FilterModule = filter_module(printable)

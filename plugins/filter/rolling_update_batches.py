@@ -4,12 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
-
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import batches
 
 DOCUMENTATION = r"""
@@ -44,17 +42,9 @@ _value:
 def rolling_update_batches(options: Mapping[str, Any]) -> list[str]:
     """Return the ``serial`` of a play.
 
-    :raises AnsibleFilterError: with every mistake.
+    :raises InvalidDataError: with every mistake.
     """
-    try:
-        return batches(**options)
-    except InvalidDataError as error:
-        raise AnsibleFilterError(str(error)) from error
+    return batches(**options)
 
 
-class FilterModule:
-    """The filters of this file."""
-
-    def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters by name."""
-        return {"rolling_update_batches": rolling_update_batches}
+FilterModule = filter_module(rolling_update_batches)

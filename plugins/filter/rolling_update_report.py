@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import interruption_report
 
 DOCUMENTATION = r"""
@@ -50,9 +51,4 @@ def rolling_update_report(hosts: Iterable[str], hostvars: Mapping[str, Mapping[s
     return interruption_report(list(hosts), hostvars, " -i ".join(inventory))
 
 
-class FilterModule:
-    """The filters of this file."""
-
-    def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters by name."""
-        return {"rolling_update_report": rolling_update_report}
+FilterModule = filter_module(rolling_update_report)

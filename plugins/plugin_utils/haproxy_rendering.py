@@ -78,8 +78,8 @@ class Backend(Domains):
     read_timeout: Annotated[
         int,
         Doc(
-            "Seconds that a server may send nothing, on websockets too. HAProxy waits 5 seconds longer, so that the server times "
-            "out first."
+            "Seconds without data from a server until the connection is closed, websockets included. HAProxy waits 5 seconds "
+            "longer, so that the server times out first."
         ),
         _SECONDS,
     ] = 200

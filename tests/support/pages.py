@@ -61,7 +61,7 @@ def prose(page: Path) -> str:
     return re.sub(r"^( *)```.*?^ *```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
-def problem(command: str) -> str:
+def command_problem(command: str) -> str:
     """Return what a command refers to that does not exist, or an empty string."""
     words = shlex.split(command, comments=True)
     match words:
@@ -78,7 +78,7 @@ def problem(command: str) -> str:
     return f"{words[:1]} is not an allowed program"
 
 
-def untested(command: str) -> list[str]:
+def untested_parts(command: str) -> list[str]:
     """Return the parts of a command that no test covers: a playbook with one of its options, or a command of the test hosts."""
     words = shlex.split(command, comments=True)
     match words:
@@ -101,7 +101,7 @@ def _tests() -> list[str]:
     return [path.read_text() for pattern in patterns for path in ROOT.glob(pattern) if path != Path(__file__)]
 
 
-def host_problem(command: str) -> str:
+def host_command_problem(command: str) -> str:
     """Return what a command on a host refers to that no host has, or an empty string."""
     words = shlex.split(command)
     units = re.findall(r"(?:-u|systemctl \S+) ([\w-]+)", command)
@@ -193,12 +193,12 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def quoted(page: Path) -> list[str]:
+def quoted_messages(page: Path) -> list[str]:
     """Return the messages that a page quotes: inline code with an ellipsis for a variable part."""
     return [text for text in re.findall(r"`([^`\n]+)`", prose(page)) if "…" in text]
 
 
-def sources() -> str:
+def message_sources() -> str:
     """Return the text of all files with messages, with multi-line strings joined."""
     files = [path for name in ("plugins", "roles", "playbooks") for path in sorted((ROOT / name).rglob("*")) if path.is_file()]
     text = "\n".join(path.read_text() for path in files if path.suffix in (".py", ".yml", ".j2"))

@@ -88,7 +88,7 @@ def test_invalid_variables_are_rejected_before_any_change(tmp_path: Path, variab
 def test_unattainable_limit_is_reported_with_requested_and_available_value(tmp_path: Path) -> None:
     status, output = provision(tmp_path, {"limits_open_files": 50_000})
     assert status != 0
-    assert "limits_open_files: 50000 is more than this host gives" in output
+    assert "limits_open_files: 50000 exceeds the maximum of this host" in output
     assert "20000" in output
     assert "changed=0" in output
 

@@ -212,7 +212,7 @@ def test_what_is_wrong_in_the_inventory_is_said_at_once_and_changes_nothing(db: 
     assert re.search(r"mongodb_port: 22 on db is in use by (sshd|systemd|another)", refused(tmp_path, db, mongodb_port=22))
     output = refused(tmp_path, db, mongodb_addresses=["192.0.2.1"], mongodb_open_files=64000)
     assert "mongodb_addresses: mongod cannot listen on 192.0.2.1" in output
-    assert "mongodb_open_files: 64000 is more than this host gives" in output
+    assert "mongodb_open_files: 64000 exceeds the maximum of this host" in output
     assert pid(db) == before
 
 

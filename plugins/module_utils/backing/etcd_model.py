@@ -206,7 +206,7 @@ def register_member(cluster: Cluster, data: Path, version: str, *, running: bool
 
     The host is added as a non-voting learner, so the quorum is not affected if it never starts.
 
-    :arg data: directory of etcd's data on this host.
+    :arg data: data directory of etcd on this host.
     :arg version: version of etcd on this host.
     :arg running: whether etcd is running; otherwise its port is not queried, since any process could listen there.
     :raises EtcdError: if the host cannot be added.
@@ -234,10 +234,10 @@ def register_member(cluster: Cluster, data: Path, version: str, *, running: bool
 
 
 def _require_certificates(cluster: Cluster) -> None:
-    """Refuse passwords without TLS between members: the peer port requires certificates or nothing, so it would bypass them."""
+    """Require TLS between members if there are passwords: without certificates the peer port bypasses authentication."""
     if cluster.others and cluster.root_password and not cluster.tls:
         raise EtcdError(
-            f"etcd_tls: is missing; several members with passwords require it, because otherwise anyone with access to port "
+            "etcd_tls: is missing; several members with passwords require it, because otherwise anyone with access to port "
             f"{PEER_PORT} of a member can write all data, including users"
         )
 

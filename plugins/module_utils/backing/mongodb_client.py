@@ -197,10 +197,7 @@ class ReplicaSet:
             with self._admin(member, f"{member} does not step down, so it cannot be removed from {self._name}") as client:
                 try:
                     client.admin.command("replSetStepDown", STEP_DOWN_SECONDS)
-                except (
-                    errors.AutoReconnect,
-                    errors.OperationFailure,
-                ):  # already stepped down, or no other member is in sync
+                except (errors.AutoReconnect, errors.OperationFailure):  # it has stepped down, or no other member is in sync
                     if self._deadline.expired:
                         raise
             self._pause(f"{member} is still the primary of the replica set {self._name}")

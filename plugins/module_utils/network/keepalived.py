@@ -1,8 +1,9 @@
-"""A floating IP (VRRP, keepalived): its interface, which host holds it, and a hand-over to another host without losing requests.
+"""A floating IP with keepalived (VRRP): locate it, and hand it over to another host without losing requests.
 
-For a hand-over, the holder forwards new connections to its successor, which accepts them before it holds the address, like
-servers behind an LVS with direct routing. Existing connections drain; then keepalived is stopped, and the keepalived of the
-successor takes over the address. Forwarded connections survive: their packets still reach the same host.
+keepalived handles failover. For a planned hand-over, the holder forwards new connections to its successor, which accepts them
+before it holds the address, like servers behind an LVS with direct routing. Existing connections drain; then keepalived is
+stopped, and the keepalived of the successor takes over the address. Forwarded connections survive: their packets still reach
+the same host.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class KeepalivedError(Exception):
 
 @dataclass(frozen=True)
 class AddressPlacement:
-    """The interface of a floating IP on a host, the own address of the host there, and whether it holds the floating IP."""
+    """The interface of a floating IP on a host, the host's own address there, and whether the host holds the floating IP."""
 
     interface: str
     own_address: str
@@ -112,7 +113,7 @@ def locate_address(
                 return AddressPlacement(name, str(own.ip), held)
         if held:
             raise KeepalivedError(
-                f"keepalived_address: {address.ip} is the own address of {host}; choose one that no host uses itself"
+                f"keepalived_address: {address.ip} is already used by {host} itself; choose an address that no host uses"
             )
     found = ", ".join(f"{own} on {name}" for name, own_addresses in candidates.items() for own in own_addresses) or "none"
     raise KeepalivedError(f"keepalived_address: {address} is in no network of {host}, which has {found}")

@@ -168,7 +168,9 @@ class SiteOptions(Domains):
     """The options that a site of the nginx role and an app share."""
 
     upload_size: Annotated[str, Doc("Maximum size of a request body, for nginx and the runner."), _SIZE] = "50m"
-    read_timeout: Annotated[int, Doc("Seconds that the app may send nothing, on websockets too."), _SECONDS] = 200
+    read_timeout: Annotated[
+        int, Doc("Seconds without data from the app until the connection is closed, websockets included."), _SECONDS
+    ] = 200
     paths: Annotated[
         dict[str, PathOptions],
         Doc(

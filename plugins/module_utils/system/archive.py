@@ -1,4 +1,4 @@
-"""Archives on a host: fetched, identified by their hash, and unpacked."""
+"""Download, verification and unpacking of archives on a host."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pathlib import Path
 from ansible_collections.funnel.tornado.plugins.module_utils.system import unpacking
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import Builder, BuildError
 
-#: Seconds of silence after which a server counts as dead.
-SILENCE = 60
+#: Timeout in seconds of each read from the server.
+READ_SECONDS = 60
 
 _CHUNK = 1 << 20
 
-#: Most bytes of an archive.
+#: Maximum size of an archive.
 MAX_BYTES = 4 << 30
 
 
 def fetch(url: str, file: Path, checksum: str, key: str) -> None:
-    """Write what ``url`` gives to ``file``, and see that it hashes to ``checksum`` (``sha256:...``).
+    """Download ``url`` to ``file`` and verify its ``checksum`` (``sha256:...``).
 
-    Proxy and certificates are those of this process's environment.
+    Proxy and certificates are taken from the environment of this process.
 
-    :arg key: the source's place in the inventory, for messages.
-    :raises BuildError: when it cannot be fetched or is something else.
+    :arg key: path of the source in the inventory, for messages.
+    :raises BuildError: if it cannot be downloaded or the checksum differs.
     """
-    # Here, because importing them takes a tenth of a second, which every run would pay that has nothing to fetch.
+    # Imported here, because that takes a tenth of a second, and most runs download nothing.
     from http.client import HTTPException
 
     from ansible.module_utils import urls
@@ -37,7 +37,10 @@ def fetch(url: str, file: Path, checksum: str, key: str) -> None:
     file.touch(mode=0o600)
     try:
         certificates = os.environ.get("SSL_CERT_FILE")
-        with urls.open_url(url, timeout=SILENCE, ca_path=certificates, decompress=False) as answer, file.open("wb") as target:
+        with (
+            urls.open_url(url, timeout=READ_SECONDS, ca_path=certificates, decompress=False) as answer,
+            file.open("wb") as target,
+        ):
             while chunk := answer.read(_CHUNK):
                 digest.update(chunk)
                 target.write(chunk)
@@ -52,11 +55,11 @@ def fetch(url: str, file: Path, checksum: str, key: str) -> None:
 def unpack(builder: Builder, stream: int, directory: Path, key: str, *, subdirectory: str = ".", flatten: bool = False) -> None:
     """Unpack a tar or zip file as the user that builds the app.
 
-    :arg stream: a file descriptor of it; that of a tar file may be a pipe.
-    :arg key: the source's place in the inventory, for messages.
-    :arg subdirectory: where it belongs in ``directory``, which is that user's.
-    :arg flatten: leave out a single directory that all of it is in.
-    :raises BuildError: when it is refused, see :mod:`unpacking`.
+    :arg stream: its file descriptor, which for a tar file may be a pipe.
+    :arg key: path of the source in the inventory, for messages.
+    :arg subdirectory: target below ``directory``, which the user owns.
+    :arg flatten: strip the top directory of the archive if it is the only one.
+    :raises BuildError: if :mod:`unpacking` refuses it.
     """
     program = [
         sys.executable,

@@ -50,6 +50,6 @@ class Capacity:
             reason = f"PID 1's hard limit is {self.init_hard} and it lacks CAP_SYS_RESOURCE"
             remedy = "the container's limit"
         return (
-            f"limits_open_files: {open_files} is more than this host gives: {reason}; "
+            f"limits_open_files: {open_files} exceeds the maximum of this host: {reason}; "
             f"set at most {self.max_open_files}, or raise {remedy}"
         )

@@ -1,4 +1,4 @@
-"""An app's place on a host: its users, its directories, who owns what in them, and the user that builds its releases."""
+"""Users and directories of an app on a host, and programs that run as the user that builds its releases."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import Tr
 from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation
 from ansible_collections.funnel.tornado.plugins.module_utils.system.accounts import is_locked
 
-#: Seconds that a step of a build may take, unless it has a limit of its own: a large dependency may have to be compiled.
+#: Default timeout in seconds of a build step, which may compile a large dependency.
 BUILD_SECONDS = 1800
 
-#: All that a program of a build gets, whatever it is started for.
+#: Environment of all programs of a build.
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 
-#: Lines of a failed program that are shown.
+#: Output lines of a failed program in its message.
 SHOWN_LINES = 20
 
 
 class BuildError(Exception):
-    """A release cannot be built. The message names the key of the entry that the mistake is in."""
+    """A release cannot be built. The message contains the path of the invalid key, if any."""
 
     def __init__(self, message: str) -> None:
-        """Keep the message without what a URL in it has before its host: that may be a password."""
+        """Store the message, with the credentials in URLs masked."""
         super().__init__(re.sub(r"(https?://)[^/@\s]+@", r"\1***@", message))
 
 
 def is_managed(layout: Layout) -> bool:
-    """Say whether the host has the app's user, made by :func:`ensure_home`: without it nothing of that name is an app's."""
+    """Return whether :func:`ensure_home` has created the app's user; otherwise its name belongs to something else."""
     try:
         return pwd.getpwnam(layout.user).pw_dir == str(layout.home)
     except KeyError:
@@ -45,12 +45,12 @@ def is_managed(layout: Layout) -> bool:
 
 
 def ensure_home(layout: Layout) -> bool:
-    """Make the app's users and directories; return whether something was missing.
+    """Create the app's users and directories; return whether anything was changed.
 
-    :raises BuildError: when a name belongs to another user of the host, or to a directory that is no app's.
+    :raises BuildError: if another user or directory of the host has one of the names.
     """
-    made = _ensure_user(layout)
-    made |= _ensure_builder(layout)
+    changed = _ensure_user(layout)
+    changed |= _ensure_builder(layout)
     _discard_foreign_cache(layout)
     directories = {
         layout.home: (0o711, "root", "root"),
@@ -62,20 +62,22 @@ def ensure_home(layout: Layout) -> bool:
         layout.logs: (0o750, "root", layout.user),
     }
     for path, (mode, owner, group) in directories.items():
-        made |= _ensure_directory(path, mode, owner, group)
-    return made
+        changed |= _ensure_directory(path, mode, owner, group)
+    return changed
 
 
 def _ensure_user(layout: Layout) -> bool:
     if is_managed(layout):
         if is_locked(layout.user):
             raise BuildError(
-                f"{VARIABLE}.{layout.app}: its removal from this host was broken off; complete it with remove.yml first"
+                f"{VARIABLE}.{layout.app}: its removal from this host was interrupted; complete it with remove.yml first"
             )
         return False
     if layout.home.exists():
-        raise BuildError(f"{VARIABLE}.{layout.app}: the host has a directory {layout.home} that is no app's; rename the app")
-    _make_user(layout, layout.user, layout.home)
+        raise BuildError(
+            f"{VARIABLE}.{layout.app}: the directory {layout.home} on the host does not belong to an app; rename the app"
+        )
+    _create_user(layout, layout.user, layout.home)
     return True
 
 
@@ -83,33 +85,33 @@ def _ensure_builder(layout: Layout) -> bool:
     try:
         home = pwd.getpwnam(layout.builder).pw_dir
     except KeyError:
-        _make_user(layout, layout.builder, layout.cache)
+        _create_user(layout, layout.builder, layout.cache)
         return True
     if home != str(layout.cache):
         raise BuildError(
-            f"{VARIABLE}.{layout.app}: the host has another user {layout.builder}, the name of the one that would build the app; "
+            f"{VARIABLE}.{layout.app}: the host has another user {layout.builder}, which is the name of the app's build user; "
             "rename the app"
         )
     return False
 
 
-def _make_user(layout: Layout, name: str, home: Path) -> None:
+def _create_user(layout: Layout, name: str, home: Path) -> None:
     command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", str(home)]
     try:
         run([*command, "--shell", "/usr/sbin/nologin", name])
     except CommandError as error:
-        raise BuildError(f"{VARIABLE}.{layout.app}: user {name} cannot be made: {error}") from error
+        raise BuildError(f"{VARIABLE}.{layout.app}: user {name} cannot be created: {error}") from error
 
 
 def _discard_foreign_cache(layout: Layout) -> None:
-    """Remove a cache that was filled by another user, such as the app's own, which built releases once."""
+    """Remove a cache of another user, such as the app's user in earlier versions of the collection."""
     with contextlib.suppress(FileNotFoundError):
         if layout.cache.lstat().st_uid != pwd.getpwnam(layout.builder).pw_uid:
             tree.remove(layout.cache)
 
 
 def _ensure_directory(path: Path, mode: int, owner: str, group: str) -> bool:
-    """Make ``path`` or mend it; its owner is set before anything that the mode would let others do."""
+    """Create or correct a directory; its owner is set before its mode grants access."""
     uid, gid = pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid
     if path.is_dir() and not path.is_symlink():
         state = path.stat()
@@ -122,7 +124,7 @@ def _ensure_directory(path: Path, mode: int, owner: str, group: str) -> bool:
 
 @contextlib.contextmanager
 def as_user(name: str) -> Iterator[None]:
-    """Reach files with the rights of a user: a link that is followed leads to nothing that only root may read."""
+    """Access files with the permissions of a user, so that no link gives access to files of root."""
     user, groups = pwd.getpwnam(name), os.getgroups()
     os.setgroups([])
     os.setegid(user.pw_gid)
@@ -137,9 +139,9 @@ def as_user(name: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Builder:
-    """The user that builds an app's releases, and owns nothing else: whatever a source brings runs as this user.
+    """The user that builds the releases of an app and runs untrusted code of sources.
 
-    What it has made becomes root's by :meth:`take_ownership`, as a copy.
+    :meth:`take_ownership` replaces its files with copies owned by root.
     """
 
     layout: Layout
@@ -155,14 +157,14 @@ class Builder:
         stdin: int | None = None,
         open_files: int | None = None,
     ) -> str:
-        """Run a program in an isolated unit with ``environment`` and nothing else of root's; return what it printed.
+        """Run a program in an isolated unit, in ``environment`` only; return its output.
 
         :arg timeout: in seconds.
-        :arg stdin: a file descriptor that becomes its standard input.
-        :raises BuildError: when it fails or takes too long: ``failure``, then its last words.
+        :arg stdin: file descriptor of its standard input.
+        :raises BuildError: if it fails or times out, with ``failure`` and its last output lines.
         """
         try:
-            done = isolation.run(
+            result = isolation.run(
                 self.layout.builder,
                 command,
                 directory=directory,
@@ -171,18 +173,18 @@ class Builder:
                 description=f"Build of {self.layout.app}",
                 stdin=stdin,
                 separate_stderr=True,
-                private_tmp=not directory.is_symlink(),  # the link to source.directory, which may lie in /tmp
+                private_tmp=not directory.is_symlink(),  # source.directory may be in /tmp
                 open_files=open_files,
             )
         except CommandError as error:
             raise BuildError(f"{failure}: {error}") from error
-        if done.status != 0:
-            words = done.last_lines(SHOWN_LINES)
-            raise BuildError(f"{failure} (exit status {done.status}): {words or 'it said nothing'}")
-        return done.output
+        if result.status != 0:
+            output = result.last_lines(SHOWN_LINES)
+            raise BuildError(f"{failure} (exit status {result.status}): {output or 'no output'}")
+        return result.output
 
     def make_directory(self, path: Path) -> None:
-        """Make a directory that this user may fill, in one that is root's."""
+        """Create a directory owned by this user in a directory owned by root."""
         user = pwd.getpwnam(self.layout.builder)
         path.mkdir(mode=0o700)
         private.set_owner(path, user.pw_uid, user.pw_gid, 0o700)
@@ -190,12 +192,12 @@ class Builder:
     def take_ownership(
         self, path: Path, key: str, *, group: str = "root", mode: int = 0o755, allow: Callable[[Path], bool] = lambda _path: False
     ) -> None:
-        """Replace what this user has made with a copy that is root's; nothing of the original is left.
+        """Replace a tree of this user with a copy owned by root.
 
-        :arg key: the source's place in the inventory, for messages.
-        :arg group: may pass through the copy, whose top directory gets ``mode``.
-        :arg allow: whether a link may lead to a path outside.
-        :raises BuildError: when something in it is not a file, a directory or a link that stays inside, or is too large.
+        :arg key: path of the source in the inventory, for messages.
+        :arg group: group of the copy, whose top directory gets ``mode``.
+        :arg allow: whether a link may point to a path outside.
+        :raises BuildError: if it contains other files than regular ones, directories and links inside it, or exceeds a limit.
         """
         new, old = path.with_name(f".new-{path.name}"), path.with_name(f".old-{path.name}")
         owner = pwd.getpwnam(self.layout.builder).pw_uid
@@ -210,6 +212,6 @@ class Builder:
 
 
 def build_environment(path: Path = UV_ENVIRONMENT) -> dict[str, str]:
-    """Return the environment that uv and git have to be run with; nothing while uv was not installed."""
+    """Return the environment of uv and git in builds; empty if uv is not installed."""
     lines = path.read_text().splitlines() if path.exists() else []
     return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))

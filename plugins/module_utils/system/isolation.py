@@ -1,9 +1,9 @@
-"""Run a program of an app, or of its build, as its user: apart from root, from terminals and from every other process.
+"""Isolated execution of programs of apps and builds, as an unprivileged user in a transient systemd unit.
 
-The program gets a transient unit of systemd, so it has a session of its own without a terminal, and no descriptor of its caller.
-The unit bounds its memory, processes and file sizes. When the program ends, or its caller does, systemd kills all that it left,
-whichever process group or session that is in. The command, the environment and the result go through a socket between root's
-own processes: other users see none of it in lists of processes or units, and the program cannot forge its result.
+The program gets a session of its own without a terminal, and no file descriptor of its caller. The unit limits its memory,
+processes and file sizes. When the program or its caller exits, systemd kills all remaining processes of the unit. The command,
+the environment and the result are passed through a socket between processes of root: other users cannot see them in process lists
+or units, and the program cannot forge its result.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ import selectors
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, CommandResult, last_lines
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
 from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation_unit
 
-#: Bytes of each output that are kept: its last ones.
+#: Bytes that are kept from the end of each output.
 MAX_OUTPUT = 4 << 20
 
-#: What a unit may use: memory and processes as systemd.resource-control(5) has them, and bytes of a single file.
+#: Limits of a unit, systemd.resource-control(5): memory, processes, and size of a file.
 MEMORY, TASKS, FILE_SIZE = "80%", "4096", "16G"
 
-#: What its main process needs as root: to become the user, in a directory that may be closed to root without capabilities.
+#: Capabilities of its main process, which changes to the user, in a directory that root may only access with a capability.
 CAPABILITIES = "CAP_SETUID CAP_SETGID CAP_DAC_READ_SEARCH"
 
-#: Seconds beyond its time in which a unit has to be gone.
+#: Seconds after the timeout within which a unit must exit.
 MARGIN = 30
 
 _CHUNK = 1 << 16
 
 
 def unit_command(name: str, description: str, timeout: float, *, private_tmp: bool) -> list[str]:
-    """Return the command that starts a unit and waits for its end; nothing in it is secret."""
+    """Return the command that starts a unit and waits for its exit; it contains no secrets."""
     properties = {
         "KillMode": "control-group",
         "KillSignal": "SIGKILL",
@@ -50,7 +50,7 @@ def unit_command(name: str, description: str, timeout: float, *, private_tmp: bo
         "PrivateTmp": "yes" if private_tmp else "no",
         "MemoryMax": MEMORY,
         "TasksMax": TASKS,
-        "LimitNPROC": TASKS,  # of the user, also where the host's kernel counts no tasks of units
+        "LimitNPROC": TASKS,  # per user, for kernels without a task limit for units
         "LimitFSIZE": FILE_SIZE,
         "LimitCORE": "0",
         "OOMPolicy": "continue",
@@ -76,14 +76,14 @@ def run(
     private_tmp: bool = True,
     open_files: int | None = None,
 ) -> CommandResult:
-    """Run ``argv`` as ``user``, in no group but its own, with ``environment`` and nothing else of root's.
+    """Run ``argv`` as ``user``, in its own group only, with ``environment`` and nothing else inherited from root.
 
-    :arg description: what the unit is, for the host's journal; it is public.
-    :arg stdin: a file descriptor that becomes its standard input; otherwise it has none.
-    :arg separate_stderr: keep what it says on stderr apart.
-    :arg private_tmp: give it temporary directories of its own, which are removed at its end.
-    :arg open_files: files that it may have open at first, as far as the host allows.
-    :raises CommandError: when it cannot be started, outlives ``timeout`` seconds, or is ended by a bound.
+    :arg description: description of the unit in the journal; it is public.
+    :arg stdin: file descriptor of its standard input; /dev/null if unset.
+    :arg separate_stderr: capture stderr separately.
+    :arg private_tmp: use private temporary directories, which are removed afterwards.
+    :arg open_files: soft limit of open files, up to the hard limit.
+    :raises CommandError: if it cannot be started, exceeds ``timeout`` seconds, or is killed because of a limit.
     """
     account = pwd.getpwnam(user)
     request = {
@@ -103,7 +103,7 @@ def run(
 
 
 class _Unit(contextlib.ExitStack):
-    """A unit while it runs; leaving the block ends it."""
+    """A running unit; leaving the context stops it."""
 
     def __init__(self, command: Sequence[str], name: str, program: str) -> None:
         super().__init__()
@@ -122,11 +122,11 @@ class _Unit(contextlib.ExitStack):
                 )
             except OSError as error:
                 self.close()
-                raise CommandError(f"{command[0]}, which programs are isolated with, cannot be started: {error}") from error
-        self.callback(self._end)
+                raise CommandError(f"{command[0]}, which isolates programs, cannot be started: {error}") from error
+        self.callback(self._stop)
 
-    def _end(self) -> None:
-        """End the unit: its main process ends with the socket."""
+    def _stop(self) -> None:
+        """Stop the unit: its main process exits when the socket is closed."""
         self.control.close()
         try:
             self.process.wait(MARGIN)
@@ -142,28 +142,28 @@ class _Unit(contextlib.ExitStack):
         return [stream for stream in (self.process.stdout, self.process.stderr) if stream]
 
     def finish(self, request: dict[str, object], stdin: int | None, timeout: float, *, separate_stderr: bool) -> CommandResult:
-        """Send the request, and return what became of it."""
-        deadline = time.monotonic() + timeout
+        """Send the request and return the result."""
+        deadline = Deadline(timeout)
         self.control.settimeout(MARGIN)
-        with contextlib.suppress(OSError):  # the unit could not be started, as its output says
+        with contextlib.suppress(OSError):  # the output reports why the unit could not be started
             isolation_unit.send(self.control, request, stdin)
         output, errors, in_time = self._read(deadline)
-        words = last_lines(f"{output}\n{errors}")
+        lines = last_lines(f"{output}\n{errors}")
         if not in_time:
-            raise CommandError(f"{self.program} did not end within {timeout:g} s:\n{words}")
+            raise CommandError(f"{self.program} did not end within {timeout:g} s:\n{lines}")
         result = None
         with contextlib.suppress(OSError, ValueError):
             result, _descriptor = isolation_unit.receive(self.control)
         if result is None:
-            raise CommandError(f"{self.program}: its unit {self.name} was ended:\n{words}")
+            raise CommandError(f"{self.program}: its unit {self.name} was killed:\n{lines}")
         if "error" in result:
             raise CommandError(f"{self.program} cannot be started: {result['error']}")
         if result["status"] != 0 and result["out_of_memory"]:
-            raise CommandError(f"{self.program} needed more memory than it may use on this host, and was ended:\n{words}")
+            raise CommandError(f"{self.program} was killed because it exceeded its memory limit on this host:\n{lines}")
         return CommandResult(result["status"], output, errors if separate_stderr else "")
 
-    def _read(self, deadline: float) -> tuple[str, str, bool]:
-        """Return the ends of both outputs, and whether both were closed in time: all that can write to them has ended then."""
+    def _read(self, deadline: Deadline) -> tuple[str, str, bool]:
+        """Return the ends of both outputs, and whether both were closed in time: all their writers have exited then."""
         kept: dict[int, bytearray] = {}
         in_time = True
         with selectors.DefaultSelector() as selector:
@@ -171,19 +171,19 @@ class _Unit(contextlib.ExitStack):
                 selector.register(stream, selectors.EVENT_READ)
                 kept[stream.fileno()] = bytearray()
             while selector.get_map() and in_time:
-                for key, _events in selector.select(max(deadline - time.monotonic(), 0)):
+                for key, _events in selector.select(deadline.remaining):
                     chunk = os.read(key.fd, _CHUNK)
                     if not chunk:
                         selector.unregister(key.fileobj)
                     kept[key.fd] += chunk
                     if len(kept[key.fd]) > 2 * MAX_OUTPUT:
                         del kept[key.fd][:-MAX_OUTPUT]
-                in_time = time.monotonic() < deadline or not selector.get_map()
+                in_time = not deadline.expired or not selector.get_map()
         output, errors = (_text(data) for data in kept.values())
         return output, errors, in_time
 
 
 def _text(data: bytearray) -> str:
     cut = len(data) - MAX_OUTPUT
-    begin = f"[{cut} bytes and more before this]\n" if cut > 0 else ""
-    return begin + bytes(data[-MAX_OUTPUT:]).decode(errors="replace")
+    omitted = f"[at least {cut} bytes omitted]\n" if cut > 0 else ""
+    return omitted + bytes(data[-MAX_OUTPUT:]).decode(errors="replace")

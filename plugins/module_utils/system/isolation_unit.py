@@ -1,8 +1,8 @@
-"""The main process of a unit of :mod:`isolation`: it starts one program as another user, and reports how the program ended.
+"""Main process of a unit of :mod:`isolation`, which runs a program as another user and reports its result.
 
-It stands alone, because the unit's Python gets only its text. It is root's, and so the program can neither end it nor speak for
-it. Its standard input is a socket to whoever waits for the result, and to nobody else. When that end is closed, however that came
-about, it ends; systemd then kills whatever else the unit contains.
+The unit gets only the text of this module, so it must not import others. It runs as root, so that the program can neither kill it
+nor forge its messages. Its standard input is a socket to the caller; when that is closed, it exits, and systemd kills the
+remaining processes of the unit.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-#: Bytes of the length that precedes each message.
+#: Bytes of the length prefix of messages.
 LENGTH = 4
 
-#: What the program's process gets as its score for the kernel's out-of-memory killer: it ends before the one that reports it.
+#: Out-of-memory score of the program, which the kernel must kill before the process that reports it.
 _OOM_SCORE = 500
 
 
 def send(control: socket.socket, message: dict[str, Any], descriptor: int | None = None) -> None:
-    """Send a message and, with it, a file descriptor."""
+    """Send a message and, optionally, a file descriptor."""
     data = json.dumps(message).encode()
     header = len(data).to_bytes(LENGTH, "big")
     socket.send_fds(control, [header], [] if descriptor is None else [descriptor])
@@ -33,7 +33,7 @@ def send(control: socket.socket, message: dict[str, Any], descriptor: int | None
 
 
 def receive(control: socket.socket) -> tuple[dict[str, Any] | None, int | None]:
-    """Return a message and the file descriptor that came with it; no message when the other end was closed."""
+    """Receive a message and its file descriptor; no message if the other end was closed."""
     header, descriptors, _flags, _address = socket.recv_fds(control, LENGTH, 1)
     with control.makefile("rb") as stream:
         header += stream.read(LENGTH - len(header))
@@ -43,7 +43,7 @@ def receive(control: socket.socket) -> tuple[dict[str, Any] | None, int | None]:
 
 
 def main() -> None:
-    """Run what the request on standard input asks for."""
+    """Run the program of the request on standard input."""
     control = socket.socket(fileno=os.dup(0))
     request, stdin = receive(control)
     if request is not None:
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def run(control: socket.socket, request: dict[str, Any], stdin: int | None) -> dict[str, Any]:
-    """Run the program, and return its exit status, or why it has none."""
+    """Run the program; return its exit status, or the error of its start."""
     if request["open_files"] is not None:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(request["open_files"], hard), hard))
@@ -74,13 +74,13 @@ def run(control: socket.socket, request: dict[str, Any], stdin: int | None) -> d
     finally:
         _set_oom_score(before)
     if stdin is not None:
-        os.close(stdin)  # or who writes into a pipe would not learn that the program has ended
+        os.close(stdin)  # so that the writer of a pipe notices when the program exits
     poller = select.poll()
-    ended = os.pidfd_open(process.pid)
-    poller.register(ended, select.POLLIN)
+    pidfd = os.pidfd_open(process.pid)
+    poller.register(pidfd, select.POLLIN)
     poller.register(control, select.POLLIN)
-    if ended not in [descriptor for descriptor, _events in poller.poll()]:
-        os._exit(1)  # nobody waits any more
+    if pidfd not in [descriptor for descriptor, _events in poller.poll()]:
+        os._exit(1)  # the caller has exited
     return {"status": process.wait(), "out_of_memory": _killed_for_memory()}
 
 
@@ -89,12 +89,12 @@ def _oom_score() -> int:
 
 
 def _set_oom_score(score: int) -> None:
-    with contextlib.suppress(OSError):  # it cannot be lowered everywhere
+    with contextlib.suppress(OSError):  # some containers do not allow lowering it
         Path("/proc/self/oom_score_adj").write_text(str(score))
 
 
 def _killed_for_memory() -> bool:
-    """Say whether the kernel has killed a process of this unit because there was no memory for it."""
+    """Return whether the out-of-memory killer has killed a process of this unit."""
     with contextlib.suppress(OSError, IndexError):
         group = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2]
         events = Path(f"/sys/fs/cgroup{group}/memory.events").read_text().split()

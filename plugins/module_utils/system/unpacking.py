@@ -1,8 +1,8 @@
-"""Unpack an archive that nobody vouches for, as the user that builds an app: a program of its own, run by :mod:`archive`.
+"""Unpacking of untrusted archives: a program that :mod:`archive` runs as the user that builds an app.
 
-``unpacking.py DIRECTORY PLACE`` unpacks what standard input gives into PLACE below DIRECTORY; with a third word, a single
-directory that all of it is in is left out. Only directories and regular files are made while members are read, and links last,
-so nothing is ever written through one. Their number and size are limited while they are read.
+``unpacking.py DIRECTORY SUBDIRECTORY [flatten]`` unpacks standard input into SUBDIRECTORY of DIRECTORY; ``flatten`` strips the
+top directory of the archive if it is the only one. Links are created last, so that nothing is written through one. The number and
+the size of members are limited while they are read.
 """
 
 from __future__ import annotations
@@ -20,31 +20,29 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
-#: How each zip file begins, an empty one included. Its beginning is examined instead of its end, because any file may end with
-#: a zip file.
+#: First bytes of zip files. Their end is not checked, because any file may end with a zip file.
 ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
 
-#: Compressions that Python's tarfile does not know: their beginnings, and the programs that GNU tar uses for them.
+#: Programs for compression formats that Python's tarfile does not support, by their first bytes; GNU tar uses the same.
 PROGRAMS = {b"\x28\xb5\x2f\xfd": "zstd", b"LZIP": "lzip", b"\x89LZO": "lzop", b"\x1f\x9d": "uncompress"}
 
-#: Most members of an archive, and bytes of them all.
+#: Maximum number of members of an archive, and maximum of their total size.
 MAX_FILES = 200_000
 MAX_BYTES = 4 << 30
 
 _CHUNK = 1 << 20
 
-#: What reading an archive can raise: RuntimeError if it is encrypted, EOFError if it was cut off, the file errors if a member is
-#: in the way of another.
+#: Exceptions of reading an archive: RuntimeError if it is encrypted, EOFError if it is truncated, OSError if members conflict.
 ERRORS = (OSError, tarfile.TarError, zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, EOFError)
 
 
 class UnpackError(Exception):
-    """An archive is refused. The message names the member."""
+    """An archive is refused. The message contains the name of the member."""
 
 
 @dataclass
 class Unpacking:
-    """One archive on its way into ``top``; nobody but this user reaches that directory."""
+    """Unpacks an archive into ``top``, which only this user can access."""
 
     top: Path
     files: int = 0
@@ -52,9 +50,9 @@ class Unpacking:
     links: dict[Path, str] = field(default_factory=dict)
 
     def unpack(self, file: IO[bytes]) -> None:
-        """Unpack a tar or zip file; a tar file may come through a pipe.
+        """Unpack a tar or zip file; a tar file may be read from a pipe.
 
-        :raises UnpackError: when a member would be unpacked elsewhere, is no file, directory or link, or exceeds a limit.
+        :raises UnpackError: if a member is outside the directory, not a file, directory or link, or exceeds a limit.
         """
         seekable = file.seekable()
         beginning = os.pread(file.fileno(), 4, 0) if seekable else b""
@@ -69,7 +67,7 @@ class Unpacking:
             self._untar(file, "r|*")
         for link, destination in self.links.items():
             link.symlink_to(destination)
-        while not seekable and (rest := file.read(_CHUNK)):  # who fills the pipe need not fail for the padding at the end
+        while not seekable and (rest := file.read(_CHUNK)):  # read the padding, so that the writer does not fail
             self._count(len(rest))
 
     def _untar(self, file: IO[bytes] | None, mode: Literal["r|", "r|*"]) -> None:
@@ -87,18 +85,18 @@ class Unpacking:
                 elif member.isreg() and (content := archive.extractfile(member)):
                     self._write(target, iter(lambda: content.read(_CHUNK), b""), member.mode, member.mtime)
                 else:
-                    raise UnpackError(f"{member.name} is neither a file nor a directory nor a link")
+                    raise UnpackError(f"{member.name} is not a file, directory or link")
 
     def _unzip(self, file: IO[bytes]) -> None:
-        """Unpack a zip file with its times, execute bits and links.
+        """Unpack a zip file with its timestamps, execute permissions and links.
 
-        Times count as UTC: the format names no zone, and validators for caches (``ETag``, ``Last-Modified``) that are made of
-        them have to be the same on all hosts.
+        Timestamps, which have no time zone, are interpreted as UTC: the cache validators (``ETag``, ``Last-Modified``) that are
+        derived from them must be equal on all hosts.
         """
         with zipfile.ZipFile(file) as archive:
             for member in archive.infolist():
                 target = self._target(member.filename)
-                mode = member.external_attr >> 16  # as Unix has it; 0 from elsewhere
+                mode = member.external_attr >> 16  # Unix mode; 0 from other systems
                 if member.is_dir():
                     target.mkdir(parents=True, exist_ok=True)
                     continue
@@ -110,7 +108,7 @@ class Unpacking:
                         self._write(target, iter(lambda: content.read(_CHUNK), b""), mode, calendar.timegm(member.date_time))
 
     def _target(self, name: str) -> Path:
-        """Return where a member belongs."""
+        """Return the path of a member."""
         self.files += 1
         if self.files > MAX_FILES:
             raise UnpackError(f"it has more than {MAX_FILES} members")
@@ -131,7 +129,7 @@ class Unpacking:
             raise UnpackError(f"it has more than {MAX_BYTES >> 20} MiB")
 
     def _write(self, target: Path, chunks: Iterator[bytes], mode: int, modified: float) -> None:
-        target.unlink(missing_ok=True)  # the last one of a name counts, and is no hard link to another
+        target.unlink(missing_ok=True)  # the last member of a name wins; do not write through a hard link
         with target.open("xb") as output:
             for chunk in chunks:
                 self._count(len(chunk))
@@ -141,35 +139,35 @@ class Unpacking:
             os.utime(output.fileno(), (modified, modified))
 
 
-def enter(top: Path, place: str) -> Path:
-    """Make ``place`` below ``top``, unless it is there, and return it; no link is followed on the way.
+def make_subdirectory(top: Path, subdirectory: str) -> Path:
+    """Create ``subdirectory`` below ``top``, if missing, and return its path; no link is followed.
 
-    :raises UnpackError: when a link or a file is in the way.
+    :raises UnpackError: if its path contains a link.
     """
-    here = top
-    for part in PurePosixPath(place).parts:
-        here /= part
-        here.mkdir(exist_ok=True)
-        if part == ".." or here.is_symlink():
-            raise UnpackError(f"{place} is reached through {part}, which is no directory of the source")
-    return here
+    path = top
+    for part in PurePosixPath(subdirectory).parts:
+        path /= part
+        path.mkdir(exist_ok=True)
+        if part == ".." or path.is_symlink():
+            raise UnpackError(f"{subdirectory}: {part} is not a directory of the source")
+    return path
 
 
 def flatten_directory(top: Path) -> None:
-    """Move up what the directory contains that all of an archive is in; nothing happens if there is no such directory."""
-    found = list(top.iterdir())
-    if len(found) != 1 or not found[0].is_dir() or found[0].is_symlink():
+    """Move up the contents of the top directory of an archive, if it is the only one."""
+    paths = list(top.iterdir())
+    if len(paths) != 1 or not paths[0].is_dir() or paths[0].is_symlink():
         return
-    single = found[0].rename(top / f".{os.urandom(8).hex()}")
+    single = paths[0].rename(top / f".{os.urandom(8).hex()}")
     for path in list(single.iterdir()):
         path.rename(top / path.name)
     single.rmdir()
 
 
-def main(directory: str, place: str, flatten: str = "") -> None:
-    """Unpack standard input, or end with a message."""
+def main(directory: str, subdirectory: str, flatten: str = "") -> None:
+    """Unpack standard input, or exit with a message."""
     try:
-        top = enter(Path(directory), place)
+        top = make_subdirectory(Path(directory), subdirectory)
         Unpacking(top).unpack(sys.stdin.buffer)
         if flatten:
             flatten_directory(top)

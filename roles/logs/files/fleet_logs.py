@@ -1,9 +1,9 @@
-"""Rotate the logs of the fleet, and keep all of them within their bounds: fleet-logrotate BYTES FILES.
+"""Rotate the logs of the fleet and enforce their limits: fleet-logrotate BYTES FILES.
 
-Everything below the directory counts by the room that it takes on the disk, whatever its name. What is beyond a bound goes, the
-oldest first: rotated files, then those that are written to.
+All files below the directory count with their disk usage. Beyond a limit the oldest files are removed: rotated files first, then
+active ones.
 
-It is a program of its own because it runs by a timer, with Debian's python3 alone.
+A systemd timer runs this program with Debian's python3, without the collection.
 """
 
 from __future__ import annotations
@@ -19,69 +19,69 @@ from pathlib import Path
 
 DIRECTORY = Path("/var/log/fleet")
 LOGROTATE = ("logrotate", "--state", "/var/lib/logrotate/fleet", "/etc/fleet-logrotate.conf")
-#: Has rsyslog close its files: only then is the room of those that are removed free.
+#: Makes rsyslog close its files, which frees the space of removed ones.
 CLOSE_FILES = ("systemctl", "kill", "--kill-who=main", "--signal=HUP", "rsyslog.service")
 
-#: Bytes of a block of stat(2).
-BLOCK = 512
-#: Seconds after which an empty directory is not one that a file is about to be made in.
-SETTLED = 600
+#: Bytes in a block of stat(2).
+BLOCK_SIZE = 512
+#: Age in seconds from which an empty directory is removed; in a newer one, a file may be about to be created.
+MIN_DIRECTORY_AGE = 600
 
 
 @dataclass(frozen=True, order=True)
-class File:
-    """A file, in the order in which files go: those that are written to after all that are rotated."""
+class LogFile:
+    """A file, ordered by removal: rotated files before active ones, and older before newer ones."""
 
-    written: bool
+    active: bool
     modified: float
     path: Path
     size: int
 
 
-def files(directory: Path) -> Iterator[File]:
-    """Yield all that is below a directory and is no directory itself. Links are not followed."""
+def list_files(directory: Path) -> Iterator[LogFile]:
+    """Yield all files below a directory, without following links."""
     for home, _directories, names in os.walk(directory):
         for path in (Path(home, name) for name in names):
             with contextlib.suppress(FileNotFoundError):
                 found = path.lstat()
-                yield File(path.suffix == ".log", found.st_mtime, path, found.st_blocks * BLOCK)
+                yield LogFile(path.suffix == ".log", found.st_mtime, path, found.st_blocks * BLOCK_SIZE)
 
 
-def beyond(found: Iterable[File], most_bytes: int, most_files: int) -> Iterator[File]:
-    """Yield the files that have to go for the others to be within the bounds."""
+def excess_files(found: Iterable[LogFile], max_bytes: int, max_files: int) -> Iterator[LogFile]:
+    """Yield the files to remove so that the others are within the limits."""
     kept = sorted(found)
-    room, count = sum(file.size for file in kept), len(kept)
+    size, count = sum(file.size for file in kept), len(kept)
     for file in kept:
-        if room <= most_bytes and count <= most_files:
+        if size <= max_bytes and count <= max_files:
             return
         yield file
-        room, count = room - file.size, count - 1
+        size, count = size - file.size, count - 1
 
 
-def remove_empty(directory: Path) -> None:
-    """Remove the directories below one that have no file, and that no file is about to be made in."""
+def remove_empty_directories(directory: Path) -> None:
+    """Remove the empty directories below a directory, unless they are new."""
     for home, _directories, _names in os.walk(directory, topdown=False):
         path = Path(home)
-        if path != directory and time.time() - path.lstat().st_mtime > SETTLED:
-            with contextlib.suppress(OSError):  # it is not empty
+        if path != directory and time.time() - path.lstat().st_mtime > MIN_DIRECTORY_AGE:
+            with contextlib.suppress(OSError):  # not empty
                 path.rmdir()
 
 
-def enforce(directory: Path, most_bytes: int, most_files: int) -> list[File]:
-    """Remove what is beyond the bounds, and return it."""
-    gone = list(beyond(files(directory), most_bytes, most_files))
-    for file in gone:
+def enforce(directory: Path, max_bytes: int, max_files: int) -> list[LogFile]:
+    """Remove files until the limits are met; return the removed files."""
+    removed = list(excess_files(list_files(directory), max_bytes, max_files))
+    for file in removed:
         file.path.unlink(missing_ok=True)
-    remove_empty(directory)
-    return gone
+    remove_empty_directories(directory)
+    return removed
 
 
-def main(most_bytes: int, most_files: int) -> int:
-    """Rotate, then enforce the bounds, which hold even if nothing could be rotated; return logrotate's exit status."""
-    rotated = subprocess.run(LOGROTATE, check=False)
-    if any(file.written for file in enforce(DIRECTORY, most_bytes, most_files)):
+def main(max_bytes: int, max_files: int) -> int:
+    """Rotate the logs, then enforce the limits even if that failed; return the exit status of logrotate."""
+    logrotate = subprocess.run(LOGROTATE, check=False)
+    if any(file.active for file in enforce(DIRECTORY, max_bytes, max_files)):
         subprocess.run(CLOSE_FILES, check=False)
-    return rotated.returncode
+    return logrotate.returncode
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Show Prometheus what the processes of all apps on this host tell of themselves: ``prometheus-tornado-exporter ADDRESS PORT``.
+"""Export the metrics of the processes of all apps on this host to Prometheus: ``prometheus-tornado-exporter ADDRESS PORT``.
 
-The collection's runner answers on a socket beside that of each process that it serves, ``run/<process>.metrics`` of a slot, in
-Prometheus' text format. This asks all of them whenever it is asked, and says of each number whose it is; it keeps nothing.
+The collection's runner serves the metrics of each process in the Prometheus text format on a socket, ``run/<process>.metrics`` of
+a slot. The exporter scrapes all sockets on each request and labels the samples; it stores nothing.
 
-An app's user may put anything in the place of such a socket. It can lie about its own numbers; it can neither speak for another
-app, nor give a metric another type, nor hold up or break the answer. What is refused is counted for the app.
+The user of an app can replace a socket. So an app can lie about its own values, but it can neither export samples of another app,
+nor change the type of a metric, nor delay or corrupt the output. Rejected responses are counted for each app.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from typing import NamedTuple
 SRV = Path("/srv")
 
 TIMEOUT = 3.0
-"""Seconds that all processes of an app may take to answer, busy or not. Prometheus itself waits for ten."""
+"""Maximum seconds for all processes of an app to respond; Prometheus itself waits for ten."""
 
-SIZE = 1 << 15
-"""Bytes of an answer at most; the runner's has about 4,000."""
+MAX_SIZE = 1 << 15
+"""Maximum size of a response in bytes; that of the runner has about 4,000."""
 
-PROCESSES = 256
-"""Processes of a slot at most, as the collection starts them."""
+MAX_PROCESSES = 256
+"""Maximum number of processes in a slot, which the collection enforces."""
 
-ASKED_AT_ONCE = 16
-"""Processes of an app that are asked at the same time."""
+CONCURRENT_SCRAPES = 16
+"""Processes of an app that are scraped concurrently."""
 
-KEPT = 0.1
-"""Seconds for which an answer is given to others as well: to those who have waited for it."""
+CACHE_SECONDS = 0.1
+"""Seconds for which a response is reused for concurrent requests."""
 
-ASKING = 32
-"""Connections that are answered at the same time."""
+MAX_CONNECTIONS = 32
+"""Maximum number of concurrent connections."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
-"""Prometheus' text format, https://prometheus.io/docs/instrumenting/exposition_formats/."""
+"""The Prometheus text format, https://prometheus.io/docs/instrumenting/exposition_formats/."""
 
 BOUNDS = ("0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf")
 STATUSES = ("1xx", "2xx", "3xx", "4xx", "5xx", "none")
 
 
 class Family(NamedTuple):
-    """A metric as the runner has it: what follows its name in a sample, the labels included."""
+    """A metric of the runner; ``samples`` are the possible suffixes of its name, with labels."""
 
     kind: str
     meaning: str
@@ -83,38 +83,38 @@ FAMILIES = {
     "process_start_time_seconds": Family("gauge", "Start time of the process, in Unix time."),
 }
 
-KNOWN = {f"{name}{sample}": (name, sample) for name, family in FAMILIES.items() for sample in family.samples}
-"""All samples that there are, by what a line begins with: nothing else that a process says is passed on."""
+SAMPLES = {f"{name}{sample}": (name, sample) for name, family in FAMILIES.items() for sample in family.samples}
+"""All valid samples by the start of their line; others are rejected."""
 
 NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?(e[-+][0-9]{1,3})?")
 
 
 class Process(NamedTuple):
-    """A process: where it answers, its app, and the labels by which Prometheus is to know it."""
+    """A process: the path of its socket, its app, and its labels."""
 
     path: Path
     app: str
     labels: str
 
 
-class Answer(NamedTuple):
-    """What a process has said: its numbers by sample, None if it has not answered; and whether something of it was refused."""
+class Response(NamedTuple):
+    """The values of a process by sample, None without a valid response, and whether anything was rejected."""
 
-    numbers: dict[str, float] | None
-    refused: bool
+    values: dict[str, float] | None
+    rejected: bool
 
 
 def find(srv: Path) -> Iterator[Process]:
-    """Yield the processes of every slot, those included that are down: what they answer on is there until the slot goes.
+    """Yield the processes of every slot, including those that are down, whose sockets remain.
 
-    Their directory is the app's, and may have any number of names: it is not listed.
+    The app owns the directory of the sockets and can create any number of files, so the directory is not listed.
     """
     for home in sorted(srv.iterdir()):
         for slot in "ab" if re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", home.name) else "":
-            with contextlib.suppress(OSError):  # the slot is cleared just now, or is none
+            with contextlib.suppress(OSError):  # no slot, or one that is being cleared
                 release = (home / "slots" / slot / "release").readlink().name
                 run = home / "slots" / slot / "run"
-                for path in (run / f"{number}.metrics" for number in range(PROCESSES)):
+                for path in (run / f"{number}.metrics" for number in range(MAX_PROCESSES)):
                     if re.fullmatch(r"[\w.-]{1,64}", release, re.ASCII) and _exists(path):
                         labels = {"app": home.name, "release": release, "slot": slot, "process": path.stem}
                         yield Process(path, home.name, ",".join(f'{name}="{value}"' for name, value in labels.items()))
@@ -128,68 +128,68 @@ def _exists(path: Path) -> bool:
     return True
 
 
-async def ask(path: Path) -> Answer:
-    """Return what a process says of itself.
+async def scrape(path: Path) -> Response:
+    """Return the response of a process.
 
-    A link in the place of its socket is not followed: it would lead to what another app says.
+    A link in place of the socket is not followed, because it could point to that of another app.
     """
-    silent = Answer(None, refused=False)
+    silent = Response(None, rejected=False)
     try:
         opened = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return silent
     try:
         if not stat.S_ISSOCK(os.fstat(opened).st_mode):
-            return Answer(None, refused=True)
-        reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{opened}", limit=SIZE)
+            return Response(None, rejected=True)
+        reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{opened}", limit=MAX_SIZE)
     except OSError:
         return silent
     finally:
         os.close(opened)
-    answer = b""
+    response = b""
     try:
         with contextlib.closing(writer):
             writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
-            while len(answer) <= SIZE and (part := await reader.read(SIZE)):
-                answer += part
+            while len(response) <= MAX_SIZE and (part := await reader.read(MAX_SIZE)):
+                response += part
     except OSError:
-        return Answer(None, refused=bool(answer))
-    head, _blank, body = answer.partition(b"\r\n\r\n")
-    if len(answer) > SIZE or not re.match(rb"HTTP/1\.[01] 200 ", head):
-        return Answer(None, refused=bool(answer))
+        return Response(None, rejected=bool(response))
+    head, _blank, body = response.partition(b"\r\n\r\n")
+    if len(response) > MAX_SIZE or not re.match(rb"HTTP/1\.[01] 200 ", head):
+        return Response(None, rejected=bool(response))
     return parse(body)
 
 
-def parse(body: bytes) -> Answer:
-    """Return the numbers of an answer: of samples that are known, the first of each, and finite."""
-    numbers: dict[str, float] = {}
-    refused = not body.isascii()
+def parse(body: bytes) -> Response:
+    """Return the values in a response: the first finite one of each valid sample."""
+    values: dict[str, float] = {}
+    rejected = not body.isascii()
     for line in body.decode("ascii", "replace").split("\n"):
-        if not line or line.startswith(("# HELP ", "# TYPE ")):  # which are known
+        if not line or line.startswith(("# HELP ", "# TYPE ")):
             continue
         sample, _blank, text = line.rpartition(" ")
         number = float(text) if NUMBER.fullmatch(text) else math.nan
-        if sample in KNOWN and math.isfinite(number) and sample not in numbers:
-            numbers[sample] = number
+        if sample in SAMPLES and math.isfinite(number) and sample not in values:
+            values[sample] = number
         else:
-            refused = True
-    return Answer(numbers, refused)
+            rejected = True
+    return Response(values, rejected)
 
 
-def merge(answers: Iterable[tuple[Process, Answer]]) -> str:
-    """Return one text of the numbers of all processes, each with its labels: a metric's samples have to stand together in it."""
+def merge(responses: Iterable[tuple[Process, Response]]) -> str:
+    """Return the labeled samples of all processes in the text format, grouped by metric."""
     up: list[str] = []
     errors: Counter[str] = Counter()
     samples: dict[str, list[str]] = {name: [] for name in FAMILIES}
-    for process, answer in answers:
-        up.append(f"tornado_up{{{process.labels}}} {int(answer.numbers is not None)}")
-        errors[process.app] += answer.refused
-        for sample, number in (answer.numbers or {}).items():
-            name, rest = KNOWN[sample]
+    for process, response in responses:
+        up.append(f"tornado_up{{{process.labels}}} {int(response.values is not None)}")
+        errors[process.app] += response.rejected
+        for sample, value in (response.values or {}).items():
+            name, rest = SAMPLES[sample]
             suffix, _brace, own = rest.rstrip("}").partition("{")
-            samples[name].append(f"{name}{suffix}{{{process.labels}{f',{own}' if own else ''}}} {number!r}")
-    lines = [*_head("tornado_up", "gauge", "Whether the process answered."), *up]
-    lines += _head("tornado_scrape_errors", "gauge", "Processes of the app whose answer was refused, or a part of it.")
+            samples[name].append(f"{name}{suffix}{{{process.labels}{f',{own}' if own else ''}}} {value!r}")
+    lines = [*_head("tornado_up", "gauge", "Whether the process responded."), *up]
+    lines += _head("tornado_scrape_errors", "gauge", "Processes of the app whose response was rejected, at least in part.")
     lines += [f'tornado_scrape_errors{{app="{app}"}} {number}' for app, number in errors.items()]
     for name, found in samples.items():
         lines += [*_head(name, FAMILIES[name].kind, FAMILIES[name].meaning), *found] if found else []
@@ -201,63 +201,63 @@ def _head(name: str, kind: str, meaning: str) -> tuple[str, str]:
 
 
 async def collect(srv: Path) -> str:
-    """Ask all apps at the same time."""
+    """Scrape all apps concurrently."""
     apps: dict[str, list[Process]] = {}
     for process in find(srv):
         apps.setdefault(process.app, []).append(process)
-    answers = await asyncio.gather(*map(ask_app, apps.values()))
-    return merge(pair for pairs in answers for pair in pairs)
+    responses = await asyncio.gather(*map(scrape_app, apps.values()))
+    return merge(pair for pairs in responses for pair in pairs)
 
 
-async def ask_app(processes: list[Process]) -> list[tuple[Process, Answer]]:
-    """Ask the processes of an app, some at the same time; those that have not answered when its time is over are too late."""
-    some = asyncio.Semaphore(ASKED_AT_ONCE)
+async def scrape_app(processes: list[Process]) -> list[tuple[Process, Response]]:
+    """Scrape the processes of an app with limited concurrency; cancel those that do not respond within `TIMEOUT`."""
+    semaphore = asyncio.Semaphore(CONCURRENT_SCRAPES)
 
-    async def ask_one(process: Process) -> Answer:
-        async with some:
-            return await ask(process.path)
+    async def scrape_process(process: Process) -> Response:
+        async with semaphore:
+            return await scrape(process.path)
 
-    tasks = [asyncio.create_task(ask_one(process)) for process in processes]
+    tasks = [asyncio.create_task(scrape_process(process)) for process in processes]
     _done, late = await asyncio.wait(tasks, timeout=TIMEOUT)
     for task in late:
         task.cancel()
     await asyncio.gather(*late, return_exceptions=True)
-    answers = (Answer(None, refused=True) if task in late else task.result() for task in tasks)
-    return list(zip(processes, answers, strict=True))
+    responses = (Response(None, rejected=True) if task in late else task.result() for task in tasks)
+    return list(zip(processes, responses, strict=True))
 
 
-class Scrape:
-    """What was found last, for all who ask at about the same time."""
+class Cache:
+    """The last response, shared by concurrent requests."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Start empty."""
         self._lock = threading.Lock()
         self._text = b""
         self._until = 0.0
 
     def text(self) -> bytes:
-        """Return what the processes say, asking them at most once in `KEPT` seconds."""
+        """Return the metrics, scraping the processes at most once in `CACHE_SECONDS`."""
         with self._lock:
             if time.monotonic() >= self._until:
                 self._text = asyncio.run(collect(SRV)).encode()
-                self._until = time.monotonic() + KEPT
+                self._until = time.monotonic() + CACHE_SECONDS
             return self._text
 
 
-SCRAPE = Scrape()
+CACHE = Cache()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers GET /metrics."""
+    """Handler of GET /metrics."""
 
     timeout = 5
 
     def do_GET(self) -> None:
-        """Answer a request."""
+        """Respond with the metrics."""
         if self.path != "/metrics":
             self.send_error(404)
             return
-        body = SCRAPE.text()
+        body = CACHE.text()
         self.send_response(200)
         self.send_header("Content-Type", CONTENT_TYPE)
         self.send_header("Content-Length", str(len(body)))
@@ -265,28 +265,28 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: it is asked four times a minute."""
+        """Log nothing: Prometheus sends several requests a minute."""
 
 
 class Server(ThreadingHTTPServer):
-    """Answers some at a time; who comes beyond that is turned away."""
+    """HTTP server with a limited number of connections; further ones are closed."""
 
     def __init__(self, address: str, port: int) -> None:
         """Listen."""
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self._places = threading.BoundedSemaphore(ASKING)
+        self._connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
         super().__init__((address, port), Handler)
 
     def verify_request(self, *_: object) -> bool:
-        """Take a place, if there is one."""
-        return self._places.acquire(blocking=False)
+        """Accept the connection if the limit permits."""
+        return self._connections.acquire(blocking=False)
 
     def process_request_thread(self, *request: object) -> None:
-        """Answer, and give the place back."""
+        """Handle the request and release the connection."""
         try:
             super().process_request_thread(*request)  # type: ignore[arg-type]
         finally:
-            self._places.release()
+            self._connections.release()
 
 
 if __name__ == "__main__":

@@ -59,10 +59,10 @@ def test_standalone_mongod_enforces_authentication() -> None:
     ],
 )
 def test_loopback_address_is_always_bound_and_addresses_are_unique(addresses: list[str], bound: list[str]) -> None:
-    made = plan(variables(addresses=addresses))
-    assert made["addresses"] == bound
-    assert made["configuration"]["net"]["bindIp"] == ",".join(bound)
-    assert made["configuration"]["net"].get("ipv6", False) is any(":" in address for address in bound)
+    derived = plan(variables(addresses=addresses))
+    assert derived["addresses"] == bound
+    assert derived["configuration"]["net"]["bindIp"] == ",".join(bound)
+    assert derived["configuration"]["net"].get("ipv6", False) is any(":" in address for address in bound)
 
 
 def test_settings_are_merged_into_the_configuration() -> None:
@@ -78,17 +78,17 @@ def test_roles_apply_to_the_database_of_the_user_by_default() -> None:
         "notes": {"password": "hush", "database": "notes"},
         "clerk": {"password": "h", "database": "a", "roles": ["read", "read@b"]},
     }
-    made = plan(variables(users=users))
-    assert made["users"]["notes"] == {"database": "notes", "roles": [{"role": "readWrite", "db": "notes"}]}
-    assert made["users"]["clerk"]["roles"] == [{"role": "read", "db": "a"}, {"role": "read", "db": "b"}]
-    assert made["passwords"] == {"notes": "hush", "clerk": "h"}
+    derived = plan(variables(users=users))
+    assert derived["users"]["notes"] == {"database": "notes", "roles": [{"role": "readWrite", "db": "notes"}]}
+    assert derived["users"]["clerk"]["roles"] == [{"role": "read", "db": "a"}, {"role": "read", "db": "b"}]
+    assert derived["passwords"] == {"notes": "hush", "clerk": "h"}
 
 
 def test_members_use_the_port_of_mongod_by_default() -> None:
-    made = plan(variables(replica_set=SET, addresses=["db1"]))
-    assert (made["members"], made["member"], made["set"]) == (["db1:27017", "db2:27018"], "db1:27017", "rs0")
-    assert made["configuration"]["replication"] == {"replSetName": "rs0"}
-    assert made["configuration"]["security"]["keyFile"] == "/etc/mongodb/replica-set.key"
+    derived = plan(variables(replica_set=SET, addresses=["db1"]))
+    assert (derived["members"], derived["member"], derived["set"]) == (["db1:27017", "db2:27018"], "db1:27017", "rs0")
+    assert derived["configuration"]["replication"] == {"replSetName": "rs0"}
+    assert derived["configuration"]["security"]["keyFile"] == "/etc/mongodb/replica-set.key"
 
 
 def test_all_problems_are_reported_at_once_without_secrets() -> None:
@@ -97,7 +97,7 @@ def test_all_problems_are_reported_at_once_without_secrets() -> None:
         port=0,
         admin_password="",
         users={"notes": {"database": "no tes", "roles": "read", "password": 7}},
-        replica_set={"name": "rs0", "members": [], "key": "geheim!"},
+        replica_set={"name": "rs0", "members": [], "key": "s3cret!"},
         backup_keep=0,
     )
     assert [problem.partition(":")[0] for problem in found] == [
@@ -110,7 +110,7 @@ def test_all_problems_are_reported_at_once_without_secrets() -> None:
         "mongodb_replica_set.key",
         "mongodb_backup_keep",
     ]
-    assert "geheim" not in "\n".join(found)
+    assert "s3cret" not in "\n".join(found)
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,8 @@ def test_contradictory_variables_are_refused(changes: dict[str, Any], problem: s
 
 def test_bootstrap_configuration_listens_on_one_socket_and_keeps_the_storage() -> None:
     settings = {"storage": {"directoryPerDB": True}, "setParameter": {"ttlMonitorEnabled": False}}
-    made = plan(variables(replica_set=SET, addresses=["db1"], settings=settings))["configuration"]
-    assert bootstrap_configuration(made, "/new", "/run/x.sock") == {
+    derived = plan(variables(replica_set=SET, addresses=["db1"], settings=settings))["configuration"]
+    assert bootstrap_configuration(derived, "/new", "/run/x.sock") == {
         "storage": {"dbPath": "/new", "directoryPerDB": True},
         "security": {"authorization": "enabled"},
         "net": {"bindIp": "/run/x.sock", "unixDomainSocket": {"enabled": False}},

@@ -141,7 +141,7 @@ def unpacker(directory: Path) -> Unpack:
 
     def unpack(stream: int, path: str) -> None:
         with open(stream, "rb", closefd=False) as file:
-            unpacking.Unpacking(unpacking.enter(directory, path)).unpack(file)
+            unpacking.Unpacking(unpacking.make_subdirectory(directory, path)).unpack(file)
 
     return unpack
 

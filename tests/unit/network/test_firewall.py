@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.errors import AnsibleFilterError
 
 from ansible_collections.funnel.tornado.plugins.filter.firewall_rules import firewall_rules
 from ansible_collections.funnel.tornado.plugins.filter.fleet_problems import fleet_problems
@@ -90,7 +89,7 @@ def test_allowed_ports_are_the_listening_ports() -> None:
 
 
 def test_hosts_without_an_address_are_named() -> None:
-    with pytest.raises(AnsibleFilterError, match="db1: its address does not resolve on the controller; set fleet_address"):
+    with pytest.raises(InvalidDataError, match="db1: its address does not resolve on the controller; set fleet_address"):
         firewall_rules({"etcd": ["db1"]}, {"db1": {"ansible_host": "x" * 64}}, "db1")
 
 

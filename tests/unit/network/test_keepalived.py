@@ -59,7 +59,7 @@ def test_address_on_the_loopback_interface_is_accepted_but_not_held() -> None:
         (
             "198.51.100.7/24",
             "",
-            "keepalived_address: 198.51.100.7 is the own address of lb1; choose one that no host uses itself",
+            "keepalived_address: 198.51.100.7 is already used by lb1 itself; choose an address that no host uses",
         ),
         (
             "192.0.2.255/24",

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.errors import AnsibleFilterError
 
 from ansible_collections.funnel.tornado.plugins.filter.fleet_hosts import fleet_hosts
 from ansible_collections.funnel.tornado.plugins.filter.fleet_problems import fleet_problems
@@ -173,7 +172,7 @@ def test_options_of_the_rolling_update_are_validated() -> None:
 def test_a_play_without_hosts_or_with_a_misspelled_group_is_rejected(
     groups: dict[str, list[str]], names: list[str], expected: str
 ) -> None:
-    with pytest.raises(AnsibleFilterError, match=expected):
+    with pytest.raises(InvalidDataError, match=expected):
         fleet_hosts(groups | {"all": [], "ungrouped": []}, names, required=True)
 
 

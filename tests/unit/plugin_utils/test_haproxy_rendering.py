@@ -3,7 +3,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible.errors import AnsibleFilterError
 
 from ansible_collections.funnel.tornado.plugins.filter.app_backends import app_backends
 from ansible_collections.funnel.tornado.plugins.filter.app_socket_backends import app_socket_backends
@@ -201,6 +200,12 @@ def test_all_problems_are_reported_at_once(backends: dict[str, Any], frontend: F
     assert problems(backends, frontend) == expected
 
 
+def test_alias_of_a_backend_must_not_be_its_domain() -> None:
+    assert problems({"shop": {**SHOP, "aliases": SHOP["domains"]}}) == [
+        "haproxy_backends.shop.aliases: shop.example.com is listed twice"
+    ]
+
+
 def test_only_one_backend_may_be_the_default() -> None:
     assert problems({"a": {"servers": {"x": "y"}}, "b": {"servers": {"x": "y"}}}) == [
         "haproxy_backends.b.domains: haproxy_backends.a is already the default for other names; only one may have no domains"
@@ -270,7 +275,7 @@ def test_each_process_is_a_server_with_haproxy_as_the_reverse_proxy() -> None:
 
 def test_options_that_require_nginx_are_rejected_with_haproxy() -> None:
     entry = {**ENTRY, "static": {}, "basic_auth": {"ann": "$6$salt$hash"}, "tls": {"provider": "acme"}}
-    with pytest.raises(AnsibleFilterError) as caught:
+    with pytest.raises(InvalidDataError) as caught:
         app_socket_backends({"shop": entry}, 8)
     assert str(caught.value).splitlines() == [
         "tornado_apps.shop.basic_auth: requires nginx, but app_proxy selects HAProxy; remove it",

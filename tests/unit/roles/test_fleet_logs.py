@@ -23,7 +23,7 @@ def left(directory: Path) -> set[str]:
 
 @pytest.fixture
 def logs(tmp_path: Path) -> Path:
-    """Return a directory of logs, of which those that are written to are the oldest."""
+    """Return a directory of logs whose active files are the oldest."""
     write(tmp_path / "other.log", age=9)
     write(tmp_path / "web1/shop.log", age=8)
     write(tmp_path / "web1/shop.log.1", age=3)
@@ -32,7 +32,7 @@ def logs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_within_the_bounds_nothing_goes(logs: Path) -> None:
+def test_nothing_is_removed_within_the_limits(logs: Path) -> None:
     assert enforce(logs, 5 * 8192, 5) == []
     assert len(left(logs)) == 5
 
@@ -46,19 +46,19 @@ def test_within_the_bounds_nothing_goes(logs: Path) -> None:
         (0, set()),
     ],
 )
-def test_the_oldest_goes_first_and_what_is_written_to_last(logs: Path, count: int, kept: set[str]) -> None:
+def test_the_oldest_files_are_removed_first_and_active_ones_last(logs: Path, count: int, kept: set[str]) -> None:
     enforce(logs, 10**9, count)
     assert left(logs) == kept
 
 
-def test_files_count_by_the_room_that_they_take(logs: Path) -> None:
+def test_files_count_by_disk_usage(logs: Path) -> None:
     for number in range(10):
         write(logs / f"web3/{number}.log.1", age=100 + number, size=1)
     enforce(logs, 5 * 8192 + 2 * 4096, 100)
     assert {name for name in left(logs) if name.startswith("web3/")} == {"web3/0.log.1", "web3/1.log.1"}
 
 
-def test_links_go_and_are_not_followed(logs: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_links_are_removed_and_not_followed(logs: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     outside = write(tmp_path_factory.mktemp("outside") / "kept", age=0)
     (logs / "web2/link").symlink_to(outside)
     (logs / "web4").symlink_to(outside.parent)
@@ -66,7 +66,7 @@ def test_links_go_and_are_not_followed(logs: Path, tmp_path_factory: pytest.Temp
     assert outside.exists()
 
 
-def test_directories_without_files_go_unless_they_are_new(logs: Path) -> None:
+def test_empty_directories_are_removed_unless_they_are_new(logs: Path) -> None:
     for name in ("new", "old"):
         (logs / name).mkdir()
     os.utime(logs / "old", (10**9, 10**9))

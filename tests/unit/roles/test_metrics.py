@@ -1,4 +1,4 @@
-"""The exporter of the processes' metrics, the numbers of one process, and what the examples for Prometheus say."""
+"""The exporter of process metrics, the metrics of the runner, and the examples for Prometheus."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ process_cpu_seconds_total 1.5e-05
 
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Return a function that makes a process, which answers so whatever it is asked; a silent one does not say that it is all."""
+    """Return a function that starts a fake process with a fixed response; a silent one does not close the connection."""
     with ExitStack() as resources:
 
         def process(app: str, slot: str, number: int, answer: bytes | None, *, silent: bool = False) -> Path:
@@ -53,7 +53,7 @@ def process(tmp_path: Path) -> Iterator[Callable[..., Path]]:
         def serve(listener: socket.socket, answer: bytes, *, silent: bool) -> None:
             connection = resources.enter_context(listener.accept()[0])
             connection.recv(1000)
-            with suppress(BrokenPipeError):  # it is too much
+            with suppress(BrokenPipeError):  # the exporter stops reading at its limit
                 connection.sendall(answer)
                 if not silent:
                     connection.shutdown(socket.SHUT_RDWR)
@@ -62,7 +62,7 @@ def process(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 
 
 def collect(srv: Path) -> dict[str, float]:
-    """Return what the exporter says, by series without the release, which is that of the slot."""
+    """Return the exported values by series without the release, which is verified."""
     text = asyncio.run(exporter.collect(srv))
     samples = parse(text)
     for sample in samples:
@@ -74,7 +74,7 @@ def collect(srv: Path) -> dict[str, float]:
     }
 
 
-def test_each_process_of_each_slot_by_its_labels(process: Callable[..., Path], tmp_path: Path) -> None:
+def test_processes_of_all_slots_are_exported_with_labels(process: Callable[..., Path], tmp_path: Path) -> None:
     good = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" + ONE.encode()
     process("shop", "a", 0, good)
     process("shop", "b", 10, good)
@@ -97,13 +97,13 @@ def test_each_process_of_each_slot_by_its_labels(process: Callable[..., Path], t
 
 
 def merged(*bodies: str) -> str:
-    """Return what the exporter makes of the answers of an app's processes."""
+    """Return the exported text for the responses of an app's processes."""
     processes = [exporter.Process(Path(), "blog", f'app="blog",process="{number}"') for number in range(len(bodies))]
-    answers = [exporter.parse(body.encode(errors="surrogateescape")) for body in bodies]
-    return str(exporter.merge(zip(processes, answers, strict=True)))
+    responses = [exporter.parse(body.encode(errors="surrogateescape")) for body in bodies]
+    return str(exporter.merge(zip(processes, responses, strict=True)))
 
 
-def test_metrics_of_several_processes_stand_together_under_one_head() -> None:
+def test_samples_are_grouped_by_metric_under_one_header() -> None:
     text = merged(ONE, ONE.replace("Requests.", "Requests, in the words of another release."))
     lines = [re.sub(r"[{ ].*", "", line) for line in text.splitlines() if not line.startswith("#")]
     assert lines == [
@@ -115,7 +115,7 @@ def test_metrics_of_several_processes_stand_together_under_one_head() -> None:
     assert text.count("# HELP tornado_requests_total ") == text.count("# TYPE tornado_requests_total ") == 1
 
 
-def test_all_that_the_runner_says_is_passed_on() -> None:
+def test_all_metrics_of_the_runner_are_exported() -> None:
     class Server:
         statuses = (0,) * len(metrics_module.STATUSES)
         websockets: tuple[()] = ()
@@ -128,8 +128,8 @@ def test_all_that_the_runner_says_is_passed_on() -> None:
         (family.kind, name, family.meaning) for name, family in exporter.FAMILIES.items()
     }
     found = exporter.parse("\n".join(metrics.lines()).encode())
-    assert set(found.numbers) == set(exporter.KNOWN)
-    assert not found.refused
+    assert set(found.values) == set(exporter.SAMPLES)
+    assert not found.rejected
 
 
 @pytest.mark.parametrize(
@@ -142,12 +142,12 @@ def test_all_that_the_runner_says_is_passed_on() -> None:
     ],
     ids=["nothing", "500", "no HTTP", "too much"],
 )
-def test_an_answer_that_is_none_is_down(process: Callable[..., Path], tmp_path: Path, answer: bytes) -> None:
+def test_an_invalid_response_counts_as_down(process: Callable[..., Path], tmp_path: Path, answer: bytes) -> None:
     process("shop", "a", 0, answer)
     assert collect(tmp_path) == {"tornado_up shop a 0": 0, "tornado_scrape_errors shop": bool(answer)}
 
 
-def test_a_process_that_does_not_end_its_answer_is_down_and_holds_up_no_other(
+def test_a_process_that_does_not_finish_its_response_is_down_and_delays_no_other(
     process: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporter, "TIMEOUT", 0.2)
@@ -190,7 +190,7 @@ def test_a_process_that_does_not_end_its_answer_is_down_and_holds_up_no_other(
         "process_open_fds 1\rtornado_up 1",
     ],
 )
-def test_a_line_that_speaks_for_others_or_is_none_is_left_out_and_counted(line: str) -> None:
+def test_a_forged_or_malformed_line_is_rejected_and_counted(line: str) -> None:
     text = merged(f"process_max_fds 7\n{line}\nprocess_start_time_seconds 8\n")
     assert {(sample.name, sample.labels["app"], sample.value) for sample in parse(text)} == {
         ("tornado_up", "blog", 1),
@@ -201,9 +201,9 @@ def test_a_line_that_speaks_for_others_or_is_none_is_left_out_and_counted(line: 
 
 
 @pytest.mark.parametrize("line", ["# TYPE process_max_fds histogram", "# TYPE evil foo", "# HELP process_max_fds \udcff"])
-def test_what_a_process_says_of_a_metric_changes_nothing_of_it(line: str) -> None:
+def test_a_process_cannot_change_the_metadata_of_a_metric(line: str) -> None:
     text = merged(f"{line}\nprocess_max_fds 7\n")
-    assert [one for one in text.splitlines() if "max_fds" in one] == [
+    assert [line for line in text.splitlines() if "max_fds" in line] == [
         "# HELP process_max_fds Maximum number of open file descriptors.",
         "# TYPE process_max_fds gauge",
         'process_max_fds{app="blog",process="0"} 7.0',
@@ -211,7 +211,7 @@ def test_what_a_process_says_of_a_metric_changes_nothing_of_it(line: str) -> Non
     assert "evil" not in text
 
 
-def test_a_link_in_the_place_of_a_socket_leads_nowhere(process: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_link_in_place_of_a_socket_is_not_followed(process: Callable[..., Path], tmp_path: Path) -> None:
     process("shop", "a", 0, b"HTTP/1.1 200 OK\r\n\r\n" + ONE.encode())
     (tmp_path / "blog/slots/a/run").mkdir(parents=True)
     (tmp_path / "blog/slots/a/release").symlink_to("../../releases/bloga0123456789")
@@ -226,7 +226,7 @@ def test_a_link_in_the_place_of_a_socket_leads_nowhere(process: Callable[..., Pa
     }
 
 
-def test_buckets_hold_what_is_in_smaller_ones() -> None:
+def test_buckets_are_cumulative() -> None:
     histogram = metrics_module.Histogram()
     for seconds in (0.001, 0.005, 0.2, 60):
         histogram.observe(seconds)
@@ -235,14 +235,14 @@ def test_buckets_hold_what_is_in_smaller_ones() -> None:
     assert (samples["_count"], samples["_sum"]) == (4, pytest.approx(60.206))
 
 
-def test_the_dashboard_asks_for_what_exporters_have() -> None:
-    """Whether it is really exported is seen where they run."""
+def test_the_dashboard_queries_existing_metrics() -> None:
+    """The molecule scenarios verify that the exporters really export them."""
     assert len(list(queries())) > 20
     words = {name for query in queries() for name in re.findall(r"\b[a-z]+_\w+", query)}
     assert words - dashboard_metrics(*PREFIXES) == {"histogram_quantile"}
 
 
-def test_the_example_for_prometheus_has_the_ports_of_the_roles() -> None:
+def test_the_prometheus_example_has_the_ports_of_the_roles() -> None:
     root = DOCUMENTS.parents[1]
     ports = yaml.safe_load((root / "roles/metrics/vars/main.yml").read_text())["__metrics_ports"]
     jobs = yaml.safe_load((DOCUMENTS / "prometheus.yml").read_text())["scrape_configs"]

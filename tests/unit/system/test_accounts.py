@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
 from ansible_collections.funnel.tornado.plugins.module_utils.system import accounts
 from ansible_collections.funnel.tornado.plugins.module_utils.system.accounts import AccountError
 
@@ -48,8 +49,8 @@ def test_the_place_that_a_removal_left_when_it_was_broken_off_goes(tmp_path: Pat
 
 @pytest.mark.parametrize("uid", [0, -1])
 def test_the_processes_of_root_and_of_everybody_are_never_ended(uid: int) -> None:
-    with pytest.raises(AccountError, match="is not one of an app"):
-        accounts._kill_all_of(uid, 0)
+    with pytest.raises(AccountError, match="is not the user of an app"):
+        accounts._kill_all(uid, Deadline(0))
 
 
 def test_a_user_without_processes_has_none_to_end() -> None:

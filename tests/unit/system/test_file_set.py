@@ -285,7 +285,7 @@ def test_templates_are_rendered_with_the_variables_of_the_entry(tmp_path: Path) 
 def test_an_undefined_variable_names_file_and_template(tmp_path: Path) -> None:
     with pytest.raises(AnsibleActionFail, match=r"files\.a\.conf: template .*a\.j2: 'missing' is undefined"):
         rendered(tmp_path, "{{ missing }}\n", {}, {})
-    with pytest.raises(AnsibleActionFail, match="takes template or content, not both"):
+    with pytest.raises(AnsibleActionFail, match="set either template or content, not both"):
         rendered(tmp_path, "x\n", {"content": "y"}, {})
 
 

@@ -43,7 +43,7 @@ def test_a_container_is_bound_by_its_hard_limit(tmp_path: Path) -> None:
     assert capacity.max_open_files == 20000
     assert capacity.problem(20000) == ""
     assert capacity.problem(50000) == (
-        "limits_open_files: 50000 is more than this host gives: PID 1's hard limit is 20000 and it lacks "
+        "limits_open_files: 50000 exceeds the maximum of this host: PID 1's hard limit is 20000 and it lacks "
         "CAP_SYS_RESOURCE; set at most 20000, or raise the container's limit"
     )
 
@@ -68,7 +68,7 @@ def test_a_kernel_setting_that_cannot_be_raised_is_reported_with_both_numbers() 
 
 
 def test_what_the_host_cannot_give_stops_everything(tmp_path: Path) -> None:
-    with pytest.raises(LimitsError, match="50000 is more than this host gives: PID 1's hard limit is 20000"):
+    with pytest.raises(LimitsError, match="50000 exceeds the maximum of this host: PID 1's hard limit is 20000"):
         apply(Limits(50000, 4096, ["nginx"], fake_proc(tmp_path)))
 
 

@@ -10,7 +10,17 @@ import yaml
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import site_owner
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
-from tests.support.pages import GUIDES, PAGES, broken_links, commands, host_problem, problem, quoted, sources, untested
+from tests.support.pages import (
+    GUIDES,
+    PAGES,
+    broken_links,
+    command_problem,
+    commands,
+    host_command_problem,
+    message_sources,
+    quoted_messages,
+    untested_parts,
+)
 from tools.docs import ALTERNATIVES, EXAMPLES, ROOT, example, pages, role_page
 
 
@@ -98,20 +108,20 @@ def test_the_entries_of_the_development_inventory_are_valid() -> None:
 
 @pytest.mark.parametrize("page", GUIDES, ids=relative)
 def test_commands_refer_to_existing_files_and_options(page: Path) -> None:
-    found = {command: problem(command) for command in commands(page)}
+    found = {command: command_problem(command) for command in commands(page)}
     assert {command: wrong for command, wrong in found.items() if wrong} == {}
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=relative)
 def test_commands_are_covered_by_tests(page: Path) -> None:
-    found = {command: untested(command) for command in commands(page)}
+    found = {command: untested_parts(command) for command in commands(page)}
     assert {command: what for command, what in found.items() if what} == {}
 
 
 def test_untested_commands_are_detected() -> None:
-    assert untested("ansible-playbook playbooks/deploy.yml -i prod -e app=shop -e nobody_tests=this") != []
-    assert untested("ansible-playbook playbooks/deplyo.yml -i prod") != []
-    assert untested("python3 -m tools.hosts unplug web1") != []
+    assert untested_parts("ansible-playbook playbooks/deploy.yml -i prod -e app=shop -e nobody_tests=this") != []
+    assert untested_parts("ansible-playbook playbooks/deplyo.yml -i prod") != []
+    assert untested_parts("python3 -m tools.hosts unplug web1") != []
 
 
 def parts(name: str) -> set[str]:
@@ -152,15 +162,15 @@ def test_pages_have_commands() -> None:
     ],
 )
 def test_invalid_commands_are_detected(command: str, wrong: str) -> None:
-    assert wrong in problem(command)
+    assert wrong in command_problem(command)
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=relative)
 def test_commands_on_a_host_refer_to_existing_programs_and_units(page: Path) -> None:
-    found = {command: host_problem(command) for command in commands(page, "sh")}
+    found = {command: host_command_problem(command) for command in commands(page, "sh")}
     assert {command: wrong for command, wrong in found.items() if wrong} == {}
-    assert host_problem("service nginx restart") != ""
-    assert host_problem("journalctl -u apache2") != ""
+    assert host_command_problem("service nginx restart") != ""
+    assert host_command_problem("journalctl -u apache2") != ""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
@@ -175,8 +185,8 @@ def test_broken_links_are_detected(tmp_path: Path) -> None:
 
 
 def test_quoted_messages_exist_in_the_code() -> None:
-    text = sources()
-    messages = quoted(ROOT / "docs/troubleshooting.md")
+    text = message_sources()
+    messages = quoted_messages(ROOT / "docs/troubleshooting.md")
     assert len(messages) > 30
     # A message may consist of several, separated by colons.
     parts = [part.strip(" :;,") for message in messages for part in re.split("(?:tornado_apps[.])?…|: ", message)]

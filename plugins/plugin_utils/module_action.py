@@ -1,0 +1,35 @@
+"""Base class of action plugins that run a module, and send it files that the host lacks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+
+class ModuleAction(ActionBase):
+    """Action plugin for the module ``MODULE``."""
+
+    MODULE: str
+
+    def run_module(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Run the module on the host and return its result."""
+        result: dict[str, Any] = self._execute_module(f"funnel.tornado.{self.MODULE}", arguments, task_vars=task_vars)
+        return result
+
+    @contextlib.contextmanager
+    def transfer(self, source: Path | bytes) -> Iterator[str]:
+        """Copy a file or data to a temporary directory on the host and yield its path there."""
+        directory = self._make_tmp_path()
+        try:
+            path = self._connection._shell.join_path(directory, "file")
+            if isinstance(source, bytes):
+                self._transfer_data(path, source)
+            else:
+                self._transfer_file(str(source), path)
+            yield path
+        finally:
+            self._remove_tmp_path(directory)
