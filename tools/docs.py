@@ -141,9 +141,8 @@ ALTERNATIVES = {
     *("prefix", "tls.certificate", "tls.key"),
 }
 
-#: The path in the annotated example, and the key that it precedes.
-EXAMPLE_PATH = "/live/"
-FIRST_PATH_KEY = "paths.*.read_timeout"
+#: Names in the annotated example for keys that are chosen by the user.
+EXAMPLE_NAMES = {"paths.*": "/live/"}
 
 #: Plugins on the page of modules and filters, by kind.
 PLUGINS = {"module": sorted((ROOT / "plugins/modules").glob("*.py")), "filter": sorted((ROOT / "plugins/filter").glob("*.py"))}
@@ -212,32 +211,33 @@ def example() -> str:
     top_level = [key.path for key in described if "." not in key.path]
     if missing := set(top_level) ^ {name for names in GROUPS.values() for name in names}:
         raise ValueError(f"GROUPS must have exactly the keys of the model; check {', '.join(sorted(missing))}")
-    parents = {key.path.rpartition(".")[0].removesuffix(".*") for key in described}
+    parents = {key.path.rpartition(".")[0] for key in described}
     lines = [f"{VARIABLE}:", "  shop:"]
     for title, names in GROUPS.items():
         lines += ["", f"    # {title}"]
         for name in names:
             for key in described:
                 if key.path.partition(".")[0] == name:
-                    lines += _example_lines(key, parent=key.path in parents)
+                    lines += _example_lines(key, parents)
     return "".join(f"{_aligned(line)}\n" for line in lines)
 
 
-def _example_lines(key: Key, *, parent: bool) -> Iterator[str]:
+def _example_lines(key: Key, parents: set[str]) -> Iterator[str]:
     """Yield the lines of a key in the annotated example; ``#:`` separates the setting from its description."""
     *outer, name = key.path.split(".")
     indent = "    " + "  " * len(outer)
-    if outer[-1:] == ["*"] and key.path == FIRST_PATH_KEY:
-        yield f"{indent[:-2]}{EXAMPLE_PATH}:"
-    setting = f"{name}:"
-    if not parent:
+    text = f" #: {_first_sentence(key.text)}"
+    if key.path in parents:
+        yield f"{indent}{name}:{text}"
+    elif (items := f"{key.path}.*") in parents:
+        yield f"{indent}{name}:{text}"
+        yield f"{indent}  {EXAMPLE_NAMES[items]}:"
+    else:
         value = EXAMPLES.get(key.path, key.default)
         if value in (None, "", [], {}):
             raise ValueError(f"EXAMPLES has no value for {key.path}")
         literal = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
-        setting += f" {literal}"
-    mark = "# " if key.path in ALTERNATIVES else ""
-    yield f"{indent}{mark}{setting} #: {_first_sentence(key.text)}"
+        yield f"{indent}{'# ' if key.path in ALTERNATIVES else ''}{name}: {literal}{text}"
 
 
 def _aligned(line: str) -> str:

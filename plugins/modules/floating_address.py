@@ -29,7 +29,7 @@ options:
     type: int
     default: 100
   state:
-    description: Step of the hand-over; V(known) changes nothing.
+    description: Step of the handover; V(known) changes nothing.
     type: str
     choices: [known, expected, handed_over, settled]
     default: known

@@ -1,6 +1,6 @@
 """A floating IP with keepalived (VRRP): locate it, and hand it over to another host without losing requests.
 
-keepalived handles failover. For a planned hand-over, the holder forwards new connections to its successor, which accepts them
+keepalived handles failover. For a planned handover, the holder forwards new connections to its successor, which accepts them
 before it holds the address, like servers behind an LVS with direct routing. Existing connections drain; then keepalived is
 stopped, and the keepalived of the successor takes over the address. Forwarded connections survive: their packets still reach
 the same host.
@@ -26,7 +26,7 @@ PRIORITIES = range(1, 255)
 #: The interface of an address that is accepted but not announced.
 LOOPBACK = "lo"
 
-#: The health check of keepalived, and the marker that makes it succeed during a hand-over.
+#: The health check of keepalived, and the marker that makes it succeed during a handover.
 CHECK_SCRIPT = Path("/usr/local/sbin/keepalived-check")
 HAND_OVER_MARKER = Path("/run/keepalived-hand-over")
 

@@ -1,4 +1,4 @@
-"""What a role's defaults, argument specs and files say of its variables is the same, and all of them do something."""
+"""Consistency of the defaults, argument specs and files of each role."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 ROOT = Path(__file__).parents[3]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
 
-#: Keys of a task whose text is an expression, without braces.
+#: Keys of a task whose value is an expression without braces.
 EXPRESSIONS = {"when", "that", "until", "changed_when", "failed_when"}
 
 
@@ -33,7 +33,7 @@ def defaults(role: str) -> dict[str, Any]:
 
 @functools.cache
 def options(role: str) -> dict[str, dict[str, Any]]:
-    """Return the variables in the argument specs, of all entry points, without the apps' own."""
+    """Return the variables in the argument specs of all entry points, except ``tornado_apps``."""
     entries = load(role, "meta/argument_specs.yml")["argument_specs"].values()
     return {name: option for entry in entries for name, option in entry["options"].items() if name != VARIABLE}
 
@@ -48,7 +48,7 @@ def templated(value: object) -> bool:
 
 
 def rendered(role: str, name: str) -> Any:
-    """Return a default as it is where nothing else is set."""
+    """Return a default, evaluated with the other defaults."""
     value = defaults(role)[name]
     if not templated(value):
         return value
@@ -56,15 +56,15 @@ def rendered(role: str, name: str) -> Any:
     return NativeEnvironment().from_string(value).render(others)
 
 
-def named(value: object, key: str = "") -> Iterator[str]:
-    """Yield the variables that the texts in a piece of YAML name."""
+def variables_in(value: object, key: str = "") -> Iterator[str]:
+    """Yield the variables in the templates and expressions of a YAML value."""
     if isinstance(value, dict):
         for inside, item in value.items():
-            yield from named(str(inside))
-            yield from named(item, str(inside))
+            yield from variables_in(str(inside))
+            yield from variables_in(item, str(inside))
     elif isinstance(value, list):
         for item in value:
-            yield from named(item, key)
+            yield from variables_in(item, key)
     elif isinstance(value, str):
         text = f"{{{{ {value} }}}}" if key in EXPRESSIONS else value
         yield from names(text)
@@ -72,25 +72,25 @@ def named(value: object, key: str = "") -> Iterator[str]:
 
 @functools.cache
 def used(role: str) -> set[str]:
-    """Return the variables that the role's files name."""
+    """Return the variables that the role's files use."""
     directory = ROOT / "roles" / role
     files = [file for part in ("defaults", "tasks", "handlers", "vars") for file in directory.glob(f"{part}/**/*.yml")]
-    found = {name for file in files for name in named(yaml.safe_load(file.read_text()))}
+    found = {name for file in files for name in variables_in(yaml.safe_load(file.read_text()))}
     for template in directory.glob("templates/*"):
         found |= names(template.read_text())
     return found
 
 
 @functools.cache
-def made() -> set[str]:
-    """Return what the roles themselves set: what their tasks register, and their constants."""
+def internal_variables() -> set[str]:
+    """Return the variables that the roles set: registered results and vars."""
     registered = re.compile(r"^ *register: (\w+)", re.MULTILINE)
     found = {name for file in (ROOT / "roles").glob("*/tasks/*.yml") for name in registered.findall(file.read_text())}
     return found | {name for file in (ROOT / "roles").glob("*/vars/**/*.yml") for name in yaml.safe_load(file.read_text())}
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_every_variable_is_the_roles_own_by_its_name(role: str) -> None:
+def test_every_variable_has_the_prefix_of_its_role(role: str) -> None:
     assert [name for name in options(role) if not name.startswith(f"{role}_")] == []
 
 
@@ -98,35 +98,37 @@ def test_every_variable_is_the_roles_own_by_its_name(role: str) -> None:
 def test_defaults_and_argument_specs_have_the_same_variables(role: str) -> None:
     optional = {name for name, option in options(role).items() if not option.get("required")}
     assert set(defaults(role)) - set(options(role)) == set()
-    assert optional - set(defaults(role)) == set(), "a variable that need not be set has a default, or the role fails without it"
+    assert optional - set(defaults(role)) == set(), "the role fails without an optional variable that has no default"
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_argument_specs_say_what_the_defaults_are(role: str) -> None:
-    said = {name: option["default"] for name, option in options(role).items() if "default" in option}
-    assert said == {name: rendered(role, name) for name in said}
-    unsaid = [name for name, value in defaults(role).items() if name not in said and not options(role)[name].get("required")]
-    assert [name for name in unsaid if not templated(defaults(role)[name])] == []
+def test_argument_specs_document_the_defaults(role: str) -> None:
+    documented = {name: option["default"] for name, option in options(role).items() if "default" in option}
+    assert documented == {name: rendered(role, name) for name in documented}
+    undocumented = [
+        name for name, value in defaults(role).items() if name not in documented and not options(role)[name].get("required")
+    ]
+    assert [name for name in undocumented if not templated(defaults(role)[name])] == []
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_every_variable_does_something(role: str) -> None:
+def test_every_variable_is_used(role: str) -> None:
     assert set(options(role)) - used(role) == set()
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_every_variable_of_a_role_that_is_named_is_documented(role: str) -> None:
+def test_every_used_variable_of_a_role_is_documented(role: str) -> None:
     ours = {name for name in used(role) if name.startswith(tuple(f"{other}_" for other in ROLES))}
     assert ours
-    assert ours - made() - {name for other in ROLES for name in options(other)} == set()
+    assert ours - internal_variables() - {name for other in ROLES for name in options(other)} == set()
 
 
-def test_the_check_validates_the_variables_of_all_roles_that_site_yml_does_not_validate() -> None:
+def test_preflight_validates_the_variables_that_site_yml_does_not() -> None:
     plays = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
     imports = [task.get("ansible.builtin.import_role", {}) for play in plays for task in play.get("tasks", [])]
-    left = [one["name"].removeprefix("funnel.tornado.") for one in imports if one.get("rolespec_validate") is False]
+    unvalidated = [task["name"].removeprefix("funnel.tornado.") for task in imports if task.get("rolespec_validate") is False]
     check = yaml.safe_load((ROOT / "roles/app/tasks/preflight.yml").read_text())[0]["funnel.tornado.preflight"]
-    assert left == check["roles"] != []
+    assert unvalidated == check["roles"] != []
 
 
 @pytest.mark.parametrize("entry_point", ["main", "remove"])
