@@ -7,94 +7,92 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: file_set
-short_description: Apply the configuration files of a service as one set
+short_description: Apply the configuration files of a service atomically
 description:
-  - Renders templates on the controller and does everything else on the host in one round trip.
-  - If anything differs, a copy of the whole O(root) with the new files in it is checked by the daemon itself, then
-    every file is replaced by a rename, leftovers are removed, and the service is reloaded or restarted.
-  - The reload is confirmed. If the service does not take the new files, those of before are put back and reactivated.
-  - A run that was cut off between writing files and reloading the service is finished by the next one.
+  - Renders templates on the controller, and does everything else on the host in one round trip.
+  - If anything differs, the daemon's own checker validates a copy of O(root) with the new files. Then all files are replaced
+    atomically, obsolete files are removed, and the service is reloaded or restarted.
+  - The reload is verified. If the service does not start with the new files, the previous ones are restored and activated.
+  - A run that was interrupted between writing files and reloading the service is completed by the next run.
   - The host is not contacted if the variable C(__funnel_host_state), the RV(funnel.tornado.preflight#module:host_state) of a
     check in the same run, shows that everything is up to date.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:
   root:
-    description: Directory that relative paths are below, and that is copied for O(check).
+    description: Base directory of relative paths. It is copied for O(check).
     type: path
     default: /
   files:
     description:
-      - A dictionary of path to how the file has to be.
-        An absolute path may lie outside of O(root); O(check) does not see it.
-      - C(template), a template of the role or playbook, rendered with C(vars) added to the variables, or C(content),
-        a text. Jinja's C(trim_blocks) and C(lstrip_blocks) are on.
+      - Dictionary of path to desired state. An absolute path may be outside O(root); the copy for O(check) does not contain it.
+      - C(template), a template of the role or playbook, rendered with the additional variables C(vars), or C(content), a
+        string. Jinja's C(trim_blocks) and C(lstrip_blocks) are enabled.
       - C(link), the target of a symbolic link, instead of both.
       - C(mode), octal in quotes (V("0644")), C(owner) and C(group) (V(root)).
-      - C(secret), whether the content must be kept out of output and diffs (V(false)).
-      - C(label), the variable the file was made from, named in messages about it.
-      - C(needs), a list of files elsewhere that O(check) reads because of it, such as certificates.
-      - Missing directories are made with mode 0755. A symbolic link in a file's place is replaced by the file.
-      - After a change below C(/etc/systemd/system), systemd reads its units again. A service is restarted for
-        it if a change of its files restarts it, see O(service.on_change), and otherwise takes it up at its next start.
+      - C(secret), whether to hide the content in output and diffs (V(false)).
+      - C(label), the variable that the file is generated from, for messages.
+      - C(needs), a list of other files that O(check) reads because of this file, such as certificates.
+      - Missing directories are created with mode 0755. A symbolic link at the path of a file is replaced.
+      - After a change below C(/etc/systemd/system), systemd reloads its units. The change takes effect immediately if
+        O(service.on_change) restarts the service, and otherwise at its next start.
     type: dict
     required: true
   owns:
-    description: Globs. What they match and O(files) does not name is removed; directories stay.
+    description: Globs. Matching files that are not in O(files) are removed; directories are kept.
     type: list
     elements: str
     default: []
   absent:
-    description: Files that have to be gone.
+    description: Files that must not exist.
     type: list
     elements: str
     default: []
   check:
     description:
-      - The daemon's own checker and its arguments; C({root}) is replaced by the staged copy of O(root).
-      - It runs only if something differs. In check mode it is left out while the checker, the service or a file that is
-        needed is missing.
+      - Command of the daemon's checker; C({root}) is replaced by the path of the staged copy of O(root).
+      - It runs only if something differs. In check mode it is skipped if the checker, the service or a needed file is missing.
     type: list
     elements: str
     default: []
   service:
-    description: The systemd service that reads the files. It is always made enabled and active.
+    description: The systemd service that reads the files. It is enabled and started.
     type: dict
     suboptions:
       name:
-        description: Name of the service, without C(.service). That of a timer ends with C(.timer).
+        description: Name of the service, without C(.service), or of a timer, with C(.timer).
         type: str
         required: true
       on_change:
         description:
-          - What lets the service read changed files.
-          - V(reload) is a restart after a change of the unit O(service.listener).
-          - V(restart_if_idle) restarts it only while its main process has no children, and else warns that the change
-            waits.
+          - Action after a change of the files.
+          - After a change of the unit O(service.listener), V(reload) restarts the service.
+          - V(restart_if_idle) restarts it only if its main process has no child processes; otherwise it warns that the change
+            takes effect at the next start.
         type: str
         choices: [reload, restart, restart_if_idle, none]
         default: none
       log:
-        description: File that the service writes errors to instead of the journal; what it adds is shown when it fails.
+        description: Error log of the service, if it does not log to the journal. New lines are shown on failure.
         type: path
       socket:
-        description: Unix socket that accepts connections when the service is ready.
+        description: Unix socket that accepts connections once the service is ready.
         type: path
       udp_port:
-        description: UDP port that the service's main process has when it is ready.
+        description: UDP port that the main process of the service has bound once it is ready.
         type: int
       listener:
-        description: The systemd unit of the sockets that are handed to the service, such as V(haproxy.socket).
+        description: The systemd socket unit that passes its sockets to the service, such as V(haproxy.socket).
         type: str
         default: ""
       timeout:
         description:
-          - Seconds that the service may take to start or reload. One that takes longer has failed, and is restarted with the
-            files of before. For one that first repairs its data that has to be long.
+          - Timeout in seconds of a start or reload, after which the previous files are restored. Include the time that a
+            service needs to repair its data.
         type: int
         default: 120
   secret_contents:
-    description: The contents of secret files. The action plugin fills it; do not use it.
+    description: The contents of secret files. Reserved for the action plugin.
     type: dict
     default: {}
 extends_documentation_fragment: funnel.tornado.attributes
@@ -119,21 +117,21 @@ EXAMPLES = r"""
 
 RETURN = r"""
 files:
-  description: Paths that were written, or would be.
+  description: Paths that were or would be written.
   returned: success
   type: list
   elements: str
   sample: [/etc/nginx/nginx.conf]
 removed:
-  description: Paths that were removed, or would be.
+  description: Paths that were or would be removed.
   returned: success
   type: list
   elements: str
   sample: [/etc/nginx/sites-enabled/default]
 service:
   description:
-    - What was done to the service, V(start), V(reload), V(restart) or V(enable); empty if nothing had to be.
-    - V(deferred) if the change waits for its next start.
+    - Action on the service, V(start), V(reload), V(restart) or V(enable); empty if none was required.
+    - V(deferred) if the change takes effect at its next start.
   returned: success
   type: str
   sample: reload
@@ -178,17 +176,17 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        outcome = apply(module.params, check_mode=module.check_mode)
+        result = apply(module.params, check_mode=module.check_mode)
     except FileSetError as error:
         module.fail_json(msg=str(error))
-    for warning in outcome.warnings:
+    for warning in result.warnings:
         module.warn(warning)
     module.exit_json(
-        changed=outcome.changed,
-        files=outcome.files,
-        removed=outcome.removed,
-        service=outcome.service,
-        diff=outcome.diff if module._diff else [],
+        changed=result.changed,
+        files=result.files,
+        removed=result.removed,
+        service=result.service,
+        diff=result.diff if module._diff else [],
     )
 
 

@@ -7,23 +7,23 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: limits
-short_description: Let services hold many files and connections open
+short_description: Raise the limits of open files and of pending connections
 description:
   - Sets the limit of open files for logins (limits.d) and for services (a drop-in with C(LimitNOFILE)), the listen backlog
-    C(net.core.somaxconn), and C(fs.file-max) where it is too low.
-  - What the host cannot give is found before anything is written, and reported with both numbers.
-  - Running services are raised by C(prlimit), without a restart; so is one that has drifted from the files.
+    C(net.core.somaxconn), and C(fs.file-max) if it is too low.
+  - Values that the host does not allow are reported before anything is written, with its maximum.
+  - Limits of running services are raised with C(prlimit), without a restart, which also corrects drift.
   - The host is not contacted if the variable C(__funnel_host_state), the RV(funnel.tornado.preflight#module:host_state) of a
     check in the same run, shows that everything is up to date.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:
   open_files:
-    description: Files, sockets included, that one process may hold open.
+    description: Maximum of open files, including sockets, of a process.
     type: int
     required: true
   backlog:
-    description: Connections that may wait at a listening socket. A higher setting of the host is kept.
+    description: Maximum of pending connections of a listening socket. A higher setting of the host is kept.
     type: int
     default: 4096
   services:
@@ -38,7 +38,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Let nginx hold 50,000 files open
+- name: Allow nginx 50,000 open files
   funnel.tornado.limits:
     open_files: 50000
     services: [nginx]
@@ -46,7 +46,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 files:
-  description: Paths that were written, or would be; below C(/proc) for the kernel and for running processes.
+  description: Paths that were or would be written; below C(/proc) for the kernel and for running processes.
   returned: success
   type: list
   elements: str
@@ -63,12 +63,12 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd impo
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     try:
-        outcome = apply(Limits(**module.params), check_mode=module.check_mode)
+        result = apply(Limits(**module.params), check_mode=module.check_mode)
     except (LimitsError, FileSetError, ServiceError, OSError) as error:
         module.fail_json(msg=str(error))
-    for warning in outcome.warnings:
+    for warning in result.warnings:
         module.warn(warning)
-    module.exit_json(changed=outcome.changed, files=outcome.files, diff=outcome.diff if module._diff else [])
+    module.exit_json(changed=result.changed, files=result.files, diff=result.diff if module._diff else [])
 
 
 if __name__ == "__main__":

@@ -7,37 +7,37 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: packages
-short_description: Install and upgrade Debian packages by dpkg-query and apt-get
+short_description: Install and upgrade Debian packages with apt-get
 description:
-  - Sees that packages are installed, without their recommendations. It first sees that the host's distribution is supported.
-  - Unlike M(ansible.builtin.apt) it needs no C(python3-apt) on the host, so check mode works on a bare host too, and
-    when nothing is to do it costs one C(dpkg-query) (measured beside a 0.3 s ping, 0.75-1.0 s for M(ansible.builtin.apt)).
-  - A host is not asked for packages that are among the C(versions) of the variable C(__funnel_packages), which is what an
-    earlier task of this module, or the RV(funnel.tornado.preflight#module:packages) of a check, has returned. So a play can
-    install what several roles need at once.
-  - Another apt or dpkg that is at work is waited for, at most two minutes. Changed configuration files are kept.
+  - Installs packages without their recommendations, if the distribution of the host is supported.
+  - Unlike M(ansible.builtin.apt) it does not require C(python3-apt), so check mode works on a bare host, and a task without
+    changes runs a single C(dpkg-query) (0.3 s like a ping, instead of the 0.75-1.0 s of M(ansible.builtin.apt)).
+  - The host is not contacted if all packages are in C(versions) of the variable C(__funnel_packages), which is the result of an
+    earlier task of this module or the RV(funnel.tornado.preflight#module:packages) of a check. A play can thus install the
+    packages of several roles at once.
+  - Locks of other apt or dpkg processes are waited for, up to two minutes. Modified configuration files are kept.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:
   name:
     description:
       - Names of the packages.
-      - With O(state=latest) those that are not installed are left out, and an empty list means all that are.
+      - With O(state=latest) packages that are not installed are skipped, and an empty list means all installed packages.
     type: list
     elements: str
     required: true
   state:
     description:
-      - V(present) sees that they are installed, in whatever version.
-      - V(latest) upgrades those that are installed. None is removed for it, and held ones stay.
-      - For V(latest) the package lists are updated in check mode, too, as what there is to upgrade is known only then.
+      - V(present) installs missing packages, in any version.
+      - V(latest) upgrades installed packages. No package is removed, and held packages are kept.
+      - V(latest) updates the package lists in check mode, too, because upgrades are predicted from them.
     type: str
     choices: [present, latest]
     default: present
   lists_max_age:
     description:
-      - Seconds after which the package lists count as old and are updated before something is installed.
-      - They are also updated if they do not have one of the packages that is to be installed.
+      - Maximum age of the package lists in seconds, after which an installation updates them.
+      - They are also updated if they lack a package that must be installed.
     type: int
     default: 3600
 extends_documentation_fragment: funnel.tornado.attributes
@@ -51,7 +51,7 @@ EXAMPLES = r"""
   funnel.tornado.packages:
     name: [nginx]
 
-- name: Upgrade all packages that are installed
+- name: Upgrade all installed packages
   funnel.tornado.packages:
     name: []
     state: latest
@@ -60,23 +60,23 @@ EXAMPLES = r"""
 
 RETURN = r"""
 installed:
-  description: Packages that were installed, or would be.
+  description: Packages that were or would be installed.
   returned: with O(state=present)
   type: list
   elements: str
   sample: [nginx]
 versions:
-  description: What each package's authors call the version that is installed, or that would be as far as is known.
+  description: Upstream version of each package; in check mode, of the candidate if it is not installed.
   returned: with O(state=present)
   type: dict
   sample: {nginx: 1.26.3}
 codename:
-  description: Code name of the release that the host runs; empty if it has none.
+  description: Code name of the distribution release; empty if it has none.
   returned: success
   type: str
   sample: bookworm
 upgraded:
-  description: Packages that were upgraded, or would be, with both versions; those that are new come with a kernel or a library.
+  description: Packages that were or would be upgraded, with both versions; new ones are dependencies, such as kernels.
   returned: with O(state=latest)
   type: list
   elements: str
@@ -120,35 +120,35 @@ def main() -> None:
 
 def present(names: list[str], lists_max_age: float, *, check_mode: bool) -> dict[str, Any]:
     versions = installed_versions(names)
-    wanted = [name for name in names if name not in versions]
-    if wanted and check_mode:
-        versions |= candidates(wanted)
-    elif wanted:
-        install(wanted, lists_max_age=lists_max_age)
+    missing = [name for name in names if name not in versions]
+    if missing and check_mode:
+        versions |= candidates(missing)
+    elif missing:
+        install(missing, lists_max_age=lists_max_age)
         versions = installed_versions(names)
-    diff = {"before": "", "after": "".join(f"{name}\n" for name in wanted), "after_header": "installed packages"}
+    diff = {"before": "", "after": "".join(f"{name}\n" for name in missing), "after_header": "installed packages"}
     return {
-        "changed": bool(wanted),
-        "installed": wanted,
+        "changed": bool(missing),
+        "installed": missing,
         "versions": upstream_versions(versions),
-        "diff": diff if wanted else {},
+        "diff": diff if missing else {},
     }
 
 
 def latest(names: list[str], lists_max_age: float, *, check_mode: bool) -> dict[str, Any]:
-    found = upgradable(names, lists_max_age=lists_max_age)
-    if found and not check_mode:
+    upgrades = upgradable(names, lists_max_age=lists_max_age)
+    if upgrades and not check_mode:
         upgrade(names)
     diff = {
-        "before": "".join(f"{name} {before}\n" for name, (before, _after) in found.items() if before),
-        "after": "".join(f"{name} {after}\n" for name, (_before, after) in found.items()),
+        "before": "".join(f"{name} {before}\n" for name, (before, _after) in upgrades.items() if before),
+        "after": "".join(f"{name} {after}\n" for name, (_before, after) in upgrades.items()),
         "before_header": "installed packages",
         "after_header": "installed packages",
     }
     return {
-        "changed": bool(found),
-        "upgraded": [f"{name} {before or '(new)'} -> {after}" for name, (before, after) in found.items()],
-        "diff": diff if found else {},
+        "changed": bool(upgrades),
+        "upgraded": [f"{name} {before or '(new)'} -> {after}" for name, (before, after) in upgrades.items()],
+        "diff": diff if upgrades else {},
     }
 
 

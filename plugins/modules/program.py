@@ -7,27 +7,28 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: program
-short_description: Install one program out of an archive
+short_description: Install a program from an archive
 description:
-  - Takes one executable out of a tar or zip file (a Python wheel is one), and puts it below C(/opt) in a directory that is named
-    after the archive's hash; C(/usr/local/bin) gets a link to it.
-  - It has to run (C(--version)) before it takes the place of the one before, which is kept as well. Others are removed.
+  - Extracts an executable from a tar or zip file, such as a Python wheel, to a directory below C(/opt) that is named by the hash
+    of the archive, and links it in C(/usr/local/bin).
+  - It must run with C(--version) before it replaces the previous version. The previous and the running version are kept, others
+    are removed.
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:
   name:
-    description: Name of the program, as in the archive.
+    description: Name of the program in the archive.
     type: str
     required: true
   archive:
     description:
-      - URL that the host fetches, or a file on the controller, which is sent only if the host lacks the program.
-        A relative path starts where ansible-playbook was started, then beside the playbook.
-      - A file that is neither tar nor zip is the program itself.
+      - URL that the host downloads, or a file on the controller, which is sent only if the host lacks the program.
+        A relative path is searched in the working directory, then beside the playbook.
+      - Any file other than tar and zip is the program itself.
     type: str
     required: true
   checksum:
-    description: What O(archive) hashes to, V(sha256:...). Needed for a URL.
+    description: Checksum of O(archive), V(sha256:...). Required for a URL.
     type: str
     default: ""
   home:
@@ -35,11 +36,11 @@ options:
     type: str
     required: true
   key:
-    description: The variable that O(archive) and O(checksum) are from, for messages.
+    description: Variable that contains O(archive) and O(checksum), for messages.
     type: str
     default: program
   file:
-    description: The archive on the host. The action plugin fills it; do not use it.
+    description: The archive on the host. Reserved for the action plugin.
     type: path
 extends_documentation_fragment: funnel.tornado.attributes
 attributes:
@@ -58,7 +59,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 path:
-  description: The executable, or where it would be.
+  description: Path of the executable.
   returned: success
   type: str
   sample: /opt/mongodb/8adc92a9aa4f/mongod
@@ -84,16 +85,16 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    os.umask(0o022)  # whatever root's is: the service's user has to get at it
-    given = module.params
-    program = Program(given["name"], given["checksum"], Path("/opt") / given["home"], Path("/usr/local/bin") / given["name"])
+    os.umask(0o022)  # the user of the service must be able to run it
+    params = module.params
+    program = Program(params["name"], params["checksum"], Path("/opt") / params["home"], Path("/usr/local/bin") / params["name"])
     result = {"changed": not program.is_up_to_date(), "path": str(program.path), "diff": {}}
     if result["changed"] and not module.check_mode:
-        from_url = "://" in given["archive"]
-        if not from_url and not given["file"] and not program.path.is_file():
+        from_url = "://" in params["archive"]
+        if not from_url and not params["file"] and not program.path.is_file():
             module.exit_json(needs_file=True)
         try:
-            program.install(given["file"] and Path(given["file"]), given["archive"], given["key"])
+            program.install(params["file"] and Path(params["file"]), params["archive"], params["key"])
         except ProgramError as error:
             module.fail_json(msg=str(error))
     if result["changed"] and module._diff:

@@ -7,12 +7,13 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: uv
-short_description: Install one version of uv, and tell it where to fetch from
+short_description: Install a version of uv, and configure its package indexes
 description:
   - Installs uv below C(/opt/uv), links it as C(/usr/local/bin/uv) and removes other versions.
-  - It is downloaded by the pip that the Debian package C(python3-venv) brings.
-  - The version that is there stays until the new one has run.
-  - Writes where to fetch from to C(/etc/uv), for later builds, too. Only root may read what may hold passwords.
+  - It is downloaded with the pip of the Debian package C(python3-venv).
+  - The previous version is kept until the new one has run.
+  - Writes indexes, proxy and certificates to C(/etc/uv), also for builds. Values that may contain passwords are readable by root
+    only.
   - The host is not contacted if the variable C(__funnel_host_state), the RV(funnel.tornado.preflight#module:host_state) of a
     check in the same run, shows that everything is up to date.
 version_added: 0.1.0
@@ -23,52 +24,51 @@ options:
     type: str
     required: true
   hashes:
-    description: Hashes of the wheels that may be installed, V(sha256:...); any wheel of that version may without them.
+    description: Hashes of the accepted wheels, V(sha256:...). If empty, any wheel of the version is accepted.
     type: list
     elements: str
     default: []
   index_url:
-    description: Package index; the host's own setting if empty. It may hold a password.
+    description: URL of the package index; the default of the host if empty. It may contain a password.
     type: str
     default: ""
   extra_index_urls:
-    description: Further indexes.
+    description: URLs of additional indexes.
     type: list
     elements: str
     default: []
   ca_bundle:
-    description: File of the certificates to trust; the host's own setting if empty.
+    description: File with trusted certificates; the default of the host if empty.
     type: str
     default: ""
   proxy:
-    description: URL of a proxy. It may hold a password.
+    description: URL of a proxy. It may contain a password.
     type: str
     default: ""
   no_proxy:
-    description: Hosts reached without the proxy, separated by commas.
+    description: Hosts that are contacted without the proxy, separated by commas.
     type: str
     default: ""
   mirror:
-    description: URL that other versions of Python are downloaded from; uv's own if empty. It may hold a password.
+    description: URL from which other versions of Python are downloaded; the default of uv if empty. It may contain a password.
     type: str
     default: ""
   downloads_json:
-    description: URL of the list of these versions; uv's own if empty. It may hold a password.
+    description: URL of the list of these versions; the default of uv if empty. It may contain a password.
     type: str
     default: ""
   wheelhouse:
     description:
-      - Directory on the controller whose packages, uv among them, take the place of every index. They are kept in
-        C(/opt/wheelhouse), for builds as well; what the host has already is not sent again.
-      - None if empty.
+      - Directory on the controller whose packages, including uv, replace all indexes. They are copied to C(/opt/wheelhouse), also
+        for builds; only packages that the host lacks are sent.
     type: str
     default: ""
   packages:
-    description: "Only for the controller's half of this module: the hash of each package in O(wheelhouse)."
+    description: Hashes of the packages in O(wheelhouse). Reserved for the action plugin.
     type: dict
     default: {}
   archive:
-    description: "Only for the controller's half of this module: an archive of the packages that the host has asked for."
+    description: Archive of the packages that the host lacks. Reserved for the action plugin.
     type: path
 extends_documentation_fragment: funnel.tornado.attributes
 attributes:
@@ -81,7 +81,7 @@ EXAMPLES = r"""
   funnel.tornado.uv:
     version: 0.13.8
 
-- name: Install uv on a host that reaches no index
+- name: Install uv on a host without access to an index
   funnel.tornado.uv:
     version: 0.13.8
     wheelhouse: files/wheels
@@ -89,7 +89,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 path:
-  description: The program.
+  description: Path of the program.
   returned: success
   type: str
   sample: /opt/uv/0.13.8/bin/uv
@@ -133,21 +133,21 @@ def main() -> None:
 
 
 def converge(module: AnsibleModule) -> dict[str, Any]:
-    """Return the module's result; ``needs_packages`` tells the action plugin to send these and call again."""
+    """Return the result of the module; ``needs_packages`` requests these packages from the action plugin."""
     params = module.params
     uv = Uv(params["version"])
-    wanted = params["packages"]
-    sources = Sources(**{key: params[key] for key in SOURCES}, wheelhouse=wheelhouse.HOME if wanted else None)
-    found = wheelhouse.package_hashes(wheelhouse.HOME) if wanted else {}
-    before = [*uv.other_paths(), *(wheelhouse.HOME / name for name, digest in found.items() if wanted.get(name) != digest)]
-    missing = [name for name, digest in wanted.items() if found.get(name) != digest]
+    desired = params["packages"]
+    sources = Sources(**{key: params[key] for key in SOURCES}, wheelhouse=wheelhouse.HOME if desired else None)
+    found = wheelhouse.package_hashes(wheelhouse.HOME) if desired else {}
+    before = [*uv.other_paths(), *(wheelhouse.HOME / name for name, digest in found.items() if desired.get(name) != digest)]
+    missing = [name for name, digest in desired.items() if found.get(name) != digest]
     after = [*([] if uv.is_up_to_date() else [uv.directory]), *(wheelhouse.HOME / name for name in missing)]
     changed = bool(before or after)
     if changed and not module.check_mode:
         if missing and not params["archive"]:
             return {"needs_packages": missing}
-        if wanted:
-            wheelhouse.converge(wanted, Path(params["archive"]) if missing else None)
+        if desired:
+            wheelhouse.converge(desired, Path(params["archive"]) if missing else None)
         uv.install(params["hashes"], sources.pip_environment())
     written = apply(FileSet(UV_ENVIRONMENT.parent, sources.files()), check_mode=module.check_mode)
     diff = [*([{"before": lines(before), "after": lines(after)}] if changed else []), *written.diff]
