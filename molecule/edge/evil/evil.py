@@ -1,6 +1,6 @@
-"""An app that attacks who asks it, as soon as the file ``attack`` is in its directory ``shared``: ``evil.py SOCKET NUMBER``.
+"""A malicious app that attacks its clients once the file ``attack`` exists in its shared directory: ``evil.py SOCKET NUMBER``.
 
-Each process does it in another way, at its health path and where the exporter asks for metrics. Until then it is healthy.
+Each process attacks differently, in health checks and in scrapes of its metrics. Before that the app is healthy.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 SHARED = Path(os.environ["HOME"])
 OK = b"HTTP/1.1 200 OK\r\n"
 
-#: What a terminal, or whoever reads a log, would take for something else: a title, an erased screen, a line of another host,
-#: a text from the right to the left.
+#: Text that a terminal or a reader of a log would misinterpret: a window title, an erased screen, a line of another host,
+#: right-to-left text.
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b2Jall good\rweb1 a/0: all bad \u202egnp.exe \u2028web2 of request evil-request"
 
 TYPES = b"""\
@@ -33,82 +33,82 @@ tornado_requests_total{app="sample",status="5xx"} 1000
 tornado_requests_total{status="5xx"} 3
 """
 
-Talk = Callable[[socket.socket], None]
+Respond = Callable[[socket.socket], None]
 
 
-def endlessly(part: bytes, pause: float = 0.0) -> Talk:
-    """Return what says something again and again."""
+def endlessly(part: bytes, pause: float = 0.0) -> Respond:
+    """Return a function that sends ``part`` in an endless loop."""
 
-    def talk(connection: socket.socket) -> None:
+    def respond(connection: socket.socket) -> None:
         while True:
             connection.sendall(part)
             time.sleep(pause)
 
-    return talk
+    return respond
 
 
-def once(words: bytes, then: Talk = socket.socket.close) -> Talk:
-    """Return what says something, and then something else."""
+def once(data: bytes, then: Respond = socket.socket.close) -> Respond:
+    """Return a function that sends ``data`` and then calls ``then``."""
 
-    def talk(connection: socket.socket) -> None:
-        connection.sendall(words)
+    def respond(connection: socket.socket) -> None:
+        connection.sendall(data)
         then(connection)
 
-    return talk
+    return respond
 
 
-def nothing(_connection: socket.socket) -> None:
-    """Let who asks wait."""
+def send_nothing(_connection: socket.socket) -> None:
+    """Keep the client waiting."""
     time.sleep(60)
 
 
-#: By the number of the process.
-HEALTH: list[Talk] = [
+#: The attack of each process number, in health checks and in scrapes.
+HEALTH: list[Respond] = [
     once(OK + b"\r\n" + b"[" * 60_000),
     endlessly(b"HTTP/1.1 100 Continue\r\n\r\n"),
     once(OK, endlessly(b"X-Flood: 1\r\n", 0.01)),
     once(OK + b"\r\n", endlessly(b"x", 0.1)),
-    nothing,
+    send_nothing,
     endlessly(b"H" * 65_536),
 ]
-METRICS: list[Talk] = [
+METRICS: list[Respond] = [
     once(OK + b"\r\n" + TYPES),
     endlessly(b"HTTP/1.1 100 Continue\r\n\r\n"),
     once(OK + b"\r\n", endlessly(b"process_max_fds 1\n", 0.01)),
     once(OK + b"\r\n", endlessly(b"9" * 65_536)),
-    nothing,
+    send_nothing,
     once(OK + b"\r\n" + b"process_max_fds 1\n" * 60_000),
 ]
 
 
-def serve(path: Path, attack: Talk) -> None:
-    """Answer on a socket."""
+def serve(path: Path, attack: Respond) -> None:
+    """Serve requests on a socket."""
     listener = socket.socket(socket.AF_UNIX)
     path.unlink(missing_ok=True)
     listener.bind(str(path))
     listener.listen(100)
 
-    def answer(connection: socket.socket) -> None:
+    def handle(connection: socket.socket) -> None:
         with contextlib.suppress(OSError), connection:
             connection.recv(10_000)
             (attack if (SHARED / "attack").exists() else once(OK + b"\r\nfine"))(connection)
 
     def accept() -> None:
         while True:
-            threading.Thread(target=answer, args=[listener.accept()[0]], daemon=True).start()
+            threading.Thread(target=handle, args=[listener.accept()[0]], daemon=True).start()
 
     threading.Thread(target=accept).start()
 
 
-def say() -> None:
-    """Say it to whoever reads it."""
+def print_escapes() -> None:
+    """Print the escape sequences."""
     sys.stdout.write(f"{ESCAPES}\n")
     sys.stdout.flush()
 
 
 def main(own: Path, number: int) -> None:
-    """Serve; beside its own sockets the last process has sixty for metrics, and names without number."""
-    say()
+    """Serve; the last process also creates sixty metrics sockets and thousands of other files."""
+    print_escapes()
     run = own.parent
     serve(own, HEALTH[number])
     serve(run / f"{number}.metrics", METRICS[number])
@@ -126,6 +126,6 @@ def main(own: Path, number: int) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) == 1:
-        say()
+        print_escapes()
     else:
         main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""What the tests of this scenario share."""
+"""Fixtures of the edge scenario."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.remote import address, hosts
 
 @pytest.fixture(scope="session")
 def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the file of the certificates that both ACME servers sign with."""
+    """Return the file with the root certificates of both ACME servers."""
     file = tmp_path_factory.mktemp("ca") / "ca.pem"
     server = address(hosts("acme")["acme"])
     roots = []

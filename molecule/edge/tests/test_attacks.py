@@ -1,4 +1,4 @@
-"""What comes from the open internet, and from other users of the host, and must lead nowhere."""
+"""Attacks by clients and by other users of the host, which must fail."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from tests.support.remote import (
 testinfra_hosts = ["ansible://app_hosts"]
 
 NAME = "sample.test"
-#: What a client may say of itself, and must not be believed: each is something that Tornado would take.
-LIES = {
+#: Spoofed headers that Tornado would accept from a trusted proxy.
+SPOOFED_HEADERS = {
     "X-Real-IP": "6.6.6.6",
     "X-Forwarded-For": "6.6.6.6",
     "X-Forwarded-Host": "evil.test",
@@ -48,15 +48,15 @@ LIES = {
     "Forwarded": "for=6.6.6.6;proto=https;host=evil.test",
     "X-Request-ID": "feedfacefeedface",
 }
-#: And of its scheme, which is the other one.
-SCHEMES = ("X-Forwarded-Proto", "X-Scheme")
-#: Lines of files that nobody may read over HTTP: the code, a release's own description, the configuration of git.
-MARKS = (b"def make_app", b'"revision"', b"repositoryformatversion", b"root:x:0", b"not-for-others")
-#: What a source from the controller may not bring, and a build can make.
+#: Spoofed headers of the scheme.
+SCHEME_HEADERS = ("X-Forwarded-Proto", "X-Scheme")
+#: Text of files that must not be readable over HTTP: code, the manifest of a release, git's configuration, secrets.
+PRIVATE_TEXTS = (b"def make_app", b'"revision"', b"repositoryformatversion", b"root:x:0", b"not-for-others")
+#: Creates files that a source must not contain but a build hook can create.
 ODD_FILES = "cd sample_app/static && ln -s ../web.py passwd && mkdir .git && echo repositoryformatversion > .git/config"
-#: The name of the site that one host passes on to another one.
+#: The domain that one host proxies to the other.
 PROXIED = "proxied.test"
-#: A request that ends the process that it reaches: a "query of death".
+#: A handler that exits its process: a "query of death".
 DEADLY = """
 
 import os
@@ -76,14 +76,14 @@ def make_deadly_app() -> Application:
     app.add_handlers(".*", [("/deadly", DeadlyHandler)])
     return app
 """
-CROWD = 15_000
-#: One worker is to keep a crowd of clients: most of its files, and with a sixteenth more than they are, or it closes idle ones.
-ROOM = {"nginx_worker_connections": 16_200}
+CLIENTS = 15_000
+#: Connections per nginx worker: a sixteenth more than the clients, as nginx closes idle connections above that share.
+MANY_CONNECTIONS = {"nginx_worker_connections": 16_200}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def provisioned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Serve the sample app by name, with and without TLS, some of its static files not being meant for all; return its keys."""
+    """Serve the sample app by domain, over HTTP and HTTPS, with static files that must stay private; return its entry."""
     directory = tmp_path_factory.mktemp("attacks")
     source = sample_app_source(directory, web=(ROOT / "files/sample_app/sample_app/web.py").read_text() + DEADLY)
     static = Path(source["source"]["path"]) / "sample_app/static"
@@ -92,12 +92,12 @@ def provisioned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (static / "large.bin").write_bytes(bytes(20_000_000))
     sample = source | {
         "run": {"app": "sample_app.web:make_deadly_app"},
-        "domains": [NAME, *map(address, hosts().values())],  # slowhttptest takes the name from the URL
+        "domains": [NAME, *map(address, hosts().values())],  # slowhttptest takes the Host header from the URL
         "tls": {"provider": "self_signed", "redirect": False, "hsts": 63_072_000},
         "upload_size": "1m",
         "hooks": {"build": f"sh -c '{ODD_FILES}'"},
     }
-    expect_success(run_site(ALL, directory, apps(sample=sample) | ROOM))
+    expect_success(run_site(ALL, directory, apps(sample=sample) | MANY_CONNECTIONS))
     return sample
 
 
@@ -106,8 +106,8 @@ def site(host: Host, request: pytest.FixtureRequest) -> Site:
     return Site(address(host), NAME, https=request.param == "https")
 
 
-def said(site: Site, request: bytes, *, seconds: float = 10) -> bytes:
-    """Return all that a site says to some bytes until it closes, or falls silent for ``seconds``."""
+def send_raw(site: Site, request: bytes, *, seconds: float = 10) -> bytes:
+    """Send raw bytes; return everything received until the site closes the connection or pauses for ``seconds``."""
     answer = b""
     with site.connect() as connection:
         connection.settimeout(seconds)
@@ -121,7 +121,7 @@ def said(site: Site, request: bytes, *, seconds: float = 10) -> bytes:
 
 
 def status_of(answer: bytes) -> int:
-    """Return the status of the first answer; 0 when the connection was closed without any."""
+    """Return the status of the first response, or 0 if the connection was closed without one."""
     return int(answer.split(b" ", 2)[1]) if answer else 0
 
 
@@ -129,52 +129,54 @@ def notes(site: Site) -> list[str]:
     return site.get("/notes").body.decode().splitlines()
 
 
-# Who a client says it is
+# Spoofed client addresses and schemes
 
 
-def lies(site: Site) -> dict[str, str]:
-    """Return all lies that a client can tell a site."""
-    return LIES | dict.fromkeys(SCHEMES, "http" if site.https else "https")
+def spoofed_headers(site: Site) -> dict[str, str]:
+    """Return all spoofed headers for a site, with the wrong scheme."""
+    return SPOOFED_HEADERS | dict.fromkeys(SCHEME_HEADERS, "http" if site.https else "https")
 
 
 async def first_message(connection: WebSocketClientConnection) -> Any:
     return await connection.read_message()
 
 
-def believes_nothing_of(site: Site, told: dict[str, str]) -> None:
-    """See that the app knows the client as it is, whatever the client has told, by a request and by a websocket."""
-    truth = (site.client_address, "https" if site.https else "http")
-    seen = site.request("GET", "/whoami", headers=told).json
-    assert (seen["remote_ip"], seen["protocol"]) == truth
-    named = {name.replace("-", "_"): lie for name, lie in told.items()}
+def assert_headers_ignored(site: Site, headers: dict[str, str]) -> None:
+    """Verify that the app sees the real client address and scheme in requests and websockets, whatever ``headers`` contain."""
+    expected = (site.client_address, "https" if site.https else "http")
+    seen = site.request("GET", "/whoami", headers=headers).json
+    assert (seen["remote_ip"], seen["protocol"]) == expected
+    named = {name.replace("-", "_"): value for name, value in headers.items()}
     seen = json.loads(site.websocket("/ticks", first_message, **named))
-    assert (seen["remote_ip"], seen["protocol"]) == truth
-    arrived = site.request("GET", "/headers", headers=told).json
-    assert not [(name, lie) for name, value in arrived.items() for lie in LIES.values() if lie in value]
-    assert {value for name, value in arrived.items() if name in SCHEMES} == {truth[1]}
+    assert (seen["remote_ip"], seen["protocol"]) == expected
+    received = site.request("GET", "/headers", headers=headers).json
+    assert not [(name, spoofed) for name, value in received.items() for spoofed in SPOOFED_HEADERS.values() if spoofed in value]
+    assert {value for name, value in received.items() if name in SCHEME_HEADERS} == {expected[1]}
 
 
-@pytest.mark.parametrize("header", [*LIES, *SCHEMES])
-def test_what_a_client_says_of_itself_is_not_believed(site: Site, header: str) -> None:
-    believes_nothing_of(site, {header: lies(site)[header]})
+@pytest.mark.parametrize("header", [*SPOOFED_HEADERS, *SCHEME_HEADERS])
+def test_spoofed_header_is_ignored(site: Site, header: str) -> None:
+    assert_headers_ignored(site, {header: spoofed_headers(site)[header]})
 
 
-def test_all_of_it_at_once_neither(site: Site) -> None:
-    believes_nothing_of(site, lies(site))
+def test_combined_spoofed_headers_are_ignored(site: Site) -> None:
+    assert_headers_ignored(site, spoofed_headers(site))
 
 
 @pytest.fixture(scope="module")
-def behind_a_proxy(provisioned: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Let the nginx of debian13 pass requests on to that of debian12, which trusts it; give the addresses of both."""
+def proxied_site(provisioned: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Configure debian13 as a trusted proxy of debian12; yield the addresses of both."""
     directory = tmp_path_factory.mktemp("proxy")
     inside, proxy = (address(hosts()[name]) for name in ("debian12", "debian13"))
     named = provisioned | {"domains": [*provisioned["domains"], PROXIED]}
     (directory / "proxy.yml").write_text(PROXY)
-    expect_success(run_site("debian12", directory, apps(sample=named) | ROOM | {"nginx_trusted_proxies": [f"{proxy}/32"]}))
+    expect_success(
+        run_site("debian12", directory, apps(sample=named) | MANY_CONNECTIONS | {"nginx_trusted_proxies": [f"{proxy}/32"]})
+    )
     expect_success(run_playbook(str(directory / "proxy.yml"), "debian13", "-e", f"inside={inside}"))
     yield {"inside": inside, "proxy": proxy}
     expect_success(run_playbook(str(directory / "proxy.yml"), "debian13", "-e", '{"nginx_sites": {}, "certificates_wanted": {}}'))
-    expect_success(run_site("debian12", directory, apps(sample=provisioned) | ROOM))
+    expect_success(run_site("debian12", directory, apps(sample=provisioned) | MANY_CONNECTIONS))
 
 
 PROXY = """
@@ -201,18 +203,18 @@ PROXY = """
 
 
 @pytest.mark.parametrize("https", [False, True], ids=["http", "https"])
-def test_a_trusted_proxy_is_believed_and_its_clients_are_not(behind_a_proxy: dict[str, str], *, https: bool) -> None:
-    front = Site(behind_a_proxy["proxy"], PROXIED, https=https)
-    believes_nothing_of(front, lies(front))
+def test_headers_of_trusted_proxy_are_used_but_not_those_of_its_clients(proxied_site: dict[str, str], *, https: bool) -> None:
+    front = Site(proxied_site["proxy"], PROXIED, https=https)
+    assert_headers_ignored(front, spoofed_headers(front))
 
 
-def test_where_one_proxy_is_trusted_nobody_else_is(behind_a_proxy: dict[str, str]) -> None:
-    direct = Site(behind_a_proxy["inside"], PROXIED)
-    believes_nothing_of(direct, lies(direct))
+def test_other_clients_are_not_trusted_beside_the_proxy(proxied_site: dict[str, str]) -> None:
+    direct = Site(proxied_site["inside"], PROXIED)
+    assert_headers_ignored(direct, spoofed_headers(direct))
 
 
-def test_of_a_chain_of_addresses_the_last_one_that_no_trusted_proxy_has_counts(behind_a_proxy: dict[str, str]) -> None:
-    proxy, inside, last = behind_a_proxy["proxy"], behind_a_proxy["inside"], "7.7.7.7"
+def test_client_is_last_untrusted_address_of_the_chain(proxied_site: dict[str, str]) -> None:
+    proxy, inside, last = proxied_site["proxy"], proxied_site["inside"], "7.7.7.7"
     chains = {"{}": last, "6.6.6.6, {}": last, "6.6.6.6\r\nX-Forwarded-For: {}": last, "6.6.6.6, {}:99": last, "{}, unix:": proxy}
     for chain, client in ({**chains, f"6.6.6.6, {{}}, {proxy}": last, "{}, somebody": proxy}).items():
         head = f"GET /whoami HTTP/1.0\r\nHost: {PROXIED}\r\nX-Forwarded-For: {chain.format(last)}\r\n\r\n"
@@ -221,7 +223,7 @@ def test_of_a_chain_of_addresses_the_last_one_that_no_trusted_proxy_has_counts(b
         assert (chain, python(hosts()["debian13"], code)["remote_ip"]) == (chain, client)
 
 
-# What is there to read
+# Private files
 
 
 @pytest.mark.parametrize(
@@ -257,14 +259,14 @@ def test_of_a_chain_of_addresses_the_last_one_that_no_trusted_proxy_has_counts(b
         "//etc/passwd",
     ],
 )
-def test_nothing_but_static_files_can_be_read(site: Site, path: str) -> None:
-    answer = said(site, f"GET {path} HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n".encode())
-    # A query does not make it another file.
+def test_path_traversal_reads_only_static_files(site: Site, path: str) -> None:
+    answer = send_raw(site, f"GET {path} HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n".encode())
+    # A query string does not select another file.
     assert status_of(answer) in ((200,) if path.startswith("/static/style.css?") else (400, 403, 404))
-    assert not [mark for mark in MARKS if mark in answer]
+    assert not [mark for mark in PRIVATE_TEXTS if mark in answer]
 
 
-# Which site is meant
+# Host headers
 
 
 @pytest.mark.parametrize(
@@ -286,24 +288,24 @@ def test_nothing_but_static_files_can_be_read(site: Site, path: str) -> None:
         f"X-Forwarded-Host: {NAME}",
     ],
 )
-def test_an_unknown_or_malformed_host_reaches_no_app(host: Host, head: str) -> None:
-    answer = said(Site(address(host), NAME), f"GET /whoami HTTP/1.1\r\n{head}\r\nConnection: close\r\n\r\n".encode())
+def test_unknown_or_malformed_host_reaches_no_app(host: Host, head: str) -> None:
+    answer = send_raw(Site(address(host), NAME), f"GET /whoami HTTP/1.1\r\n{head}\r\nConnection: close\r\n\r\n".encode())
     assert status_of(answer) in (0, 400, 404)
     assert b"release" not in answer
 
 
-def test_a_client_that_asks_for_no_known_name_gets_no_certificate(host: Host) -> None:
+def test_unknown_server_name_gets_no_certificate(host: Host) -> None:
     with pytest.raises(ssl.SSLError, match="unrecognized name"):
         Site(address(host), "unknown.test", https=True).certificate()
 
 
-def test_the_app_sees_the_name_that_chose_its_site(site: Site) -> None:
-    answer = said(site, f"GET http://{NAME}/whoami HTTP/1.1\r\nHost: evil.test\r\nConnection: close\r\n\r\n".encode())
+def test_app_receives_the_host_that_selected_its_site(site: Site) -> None:
+    answer = send_raw(site, f"GET http://{NAME}/whoami HTTP/1.1\r\nHost: evil.test\r\nConnection: close\r\n\r\n".encode())
     assert status_of(answer) == 200
     assert b"evil.test" not in answer
 
 
-# Where a request ends
+# Request smuggling
 
 
 SMUGGLED = "POST /notes HTTP/1.1\r\nHost: {name}\r\nContent-Length: {length}\r\n\r\n{note}"
@@ -327,26 +329,28 @@ SMUGGLED = "POST /notes HTTP/1.1\r\nHost: {name}\r\nContent-Length: {length}\r\n
         "Content-Length: 0x5",
     ],
 )
-def test_a_request_of_two_lengths_hides_no_other_request(site: Site, lengths: str) -> None:
+def test_ambiguous_length_smuggles_no_request(site: Site, lengths: str) -> None:
     note = uuid.uuid4().hex
     hidden = SMUGGLED.format(name=NAME, length=len(note), note=note)
     request = f"POST /echo HTTP/1.1\r\nHost: {NAME}\r\n{lengths}\r\n\r\n0\r\n\r\n{hidden}"
-    answer = said(site, request.encode("latin-1"), seconds=2)
+    answer = send_raw(site, request.encode("latin-1"), seconds=2)
     assert status_of(answer) in (400, 501)
     assert answer.count(b"HTTP/1.1 ") == 1
     assert note not in notes(site)
 
 
-def test_a_request_after_another_one_is_answered(site: Site) -> None:
-    """What the test before sends does something when it is not hidden: it could have failed."""
+def test_pipelined_request_is_served(site: Site) -> None:
+    """Control for the test above: the second request has an effect when it is not smuggled."""
     note = uuid.uuid4().hex
     second = SMUGGLED.format(name=NAME, length=len(note), note=note)
-    answer = said(site, f"POST /echo HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 5\r\n\r\n0\r\n\r\n{second}".encode(), seconds=2)
+    answer = send_raw(
+        site, f"POST /echo HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 5\r\n\r\n0\r\n\r\n{second}".encode(), seconds=2
+    )
     assert answer.count(b"HTTP/1.1 ") == 2
     assert note in notes(site)
 
 
-# Too much of everything
+# Denial of service
 
 
 @pytest.mark.parametrize(
@@ -361,29 +365,29 @@ def test_a_request_after_another_one_is_answered(site: Site) -> None:
     ],
     ids=["a long header", "many headers", "cookies", "a long body", "an endless body", "a body in chunks"],
 )
-def test_a_flood_of_headers_or_body_ends_at_its_limit(site: Site, head: str, body: bytes, statuses: tuple[int, ...]) -> None:
+def test_oversized_headers_and_bodies_are_rejected(site: Site, head: str, body: bytes, statuses: tuple[int, ...]) -> None:
     request = f"POST /upload HTTP/1.1\r\nHost: {NAME}\r\n{head}\r\n\r\n".encode() + body * 20
-    assert status_of(said(site, request)) in statuses
+    assert status_of(send_raw(site, request)) in statuses
     assert site.get("/whoami").status == 200
 
 
-def running(host: Host) -> dict[str, int] | bool:
-    """Return the processes of the app, once all of them run."""
+def wait_for_processes(host: Host) -> dict[str, int] | bool:
+    """Return the processes of the app once all are wait_for_processes."""
     found = processes(host, "sample")
     return len(found) == int(host.check_output("nproc")) and found
 
 
-def test_a_deadly_request_that_changes_things_ends_one_process(host: Host, site: Site) -> None:
-    """It is never repeated on another process; one that only asks is, as nginx cannot tell it from one that came too late."""
-    before = eventually(lambda: running(host))
+def test_query_of_death_with_side_effects_kills_one_process(host: Host, site: Site) -> None:
+    """Nginx never retries it on another process; it retries idempotent requests, as it cannot know whether they arrived."""
+    before = eventually(lambda: wait_for_processes(host))
     assert site.request("POST", "/deadly", b"").status == 502
     assert {site.get("/whoami").status for _ in range(50)} == {200}
-    after = eventually(lambda: running(host))
+    after = eventually(lambda: wait_for_processes(host))
     assert len(set(before.values()) & set(after.values())) == len(before) - 1
 
 
 @pytest.mark.parametrize("attack", ["-H", "-B", "-X"], ids=["slow headers", "slow body", "slow read"])
-def test_a_slow_client_keeps_nobody_else_waiting(host: Host, attack: str, tmp_path: Path) -> None:
+def test_slow_clients_do_not_delay_others(host: Host, attack: str, tmp_path: Path) -> None:
     site = Site(address(host), NAME)
     path = "/static/large.bin" if attack == "-X" else "/upload"
     shape = ["-c", "1000", "-r", "500", "-l", "10", "-i", "5", "-p", "3", "-n", "2", "-w", "10", "-y", "20"]
@@ -405,51 +409,51 @@ def test_a_slow_client_keeps_nobody_else_waiting(host: Host, attack: str, tmp_pa
     assert max(waited) < 5
 
 
-def test_a_client_that_falls_silent_is_let_go(host: Host) -> None:
+def test_stalled_clients_are_disconnected(host: Host) -> None:
     site = Site(address(host), NAME)
-    halves = [
+    partial_requests = [
         f"GET / HTTP/1.1\r\nHost: {NAME}\r\nX-Half",
         f"POST /upload HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 9\r\n\r\nhalf",
     ]
     began = time.monotonic()
     with ThreadPoolExecutor() as pool:
-        answers = list(pool.map(lambda half: said(site, half.encode(), seconds=60), halves))
-    assert time.monotonic() - began < 55, "they were not waited for"
+        answers = list(pool.map(lambda partial: send_raw(site, partial.encode(), seconds=60), partial_requests))
+    assert time.monotonic() - began < 55, "stalled clients must be disconnected"
     assert answers == [b"", b""]
 
 
-def test_many_kept_connections_are_all_served(host: Host) -> None:
-    """They are opened, asked on, kept, and asked on again."""
+def test_many_keep_alive_connections_are_served(host: Host) -> None:
+    """Open many connections, send a request on each, keep them, and send another request on each."""
     log = "/var/log/nginx/error.log"
     before = int(host.check_output("stat --format=%s %s", "%s", log))
     site = Site(address(host), NAME)
-    first, second = asyncio.run(crowd(site.address, CROWD))
-    assert first == second == {"200": CROWD}
+    first, second = asyncio.run(hold_connections(site.address, CLIENTS))
+    assert first == second == {"200": CLIENTS}
     added = host.check_output("tail -c +%s %s", str(before + 1), log)
     assert "open files" not in added
     assert "worker_connections" not in added
     assert site.get("/whoami").status == 200
 
 
-async def crowd(address: str, size: int) -> tuple[Counter[str], Counter[str]]:
-    """Keep ``size`` connections to port 80, and return how many of them were answered how, the first time and the second."""
+async def hold_connections(address: str, size: int) -> tuple[Counter[str], Counter[str]]:
+    """Hold ``size`` connections to port 80; return the number of responses by status for the first and second requests."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     request = f"GET /robots.txt HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode()
-    gate = asyncio.Semaphore(200)  # of these at a time: it is a crowd, not a flood
+    gate = asyncio.Semaphore(200)  # limits concurrent requests
     kept: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
-    async def come() -> str:
-        async with gate:  # until it has asked, as who is silent is let go
-            one = await asyncio.wait_for(asyncio.open_connection(address, 80), 30)
-            kept.append(one)
-            return await ask(*one)
+    async def first_request() -> str:
+        async with gate:  # connect within the limit, as nginx disconnects clients that wait
+            connection = await asyncio.wait_for(asyncio.open_connection(address, 80), 30)
+            kept.append(connection)
+            return await send(*connection)
 
-    async def come_again(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+    async def second_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
         async with gate:
-            return await ask(reader, writer)
+            return await send(reader, writer)
 
-    async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+    async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
         writer.write(request)
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
         length = re.search(rb"(?i)content-length: (\d+)", head)
@@ -457,12 +461,12 @@ async def crowd(address: str, size: int) -> tuple[Counter[str], Counter[str]]:
         return head.split(maxsplit=2)[1].decode()
 
     try:
-        came = await asyncio.gather(*(come() for _ in range(size)), return_exceptions=True)
-        asked = await asyncio.gather(*(come_again(*one) for one in kept), return_exceptions=True)
-        return Counter(map(str, came)), Counter(map(str, asked))
+        first = await asyncio.gather(*(first_request() for _ in range(size)), return_exceptions=True)
+        second = await asyncio.gather(*(second_request(*connection) for connection in kept), return_exceptions=True)
+        return Counter(map(str, first)), Counter(map(str, second))
     finally:
         for _, writer in kept:
-            writer.transport.abort()  # at once, so that the ports are free for the next crowd
+            writer.transport.abort()  # frees the ports immediately for the next test
         await asyncio.sleep(0.1)
 
 
@@ -483,13 +487,13 @@ async def crowd(address: str, size: int) -> tuple[Counter[str], Counter[str]]:
         "tee /srv/sample/maintenance",
     ],
 )
-def test_another_user_of_the_host_is_kept_out(host: Host, user: str, command: str) -> None:
-    refused = host.run(f"runuser -u {user} -- {command} </dev/null")
-    assert refused.rc != 0
-    assert "ermission denied" in refused.stderr + refused.stdout
+def test_other_users_of_the_host_are_denied_access(host: Host, user: str, command: str) -> None:
+    denied = host.run(f"runuser -u {user} -- {command} </dev/null")
+    assert denied.rc != 0
+    assert "ermission denied" in denied.stderr + denied.stdout
 
 
-@pytest.mark.parametrize(("user", "may"), [("plain", False), ("nobody", False), ("www-data", True)])
-def test_only_nginx_reaches_a_tornado(host: Host, user: str, *, may: bool) -> None:
+@pytest.mark.parametrize(("user", "allowed"), [("plain", False), ("nobody", False), ("www-data", True)])
+def test_only_nginx_can_connect_to_app_sockets(host: Host, user: str, *, allowed: bool) -> None:
     connect = "import socket; socket.socket(socket.AF_UNIX).connect('/srv/sample/live/run/0.sock')"
-    assert (host.run(f'runuser -u {user} -- python3 -c "{connect}"').rc == 0) is may
+    assert (host.run(f'runuser -u {user} -- python3 -c "{connect}"').rc == 0) is allowed

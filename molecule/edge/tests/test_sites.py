@@ -1,4 +1,4 @@
-"""What nginx serves for an app, and to whom: every request goes through the network, as a client's does."""
+"""Sites in nginx: domains, static files, access control, limits, headers, logs, trusted proxies and maintenance mode."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ testinfra_hosts = ["ansible://app_hosts"]
 
 PASSWORD = "opensesame"
 HASH = "$6$pepper$G/7gYp4xKnO6p6NU38Wgib.pvlUttw5wpjIGMPM6WTEZBCFQxydtvr2DUWr3kblI0ZLcRgOhDkT/C.9CVckKb."
-NOBODY = "192.0.2.1"  # TEST-NET-1, RFC 5737: no client has it
+UNUSED_ADDRESS = "192.0.2.1"  # TEST-NET-1 (RFC 5737), which no client uses
 CERTIFICATE = "/etc/ssl/own.pem"
 CHALLENGES = "/var/lib/own-challenges"
 CLOSED = "/run/closed"
@@ -58,27 +58,27 @@ SECURITY_HEADERS = {
 }
 
 
-def live(app: str) -> dict[str, str]:
-    """Return the upstream of an app, for a site of another set."""
+def live_upstream(app: str) -> dict[str, str]:
+    """Return the live upstream of an app, for a site of another set."""
     return {"include": f"/srv/{app}/live/upstream.conf"}
 
 
-#: Sites of no app: one for every name, one that lets in nobody, one that is for patient clients.
+#: Sites that belong to no app: a default site, one that denies everyone, and one with strict rate limits.
 SITES = {
-    "unnamed": {"listen": ["8080"], "upstream": live("sample")},
+    "unnamed": {"listen": ["8080"], "upstream": live_upstream("sample")},
     "closed": {
         "domains": ["closed.test"],
-        "upstream": live("sample"),
+        "upstream": live_upstream("sample"),
         "tls": {"certificate": CERTIFICATE, "key": CERTIFICATE, "challenges": CHALLENGES, "redirect": False},
         "static": [{"url": "/static/", "path": "/usr/share/nginx/html"}],
-        "allow": [NOBODY],
+        "allow": [UNUSED_ADDRESS],
         "deny": ["192.0.2.2"],
         "basic_auth": {"ann": HASH},
         "maintenance": {"file": CLOSED},
     },
     "slow": {
         "domains": ["slow.test"],
-        "upstream": live("ported"),
+        "upstream": live_upstream("ported"),
         "tls": {"certificate": CERTIFICATE, "key": CERTIFICATE},
         "static": [{"url": "/static/", "path": "/usr/share/nginx/html"}],
         "limits": {"requests": 1, "burst": 0},
@@ -88,9 +88,9 @@ SITES = {
 
 
 def apply_own_sites(directory: Path, variables: dict[str, Any], sites: dict[str, Any]) -> None:
-    """Apply a set of sites besides those of the apps, as another role does."""
+    """Apply a separate set of sites beside those of the apps, like another role."""
     task = {
-        "name": "Serve them",
+        "name": "Apply the sites",
         "ansible.builtin.include_role": {"name": "funnel.tornado.nginx", "tasks_from": "sites"},
         "vars": {"nginx_set": "own", "nginx_sites": sites},
     }
@@ -106,11 +106,11 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def variables(directory: Path) -> dict[str, Any]:
-    """Return the variables: one app with all that can be set, one that lets in few, one that only has a name."""
+    """Return variables with an app that sets every key, one with access control, one with only a domain, and one on ports."""
     common = {"run": {"app": "sample_app.web:make_app"}, "health": {"path": "/healthz"}, "processes": 1, "drain": 2}
     web = (ROOT / "files/sample_app/sample_app/web.py").read_text()
     shop = common | sample_app_source(directory, web=web.replace('(r"/notes"', '(r"/private/.*", WhoAmIHandler), (r"/notes"'))
-    static = Path(shop["source"]["path"]) / "sample_app/static"  # type: ignore[index]  # an entry's types are the schema's to say
+    static = Path(shop["source"]["path"]) / "sample_app/static"  # type: ignore[index]  # the schema, not mypy, checks the types of an entry
     (static / "app.js.gz").write_bytes(gzip.compress(b"// compressed before\n"))
     (static / ".git").mkdir()
     (static / ".git/config").write_text("secret")
@@ -140,7 +140,7 @@ def variables(directory: Path) -> dict[str, Any]:
         "domains": ["guarded.test"],
         "basic_auth": {"ann": HASH},
         "limits": {"requests": 20, "burst": 20, "connections": 2},
-        "paths": {"/headers": {"allow": [NOBODY]}, "/whoami": {"limits": {"requests": 1, "burst": 1}}},
+        "paths": {"/headers": {"allow": [UNUSED_ADDRESS]}, "/whoami": {"limits": {"requests": 1, "burst": 1}}},
         "maintenance": {"allow": [f"{Site(address(next(iter(hosts().values())))).client_address}/32"]},
     }
     ported = PORT_APP | {"tls": {"provider": "self_signed"}}
@@ -153,7 +153,7 @@ def variables(directory: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", autouse=True)
 def provisioned(directory: Path, variables: dict[str, Any]) -> Iterator[None]:
-    """Provision both hosts; take the further apps off them again."""
+    """Provision both hosts; remove the additional apps after the module."""
     for host in hosts().values():
         host.check_output(
             f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=own -out {CERTIFICATE} -keyout {CERTIFICATE}.key && "
@@ -191,7 +191,7 @@ def login(password: str = PASSWORD) -> dict[str, str]:
 
 
 def from_host(host: Host, name: str, path: str, headers: dict[str, str]) -> Answer:
-    """Ask the host's site from the host itself, which is a trusted proxy."""
+    """Send a request to the host's site from the host itself, which is a trusted proxy."""
     code = f"""
 import http.client, json
 connection = http.client.HTTPConnection({address(host)!r}, timeout=10)
@@ -204,7 +204,7 @@ print(json.dumps([answer.status, {{name.lower(): value for name, value in answer
 
 
 def headers_of(site: Site, method: str, path: str, **headers: str) -> list[tuple[str, str]]:
-    """Return the headers of an answer, each as often as it came."""
+    """Return the headers of a response, including repeated ones."""
     connection = http.client.HTTPConnection(site.address)
     connection.sock = site.connect()
     try:
@@ -214,31 +214,31 @@ def headers_of(site: Site, method: str, path: str, **headers: str) -> list[tuple
         connection.close()
 
 
-# Names
+# Domains
 
 
-def test_a_site_answers_to_its_names(host: Host, shop: Site) -> None:
+def test_site_is_served_at_its_domains(host: Host, shop: Site) -> None:
     assert shop.get("/whoami").json["app"] == "shop"
     assert Site(address(host), "any.shop.test", https=True).get("/whoami").json["app"] == "shop"
     assert Site(address(host), "sample.test").get("/whoami").json["app"] == "sample"
 
 
 @pytest.mark.parametrize("name", ["unknown.test", "shop.test.evil.test", "sample", "192.0.2.1", "-"])
-def test_a_name_of_no_site_gets_nothing_of_any(host: Host, name: str) -> None:
+def test_unknown_domain_returns_404(host: Host, name: str) -> None:
     answer = Site(address(host), name).get("/whoami")
     assert answer.status == 404
     assert b"app" not in answer.body
-    assert answer.headers["server"] == "nginx", "without its version"
+    assert answer.headers["server"] == "nginx", "the header must not contain the version"
 
 
 @pytest.mark.parametrize("name", ["a b", "shop.test/", "sho\\p.test", ".."])
-def test_a_malformed_name_is_refused(host: Host, name: str) -> None:
+def test_malformed_domain_is_rejected(host: Host, name: str) -> None:
     answer = Site(address(host), name).get("/whoami")
     assert answer.status in (400, 404)
     assert b"pid" not in answer.body
 
 
-def test_a_client_without_a_name_gets_the_site_without_one(host: Host) -> None:
+def test_request_without_host_header_reaches_default_site(host: Host) -> None:
     with socket.create_connection((address(host), 8080), timeout=10) as connection:
         connection.sendall(b"GET /whoami HTTP/1.0\r\n\r\n")
         head, _, body = b"".join(iter(lambda: connection.recv(4096), b"")).partition(b"\r\n\r\n")
@@ -246,7 +246,7 @@ def test_a_client_without_a_name_gets_the_site_without_one(host: Host) -> None:
     assert json.loads(body)["host"] == "localhost"
 
 
-def test_a_site_is_served_over_ipv6(host: Host) -> None:
+def test_site_is_served_over_ipv6(host: Host) -> None:
     code = """
 import http.client, json
 connection = http.client.HTTPConnection("::1", 80, timeout=10)
@@ -256,7 +256,7 @@ print(connection.getresponse().read().decode())
     assert python(host, code).items() >= {"app": "sample", "remote_ip": "::1"}.items()
 
 
-def test_over_tls_a_name_of_no_site_gets_no_handshake_and_no_answer_of_another_site(host: Host, shop: Site) -> None:
+def test_unknown_domain_gets_no_tls_handshake_or_other_site(host: Host, shop: Site) -> None:
     with pytest.raises((ssl.SSLError, ConnectionError)):
         Site(address(host), "unknown.test", https=True).get("/")
     assert shop.request("GET", "/whoami", headers={"Host": "unknown.test"}).status == 404
@@ -264,12 +264,12 @@ def test_over_tls_a_name_of_no_site_gets_no_handshake_and_no_answer_of_another_s
 
 
 @pytest.mark.parametrize("https", [False, True])
-def test_an_alias_is_redirected_to_the_first_name(host: Host, *, https: bool) -> None:
+def test_alias_redirects_to_first_domain(host: Host, *, https: bool) -> None:
     answer = Site(address(host), "old.test", https=https).request("POST", "/a?b=c%20d")
     assert (answer.status, answer.headers["location"]) == (308, "https://shop.test/a?b=c%20d")
 
 
-def test_http_is_sent_to_https_and_only_there_browsers_are_told_to_stay(host: Host, shop: Site) -> None:
+def test_http_redirects_to_https_and_hsts_is_sent_only_over_https(host: Host, shop: Site) -> None:
     answer = Site(address(host), "b.shop.test").request("POST", "/echo?a=%2F", b"x")
     assert (answer.status, answer.headers["location"]) == (308, "https://b.shop.test/echo?a=%2F")
     assert "strict-transport-security" not in answer.headers
@@ -277,14 +277,14 @@ def test_http_is_sent_to_https_and_only_there_browsers_are_told_to_stay(host: Ho
     assert shop.get("/whoami").json["protocol"] == "https"
 
 
-def test_http_2_is_spoken_over_tls(shop: Site) -> None:
+def test_http_2_is_available_over_tls(shop: Site) -> None:
     context = shop.tls
     context.set_alpn_protocols(["h2", "http/1.1"])
     plain = socket.create_connection((shop.address, 443), timeout=10)
     with context.wrap_socket(plain, server_hostname=shop.name) as connection:
         assert connection.selected_alpn_protocol() == "h2"
         assert connection.version() == "TLSv1.3"
-        # The client's preface and empty SETTINGS, RFC 9113; the server's SETTINGS (type 4) come first.
+        # The client sends its preface and empty SETTINGS (RFC 9113); the server must send SETTINGS (type 4) first.
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
         assert connection.recv(9)[3] == 4
 
@@ -292,30 +292,30 @@ def test_http_2_is_spoken_over_tls(shop: Site) -> None:
 # Static files
 
 
-def test_static_files_come_from_the_release(shop: Site) -> None:
+def test_static_files_are_served_from_the_release(shop: Site) -> None:
     version = hashlib.sha512(shop.get("/static/app.js").body).hexdigest()
     assert f"/static/app.js?v={version}" in shop.get("/").body.decode()
-    cached, asked = shop.get(f"/static/app.js?v={version}"), shop.get("/static/app.js")
-    assert (cached.body, cached.headers["content-type"]) == (asked.body, asked.headers["content-type"])
+    cached, unversioned = shop.get(f"/static/app.js?v={version}"), shop.get("/static/app.js")
+    assert (cached.body, cached.headers["content-type"]) == (unversioned.body, unversioned.headers["content-type"])
     assert "max-age=31" in cached.headers["cache-control"]
-    assert asked.headers["cache-control"] == "no-cache"
+    assert unversioned.headers["cache-control"] == "no-cache"
     assert shop.get("/robots.txt").body == shop.get("/static/robots.txt").body != b""
 
 
-def test_what_was_compressed_before_is_sent_to_who_takes_it(shop: Site) -> None:
+def test_precompressed_files_are_served_to_clients_that_accept_gzip(shop: Site) -> None:
     answer = shop.get("/static/app.js", Accept_Encoding="gzip")
     assert (answer.headers["content-encoding"], gzip.decompress(answer.body)) == ("gzip", b"// compressed before\n")
     assert answer.headers["content-type"] == shop.get("/static/app.js").headers["content-type"]
 
 
 @pytest.mark.parametrize("path", [".git/config", "passwd", "code", "..%2f..%2frelease.json", "%2e%2e/web.py", "", "nothing"])
-def test_nothing_else_is_a_static_file(shop: Site, path: str) -> None:
+def test_hidden_linked_and_outside_files_are_not_served(shop: Site, path: str) -> None:
     answer = shop.get(f"/static/{path}")
     assert answer.status in (400, 403, 404)
     assert not re.search(rb"secret|root:|revision|def make_app", answer.body)
 
 
-def test_pages_of_the_release_before_find_their_files_after_a_switch(
+def test_static_files_of_previous_release_stay_available_after_switch(
     directory: Path, variables: dict[str, Any], host: Host, shop: Site
 ) -> None:
     static = Path(variables["tornado_apps"]["shop"]["source"]["path"]) / "sample_app/static"
@@ -326,7 +326,7 @@ def test_pages_of_the_release_before_find_their_files_after_a_switch(
         (static / "style.css").write_bytes(b"/* new */")
         (static / "only-before.txt").unlink()
         expect_success(deploy("shop", name, directory, variables))
-        assert shop.get("/static/style.css").body == b"/* new */", "at once, whatever nginx has open"
+        assert shop.get("/static/style.css").body == b"/* new */", "nginx must not serve a cached open file"
         assert shop.get(f"/static/style.css?v={hashlib.sha512(b'/* new */').hexdigest()}").body == b"/* new */"
         old = shop.get(f"/static/style.css?v={version}")
         assert (old.body, old.headers["content-type"]) == (before[0], "text/css")
@@ -334,11 +334,13 @@ def test_pages_of_the_release_before_find_their_files_after_a_switch(
         assert shop.get("/static/only-before.txt").body == before[1]
         assert shop.get("/static/style.css?v=../../../secrets").body == b"/* new */"
         unknown = shop.get(f"/static/style.css?v={'0' * 128}")
-        assert (unknown.body, unknown.headers["cache-control"]) == (b"/* new */", "no-cache"), "it may be another host's"
+        assert (unknown.body, unknown.headers["cache-control"]) == (b"/* new */", "no-cache"), (
+            "another host may have this version"
+        )
         assert shop.get(f"/static/only-before.txt?v={'0' * 128}").headers["cache-control"] == "no-cache"
 
         expect_success(run_playbook("playbooks/restart.yml", name, "-e", "app=shop", *extra(directory, variables)))
-        assert shop.get(f"/static/style.css?v={version}").body == before[0], "new processes are no other release"
+        assert shop.get(f"/static/style.css?v={version}").body == before[0], "a restart must not change the previous release"
     finally:
         (static / "style.css").write_bytes(before[0])
         (static / "only-before.txt").write_bytes(before[1])
@@ -350,8 +352,8 @@ def test_pages_of_the_release_before_find_their_files_after_a_switch(
 
 
 @pytest.mark.parametrize("name", ["sample", "shop", "ported", "slow"])
-def test_events_arrive_as_they_are_sent(host: Host, name: str) -> None:
-    """Over HTTP and HTTPS; as EventSource asks for them from a program that knows nothing of nginx, below a path, too."""
+def test_server_sent_events_are_not_buffered(host: Host, name: str) -> None:
+    """Over HTTP and HTTPS, from the runner, and from a program on ports to which clients send EventSource's Accept header."""
     site = Site(address(host), f"{name}.test", https=name != "sample")
     accept = "Accept: text/event-stream\r\n" if name in ("ported", "slow") else ""
     began = time.monotonic()
@@ -363,7 +365,7 @@ def test_events_arrive_as_they_are_sent(host: Host, name: str) -> None:
             assert time.monotonic() - began < 5, answer
 
 
-def test_a_websocket_passes(shop: Site) -> None:
+def test_websocket_is_proxied(shop: Site) -> None:
     async def talk(connection: WebSocketClientConnection) -> object:
         await connection.write_message("funnel")
         return await connection.read_message()
@@ -371,20 +373,20 @@ def test_a_websocket_passes(shop: Site) -> None:
     assert shop.websocket("/ws", talk) == "funnel"
 
 
-def test_how_long_an_answer_may_take_is_set_by_path(shop: Site, sample: Site) -> None:
+def test_read_timeout_is_set_by_path(shop: Site, sample: Site) -> None:
     assert shop.get("/sleep?seconds=3").status == 504
     assert sample.get("/sleep?seconds=3").status == 200
 
 
 def post(site: Site, path: str, size: int) -> int:
-    """Return the status of an upload; nginx answers at the headers and closes, which can overtake its own answer."""
+    """Return the status of an upload; nginx responds to the headers and closes, and the reset can overtake the response."""
     try:
         return site.request("POST", path, b"x" * size).status
     except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
         return site.request("POST", path, headers={"Content-Length": str(size)}).status
 
 
-def test_the_size_of_an_upload_is_set_by_path_and_the_runner_takes_the_largest(host: Host, shop: Site) -> None:
+def test_upload_size_is_set_by_path_and_runner_accepts_the_largest(host: Host, shop: Site) -> None:
     assert [post(shop, "/echo", size) for size in (MEGABYTE, MEGABYTE + 1)] == [200, 413]
     assert [post(shop, "/upload", size) for size in (3 * MEGABYTE, 3 * MEGABYTE + 1)] == [200, 413]
     statuses = python(
@@ -410,10 +412,10 @@ print(json.dumps(statuses))
     assert statuses == [200, 400]
 
 
-# Who is let in
+# Access control
 
 
-def test_a_password_is_asked_for_and_kept(host: Host, guarded: Site) -> None:
+def test_password_is_required_and_its_hash_is_protected(host: Host, guarded: Site) -> None:
     assert guarded.get("/").status == 401
     assert guarded.request("GET", "/", headers=login("wrong")).status == 401
     assert guarded.request("GET", "/", headers=login()).status == 200
@@ -421,7 +423,7 @@ def test_a_password_is_asked_for_and_kept(host: Host, guarded: Site) -> None:
     assert host.run("grep --recursive --files-with-matches --fixed-strings %s /srv/guarded/releases", HASH).rc == 1
 
 
-def test_addresses_are_let_in_and_kept_out_by_path(guarded: Site, shop: Site) -> None:
+def test_addresses_are_allowed_and_denied_by_path(guarded: Site, shop: Site) -> None:
     assert guarded.request("GET", "/headers", headers=login()).status == 403
     assert guarded.request("GET", "/healthz", headers=login()).status == 200
     assert shop.get("/notes").status == 403
@@ -447,23 +449,23 @@ def test_addresses_are_let_in_and_kept_out_by_path(guarded: Site, shop: Site) ->
         ("/x/%2e%2e/notes", 400),
     ],
 )
-def test_no_detour_leads_past_the_settings_of_a_path(shop: Site, path: str, status: int) -> None:
+def test_path_variants_do_not_bypass_settings_of_a_path(shop: Site, path: str, status: int) -> None:
     answer = shop.get(path)
     assert answer.status == status
     assert "x-frame-options" in answer.headers
     assert b"pid" not in answer.body
 
 
-def test_what_only_looks_like_a_detour_is_passed_on(host: Host, shop: Site, guarded: Site) -> None:
+def test_harmless_dots_and_slashes_are_passed_to_the_app(host: Host, shop: Site, guarded: Site) -> None:
     assert shop.get("/whoami?next=/a/../b").json["app"] == "shop"
-    assert shop.get("//whoami").status == 404, "the app's own answer"
-    assert guarded.request("GET", "/private/x..y/...", headers=login()).json["app"] == "guarded", "where no path is denied"
+    assert shop.get("//whoami").status == 404, "the app itself must respond"
+    assert guarded.request("GET", "/private/x..y/...", headers=login()).json["app"] == "guarded", "no path of this site is denied"
     for name in ("shop.test", "old.test", "sample.test"):
         assert Site(address(host), name).get("/a/../b").status == 400
 
 
-#: What is answered by locations of their own: the app's, robots.txt as well as favicon.ico, static files, events.
-EVERYWHERE: list[tuple[str, dict[str, str]]] = [
+#: Requests that reach different nginx locations: the app, robots.txt, static files, events.
+LOCATIONS: list[tuple[str, dict[str, str]]] = [
     ("/healthz", {}),
     ("/robots.txt", {}),
     ("/static/index.html", {}),
@@ -471,26 +473,26 @@ EVERYWHERE: list[tuple[str, dict[str, str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("path", "headers"), EVERYWHERE)
-def test_who_is_let_in_holds_for_all_of_a_site(host: Host, path: str, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(("path", "headers"), LOCATIONS)
+def test_access_control_applies_to_all_locations(host: Host, path: str, headers: dict[str, str]) -> None:
     assert Site(address(host), "closed.test").request("GET", path, headers=headers | login()).status == 403
-    for client, known, status in (
-        (NOBODY, {}, 401),
-        (NOBODY, login("wrong"), 401),
-        (NOBODY, login(), 200),
+    for client, credentials, status in (
+        (UNUSED_ADDRESS, {}, 401),
+        (UNUSED_ADDRESS, login("wrong"), 401),
+        (UNUSED_ADDRESS, login(), 200),
         ("192.0.2.2", login(), 403),
     ):
-        assert from_host(host, "closed.test", path, headers | known | {"X-Forwarded-For": client}).status == status
+        assert from_host(host, "closed.test", path, headers | credentials | {"X-Forwarded-For": client}).status == status
 
 
-@pytest.mark.parametrize(("path", "headers"), EVERYWHERE)
-def test_limits_hold_for_all_of_a_site(host: Host, path: str, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(("path", "headers"), LOCATIONS)
+def test_rate_limits_apply_to_all_locations(host: Host, path: str, headers: dict[str, str]) -> None:
     slow = Site(address(host), "slow.test", https=True)
     eventually(lambda: slow.request("GET", path, headers=headers).status == 200, 10)
     assert 429 in [slow.request("GET", path, headers=headers).status for _ in range(3)]
 
 
-def test_a_certificate_authority_is_let_in_always(host: Host) -> None:
+def test_acme_challenges_are_always_accessible(host: Host) -> None:
     url = "/.well-known/acme-challenge/token"
     for https in (False, True):
         site = Site(address(host), "closed.test", https=https)
@@ -502,20 +504,20 @@ def test_a_certificate_authority_is_let_in_always(host: Host) -> None:
             host.check_output(f"rm {CLOSED}")
 
 
-def test_a_client_that_asks_too_often_is_told_so(guarded: Site) -> None:
+def test_request_rate_above_limit_returns_429(guarded: Site) -> None:
     statuses = [guarded.request("GET", "/whoami", headers=login()).status for _ in range(5)]
     assert statuses[:2] == [200, 200]
     assert 429 in statuses
     eventually(lambda: guarded.request("GET", "/whoami", headers=login()).status == 200, 10)
 
 
-def test_a_client_with_too_many_requests_in_progress_is_told_so(guarded: Site) -> None:
+def test_concurrent_requests_above_limit_return_429(guarded: Site) -> None:
     statuses: list[int] = []
 
-    def ask() -> None:
+    def send() -> None:
         statuses.append(guarded.request("GET", "/sleep?seconds=2", headers=login()).status)
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
+    threads = [threading.Thread(target=send) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -536,15 +538,15 @@ def test_a_client_with_too_many_requests_in_progress_is_told_so(guarded: Site) -
         ("GET", "/notes", 403),
     ],
 )
-def test_security_headers_are_on_every_answer_and_may_be_changed(shop: Site, method: str, path: str, status: int) -> None:
+def test_security_headers_are_configurable_and_on_every_response(shop: Site, method: str, path: str, status: int) -> None:
     answer = shop.request(method, path)
     assert answer.status == status
-    wanted = {"x-content-type-options": "nosniff", "x-frame-options": "DENY", "x-shop": "open"}
-    assert wanted.items() <= answer.headers.items()
+    expected = {"x-content-type-options": "nosniff", "x-frame-options": "DENY", "x-shop": "open"}
+    assert expected.items() <= answer.headers.items()
     assert "referrer-policy" not in answer.headers
 
 
-def test_redirects_and_refusals_of_nginx_have_them_as_well(host: Host, sample: Site, guarded: Site) -> None:
+def test_redirects_and_errors_of_nginx_have_security_headers(host: Host, sample: Site, guarded: Site) -> None:
     redirect = Site(address(host), "shop.test").get("/")
     assert (redirect.status, redirect.headers["x-frame-options"]) == (308, "DENY")
     for answer in (guarded.get("/"), sample.request("POST", "/", headers={"Content-Length": str(1 << 40)})):
@@ -552,13 +554,18 @@ def test_redirects_and_refusals_of_nginx_have_them_as_well(host: Host, sample: S
         assert SECURITY_HEADERS.items() <= answer.headers.items()
 
 
-def test_what_a_path_adds_takes_nothing_away(shop: Site) -> None:
+def test_headers_of_a_path_extend_those_of_the_site(shop: Site) -> None:
     answer = shop.request("GET", "/headers", headers={"X-Real-IP": "6.6.6.6", "X-Forwarded-For": "6.6.6.6", "X-Scheme": "http"})
     assert answer.json["X-Path"] == "1"
-    wanted = {"Host": "shop.test", "X-Real-Ip": shop.client_address, "X-Forwarded-For": shop.client_address, "X-Scheme": "https"}
-    assert wanted.items() <= answer.json.items()
+    expected = {
+        "Host": "shop.test",
+        "X-Real-Ip": shop.client_address,
+        "X-Forwarded-For": shop.client_address,
+        "X-Scheme": "https",
+    }
+    assert expected.items() <= answer.json.items()
     found = headers_of(shop, "GET", "/headers")
-    assert [value for name, value in found if name == "x-frame-options"] == ["SAMEORIGIN"], "in place of the site's"
+    assert [value for name, value in found if name == "x-frame-options"] == ["SAMEORIGIN"], "must replace the header of the site"
     assert {("x-path", "1"), ("x-content-type-options", "nosniff"), ("x-shop", "open")} <= set(found)
 
 
@@ -566,32 +573,32 @@ def test_what_a_path_adds_takes_nothing_away(shop: Site) -> None:
     ("path", "value"),
     [("/static/app.js", "no-cache"), ("/static/app.js?v=1", "max-age=315360000"), ("/", "no-store"), ("/ws", "private")],
 )
-def test_how_long_an_answer_is_kept_is_said_once(shop: Site, path: str, value: str) -> None:
+def test_cache_control_is_sent_once(shop: Site, path: str, value: str) -> None:
     assert [found for name, found in headers_of(shop, "GET", path) if name == "cache-control"] == [value]
 
 
-def test_a_header_that_the_app_sends_itself_comes_once(sample: Site) -> None:
-    for path in ("/whoami", "/notes"):  # the second one sends it
+def test_header_sent_by_the_app_is_not_duplicated(sample: Site) -> None:
+    for path in ("/whoami", "/notes"):  # the app sets the header for the second path
         found = headers_of(sample, "GET", path)
         assert [value for name, value in found if name == "x-content-type-options"] == ["nosniff"]
         assert len([value for name, value in found if name == "x-request-id"]) == 1
 
 
-# Logs and ids
+# Logs and request IDs
 
 
-def logged(host: Host, request_id: str) -> dict[str, Any]:
-    """Return the line of the access log, which is JSON, that tells of a request."""
+def find_log_entry(host: Host, request_id: str) -> dict[str, Any]:
+    """Return the entry of a request in the JSON access log."""
     line = eventually(lambda: host.check_output("grep --text --fixed-strings %s /var/log/nginx/access.log", request_id))
     return dict(json.loads(line))
 
 
-def test_an_id_leads_from_the_answer_to_the_app_and_to_both_logs(host: Host, sample: Site) -> None:
+def test_request_id_links_response_app_and_both_logs(host: Host, sample: Site) -> None:
     answer = sample.get("/headers", User_Agent='"\\,{')
     request_id = answer.headers["x-request-id"]
     assert re.fullmatch(r"[0-9a-f]{32}", request_id)
     assert answer.json["X-Request-Id"] == request_id
-    line = logged(host, request_id)
+    line = find_log_entry(host, request_id)
     assert (line["status"], line["request"], line["http_user_agent"]) == ("200", "GET /headers HTTP/1.1", '"\\,{')
     assert line["upstream_addr"].startswith("unix:/srv/sample/live/run/")
     assert float(line["upstream_response_time"]) >= 0
@@ -600,29 +607,29 @@ def test_an_id_leads_from_the_answer_to_the_app_and_to_both_logs(host: Host, sam
     eventually(lambda: host.run("grep --quiet --recursive %s /var/log/sample", pattern).rc == 0)
 
 
-# Proxies in front
+# Trusted proxies
 
 
-def test_a_trusted_proxy_says_who_asks_how_and_by_which_id(host: Host) -> None:
-    theirs = f"proxy-{uuid.uuid4()}"
-    said = {"X-Forwarded-For": "6.6.6.6, 198.51.100.7", "X-Forwarded-Proto": "https", "X-Request-ID": theirs}
-    answer = from_host(host, "sample.test", "/whoami", said)
+def test_headers_of_trusted_proxy_are_used(host: Host) -> None:
+    proxy_id = f"proxy-{uuid.uuid4()}"
+    forwarded = {"X-Forwarded-For": "6.6.6.6, 198.51.100.7", "X-Forwarded-Proto": "https", "X-Request-ID": proxy_id}
+    answer = from_host(host, "sample.test", "/whoami", forwarded)
     assert (answer.json["remote_ip"], answer.json["protocol"]) == ("198.51.100.7", "https")
-    assert answer.headers["x-request-id"] == theirs
-    assert logged(host, theirs)["remote_addr"] == "198.51.100.7"
-    assert from_host(host, "shop.test", "/whoami", {"X-Forwarded-Proto": "https"}).json["app"] == "shop", "it is HTTPS already"
+    assert answer.headers["x-request-id"] == proxy_id
+    assert find_log_entry(host, proxy_id)["remote_addr"] == "198.51.100.7"
+    assert from_host(host, "shop.test", "/whoami", {"X-Forwarded-Proto": "https"}).json["app"] == "shop", "already HTTPS"
     odd = {"X-Forwarded-Proto": "gopher", "X-Request-ID": 'a"b c'}
     answer = from_host(host, "sample.test", "/whoami", odd)
     assert answer.json["protocol"] == "http"
     assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
 
 
-def test_nobody_else_is_believed(sample: Site, host: Host) -> None:
-    said = {"X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "https", "X-Request-ID": "from-a-client"}
-    answer = sample.request("GET", "/whoami", headers=said)
+def test_headers_of_untrusted_clients_are_ignored(sample: Site, host: Host) -> None:
+    forwarded = {"X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "https", "X-Request-ID": "from-a-client"}
+    answer = sample.request("GET", "/whoami", headers=forwarded)
     assert (answer.json["remote_ip"], answer.json["protocol"]) == (sample.client_address, "http")
     assert answer.headers["x-request-id"] != "from-a-client"
-    assert Site(address(host), "shop.test").request("GET", "/whoami", headers=said).status == 308
+    assert Site(address(host), "shop.test").request("GET", "/whoami", headers=forwarded).status == 308
 
 
 # Maintenance
@@ -633,7 +640,7 @@ def maintenance(app: str, state: str, directory: Path, variables: dict[str, Any]
     return expect_success(run_playbook(*command, *options))
 
 
-def test_a_site_in_maintenance_says_so_to_all_but_who_works_on_it(
+def test_maintenance_page_is_shown_to_all_but_allowed_clients(
     directory: Path, variables: dict[str, Any], host: Host, shop: Site, guarded: Site
 ) -> None:
     maintenance("shop", "on", directory, variables, "--check")
@@ -663,7 +670,7 @@ def test_a_site_in_maintenance_says_so_to_all_but_who_works_on_it(
 
     maintenance("guarded", "on", directory, variables)
     try:
-        assert guarded.request("GET", "/healthz", headers=login()).status == 200, "its allow list has this client"
+        assert guarded.request("GET", "/healthz", headers=login()).status == 200, "the allow list contains this client"
         elsewhere = from_host(host, "guarded.test", "/healthz", login())
         assert (elsewhere.status, elsewhere.headers["retry-after"]) == (503, "300")
         assert b"Back in a moment" in elsewhere.body
@@ -674,7 +681,7 @@ def test_a_site_in_maintenance_says_so_to_all_but_who_works_on_it(
 @pytest.mark.parametrize(
     ("app", "state", "message"), [("shpo", "on", "app must be one of"), ("shop", "maybe", "state must be on or off; found maybe")]
 )
-def test_what_is_no_app_or_no_state_is_refused(
+def test_invalid_app_or_maintenance_state_is_rejected(
     directory: Path, variables: dict[str, Any], app: str, state: str, message: str
 ) -> None:
     options = ["-e", f"app={app}", "-e", f"state={state}", *extra(directory, variables)]
@@ -683,10 +690,10 @@ def test_what_is_no_app_or_no_state_is_refused(
     assert message in output
 
 
-# Snippets and mistakes
+# Snippets and invalid configuration
 
 
-def test_snippets_are_served(shop: Site) -> None:
+def test_snippets_are_applied(shop: Site) -> None:
     assert (shop.get("/extra").status, shop.get("/ticks").status) == (204, 204)
 
 
@@ -695,7 +702,10 @@ def test_snippets_are_served(shop: Site) -> None:
     [
         ({"extra": "frobnicate on;"}, ["tornado_apps.shop.extra is refused", "frobnicate on;", 'unknown directive "frobnicate"']),
         ({"extra": "}"}, ["tornado_apps.shop.extra is refused", 'unexpected "}"']),
-        ({"paths": {"/live/": {"extra": "proxy_pass;"}}}, ["tornado_apps.shop.paths./live/.extra is refused", "proxy_pass"]),
+        (
+            {"paths": {"/live/": {"extra": "proxy_pass;"}}},
+            ["tornado_apps.shop.paths./live/.extra is refused", "proxy_pass"],
+        ),
         ({"allow": ["10.0.0.0/33"]}, ["tornado_apps.shop.allow[0]: must be an IP address or a network", "10.0.0.0/33"]),
         ({"maintenance": {"allow": ["here"]}}, ["tornado_apps.shop.maintenance.allow[0]: must be an IP address or a network"]),
         ({"domains": ["shop_1.test"]}, ["tornado_apps.shop.domains[0]: must be a domain name"]),
@@ -704,17 +714,17 @@ def test_snippets_are_served(shop: Site) -> None:
         ({"static": {"path": "../../../etc"}}, ["tornado_apps.shop.static.path: must be a directory inside the source"]),
     ],
 )
-def test_a_mistake_is_said_with_its_key_and_changes_nothing(
+def test_invalid_configuration_is_reported_with_its_key_and_changes_nothing(
     directory: Path, variables: dict[str, Any], keys: dict[str, Any], words: list[str]
 ) -> None:
     entries = variables["tornado_apps"]
     status, output = run_site(
         "debian12", directory, variables | {"tornado_apps": entries | {"shop": entries["shop"] | keys}}, "--diff"
     )
-    folded = re.sub(r"\s+", " ", output)
+    collapsed = re.sub(r"\s+", " ", output)
     assert status != 0
     for word in words:
-        assert word in folded
+        assert word in collapsed
     assert "hunter2" not in output
     assert Site(address(hosts()["debian12"]), "shop.test", https=True).get("/whoami").json["app"] == "shop"
     found = hosts()["debian12"].check_output("nginx -T 2>/dev/null")
@@ -722,7 +732,7 @@ def test_a_mistake_is_said_with_its_key_and_changes_nothing(
     assert "location = /extra { return 204; }" in found
 
 
-def test_a_dry_run_has_nginx_look_at_what_is_there(directory: Path, variables: dict[str, Any]) -> None:
+def test_check_mode_validates_the_nginx_configuration(directory: Path, variables: dict[str, Any]) -> None:
     entries = variables["tornado_apps"]
     missing = {"sample": entries["sample"] | {"tls": {"provider": "self_signed"}}}
     expect_success(run_site("debian12", directory, variables | {"tornado_apps": entries | missing}, "--check"))
@@ -733,16 +743,16 @@ def test_a_dry_run_has_nginx_look_at_what_is_there(directory: Path, variables: d
 
 
 def findings(configuration: str, file: Path) -> set[str]:
-    """Return what a linter finds that is of medium severity or worse."""
+    """Return the findings of the linter gixy of at least medium severity."""
     file.write_text(configuration)
     found = subprocess.run(["gixy", "--format", "json", "-ll", str(file)], capture_output=True, text=True, check=False)
     return {finding["plugin"] for finding in json.loads(found.stdout)}
 
 
-def test_a_linter_finds_what_was_decided_and_nothing_else(host: Host, tmp_path: Path) -> None:
-    """HSTS is left to the user; a refusal, or what leads to a location with the same lists, need not wait for allow and deny."""
+def test_linter_reports_only_accepted_findings(host: Host, tmp_path: Path) -> None:
+    """HSTS is optional; denials and internal redirects to locations with the same lists may precede allow and deny."""
     rendered = host.check_output("nginx -T 2>/dev/null")
     assert findings(rendered, tmp_path / "nginx.conf") == {"hsts_header", "return_bypasses_allow_deny"}
     start = rendered.rindex("\nserver {") + len("\nserver {")
     wrong = f"{rendered[:start]}\nlocation /wrong/ {{ return 302 https://x$uri; }}\n{rendered[start:]}"
-    assert "http_splitting" in findings(wrong, tmp_path / "wrong.conf"), "it reads all of it"
+    assert "http_splitting" in findings(wrong, tmp_path / "wrong.conf"), "the linter must read the whole configuration"
