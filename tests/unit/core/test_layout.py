@@ -15,15 +15,15 @@ def layout(tmp_path: Path) -> Layout:
     return layout
 
 
-def test_before_the_first_switch_nothing_is_served_and_slot_a_is_next(layout: Layout) -> None:
+def test_before_the_first_switch_no_slot_is_live_and_slot_a_is_next(layout: Layout) -> None:
     assert (layout.live_slot(), layout.inactive_slot(), layout.slot_release("a")) == (None, "a", None)
 
 
-def test_the_link_says_which_slot_is_served_and_the_other_one_is_next(layout: Layout) -> None:
+def test_the_link_selects_the_live_slot_and_the_other_one_is_next(layout: Layout) -> None:
     layout.live.symlink_to("slots/a")
     (layout.slot("a") / "release").symlink_to("../../releases/1f2e")
     assert (layout.live_slot(), layout.inactive_slot(), layout.slot_release("a")) == ("a", "b", "1f2e")
 
 
-def test_a_socket_with_the_longest_name_fits_the_kernels_108_bytes() -> None:
+def test_the_longest_socket_path_fits_into_108_bytes() -> None:
     assert len(str(Layout("a" * 31).live / "run/255.sock")) < 108

@@ -19,12 +19,12 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.printable impo
         ("half a character \udc9b", "half a character \\udc9b"),
     ],
 )
-def test_what_would_change_the_rest_is_visible(text: str, shown: str | None) -> None:
+def test_characters_that_affect_the_display_are_escaped(text: str, shown: str | None) -> None:
     assert printable(text) == (shown or text)
     assert printable(printable(text)) == printable(text)
 
 
-def test_no_control_character_remains_in_a_line() -> None:
+def test_a_line_contains_no_control_characters() -> None:
     everything = printable("".join(map(chr, range(0x110000))), line=True)
     left = {one for one in everything if unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp")}
     assert left == {"\t"}
@@ -36,10 +36,10 @@ def test_no_control_character_remains_in_a_line() -> None:
     everything.encode()
 
 
-def test_texts_in_data_are_lines() -> None:
+def test_strings_in_data_become_single_lines() -> None:
     data = {"by\n": ["a\nb", 1, None, {"c": "\x1b"}]}
     assert printable_data(data) == {"by\\n": ["a\\nb", 1, None, {"c": "\\x1b"}]}
 
 
-def test_what_a_program_printed_is_set_off_from_other_lines() -> None:
+def test_further_lines_of_a_message_are_indented() -> None:
     assert printable_message("it failed:\nfatal: [web2]\r\n\x1b") == "it failed:\n  fatal: [web2]\n  \\x1b"

@@ -9,7 +9,7 @@ import pytest
 from ansible_collections.funnel.tornado.plugins.module_utils.core import private
 
 
-def test_a_private_file_is_for_its_owner_only_and_holds_the_new_text_alone(tmp_path: Path) -> None:
+def test_a_private_file_has_mode_0600_and_is_overwritten(tmp_path: Path) -> None:
     file = tmp_path / "file"
     private.write(file, "a longer text")
     private.write(file, "text")
@@ -23,7 +23,7 @@ def test_a_private_file_is_not_written_through_a_link(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_owner_and_mode_are_set_of_files_and_directories_and_not_through_links(tmp_path: Path) -> None:
+def test_owner_and_mode_are_not_set_through_links(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("file")
@@ -34,7 +34,7 @@ def test_owner_and_mode_are_set_of_files_and_directories_and_not_through_links(t
         private.set_owner(tmp_path / "link", os.getuid(), os.getgid(), 0o777)
 
 
-def test_a_list_gives_a_user_the_rights_of_the_group_in_the_format_of_the_kernel() -> None:
+def test_an_acl_grants_a_user_the_permissions_of_the_group() -> None:
     words = ["02000000", "01000700ffffffff", "02000100e8030000", "04000100ffffffff", "10000100ffffffff", "20000000ffffffff"]
     assert private._acl(0o710, 1000).hex() == "".join(words)
 
@@ -42,13 +42,13 @@ def test_a_list_gives_a_user_the_rights_of_the_group_in_the_format_of_the_kernel
 @pytest.mark.parametrize(
     ("links", "names"), [("00", "fs.protected_symlinks=1 fs.protected_hardlinks=1"), ("01", "fs.protected_symlinks=1")]
 )
-def test_a_kernel_that_follows_the_links_of_apps_is_refused_with_the_cure(tmp_path: Path, links: str, names: str) -> None:
+def test_disabled_link_protection_is_reported_with_a_remedy(tmp_path: Path, links: str, names: str) -> None:
     for setting, value in zip(private.LINK_PROTECTION, links, strict=True):
         (tmp_path / setting).write_text(f"{value}\n")
     assert f"set {names} with sysctl -w" in private.link_protection_problem(tmp_path)
 
 
-def test_a_kernel_that_protects_links_is_accepted(tmp_path: Path) -> None:
+def test_enabled_link_protection_is_accepted(tmp_path: Path) -> None:
     for setting in private.LINK_PROTECTION:
         (tmp_path / setting).write_text("1\n")
     assert private.link_protection_problem(tmp_path) == ""

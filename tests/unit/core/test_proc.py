@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
 
 NOBODY = 4_194_304 + 1  # above the kernel's largest pid_max
-APP = f"shop-{os.getpid()}"  # no other test's
+APP = f"shop-{os.getpid()}"  # unique to this test run
 
 
 @pytest.fixture
@@ -23,14 +23,14 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_a_child_has_its_parent_and_the_parent_its_child(child: subprocess.Popen[bytes]) -> None:
+def test_parents_children_and_ancestry(child: subprocess.Popen[bytes]) -> None:
     assert proc.parent(child.pid) == os.getpid()
     assert child.pid in proc.children(os.getpid())
     assert list(proc.ancestry(child.pid))[:2] == [child.pid, os.getpid()]
 
 
-def test_a_process_is_found_by_its_environment_and_its_user(child: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 5  # until exec(2) has given it the environment
+def test_processes_are_found_by_environment_and_user(child: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 5  # its environment is set by exec(2)
     while not proc.pids_with_environment(os.getuid(), {"TORNADO_APP": APP}) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert proc.pids_with_environment(os.getuid(), {"TORNADO_APP": APP, "TORNADO_SLOT": "b"}) == [child.pid]
@@ -38,7 +38,7 @@ def test_a_process_is_found_by_its_environment_and_its_user(child: subprocess.Po
     assert proc.pids_with_environment(os.getuid() + 1, {"TORNADO_APP": APP}) == []
 
 
-def test_what_has_ended_is_no_process_even_if_nobody_has_waited_for_it(child: subprocess.Popen[bytes]) -> None:
+def test_zombies_do_not_count_as_processes(child: subprocess.Popen[bytes]) -> None:
     assert proc.stat(child.pid)
     child.kill()
     deadline = time.monotonic() + 5
@@ -48,14 +48,14 @@ def test_what_has_ended_is_no_process_even_if_nobody_has_waited_for_it(child: su
     assert (proc.stat(NOBODY), proc.parent(NOBODY), proc.uptime(NOBODY)) == (None, 0, 0)
 
 
-def test_the_owner_of_a_socket_is_who_has_it_open() -> None:
+def test_open_sockets_of_a_process_are_found() -> None:
     with socket.socket() as opened:
         inode = os.fstat(opened.fileno()).st_ino
         assert proc.holds_socket(os.getpid(), {inode})
     assert not proc.holds_socket(os.getpid(), {inode})
 
 
-def test_a_program_may_be_called_anything() -> None:
+def test_any_command_name_is_parsed() -> None:
     code = "open('/proc/self/comm', 'wb').write(b'a) b\\xff'); print(flush=True); import time; time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         assert process.stdout
@@ -65,7 +65,7 @@ def test_a_program_may_be_called_anything() -> None:
         process.kill()
 
 
-def test_what_a_process_uses_is_nothing_once_it_has_ended(tmp_path: Path) -> None:
+def test_resource_usage_is_0_after_a_process_has_exited(tmp_path: Path) -> None:
     before = proc.count_open_files(os.getpid())
     with (tmp_path / "one").open("w"):
         assert proc.count_open_files(os.getpid()) == before + 1

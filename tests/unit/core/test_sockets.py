@@ -24,7 +24,7 @@ def listener(tmp_path: Path) -> Iterator[socket.socket]:
         yield server
 
 
-def test_a_renamed_sockets_connections_are_counted_until_they_are_closed(tmp_path: Path, listener: socket.socket) -> None:
+def test_connections_of_a_renamed_socket_are_counted_until_closed(tmp_path: Path, listener: socket.socket) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "0.sock"))
         accepted, _ = listener.accept()
@@ -33,7 +33,7 @@ def test_a_renamed_sockets_connections_are_counted_until_they_are_closed(tmp_pat
     assert count_connections(tmp_path, set()) == 0
 
 
-def test_another_directorys_connections_are_not_counted(tmp_path: Path, listener: socket.socket) -> None:
+def test_connections_in_other_directories_are_not_counted(tmp_path: Path, listener: socket.socket) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "0.sock"))
         accepted, _ = listener.accept()
@@ -51,13 +51,13 @@ def test_connections_to_a_port_are_counted() -> None:
                 assert count_connections(Path("/nowhere"), {port}) == 1
 
 
-def test_the_listener_is_known_to_be_a_descendant_of_the_supervised_process(tmp_path: Path, listener: socket.socket) -> None:
+def test_the_listener_may_be_a_descendant_of_the_supervised_process(tmp_path: Path, listener: socket.socket) -> None:
     assert listener.fileno() >= 0
     assert listener_pid(tmp_path / "0.sock", os.getpid()) == os.getpid()
     assert listener_pid(tmp_path / "0.sock", os.getppid()) == os.getpid()
 
 
-def test_a_strangers_listener_is_not_taken_for_the_supervised_process(tmp_path: Path, listener: socket.socket) -> None:
+def test_a_listener_of_another_process_is_not_accepted(tmp_path: Path, listener: socket.socket) -> None:
     child = os.fork()
     if child == 0:
         os._exit(0)
@@ -78,7 +78,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(self.body)
 
     def log_message(self, *_arguments: object) -> None:
-        """Say nothing."""
+        """Discard log messages."""
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         (b'["release"]', "", None),
     ],
 )
-def test_an_answer_may_tell_the_release(body: bytes, header: str, release: str | None) -> None:
+def test_a_response_may_report_the_release(body: bytes, header: str, release: str | None) -> None:
     handler = type("Told", (Handler,), {"body": body, "header": header})
     with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.handle_request)
@@ -103,7 +103,7 @@ def test_an_answer_may_tell_the_release(body: bytes, header: str, release: str |
 
 @contextlib.contextmanager
 def saying(answer: Callable[[socket.socket], object]) -> Iterator[tuple[str, int]]:
-    """Give the address of a process that answers as it likes."""
+    """Return the address of a server with arbitrary responses."""
 
     def serve() -> None:
         with contextlib.suppress(OSError), server.accept()[0] as connection:
@@ -144,7 +144,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
     ],
     ids=["interim", "slow interim", "no answer", "drip", "headers", "slow body", "silent", "no status", "nothing"],
 )
-def test_whatever_a_process_answers_ends_in_time(answer: Callable[[socket.socket], object]) -> None:
+def test_malicious_responses_end_before_the_timeout(answer: Callable[[socket.socket], object]) -> None:
     began = time.monotonic()
     with saying(answer) as address, pytest.raises(OSError, match=r"\w"):
         probe(address, "/", "shop.test", timeout=0.6)
@@ -166,13 +166,13 @@ CHUNK = b"40\r\n" + b"x" * 0x40 + b"\r\n"
     ],
     ids=["nested", "nested objects", "number", "long", "chunks", "header"],
 )
-def test_a_success_with_a_senseless_body_is_a_success_that_tells_no_release(answer: Callable[[socket.socket], object]) -> None:
+def test_a_success_with_an_invalid_body_is_healthy_without_release(answer: Callable[[socket.socket], object]) -> None:
     with saying(answer) as address:
         found = probe(address, "/", "shop.test")
     assert (found.status, found.release) == (200, None)
 
 
-def test_the_listener_of_a_port_is_known_only_as_its_own_process() -> None:
+def test_the_listener_of_a_port_is_the_process_that_holds_the_socket() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, subprocess.Popen(["sleep", "60"]) as other:
         address = ("127.0.0.1", server.getsockname()[1])
         assert listener_pid(address, os.getpid()) == os.getpid()
@@ -192,13 +192,13 @@ def test_the_listener_of_a_port_is_known_only_as_its_own_process() -> None:
         ("::ffff:127.0.0.3", "127.0.0.3"),
     ],
 )
-def test_who_listens_on_all_addresses_listens_on_each(bound: str, asked: str) -> None:
+def test_a_wildcard_listener_listens_on_each_address(bound: str, asked: str) -> None:
     family = socket.AF_INET6 if ":" in bound else socket.AF_INET
     with socket.create_server((bound, 0), family=family, dualstack_ipv6=family == socket.AF_INET6) as server:
         assert listener_pid((asked, server.getsockname()[1]), os.getpid()) == os.getpid()
 
 
-def test_other_programs_sockets_may_be_called_anything(tmp_path: Path) -> None:
+def test_any_socket_name_is_parsed(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
         path = os.fsencode(tmp_path) + b"/w\xff.sock"
         server.bind(path)

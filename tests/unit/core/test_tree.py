@@ -1,4 +1,4 @@
-"""Access to what another user can change: no link is followed, and every bound holds."""
+"""Safe access to files that another user can write: no link is followed, and limits are enforced."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def copy(source: Path, target: Path, limits: Limits | None = None, allow: Callab
 
 
 def nest(top: Path, depth: int) -> None:
-    """Make directories whose path is longer than any system call takes."""
+    """Create nested directories whose path exceeds PATH_MAX."""
     top.mkdir()
     descriptor = os.open(top, os.O_RDONLY)
     for _level in range(depth):
@@ -74,12 +74,12 @@ def test_read_refuses_a_device() -> None:
         tree.read(Path("/dev/zero"), 100, trusted=Path("/dev"))
 
 
-def test_read_refuses_to_climb(tmp_path: Path) -> None:
+def test_read_refuses_parent_directories(tmp_path: Path) -> None:
     with pytest.raises(TreeError, match="is outside"):
         tree.read(tmp_path / "x/../../etc/passwd", 100, trusted=tmp_path)
 
 
-def test_read_says_that_a_file_is_missing(tmp_path: Path) -> None:
+def test_read_raises_file_not_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         tree.read(tmp_path / "file", 1, trusted=tmp_path)
 
@@ -92,7 +92,7 @@ def test_read_end_returns_the_last_bytes_after_the_start(tmp_path: Path) -> None
     assert tree.read_end(file, 30, trusted=tmp_path, start=11) == b"0123456789"
 
 
-def test_names_are_sorted_and_bounded(tmp_path: Path) -> None:
+def test_names_are_sorted_and_limited(tmp_path: Path) -> None:
     for name in ("b", "a"):
         (tmp_path / name).touch()
     assert tree.names(tmp_path, 2, trusted=tmp_path) == ["a", "b"]
@@ -103,13 +103,13 @@ def test_names_are_sorted_and_bounded(tmp_path: Path) -> None:
 # Removing
 
 
-def test_remove_removes_directories_whatever_their_depth(tmp_path: Path) -> None:
+def test_remove_supports_any_depth(tmp_path: Path) -> None:
     nest(tmp_path / "top", DEEP)
     tree.remove(tmp_path / "top")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_remove_leaves_what_links_lead_to(tmp_path: Path) -> None:
+def test_remove_does_not_remove_targets_of_links(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other/file").touch()
     (tmp_path / "top").mkdir()
@@ -118,7 +118,7 @@ def test_remove_leaves_what_links_lead_to(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["other", "file"]
 
 
-def test_remove_does_not_pass_a_link_on_the_way(tmp_path: Path) -> None:
+def test_remove_does_not_follow_a_link_in_the_path(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other/file").touch()
     (tmp_path / "link").symlink_to("other")
@@ -128,13 +128,13 @@ def test_remove_does_not_pass_a_link_on_the_way(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["other", "file"]
 
 
-def test_remove_accepts_what_is_missing(tmp_path: Path) -> None:
+def test_remove_ignores_missing_files(tmp_path: Path) -> None:
     tree.remove(tmp_path / "missing")
     tree.remove(tmp_path / "missing/too")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_remove_completes_what_was_broken_off(tmp_path: Path) -> None:
+def test_remove_completes_an_interrupted_removal(tmp_path: Path) -> None:
     nest(tmp_path / ".removing-top", 5)
     tree.remove(tmp_path / "top")
     assert list(tmp_path.iterdir()) == []
@@ -145,7 +145,7 @@ def test_remove_refuses_mounts() -> None:
         tree.remove(Path("/proc"))
 
 
-def test_remove_bears_an_owner_who_changes_the_tree_meanwhile(tmp_path: Path) -> None:
+def test_remove_copes_with_concurrent_changes_by_the_owner(tmp_path: Path) -> None:
     top = tmp_path / "top"
     top.mkdir()
     held = os.open(top, os.O_RDONLY)
@@ -176,7 +176,7 @@ def test_remove_bears_an_owner_who_changes_the_tree_meanwhile(tmp_path: Path) ->
 # Copying
 
 
-def test_copy_makes_new_files_with_plain_modes_and_their_times(tmp_path: Path) -> None:
+def test_copy_normalizes_modes_and_preserves_timestamps(tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "inner").mkdir(parents=True)
     (source / "inner/program").write_text("#!")
@@ -196,7 +196,7 @@ def test_copy_makes_new_files_with_plain_modes_and_their_times(tmp_path: Path) -
     assert (target / "text").stat().st_ino != (source / "text").stat().st_ino
 
 
-def test_copy_is_not_what_an_open_descriptor_of_the_original_writes_to(tmp_path: Path) -> None:
+def test_copy_is_independent_of_open_descriptors_of_the_original(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     with (tmp_path / "source/code.py").open("w") as held:
         held.write("good")
@@ -209,7 +209,7 @@ def test_copy_is_not_what_an_open_descriptor_of_the_original_writes_to(tmp_path:
 @pytest.mark.parametrize(
     "link", ["/etc/passwd", "../other", "inner/../../other", "loop/../../../other", "inner/up/other", "../source/inner"]
 )
-def test_copy_refuses_links_that_leave_the_tree(tmp_path: Path, link: str) -> None:
+def test_copy_refuses_links_to_paths_outside_the_tree(tmp_path: Path, link: str) -> None:
     source = tmp_path / "source"
     (source / "inner").mkdir(parents=True)
     (source / "inner/up").symlink_to("../..")
@@ -222,7 +222,7 @@ def test_copy_refuses_links_that_leave_the_tree(tmp_path: Path, link: str) -> No
     assert not (tmp_path / "target").exists()
 
 
-def test_copy_takes_links_that_stay_in_the_tree(tmp_path: Path) -> None:
+def test_copy_preserves_links_inside_the_tree(tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "inner").mkdir(parents=True)
     (source / "inner/self").symlink_to("../inner/missing")
@@ -232,7 +232,7 @@ def test_copy_takes_links_that_stay_in_the_tree(tmp_path: Path) -> None:
     assert (tmp_path / "target/loop").readlink() == Path("loop")
 
 
-def test_copy_takes_links_that_the_caller_allows(tmp_path: Path) -> None:
+def test_copy_preserves_allowed_links_to_paths_outside(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source/python").symlink_to("/usr/bin/python3")
     copy(tmp_path / "source", tmp_path / "target", allow=lambda path: path == Path("/usr/bin/python3"))
@@ -248,7 +248,7 @@ def test_copy_takes_links_that_the_caller_allows(tmp_path: Path) -> None:
         (Limits(seconds=-1), "cannot be copied within -1 s"),
     ],
 )
-def test_copy_holds_its_limits(tmp_path: Path, limits: Limits, message: str) -> None:
+def test_copy_enforces_its_limits(tmp_path: Path, limits: Limits, message: str) -> None:
     source = tmp_path / "source"
     (source / "a/b/c").mkdir(parents=True)
     with (source / "sparse").open("wb") as file:
@@ -272,7 +272,7 @@ def test_copy_refuses_files_of_another_user(tmp_path: Path) -> None:
         tree.copy(tmp_path / "source", tmp_path / "target", owner=ME + 1)
 
 
-def test_copy_bears_any_name(tmp_path: Path) -> None:
+def test_copy_supports_any_file_name(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     names = [b"new\nline", b"latin-\xe9", b"x" * 255]
     for name in names:
@@ -281,10 +281,10 @@ def test_copy_bears_any_name(tmp_path: Path) -> None:
     assert sorted(os.fsencode(path.name) for path in (tmp_path / "target").iterdir()) == sorted(names)
 
 
-# State, moves, links of root's, listing
+# State, moves, links, listing
 
 
-def test_state_is_that_of_a_link_and_not_reached_through_one(tmp_path: Path) -> None:
+def test_state_describes_a_link_itself_and_follows_none(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own/link").symlink_to("/etc")
     found = tree.state(tmp_path / "own/link", trusted=tmp_path)
@@ -295,7 +295,7 @@ def test_state_is_that_of_a_link_and_not_reached_through_one(tmp_path: Path) -> 
         tree.state(tmp_path / "own/link/passwd", trusted=tmp_path)
 
 
-def test_a_move_follows_no_link(tmp_path: Path) -> None:
+def test_move_follows_no_link(tmp_path: Path) -> None:
     (tmp_path / "from").mkdir()
     (tmp_path / "to").mkdir()
     (tmp_path / "from/file").touch()
@@ -307,7 +307,7 @@ def test_a_move_follows_no_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("there", ["nothing", "file", "link", "pipe", "directory"])
-def test_a_link_takes_the_place_of_whatever_is_there(tmp_path: Path, there: str) -> None:
+def test_replace_link_replaces_a_file_of_any_type(tmp_path: Path, there: str) -> None:
     own = tmp_path / "own"
     own.mkdir()
     if there == "file":
@@ -323,7 +323,7 @@ def test_a_link_takes_the_place_of_whatever_is_there(tmp_path: Path, there: str)
     assert [path.name for path in own.iterdir()] == ["0.sock"]
 
 
-def test_files_are_those_of_a_tree_and_of_no_link(tmp_path: Path) -> None:
+def test_files_does_not_follow_links(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
     (tmp_path / "directory/file").touch()
     (tmp_path / "link").symlink_to("directory")

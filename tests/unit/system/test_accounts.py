@@ -13,11 +13,11 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system import accou
 from ansible_collections.funnel.tornado.plugins.module_utils.system.accounts import AccountError
 
 ME = os.getuid()
-#: An id that owns nothing here.
+#: An id without files or processes.
 OTHER = 59_998
 
 
-def test_what_a_user_owns_is_removed_at_any_depth_and_no_link_is_followed(tmp_path: Path) -> None:
+def test_files_of_a_user_are_removed_at_any_depth_without_following_links(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_text("kept")
     top = tmp_path / "top"
@@ -30,34 +30,34 @@ def test_what_a_user_owns_is_removed_at_any_depth_and_no_link_is_followed(tmp_pa
     assert outside.read_text() == "kept"
 
 
-def test_what_others_own_stays(tmp_path: Path) -> None:
+def test_files_of_other_users_are_kept(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
     (tmp_path / "directory/file").touch()
     accounts.remove_owned(tmp_path, OTHER)
     assert (tmp_path / "directory/file").exists()
 
 
-def test_a_directory_that_a_host_does_not_have_is_no_problem(tmp_path: Path) -> None:
+def test_missing_directories_are_skipped(tmp_path: Path) -> None:
     accounts.remove_owned(tmp_path / "missing", ME)
 
 
-def test_the_place_that_a_removal_left_when_it_was_broken_off_goes(tmp_path: Path) -> None:
+def test_trash_of_an_interrupted_removal_is_removed(tmp_path: Path) -> None:
     (tmp_path / f".removing-{OTHER}-1f2e/.removing-tree/deeper").mkdir(parents=True)
     accounts.remove_owned(tmp_path, OTHER)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("uid", [0, -1])
-def test_the_processes_of_root_and_of_everybody_are_never_ended(uid: int) -> None:
+def test_processes_of_root_and_of_all_users_are_never_killed(uid: int) -> None:
     with pytest.raises(AccountError, match="is not the user of an app"):
         accounts._kill_all(uid, Deadline(0))
 
 
-def test_a_user_without_processes_has_none_to_end() -> None:
+def test_killing_the_processes_of_a_user_without_any_succeeds() -> None:
     accounts.kill_processes(OTHER, 0)
 
 
-def test_objects_of_ipc_are_known_by_their_owner_and_their_maker(tmp_path: Path) -> None:
+def test_ipc_objects_are_found_by_owner_and_creator(tmp_path: Path) -> None:
     table = tmp_path / "shm"
     table.write_text(
         "       key      shmid perms size  cpid  lpid nattch   uid   gid  cuid  cgid\n"
@@ -69,15 +69,15 @@ def test_objects_of_ipc_are_known_by_their_owner_and_their_maker(tmp_path: Path)
     assert list(accounts._ipc_objects(tmp_path / "missing", 997)) == []
 
 
-def test_a_process_is_its_user_s_until_it_has_ended() -> None:
+def test_an_exited_process_does_not_count_for_its_user() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         assert child.pid in proc.pids_of_user(ME)
         assert child.pid not in proc.pids_of_user(OTHER)
         child.kill()
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it waits for its parent
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it becomes a zombie
         assert child.pid not in proc.pids_of_user(ME)
 
 
-def test_an_account_that_is_in_use_or_missing_is_not_closed() -> None:
+def test_active_and_missing_accounts_are_not_locked() -> None:
     assert not accounts.is_locked("root")
     assert not accounts.is_locked("nobody-has-this-name")

@@ -36,7 +36,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def zipped(file: Path, tree: Path) -> Path:
-    """Write what Info-ZIP would: links are members whose mode says so."""
+    """Create a zip file like Info-ZIP, with links marked by their mode."""
     with zipfile.ZipFile(file, "w") as archive:
         for path in sorted(path for path in tree.rglob("*") if path.is_symlink() or path.is_file()):
             state = path.lstat()
@@ -53,7 +53,7 @@ def tarred(file: Path, tree: Path) -> Path:
 
 
 class LocalBuilder(Builder):
-    """Runs its programs as the user of the tests."""
+    """Runs programs as the current user."""
 
     def run(self, command: Sequence[str], failure: str, *, stdin: int | None = None, **_bounds: Any) -> str:
         done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, check=False)
@@ -70,7 +70,7 @@ def unpacked(file: Path, directory: Path, *, subdirectory: str = ".", flatten: b
 
 
 @pytest.mark.parametrize("ending", ["tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst", "zip"])
-def test_one_top_directory_is_dropped_and_programs_links_and_times_stay(tmp_path: Path, tree: Path, ending: str) -> None:
+def test_a_single_top_directory_is_stripped_and_metadata_is_preserved(tmp_path: Path, tree: Path, ending: str) -> None:
     file = tmp_path / f"shop.{ending}"
     unpacked(zipped(file, tree) if ending == "zip" else tarred(file, tree), tmp_path / "src")
     assert sorted(path.name for path in (tmp_path / "src").iterdir()) == ["link", "run.sh", "shop"]
@@ -80,7 +80,7 @@ def test_one_top_directory_is_dropped_and_programs_links_and_times_stay(tmp_path
     assert (tmp_path / "src/link").readlink() == Path("run.sh")
 
 
-def test_without_a_single_top_directory_everything_stays_where_it_is(tmp_path: Path, tree: Path) -> None:
+def test_several_top_directories_are_kept(tmp_path: Path, tree: Path) -> None:
     with zipfile.ZipFile(tmp_path / "shop.zip", "w") as archive:
         archive.write(tree / "run.sh", "run.sh")
         archive.write(tree / "shop/web.py", "shop/web.py")
@@ -94,7 +94,7 @@ def test_a_tar_file_that_ends_with_a_zip_file_is_a_tar_file(tmp_path: Path, tree
     assert (tmp_path / "src/zz.zip").exists()
 
 
-def test_tar_files_come_through_pipes_into_places(tmp_path: Path, tree: Path) -> None:
+def test_tar_files_are_read_from_pipes_and_unpacked_into_subdirectories(tmp_path: Path, tree: Path) -> None:
     (tmp_path / "src").mkdir()
     with subprocess.Popen(["tar", "-c", tree.name], cwd=tree.parent, stdout=subprocess.PIPE) as tar:
         assert tar.stdout
@@ -104,7 +104,7 @@ def test_tar_files_come_through_pipes_into_places(tmp_path: Path, tree: Path) ->
 
 
 @pytest.mark.parametrize("subdirectory", ["link/inner", "../inner", "file/inner"])
-def test_no_place_lies_behind_a_link(tmp_path: Path, tree: Path, subdirectory: str) -> None:
+def test_a_subdirectory_behind_a_link_is_refused(tmp_path: Path, tree: Path, subdirectory: str) -> None:
     for name in ("outside", "src"):
         (tmp_path / name).mkdir()
     (tmp_path / "src/link").symlink_to(tmp_path / "outside")
@@ -115,7 +115,7 @@ def test_no_place_lies_behind_a_link(tmp_path: Path, tree: Path, subdirectory: s
 
 
 @pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil"])
-def test_no_member_of_a_zip_file_leaves_the_directory(tmp_path: Path, name: str) -> None:
+def test_zip_members_outside_the_directory_are_refused(tmp_path: Path, name: str) -> None:
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
         archive.writestr(zipfile.ZipInfo(name), "evil")
     with pytest.raises(BuildError, match="outside of the source's directory"):
@@ -159,7 +159,7 @@ def tar_member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> ta
         tar_member("passwd", tarfile.LNKTYPE, "../../etc/passwd"),
     ],
 )
-def test_no_member_of_a_tar_file_leaves_the_directory_or_is_special(tmp_path: Path, member: tarfile.TarInfo) -> None:
+def test_tar_members_outside_the_directory_and_special_files_are_refused(tmp_path: Path, member: tarfile.TarInfo) -> None:
     with tarfile.open(tmp_path / "evil.tar", "w") as archive:
         archive.addfile(tar_member("good"))
         archive.addfile(member)
@@ -170,7 +170,7 @@ def test_no_member_of_a_tar_file_leaves_the_directory_or_is_special(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("bound", "message"), [("MAX_FILES", "more than 3 members"), ("MAX_BYTES", "more than 0 MiB")])
-def test_an_archive_is_bounded_by_what_it_becomes(
+def test_number_and_unpacked_size_of_members_are_limited(
     tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch, bound: str, message: str
 ) -> None:
     monkeypatch.setattr(unpacking, bound, 3)
@@ -184,7 +184,7 @@ def test_an_archive_is_bounded_by_what_it_becomes(
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04 cut off"])
-def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_other_files_than_archives_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "shop.tar.gz").write_bytes(content)
     with pytest.raises(BuildError, match=rf"{KEY}: cannot be unpacked"):
         unpacked(tmp_path / "shop.tar.gz", tmp_path / "src")
@@ -204,15 +204,15 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 class Server(ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """Say nothing: what is too large is not read to its end."""
+        """Ignore errors: clients do not read files that are too large to the end."""
 
 
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Discard log messages."""
 
 
-def test_what_is_fetched_hashes_to_what_is_wanted(tmp_path: Path, server: str) -> None:
+def test_the_checksum_of_a_download_is_verified(tmp_path: Path, server: str) -> None:
     right = hashlib.sha256(b"shop" * 1_000_000).hexdigest()
     fetch(f"{server}/shop.tar", tmp_path / "got", f"sha256:{right}", KEY)
     assert (tmp_path / "got").read_bytes() == b"shop" * 1_000_000
@@ -222,7 +222,7 @@ def test_what_is_fetched_hashes_to_what_is_wanted(tmp_path: Path, server: str) -
     assert f"hashes to sha256:{right}; expected sha256:{'0' * 64}" in str(caught.value)
 
 
-def test_what_cannot_be_fetched_is_named_without_its_password(tmp_path: Path, server: str) -> None:
+def test_failed_downloads_are_reported_without_passwords(tmp_path: Path, server: str) -> None:
     with pytest.raises(BuildError) as caught:
         fetch(f"{server}/missing.tar", tmp_path / "got", f"sha256:{'0' * 64}", KEY)
     assert "/missing.tar cannot be fetched from this host: HTTP Error 404" in str(caught.value)

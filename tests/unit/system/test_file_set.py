@@ -32,7 +32,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set imp
 USER = pwd.getpwuid(os.getuid()).pw_name
 GROUP = grp.getgrgid(os.getgid()).gr_name
 
-#: A daemon's checker: it reads every file below a directory and refuses the first line that says so.
+#: Checker of a daemon: reads all files of a directory and rejects the first line with "broken".
 CHECKER = """
 import pathlib, sys
 root = pathlib.Path(sys.argv[1])
@@ -62,7 +62,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_set_is_applied_once(root: Path) -> None:
+def test_applying_files_is_idempotent(root: Path) -> None:
     wanted = FileSet(root, [file("main.conf", "new\n"), file("new/deep/a.conf", "a\n", mode=0o640)], owns=["sites/mine.*.conf"])
     outcome = converge(wanted, check=CHECK)
     assert outcome.changed
@@ -74,7 +74,7 @@ def test_a_set_is_applied_once(root: Path) -> None:
     assert not converge(wanted, check=["/does/not/exist"]).changed, "nothing differs, so nothing is checked either"
 
 
-def test_a_link_takes_the_place_of_a_file_and_the_other_way_round(root: Path) -> None:
+def test_links_replace_files_and_files_replace_links(root: Path) -> None:
     link = File("main.conf", b"sites/theirs.conf", is_link=True)
     assert converge(FileSet(root, [link]), check=CHECK).changed
     assert (root / "main.conf").readlink() == Path("sites/theirs.conf")
@@ -89,7 +89,7 @@ def test_a_link_takes_the_place_of_a_file_and_the_other_way_round(root: Path) ->
     assert not (root / "main.conf").is_symlink()
 
 
-def test_check_mode_says_the_same_and_changes_nothing(root: Path) -> None:
+def test_check_mode_predicts_changes_without_making_them(root: Path) -> None:
     before = tree(root)
     wanted = FileSet(root, [file("main.conf", "new\n")], absent=["sites/theirs.conf"])
     outcome = converge(wanted, check=CHECK, check_mode=True)
@@ -98,7 +98,7 @@ def test_check_mode_says_the_same_and_changes_nothing(root: Path) -> None:
     assert sorted(path.name for path in root.parent.iterdir()) == ["etc"], "the staged copy is gone"
 
 
-def test_check_mode_leaves_the_check_out_while_something_that_it_reads_is_still_to_be_made(root: Path, tmp_path: Path) -> None:
+def test_check_mode_skips_the_check_if_needed_files_are_missing(root: Path, tmp_path: Path) -> None:
     needed = tmp_path / "certificate"
     wanted = FileSet(root, [File("a.conf", b"bad\n", needs=[str(needed)])])
     assert converge(wanted, check=["false"], check_mode=True).changed
@@ -107,7 +107,7 @@ def test_check_mode_leaves_the_check_out_while_something_that_it_reads_is_still_
         converge(wanted, check=["false"], check_mode=True)
 
 
-def test_check_mode_on_a_bare_host(tmp_path: Path) -> None:
+def test_check_mode_works_on_a_bare_host(tmp_path: Path) -> None:
     nobody = File("a.conf", b"a\n", owner="no-such-user", group="no-such-group")
     wanted = FileSet(tmp_path / "not/there", [nobody], owns=["*.conf"], absent=["b.conf"])
     outcome = converge(wanted, check=["/no/such/daemon", "{root}"], check_mode=True)
@@ -115,7 +115,7 @@ def test_check_mode_on_a_bare_host(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_refused_set_leaves_everything_and_names_file_line_and_variable(root: Path) -> None:
+def test_rejected_files_change_nothing_and_are_reported_with_line_and_variable(root: Path) -> None:
     before = tree(root)
     files = [file("main.conf", "new\n"), file("sites/shop.conf", "fine\n  broken on;\n", label="sites.shop.extra")]
     with pytest.raises(FileSetError) as caught:
@@ -127,20 +127,20 @@ def test_a_refused_set_leaves_everything_and_names_file_line_and_variable(root: 
     assert tree(root) == before
 
 
-def test_a_refused_secret_is_not_quoted(root: Path) -> None:
+def test_rejected_secrets_are_not_quoted(root: Path) -> None:
     with pytest.raises(FileSetError) as caught:
         converge(FileSet(root, [file("a.conf", "broken hunter2\n", secret=True)]), check=CHECK)
     assert str(caught.value).splitlines()[0] == f"{root}/a.conf is refused"
     assert "hunter2" not in str(caught.value)
 
 
-def test_the_check_sees_the_whole_set_with_its_removals(root: Path) -> None:
+def test_the_check_runs_on_all_files_without_removed_ones(root: Path) -> None:
     (root / "sites/mine.gone.conf").write_text("broken\n")
     converge(FileSet(root, [file("main.conf", "new\n")], owns=["sites/mine.*"]), check=CHECK)
     assert "sites/mine.gone.conf" not in tree(root)
 
 
-def test_undo_puts_back_contents_modes_times_links_and_directories(root: Path) -> None:
+def test_rollback_restores_contents_modes_timestamps_links_and_directories(root: Path) -> None:
     (root / "link.conf").symlink_to("main.conf")
     os.utime(root / "main.conf", (1000, 1000))
     (root / "main.conf").chmod(0o604)
@@ -159,7 +159,7 @@ def test_undo_puts_back_contents_modes_times_links_and_directories(root: Path) -
     assert not (root / "new").exists()
 
 
-def test_an_unknown_owner_stops_before_anything_is_live(root: Path) -> None:
+def test_an_unknown_owner_fails_before_anything_is_live(root: Path) -> None:
     before = tree(root)
     files = [file("main.conf", "new\n"), File("new/b.conf", b"b\n", owner=USER, group="no-such-group")]
     with pytest.raises(FileSetError, match="group no-such-group, which does not exist"):
@@ -168,18 +168,18 @@ def test_an_unknown_owner_stops_before_anything_is_live(root: Path) -> None:
     assert not (root / "new").exists()
 
 
-def test_a_directory_in_the_way_is_named(root: Path) -> None:
+def test_a_directory_at_the_path_of_a_file_is_reported(root: Path) -> None:
     with pytest.raises(FileSetError, match="sites is not a file or symbolic link"):
         converge(FileSet(root, [file("sites", "x\n")]))
 
 
-def test_absolute_paths_lie_outside_of_the_root(root: Path, tmp_path: Path) -> None:
+def test_absolute_paths_may_be_outside_the_root(root: Path, tmp_path: Path) -> None:
     outside = tmp_path / "units/a.conf"
     converge(FileSet(root, [file(str(outside), "broken\n")]), check=CHECK)
     assert outside.read_text() == "broken\n", "the check is of the root only"
 
 
-def test_diffs_show_contents_or_what_else_changes_but_no_secrets(root: Path) -> None:
+def test_diffs_show_contents_or_metadata_but_no_secrets(root: Path) -> None:
     (root / "key").write_text("hunter1\n")
     (root / "key").chmod(0o600)
     (root / "moded").write_text("same\n")
@@ -206,7 +206,7 @@ def test_diffs_show_contents_or_what_else_changes_but_no_secrets(root: Path) -> 
     assert "hunter" not in str(diffs), "nothing of a file marked secret, or that more may read afterwards, or that goes"
 
 
-def test_all_mistakes_of_the_files_come_at_once() -> None:
+def test_all_invalid_entries_are_reported_at_once() -> None:
     with pytest.raises(FileSetError) as caught:
         parse_files({"../a": {"content": "x"}, "b": {"contnt": "x"}, "c": {"content": "x", "mode": 420}})
     message = str(caught.value)
@@ -225,7 +225,7 @@ def test_all_mistakes_of_the_files_come_at_once() -> None:
         ("restart_if_idle", True, True, "deferred"),
     ],
 )
-def test_what_a_service_needs(on_change: systemd.OnChange, *, active: bool, changed: bool, action: str) -> None:
+def test_required_action_of_a_service(on_change: systemd.OnChange, *, active: bool, changed: bool, action: str) -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
         state = systemd.ServiceState(
             exists=True, active=active, enabled=True, main_pid=os.getpid(), started_at=0.0, loaded_at=0.0
@@ -239,19 +239,19 @@ def test_what_a_service_needs(on_change: systemd.OnChange, *, active: bool, chan
 @pytest.mark.parametrize(
     ("on_change", "read"), [("restart", True), ("restart_if_idle", True), ("reload", False), ("none", False)]
 )
-def test_a_unit_is_read_at_a_restart_only(on_change: systemd.OnChange, *, read: bool) -> None:
+def test_unit_files_take_effect_at_a_restart_only(on_change: systemd.OnChange, *, read: bool) -> None:
     assert is_read_by_service(Path("/etc/systemd/system/x.service.d/50-funnel.conf"), on_change) == read
     assert is_read_by_service(Path("/etc/nginx/nginx.conf"), on_change)
 
 
-def test_what_listens_for_a_service_cannot_be_reloaded() -> None:
+def test_a_changed_socket_unit_requires_a_restart() -> None:
     state = systemd.ServiceState(exists=True, active=True, enabled=True, main_pid=0, started_at=0.0, loaded_at=0.0)
     wanted = systemd.ServiceSpec("x", "reload", listener="x.socket")
     assert systemd.required_action(wanted, state, changed=True, listener_changed=True) == "restart"
     assert systemd.required_action(wanted, state, changed=True) == "reload"
 
 
-def test_a_supervisor_without_children_is_restarted() -> None:
+def test_a_supervisor_without_child_processes_is_restarted() -> None:
     with subprocess.Popen(["sleep", "60"]) as idle:
         state = systemd.ServiceState(exists=True, active=True, enabled=True, main_pid=idle.pid, started_at=0.0, loaded_at=0.0)
         found = systemd.required_action(systemd.ServiceSpec("x", "restart_if_idle"), state, changed=True)
@@ -282,14 +282,14 @@ def test_templates_are_rendered_with_the_variables_of_the_entry(tmp_path: Path) 
     }
 
 
-def test_an_undefined_variable_names_file_and_template(tmp_path: Path) -> None:
+def test_an_undefined_variable_is_reported_with_file_and_template(tmp_path: Path) -> None:
     with pytest.raises(AnsibleActionFail, match=r"files\.a\.conf: template .*a\.j2: 'missing' is undefined"):
         rendered(tmp_path, "{{ missing }}\n", {}, {})
     with pytest.raises(AnsibleActionFail, match="set either template or content, not both"):
         rendered(tmp_path, "x\n", {"content": "y"}, {})
 
 
-def test_a_service_may_be_given_longer_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_start_timeout_of_a_service_is_configurable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     systemctl = tmp_path / "systemctl"
     shown = "LoadState=loaded\\nActiveState=active\\nUnitFileState=enabled\\nMainPID=0\\n"
     shown += "ActiveEnterTimestampMonotonic=0\\nStateChangeTimestampMonotonic=0\\n"

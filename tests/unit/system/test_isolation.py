@@ -1,4 +1,4 @@
-"""The request to a unit, and its main process; exploits on booted hosts try the unit itself."""
+"""Request and main process of isolated units; tests of exploits on hosts cover the unit itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system import isola
 NOBODY = pwd.getpwnam("nobody")
 
 
-def test_a_units_command_bounds_the_program_and_names_nothing_of_it() -> None:
+def test_the_command_of_a_unit_sets_limits_and_contains_no_secrets() -> None:
     command = isolation.unit_command("funnel-shop-1.service", "Build of shop", 60, private_tmp=True)
     assert command[:5] == ["systemd-run", "--quiet", "--pipe", "--wait", "--collect"]
     properties = [word.removeprefix("--property=") for word in command if word.startswith("--property=")]
@@ -60,15 +60,15 @@ def ask(control: socket.socket, message: dict[str, Any], given: int | None = Non
 
 
 @pytest.mark.parametrize(("program", "status"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", -9)])
-def test_it_reports_the_exit_status(control: socket.socket, program: str, status: int) -> None:
+def test_the_exit_status_is_reported(control: socket.socket, program: str, status: int) -> None:
     assert ask(control, request("sh", "-c", program))["status"] == status
 
 
-def test_it_reports_what_cannot_be_started(control: socket.socket) -> None:
+def test_a_failed_start_is_reported(control: socket.socket) -> None:
     assert ask(control, request("missing"))["error"] == "No such file or directory: missing"
 
 
-def test_the_program_is_the_users_and_has_no_descriptor_of_roots(control: socket.socket) -> None:
+def test_the_program_runs_as_the_user_without_inherited_descriptors(control: socket.socket) -> None:
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         said = Path(name, "said")
         said.parent.chmod(0o777)
@@ -81,14 +81,14 @@ def test_the_program_is_the_users_and_has_no_descriptor_of_roots(control: socket
     assert not [line for line in others if "socket" in line]
 
 
-def test_a_descriptor_that_is_given_is_its_input(control: socket.socket) -> None:
+def test_a_passed_descriptor_becomes_standard_input(control: socket.socket) -> None:
     with tempfile.TemporaryFile() as file:
         file.write(b"text")
         file.seek(0)
         assert ask(control, request("sh", "-c", '[ "$(cat)" = text ]'), file.fileno())["status"] == 0
 
 
-def test_it_ends_when_nobody_waits_any_more() -> None:
+def test_the_unit_exits_when_its_caller_has_exited() -> None:
     ours, theirs = socket.socketpair()
     code = Path(isolation_unit.__file__).read_text()
     with subprocess.Popen([sys.executable, "-IS", "-c", code], stdin=theirs.fileno(), process_group=0) as process:
@@ -98,4 +98,4 @@ def test_it_ends_when_nobody_waits_any_more() -> None:
         assert process.poll() is None
         ours.close()
         assert process.wait(10) == 1
-        os.killpg(process.pid, 9)  # what systemd does, which is not here
+        os.killpg(process.pid, 9)  # systemd, which is missing here, would do this

@@ -38,7 +38,7 @@ def fake_proc(directory: Path, *, hard: int = 20000, capabilities: str = WITHOUT
     return directory
 
 
-def test_a_container_is_bound_by_its_hard_limit(tmp_path: Path) -> None:
+def test_a_container_is_limited_by_its_hard_limit(tmp_path: Path) -> None:
     capacity = Capacity.of_host(fake_proc(tmp_path))
     assert capacity.max_open_files == 20000
     assert capacity.problem(20000) == ""
@@ -48,7 +48,7 @@ def test_a_container_is_bound_by_its_hard_limit(tmp_path: Path) -> None:
     )
 
 
-def test_a_whole_host_is_bound_by_the_kernel(tmp_path: Path) -> None:
+def test_a_host_is_limited_by_the_kernel(tmp_path: Path) -> None:
     capacity = Capacity.of_host(fake_proc(tmp_path, capabilities=ALL_CAPABILITIES))
     assert capacity.problem(1048576) == ""
     assert "fs.nr_open is 1048576; set at most 1048576, or raise fs.nr_open" in capacity.problem(1048577)
@@ -60,19 +60,19 @@ def test_the_capability_does_not_count_in_a_user_namespace(tmp_path: Path) -> No
     assert Capacity.of_host(proc).max_open_files == 20000
 
 
-def test_a_kernel_setting_that_cannot_be_raised_is_reported_with_both_numbers() -> None:
-    read_only = Sysctl("kernel.cap_last_cap", "limits_backlog", 1000)  # read-only for root, too
+def test_a_read_only_kernel_setting_is_reported_with_both_values() -> None:
+    read_only = Sysctl("kernel.cap_last_cap", "limits_backlog", 1000)  # read-only even for root
     found = read_only.current
     assert f"limits_backlog: requires kernel.cap_last_cap >= 1000, but it is {found} and read-only" in read_only.problem()
     assert Sysctl("kernel.cap_last_cap", "limits_backlog", found).problem() == ""
 
 
-def test_what_the_host_cannot_give_stops_everything(tmp_path: Path) -> None:
+def test_a_limit_above_the_maximum_of_the_host_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(LimitsError, match="50000 exceeds the maximum of this host: PID 1's hard limit is 20000"):
         apply(Limits(50000, 4096, ["nginx"], fake_proc(tmp_path)))
 
 
-def test_drop_ins_leave_room_for_a_later_rise(tmp_path: Path) -> None:
+def test_drop_ins_allow_raising_the_limit_later(tmp_path: Path) -> None:
     files = {file.path: file.content.decode() for file in Limits(16384, 4096, ["nginx"], fake_proc(tmp_path)).files("")}
     drop_in = files["/etc/systemd/system/nginx.service.d/50-funnel-limits.conf"]
     assert "LimitNOFILE=16384:infinity" in drop_in.splitlines()
@@ -94,7 +94,7 @@ def test_the_file_of_kernel_settings_does_not_depend_on_its_own_effect(tmp_path:
     assert settings(first) == first
 
 
-def test_a_higher_backlog_of_the_host_is_kept_and_a_high_file_max_left_alone(tmp_path: Path) -> None:
+def test_a_higher_backlog_is_kept_and_a_sufficient_file_max_is_not_set(tmp_path: Path) -> None:
     proc = fake_proc(tmp_path)
     (proc / "sys/net/core/somaxconn").write_text("65535\n")
     (file,) = [file for file in Limits(16384, 4096, [], proc).files("") if file.path == SYSCTL_FILE]
@@ -102,7 +102,7 @@ def test_a_higher_backlog_of_the_host_is_kept_and_a_high_file_max_left_alone(tmp
     assert "file-max" not in file.content.decode()
 
 
-def test_a_running_process_is_raised_and_only_raised() -> None:
+def test_limits_of_running_processes_are_only_raised() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with subprocess.Popen(["sh", "-c", "ulimit -Sn 100 && exec sleep 60"], stdout=subprocess.DEVNULL) as process:
         while open_file_limits(process.pid)[0] != 100:
@@ -118,12 +118,12 @@ def test_a_running_process_is_raised_and_only_raised() -> None:
     assert result.files == [f"/proc/{process.pid}/limits"] * 2
 
 
-def test_the_limits_of_a_process_are_read_as_the_kernel_has_them() -> None:
+def test_limits_of_a_process_are_read_from_proc() -> None:
     assert open_file_limits(os.getpid()) == resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 @pytest.mark.parametrize("services", [[], ["nginx", "supervisor"]])
-def test_logins_get_the_limit_too(tmp_path: Path, services: list[str]) -> None:
+def test_the_limit_applies_to_logins_too(tmp_path: Path, services: list[str]) -> None:
     text = Limits(16384, 4096, services, fake_proc(tmp_path)).files("")[0].content.decode()
     assert [line.split() for line in text.splitlines()[1:]] == [
         ["*", "soft", "nofile", "16384"],

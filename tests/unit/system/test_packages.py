@@ -27,18 +27,18 @@ def host(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("number", ['VERSION_ID="12"', 'VERSION_ID="13"', "VERSION_ID=14", "# testing has no number"])
-def test_debian_from_12_on_is_supported(host: Path, number: str) -> None:
+def test_debian_12_and_later_are_supported(host: Path, number: str) -> None:
     (host / "etc/os-release").write_text(f"ID=debian\n{number}\n")
     require_supported_host(host)
 
 
 @pytest.mark.parametrize(("number", "codename"), [("22.04", "jammy"), ("24.04", "noble")])
-def test_ubuntu_with_long_support_is(host: Path, number: str, codename: str) -> None:
+def test_ubuntu_lts_releases_are_supported(host: Path, number: str, codename: str) -> None:
     (host / "etc/os-release").write_text(UBUNTU.format(number, codename))
     assert require_supported_host(host).codename == codename
 
 
-def test_a_python_that_is_too_old_is_refused_with_what_would_be_right(host: Path) -> None:
+def test_an_old_python_is_refused_with_a_remedy(host: Path) -> None:
     (host / "etc/os-release").write_text(UBUNTU.format("22.04", "jammy"))
     message = (
         r"host \S+ runs modules with Python 3.10, but they need 3.11; install python3.11 .*, and set ansible_python_interpreter"
@@ -57,7 +57,7 @@ def test_a_python_that_is_too_old_is_refused_with_what_would_be_right(host: Path
         ("", "an unknown system"),
     ],
 )
-def test_anything_else_is_refused_by_name(host: Path, os_release: str, name: str) -> None:
+def test_other_systems_are_refused_with_their_name(host: Path, os_release: str, name: str) -> None:
     if os_release:
         (host / "etc/os-release").write_text(os_release)
     known = "Debian 12 and 13, Ubuntu 22.04 and 24.04"
@@ -65,7 +65,7 @@ def test_anything_else_is_refused_by_name(host: Path, os_release: str, name: str
         require_supported_host(host)
 
 
-def test_what_is_installed_and_what_could_be() -> None:
+def test_installed_and_candidate_versions() -> None:
     names = ["dpkg", "no-such-package-at-all", "apt"]
     assert sorted(installed_versions(names)) == ["apt", "dpkg"]
     assert sorted(candidates(names)) == ["apt", "dpkg"]
@@ -75,11 +75,11 @@ def test_what_is_installed_and_what_could_be() -> None:
     ("debian", "upstream"),
     [("1.22.1-9+deb12u3", "1.22.1"), ("1:1.2.11", "1.2.11"), ("4.2.5-1", "4.2.5"), ("2.0-rc1-3", "2.0-rc1")],
 )
-def test_the_authors_version_is_debians_without_epoch_and_revision(debian: str, upstream: str) -> None:
+def test_upstream_versions_have_no_epoch_and_revision(debian: str, upstream: str) -> None:
     assert upstream_versions({"one": debian}) == {"one": upstream}
 
 
-def test_what_an_upgrade_would_do_is_what_apt_says() -> None:
+def test_simulated_upgrades_are_parsed() -> None:
     said = (
         "Reading package lists...\n"
         "Inst nginx [1.22.1-9] (1.22.1-9+deb12u1 Debian:12.9/stable [amd64]) []\n"
@@ -92,7 +92,7 @@ def test_what_an_upgrade_would_do_is_what_apt_says() -> None:
     }
 
 
-def test_a_host_is_asked_again_unless_all_is_known() -> None:
+def test_versions_are_selected_only_if_all_are_known() -> None:
     known = {"nginx": "1.26.3", "openssl": "3.5.1", "curl": "8.14.1"}
     assert select_versions(["nginx", "openssl"], known) == {"nginx": "1.26.3", "openssl": "3.5.1"}
     assert select_versions(["nginx", "git"], known) == select_versions([], known) == select_versions(None, known) == {}

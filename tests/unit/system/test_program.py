@@ -15,7 +15,7 @@ SCRIPT = b"#!/bin/sh\necho 1.0\n"
 
 
 def pack(file: Path, *members: str, content: bytes = SCRIPT) -> Path:
-    """Make a tar or zip file, as its name ends, in which each member is the program."""
+    """Create a tar or zip file, by its suffix, in which each member is the program."""
     inside = file.with_suffix(".content")
     inside.write_bytes(content)
     if file.suffix in {".zip", ".whl"}:
@@ -35,7 +35,7 @@ def program(directory: Path, archive: Path) -> Program:
 
 
 @pytest.mark.parametrize("name", ["a.tgz", "a.zip", "a.whl"])
-def test_the_one_member_of_that_name_is_taken_and_can_be_run(tmp_path: Path, name: str) -> None:
+def test_the_member_of_that_name_is_extracted_and_executable(tmp_path: Path, name: str) -> None:
     archive = pack(tmp_path / name, "top/README", "top/bin/mongod", "top/mongod.conf")
     one = program(tmp_path, archive)
     assert not one.is_up_to_date()
@@ -46,7 +46,7 @@ def test_the_one_member_of_that_name_is_taken_and_can_be_run(tmp_path: Path, nam
     assert one.path.parent.stat().st_mode & 0o777 == 0o755
 
 
-def test_a_file_that_is_no_archive_is_the_program_itself(tmp_path: Path) -> None:
+def test_any_other_file_is_the_program_itself(tmp_path: Path) -> None:
     file = tmp_path / "mongod-6"
     file.write_bytes(SCRIPT)
     one = program(tmp_path, file)
@@ -57,7 +57,7 @@ def test_a_file_that_is_no_archive_is_the_program_itself(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("members", "found"), [((), "none"), (("a/mongod", "b/mongod"), "a/mongod, b/mongod"), (("mongos",), "none")]
 )
-def test_an_archive_without_exactly_one_is_refused(tmp_path: Path, members: tuple[str, ...], found: str) -> None:
+def test_an_archive_without_exactly_one_such_member_is_refused(tmp_path: Path, members: tuple[str, ...], found: str) -> None:
     archive = pack(tmp_path / "a.tgz", *members)
     with pytest.raises(ProgramError, match=f"{KEY}.archive: must contain exactly one file mongod; found {found}"):
         program(tmp_path, archive).install(archive, "", KEY)
@@ -71,7 +71,7 @@ def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
         extract(archive, "mongod", tmp_path / "out", KEY)
 
 
-def test_one_that_does_not_run_does_not_take_the_place_of_the_one_before(tmp_path: Path) -> None:
+def test_a_program_that_does_not_run_does_not_replace_the_previous_one(tmp_path: Path) -> None:
     good = pack(tmp_path / "good.tgz", "mongod")
     before = program(tmp_path, good)
     before.install(good, "", KEY)
@@ -82,7 +82,7 @@ def test_one_that_does_not_run_does_not_take_the_place_of_the_one_before(tmp_pat
     assert [path.name for path in (tmp_path / "opt").iterdir()] == [before.path.parent.name]
 
 
-def test_the_one_before_is_kept_and_older_ones_go(tmp_path: Path) -> None:
+def test_the_previous_version_is_kept_and_older_ones_are_removed(tmp_path: Path) -> None:
     programs = []
     for number in range(3):
         archive = pack(tmp_path / f"{number}.tgz", "mongod", content=SCRIPT + b"#" * number)
@@ -91,7 +91,7 @@ def test_the_one_before_is_kept_and_older_ones_go(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "opt").iterdir()} == {one.path.parent.name for one in programs[1:]}
 
 
-def test_what_still_runs_is_kept_when_one_upgrade_after_the_other_fails(tmp_path: Path) -> None:
+def test_the_running_version_is_kept_after_several_failed_upgrades(tmp_path: Path) -> None:
     programs = []
     for number in range(4):
         content = Path("/bin/sleep").read_bytes() + b"#" * number

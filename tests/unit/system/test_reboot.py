@@ -12,9 +12,11 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.reboot impor
 MAPS = "7f3a5c000000-7f3a5c022000 {} 00002000 fe:00 2238495                    {}\n"
 
 
-def test_packages_and_kernels_ask_for_a_reboot(tmp_path: Path) -> None:
+def test_packages_and_kernels_are_reasons_to_reboot(tmp_path: Path) -> None:
     def found() -> list[str]:
-        return [reason for reason in reboot_reasons(tmp_path) if not reason.startswith("processes")]  # these are this machine's
+        return [
+            reason for reason in reboot_reasons(tmp_path) if not reason.startswith("processes")
+        ]  # processes of the test machine
 
     assert found() == []
     (tmp_path / "run").mkdir()
@@ -31,10 +33,8 @@ def test_packages_and_kernels_ask_for_a_reboot(tmp_path: Path) -> None:
         (tmp_path / link).unlink()
 
 
-def test_services_that_run_without_what_their_units_have_now_ask_for_a_reboot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Units of three services were changed a minute ago: one has been started since, one does not run."""
+def test_services_older_than_their_drop_ins_are_reasons_to_reboot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units of three services changed a minute ago; one service has started since, and one does not run."""
     now = time.clock_gettime(time.CLOCK_MONOTONIC)
     for name, pid, began in (("nginx", 7, now - 600), ("etcd", 8, now), ("haproxy", 0, 0)):
         directory = tmp_path / f"etc/systemd/system/{name}.service.d"
@@ -62,6 +62,6 @@ def test_services_that_run_without_what_their_units_have_now_ask_for_a_reboot(
         ("rwxs", "/dev/zero (deleted)", False),
     ],
 )
-def test_code_that_was_replaced_is_told_from_what_was_never_a_file(mode: str, file: str, *, replaced: bool) -> None:
+def test_replaced_code_is_distinguished_from_data_and_anonymous_memory(mode: str, file: str, *, replaced: bool) -> None:
     text = MAPS.format("r-xp", "/usr/bin/true") + MAPS.format(mode, file) + MAPS.format("rw-p", "[heap]")
     assert bool(REPLACED.search(text)) == replaced

@@ -7,7 +7,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.home import 
 from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import Sources, Uv
 
 
-def test_it_is_right_only_if_installed_linked_and_alone(tmp_path: Path) -> None:
+def test_uv_is_up_to_date_if_installed_linked_and_the_only_version(tmp_path: Path) -> None:
     uv = Uv("1.2.3", home=tmp_path / "uv", link=tmp_path / "bin/uv")
     assert not uv.is_up_to_date()
     uv.program.parent.mkdir(parents=True)
@@ -15,7 +15,7 @@ def test_it_is_right_only_if_installed_linked_and_alone(tmp_path: Path) -> None:
     uv.program.chmod(0o755)
     uv.link.parent.mkdir()
     assert not uv.is_up_to_date()
-    uv.install([], {})  # the version is there: nothing is downloaded
+    uv.install([], {})  # already installed: nothing is downloaded
     assert uv.link.readlink() == uv.program
     assert uv.is_up_to_date()
     (tmp_path / "uv/1.2.2").mkdir()
@@ -24,7 +24,7 @@ def test_it_is_right_only_if_installed_linked_and_alone(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "uv").iterdir()] == ["1.2.3"]
 
 
-def test_pip_is_told_only_what_is_set() -> None:
+def test_the_environment_of_pip_contains_only_set_values() -> None:
     assert Sources().pip_environment() == {}, "the host's own pip.conf holds"
     everything = Sources(
         index_url="https://u:p@a/simple",
@@ -58,7 +58,7 @@ def test_the_environment_of_builds_is_read_as_written(tmp_path: Path) -> None:
     assert b"u:p" not in toml.content
 
 
-def test_with_a_wheelhouse_no_index_is_asked() -> None:
+def test_a_wheelhouse_replaces_all_indexes() -> None:
     toml, environment = Sources(index_url="https://a/simple", wheelhouse=Path("/opt/wheelhouse")).files()
     settings = tomllib.loads(toml.content.decode())
     assert settings["no-index"] is True

@@ -22,12 +22,12 @@ def wheels(tmp_path: Path) -> Path:
     return directory
 
 
-def test_only_packages_belong_to_it(wheels: Path, tmp_path: Path) -> None:
+def test_only_packages_are_part_of_it(wheels: Path, tmp_path: Path) -> None:
     assert list(package_hashes(wheels)) == ["a-1-py3-none-any.whl", "b-1.tar.gz"]
     assert package_hashes(tmp_path / "nowhere") == {}
 
 
-def test_it_becomes_what_is_wanted_and_nothing_else(wheels: Path, tmp_path: Path) -> None:
+def test_it_contains_exactly_the_desired_packages(wheels: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     (home / "old-1-py3-none-any.whl").touch()
@@ -38,7 +38,7 @@ def test_it_becomes_what_is_wanted_and_nothing_else(wheels: Path, tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "packages.tar", "wheels"]
 
 
-def test_what_arrives_damaged_changes_nothing(wheels: Path, tmp_path: Path) -> None:
+def test_damaged_packages_change_nothing(wheels: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     wanted = package_hashes(wheels)
     (wheels / "b-1.tar.gz").write_text("other")
