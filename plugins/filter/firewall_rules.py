@@ -1,6 +1,6 @@
 # Copyright: The funnel.tornado developers
 # MIT License (see LICENSE)
-"""The filter funnel.tornado.firewall."""
+"""The filter funnel.tornado.firewall_rules."""
 
 from __future__ import annotations
 
