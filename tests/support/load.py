@@ -100,7 +100,7 @@ class Result:
         found = sorted(1000 * seconds for began, seconds in self.exchanges if began < end and began + seconds > begin)
         return Latency(*(found[int(share * (len(found) - 1))] for share in (0.5, 0.99, 1.0))) if found else Latency(0, 0, 0)
 
-    def whole_after(self, moment: float) -> float:
+    def recovered_after(self, moment: float) -> float:
         """Return the seconds from ``moment`` until requests that are sent are answered, and within `SLOW` seconds."""
         slow = [began for began, seconds in self.exchanges if seconds >= SLOW]
         failed = [began for began, _, _ in self.failures]

@@ -1,4 +1,4 @@
-"""What the tests of this scenario share: the fleet, its clients, and the tables of what they noticed at the end of the run."""
+"""Fixtures of the fleet scenario: the fleet, its clients, and a summary of the load results at the end of the run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.support.fleet import NAME, SCHEMES, Clients, Fleet, Traffic
 from tests.support.load import Load, Result, Shape, table
 from tests.support.remote import eventually
 
-#: Seconds after which nobody may notice a fault any more.
-WHOLE_AFTER = 3.0
+#: Seconds after which clients must not notice a fault any more.
+RECOVERY_TIME = 3.0
 
-#: Seconds in which what was sent just before is still on its way.
+#: Seconds for which requests sent before a fault are still in flight.
 IN_FLIGHT = 0.2
 
-#: Seconds in which an answer has to come.
+#: Seconds within which each response must arrive.
 TIMEOUT = 8.0
 
 PLANNED = pytest.StashKey[dict[str, Result]]()
@@ -32,19 +32,19 @@ def fleet() -> Fleet:
 
 
 @pytest.fixture(autouse=True)
-def whole(fleet: Fleet) -> Iterator[None]:
-    """Whatever a test does, the fleet is well afterwards."""
+def assert_fleet_healthy(fleet: Fleet) -> Iterator[None]:
+    """Verify that the fleet is healthy after each test."""
     yield
-    eventually(fleet.whole, 60)
+    eventually(fleet.is_healthy, 60)
 
 
 @pytest.fixture(scope="session")
 def clients(pytestconfig: pytest.Config, fleet: Fleet) -> Clients:
-    """Return a function that keeps the site busy by HTTP and HTTPS; ``title`` names what is done meanwhile.
+    """Return a context manager that puts load on the site over HTTP and HTTPS; ``title`` names the operation under test.
 
-    No client may notice what is planned, but for ``websockets_break``: a balancer cannot tell a websocket that it has to go.
-    Of what is done by `Traffic.strike`, only requests in flight may fail, one of each client at most, and not for long. Each
-    answer has to tell the client's own address and scheme. The other options are those of `tests.support.load.Shape`.
+    Planned changes must not be noticed by any client, except with ``websockets_break``: a load balancer cannot ask websockets
+    to reconnect. After a fault by `Traffic.inject` only in-flight requests may fail, at most one per client, and only briefly.
+    Each response must contain the client's address and scheme. The other options are those of `tests.support.load.Shape`.
     """
 
     @contextmanager
@@ -55,7 +55,7 @@ def clients(pytestconfig: pytest.Config, fleet: Fleet) -> Clients:
             loads = {}
             for scheme in SCHEMES:
                 expected = f'"remote_ip": "{fleet.client_address}", "protocol": "{scheme}"'
-                load = Load(fleet.address, **options | {"scheme": scheme, "expected": expected} | shape)
+                load = Load(fleet.floating_ip, **options | {"scheme": scheme, "expected": expected} | shape)
                 loads[scheme] = stack.enter_context(load)
             traffic = Traffic(loads)
             yield traffic
@@ -63,8 +63,8 @@ def clients(pytestconfig: pytest.Config, fleet: Fleet) -> Clients:
         for scheme, load in loads.items():
             if recorded is not None:
                 load.result.compare(recorded)
-            after = f" (whole after {load.result.whole_after(traffic.struck):.1f} s)" if traffic.struck else ""
-            stash = pytestconfig.stash.setdefault(FAULTS if traffic.struck else PLANNED, {})
+            after = f" (recovered after {load.result.recovered_after(traffic.injected_at):.1f} s)" if traffic.injected_at else ""
+            stash = pytestconfig.stash.setdefault(FAULTS if traffic.injected_at else PLANNED, {})
             stash[f"{title}, {scheme}{after}"] = load.result
         shown = "\n".join(table({scheme: load.result for scheme, load in loads.items()}))
         for load in loads.values():
@@ -73,12 +73,12 @@ def clients(pytestconfig: pytest.Config, fleet: Fleet) -> Clients:
             assert result.messages > 10, shown
             assert result.posted > 10 or not load.shape.post, shown
             assert result.lost == 0, shown
-            if traffic.struck:
-                later = [began - traffic.struck for began, _, _ in result.failures]
-                assert max(later, default=0.0) < IN_FLIGHT + traffic.lasting, shown
-                assert result.failed <= load.shape.clients or traffic.lasting, shown
-                assert result.whole_after(traffic.struck) < WHOLE_AFTER, shown
-                assert max(began for began, _ in result.exchanges) > traffic.struck + WHOLE_AFTER, shown
+            if traffic.injected_at:
+                later = [began - traffic.injected_at for began, _, _ in result.failures]
+                assert max(later, default=0.0) < IN_FLIGHT + traffic.outage, shown
+                assert result.failed <= load.shape.clients or traffic.outage, shown
+                assert result.recovered_after(traffic.injected_at) < RECOVERY_TIME, shown
+                assert max(began for began, _ in result.exchanges) > traffic.injected_at + RECOVERY_TIME, shown
             else:
                 assert (result.failed, result.doubled) == (0, 0), shown
                 assert result.cut == 0 or websockets_break, shown
@@ -87,8 +87,8 @@ def clients(pytestconfig: pytest.Config, fleet: Fleet) -> Clients:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print what the clients noticed, whether the tests passed or not."""
-    for title, key in (("what clients noticed of what was planned", PLANNED), ("what clients noticed of faults", FAULTS)):
+    """Print the load results, also after failures."""
+    for title, key in (("load results of planned changes", PLANNED), ("load results of faults", FAULTS)):
         if results := config.stash.get(key, {}):
             terminalreporter.section(title)
             for line in table(results):

@@ -1,4 +1,4 @@
-"""What the documentation says to look at on a host is there."""
+"""The commands of the troubleshooting guide work on the hosts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tests.support.remote import ROOT
 
 
 def works(host: Host, command: str) -> bool:
-    done = host.run(command)
-    found_nothing = command.startswith("grep") and done.rc == 1 and not done.stderr
-    return done.rc == 0 or found_nothing
+    result = host.run(command)
+    no_match = command.startswith("grep") and result.rc == 1 and not result.stderr
+    return result.rc == 0 or no_match
 
 
-def test_the_commands_on_a_host_work_on_app_hosts_or_on_balancers(fleet: Fleet) -> None:
-    wanted = {command.replace("shop", "sample") for command in commands(ROOT / "docs/troubleshooting.md", "sh")}
-    assert len(wanted) > 20
-    places = (fleet.hosts["web1"], fleet.balancers["lb1"])
-    assert [command for command in sorted(wanted) if not any(works(host, command) for host in places)] == []
+def test_documented_commands_work_on_app_hosts_or_balancers(fleet: Fleet) -> None:
+    documented = {command.replace("shop", "sample") for command in commands(ROOT / "docs/troubleshooting.md", "sh")}
+    assert len(documented) > 20
+    candidates = (fleet.hosts["web1"], fleet.balancers["lb1"])
+    assert [command for command in sorted(documented) if not any(works(host, command) for host in candidates)] == []

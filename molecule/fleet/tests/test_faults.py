@@ -1,4 +1,4 @@
-"""What fails: only requests that are in flight on what died may fail, once, and soon all is as before."""
+"""Faults: only in-flight requests to the failed component may fail, and service recovers quickly."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from testinfra.host import Host
 
-from tests.support.fleet import CUT, MEND, SCHEMES, Clients, Fleet, entry, harm, power, power_off
+from tests.support.fleet import HEAL_PARTITION, PARTITION, SCHEMES, Clients, Fleet, app_entry, power, power_off, run_fault
 from tests.support.remote import deploy, eventually, expect_success, processes
 
-#: An app host that is neither the first member of the database nor of the lock servers.
+#: An app host that is not the first member of the database or lock cluster.
 VICTIM = "web3"
 
-#: The logs, and what else is written to while an app serves and is deployed, but for its sockets.
+#: The log directories, and the other directories that serving and deploying an app write to, except sockets.
 LOGS = "/var/log/nginx /var/log/sample /var/log/supervisor"
 WRITTEN = "/srv/sample/releases /srv/sample/environments /srv/sample/shared /var/lib/nginx /tmp /var/tmp"
 
-#: Fills the disk as far as it is theirs: what is there can be read and opened, and the next write has no space left.
+#: Simulates a full disk for these directories: existing files stay readable, and writes fail for lack of space.
 FILL = f"""
 mkdir /run/full && mount -t tmpfs -o size=200m,mode=755 tmpfs /run/full
 for directory in {WRITTEN}; do
@@ -39,7 +39,7 @@ FREE = f"umount -l {WRITTEN} {LOGS} /run/full && rmdir /run/full && nginx -s reo
 
 @pytest.fixture
 def disk_full(fleet: Fleet) -> Iterator[Callable[[], object]]:
-    """Return a function that fills an app host's disk; it has space again afterwards."""
+    """Return a function that fills an app host's disk; free the space after the test."""
     host = fleet.hosts[VICTIM]
     yield lambda: host.check_output(FILL)
     host.check_output(FREE)
@@ -47,7 +47,7 @@ def disk_full(fleet: Fleet) -> Iterator[Callable[[], object]]:
 
 @pytest.fixture
 def slow_start(fleet: Fleet) -> Iterator[Callable[[Host], object]]:
-    """Return a function that has HAProxy start as slowly as on a busy host."""
+    """Return a function that delays the start of HAProxy, like on a busy host."""
     directory = "/run/systemd/system/haproxy.service.d"
     write = f"mkdir {directory} && printf '[Service]\\nExecStartPre=/bin/sleep 0.5\\n' > {directory}/slow.conf"
     yield lambda host: host.check_output(f"{write} && systemctl daemon-reload")
@@ -55,101 +55,101 @@ def slow_start(fleet: Fleet) -> Iterator[Callable[[Host], object]]:
         host.check_output(f"rm -rf {directory} && systemctl daemon-reload")
 
 
-def test_a_tornado_is_killed(fleet: Fleet, clients: Clients) -> None:
+def test_killed_app_process(fleet: Fleet, clients: Clients) -> None:
     before = processes(fleet.hosts[VICTIM], "sample")
-    with clients("a Tornado is killed") as traffic:
-        traffic.strike(lambda: harm(fleet.hosts[VICTIM], f"kill -KILL {min(before.values())}"))
+    with clients("app process killed") as traffic:
+        traffic.inject(lambda: run_fault(fleet.hosts[VICTIM], f"kill -KILL {min(before.values())}"))
     assert len(set(processes(fleet.hosts[VICTIM], "sample").values()) & set(before.values())) == 1
 
 
-def test_nginx_is_killed(fleet: Fleet, clients: Clients) -> None:
-    with clients("nginx is killed") as traffic:
-        traffic.strike(lambda: harm(fleet.hosts[VICTIM], "pkill -KILL -x nginx"))
-        eventually(fleet.whole)
+def test_killed_nginx(fleet: Fleet, clients: Clients) -> None:
+    with clients("nginx killed") as traffic:
+        traffic.inject(lambda: run_fault(fleet.hosts[VICTIM], "pkill -KILL -x nginx"))
+        eventually(fleet.is_healthy)
 
 
-def test_haproxy_is_killed(fleet: Fleet, clients: Clients, slow_start: Callable[[Host], object]) -> None:
+def test_killed_haproxy_keeps_the_floating_ip(fleet: Fleet, clients: Clients, slow_start: Callable[[Host], object]) -> None:
     name = fleet.active()
     slow_start(fleet.hosts[name])
-    with clients("HAProxy is killed") as traffic:
-        # What comes until systemd has started it again waits, keepalived's question as well.
-        traffic.strike(lambda: harm(fleet.hosts[name], "pkill -KILL -x haproxy"))
-        assert fleet.active() == name, "each move cuts connections"
+    with clients("HAProxy killed") as traffic:
+        # Connections wait until systemd has restarted HAProxy, including keepalived's health check.
+        traffic.inject(lambda: run_fault(fleet.hosts[name], "pkill -KILL -x haproxy"))
+        assert fleet.active() == name, "a failover would close connections"
 
 
-def test_haproxy_hangs(fleet: Fleet, clients: Clients) -> None:
-    sick = fleet.hosts[(name := fleet.active())]
+def test_hanging_haproxy_causes_failover(fleet: Fleet, clients: Clients) -> None:
+    hanging = fleet.hosts[(name := fleet.active())]
     try:
         with clients("HAProxy hangs") as traffic:
-            # The kernel goes on taking connections for it, until the address has moved.
-            traffic.strike(lambda: harm(sick, "pkill -STOP -x haproxy"), lasting=2.5)
+            # The kernel keeps accepting connections until the failover.
+            traffic.inject(lambda: run_fault(hanging, "pkill -STOP -x haproxy"), outage=2.5)
             assert fleet.active() != name
     finally:
-        sick.check_output("pkill -CONT -x haproxy")
-    with clients("HAProxy goes on"):
-        eventually(fleet.whole)
-        assert fleet.active() != name, "the address stays: to take it back would cut connections"
+        hanging.check_output("pkill -CONT -x haproxy")
+    with clients("HAProxy resumes"):
+        eventually(fleet.is_healthy)
+        assert fleet.active() != name, "the floating IP must not move back, which would close connections"
 
 
-def test_an_app_host_loses_its_power_and_misses_a_deploy(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
+def test_app_host_loses_power_and_misses_a_deploy(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
     others = set(fleet.app_hosts) - {VICTIM}
     theme = "light" if fleet.themes()[VICTIM] == "dark" else "dark"
-    other = entry(env={"SAMPLE_THEME": theme})
-    with clients("an app host loses its power") as traffic:
-        traffic.strike(lambda: power_off(VICTIM))
-        assert VICTIM not in fleet.serving()
+    changed = app_entry(env={"SAMPLE_THEME": theme})
+    with clients("app host loses power") as traffic:
+        traffic.inject(lambda: power_off(VICTIM))
+        assert VICTIM not in fleet.serving_hosts()
         power("up", VICTIM)
-    with clients("the app host is back"):
-        eventually(fleet.whole, 60)
+    with clients("app host is back"):
+        eventually(fleet.is_healthy, 60)
 
     power_off(VICTIM)
     try:
-        with clients("a deploy without it", post="") as traffic:
-            status, output = deploy("sample", "app_hosts", tmp_path, other, "-e", "strict=true")
+        with clients("deploy without the host", post="") as traffic:
+            status, output = deploy("sample", "app_hosts", tmp_path, changed, "-e", "strict=true")
             assert status != 0
             assert f"{VICTIM}: unreachable; strict skips no host, and nothing was changed" in output
-            status, output = deploy("sample", "app_hosts", tmp_path, other)
+            status, output = deploy("sample", "app_hosts", tmp_path, changed)
             assert status != 0
             assert re.search(rf"{VICTIM} .* unreachable=1 ", output)
     finally:
         power("up", VICTIM)
-    eventually(fleet.whole, 60)
+    eventually(fleet.is_healthy, 60)
     assert {name for name, found in fleet.themes().items() if found == theme} == others
-    with clients("the same again"):
-        expect_success(deploy("sample", "app_hosts", tmp_path, other))
+    with clients("repeated deploy"):
+        expect_success(deploy("sample", "app_hosts", tmp_path, changed))
     assert set(fleet.themes().values()) == {theme}
 
 
-def test_the_active_balancer_loses_its_power(fleet: Fleet, clients: Clients) -> None:
+def test_active_balancer_loses_power(fleet: Fleet, clients: Clients) -> None:
     name, standby = fleet.active(), fleet.standby()
-    with clients("the active balancer loses its power") as traffic:
-        traffic.strike(lambda: power_off(name))
-    with clients("the balancer is back"):
+    with clients("active balancer loses power") as traffic:
+        traffic.inject(lambda: power_off(name))
+    with clients("balancer is back"):
         power("up", name)
-        eventually(fleet.whole, 60)
-        assert fleet.active() == standby, "the address stays: to take it back would cut connections"
+        eventually(fleet.is_healthy, 60)
+        assert fleet.active() == standby, "the floating IP must not move back, which would close connections"
 
 
-def test_the_link_between_balancer_and_app_host_is_cut(fleet: Fleet, clients: Clients) -> None:
+def test_partition_between_balancer_and_app_host(fleet: Fleet, clients: Clients) -> None:
     name, host = fleet.active(), fleet.hosts[VICTIM]
     try:
-        with clients("a link is cut") as traffic:
-            traffic.strike(lambda: harm(host, CUT.format(fleet.addresses[name])))
+        with clients("network partition") as traffic:
+            traffic.inject(lambda: run_fault(host, PARTITION.format(fleet.addresses[name])))
             assert fleet.servers(name)[VICTIM].startswith("DOWN")
             assert fleet.servers(fleet.standby())[VICTIM] == "UP"
-        with clients("the link is mended"):
-            host.check_output(MEND)
-            eventually(fleet.whole)
+        with clients("network partition healed"):
+            host.check_output(HEAL_PARTITION)
+            eventually(fleet.is_healthy)
     finally:
-        host.run(MEND)
+        host.run(HEAL_PARTITION)
 
 
-def test_a_disk_is_full(fleet: Fleet, clients: Clients, disk_full: Callable[[], object], tmp_path: Path) -> None:
+def test_full_disk_blocks_only_deploys(fleet: Fleet, clients: Clients, disk_full: Callable[[], object], tmp_path: Path) -> None:
     before = fleet.releases()
-    # What an app itself has to write it cannot; all else goes on.
-    with clients("a disk is full", post="/echo") as traffic:
+    # Only writes of the app itself fail.
+    with clients("disk full", post="/echo") as traffic:
         disk_full()
-        status, output = deploy("sample", "app_hosts", tmp_path, entry(env={"NEW": "which takes a build"}))
+        status, output = deploy("sample", "app_hosts", tmp_path, app_entry(env={"NEW": "requires a build"}))
         assert status != 0
         assert f"failed: [{VICTIM}]" in output
         assert "the file system at /srv/sample/releases is full" in output

@@ -1,4 +1,4 @@
-"""Who reaches what in the fleet: its hosts what they need of each other, everybody else the site and SSH."""
+"""The firewalls of the fleet: hosts reach the ports they need from each other, everyone else only the site and SSH."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from testinfra.host import Host
 from tests.support.fleet import Clients, Fleet
 from tests.support.remote import eventually, expect_success, python, run_playbook
 
-#: Ports that are listened at on an app host: those of SSH, nginx, etcd and MongoDB, and one that nobody has asked for.
+#: Listening ports of an app host: SSH, nginx, etcd, MongoDB, and one that belongs to no service.
 SSH, HTTP, HTTPS, ETCD, ETCD_MEMBERS, MONGODB, STRAY = 22, 80, 443, 2379, 2380, 27017, 8099
 PORTS = [SSH, HTTP, HTTPS, ETCD, ETCD_MEMBERS, MONGODB, STRAY]
 
-#: Shows what is loaded at each boot.
-KEPT = "cat /etc/funnel/firewall.nft"
+#: Prints the rules that are loaded at boot.
+PRINT_SAVED_RULES = "cat /etc/funnel/firewall.nft"
 
-#: Prints which of some ports of an address take a connection.
+#: Prints which ports of an address accept connections.
 PROBE = """
 import json, socket
 from concurrent.futures import ThreadPoolExecutor
@@ -38,8 +38,8 @@ with ThreadPoolExecutor() as pool:
     print(json.dumps([port for port, taken in zip({1!r}, pool.map(takes, {1!r})) if taken]))
 """
 
-#: A way to a host that lets one connection through, and then no more.
-ONCE = """
+#: An SSH proxy command that allows a single connection.
+SINGLE_CONNECTION_PROXY = """
 import os, pathlib, socket, sys, threading
 pathlib.Path(sys.argv[1]).mkdir()
 with socket.create_connection((sys.argv[2], int(sys.argv[3]))) as connection:
@@ -54,16 +54,16 @@ with socket.create_connection((sys.argv[2], int(sys.argv[3]))) as connection:
 
 @pytest.fixture
 def web1(fleet: Fleet) -> Iterator[Host]:
-    """Return an app host on which something listens that nobody has asked for."""
+    """Return an app host with a listener that belongs to no service."""
     host = fleet.hosts["web1"]
     host.check_output(f"systemd-run --quiet --collect --unit=stray python3 -m http.server {STRAY}")
-    eventually(lambda: reached(fleet.addresses["web1"], host) == PORTS)
+    eventually(lambda: reachable_ports(fleet.addresses["web1"], host) == PORTS)
     yield host
     host.check_output("systemctl stop stray")
 
 
-def reached(address: str, host: Host | None = None) -> list[int]:
-    """Return the ports of an address that are reached from a host, or from this machine."""
+def reachable_ports(address: str, host: Host | None = None) -> list[int]:
+    """Return the ports of an address that are reachable from a host, or from the controller."""
     code = PROBE.format(address, PORTS)
     if host:
         return list(python(host, code))
@@ -71,21 +71,21 @@ def reached(address: str, host: Host | None = None) -> list[int]:
 
 
 def rules(host: Host) -> str:
-    """Return the firewall of a host."""
+    """Return the active firewall rules of a host."""
     return host.check_output("nft list table inet funnel")
 
 
 @pytest.mark.usefixtures("web1")
-def test_a_host_lets_in_what_the_others_need_of_it_and_nothing_else(fleet: Fleet) -> None:
+def test_firewall_allows_only_required_ports(fleet: Fleet) -> None:
     address = fleet.addresses["web1"]
-    # HTTP is for everybody by a rule of the scenario's own.
-    assert reached(address) == [SSH, HTTP]
-    assert reached(address, fleet.hosts["lb1"]) == [SSH, HTTP, HTTPS]
-    assert reached(address, fleet.hosts["web2"]) == [SSH, HTTP, ETCD, ETCD_MEMBERS, MONGODB]
-    assert reached(fleet.addresses["lb2"]) == [SSH, HTTP, HTTPS]
+    # A rule of the scenario allows HTTP for its network.
+    assert reachable_ports(address) == [SSH, HTTP]
+    assert reachable_ports(address, fleet.hosts["lb1"]) == [SSH, HTTP, HTTPS]
+    assert reachable_ports(address, fleet.hosts["web2"]) == [SSH, HTTP, ETCD, ETCD_MEMBERS, MONGODB]
+    assert reachable_ports(fleet.addresses["lb2"]) == [SSH, HTTP, HTTPS]
 
 
-def test_rules_that_would_lock_out_the_operator_are_refused(fleet: Fleet) -> None:
+def test_rules_that_would_lock_out_the_operator_are_rejected(fleet: Fleet) -> None:
     before = rules(fleet.hosts["web1"])
     status, output = run_playbook("playbooks/firewall.yml", "web1", "-e", '{"firewall_ssh_sources": ["198.51.100.0/24"]}')
     assert status != 0
@@ -93,36 +93,36 @@ def test_rules_that_would_lock_out_the_operator_are_refused(fleet: Fleet) -> Non
     assert rules(fleet.hosts["web1"]) == before
 
 
-def test_rules_that_no_new_connection_confirms_are_taken_back(fleet: Fleet, web1: Host, tmp_path: Path) -> None:
-    way, options = tmp_path / "once.py", tmp_path / "options.yml"
-    way.write_text(ONCE)
+def test_unconfirmed_rules_are_rolled_back(fleet: Fleet, web1: Host, tmp_path: Path) -> None:
+    proxy, options = tmp_path / "once.py", tmp_path / "options.yml"
+    proxy.write_text(SINGLE_CONNECTION_PROXY)
     variables = {
-        "ansible_ssh_extra_args": f"-o ProxyCommand='{sys.executable} {way} {tmp_path}/gone %h %p'",
+        "ansible_ssh_extra_args": f"-o ProxyCommand='{sys.executable} {proxy} {tmp_path}/used %h %p'",
         "ansible_control_path": f"{tmp_path}/control",
         "firewall_allow": [{"port": STRAY}],
         "firewall_confirm": 5,
     }
     options.write_text(yaml.safe_dump(variables))
-    before, kept = rules(web1), web1.check_output(KEPT)
+    before, saved = rules(web1), web1.check_output(PRINT_SAVED_RULES)
     status, output = run_playbook("playbooks/firewall.yml", "web1", "-e", f"@{options}")
     assert status != 0
     assert "no new connection succeeds with the new rules" in output
-    assert STRAY in reached(fleet.addresses["web1"]), "they were in force"
+    assert STRAY in reachable_ports(fleet.addresses["web1"]), "the rules must have been active"
     eventually(lambda: rules(web1) == before)
-    assert STRAY not in reached(fleet.addresses["web1"])
-    assert web1.check_output(KEPT) == kept
+    assert STRAY not in reachable_ports(fleet.addresses["web1"])
+    assert web1.check_output(PRINT_SAVED_RULES) == saved
 
 
-def test_it_is_taken_away_and_set_again_and_no_client_notices(fleet: Fleet, clients: Clients, web1: Host) -> None:
+def test_firewall_is_removed_and_restored_without_losing_requests(fleet: Fleet, clients: Clients, web1: Host) -> None:
     hosts = f"web1:{fleet.active()}"
-    expect_success(run_playbook("playbooks/firewall.yml", hosts))  # a host that has left may be let in until now
+    expect_success(run_playbook("playbooks/firewall.yml", hosts))  # drops rules for a host that has left
     before = rules(web1)
-    web1.check_output("nft add table inet theirs")
-    with clients("the firewall is taken away, and set again"):
+    web1.check_output("nft add table inet other")
+    with clients("firewall removed and restored"):
         expect_success(run_playbook("playbooks/firewall.yml", hosts, "-e", "firewall_enabled=false"))
-        assert web1.check_output("nft list tables") == "table inet theirs"
-        assert web1.run(KEPT).rc != 0
-        assert reached(fleet.addresses["web1"]) == PORTS
+        assert web1.check_output("nft list tables") == "table inet other"
+        assert web1.run(PRINT_SAVED_RULES).rc != 0
+        assert reachable_ports(fleet.addresses["web1"]) == PORTS
         expect_success(run_playbook("playbooks/firewall.yml", hosts))
     assert rules(web1) == before
-    web1.check_output("nft delete table inet theirs")
+    web1.check_output("nft delete table inet other")

@@ -1,4 +1,4 @@
-"""What the status says of the whole fleet, when it is well and when it is not."""
+"""The status of a healthy fleet, and of one with problems."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from tests.support.fleet import APP_HOSTS, BALANCERS, Fleet, entry
+from tests.support.fleet import APP_HOSTS, BALANCERS, Fleet, app_entry
 from tests.support.remote import deploy, expect_success, python, run_playbook
 
-#: Tells, on a balancer, HAProxy to set something; prints its words, which are about what is wrong.
-SET = """
+#: Sets the state of an HAProxy server on a load balancer; prints HAProxy's error message, if any.
+SET_SERVER = """
 import json, socket
 with socket.socket(socket.AF_UNIX) as admin:
     admin.connect("/run/haproxy-funnel/admin.sock")
@@ -21,16 +21,16 @@ with socket.socket(socket.AF_UNIX) as admin:
 """
 
 
-def look(directory: Path, *options: str) -> tuple[int, dict[str, Any]]:
-    """Return the exit status of the playbook, and what it found."""
+def run_status(directory: Path, *options: str) -> tuple[int, dict[str, Any]]:
+    """Run status.yml; return its exit status and its JSON report."""
     file = directory / "status.json"
     status, output = run_playbook("playbooks/status.yml", "all", "-e", f"json={file}", *options)
     assert file.exists(), output[-3000:]
     return status, json.loads(file.read_text())
 
 
-def test_a_fleet_that_is_well(fleet: Fleet, tmp_path: Path) -> None:
-    status, found = look(tmp_path)
+def test_status_of_healthy_fleet(fleet: Fleet, tmp_path: Path) -> None:
+    status, found = run_status(tmp_path)
     assert (status, found["problems"]) == (0, [])
     hosts = found["hosts"]
     assert hosts.keys() == {*BALANCERS, *APP_HOSTS}
@@ -42,36 +42,36 @@ def test_a_fleet_that_is_well(fleet: Fleet, tmp_path: Path) -> None:
     }
     assert [name for name in BALANCERS if hosts[name]["addresses"][0]["held"]] == [fleet.active()]
     for name in BALANCERS:
-        assert {one["server"]: one["status"] for one in hosts[name]["servers"] if one["backend"] == "sample"} == dict.fromkeys(
-            APP_HOSTS, "UP"
-        )
-        assert [one["app"] for one in hosts[name]["certificates"]] == ["sample"]
-    services = {(name, one["name"]): one for name, host in hosts.items() for one in host["services"]}
-    assert all(one["version"] and one["active"] and one["open_files_limit"] for one in services.values())
+        assert {
+            server["server"]: server["status"] for server in hosts[name]["servers"] if server["backend"] == "sample"
+        } == dict.fromkeys(APP_HOSTS, "UP")
+        assert [certificate["app"] for certificate in hosts[name]["certificates"]] == ["sample"]
+    services = {(name, service["name"]): service for name, host in hosts.items() for service in host["services"]}
+    assert all(service["version"] and service["active"] and service["open_files_limit"] for service in services.values())
     assert {name for _, name in services} == {"haproxy", "keepalived", "nginx", "supervisor", "mongod", "etcd"}
     assert sorted(services[name, "mongod"]["role"] for name in APP_HOSTS) == ["primary", *["secondary"] * (len(APP_HOSTS) - 1)]
     assert sorted(services[name, "etcd"]["role"] for name in APP_HOSTS) == [*["follower"] * (len(APP_HOSTS) - 1), "leader"]
     assert len({hosts[name]["apps"][0]["content"] for name in APP_HOSTS}) == 1
 
 
-def test_what_is_not_well_and_what_differs_from_the_inventory_is_named(fleet: Fleet, tmp_path: Path) -> None:
+def test_status_reports_problems_and_drift_from_the_inventory(fleet: Fleet, tmp_path: Path) -> None:
     standby = fleet.standby()
-    more = tmp_path / "more.yml"
-    nobody = fleet.address.rpartition(".")[0] + ".9"
-    more.write_text(yaml.safe_dump({"app_hosts": {"hosts": {"web9": {"ansible_host": nobody}}}}))
-    expect_success(deploy("sample", "web1", tmp_path, entry(env={"SAMPLE_THEME": "dark"})))
-    assert python(fleet.balancers["lb1"], SET.format("sample/web2 state drain")) == ""
+    inventory = tmp_path / "more.yml"
+    unused_address = fleet.floating_ip.rpartition(".")[0] + ".9"
+    inventory.write_text(yaml.safe_dump({"app_hosts": {"hosts": {"web9": {"ansible_host": unused_address}}}}))
+    expect_success(deploy("sample", "web1", tmp_path, app_entry(env={"SAMPLE_THEME": "dark"})))
+    assert python(fleet.balancers["lb1"], SET_SERVER.format("sample/web2 state drain")) == ""
     fleet.balancers[standby].run_expect([0], "systemctl stop keepalived")
     fleet.hosts["web2"].run_expect([0], "supervisorctl stop $(supervisorctl status | grep -o '^sample-[ab]:1')")
     fleet.hosts["web3"].run_expect([0], "nft flush ruleset")
     try:
-        status, found = look(tmp_path, "-i", str(more))
+        status, found = run_status(tmp_path, "-i", str(inventory))
     finally:
         fleet.hosts["web3"].run_expect([0], "systemctl reload funnel-firewall")
         fleet.hosts["web2"].run_expect([0], "supervisorctl start $(supervisorctl status | grep -o '^sample-[ab]:1')")
         fleet.balancers[standby].run_expect([0], "systemctl start keepalived")
-        assert python(fleet.balancers["lb1"], SET.format("sample/web2 state ready")) == ""
-        expect_success(deploy("sample", "app_hosts", tmp_path, entry()))
+        assert python(fleet.balancers["lb1"], SET_SERVER.format("sample/web2 state ready")) == ""
+        expect_success(deploy("sample", "app_hosts", tmp_path, app_entry()))
     problems = "\n".join(found["problems"])
     assert status != 0
     assert found["healthy"] is False

@@ -1,4 +1,4 @@
-"""What the tests of this scenario share: the sample app with all that it can use, and a server that often fails."""
+"""Fixtures of the services scenario: the sample app with all its services, and a server that fails on demand."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.support.remote import ALL, ROOT, Site, address, apps, expect_success,
 
 
 def variables(group: str) -> dict[str, Any]:
-    """Return what the scenario sets for a group of hosts."""
+    """Return the variables of a group in the scenario."""
     found: dict[str, Any] = yaml.safe_load((ROOT / f"molecule/shared/group_vars/{group}.yml").read_text())
     return found
 
 
 @pytest.fixture(scope="session")
 def services() -> dict[str, Any]:
-    """Return what the sample app uses, as its entry says it."""
+    """Return the ``services`` of the sample app's entry."""
     notes = variables("mongodb")["mongodb_users"]["notes"]
     return {
         "mongodb": {"hosts": ["db"], "database": "notes", "user": "notes", "password": notes["password"]},
@@ -32,7 +32,7 @@ def services() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def flaky_server() -> Iterator[FlakyServer]:
-    """Run the server."""
+    """Run a server that fails on demand."""
     with FlakyServer() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
@@ -41,7 +41,7 @@ def flaky_server() -> Iterator[FlakyServer]:
 
 @pytest.fixture(scope="session")
 def sites() -> dict[str, Site]:
-    """Return the sample app's site of each app host."""
+    """Return the sample app's site on each app host."""
     return {name: Site(address(host)) for name, host in hosts().items()}
 
 
@@ -49,13 +49,13 @@ def sites() -> dict[str, Site]:
 def serve(
     tmp_path_factory: pytest.TempPathFactory, services: dict[str, Any], flaky_server: FlakyServer, sites: dict[str, Site]
 ) -> Callable[..., dict[str, Any]]:
-    """Return a function that serves the sample app from two processes of each host; it returns the variables of that."""
+    """Return a function that deploys the sample app with two processes per host and returns its variables."""
     own_address = next(iter(sites.values())).client_address
 
     def serve(**env: Any) -> dict[str, Any]:
         upstream = {"SAMPLE_UPSTREAM": f"http://{own_address}:{flaky_server.server_port}"}
         changed = apps(sample={"processes": 2, "services": services, "env": upstream | env})
-        expect_success(run_site(ALL, tmp_path_factory.mktemp("served"), changed))
+        expect_success(run_site(ALL, tmp_path_factory.mktemp("serve"), changed))
         return changed
 
     return serve

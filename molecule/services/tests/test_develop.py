@@ -1,4 +1,4 @@
-"""Development on a host that stands for a developer's own machine: its code is in her home, and Ansible runs there itself."""
+"""Development on a local machine: the code is in the developer's home directory, and Ansible runs on the machine itself."""
 
 from __future__ import annotations
 
@@ -26,49 +26,49 @@ RELEASED = re.compile(r": (\w+) is release ")
 
 
 def copy_clone(host: Host) -> None:
-    """Copy what a clone has to the host, as the developer's."""
+    """Copy the files of the clone to the host, owned by the developer."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, stdout=subprocess.PIPE, check=True
     )
     present = [name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).exists()]
     packed = subprocess.run(["tar", "-cz", *present], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
     variables: dict[str, Any] = host.ansible.get_variables()  # type: ignore[attr-defined]  # testinfra types its modules as one
-    key = variables.get("ansible_private_key_file") or variables["ansible_ssh_private_key_file"]  # Molecule's word, or ours
+    key = variables.get("ansible_private_key_file") or variables["ansible_ssh_private_key_file"]  # by Molecule, or tools.hosts
     ssh = ["ssh", "-i", key, *variables["ansible_ssh_common_args"].split()]
     unpack = f"mkdir {CLONE} && tar -xz -C {CLONE} && chown -R ann:ann {HOME} && chmod 0700 {HOME}"
     subprocess.run([*ssh, f"root@{address(host)}", unpack], input=packed, check=True, timeout=60)
 
 
 def provision(host: Host, *options: str) -> tuple[int, str]:
-    """Run site.yml on the machine itself; return its exit status and all it printed."""
+    """Run site.yml on the machine itself; return its exit status and its output."""
     command = f"cd {CLONE} && ANSIBLE_NOCOLOR=1 timeout 250 {HOME}/venv/bin/ansible-playbook site.yml -i inventories/dev"
-    done = host.run(" ".join([command, *options, "2>&1"]))
-    return done.rc, done.stdout
+    completed = host.run(" ".join([command, *options, "2>&1"]))
+    return completed.rc, completed.stdout
 
 
 class Machine(NamedTuple):
-    """The developer's machine, and what site.yml printed: when her home was nobody else's to read, and when it was."""
+    """The developer's machine, and the output of site.yml with an inaccessible and with an accessible home directory."""
 
     host: Host
-    refused: str
+    rejection: str
     output: str
 
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
-    """Return the machine, which has provisioned itself with an Ansible of its own; take the apps off it again."""
+    """Provision the machine with its own Ansible and return it; remove the apps after the module."""
     [host] = hosts("lock").values()
     pin = next(line for line in (ROOT / "requirements-dev.txt").read_text().splitlines() if line.startswith("ansible-core=="))
     host.check_output("useradd --create-home ann")
     copy_clone(host)
     host.check_output("apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -qy install python3-venv")
     host.check_output(f"python3 -m venv {HOME}/venv && timeout 200 {HOME}/venv/bin/pip install -q {pin.split()[0]}")
-    status, refused = provision(host)
+    status, rejection = provision(host)
     assert status != 0
     host.check_output(f"chmod o+x {HOME}")
     status, output = provision(host)
     assert status == 0, output[-3000:]
-    yield Machine(host, refused, output)
+    yield Machine(host, rejection, output)
     host.check_output(f"cd {CLONE} && echo 'tornado_apps: {{}}' > inventories/dev/group_vars/all.yml")
     names = json.dumps({"app_names": APPS})
     remove = f"{HOME}/venv/bin/ansible-playbook playbooks/remove.yml -i inventories/dev -e app=all -e"
@@ -82,9 +82,9 @@ def site(machine: Machine) -> Site:
 
 
 def edit(host: Host, path: str, old: str, new: str) -> None:
-    """Replace a text in a file of the clone, as an editor does: by a new file that takes the place of the old one.
+    """Replace a text in a file of the clone by renaming a new file over it, like an editor.
 
-    A process that was started a moment ago may see the file first as it is now: Tornado looks each half second.
+    The pause lets a new process record the previous state of the file, which Tornado checks every half second.
     """
     time.sleep(1)
     host.check_output(
@@ -97,38 +97,38 @@ def edit(host: Host, path: str, old: str, new: str) -> None:
     )
 
 
-def test_a_directory_that_the_app_may_not_read_is_named_with_what_would_be_right(machine: Machine) -> None:
+def test_unreadable_directory_is_reported_with_a_remedy(machine: Machine) -> None:
     assert (
         f"tornado_apps.sample.source.directory: user sample, which the app runs as, cannot read {CLONE}/files/sample_app: "
         f"{HOME} denies access; try setfacl -m u:sample:x {HOME}, or chmod o+x {HOME}"
-    ) in machine.refused
+    ) in machine.rejection
 
 
-def test_each_app_is_one_process_that_runs_where_the_code_lies(machine: Machine) -> None:
+def test_each_app_is_one_process_in_its_source_directory(machine: Machine) -> None:
     assert sorted(RELEASED.findall(machine.output)) == sorted(APPS)
     for app in APPS:
         [pid] = processes(machine.host, app).values()
         assert machine.host.check_output("readlink /proc/%s/cwd", str(pid)).startswith(f"{CLONE}/files/")
-        assert machine.host.check_output("find %s/files -not -user ann", CLONE) == "", "nothing of it is anybody else's"
+        assert machine.host.check_output("find %s/files -not -user ann", CLONE) == "", "all files must be owned by the developer"
 
 
-def test_a_second_run_changes_nothing(machine: Machine) -> None:
+def test_second_run_changes_nothing(machine: Machine) -> None:
     status, output = provision(machine.host)
     assert status == 0
     assert "changed=0 " in output, output
 
 
-def test_changed_code_is_served_after_moments(machine: Machine, site: Site) -> None:
+def test_changed_code_is_reloaded(machine: Machine, site: Site) -> None:
     before = processes(machine.host, "reporting_app")
     assert site.get("/healthz").json["status"] == "ok"
     edit(machine.host, "reporting_app/reporting_app/web.py", '"status": "ok"', '"status": "fine"')
     eventually(lambda: site.get("/healthz").json["status"] == "fine", 15)
     edit(machine.host, "reporting_app/reporting_app/templates/runs.html", "in total", "altogether")
     eventually(lambda: b"3 altogether" in site.get("/").body, 15)
-    assert processes(machine.host, "reporting_app") == before, "it was not started again from outside"
+    assert processes(machine.host, "reporting_app") == before, "supervisord must not restart it"
 
 
-def test_a_changed_setting_is_served_after_moments(machine: Machine, site: Site) -> None:
+def test_changed_configuration_is_reloaded(machine: Machine, site: Site) -> None:
     assert site.get("/api/runs").json["total"] == 3
     edit(machine.host, "reporting_app/reporting_app/config.toml", "Sequencing runs", "All of them")
     edit(machine.host, "rest_api/rest_api/config.toml", "page_size = 20", "page_size = 1")
@@ -136,7 +136,7 @@ def test_a_changed_setting_is_served_after_moments(machine: Machine, site: Site)
     eventually(lambda: len(site.get("/api/runs").json["runs"]) == 1, 15)
 
 
-def test_broken_code_is_waited_for_and_requests_meanwhile_are_answered_when_it_is_mended(machine: Machine, site: Site) -> None:
+def test_requests_wait_until_broken_code_is_fixed(machine: Machine, site: Site) -> None:
     log = machine.host.check_output("ls /var/log/rest_api/*-0.log").split()[-1]
     edit(machine.host, "rest_api/rest_api/web.py", "def index(", "def index((")
     eventually(lambda: "waiting for a change" in machine.host.check_output("tail -n 20 %s", log), 15)
@@ -149,7 +149,7 @@ def test_broken_code_is_waited_for_and_requests_meanwhile_are_answered_when_it_i
         assert answer.result(timeout=30).status == 200
 
 
-def test_websockets_connect_again(machine: Machine) -> None:
+def test_websockets_are_closed_by_a_reload_and_reconnect(machine: Machine) -> None:
     site = Site(address(machine.host), "sample.localhost")
     ready = threading.Event()
 
@@ -167,5 +167,5 @@ def test_websockets_connect_again(machine: Machine) -> None:
         conversation = pool.submit(site.websocket, "/ws", until_closed)
         assert ready.wait(20)
         edit(machine.host, "sample_app/sample_app/web.py", "from __future__", "# changed\nfrom __future__")
-        assert conversation.result() == ["before", None], "closed by the reload"
+        assert conversation.result() == ["before", None], "the reload must close the connection"
     eventually(lambda: site.websocket("/ws", echo) == "after", 15)

@@ -1,4 +1,4 @@
-"""Documents in MongoDB, from a browser's page to the database and back, also while the database is away."""
+"""Documents of the sample app in MongoDB: requests, cross-origin access, and outages of the database."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from tests.support.remote import Answer, Site, address, eventually, hosts, proce
 
 testinfra_hosts = ["ansible://debian12"]
 
-#: Pages of this origin may use the documents, no others may.
+#: The only origin whose pages may access the documents.
 FRONT = "http://plain.test"
 
-#: Seconds in which a request is answered, whatever became of the database.
+#: Maximum response time in seconds, also during outages of the database.
 PATIENCE = 6
 
 JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def served(serve: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+def deployed(serve: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     return serve(SAMPLE_ORIGINS=FRONT)
 
 
@@ -56,20 +56,20 @@ def titles(site: Site) -> set[str]:
     return {document["title"] for document in all_documents(site)}
 
 
-def test_a_document_is_created_read_changed_and_removed_by_any_host(sites: dict[str, Site]) -> None:
+def test_documents_are_created_read_updated_and_deleted_on_any_host(sites: dict[str, Site]) -> None:
     first, second = sites.values()
     created = send(first, "POST", "/documents", {"title": "One", "text": "first"})
     assert created.status == 201
-    where = created.headers["location"]
-    document = {"id": where.rpartition("/")[2], "title": "One", "text": "first"}
+    location = created.headers["location"]
+    document = {"id": location.rpartition("/")[2], "title": "One", "text": "first"}
     assert created.json == document
-    assert second.get(where).json == document
-    assert send(second, "PUT", where, {"title": "Two"}).json == document | {"title": "Two", "text": ""}
-    assert first.get(where).json["title"] == "Two"
+    assert second.get(location).json == document
+    assert send(second, "PUT", location, {"title": "Two"}).json == document | {"title": "Two", "text": ""}
+    assert first.get(location).json["title"] == "Two"
     assert document["id"] in all_keys(first)
-    assert first.request("DELETE", where).status == 204
-    assert [site.get(where).status for site in (first, second)] == [404, 404]
-    assert send(second, "PUT", where, {"title": "Two"}).status == 404
+    assert first.request("DELETE", location).status == 204
+    assert [site.get(location).status for site in (first, second)] == [404, 404]
+    assert send(second, "PUT", location, {"title": "Two"}).status == 404
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_document_is_created_read_changed_and_removed_by_any_host(sites: dict[
         ("PATCH", "/documents", "{}", 405, "Method Not Allowed"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_json(
+def test_errors_are_returned_as_json(
     sites: dict[str, Site], method: str, path: str, body: str | None, status: int, reason: str
 ) -> None:
     answer = sites["debian12"].request(method, path, body, JSON)
@@ -94,31 +94,31 @@ def test_what_cannot_be_done_is_said_in_json(
 
 @dataclass
 class Writers:
-    """What clients that write without a pause were answered: keys of what was acknowledged, and all that went wrong."""
+    """Results of clients that write continuously: the acknowledged keys, rejected requests and errors."""
 
     acknowledged: set[str] = field(default_factory=set)
-    refused: int = 0
-    wrong: list[str] = field(default_factory=list)
+    rejected: int = 0
+    errors: list[str] = field(default_factory=list)
 
 
 @contextmanager
-def writing(sites: dict[str, Site]) -> Iterator[Writers]:
-    """Have clients of both hosts write until the block ends."""
-    found, over = Writers(), threading.Event()
+def write_continuously(sites: dict[str, Site]) -> Iterator[Writers]:
+    """Let clients of both hosts write until the block ends."""
+    found, stop = Writers(), threading.Event()
 
     def write(site: Site) -> None:
-        while not over.is_set():
+        while not stop.is_set():
             began = time.monotonic()
             answer = send(site, "POST", "/documents", {"title": "load"})
             seconds = time.monotonic() - began
             if answer.status == 201:
                 found.acknowledged.add(answer.json["id"])
             elif answer.status == 503 and answer.json["error"]["reason"] and answer.headers.get("retry-after"):
-                found.refused += 1
+                found.rejected += 1
             else:
-                found.wrong.append(f"{answer.status} {answer.body[:200]!r}")
+                found.errors.append(f"{answer.status} {answer.body[:200]!r}")
             if seconds > PATIENCE:
-                found.wrong.append(f"{answer.status} after {seconds:.1f} s")
+                found.errors.append(f"{answer.status} after {seconds:.1f} s")
             time.sleep(0.02)
 
     threads = [threading.Thread(target=write, args=[site]) for site in sites.values() for _ in range(4)]
@@ -127,37 +127,37 @@ def writing(sites: dict[str, Site]) -> Iterator[Writers]:
     try:
         yield found
     finally:
-        over.set()
+        stop.set()
         for thread in threads:
             thread.join()
 
 
 @pytest.mark.parametrize("end", ["systemctl stop mongod", "systemctl kill --signal=KILL mongod"])
-def test_a_database_that_goes_away_and_comes_back_costs_no_acknowledged_document(sites: dict[str, Site], end: str) -> None:
+def test_database_outage_loses_no_acknowledged_document(sites: dict[str, Site], end: str) -> None:
     before = {name: processes(host, "sample") for name, host in hosts().items()}
     database = hosts("db")["db"]
-    with writing(sites) as found:
+    with write_continuously(sites) as found:
         eventually(lambda: len(found.acknowledged) > 50)
         database.run_expect([0], end)
-        eventually(lambda: found.refused > 0)
+        eventually(lambda: found.rejected > 0)
         assert sites["debian12"].get("/whoami").status == 200
         assert sites["debian12"].get("/healthz").status == 200
         database.run_expect([0], "systemctl start mongod")
-        # At once on both hosts, without any of their processes being started again.
+        # Both hosts must reconnect without a restart of their processes.
         reached = len(found.acknowledged)
         eventually(lambda: len(found.acknowledged) > reached + 50)
         eventually(lambda: all(site.get("/readyz").status == 200 for site in sites.values()))
-    assert found.wrong == []
+    assert found.errors == []
     assert found.acknowledged <= all_keys(sites["debian13"])
     assert {name: processes(host, "sample") for name, host in hosts().items()} == before
 
 
-def test_a_password_that_the_database_does_not_take_is_said_and_the_old_release_goes_on(
-    served: dict[str, Any], sites: dict[str, Site], tmp_path: Path
+def test_rejected_database_password_is_reported_and_previous_release_stays(
+    deployed: dict[str, Any], sites: dict[str, Site], tmp_path: Path
 ) -> None:
-    sample = served["tornado_apps"]["sample"]
-    wrong = {**sample["services"], "mongodb": sample["services"]["mongodb"] | {"password": "not-the-word"}}
-    entries = served["tornado_apps"] | {"sample": sample | {"services": wrong, "health": {"path": "/readyz", "timeout": 20}}}
+    sample = deployed["tornado_apps"]["sample"]
+    services = {**sample["services"], "mongodb": sample["services"]["mongodb"] | {"password": "not-the-word"}}
+    entries = deployed["tornado_apps"] | {"sample": sample | {"services": services, "health": {"path": "/readyz", "timeout": 20}}}
     release = sites["debian12"].get("/whoami").json["release"]
     status, output = run_site("debian12", tmp_path, {"tornado_apps": entries})
     assert status != 0
@@ -169,7 +169,7 @@ def test_a_password_that_the_database_does_not_take_is_said_and_the_old_release_
     assert sites["debian12"].get("/documents").status == 200
 
 
-#: A form needs no leave of the site that it is sent to, and a page cannot read what became of it: the site has to refuse it.
+#: Browsers send forms without a preflight request and hide the response, so the site must reject them.
 FORM = """
 const [url, title, done] = arguments;
 fetch(url, {method: "POST", body: new URLSearchParams({title}), mode: "no-cors", credentials: "include"})
@@ -183,34 +183,34 @@ fetch(url, {method, body, headers: body ? {"Content-Type": "application/json"} :
 """
 
 
-def ask(browser: WebDriver, method: str, url: str, document: dict[str, Any] | None = None) -> tuple[int, str]:
-    """Return the status and the body that a page's script gets; status 0 when the browser keeps it from asking."""
+def fetch_in_browser(browser: WebDriver, method: str, url: str, document: dict[str, Any] | None = None) -> tuple[int, str]:
+    """Return the status and body that a script of the page receives; status 0 if the browser blocks the request."""
     status, body = browser.execute_async_script(FETCH, method, url, json.dumps(document) if document else None)
     return int(status), str(body)
 
 
-def test_a_page_of_an_allowed_origin_may_use_the_documents_and_no_other_page_may(sites: dict[str, Site]) -> None:
+def test_only_pages_of_allowed_origin_access_documents(sites: dict[str, Site]) -> None:
     site = sites["debian12"]
     documents = f"http://{site.address}/documents"
     with chromium(plain_test=site.address, other_test=address(hosts()["debian13"])) as browser:
         browser.get(f"{FRONT}/")
-        status, body = ask(browser, "POST", documents, {"title": "from a page"})
+        status, body = fetch_in_browser(browser, "POST", documents, {"title": "from a page"})
         assert status == 201
         own = f"{documents}/{json.loads(body)['id']}"
-        assert ask(browser, "PUT", own, {"title": "changed"})[0] == 200
-        assert json.loads(ask(browser, "GET", own)[1])["title"] == "changed"
-        # A browser asks first for what a form could not do: these are open to no other origin.
-        assert ask(browser, "PUT", f"http://{site.address}/notes", {"title": "x"})[0] == 0
-        assert ask(browser, "DELETE", own)[0] == 204
+        assert fetch_in_browser(browser, "PUT", own, {"title": "changed"})[0] == 200
+        assert json.loads(fetch_in_browser(browser, "GET", own)[1])["title"] == "changed"
+        # Browsers send a preflight request first; the notes allow no other origin.
+        assert fetch_in_browser(browser, "PUT", f"http://{site.address}/notes", {"title": "x"})[0] == 0
+        assert fetch_in_browser(browser, "DELETE", own)[0] == 204
         assert browser.execute_async_script(FORM, documents, "a form from a page") == "opaque"
-        assert "a form from a page" in titles(site), "it would be seen"
+        assert "a form from a page" in titles(site), "the form of the allowed origin must have an effect"
         browser.get(f"http://{address(hosts()['debian13'])}/")
-        assert ask(browser, "POST", documents, {"title": "from elsewhere"})[0] == 0
-        assert ask(browser, "GET", documents)[0] == 0
-        assert browser.execute_async_script(FORM, documents, "a form from elsewhere") == "opaque", "it was sent"
+        assert fetch_in_browser(browser, "POST", documents, {"title": "from elsewhere"})[0] == 0
+        assert fetch_in_browser(browser, "GET", documents)[0] == 0
+        assert browser.execute_async_script(FORM, documents, "a form from elsewhere") == "opaque", "the form is sent"
         assert "a form from elsewhere" not in titles(site)
-    asked = site.request("OPTIONS", "/documents", headers={"Origin": FRONT, "Access-Control-Request-Method": "PUT"})
-    assert (asked.status, asked.headers["access-control-allow-origin"]) == (204, FRONT)
+    preflight = site.request("OPTIONS", "/documents", headers={"Origin": FRONT, "Access-Control-Request-Method": "PUT"})
+    assert (preflight.status, preflight.headers["access-control-allow-origin"]) == (204, FRONT)
     other = site.request("OPTIONS", "/documents", headers={"Origin": "http://other.test", "Access-Control-Request-Method": "PUT"})
     assert "access-control-allow-origin" not in other.headers
 

@@ -1,4 +1,4 @@
-"""A job marked single runs once for each of its ticks, in two processes of each of two hosts, whatever becomes of who runs it."""
+"""A singleton job runs once per tick across two hosts with two processes each, despite failures of its runner."""
 
 from __future__ import annotations
 
@@ -16,116 +16,116 @@ testinfra_hosts = ["ansible://debian12"]
 
 INTERVAL = 5
 
-#: What a run takes: long enough for a command to reach its host over SSH meanwhile, and to be cut off in the middle.
+#: Duration of a run in seconds, long enough to interrupt it over SSH.
 SECONDS = 3
 
 
 @pytest.fixture(scope="module", autouse=True)
-def served(serve: Callable[..., dict[str, Any]]) -> Iterator[None]:
-    """Serve the app with its job."""
+def deploy_app(serve: Callable[..., dict[str, Any]]) -> Iterator[None]:
+    """Deploy the app with its job; deploy it without after the module."""
     serve(SAMPLE_JOBS=1, SAMPLE_JOBS_INTERVAL=INTERVAL, SAMPLE_JOBS_SECONDS=SECONDS)
     yield
     serve()
 
 
-def runs(site: Site) -> dict[int, dict[str, Any]]:
-    """Return what is known of each tick, by its time."""
+def job_runs(site: Site) -> dict[int, dict[str, Any]]:
+    """Return the recorded run of each tick, by its time."""
     return {run["tick"]: run for run in site.get("/jobs?limit=1000").json["runs"]}
 
 
-def complete(site: Site, since: int, until: int) -> dict[int, dict[str, Any]] | bool:
-    """Return the runs of all ticks of a span of time, once each of them has ended."""
-    known = runs(site)
-    wanted = range(since + (-since % INTERVAL), until, INTERVAL)
-    found = {tick: known[tick] for tick in wanted if known.get(tick, {}).get("finished")}
-    return len(found) == len(wanted) and found
+def completed_runs(site: Site, since: int, until: int) -> dict[int, dict[str, Any]] | bool:
+    """Return the runs of all ticks in a period once all have finished."""
+    recorded = job_runs(site)
+    ticks = range(since + (-since % INTERVAL), until, INTERVAL)
+    found = {tick: recorded[tick] for tick in ticks if recorded.get(tick, {}).get("finished")}
+    return len(found) == len(ticks) and found
 
 
-def running(site: Site) -> dict[str, Any] | bool:
-    """Return a run in progress that has most of its time to go."""
-    newest = max(runs(site).values(), key=lambda run: int(run["tick"]), default=None)
+def current_run(site: Site) -> dict[str, Any] | bool:
+    """Return the run in progress if most of its duration remains."""
+    newest = max(job_runs(site).values(), key=lambda run: int(run["tick"]), default=None)
     return newest or False if newest and newest["finished"] is None and time.time() < newest["tick"] + SECONDS / 3 else False
 
 
-def once_each(found: dict[int, dict[str, Any]]) -> None:
+def assert_run_once(found: dict[int, dict[str, Any]]) -> None:
     assert {tick: run["runs"] for tick, run in found.items()} == dict.fromkeys(found, 1)
     tokens = [found[tick]["token"] for tick in sorted(found)]
-    assert tokens == sorted(set(tokens)), "a later run has to have a later token"
+    assert tokens == sorted(set(tokens)), "tokens must increase with the runs"
 
 
-def test_each_tick_is_run_once_and_by_more_than_one_process(sites: dict[str, Site]) -> None:
+def test_each_tick_runs_once_and_processes_take_turns(sites: dict[str, Site]) -> None:
     site = sites["debian12"]
     began = int(time.time())
-    found = eventually(lambda: complete(site, began, began + 4 * INTERVAL), 40)
+    found = eventually(lambda: completed_runs(site, began, began + 4 * INTERVAL), 40)
     assert isinstance(found, dict)
-    once_each(found)
-    # Whoever begins it is noted, also those who are told that it was done.
+    assert_run_once(found)
+    # Every attempt is recorded, including those of processes that find the tick completed.
     assert {tick: len(run["attempts"]) for tick, run in found.items()} == dict.fromkeys(found, 1)
 
     def runners() -> set[tuple[str, int]]:
-        return {(run["hostname"], run["pid"]) for tick, run in runs(site).items() if tick >= began}
+        return {(run["hostname"], run["pid"]) for tick, run in job_runs(site).items() if tick >= began}
 
-    eventually(lambda: len(runners()) > 1, 60)  # each tick is a race that anyone may win
+    eventually(lambda: len(runners()) > 1, 60)  # any process may win a tick
 
 
-def test_a_tick_whose_process_is_killed_is_run_by_another(sites: dict[str, Site]) -> None:
+def test_tick_of_killed_process_is_run_by_another(sites: dict[str, Site]) -> None:
     site = sites["debian12"]
     connected = {name: host for name, host in hosts().items() if host.run("true").succeeded}
     began = int(time.time())
-    victim: Any = eventually(lambda: running(site))
+    victim: Any = eventually(lambda: current_run(site))
     connected[victim["hostname"]].run_expect([0], f"kill -KILL {victim['pid']}")
-    found = eventually(lambda: complete(site, began, victim["tick"] + 2 * INTERVAL), 40)
+    found = eventually(lambda: completed_runs(site, began, victim["tick"] + 2 * INTERVAL), 40)
     assert isinstance(found, dict)
-    once_each(found)
-    again = found[victim["tick"]]
-    assert again["attempts"][0]["pid"] == victim["pid"]
-    assert (again["hostname"], again["pid"]) != (victim["hostname"], victim["pid"])
-    assert again["token"] > victim["token"]
+    assert_run_once(found)
+    retried = found[victim["tick"]]
+    assert retried["attempts"][0]["pid"] == victim["pid"]
+    assert (retried["hostname"], retried["pid"]) != (victim["hostname"], victim["pid"])
+    assert retried["token"] > victim["token"]
 
 
 @pytest.fixture
-def cut(sites: dict[str, Site]) -> Iterator[Callable[[str], Host]]:
-    """Return a function that drops all that a host sends to etcd; the link is mended afterwards."""
+def partition(sites: dict[str, Site]) -> Iterator[Callable[[str], Host]]:
+    """Return a function that drops packets from a host to etcd; restore the network after the test."""
     connected = {name: host for name, host in hosts().items() if host.run("true").succeeded}
     victims: list[Host] = []
 
-    def cut(name: str) -> Host:
+    def partition(name: str) -> Host:
         host = connected[name]
         victims.append(host)
         rules = "table inet cut { chain out { type filter hook output priority 0; tcp dport 2379 drop; }; }"
         host.run_expect([0], "nft %s", rules)
         return host
 
-    yield cut
+    yield partition
     for host in victims:
         host.run("nft delete table inet cut")
     eventually(lambda: all(site.get("/readyz").status == 200 for site in sites.values()))
 
 
-def test_a_tick_whose_host_is_cut_off_is_run_by_the_other(sites: dict[str, Site], cut: Callable[[str], Host]) -> None:
+def test_tick_of_partitioned_host_is_run_by_the_other(sites: dict[str, Site], partition: Callable[[str], Host]) -> None:
     began = int(time.time())
-    holder: Any = eventually(lambda: running(sites["debian12"]))
-    host = cut(holder["hostname"])
+    holder: Any = eventually(lambda: current_run(sites["debian12"]))
+    host = partition(holder["hostname"])
     other = next(name for name in sites if name != holder["hostname"])
-    found = eventually(lambda: complete(sites[other], began, holder["tick"] + 3 * INTERVAL), 40)
+    found = eventually(lambda: completed_runs(sites[other], began, holder["tick"] + 3 * INTERVAL), 40)
     assert isinstance(found, dict)
-    once_each(found)
-    # The holder may have been through before it had to stop, and could not tell so: then the other is refused.
+    assert_run_once(found)
+    # The holder may have finished without recording it before the partition; then the other attempt is rejected.
     attempts = found[holder["tick"]]["attempts"]
     assert [attempt["hostname"] for attempt in attempts] == [holder["hostname"], other]
     later = [run for tick, run in found.items() if tick > holder["tick"]]
     assert {run["hostname"] for run in later} == {other}
-    # The host that is cut off serves all that needs no locks, and says what it lacks.
+    # The partitioned host serves everything that requires no lock, and reports the missing lock server.
     assert sites[holder["hostname"]].get("/documents").status == 200
     ready = sites[holder["hostname"]].get("/readyz")
     assert ready.status == 503
     assert "lock server" in ready.body.decode()
     host.run_expect([0], "nft delete table inet cut")
-    mended = int(time.time())
-    eventually(lambda: complete(sites[other], mended, mended + INTERVAL))
+    healed = int(time.time())
+    eventually(lambda: completed_runs(sites[other], healed, healed + INTERVAL))
 
 
-def test_a_lock_server_that_is_away_stops_nothing_else(sites: dict[str, Site]) -> None:
+def test_unavailable_lock_server_affects_only_jobs(sites: dict[str, Site]) -> None:
     server = hosts("lock")["lock"]
     server.run_expect([0], "systemctl stop etcd")
     try:
@@ -136,18 +136,18 @@ def test_a_lock_server_that_is_away_stops_nothing_else(sites: dict[str, Site]) -
         assert all(site.get("/documents").status == 200 for site in sites.values())
     finally:
         server.run_expect([0], "systemctl start etcd")
-    back = int(time.time())
-    found = eventually(lambda: complete(sites["debian12"], back, back + INTERVAL), 40)
+    restarted = int(time.time())
+    found = eventually(lambda: completed_runs(sites["debian12"], restarted, restarted + INTERVAL), 40)
     assert isinstance(found, dict)
-    once_each(found)
+    assert_run_once(found)
 
 
-def test_a_lock_server_goes_back_to_a_backup_and_the_jobs_go_on(sites: dict[str, Site], tmp_path: Path) -> None:
+def test_jobs_continue_after_restore_of_lock_server(sites: dict[str, Site], tmp_path: Path) -> None:
     expect_success(run_playbook("playbooks/backup.yml", "lock", "-e", f"fetch={tmp_path}"))
     (snapshot,) = tmp_path.iterdir()
     expect_success(run_playbook("playbooks/restore.yml", "lock", "-e", f"etcd={snapshot}"))
     eventually(lambda: all(site.get("/readyz").status == 200 for site in sites.values()))
-    back = int(time.time())
-    found = eventually(lambda: complete(sites["debian12"], back, back + INTERVAL), 40)
+    restarted = int(time.time())
+    found = eventually(lambda: completed_runs(sites["debian12"], restarted, restarted + INTERVAL), 40)
     assert isinstance(found, dict)
-    once_each(found)
+    assert_run_once(found)

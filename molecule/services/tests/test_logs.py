@@ -1,4 +1,4 @@
-"""What becomes of a line of a log: on its own host, on its way to the log server, and there."""
+"""Logs on app hosts and on the log server: delivery, rotation, limits and failures."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 ROTATE = "logrotate --force --state /var/lib/logrotate/fleet /etc/fleet-logrotate.conf"
 
-#: Says which of the ids in a file are in none of the logs that a pattern names.
-MISSING = """
+#: Prints the IDs of a file that are missing in the logs that match a pattern.
+FIND_MISSING = """
 import glob, gzip, json, re, sys
 ids, found = set(open("/tmp/ids").read().split()), set()
 for path in (path for pattern in sys.argv[1:] for path in glob.glob(pattern)):
@@ -38,7 +38,7 @@ print(json.dumps([len(ids), sorted(ids - found)]))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def served(serve: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+def deployed(serve: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     return serve()
 
 
@@ -53,20 +53,20 @@ def site(sites: dict[str, Site]) -> Site:
 
 
 def provision(directory: Path, **variables: Any) -> tuple[int, str]:
-    """Run the role on the log server."""
+    """Apply the role logs to the log server."""
     playbook = directory / "play.yml"
     play = {"name": "Provision the log server", "hosts": "logs", "gather_facts": False, "roles": ["funnel.tornado.logs"]}
     playbook.write_text(yaml.safe_dump([play]))
     return run_playbook(str(playbook), "db", "-e", json.dumps(variables))
 
 
-def ask(site: Site, path: str) -> str:
-    """Ask for ``path`` and return the request's id."""
+def request_id_of(site: Site, path: str) -> str:
+    """Request ``path`` and return the ID of the request."""
     return site.get(path).headers["x-request-id"]
 
 
-def ids_of_many_requests(site: Site, number: int) -> list[str]:
-    """Return the ids of requests that were made one after the other on one connection."""
+def send_requests(site: Site, number: int) -> list[str]:
+    """Send requests in sequence on one connection and return their IDs."""
     connection = http.client.HTTPConnection(site.address, timeout=30)
     ids = []
     for _ in range(number):
@@ -79,21 +79,21 @@ def ids_of_many_requests(site: Site, number: int) -> list[str]:
     return ids
 
 
-def received(db: Host, host: str, text: str) -> list[str]:
-    """Return the lines with ``text`` that the log server has of a host."""
+def received_lines(db: Host, host: str, text: str) -> list[str]:
+    """Return the lines with ``text`` that the log server received from a host."""
     return db.run("grep -hF %s /var/log/fleet/%s/sample.log", text, host).stdout.splitlines()
 
 
 def send(host: Host, *datagrams: str) -> None:
     """Send datagrams from a host to the log server."""
     code = "import json, socket, sys\ns = socket.socket(type=socket.SOCK_DGRAM)\n"
-    code += "for one in json.loads(sys.argv[1]): s.sendto(one.encode(), ('db', 514))"
+    code += "for datagram in json.loads(sys.argv[1]): s.sendto(datagram.encode(), ('db', 514))"
     host.check_output("python3 -c %s %s", code, json.dumps(datagrams))
 
 
 @contextmanager
 def small_disk(host: Host, directory: str) -> Iterator[None]:
-    """Let the logs in a directory go to a disk of a megabyte that is full."""
+    """Mount a full disk of 1 MiB over a log directory."""
     host.check_output(
         "mount -t tmpfs -o size=1m,mode=0755 none %s && dd if=/dev/zero of=%s/ballast bs=1k count=1000", *[directory] * 2
     )
@@ -101,18 +101,18 @@ def small_disk(host: Host, directory: str) -> Iterator[None]:
     host.check_output("umount --lazy %s", directory)
 
 
-def test_a_line_arrives_with_its_host_app_process_and_request(sites: dict[str, Site], db: Host) -> None:
+def test_log_line_arrives_with_host_app_process_and_request_id(sites: dict[str, Site], db: Host) -> None:
     for name, site in sites.items():
-        request = ask(site, "/nowhere")
-        (line,) = eventually(partial(received, db, name, request))
+        request = request_id_of(site, "/nowhere")
+        (line,) = eventually(partial(received_lines, db, name, request))
         sender = re.escape(address(hosts(name)[name]))
         what = r"WARNING tornado\.access \[sample [ab]/[01] [0-9a-f]+ pid \d+\] 404 GET /nowhere \(\S+\) \S+ms"
         assert re.fullmatch(rf"\S+ {sender} {STAMP} {what} request={request}", line), line
 
 
-def test_the_lines_of_a_request_are_found_by_its_id(site: Site) -> None:
-    request = ask(site, "/nowhere")
-    output = eventually(lambda: text if (text := find(request)[1]).count(request) >= 3 else False)
+def test_find_request_shows_all_lines_of_a_request(site: Site) -> None:
+    request = request_id_of(site, "/nowhere")
+    output = eventually(lambda: text if (text := find_request(request)[1]).count(request) >= 3 else False)
     assert re.search(rf'/var/log/nginx/access\.log:\S+ .* "GET /nowhere HTTP/1\.1" 404 .* {request}', output)
     assert re.search(rf"/var/log/sample/[ab]-[01]\.log:.* 404 GET /nowhere .* request={request}", output)
     assert re.search(rf"/var/log/fleet/debian12/sample\.log:.* 404 GET /nowhere .* request={request}", output)
@@ -120,37 +120,37 @@ def test_the_lines_of_a_request_are_found_by_its_id(site: Site) -> None:
         ("0" * 32, "no log of these hosts has a line of request 000"),
         ("a b;id", "id must be the X-Request-ID"),
     ):
-        status, output = find(wrong)
+        status, output = find_request(wrong)
         assert status != 0
         assert words in output
 
 
-def find(request: str) -> tuple[int, str]:
-    """Return the status of the playbook, and what it prints, which breaks long lines, as one line."""
+def find_request(request: str) -> tuple[int, str]:
+    """Run find_request.yml; return its exit status and its output on one line."""
     status, output = run_playbook("playbooks/find_request.yml", "all", "-e", json.dumps({"id": request}))
     return status, " ".join(output.split())
 
 
-def test_no_line_is_lost_when_logs_are_rotated(site: Site, host: Host, db: Host) -> None:
+def test_log_rotation_loses_no_line(site: Site, host: Host, db: Host) -> None:
     before = processes(host, "sample")
     host.check_output("rm -f /var/log/sample/*.log.*")
     ids: list[str] = []
-    enough = threading.Event()
+    stop = threading.Event()
 
     def visit() -> None:
-        while not enough.wait(0.1):
-            ids.extend(ids_of_many_requests(site, 50))
+        while not stop.wait(0.1):
+            ids.extend(send_requests(site, 50))
 
     clients = [threading.Thread(target=visit) for _ in range(4)]
     for client in clients:
         client.start()
-    # To supervisord a log that was made longer is as good as one that has become so, until it has rotated that once.
+    # supervisord rotates an extended log like one that has grown.
     host.check_output("truncate --size 50M /var/log/sample/[ab]-[01].log")
     for _ in range(3):
         host.check_output("logrotate --force /etc/logrotate.d/nginx")
         db.check_output(ROTATE)
     eventually(lambda: len(ids) > 200)
-    enough.set()
+    stop.set()
     for client in clients:
         client.join()
     for where, logs in (
@@ -158,23 +158,23 @@ def test_no_line_is_lost_when_logs_are_rotated(site: Site, host: Host, db: Host)
         (db, ["/var/log/fleet/debian12/sample.log*"]),
     ):
         where.check_output("rm -f /tmp/ids")
-        for start in range(0, len(ids), 1000):  # an argument has a bound
+        for start in range(0, len(ids), 1000):  # stays below the maximum length of an argument
             where.check_output("echo %s >> /tmp/ids", " ".join(ids[start : start + 1000]))
         for log in logs:
-            eventually(partial(has_all, where, log, len(ids)))
+            eventually(partial(contains_all, where, log, len(ids)))
     assert processes(host, "sample") == before
     rotated = host.check_output("cd /var/log/sample && ls *.log.*").split()
     assert rotated in (["a-0.log.1", "a-1.log.1"], ["b-0.log.1", "b-1.log.1"])
     host.check_output("rm /var/log/sample/*.log.*")
 
 
-def has_all(host: Host, logs: str, number: int) -> bool:
-    count, missing = json.loads(host.check_output("python3 -c %s %s", MISSING, logs))
+def contains_all(host: Host, logs: str, number: int) -> bool:
+    count, missing = json.loads(host.check_output("python3 -c %s %s", FIND_MISSING, logs))
     assert count == number
     return not missing
 
 
-def test_names_that_are_none_lead_nowhere(host: Host, db: Host) -> None:
+def test_invalid_names_of_senders_do_not_create_files_elsewhere(host: Host, db: Host) -> None:
     stamp = "2026-11-21T03:14:15Z"
     send(
         host,
@@ -199,60 +199,60 @@ def test_names_that_are_none_lead_nowhere(host: Host, db: Host) -> None:
     db.check_output("rm -r /var/log/fleet/web1 /var/log/fleet/%s && systemctl kill --signal=HUP rsyslog", address(host))
 
 
-def test_a_sender_that_is_named_as_the_file_for_others_holds_up_nobody(site: Site, host: Host, db: Host) -> None:
-    """A directory in the place of the file had the queue wait for ever, and with it the lines of all hosts."""
+def test_sender_named_like_the_fallback_file_does_not_block_others(site: Site, host: Host, db: Host) -> None:
+    """A directory in place of the file once blocked the queue, and thereby the lines of all hosts."""
     stamp, marks = "2026-11-21T03:14:15Z", [uuid.uuid4().hex for _ in range(3)]
     db.check_output("rm -f /var/log/fleet/other.log && systemctl restart rsyslog")
     send(host, f"<14>1 {stamp} other.log shop 1 - - {marks[0]}", f"<14>1 {stamp} other.log.1 shop 1 - - {marks[1]}")
     send(host, f"<14>1 {stamp} .. shop 1 - - {marks[2]}")
     eventually(lambda: all(db.run("grep -qF %s /var/log/fleet/other.log", mark).rc == 0 for mark in marks))
-    heard = ask(site, "/nowhere")
-    eventually(lambda: received(db, "debian12", heard))
+    accepted = request_id_of(site, "/nowhere")
+    eventually(lambda: received_lines(db, "debian12", accepted))
     assert db.run("test -e /var/log/fleet/other.log.1").rc != 0
 
 
-def test_one_output_that_cannot_be_written_holds_up_no_other(site: Site, host: Host, db: Host) -> None:
+def test_unwritable_output_does_not_block_others(site: Site, host: Host, db: Host) -> None:
     db.check_output("rm -f /var/log/fleet/other.log && mkdir /var/log/fleet/other.log && systemctl restart rsyslog")
     try:
         send(host, *(f"<14>1 2026-11-21T03:14:15Z .. shop 1 - - {number}" for number in range(100)))
         for _ in range(3):
-            eventually(partial(received, db, "debian12", ask(site, "/nowhere")))
+            eventually(partial(received_lines, db, "debian12", request_id_of(site, "/nowhere")))
     finally:
         db.check_output("rmdir /var/log/fleet/other.log")
 
 
-def test_invented_names_are_no_files(site: Site, host: Host, db: Host) -> None:
-    most = 1000  # logs_files
-    heard = ask(site, "/nowhere")
-    eventually(lambda: received(db, "debian12", heard))
+def test_number_of_files_is_limited_for_invented_hosts(site: Site, host: Host, db: Host) -> None:
+    limit = 1000  # logs_files
+    accepted = request_id_of(site, "/nowhere")
+    eventually(lambda: received_lines(db, "debian12", accepted))
     try:
-        for start in range(0, 3000, 500):  # an argument has a bound
+        for start in range(0, 3000, 500):  # stays below the maximum length of an argument
             names = (f"<14>1 2026-11-21T03:14:15Z invented-{number} shop 1 - - x" for number in range(start, start + 500))
             send(host, *names)
         last = uuid.uuid4().hex
         send(host, f"<14>1 2026-11-21T03:14:15Z invented-3000 shop 1 - - {last}")
         eventually(lambda: db.run("grep -qF %s /var/log/fleet/other.log", last).rc == 0)
         made = int(db.check_output("find /var/log/fleet -path '*/invented-*/shop.log' | wc -l"))
-        assert most // 2 < made < most, "some were made, or this shows nothing"
-        heard = ask(site, "/nowhere")
-        eventually(lambda: received(db, "debian12", heard))
+        assert limit // 2 < made < limit, "the test must create many files"
+        accepted = request_id_of(site, "/nowhere")
+        eventually(lambda: received_lines(db, "debian12", accepted))
     finally:
         db.check_output("systemctl restart rsyslog && find /var/log/fleet -name 'invented-*' -exec rm -r {} +")
 
 
-def test_only_senders_of_the_named_networks_are_heard(sites: dict[str, Site], db: Host, tmp_path: Path) -> None:
+def test_only_configured_senders_are_accepted(sites: dict[str, Site], db: Host, tmp_path: Path) -> None:
     expect_success(provision(tmp_path, logs_senders=[f"{address(hosts('debian12')['debian12'])}/32"]))
     try:
-        unheard, heard = ask(sites["debian13"], "/nowhere"), ask(sites["debian12"], "/nowhere")
-        eventually(lambda: received(db, "debian12", heard))
-        assert received(db, "debian13", unheard) == []
+        dropped, accepted = request_id_of(sites["debian13"], "/nowhere"), request_id_of(sites["debian12"], "/nowhere")
+        eventually(lambda: received_lines(db, "debian12", accepted))
+        assert received_lines(db, "debian13", dropped) == []
     finally:
         expect_success(provision(tmp_path))
-    heard = ask(sites["debian13"], "/nowhere")
-    eventually(lambda: received(db, "debian13", heard))
+    accepted = request_id_of(sites["debian13"], "/nowhere")
+    eventually(lambda: received_lines(db, "debian13", accepted))
 
 
-def test_a_port_that_is_taken_leaves_the_log_server_as_it_was(site: Site, db: Host, tmp_path: Path) -> None:
+def test_port_in_use_restores_previous_log_server(site: Site, db: Host, tmp_path: Path) -> None:
     holder = "import socket, time; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('0.0.0.0', 5514)); time.sleep(60)"
     db.check_output("systemd-run --unit=holder python3 -c %s", holder)
     try:
@@ -262,57 +262,57 @@ def test_a_port_that_is_taken_leaves_the_log_server_as_it_was(site: Site, db: Ho
     assert status != 0
     assert "rsyslog: it did not bind UDP port 5514" in output
     assert "The previous files were restored, and rsyslog runs with them." in output
-    heard = ask(site, "/nowhere")
-    eventually(lambda: received(db, "debian12", heard))
+    accepted = request_id_of(site, "/nowhere")
+    eventually(lambda: received_lines(db, "debian12", accepted))
 
 
-def test_what_a_firewall_drops_holds_up_nobody(site: Site, host: Host, db: Host) -> None:
+def test_dropped_datagrams_do_not_block_the_app(site: Site, host: Host, db: Host) -> None:
     rules = "add table inet cut; add chain inet cut out { type filter hook output priority 0; };"
     rules += "add rule inet cut out udp dport 514 drop"
     host.check_output("nft %s", rules)
     try:
-        unheard = ids_of_many_requests(site, 200)[-1]
+        dropped = send_requests(site, 200)[-1]
     finally:
         host.check_output("nft delete table inet cut")
-    heard = ask(site, "/nowhere")
-    eventually(lambda: received(db, "debian12", heard))
-    assert received(db, "debian12", unheard) == []
-    assert host.run("grep -rqF %s /var/log/sample", unheard).rc == 0
+    accepted = request_id_of(site, "/nowhere")
+    eventually(lambda: received_lines(db, "debian12", accepted))
+    assert received_lines(db, "debian12", dropped) == []
+    assert host.run("grep -rqF %s /var/log/sample", dropped).rc == 0
 
 
-def test_a_full_disk_of_the_log_server_costs_lines_and_nothing_else(site: Site, db: Host) -> None:
+def test_full_disk_of_log_server_loses_only_lines(site: Site, db: Host) -> None:
     with small_disk(db, "/var/log/fleet"):
         db.check_output("systemctl kill --signal=HUP rsyslog")
-        requests = ids_of_many_requests(site, 500)
+        requests = send_requests(site, 500)
         eventually(lambda: "No space left on device" in db.check_output("journalctl --unit rsyslog --since -1min"))
-        assert received(db, "debian12", requests[-1]) == []
+        assert received_lines(db, "debian12", requests[-1]) == []
         db.check_output("logger still-here")
         eventually(lambda: db.run("grep -q still-here /var/log/syslog").rc == 0)
-        # There is room again: nobody has to be told.
+        # Logging resumes without a signal once there is space.
         db.check_output("rm /var/log/fleet/ballast")
-        eventually(lambda: received(db, "debian12", ask(site, "/nowhere")))
+        eventually(lambda: received_lines(db, "debian12", request_id_of(site, "/nowhere")))
     db.check_output("systemctl kill --signal=HUP rsyslog")
-    heard = ask(site, "/nowhere")
-    eventually(lambda: received(db, "debian12", heard))
+    accepted = request_id_of(site, "/nowhere")
+    eventually(lambda: received_lines(db, "debian12", accepted))
 
 
-def test_a_full_disk_of_logs_does_not_keep_an_app_from_serving(site: Site, host: Host) -> None:
+def test_full_log_disk_does_not_stop_the_app(site: Site, host: Host) -> None:
     with small_disk(host, "/var/log/sample"):
         expect_success(run_playbook("playbooks/restart.yml", "debian12", "-e", "app=sample"))
         before = processes(host, "sample")
-        requests = ids_of_many_requests(site, 1000)
+        requests = send_requests(site, 1000)
         assert int(host.check_output("df --output=avail /var/log/sample | tail -1")) == 0
         assert host.run("grep -rqF %s /var/log/sample", requests[-1]).rc != 0
         host.check_output("rm /var/log/sample/ballast")
-        heard = ask(site, "/nowhere")
-        eventually(lambda: host.run("grep -rqF %s /var/log/sample", heard).rc == 0)
+        accepted = request_id_of(site, "/nowhere")
+        eventually(lambda: host.run("grep -rqF %s /var/log/sample", accepted).rc == 0)
         assert processes(host, "sample") == before
     expect_success(run_playbook("playbooks/restart.yml", "debian12", "-e", "app=sample"))
 
 
-def test_all_files_together_have_a_bound(db: Host, tmp_path: Path) -> None:
-    counted = "import pathlib\nfiles = [path for path in pathlib.Path('/var/log/fleet').rglob('*') if not path.is_dir()]\n"
-    used = python(db, f"{counted}print(sum(path.lstat().st_blocks for path in files) * 512)")
+def test_total_size_of_logs_is_limited(db: Host, tmp_path: Path) -> None:
+    list_files = "import pathlib\nfiles = [path for path in pathlib.Path('/var/log/fleet').rglob('*') if not path.is_dir()]\n"
+    used = python(db, f"{list_files}print(sum(path.lstat().st_blocks for path in files) * 512)")
     expect_success(provision(tmp_path, logs_total_bytes=used + 250_000))
     try:
         code = "import os, pathlib\nhome = pathlib.Path('/var/log/fleet/web2')\nhome.mkdir()\n"
@@ -321,15 +321,15 @@ def test_all_files_together_have_a_bound(db: Host, tmp_path: Path) -> None:
         assert python(db, code) == 0
         db.check_output("systemctl start fleet-logrotate")
         assert db.check_output("ls /var/log/fleet/web2").split() == ["shop.log.1", "shop.log.2"]
-        # What has another name counts as well, and so do many small files, each of which takes a block.
+        # Files with other names count as well, and small files count with the size of a block.
         db.check_output("cd /var/log/fleet/web2 && head -c 100000 /dev/zero > shop && touch -d @1 shop && rm shop.log.*")
         db.check_output(
             "cd /var/log/fleet/web2 && for i in $(seq 200); do echo x > $i.log.1; touch -d @$((10**9 - i)) $i.log.1; done"
         )
         db.check_output("systemctl start fleet-logrotate")
-        left = [int(name.partition(".")[0]) for name in db.check_output("ls /var/log/fleet/web2").split()]
-        assert sorted(left) == [*range(1, len(left) + 1)], "the oldest go first"
-        assert 10 < len(left) < 70
+        remaining = [int(name.partition(".")[0]) for name in db.check_output("ls /var/log/fleet/web2").split()]
+        assert sorted(remaining) == [*range(1, len(remaining) + 1)], "the oldest files must be removed first"
+        assert 10 < len(remaining) < 70
         assert "/var/log/fleet/debian12/sample.log" in db.check_output("ls /var/log/fleet/debian12/*")
     finally:
         db.check_output("rm -r /var/log/fleet/web2")

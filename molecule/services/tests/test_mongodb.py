@@ -1,4 +1,4 @@
-"""MongoDB: who is let in, what changes while it serves, what is refused, backups, and a replica set of three."""
+"""MongoDB: access control, changes during operation, invalid configuration, backups, and a replica set of three."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ VARIABLES = yaml.safe_load((ROOT / "molecule/shared/group_vars/mongodb.yml").rea
 ADMIN = ("admin", VARIABLES["mongodb_admin_password"], "admin")
 NOTES = ("notes", VARIABLES["mongodb_users"]["notes"]["password"], "notes")
 
-#: On a fleet as large as this the hosts of site.yml's other parts lend themselves to a replica set.
+#: The members of the replica set, which are hosts of other groups.
 MEMBERS = ("debian12", "debian13", "lock")
 
-#: Tries, on a host, to become the administrator of a mongod that has none, until it is told to stop.
-INTRUDER = """
+#: Tries on a host to create an administrator in a mongod that has none, until the stop file exists.
+ACCESS_PROBE = """
 import json, pathlib, time
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 refused = 0
-while not pathlib.Path("/run/intruder.stop").exists():
+while not pathlib.Path("/run/access-probe.stop").exists():
     client = MongoClient("mongodb://127.0.0.1/?directConnection=true", serverSelectionTimeoutMS=100)
     try:
-        client.admin.command("createUser", "intruder", pwd="in", roles=["root"])
+        client.admin.command("createUser", "probe", pwd="in", roles=["root"])
         break
     except OperationFailure:
         refused += 1
     except PyMongoError:
         time.sleep(0.02)
     client.close()
-pathlib.Path("/run/intruder.json").write_text(json.dumps(refused))
+pathlib.Path("/run/access-probe.json").write_text(json.dumps(refused))
 """
 
 Client = MongoClient[dict[str, Any]]
@@ -57,7 +57,7 @@ def client(server: Host | str, login: tuple[str, str, str] | None = NOTES, **opt
 
 
 def provision(directory: Path, names: str = "db", *options: str, serial: int = 0, **variables: Any) -> tuple[int, str]:
-    """Run the role with ``variables`` over those of the scenario; return the exit status and what was printed, on one line."""
+    """Apply the role with ``variables`` over those of the scenario; return the exit status and the output on one line."""
     playbook, values = directory / "mongodb.yml", directory / "variables.yml"
     play = {
         "hosts": names.replace(",", ":"),
@@ -72,13 +72,13 @@ def provision(directory: Path, names: str = "db", *options: str, serial: int = 0
     return status, re.sub(r"\s+", " ", output)
 
 
-def refused(directory: Path, db: Host, **variables: Any) -> str:
-    """Provision with a mistake; return what was said, when nothing has been changed and mongod still serves."""
+def provision_rejected(directory: Path, db: Host, **variables: Any) -> str:
+    """Provision with invalid variables; verify that nothing changed and mongod serves, and return the output."""
     before = db.check_output("sha256sum /etc/mongodb/* /etc/systemd/system/mongod.service")
     status, output = provision(directory, "db", **variables)
     assert status != 0, output
     assert db.check_output("sha256sum /etc/mongodb/* /etc/systemd/system/mongod.service") == before
-    client(db).notes.things.insert_one({"after": "a refusal"})
+    client(db).notes.things.insert_one({"after": "a rejection"})
     return output
 
 
@@ -87,8 +87,8 @@ def pid(host: Host) -> int:
 
 
 @contextmanager
-def writing(server: Host | str, login: tuple[str, str, str], **options: Any) -> Iterator[list[int]]:
-    """Insert one document after the other, on the same connection; give what was acknowledged. No insert may fail."""
+def insert_continuously(server: Host | str, login: tuple[str, str, str], **options: Any) -> Iterator[list[int]]:
+    """Insert documents in sequence on one connection; yield the acknowledged ones. No insert may fail."""
     acknowledged: list[int] = []
     errors: list[Exception] = []
     stop = threading.Event()
@@ -98,7 +98,7 @@ def writing(server: Host | str, login: tuple[str, str, str], **options: Any) -> 
             while not stop.wait(0.005):
                 try:
                     connection.notes.written.insert_one({"_id": len(acknowledged)})
-                except Exception as error:  # whatever it is, the test has to know
+                except Exception as error:  # the test reports every error
                     errors.append(error)
                     return
                 acknowledged.append(len(acknowledged))
@@ -107,8 +107,8 @@ def writing(server: Host | str, login: tuple[str, str, str], **options: Any) -> 
     thread.start()
     try:
         yield acknowledged
-        known = len(acknowledged)
-        eventually(lambda: errors or len(acknowledged) > known)
+        count = len(acknowledged)
+        eventually(lambda: errors or len(acknowledged) > count)
     finally:
         stop.set()
         thread.join(30)
@@ -122,14 +122,14 @@ def db() -> Host:
 
 
 @pytest.fixture(autouse=True)
-def fresh(db: Host) -> None:
-    """Begin each test without data."""
+def drop_databases(db: Host) -> None:
+    """Remove all data before each test."""
     with client(db, ADMIN) as admin:
         admin.drop_database("notes")
         admin.drop_database("other")
 
 
-def test_only_users_are_let_in_and_only_to_what_is_theirs(db: Host) -> None:
+def test_users_must_authenticate_and_access_only_their_databases(db: Host) -> None:
     for login in (None, ("notes", "guessed", "notes"), ("notes", NOTES[1], "admin"), ("admin", "admin", "admin")):
         with pytest.raises(OperationFailure, match=r"requires authentication|Authentication failed"):
             client(db, login).notes.things.find_one()
@@ -142,7 +142,7 @@ def test_only_users_are_let_in_and_only_to_what_is_theirs(db: Host) -> None:
         notes.admin.command("usersInfo", 1)
 
 
-def test_what_the_host_shows_of_it(db: Host) -> None:
+def test_listeners_limits_and_file_permissions(db: Host) -> None:
     listeners = db.check_output("ss -Hltn 'sport = :27017'").splitlines()
     assert {line.split()[3] for line in listeners} == {"127.0.0.1:27017", f"{address(db)}:27017"}
     assert db.run("ls /tmp/mongodb-27017.sock").rc != 0
@@ -155,7 +155,7 @@ def test_what_the_host_shows_of_it(db: Host) -> None:
     assert "mongodb-backup.service" in db.check_output("systemctl list-timers --no-pager mongodb-backup.timer")
 
 
-def test_users_come_change_and_go_while_mongod_serves(db: Host, tmp_path: Path) -> None:
+def test_users_are_managed_without_restart(db: Host, tmp_path: Path) -> None:
     with client(db, ADMIN) as admin:
         admin.notes.command("createUser", "by_hand", pwd="x", roles=["read"])
     before = pid(db)
@@ -163,7 +163,7 @@ def test_users_come_change_and_go_while_mongod_serves(db: Host, tmp_path: Path) 
         "notes": {"password": "another-one", "database": "notes"},
         "notes2": {"password": "another-one", "database": "notes", "roles": ["readWrite", "read@other"]},
     }
-    with writing(db, NOTES):
+    with insert_continuously(db, NOTES):
         output = expect_success(provision(tmp_path, "db", "--diff", mongodb_users=users, mongodb_admin_password="another-one"))
         assert "user notes2 of notes: read@other, readWrite@notes" in output
         second = client(db, ("notes2", "another-one", "notes"))
@@ -177,20 +177,20 @@ def test_users_come_change_and_go_while_mongod_serves(db: Host, tmp_path: Path) 
         assert "mongodb_users: does not list the user by_hand of notes: read@notes" in output
     with client(db, ("admin", "another-one", "admin")) as admin:
         admin.notes.written.drop()
-    with writing(db, ("notes", "another-one", "notes")):
+    with insert_continuously(db, ("notes", "another-one", "notes")):
         expect_success(provision(tmp_path, "db"))
     with pytest.raises(OperationFailure, match="Authentication failed"):
         client(db, ("notes2", "another-one", "notes")).notes.things.find_one()
     with pytest.raises(OperationFailure, match=r"requires authentication|not authorized|Could not find user"):
-        list(second.other.things.find())  # on a connection from when it was a user
+        list(second.other.things.find())  # on a connection from before its removal
     client(db, ("by_hand", "x", "notes")).notes.things.find_one()
     client(db, ADMIN).notes.command("dropUser", "by_hand")
     assert pid(db) == before
 
 
-def test_what_is_wrong_in_the_inventory_is_said_at_once_and_changes_nothing(db: Host, tmp_path: Path) -> None:
+def test_invalid_variables_are_reported_together_without_changes(db: Host, tmp_path: Path) -> None:
     before = pid(db)
-    output = refused(
+    output = provision_rejected(
         tmp_path,
         db,
         mongodb_users={"notes": {"database": "notes"}, "x y": {"password": "another-one", "database": "notes", "roles": ["a b"]}},
@@ -203,28 +203,32 @@ def test_what_is_wrong_in_the_inventory_is_said_at_once_and_changes_nothing(db: 
         "mongodb_replica_set.key",
     ):
         assert problem in output
-    output = refused(tmp_path, db, mongodb_settings={"net": {"port": 1}, "storage": {"wiredTiger": {"engineConfig": {"x": 1}}}})
+    output = provision_rejected(
+        tmp_path, db, mongodb_settings={"net": {"port": 1}, "storage": {"wiredTiger": {"engineConfig": {"x": 1}}}}
+    )
     assert "mongodb_settings.net.port: is set by mongodb_port" in output
     settings = VARIABLES["mongodb_settings"] | {"storage": {"wiredTiger": {"engineConfig": {"cacheSizeGb": 1}}}}
-    output = refused(tmp_path, db, mongodb_settings=settings)
+    output = provision_rejected(tmp_path, db, mongodb_settings=settings)
     assert "Unrecognized option: storage.wiredTiger.engineConfig.cacheSizeGb" in output
     assert "mongodb_settings is refused" in output or "/etc/mongodb was not changed" in output
-    assert re.search(r"mongodb_port: 22 on db is in use by (sshd|systemd|another)", refused(tmp_path, db, mongodb_port=22))
-    output = refused(tmp_path, db, mongodb_addresses=["192.0.2.1"], mongodb_open_files=64000)
+    assert re.search(
+        r"mongodb_port: 22 on db is in use by (sshd|systemd|another)", provision_rejected(tmp_path, db, mongodb_port=22)
+    )
+    output = provision_rejected(tmp_path, db, mongodb_addresses=["192.0.2.1"], mongodb_open_files=64000)
     assert "mongodb_addresses: mongod cannot listen on 192.0.2.1" in output
     assert "mongodb_open_files: 64000 exceeds the maximum of this host" in output
     assert pid(db) == before
 
 
-def test_a_host_with_data_does_not_lose_them_to_those_of_a_set(db: Host, tmp_path: Path) -> None:
+def test_host_with_data_does_not_join_a_replica_set(db: Host, tmp_path: Path) -> None:
     client(db).notes.things.insert_one({"_id": 1})
     wanted = {"name": "rs0", "members": ["other", "db"], "key": "bm90LWZvci1vdGhlcnM="}
-    output = refused(tmp_path, db, mongodb_replica_set=wanted)
+    output = provision_rejected(tmp_path, db, mongodb_replica_set=wanted)
     assert "mongodb_replica_set.members: db:27017 has databases, notes, and would lose them" in output
     assert client(db).notes.things.find_one({"_id": 1})
 
 
-def test_the_hosts_password_is_that_of_the_administrator_even_if_a_user_is_refused(db: Host, tmp_path: Path) -> None:
+def test_stored_administrator_password_is_correct_after_rejected_user(db: Host, tmp_path: Path) -> None:
     users = {"notes": {"password": "another-one", "database": "notes", "roles": ["noSuchRole"]}}
     try:
         status, output = provision(tmp_path, "db", mongodb_admin_password="another-one", mongodb_users=users)
@@ -236,25 +240,25 @@ def test_the_hosts_password_is_that_of_the_administrator_even_if_a_user_is_refus
     db.check_output("rm -rf /var/backups/mongodb")
 
 
-def test_a_setting_that_only_a_start_refuses_is_taken_back(db: Host, tmp_path: Path) -> None:
+def test_setting_that_prevents_start_is_rolled_back(db: Host, tmp_path: Path) -> None:
     settings = VARIABLES["mongodb_settings"] | {"storage": {"directoryPerDB": True}}
-    output = refused(tmp_path, db, mongodb_settings=settings)
+    output = provision_rejected(tmp_path, db, mongodb_settings=settings)
     assert "directoryPerDB" in output
     assert "The previous files were restored, and mongod runs with them" in output
 
 
-def test_an_administrators_password_that_nobody_knows_is_an_error(db: Host, tmp_path: Path) -> None:
+def test_unknown_administrator_password_is_reported(db: Host, tmp_path: Path) -> None:
     before = pid(db)
     db.check_output("cp -p /etc/mongodb/admin.password /root/kept && printf wrong > /etc/mongodb/admin.password")
     try:
-        output = refused(tmp_path, db, mongodb_admin_password="another-one")
+        output = provision_rejected(tmp_path, db, mongodb_admin_password="another-one")
     finally:
         db.check_output("mv /root/kept /etc/mongodb/admin.password")
     assert "mongodb_admin_password: mongod at 127.0.0.1:27017 rejects it for the user admin" in output
     assert pid(db) == before
 
 
-def test_its_log_is_rotated_while_it_runs(db: Host) -> None:
+def test_log_is_rotated_without_restart(db: Host) -> None:
     before, log = pid(db), "/var/log/mongodb/mongod.log"
     db.check_output("rm -f %s.*", log)
     inode = db.check_output("stat -c %%i %s", log)
@@ -270,7 +274,7 @@ def test_its_log_is_rotated_while_it_runs(db: Host) -> None:
     assert pid(db) == before
 
 
-def test_a_mongod_that_is_killed_comes_back_with_all_that_it_acknowledged(db: Host) -> None:
+def test_killed_mongod_restarts_with_acknowledged_documents(db: Host) -> None:
     notes = client(db, w="majority", journal=True)
     for number in range(100):
         notes.notes.things.insert_one({"_id": number})
@@ -280,8 +284,8 @@ def test_a_mongod_that_is_killed_comes_back_with_all_that_it_acknowledged(db: Ho
     assert client(db).notes.things.count_documents({}) == 100
 
 
-def fill(notes: Client) -> None:
-    """Make one of each kind of collection, with every kind of index that matters."""
+def create_collections(notes: Client) -> None:
+    """Create one collection of each kind, with the relevant kinds of indexes."""
     database = notes.notes
     database.create_collection("things", validator={"n": {"$gte": 0}})
     indexes = [
@@ -306,29 +310,29 @@ def fill(notes: Client) -> None:
 
 
 def contents(server: Host | str, login: tuple[str, str, str] = ADMIN) -> dict[str, Any]:
-    """Return all documents, options and indexes of the database."""
+    """Return the documents, options and indexes of the database."""
     database = client(server, login).notes
     found = {}
-    for one in database.list_collections():
-        name = one["name"]
+    for collection in database.list_collections():
+        name = collection["name"]
         if not name.startswith("system."):
-            indexes = list(database[name].list_indexes()) if one["type"] == "collection" else []
-            found[name] = (one["options"], indexes, sorted(map(str, database[name].find())))
+            indexes = list(database[name].list_indexes()) if collection["type"] == "collection" else []
+            found[name] = (collection["options"], indexes, sorted(map(str, database[name].find())))
     return found
 
 
-def test_backup_destroy_restore(db: Host, tmp_path: Path) -> None:
-    fill(client(db, ADMIN))
+def test_backup_is_restored_after_data_loss(db: Host, tmp_path: Path) -> None:
+    create_collections(client(db, ADMIN))
     before = contents(db)
     assert set(before) == {"things", "capped", "view", "series"}
-    below = os.path.relpath(tmp_path, os.environ["PWD"])  # where ansible-playbook is started, as a shell says it
-    expect_success(run_playbook("playbooks/backup.yml", "db", "-e", f"fetch={below}/fetched"))
+    relative = os.path.relpath(tmp_path, os.environ["PWD"])  # the working directory of ansible-playbook
+    expect_success(run_playbook("playbooks/backup.yml", "db", "-e", f"fetch={relative}/fetched"))
     fetched = list((tmp_path / "fetched").iterdir())
-    assert [one.stat().st_mode & 0o777 for one in (tmp_path / "fetched", *fetched)] == [0o700, 0o600]
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "fetched", *fetched)] == [0o700, 0o600]
     assert set(db.check_output("find /var/backups/mongodb -type f -printf '%m %u\\n'").splitlines()) == {"600 root"}
 
     db.check_output("systemctl stop mongod && rm -rf /var/lib/mongodb/data /var/backups/mongodb")
-    assert db.run("systemctl start mongod").rc != 0  # data without an administrator: whoever came first would be the one
+    assert db.run("systemctl start mongod").rc != 0  # without an administrator, any client could become one
     expect_success(provision(tmp_path))
     assert contents(db) == {}
     assert "notes.things: 2500 documents" in expect_success(
@@ -354,7 +358,7 @@ def test_backup_destroy_restore(db: Host, tmp_path: Path) -> None:
     db.check_output("rm -rf /var/backups/mongodb")
 
 
-def test_the_timers_backups_are_kept_as_many_as_wanted(db: Host) -> None:
+def test_scheduled_backups_are_pruned_to_the_configured_number(db: Host) -> None:
     client(db).notes.things.insert_one({})
     db.check_output(
         "mkdir -p /var/backups/mongodb && cd /var/backups/mongodb && mkdir .1999.new 2001 2002 2003 2004 2005 2006 2007"
@@ -368,30 +372,32 @@ def test_the_timers_backups_are_kept_as_many_as_wanted(db: Host) -> None:
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Host]]:
-    """Make a replica set of three hosts, while somebody on one of them tries to be its administrator; leave nothing of it."""
+    """Create a replica set of three hosts while a client tries to become its administrator; remove it after the module."""
     found = hosts(*MEMBERS)
     directory = tmp_path_factory.mktemp("set")
     first = found["debian12"]
-    first.check_output("rm -f /run/intruder.*; apt-get -q update && apt-get -qy --no-install-recommends install python3-pymongo")
-    first.check_output("systemd-run --quiet --collect --unit=intruder python3 -c %s", INTRUDER)
+    first.check_output(
+        "rm -f /run/access-probe.*; apt-get -q update && apt-get -qy --no-install-recommends install python3-pymongo"
+    )
+    first.check_output("systemd-run --quiet --collect --unit=access-probe python3 -c %s", ACCESS_PROBE)
     try:
         expect_success(provision(directory, ",".join(MEMBERS), **replica_set(found)))
         yield found
     finally:
         for host in found.values():
-            host.run("systemctl stop intruder; systemctl kill --signal=KILL mongod")
+            host.run("systemctl stop access-probe; systemctl kill --signal=KILL mongod")
             host.run("systemctl disable --now mongod mongodb-backup.timer")
-            left = "/etc/mongodb /var/lib/mongodb /var/log/mongodb /var/backups/mongodb /opt/mongodb /usr/local/bin/mongod"
+            directories = "/etc/mongodb /var/lib/mongodb /var/log/mongodb /var/backups/mongodb /opt/mongodb /usr/local/bin/mongod"
             units = "/etc/systemd/system/mongod.service /etc/systemd/system/mongodb-backup.*"
-            host.check_output(f"rm -rf {left} {units} /usr/local/sbin/mongodb-backup /etc/logrotate.d/mongod")
+            host.check_output(f"rm -rf {directories} {units} /usr/local/sbin/mongodb-backup /etc/logrotate.d/mongod")
             host.check_output("systemctl daemon-reload; userdel mongodb")
 
 
-def replica_set(members: dict[str, Host], **more: Any) -> dict[str, Any]:
-    """Return the variables of the set; by addresses, which this machine knows as well."""
-    known = {name: address(host) for name, host in members.items()}
-    wanted = {"name": "rs0", "members": list(known.values()), "key": "bm90LWZvci1vdGhlcnM="}
-    # Members that are told to stop serve on for 15 s otherwise, so that what is under way elsewhere comes to an end.
+def replica_set(members: dict[str, Host], **overrides: Any) -> dict[str, Any]:
+    """Return the variables of the replica set, by addresses, which also the controller resolves."""
+    addresses = [address(host) for host in members.values()]
+    wanted = {"name": "rs0", "members": addresses, "key": "bm90LWZvci1vdGhlcnM="}
+    # Stopping members would otherwise wait 15 s for other members to finish their operations.
     parameters = VARIABLES["mongodb_settings"]["setParameter"] | {"shutdownTimeoutMillisForSignaledShutdown": 2000}
     settings = VARIABLES["mongodb_settings"] | {"setParameter": parameters}
     own = {
@@ -400,66 +406,66 @@ def replica_set(members: dict[str, Host], **more: Any) -> dict[str, Any]:
         "mongodb_member": "{{ ansible_host }}",
         "mongodb_replica_set": wanted,
     }
-    return own | more
+    return own | overrides
 
 
-def whole(members: dict[str, Host], login: tuple[str, str, str] = NOTES) -> Client:
-    """Return a client of the set, as apps have one: it waits 30 s for a primary, and an election begins after 10."""
+def replica_set_client(members: dict[str, Host], login: tuple[str, str, str] = NOTES) -> Client:
+    """Return a client of the replica set, like apps: it waits 30 s for a primary, and an election starts after 10 s."""
     seeds = ",".join(address(host) for host in members.values())
     return client(seeds, login, directConnection=False, replicaSet="rs0", w="majority", serverSelectionTimeoutMS=30_000)
 
 
-def has_one(host: Host) -> bool:
+def has_document(host: Host) -> bool:
     return client(host, readPreference="secondaryPreferred").notes.things.find_one() == {"_id": 1}
 
 
-def test_three_members_are_one_database(members: dict[str, Host]) -> None:
+def test_three_members_form_one_database(members: dict[str, Host]) -> None:
     first = members["debian12"]
-    first.check_output("touch /run/intruder.stop")
-    assert int(eventually(lambda: first.check_output("cat /run/intruder.json"))) > 0
-    admin = whole(members, ADMIN)
-    assert [one["user"] for one in admin.admin.command("usersInfo", {"forAllDBs": True})["users"]] == ["admin", "notes"]
+    first.check_output("touch /run/access-probe.stop")
+    assert int(eventually(lambda: first.check_output("cat /run/access-probe.json"))) > 0
+    admin = replica_set_client(members, ADMIN)
+    assert [user["user"] for user in admin.admin.command("usersInfo", {"forAllDBs": True})["users"]] == ["admin", "notes"]
     status = admin.admin.command("replSetGetStatus")
-    assert sorted(one["stateStr"] for one in status["members"]) == ["PRIMARY", "SECONDARY", "SECONDARY"]
-    notes = whole(members)
+    assert sorted(member["stateStr"] for member in status["members"]) == ["PRIMARY", "SECONDARY", "SECONDARY"]
+    notes = replica_set_client(members)
     notes.notes.things.insert_one({"_id": 1})
     for host in members.values():
-        eventually(partial(has_one, host))
+        eventually(partial(has_document, host))
         with pytest.raises(OperationFailure, match="requires authentication"):
             client(host, None).notes.things.find_one()
 
 
-def test_a_set_is_changed_one_host_at_a_time_and_nobody_notices(members: dict[str, Host], tmp_path: Path) -> None:
+def test_rolling_change_of_replica_set_loses_no_write(members: dict[str, Host], tmp_path: Path) -> None:
     variables = replica_set(members, mongodb_open_files=8192)
     before = {name: pid(host) for name, host in members.items()}
     seeds = ",".join(address(host) for host in members.values())
-    with writing(seeds, NOTES, directConnection=False, replicaSet="rs0", w="majority") as acknowledged:
+    with insert_continuously(seeds, NOTES, directConnection=False, replicaSet="rs0", w="majority") as acknowledged:
         expect_success(provision(tmp_path, ",".join(MEMBERS), serial=1, **variables))
     assert not {pid(host) for host in members.values()} & set(before.values())
-    assert whole(members).notes.written.count_documents({}) == len(acknowledged)
+    assert replica_set_client(members).notes.written.count_documents({}) == len(acknowledged)
     assert expect_success(provision(tmp_path, ",".join(MEMBERS), **variables)).count("changed=0") == 3
 
 
-def test_a_member_that_dies_loses_nothing(members: dict[str, Host]) -> None:
-    notes = whole(members)
+def test_killed_primary_loses_no_document(members: dict[str, Host]) -> None:
+    notes = replica_set_client(members)
     notes.notes.things.drop()
     primary = notes.primary
     assert primary
-    dies = next(host for host in members.values() if address(host) == primary[0])
+    victim = next(host for host in members.values() if address(host) == primary[0])
     for number in range(50):
         notes.notes.things.insert_one({"_id": number})
-    dies.check_output("systemctl kill --signal=KILL mongod && systemctl stop mongod")
+    victim.check_output("systemctl kill --signal=KILL mongod && systemctl stop mongod")
     try:
-        assert whole(members).notes.things.count_documents({}) == 50
-        whole(members).notes.things.insert_one({"_id": 50})
+        assert replica_set_client(members).notes.things.count_documents({}) == 50
+        replica_set_client(members).notes.things.insert_one({"_id": 50})
     finally:
-        dies.check_output("systemctl start mongod")
-    eventually(lambda: client(dies, readPreference="secondaryPreferred").notes.things.count_documents({}) == 51)
+        victim.check_output("systemctl start mongod")
+    eventually(lambda: client(victim, readPreference="secondaryPreferred").notes.things.count_documents({}) == 51)
 
 
-def test_a_backup_of_a_set_is_of_one_moment(members: dict[str, Host]) -> None:
-    """Each transaction writes into both collections: in a backup that is made meanwhile neither has more than the other."""
-    notes, host = whole(members), members["lock"]
+def test_backup_of_replica_set_is_consistent(members: dict[str, Host]) -> None:
+    """Transactions write to two collections; a concurrent backup must contain the same documents in both."""
+    notes, host = replica_set_client(members), members["lock"]
     for name in ("left", "right"):
         notes.notes[name].insert_many([{"_id": -n - 1} for n in range(3000)])
     stop = threading.Event()
@@ -481,14 +487,14 @@ def test_a_backup_of_a_set_is_of_one_moment(members: dict[str, Host]) -> None:
     finally:
         stop.set()
         thread.join(30)
-    while_written = whole(members, ADMIN)
+    restored = replica_set_client(members, ADMIN)
     host.check_output("mongodb-backup restore latest --force")
-    ids = {name: {one["_id"] for one in while_written.notes[name].find()} for name in ("left", "right")}
+    ids = {name: {document["_id"] for document in restored.notes[name].find()} for name in ("left", "right")}
     assert ids["left"] == ids["right"]
     assert len(ids["left"]) > 3005
 
 
-def test_a_key_that_the_other_members_do_not_have_is_refused(members: dict[str, Host], tmp_path: Path) -> None:
+def test_different_replica_set_key_is_rejected(members: dict[str, Host], tmp_path: Path) -> None:
     variables = replica_set(members)
     variables["mongodb_replica_set"] |= {"key": "YW5vdGhlci1vbmU="}
     before = pid(members["lock"])
@@ -499,15 +505,15 @@ def test_a_key_that_the_other_members_do_not_have_is_refused(members: dict[str, 
     assert pid(members["lock"]) == before
 
 
-def test_the_primary_can_be_taken_out(members: dict[str, Host], tmp_path: Path) -> None:
-    """The last test: what is left has no majority without each of the two."""
-    with whole(members) as notes:
+def test_primary_can_be_removed_from_replica_set(members: dict[str, Host], tmp_path: Path) -> None:
+    """Run this test last: the remaining two members have no majority without each other."""
+    with replica_set_client(members) as notes:
         notes.notes.staying.insert_one({"_id": 1})
         primary = notes.primary
     assert primary
-    rest = {name: host for name, host in members.items() if address(host) != primary[0]}
-    expect_success(provision(tmp_path, ",".join(rest), **replica_set(rest)))
-    said = client(next(iter(rest.values())), None).admin.command("hello")
-    assert sorted(said["hosts"]) == sorted(f"{address(host)}:27017" for host in rest.values())
-    assert whole(rest).notes.staying.find_one({"_id": 1}) == {"_id": 1}
-    whole(rest).notes.staying.insert_one({"_id": 2})
+    remaining = {name: host for name, host in members.items() if address(host) != primary[0]}
+    expect_success(provision(tmp_path, ",".join(remaining), **replica_set(remaining)))
+    reply = client(next(iter(remaining.values())), None).admin.command("hello")
+    assert sorted(reply["hosts"]) == sorted(f"{address(host)}:27017" for host in remaining.values())
+    assert replica_set_client(remaining).notes.staying.find_one({"_id": 1}) == {"_id": 1}
+    replica_set_client(remaining).notes.staying.insert_one({"_id": 2})

@@ -1,4 +1,4 @@
-"""Two Flask apps and a Tornado app that are one site, each below its own path: every request goes through the front door."""
+"""Two Flask apps and a Tornado app that share a site, each below its own path prefix, requested through nginx."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ testinfra_hosts = ["ansible://app_hosts"]
 
 NAME = "reports.test"
 THREADS = 4
-NOBODY = "192.0.2.1"  # TEST-NET-1, RFC 5737: no client has it
-LIED = {
+UNUSED_ADDRESS = "192.0.2.1"  # TEST-NET-1 (RFC 5737), which no client uses
+SPOOFED_HEADERS = {
     "X-Real-IP": "203.0.113.9",
     "X-Forwarded-For": "203.0.113.9",
     "X-Forwarded-Prefix": "/203.0.113.9",
@@ -44,7 +44,7 @@ LIED = {
     "X-Forwarded-Proto": "https",
 }
 
-#: A Tornado application below a longer path than the API's: tells what reaches it.
+#: A Tornado application below a longer prefix than the API's, which returns the requests that reach it.
 NEXT = """
 from tornado.web import Application, RequestHandler
 from tornado.websocket import WebSocketHandler
@@ -63,13 +63,13 @@ def make_app():
 """
 
 
-#: A line of the API, and what it is to be for the API to fail while its health does not show it.
+#: A line of the API, and a replacement that makes it fail although its health check passes.
 LISTS = 'status = request.args.get("status")'
 FAILS = 'raise RuntimeError("no database")'
 
 
 def entries(directory: Path) -> dict[str, dict[str, Any]]:
-    """Return the apps of the site."""
+    """Return the entries of the site's apps."""
     code = directory / "next"
     code.mkdir(exist_ok=True)
     (code / "app.py").write_text(NEXT)
@@ -100,10 +100,10 @@ def entries(directory: Path) -> dict[str, dict[str, Any]]:
             "run": {"app": "app:make_app"},
             "prefix": "/api/next/",
             "health": {"path": "/api/next/seen"},
-            "allow": [NOBODY],
+            "allow": [UNUSED_ADDRESS],
             "paths": {
                 "/api/next/open/": {"allow": ["0.0.0.0/0"], "extra": "add_header X-Open 1;"},
-                "/api/next/echo": {"deny": [NOBODY]},
+                "/api/next/echo": {"deny": [UNUSED_ADDRESS]},
             },
         },
     }
@@ -116,7 +116,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def provisioned(directory: Path) -> Iterator[None]:
-    """Serve the apps on both hosts, which know their site by its name; take them off again."""
+    """Deploy the apps to both hosts, where the site's domain resolves; remove them after the module."""
     for host in hosts().values():
         host.check_output(f"echo 127.0.0.1 {NAME} >> /etc/hosts")
     expect_success(run_playbook("playbooks/deploy.yml", ALL, *extra(directory, apps(**entries(directory)))))
@@ -133,17 +133,17 @@ def site(host: Host) -> Site:
 
 
 def log(host: Host, app: str) -> str:
-    """Return what the app's processes have logged."""
+    """Return the logs of the app's processes."""
     return host.check_output("cat /var/log/%s/*.log", app)
 
 
-def logged(host: Host, app: str, answer: Answer) -> list[str]:
-    """Return the lines of the app's log about a request."""
-    wanted = f" request={answer.headers['x-request-id']}"
-    return eventually(lambda: [line for line in log(host, app).splitlines() if line.endswith(wanted)])
+def find_log_lines(host: Host, app: str, answer: Answer) -> list[str]:
+    """Return the lines of a request in the app's log."""
+    suffix = f" request={answer.headers['x-request-id']}"
+    return eventually(lambda: [line for line in log(host, app).splitlines() if line.endswith(suffix)])
 
 
-def test_the_first_app_has_the_site_and_reads_from_the_second_which_has_a_path_of_it(site: Site) -> None:
+def test_app_without_prefix_reads_from_app_below_prefix(site: Site) -> None:
     assert site.get("/api/runs?status=failed").json["total"] == 1
     page = site.get("/").body.decode()
     assert "<title>Sequencing runs</title>" in page
@@ -153,24 +153,24 @@ def test_the_first_app_has_the_site_and_reads_from_the_second_which_has_a_path_o
     assert site.get("/static/style.css").headers["content-type"] == "text/css"
 
 
-def test_addresses_are_passed_on_whole_and_the_longest_path_wins(site: Site) -> None:
+def test_full_paths_are_passed_and_longest_prefix_wins(site: Site) -> None:
     seen = site.get("/api/next/open/seen?a=b").json
     assert seen["path"] == "/api/next/open/seen"
-    assert site.get("/api/nowhere").json["error"]["status"] == 404, "the API's own answer"
+    assert site.get("/api/nowhere").json["error"]["status"] == 404, "the API must respond"
     moved = site.get("/api")
     assert (moved.status, moved.headers["location"]) == (301, "/api/")
 
 
-def test_what_a_client_says_of_itself_is_overwritten_below_a_path_as_well(host: Host, site: Site) -> None:
-    seen = site.get("/api/next/open/seen", **{name.replace("-", "_"): value for name, value in LIED.items()}).json
+def test_spoofed_headers_are_ignored_below_a_prefix(host: Host, site: Site) -> None:
+    seen = site.get("/api/next/open/seen", **{name.replace("-", "_"): value for name, value in SPOOFED_HEADERS.items()}).json
     assert (seen["remote_ip"], seen["protocol"]) == (site.client_address, "http")
     assert "203.0.113.9" not in str(seen["headers"])
-    answer = site.get("/api/runs", **{name.replace("-", "_"): value for name, value in LIED.items()})
-    assert any(f"({site.client_address})" in line for line in logged(host, "rest_api", answer))
+    answer = site.get("/api/runs", **{name.replace("-", "_"): value for name, value in SPOOFED_HEADERS.items()})
+    assert any(f"({site.client_address})" in line for line in find_log_lines(host, "rest_api", answer))
     assert "203.0.113.9" not in log(host, "rest_api")
 
 
-def test_answers_below_a_path_have_the_headers_of_the_site(site: Site) -> None:
+def test_responses_below_a_prefix_have_the_headers_of_the_site(site: Site) -> None:
     for path in ("/", "/api/runs", "/api/fail", "/api/next/open/seen"):
         headers = site.get(path).headers
         assert headers["x-frame-options"] == "SAMEORIGIN", path
@@ -178,12 +178,12 @@ def test_answers_below_a_path_have_the_headers_of_the_site(site: Site) -> None:
     assert site.get("/api/next/open/seen").headers["x-open"] == "1"
 
 
-def test_dot_segments_lead_from_no_path_to_another(site: Site) -> None:
+def test_dot_segments_do_not_escape_a_prefix(site: Site) -> None:
     for path in ("/api/../healthz", "/api/next/../kept/x", "/api/next/open/..%2f..%2fkept/"):
         assert site.get(path).status == 400, path
 
 
-def test_each_app_has_its_own_limits(site: Site) -> None:
+def test_each_app_has_its_own_limits_and_access_control(site: Site) -> None:
     assert site.request("POST", "/api/runs", body=b"x" * 2000).status == 413
     assert site.request("POST", "/", body=b"x" * 2000).status == 405
     assert site.get("/api/kept/x").status == site.get("/api/kept/slow/x").status == 403
@@ -191,7 +191,7 @@ def test_each_app_has_its_own_limits(site: Site) -> None:
     assert site.get("/api/next/open/seen").status == 200
 
 
-def test_websockets_are_passed_on_below_a_path(site: Site) -> None:
+def test_websocket_is_proxied_below_a_prefix(site: Site) -> None:
     async def talk(connection: WebSocketClientConnection) -> Any:
         await connection.write_message("hello")
         return await connection.read_message()
@@ -199,19 +199,19 @@ def test_websockets_are_passed_on_below_a_path(site: Site) -> None:
     assert site.websocket("/api/next/echo", talk) == "hello"
 
 
-def test_slow_requests_do_not_block_each_other_nor_others(site: Site) -> None:
+def test_slow_requests_run_concurrently(site: Site) -> None:
     with ThreadPoolExecutor(THREADS) as pool:
         began = time.monotonic()
         slow = [pool.submit(site.get, "/api/sleep?seconds=2") for _ in range(THREADS - 1)]
         time.sleep(0.5)
-        assert site.get("/api/healthz").status == 200, "one thread is left"
+        assert site.get("/api/healthz").status == 200, "one thread must be free"
         assert site.get("/healthz").status == 200
         assert not any(answer.done() for answer in slow)
         assert {answer.result().status for answer in slow} == {200}
-        assert time.monotonic() - began < 2 * len(slow), "at the same time"
+        assert time.monotonic() - began < 2 * len(slow), "requests must run concurrently"
 
 
-def test_more_slow_requests_than_threads_wait_and_none_fails(site: Site) -> None:
+def test_requests_above_thread_count_wait_without_failing(site: Site) -> None:
     with ThreadPoolExecutor(3 * THREADS) as pool:
         began = time.monotonic()
         answers = list(pool.map(site.get, ["/api/sleep?seconds=0.5"] * 3 * THREADS))
@@ -221,15 +221,15 @@ def test_more_slow_requests_than_threads_wait_and_none_fails(site: Site) -> None
     assert 3 * 0.5 <= seconds < 3 * THREADS * 0.5, f"{3 * THREADS} requests of half a second, {THREADS} at a time"
 
 
-def test_an_exception_is_logged_with_app_and_process_and_told_to_nobody(host: Host, site: Site) -> None:
+def test_exception_is_logged_but_not_sent_to_clients(host: Host, site: Site) -> None:
     answer = site.get("/api/fail")
     assert (answer.status, answer.json["error"]["status"]) == (500, 500)
     assert b"intentional failure" not in answer.body
-    lines = logged(host, "rest_api", answer)
+    lines = find_log_lines(host, "rest_api", answer)
     assert all(re.search(r"Z (ERROR|WARNI|INFO) .* \[rest_api [ab]/0 [0-9a-f]{12} pid \d+\] ", line) for line in lines), lines
     assert any("rest_api.web [" in line and "Exception on /api/fail [GET]" in line for line in lines)
-    assert any("tornado.access [" in line and "500 GET /api/fail" in line for line in lines), "formatted the same way"
-    assert "\n    RuntimeError: intentional failure" in log(host, "rest_api"), "the traceback, as a part of the line"
+    assert any("tornado.access [" in line and "500 GET /api/fail" in line for line in lines), "same format"
+    assert "\n    RuntimeError: intentional failure" in log(host, "rest_api"), "the traceback must be indented"
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_an_exception_is_logged_with_app_and_process_and_told_to_nobody(host: Ho
         ("reporting_app", ["/", "/static/style.css"], ["/api/runs", "/api/next/open/seen"]),
     ],
 )
-def test_maintenance_is_of_one_app_alone(directory: Path, app: str, closed: list[str], opened: list[str]) -> None:
+def test_maintenance_mode_affects_one_app_of_the_site(directory: Path, app: str, closed: list[str], opened: list[str]) -> None:
     sites = [Site(address(host), NAME) for host in hosts().values()]
     options = ["-e", f"app={app}", *extra(directory, apps(**entries(directory)))]
     before = {path: {site.get(path).status for site in sites} for path in closed}
@@ -256,13 +256,13 @@ def test_maintenance_is_of_one_app_alone(directory: Path, app: str, closed: list
     assert {path: {site.get(path).status for site in sites} for path in closed} == before
 
 
-def test_a_second_deploy_changes_nothing(directory: Path) -> None:
+def test_second_deploy_changes_nothing(directory: Path) -> None:
     output = expect_success(deploy("rest_api", ALL, directory, apps(**entries(directory))))
     assert output.count("changed=0 ") == len(hosts()), output
 
 
-def changed(directory: Path, file: str, old: str, new: str) -> dict[str, Any]:
-    """Return the source of a copy of the API in which a text of one file is another one."""
+def modified_source(directory: Path, file: str, old: str, new: str) -> dict[str, Any]:
+    """Return the source of a copy of the API with a replaced text in one file."""
     copied = directory / uuid.uuid4().hex
     shutil.copytree(ROOT / "files/rest_api", copied)
     text = (copied / file).read_text()
@@ -271,44 +271,44 @@ def changed(directory: Path, file: str, old: str, new: str) -> dict[str, Any]:
     return {"path": str(copied)}
 
 
-def test_a_release_below_a_path_is_judged_by_its_own_answers(directory: Path) -> None:
+def test_soak_of_prefixed_app_counts_only_its_own_errors(directory: Path) -> None:
     wanted = entries(directory)
-    wanted["rest_api"] |= {"soak": 4, "source": changed(directory, "rest_api/web.py", LISTS, FAILS)}
+    wanted["rest_api"] |= {"soak": 4, "source": modified_source(directory, "rest_api/web.py", LISTS, FAILS)}
     sites = [Site(address(host), NAME) for host in hosts().values()]
     with ThreadPoolExecutor(1) as pool:
-        deployed = pool.submit(deploy, "rest_api", ALL, directory, apps(**wanted))
-        while not deployed.done():
+        deploying = pool.submit(deploy, "rest_api", ALL, directory, apps(**wanted))
+        while not deploying.done():
             for site in sites:
                 assert site.get("/healthz").status == 200
                 site.get("/api/runs")
             time.sleep(0.05)
-        status, output = deployed.result()
+        status, output = deploying.result()
     assert status != 0
     assert "responses were 5xx, more than 5 % (soak_errors)" in output
     assert {site.get("/api/runs").status for site in sites} == {200}
 
 
-def test_the_server_of_an_app_has_to_be_among_its_dependencies(directory: Path) -> None:
+def test_missing_tornado_dependency_is_reported(directory: Path) -> None:
     wanted = entries(directory)
-    wanted["rest_api"] |= {"source": changed(directory, "requirements.txt", "tornado==6.6.1\n", "")}
+    wanted["rest_api"] |= {"source": modified_source(directory, "requirements.txt", "tornado==6.6.1\n", "")}
     status, output = deploy("rest_api", "debian12", directory, apps(**wanted))
     assert status != 0
     assert "tornado_apps.rest_api.run: the runner needs Tornado, and the app does not depend on it; add a line such as" in output
     assert Site(address(hosts()["debian12"]), NAME).get("/api/runs").status == 200
 
 
-def test_who_has_the_site_does_not_leave_before_those_who_are_a_part_of_it(directory: Path) -> None:
-    left = {name: entry for name, entry in entries(directory).items() if name != "reporting_app"}
-    status, output = run_playbook("playbooks/remove.yml", ALL, "-e", "app=reporting_app", *extra(directory, apps(**left)))
+def test_removal_of_app_without_prefix_is_rejected_while_others_share_its_site(directory: Path) -> None:
+    remaining = {name: entry for name, entry in entries(directory).items() if name != "reporting_app"}
+    status, output = run_playbook("playbooks/remove.yml", ALL, "-e", "app=reporting_app", *extra(directory, apps(**remaining)))
     assert status != 0
     assert f"tornado_apps.rest_api.prefix: the site of {NAME} requires an app without a prefix" in output
     assert {Site(address(host), NAME).get("/").status for host in hosts().values()} == {200}
 
 
-def test_a_part_of_a_site_leaves_alone(directory: Path) -> None:
-    left = {name: entry for name, entry in entries(directory).items() if name != "next_api"}
-    expect_success(run_playbook("playbooks/remove.yml", ALL, "-e", "app=next_api", *extra(directory, apps(**left))))
+def test_app_below_a_prefix_is_removed_alone(directory: Path) -> None:
+    remaining = {name: entry for name, entry in entries(directory).items() if name != "next_api"}
+    expect_success(run_playbook("playbooks/remove.yml", ALL, "-e", "app=next_api", *extra(directory, apps(**remaining))))
     for host in hosts().values():
         site = Site(address(host), NAME)
-        assert site.get("/api/next/open/seen").json["error"]["status"] == 404, "the API's, which has a shorter path"
+        assert site.get("/api/next/open/seen").json["error"]["status"] == 404, "the API with the shorter prefix must respond"
         assert site.get("/").status == 200
