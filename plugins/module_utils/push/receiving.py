@@ -10,7 +10,6 @@ import io
 import os
 import re
 import select
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +22,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.release im
     plan_release,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import deploy_lock
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import Switcher, SwitchRequest, SwitchResult
 from ansible_collections.funnel.tornado.plugins.module_utils.push.policy import LOCK_TIMEOUT, MAX_BYTES, TRANSFER_TIMEOUT
@@ -45,7 +45,7 @@ class TimedReader(io.RawIOBase):
         """Read from a pipe; ``key`` is the path of the source in the inventory, for messages."""
         self._descriptor = descriptor
         self._key = key
-        self._deadline = time.monotonic() + TRANSFER_TIMEOUT
+        self._deadline = Deadline(TRANSFER_TIMEOUT)
 
     def readable(self) -> bool:
         """Return True."""
@@ -56,8 +56,7 @@ class TimedReader(io.RawIOBase):
 
         :raises BuildError: when they do not arrive in time.
         """
-        left = max(self._deadline - time.monotonic(), 0)
-        if not select.select([self._descriptor], [], [], left)[0]:
+        if not select.select([self._descriptor], [], [], self._deadline.remaining)[0]:
             raise BuildError(f"{self._key}: the push did not arrive within {TRANSFER_TIMEOUT:g} s; push again")
         part = os.read(self._descriptor, len(buffer))
         buffer[: len(part)] = part
