@@ -36,12 +36,9 @@ def fetch(url: str, file: Path, checksum: str, key: str) -> None:
     digest = hashlib.sha256()
     file.touch(mode=0o600)
     try:
-        certificates = os.environ.get("SSL_CERT_FILE")
-        with (
-            urls.open_url(url, timeout=READ_SECONDS, ca_path=certificates, decompress=False) as answer,
-            file.open("wb") as target,
-        ):
-            while chunk := answer.read(_CHUNK):
+        options = {"timeout": READ_SECONDS, "ca_path": os.environ.get("SSL_CERT_FILE"), "decompress": False}
+        with urls.open_url(url, **options) as response, file.open("wb") as target:
+            while chunk := response.read(_CHUNK):
                 digest.update(chunk)
                 target.write(chunk)
                 if target.tell() > MAX_BYTES:
@@ -61,13 +58,6 @@ def unpack(builder: Builder, stream: int, directory: Path, key: str, *, subdirec
     :arg flatten: strip the top directory of the archive if it is the only one.
     :raises BuildError: if :mod:`unpacking` refuses it.
     """
-    program = [
-        sys.executable,
-        "-I",
-        "-c",
-        inspect.getsource(unpacking),
-        str(directory),
-        subdirectory,
-        *(["flatten"] if flatten else []),
-    ]
+    arguments = [str(directory), subdirectory, *(["flatten"] if flatten else [])]
+    program = [sys.executable, "-I", "-c", inspect.getsource(unpacking), *arguments]
     builder.run(program, f"{key}: cannot be unpacked", directory=directory, environment={}, stdin=stream)
