@@ -166,17 +166,17 @@ def collection_files() -> list[Path]:
 def main(arguments: Sequence[str]) -> int:
     """Check the given files, or all files of the collection; return 1 if there are violations."""
     files = [Path(argument) for argument in arguments] or collection_files()
-    found = 0
+    violations = 0
     for file in sorted(files):
         code = file.read_text()
         if file == TREE or not (arguments or imports_layout(code)):
             continue
         for line, text in sorted(set(problems(code))):
-            found += 1
+            violations += 1
             sys.stderr.write(f"{file.relative_to(ROOT) if file.is_relative_to(ROOT) else file}:{line}: {text}\n")
-    if found:
+    if violations:
         sys.stderr.write("Access files that an app's user can write through plugins/module_utils/core/tree.py only.\n")
-    return 1 if found else 0
+    return 1 if violations else 0
 
 
 if __name__ == "__main__":

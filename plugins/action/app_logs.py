@@ -7,10 +7,11 @@ import time
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import name_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable
+from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
 
 #: Seconds between two calls of the module while the app logs.
 INTERVAL = 1.0
@@ -19,11 +20,10 @@ INTERVAL = 1.0
 MAX_WAIT = 10.0
 
 
-class ActionModule(ActionBase):
+class ActionModule(ModuleAction):
     """Read logs once, or follow them for some time."""
 
-    _supports_check_mode = True
-    _requires_connection = True
+    MODULE = "app_logs"
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the result of the module; after following, the last result without lines."""
@@ -36,21 +36,21 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(f"follow: must be a number of seconds; found {self._task.args['follow']!r}") from error
         if problem := name_problem(arguments.get("name")):
             raise AnsibleActionFail(problem)
-        deadline = time.monotonic() + seconds
+        deadline = Deadline(seconds)
         while True:
             result = self._read(host, arguments, task_vars)
-            left = deadline - time.monotonic()
+            remaining = deadline.remaining
             if not seconds or result.get("failed"):
                 return result
             for line in result["lines"]:
                 self._display.display(line["text"])
-            if left <= 0:
+            if not remaining:
                 return result | {"lines": []}
-            time.sleep(min(INTERVAL, left) if result["lines"] else 0)
-            arguments |= {"since": result["position"], "follow": math.ceil(min(MAX_WAIT, left))}
+            time.sleep(min(INTERVAL, remaining) if result["lines"] else 0)
+            arguments |= {"since": result["position"], "follow": math.ceil(min(MAX_WAIT, remaining))}
 
     def _read(self, host: str, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        result: dict[str, Any] = self._execute_module("funnel.tornado.app_logs", module_args=arguments, task_vars=task_vars)
+        result = self.run_module(arguments, task_vars)
         for line in result.get("lines", ()):
             line["text"] = printable(f"{host} {line.pop('process')}: {line['text']}", line=True)
         return result

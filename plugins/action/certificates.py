@@ -10,22 +10,21 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import NAME, CertificateRequest, parse_requests
 from ansible_collections.funnel.tornado.plugins.plugin_utils.certificate_validation import certificate_problems, key_problems
+from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
 from ansible_collections.funnel.tornado.plugins.plugin_utils.source_packing import SourceError, locate
 
 #: Header of a file encrypted with Ansible Vault.
 VAULT_HEADER = b"$ANSIBLE_VAULT"
 
 
-class ActionModule(ActionBase):
+class ActionModule(ModuleAction):
     """Passes the certificates to the module; the keys in a separate option, which Ansible neither logs nor displays."""
 
-    _supports_check_mode = True
-    _requires_connection = True
+    MODULE = "certificates"
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run the module and return its result.
@@ -44,7 +43,7 @@ class ActionModule(ActionBase):
         arguments["wanted"] = {name: asdict(request) for name, request in requests.items()}
         arguments["chains"] = {name: chain for name, (chain, _key) in pems.items()}
         arguments["keys"] = {name: key for name, (_chain, key) in pems.items()}
-        result: dict[str, Any] = self._execute_module("funnel.tornado.certificates", arguments, task_vars=task_vars)
+        result = self.run_module(arguments, task_vars)
         result.pop("invocation", None)  # it would fill the output with PEM texts
         return result
 

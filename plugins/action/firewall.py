@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
-from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.network.firewall import ANY_SOURCE, parse_rules
+from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(ModuleAction):
     """Applies the rules over one connection and confirms them over another."""
 
-    _supports_check_mode = True
-    _requires_connection = True
+    MODULE = "firewall"
     _VALID_ARGS = frozenset({"allow", "ssh_port", "ssh_sources", "state", "confirm"})
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -32,19 +31,15 @@ class ActionModule(ActionBase):
         # sudo does not preserve the variable, so it is read as the login user.
         echoed = self._low_level_execute_command('echo "$SSH_CONNECTION"', sudoable=False)
         arguments["connection"] = echoed["stdout"].strip()
-        result = self._module(arguments, task_vars)
+        result = self.run_module(arguments, task_vars)
         if not result.get("tried"):
             return result
         self._connection.reset()
         try:
-            confirmed = self._module(arguments | {"keep": True}, task_vars)
+            confirmed = self.run_module(arguments | {"keep": True}, task_vars)
         except AnsibleConnectionFailure as error:
             seconds = arguments.get("confirm", 30)
             raise AnsibleActionFail(
                 f"no new connection succeeds with the new rules; within {seconds} s the host rolls back to the previous rules"
             ) from error
         return confirmed if confirmed.get("failed") else result
-
-    def _module(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        result: dict[str, Any] = self._execute_module("funnel.tornado.firewall", arguments, task_vars=task_vars)
-        return result

@@ -10,23 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.action.release import PROGRAMS, build_entry, runner
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
+from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
 
 #: The collection's code, and its package on a host.
 CODE = Path(__file__).parents[1] / "module_utils"
 PACKAGE = Path("ansible_collections/funnel/tornado/plugins/module_utils")
 
 
-class ActionModule(ActionBase):
+class ActionModule(ModuleAction):
     """Authorize SSH keys to push to apps."""
 
-    _supports_check_mode = True
-    _requires_connection = True
+    MODULE = "push"
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the result of the module."""
@@ -36,17 +35,13 @@ class ActionModule(ActionBase):
             apps = {name: app for name, app in load(arguments["apps"]).items() if app.source.push is not None}
         except InvalidDataError as error:
             raise AnsibleActionFail(str(error)) from error
-        result: dict[str, Any] = self._execute_module(
-            module_name="funnel.tornado.push",
-            module_args={
-                "apps": {},  # contains secrets, and keys that the module does not need
-                "entries": json.dumps({name: build_entry(app) for name, app in apps.items()}) if apps else "",
-                "authorized_keys": policy.authorized_keys(apps),
-                "program": base64.b64encode(push_program()).decode() if apps else "",
-            },
-            task_vars=task_vars,
-        )
-        return result
+        module_arguments = {
+            "apps": {},  # contains secrets, and keys that the module does not need
+            "entries": json.dumps({name: build_entry(app) for name, app in apps.items()}) if apps else "",
+            "authorized_keys": policy.authorized_keys(apps),
+            "program": base64.b64encode(push_program()).decode() if apps else "",
+        }
+        return self.run_module(module_arguments, task_vars)
 
 
 def push_program() -> bytes:

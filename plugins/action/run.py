@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import name_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable_message
+from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(ModuleAction):
     """Runs the module, and displays the output of the command below a line with the host and the command."""
 
-    _supports_check_mode = True
-    _requires_connection = True
+    MODULE = "run"
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the module's result."""
@@ -23,7 +22,7 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         if problem := name_problem(arguments.get("name")):
             raise AnsibleActionFail(problem)
-        result: dict[str, Any] = self._execute_module("funnel.tornado.run", module_args=arguments, task_vars=task_vars)
+        result = self.run_module(arguments, task_vars)
         if not result.get("failed"):
             host = (task_vars or {}).get("inventory_hostname")
             run = f"{arguments['command']}, in release {result['release']} of {arguments['name']}"

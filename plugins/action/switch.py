@@ -7,16 +7,15 @@ import platform
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import name_problem
+from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
 
 
-class ActionModule(ActionBase):
+class ActionModule(ModuleAction):
     """Runs the module and displays the duration of each step."""
 
-    _supports_check_mode = True
-    _requires_connection = True
+    MODULE = "switch"
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the result of the module."""
@@ -24,7 +23,7 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args) | {"by": operator()}
         if problem := name_problem(arguments.get("name")):
             raise AnsibleActionFail(problem)
-        result: dict[str, Any] = self._execute_module("funnel.tornado.switch", module_args=arguments, task_vars=task_vars)
+        result = self.run_module(arguments, task_vars)
         if result.get("steps"):
             steps = ", ".join(f"{step['name']} {step['seconds']:.2f} s" for step in result["steps"])
             host = (task_vars or {}).get("inventory_hostname")

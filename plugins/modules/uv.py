@@ -138,9 +138,9 @@ def converge(module: AnsibleModule) -> dict[str, Any]:
     uv = Uv(params["version"])
     desired = params["packages"]
     sources = Sources(**{key: params[key] for key in SOURCES}, wheelhouse=wheelhouse.HOME if desired else None)
-    found = wheelhouse.package_hashes(wheelhouse.HOME) if desired else {}
-    before = [*uv.other_paths(), *(wheelhouse.HOME / name for name, digest in found.items() if desired.get(name) != digest)]
-    missing = [name for name, digest in desired.items() if found.get(name) != digest]
+    installed = wheelhouse.package_hashes(wheelhouse.HOME) if desired else {}
+    before = [*uv.other_paths(), *(wheelhouse.HOME / name for name, digest in installed.items() if desired.get(name) != digest)]
+    missing = [name for name, digest in desired.items() if installed.get(name) != digest]
     after = [*([] if uv.is_up_to_date() else [uv.directory]), *(wheelhouse.HOME / name for name in missing)]
     changed = bool(before or after)
     if changed and not module.check_mode:

@@ -63,8 +63,8 @@ def set_owner(path: Path, uid: int, gid: int, mode: int) -> None:
 def is_restricted(path: Path, gid: int, mode: int, user: int | None = None) -> bool:
     """Return whether a directory is as :func:`restrict_directory` leaves it."""
     with contextlib.suppress(OSError), _opened(path) as descriptor:
-        found = os.fstat(descriptor)
-        same = (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, gid, mode)
+        status = os.fstat(descriptor)
+        same = (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, gid, mode)
         return same and (user is None or os.getxattr(descriptor, ACL) == _acl(mode, user))
     return False
 

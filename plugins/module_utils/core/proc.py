@@ -80,12 +80,12 @@ def ancestry(pid: int) -> Iterator[int]:
 def pids_with_environment(uid: int, variables: dict[str, str]) -> list[int]:
     """Return the processes of a user that were started with all of ``variables`` in their environment."""
     assignments = {f"{name}={value}".encode() for name, value in variables.items()}
-    found = []
+    matches = []
     for pid in pids_of_user(uid):
         with contextlib.suppress(OSError):
             if assignments <= set((PROC / str(pid) / "environ").read_bytes().split(b"\0")):
-                found.append(pid)
-    return found
+                matches.append(pid)
+    return matches
 
 
 def pids_of_user(uid: int) -> list[int]:
@@ -93,14 +93,14 @@ def pids_of_user(uid: int) -> list[int]:
 
     The owner of /proc/PID is unreliable: it is root for a process that is not dumpable.
     """
-    found = []
+    matches = []
     for pid in pids():
         with contextlib.suppress(OSError):
             lines = (PROC / str(pid) / "status").read_text(errors="replace").splitlines()
             fields = dict(line.split(":", 1) for line in lines if ":" in line)
             if str(uid) in fields["Uid"].split() and fields["State"].split()[0] not in ("Z", "X"):
-                found.append(pid)
-    return found
+                matches.append(pid)
+    return matches
 
 
 def holds_socket(pid: int, inodes: set[int]) -> bool:

@@ -10,7 +10,6 @@ import io
 import os
 import re
 import select
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +22,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.release im
     plan_release,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import deploy_lock
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import Switcher, SwitchRequest, SwitchResult
 from ansible_collections.funnel.tornado.plugins.module_utils.push.policy import LOCK_TIMEOUT, MAX_BYTES, TRANSFER_TIMEOUT
@@ -45,7 +45,7 @@ class TimedReader(io.RawIOBase):
         """Read from a pipe; ``key`` is the path of the source in the inventory, for messages."""
         self._descriptor = descriptor
         self._key = key
-        self._deadline = time.monotonic() + TRANSFER_TIMEOUT
+        self._deadline = Deadline(TRANSFER_TIMEOUT)
 
     def readable(self) -> bool:
         """Return True."""
@@ -56,8 +56,7 @@ class TimedReader(io.RawIOBase):
 
         :raises BuildError: when they do not arrive in time.
         """
-        left = max(self._deadline - time.monotonic(), 0)
-        if not select.select([self._descriptor], [], [], left)[0]:
+        if not select.select([self._descriptor], [], [], self._deadline.remaining)[0]:
             raise BuildError(f"{self._key}: the push did not arrive within {TRANSFER_TIMEOUT:g} s; push again")
         part = os.read(self._descriptor, len(buffer))
         buffer[: len(part)] = part
@@ -93,11 +92,11 @@ def _remove_interrupted(layout: Layout) -> None:
 
 
 def deploy(
-    layout: Layout, app: App, programs: Programs, descriptor: int, by: str, say: Callable[[str], None]
+    layout: Layout, app: App, programs: Programs, descriptor: int, by: str, report_progress: Callable[[str], None]
 ) -> tuple[SwitchResult, PushedSource]:
     """Build the archive from the pipe ``descriptor`` and switch to it; the previous release is live until then, and on failure.
 
-    :arg say: called with the name of each step when it begins.
+    :arg report_progress: called with the name of each step when it begins.
     :raises BuildError: when the build fails.
     :raises LockedError: when another deploy of the app takes too long.
     :raises SwitchError: when the release does not go live.
@@ -113,14 +112,14 @@ def deploy(
 
             def step(name: str) -> None:
                 note(f"{name} of a push")
-                say(name)
+                report_progress(name)
 
             planned = plan_release(app, pushed.revision, programs)
             stored = layout.pushed_source(planned.id)
             if not layout.is_built(planned.id):
                 step("build")
                 environment = build_release(layout, app, planned, programs, received, by)
-                say(f"environment {'built' if environment.built else 'reused'}")
+                report_progress(f"environment {'built' if environment.built else 'reused'}")
             elif not stored.exists():  # built from another source of the same commit
                 received.rename(stored)
             return Switcher(layout, SwitchRequest(planned.id, by), step).run(), pushed

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
+import operator
 from collections.abc import Iterator, Sequence
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup, ProcessGroupError
 from ansible_collections.funnel.tornado.plugins.module_utils.network import keepalived
@@ -22,12 +23,12 @@ def wait_until_healthy(apps: Sequence[str], services: Sequence[str], *, mongodb_
 
     :arg services: names of services in `machine.PACKAGES`.
     """
-    deadline = time.monotonic() + timeout
-    while True:
-        problems = [*_service_problems(services, mongodb_port), *(problem for app in apps for problem in _app_problems(app))]
-        if not problems or time.monotonic() > deadline:
-            return problems
-        time.sleep(INTERVAL)
+    return poll(
+        lambda: [*_service_problems(services, mongodb_port), *(problem for app in apps for problem in _app_problems(app))],
+        operator.not_,
+        timeout=timeout,
+        interval=INTERVAL,
+    )
 
 
 def _service_problems(names: Sequence[str], mongodb_port: int) -> Iterator[str]:

@@ -85,14 +85,14 @@ class ExistingFile:
         :raises FileSetError: if it is of another type, such as a directory.
         """
         try:
-            found = path.lstat()
+            status = path.lstat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        is_link = stat.S_ISLNK(found.st_mode)
-        if not is_link and not stat.S_ISREG(found.st_mode):
+        is_link = stat.S_ISLNK(status.st_mode)
+        if not is_link and not stat.S_ISREG(status.st_mode):
             raise FileSetError(f"{path} is not a file or symbolic link: move it away first")
         content = os.fsencode(path.readlink()) if is_link else path.read_bytes()
-        return cls(content, is_link, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns)
+        return cls(content, is_link, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns)
 
     def state(self, key: bytes = b"") -> FileState:
         """Return the state for comparison, with a digest by ``key``, which has at most 64 bytes."""

@@ -26,12 +26,12 @@ def test_characters_that_affect_the_display_are_escaped(text: str, shown: str | 
 
 def test_a_line_contains_no_control_characters() -> None:
     everything = printable("".join(map(chr, range(0x110000))), line=True)
-    left = {one for one in everything if unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp")}
+    left = {character for character in everything if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")}
     assert left == {"\t"}
     assert not {
-        one
-        for one in everything
-        if unicodedata.bidirectional(one) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+        character
+        for character in everything
+        if unicodedata.bidirectional(character) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
     }
     everything.encode()
 

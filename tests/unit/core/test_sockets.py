@@ -145,10 +145,10 @@ OK = b"HTTP/1.1 200 OK\r\n"
     ids=["interim", "slow interim", "no answer", "drip", "headers", "slow body", "silent", "no status", "nothing"],
 )
 def test_malicious_responses_end_before_the_timeout(answer: Callable[[socket.socket], object]) -> None:
-    began = time.monotonic()
+    start = time.monotonic()
     with saying(answer) as address, pytest.raises(OSError, match=r"\w"):
         probe(address, "/", "shop.test", timeout=0.6)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - start < 3
 
 
 CHUNK = b"40\r\n" + b"x" * 0x40 + b"\r\n"
@@ -168,8 +168,8 @@ CHUNK = b"40\r\n" + b"x" * 0x40 + b"\r\n"
 )
 def test_a_success_with_an_invalid_body_is_healthy_without_release(answer: Callable[[socket.socket], object]) -> None:
     with saying(answer) as address:
-        found = probe(address, "/", "shop.test")
-    assert (found.status, found.release) == (200, None)
+        result = probe(address, "/", "shop.test")
+    assert (result.status, result.release) == (200, None)
 
 
 def test_the_listener_of_a_port_is_the_process_that_holds_the_socket() -> None:
@@ -182,7 +182,7 @@ def test_the_listener_of_a_port_is_the_process_that_holds_the_socket() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bound", "asked"),
+    ("bound", "requested"),
     [
         ("0.0.0.0", "127.0.0.2"),
         ("127.0.0.1", "0.0.0.0"),
@@ -192,10 +192,10 @@ def test_the_listener_of_a_port_is_the_process_that_holds_the_socket() -> None:
         ("::ffff:127.0.0.3", "127.0.0.3"),
     ],
 )
-def test_a_wildcard_listener_listens_on_each_address(bound: str, asked: str) -> None:
+def test_a_wildcard_listener_listens_on_each_address(bound: str, requested: str) -> None:
     family = socket.AF_INET6 if ":" in bound else socket.AF_INET
     with socket.create_server((bound, 0), family=family, dualstack_ipv6=family == socket.AF_INET6) as server:
-        assert listener_pid((asked, server.getsockname()[1]), os.getpid()) == os.getpid()
+        assert listener_pid((requested, server.getsockname()[1]), os.getpid()) == os.getpid()
 
 
 def test_any_socket_name_is_parsed(tmp_path: Path) -> None:

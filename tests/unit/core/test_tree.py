@@ -287,9 +287,9 @@ def test_copy_supports_any_file_name(tmp_path: Path) -> None:
 def test_state_describes_a_link_itself_and_follows_none(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own/link").symlink_to("/etc")
-    found = tree.state(tmp_path / "own/link", trusted=tmp_path)
-    assert found is not None
-    assert stat.S_ISLNK(found.st_mode)
+    state = tree.state(tmp_path / "own/link", trusted=tmp_path)
+    assert state is not None
+    assert stat.S_ISLNK(state.st_mode)
     assert tree.state(tmp_path / "own/missing", trusted=tmp_path) is None
     with pytest.raises(TreeError):
         tree.state(tmp_path / "own/link/passwd", trusted=tmp_path)

@@ -57,21 +57,21 @@ def root(tmp_path: Path) -> Path:
     root = tmp_path / "etc"
     (root / "sites").mkdir(parents=True)
     (root / "main.conf").write_text("old\n")
-    (root / "sites/mine.gone.conf").write_text("mine\n")
+    (root / "sites/mine.old.conf").write_text("mine\n")
     (root / "sites/theirs.conf").write_text("theirs\n")
     return root
 
 
 def test_applying_files_is_idempotent(root: Path) -> None:
-    wanted = FileSet(root, [file("main.conf", "new\n"), file("new/deep/a.conf", "a\n", mode=0o640)], owns=["sites/mine.*.conf"])
-    outcome = converge(wanted, check=CHECK)
-    assert outcome.changed
-    assert outcome.files == [str(root / "main.conf"), str(root / "new/deep/a.conf")]
-    assert outcome.removed == [str(root / "sites/mine.gone.conf")]
+    desired = FileSet(root, [file("main.conf", "new\n"), file("new/deep/a.conf", "a\n", mode=0o640)], owns=["sites/mine.*.conf"])
+    result = converge(desired, check=CHECK)
+    assert result.changed
+    assert result.files == [str(root / "main.conf"), str(root / "new/deep/a.conf")]
+    assert result.removed == [str(root / "sites/mine.old.conf")]
     assert tree(root) == {"main.conf": "new\n", "new/deep/a.conf": "a\n", "sites/theirs.conf": "theirs\n"}
     assert (root / "new/deep/a.conf").stat().st_mode & 0o7777 == 0o640
     assert (root / "new").stat().st_mode & 0o7777 == 0o755
-    assert not converge(wanted, check=["/does/not/exist"]).changed, "nothing differs, so nothing is checked either"
+    assert not converge(desired, check=["/does/not/exist"]).changed, "without differences, the check is skipped"
 
 
 def test_links_replace_files_and_files_replace_links(root: Path) -> None:
@@ -91,27 +91,27 @@ def test_links_replace_files_and_files_replace_links(root: Path) -> None:
 
 def test_check_mode_predicts_changes_without_making_them(root: Path) -> None:
     before = tree(root)
-    wanted = FileSet(root, [file("main.conf", "new\n")], absent=["sites/theirs.conf"])
-    outcome = converge(wanted, check=CHECK, check_mode=True)
-    assert (outcome.files, outcome.removed) == ([str(root / "main.conf")], [str(root / "sites/theirs.conf")])
+    desired = FileSet(root, [file("main.conf", "new\n")], absent=["sites/theirs.conf"])
+    result = converge(desired, check=CHECK, check_mode=True)
+    assert (result.files, result.removed) == ([str(root / "main.conf")], [str(root / "sites/theirs.conf")])
     assert tree(root) == before
-    assert sorted(path.name for path in root.parent.iterdir()) == ["etc"], "the staged copy is gone"
+    assert sorted(path.name for path in root.parent.iterdir()) == ["etc"], "the staged copy was removed"
 
 
 def test_check_mode_skips_the_check_if_needed_files_are_missing(root: Path, tmp_path: Path) -> None:
     needed = tmp_path / "certificate"
-    wanted = FileSet(root, [File("a.conf", b"bad\n", needs=[str(needed)])])
-    assert converge(wanted, check=["false"], check_mode=True).changed
+    desired = FileSet(root, [File("a.conf", b"bad\n", needs=[str(needed)])])
+    assert converge(desired, check=["false"], check_mode=True).changed
     needed.touch()
     with pytest.raises(FileSetError):
-        converge(wanted, check=["false"], check_mode=True)
+        converge(desired, check=["false"], check_mode=True)
 
 
 def test_check_mode_works_on_a_bare_host(tmp_path: Path) -> None:
     nobody = File("a.conf", b"a\n", owner="no-such-user", group="no-such-group")
-    wanted = FileSet(tmp_path / "not/there", [nobody], owns=["*.conf"], absent=["b.conf"])
-    outcome = converge(wanted, check=["/no/such/daemon", "{root}"], check_mode=True)
-    assert outcome.files == [str(tmp_path / "not/there/a.conf")]
+    desired = FileSet(tmp_path / "not/there", [nobody], owns=["*.conf"], absent=["b.conf"])
+    result = converge(desired, check=["/no/such/daemon", "{root}"], check_mode=True)
+    assert result.files == [str(tmp_path / "not/there/a.conf")]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -135,9 +135,9 @@ def test_rejected_secrets_are_not_quoted(root: Path) -> None:
 
 
 def test_the_check_runs_on_all_files_without_removed_ones(root: Path) -> None:
-    (root / "sites/mine.gone.conf").write_text("broken\n")
+    (root / "sites/mine.old.conf").write_text("broken\n")
     converge(FileSet(root, [file("main.conf", "new\n")], owns=["sites/mine.*"]), check=CHECK)
-    assert "sites/mine.gone.conf" not in tree(root)
+    assert "sites/mine.old.conf" not in tree(root)
 
 
 def test_rollback_restores_contents_modes_timestamps_links_and_directories(root: Path) -> None:
@@ -203,7 +203,7 @@ def test_diffs_show_contents_or_metadata_but_no_secrets(root: Path) -> None:
     assert diffs["closed"]["after"] == "new\n", "others may no more read it than before"
     assert "mode 0644" in diffs["theirs.conf"]["before"]
     assert "mode 0600" in diffs["theirs.conf"]["after"]
-    assert "hunter" not in str(diffs), "nothing of a file marked secret, or that more may read afterwards, or that goes"
+    assert "hunter" not in str(diffs), "contents of secret, newly readable and removed private files are hidden"
 
 
 def test_all_invalid_entries_are_reported_at_once() -> None:
@@ -231,9 +231,9 @@ def test_required_action_of_a_service(on_change: systemd.OnChange, *, active: bo
             exists=True, active=active, enabled=True, main_pid=os.getpid(), started_at=0.0, loaded_at=0.0
         )
         assert child.pid in proc.children(os.getpid())
-        found = systemd.required_action(systemd.ServiceSpec("x", on_change), state, changed=changed)
+        required = systemd.required_action(systemd.ServiceSpec("x", on_change), state, changed=changed)
         child.kill()
-    assert found == action
+    assert required == action
 
 
 @pytest.mark.parametrize(
@@ -246,17 +246,17 @@ def test_unit_files_take_effect_at_a_restart_only(on_change: systemd.OnChange, *
 
 def test_a_changed_socket_unit_requires_a_restart() -> None:
     state = systemd.ServiceState(exists=True, active=True, enabled=True, main_pid=0, started_at=0.0, loaded_at=0.0)
-    wanted = systemd.ServiceSpec("x", "reload", listener="x.socket")
-    assert systemd.required_action(wanted, state, changed=True, listener_changed=True) == "restart"
-    assert systemd.required_action(wanted, state, changed=True) == "reload"
+    desired = systemd.ServiceSpec("x", "reload", listener="x.socket")
+    assert systemd.required_action(desired, state, changed=True, listener_changed=True) == "restart"
+    assert systemd.required_action(desired, state, changed=True) == "reload"
 
 
 def test_a_supervisor_without_child_processes_is_restarted() -> None:
     with subprocess.Popen(["sleep", "60"]) as idle:
         state = systemd.ServiceState(exists=True, active=True, enabled=True, main_pid=idle.pid, started_at=0.0, loaded_at=0.0)
-        found = systemd.required_action(systemd.ServiceSpec("x", "restart_if_idle"), state, changed=True)
+        required = systemd.required_action(systemd.ServiceSpec("x", "restart_if_idle"), state, changed=True)
         idle.kill()
-    assert found == "restart"
+    assert required == "restart"
 
 
 def rendered(directory: Path, template: str, entry: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:

@@ -54,27 +54,27 @@ def control() -> Iterator[socket.socket]:
         process.wait(10)
 
 
-def ask(control: socket.socket, message: dict[str, Any], given: int | None = None) -> Any:
-    isolation_unit.send(control, message, given)
+def send_request(control: socket.socket, message: dict[str, Any], stdin: int | None = None) -> Any:
+    isolation_unit.send(control, message, stdin)
     return isolation_unit.receive(control)[0]
 
 
 @pytest.mark.parametrize(("program", "status"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", -9)])
 def test_the_exit_status_is_reported(control: socket.socket, program: str, status: int) -> None:
-    assert ask(control, request("sh", "-c", program))["status"] == status
+    assert send_request(control, request("sh", "-c", program))["status"] == status
 
 
 def test_a_failed_start_is_reported(control: socket.socket) -> None:
-    assert ask(control, request("missing"))["error"] == "No such file or directory: missing"
+    assert send_request(control, request("missing"))["error"] == "No such file or directory: missing"
 
 
 def test_the_program_runs_as_the_user_without_inherited_descriptors(control: socket.socket) -> None:
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
-        said = Path(name, "said")
-        said.parent.chmod(0o777)
-        script = "exec > said; id -u; id -G; env; readlink /proc/self/fd/*; true"
-        assert ask(control, request("sh", "-c", script, directory=name))["status"] == 0
-        uid, groups, *others = said.read_text().splitlines()
+        output = Path(name, "output")
+        output.parent.chmod(0o777)
+        script = "exec > output; id -u; id -G; env; readlink /proc/self/fd/*; true"
+        assert send_request(control, request("sh", "-c", script, directory=name))["status"] == 0
+        uid, groups, *others = output.read_text().splitlines()
     assert (uid, groups) == (str(NOBODY.pw_uid), str(NOBODY.pw_gid))
     assert {line for line in others if "=" in line} == {"PATH=/usr/bin:/bin", f"PWD={name}"}
     assert next(line for line in others if "=" not in line) == "/dev/null"
@@ -85,7 +85,7 @@ def test_a_passed_descriptor_becomes_standard_input(control: socket.socket) -> N
     with tempfile.TemporaryFile() as file:
         file.write(b"text")
         file.seek(0)
-        assert ask(control, request("sh", "-c", '[ "$(cat)" = text ]'), file.fileno())["status"] == 0
+        assert send_request(control, request("sh", "-c", '[ "$(cat)" = text ]'), file.fileno())["status"] == 0
 
 
 def test_the_unit_exits_when_its_caller_has_exited() -> None:

@@ -62,9 +62,9 @@ def test_the_capability_does_not_count_in_a_user_namespace(tmp_path: Path) -> No
 
 def test_a_read_only_kernel_setting_is_reported_with_both_values() -> None:
     read_only = Sysctl("kernel.cap_last_cap", "limits_backlog", 1000)  # read-only even for root
-    found = read_only.current
-    assert f"limits_backlog: requires kernel.cap_last_cap >= 1000, but it is {found} and read-only" in read_only.problem()
-    assert Sysctl("kernel.cap_last_cap", "limits_backlog", found).problem() == ""
+    current = read_only.current
+    assert f"limits_backlog: requires kernel.cap_last_cap >= 1000, but it is {current} and read-only" in read_only.problem()
+    assert Sysctl("kernel.cap_last_cap", "limits_backlog", current).problem() == ""
 
 
 def test_a_limit_above_the_maximum_of_the_host_changes_nothing(tmp_path: Path) -> None:

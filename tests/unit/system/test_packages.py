@@ -60,8 +60,8 @@ def test_an_old_python_is_refused_with_a_remedy(host: Path) -> None:
 def test_other_systems_are_refused_with_their_name(host: Path, os_release: str, name: str) -> None:
     if os_release:
         (host / "etc/os-release").write_text(os_release)
-    known = "Debian 12 and 13, Ubuntu 22.04 and 24.04"
-    with pytest.raises(PackagesError, match=rf"host \S+ runs {name}; funnel.tornado supports {known}"):
+    supported = "Debian 12 and 13, Ubuntu 22.04 and 24.04"
+    with pytest.raises(PackagesError, match=rf"host \S+ runs {name}; funnel.tornado supports {supported}"):
         require_supported_host(host)
 
 
@@ -80,19 +80,19 @@ def test_upstream_versions_have_no_epoch_and_revision(debian: str, upstream: str
 
 
 def test_simulated_upgrades_are_parsed() -> None:
-    said = (
+    output = (
         "Reading package lists...\n"
         "Inst nginx [1.22.1-9] (1.22.1-9+deb12u1 Debian:12.9/stable [amd64]) []\n"
         "Inst linux-image-6.1.0-32-amd64 (6.1.129-1 Debian:12.10/stable [amd64])\n"
         "Conf nginx (1.22.1-9+deb12u1 Debian:12.9/stable [amd64])\n"
     )
-    assert parse_simulation(said) == {
+    assert parse_simulation(output) == {
         "nginx": ("1.22.1-9", "1.22.1-9+deb12u1"),
         "linux-image-6.1.0-32-amd64": ("", "6.1.129-1"),
     }
 
 
 def test_versions_are_selected_only_if_all_are_known() -> None:
-    known = {"nginx": "1.26.3", "openssl": "3.5.1", "curl": "8.14.1"}
-    assert select_versions(["nginx", "openssl"], known) == {"nginx": "1.26.3", "openssl": "3.5.1"}
-    assert select_versions(["nginx", "git"], known) == select_versions([], known) == select_versions(None, known) == {}
+    versions = {"nginx": "1.26.3", "openssl": "3.5.1", "curl": "8.14.1"}
+    assert select_versions(["nginx", "openssl"], versions) == {"nginx": "1.26.3", "openssl": "3.5.1"}
+    assert select_versions(["nginx", "git"], versions) == select_versions([], versions) == select_versions(None, versions) == {}

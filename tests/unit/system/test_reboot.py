@@ -13,35 +13,35 @@ MAPS = "7f3a5c000000-7f3a5c022000 {} 00002000 fe:00 2238495                    {
 
 
 def test_packages_and_kernels_are_reasons_to_reboot(tmp_path: Path) -> None:
-    def found() -> list[str]:
+    def reasons() -> list[str]:
         return [
             reason for reason in reboot_reasons(tmp_path) if not reason.startswith("processes")
         ]  # processes of the test machine
 
-    assert found() == []
+    assert reasons() == []
     (tmp_path / "run").mkdir()
     (tmp_path / "run/reboot-required").touch()
-    assert found() == ["/run/reboot-required exists"]
+    assert reasons() == ["/run/reboot-required exists"]
     (tmp_path / "run/reboot-required").unlink()
     (tmp_path / "vmlinuz").symlink_to(f"boot/vmlinuz-{platform.release()}")
-    assert found() == []
+    assert reasons() == []
     (tmp_path / "vmlinuz").unlink()
     for link in ("vmlinuz", "boot/vmlinuz"):
         (tmp_path / link).parent.mkdir(exist_ok=True)
         (tmp_path / link).symlink_to("boot/vmlinuz-9.9.9-1-amd64")
-        assert found() == [f"it runs kernel {platform.release()}, but 9.9.9-1-amd64 is installed"]
+        assert reasons() == [f"it runs kernel {platform.release()}, but 9.9.9-1-amd64 is installed"]
         (tmp_path / link).unlink()
 
 
 def test_services_older_than_their_drop_ins_are_reasons_to_reboot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Units of three services changed a minute ago; one service has started since, and one does not run."""
     now = time.clock_gettime(time.CLOCK_MONOTONIC)
-    for name, pid, began in (("nginx", 7, now - 600), ("etcd", 8, now), ("haproxy", 0, 0)):
+    for name, pid, started in (("nginx", 7, now - 600), ("etcd", 8, now), ("haproxy", 0, 0)):
         directory = tmp_path / f"etc/systemd/system/{name}.service.d"
         directory.mkdir(parents=True)
         (directory / "50-funnel.conf").touch()
         os.utime(directory / "50-funnel.conf", (time.time() - 60,) * 2)
-        stamps = "".join(f"{stamp}TimestampMonotonic={int(began * 1e6)}\\n" for stamp in ("ActiveEnter", "StateChange"))
+        stamps = "".join(f"{stamp}TimestampMonotonic={int(started * 1e6)}\\n" for stamp in ("ActiveEnter", "StateChange"))
         shown = f"LoadState=loaded\\nActiveState=active\\nUnitFileState=enabled\\nMainPID={pid}\\n{stamps}"
         (tmp_path / f"{name}.service").write_text(shown)
     systemctl = tmp_path / "systemctl"

@@ -31,18 +31,18 @@ def test_it_contains_exactly_the_desired_packages(wheels: Path, tmp_path: Path) 
     home = tmp_path / "home"
     home.mkdir()
     (home / "old-1-py3-none-any.whl").touch()
-    wanted = package_hashes(wheels)
-    pack(wheels, wanted, tmp_path / "packages.tar")
-    converge(wanted, tmp_path / "packages.tar", home)
-    assert package_hashes(home) == wanted
+    desired = package_hashes(wheels)
+    pack(wheels, desired, tmp_path / "packages.tar")
+    converge(desired, tmp_path / "packages.tar", home)
+    assert package_hashes(home) == desired
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "packages.tar", "wheels"]
 
 
 def test_damaged_packages_change_nothing(wheels: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    wanted = package_hashes(wheels)
+    desired = package_hashes(wheels)
     (wheels / "b-1.tar.gz").write_text("other")
-    pack(wheels, wanted, tmp_path / "packages.tar")
+    pack(wheels, desired, tmp_path / "packages.tar")
     with pytest.raises(WheelhouseError, match=r"b-1\.tar\.gz did not arrive as sent"):
-        converge(wanted, tmp_path / "packages.tar", home)
+        converge(desired, tmp_path / "packages.tar", home)
     assert package_hashes(home) == {}
