@@ -31,40 +31,40 @@ def play(directory: Path, *tasks: dict[str, Any]) -> list[str]:
     return ["ansible-playbook", str(playbook), "-i", "localhost,", "--connection", "local"]
 
 
-def finished(run: Run) -> tuple[int, str]:
-    """Return the exit status of a run and its output, without process ids."""
+def result_of(run: Run) -> tuple[int, str]:
+    """Wait for a run; return its exit status and its output without process IDs."""
     with run:
         output, _ = run.communicate(timeout=60)
     return run.wait(), re.sub(r"\d{3,}", "N", output)
 
 
-def test_a_run_is_that_of_the_typed_command(server: Server, tmp_path: Path) -> None:
+def test_run_behaves_like_the_typed_command(server: Server, tmp_path: Path) -> None:
     words = "{{ lookup('ansible.builtin.env', 'WORDS') }} {{ words }}"
     tasks = [{"ansible.builtin.ping": {"data": words}}, {"ansible.builtin.fail": {"msg": words}}]
     command = [*play(tmp_path, *tasks), "-e", "words='and those'"]
-    runs = [finished(server.start(command, ROOT, ENVIRONMENT | {"WORDS": "these"}, typed=typed)) for typed in (True, False)]
+    runs = [result_of(server.start(command, ROOT, ENVIRONMENT | {"WORDS": "these"}, typed=typed)) for typed in (True, False)]
     assert runs[0] == runs[1]
     status, output = runs[0]
     assert status == 2
     assert "these and those" in output
 
 
-def test_a_run_knows_nothing_of_the_one_before(server: Server, tmp_path: Path) -> None:
-    ask = {"ansible.builtin.debug": {"msg": "{{ known | default('nothing') }}"}}
-    command = play(tmp_path, ask, {"ansible.builtin.set_fact": {"known": "something"}}, ask)
+def test_runs_share_no_state(server: Server, tmp_path: Path) -> None:
+    show = {"ansible.builtin.debug": {"msg": "{{ known | default('nothing') }}"}}
+    command = play(tmp_path, show, {"ansible.builtin.set_fact": {"known": "something"}}, show)
     for _ in range(2):
-        status, output = finished(server.start(command, ROOT, ENVIRONMENT))
+        status, output = result_of(server.start(command, ROOT, ENVIRONMENT))
         assert status == 0
         assert re.findall("msg: (.*)", output) == ["nothing", "something"]
 
 
-def test_a_configuration_that_differs_takes_the_typed_command(server: Server, tmp_path: Path) -> None:
+def test_different_configuration_uses_the_typed_command(server: Server, tmp_path: Path) -> None:
     command = play(tmp_path, {"ansible.builtin.debug": {"msg": "{{ lookup('ansible.builtin.config', 'DEFAULT_FORKS') }}"}})
-    found = [finished(server.start(command, ROOT, ENVIRONMENT | more)) for more in ({}, {"ANSIBLE_FORKS": "7"})]
+    found = [result_of(server.start(command, ROOT, ENVIRONMENT | more)) for more in ({}, {"ANSIBLE_FORKS": "7"})]
     assert [re.findall(r"msg: '?(\d+)", output) for _, output in found] == [["20"], ["7"]]
 
 
-def test_a_run_that_is_killed_leaves_no_process(server: Server, tmp_path: Path) -> None:
+def test_killed_run_leaves_no_process(server: Server, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     command = play(tmp_path, {"ansible.builtin.command": f"sh -c 'echo $$ > {mark}; sleep 60'"})
     with server.start(command, ROOT, ENVIRONMENT) as run:

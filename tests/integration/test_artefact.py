@@ -1,4 +1,4 @@
-"""What `ansible-galaxy collection build` makes of the clone is all that a user needs, wherever it is installed."""
+"""The archive of `ansible-galaxy collection build` contains everything that users need."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.artefact import build, install, run, tracked
+from tests.support.artefact import build, install, run, tracked_files
 from tests.support.remote import ROOT
 
-#: What users need of the clone, beside the documents in its root.
+#: Files and directories that users need, beside the documents in the root.
 NEEDED = ("changelogs", "docs", "LICENSE", "meta", "playbooks", "plugins", "roles")
 
-#: A host that nothing is to be asked of: it would not answer.
+#: An unreachable host: no task must run on it.
 WEB1 = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
 
 
@@ -41,11 +41,11 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_it_has_what_users_need_and_nothing_else(artefact: Path) -> None:
+def test_archive_contains_only_what_users_need(artefact: Path) -> None:
     with tarfile.open(artefact) as archive:
         found = {member.name for member in archive if not member.isdir()}
         assert all(member.isfile() or member.isdir() for member in archive)
-    needed = {name for name in tracked() if name.split("/")[0] in NEEDED or re.fullmatch(r"[^/]+\.md", name)}
+    needed = {name for name in tracked_files() if name.split("/")[0] in NEEDED or re.fullmatch(r"[^/]+\.md", name)}
     assert found == needed | {"FILES.json", "MANIFEST.json"}
     assert {
         "README.md",
@@ -57,7 +57,7 @@ def test_it_has_what_users_need_and_nothing_else(artefact: Path) -> None:
     } <= needed
 
 
-def test_every_playbook_is_found_by_its_name(home: Path, project: Path) -> None:
+def test_playbooks_are_found_by_name(home: Path, project: Path) -> None:
     playbooks = [f"funnel.tornado.{path.stem}" for path in (ROOT / "playbooks").glob("*.yml")]
     assert "funnel.tornado.site" in playbooks
     output = run(project, "ansible-playbook", "-i", "prod", "--syntax-check", "site.yml", *playbooks, home=home)
@@ -65,7 +65,7 @@ def test_every_playbook_is_found_by_its_name(home: Path, project: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["module", "filter"])
-def test_every_plugin_documents_itself(home: Path, project: Path, kind: str) -> None:
+def test_plugins_are_documented(home: Path, project: Path, kind: str) -> None:
     directory = ROOT / "plugins" / ("modules" if kind == "module" else kind)
     names = {f"funnel.tornado.{path.stem}" for path in directory.glob("*.py")}
     assert names
@@ -73,7 +73,7 @@ def test_every_plugin_documents_itself(home: Path, project: Path, kind: str) -> 
     assert {name for name, page in documented.items() if page["doc"]["short_description"] and page["examples"]} == names
 
 
-def test_a_mistake_is_refused_before_any_host_is_asked(home: Path, project: Path) -> None:
+def test_mistake_is_reported_without_contacting_hosts(home: Path, project: Path) -> None:
     output = run(project, "ansible-playbook", "site.yml", "-i", "prod", home=home, status=2)
     assert "nginx_upstraems: no such variable of the role nginx; did you mean nginx_upstreams?" in output
     assert re.search(r"web1 +: ok=0 +changed=0 +unreachable=0 +failed=1", output)

@@ -134,7 +134,7 @@ def backend(origins: list[Origin], **keys: Any) -> dict[str, Any]:
     }
 
 
-class Answer:
+class Response:
     def __init__(self, response: http.client.HTTPResponse) -> None:
         self.status, self.headers, self.text = response.status, response.headers, response.read().decode()
 
@@ -150,13 +150,13 @@ def connect(haproxy: HaproxyProcess) -> http.client.HTTPConnection:
 
 def request_on(
     client: http.client.HTTPConnection, path: str = "/", body: str | None = None, host: str = NAME, **headers: str
-) -> Answer:
+) -> Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     client.request("POST" if body else "GET", path, body, {"Host": host, **named})
-    return Answer(client.getresponse())
+    return Response(client.getresponse())
 
 
-def get(haproxy: HaproxyProcess, path: str = "/", **options: Any) -> Answer:
+def get(haproxy: HaproxyProcess, path: str = "/", **options: Any) -> Response:
     with contextlib.closing(connect(haproxy)) as client:
         return request_on(client, path, **options)
 
@@ -306,9 +306,9 @@ def test_refused_connection_loses_no_request_and_repeats_none(origins: list[Orig
 
 def test_each_request_uses_a_new_server_connection(origins: list[Origin]) -> None:
     with run_haproxy({"shop": backend(origins)}) as haproxy, contextlib.closing(connect(haproxy)) as client:
-        answers = [request_on(client) for _ in range(4)]
+        responses = [request_on(client) for _ in range(4)]
         sock = client.sock
-        headers = [{name.lower(): value for name, value in answer.json_body["headers"].items()} for answer in answers]
+        headers = [{name.lower(): value for name, value in answer.json_body["headers"].items()} for answer in responses]
         assert [found.get("connection") for found in headers] == ["close"] * 4
         assert sock is not None, "the client connection stays open"
 
@@ -431,7 +431,7 @@ def handshake(haproxy: HaproxyProcess, trust: ssl.SSLContext, name: str = NAME) 
     return trust.wrap_socket(socket.create_connection(("127.0.0.1", haproxy.tls_port), PATIENCE), server_hostname=name)
 
 
-def get_tls(haproxy: HaproxyProcess, trust: ssl.SSLContext) -> Answer:
+def get_tls(haproxy: HaproxyProcess, trust: ssl.SSLContext) -> Response:
     client = http.client.HTTPSConnection(NAME, timeout=PATIENCE, context=trust)
     client.sock = handshake(haproxy, trust)
     with contextlib.closing(client):

@@ -1,6 +1,6 @@
-"""Runs ansible-playbook in forks of a process that has imported Ansible, which saves each run the import.
+"""Runs ansible-playbook in forks of a server process that has imported Ansible, which saves the import in each run.
 
-As a program it is that process: it takes requests on the socket that is its standard input, until the other end is closed.
+As a program it is the server: it receives requests on the socket at its standard input until the other end closes.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-#: The beginnings of the names of variables that Python or Ansible reads when it is imported.
-READ_AT_IMPORT = ("ANSIBLE_", "HOME", "LANG", "LC_", "NO_COLOR", "PYTHON")
+#: Prefixes of environment variables that Python or Ansible reads at import.
+IMPORT_VARIABLES = ("ANSIBLE_", "HOME", "LANG", "LC_", "NO_COLOR", "PYTHON")
 
-#: The longest request, in bytes; most of it is the environment.
-LIMIT = 1 << 17
+#: Maximum size of a request in bytes, most of which is the environment.
+MAX_REQUEST = 1 << 17
 
-#: How a process id and an exit status are sent.
+#: The format of a process ID and an exit status.
 NUMBER = struct.Struct("i")
 
 
 class Run:
-    """A run of ansible-playbook in a session of its own, with the methods and attributes of `subprocess.Popen` that tests need.
+    """A run of ansible-playbook in its own session, with the part of the interface of `subprocess.Popen` that tests need.
 
-    What it writes to standard error is part of its output.
+    Standard error is part of the output.
     """
 
     def __init__(self, args: Sequence[str], output: int, status: socket.socket) -> None:
-        """Wait until the run has begun; ``output`` is a pipe, ``status`` tells the process id and then the exit status."""
+        """Wait until the run has started; ``output`` is a pipe, ``status`` sends the process ID and then the exit status."""
         self.args = args
         self.stdout = os.fdopen(output, encoding="utf-8")
         self.returncode: int | None = None
@@ -52,7 +52,7 @@ class Run:
         self.pid = self._number()
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
-        """Return all that is printed, when the run has ended. Raises `subprocess.TimeoutExpired` after ``timeout`` seconds."""
+        """Return the whole output when the run has ended. Raises `subprocess.TimeoutExpired` after ``timeout`` seconds."""
         if self._reader is None:
             self._reader = threading.Thread(target=self._read, daemon=True)
             self._reader.start()
@@ -63,7 +63,7 @@ class Run:
         return self._output, None
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return the exit status, when there is one. Raises `subprocess.TimeoutExpired` after ``timeout`` seconds."""
+        """Return the exit status when the run has ended. Raises `subprocess.TimeoutExpired` after ``timeout`` seconds."""
         if self.returncode is None:
             if not select.select([self._status], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(self.args, timeout or 0)
@@ -71,8 +71,8 @@ class Run:
         return self.returncode
 
     def kill(self) -> None:
-        """End the run at once, with the processes of its tasks, each of which is the first of a session of its own."""
-        _signal(self.pid, signal.SIGSTOP)  # it starts no more of them
+        """Kill the run and the processes of its tasks, each of which has its own session."""
+        _signal(self.pid, signal.SIGSTOP)  # prevents new processes
         for pid in (*_descendants(self.pid), self.pid):
             _signal(pid, signal.SIGKILL)
 
@@ -80,7 +80,7 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Wait for the end of the run, as `subprocess.Popen` does."""
+        """Wait for the end of the run, like `subprocess.Popen`."""
         self.wait()
         if self._reader is None:
             self.stdout.close()
@@ -101,22 +101,22 @@ def _signal(pid: int, number: int) -> None:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Return the processes that a process has started, those that these have started, and so on."""
+    """Return all descendants of a process."""
     found: list[int] = []
-    with suppress(OSError):  # it has just ended
+    with suppress(OSError):  # the process has ended
         for children in Path(f"/proc/{pid}/task").glob("*/children"):
             found += map(int, children.read_text().split())
-    return found + [further for child in found for further in _descendants(child)]
+    return found + [descendant for child in found for descendant in _descendants(child)]
 
 
 class Server:
-    """The process that has imported Ansible."""
+    """A process that has imported Ansible."""
 
     def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
-        """Start the process; Ansible's configuration is that of ``directory`` and ``environment``."""
+        """Start the process with the Ansible configuration of ``directory`` and ``environment``."""
         self.configuration = _configuration(directory, environment)
         self.socket, requests = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # With -P the modules of this directory are not found before others.
+        # -P keeps this directory out of the module search path.
         command = [sys.executable, "-P", __file__]
         with requests:
             self.process = subprocess.Popen(
@@ -131,8 +131,7 @@ class Server:
     def start(self, args: Sequence[str], directory: Path, environment: Mapping[str, str], *, typed: bool = False) -> Run:
         """Start ansible-playbook.
 
-        It is the command itself, as one that is ``typed``, if that is asked for, and if the configuration that Ansible
-        reads when it is imported differs from that of the server.
+        Run the command itself, without the server's imports, if ``typed``, or if its configuration differs from the server's.
         """
         typed = typed or _configuration(directory, environment) != self.configuration
         request = {"args": args, "directory": str(directory), "environment": dict(environment), "typed": typed}
@@ -145,41 +144,41 @@ class Server:
 
 
 def _configuration(directory: Path, environment: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
-    return directory, {name: value for name, value in environment.items() if name.startswith(READ_AT_IMPORT)}
+    return directory, {name: value for name, value in environment.items() if name.startswith(IMPORT_VARIABLES)}
 
 
 def serve(requests: socket.socket) -> None:
-    """Start a run for each request."""
+    """Start a run for each request until the client closes the socket."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        message, (*descriptors,), _, _ = socket.recv_fds(requests, LIMIT, 2)
+        message, (*descriptors,), _, _ = socket.recv_fds(requests, MAX_REQUEST, 2)
         if not message:
             return
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            attend(json.loads(message), *descriptors)
+            handle_request(json.loads(message), *descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-def attend(request: dict[str, Any], output: int, status: int) -> None:
-    """Run what is requested in a process of its own, and tell how it ended."""
+def handle_request(request: dict[str, Any], output: int, status: int) -> None:
+    """Run a request in its own process and send its exit status."""
     run = os.fork()
     if run == 0:
         os.setsid()
         os.write(status, NUMBER.pack(os.getpid()))
         os.close(status)
-        perform(output, **request)
+        execute(output, **request)
     os.close(output)
     _, ended = os.waitpid(run, 0)
     os.write(status, NUMBER.pack(os.waitstatus_to_exitcode(ended)))
     os._exit(0)
 
 
-def perform(output: int, args: list[str], directory: str, environment: dict[str, str], *, typed: bool) -> None:
-    """Be the command ``args``. Does not return."""
-    with Path(os.devnull).open() as nothing:
-        os.dup2(nothing.fileno(), sys.stdin.fileno())
+def execute(output: int, args: list[str], directory: str, environment: dict[str, str], *, typed: bool) -> None:
+    """Replace this process by the command ``args``. Does not return."""
+    with Path(os.devnull).open() as null:
+        os.dup2(null.fileno(), sys.stdin.fileno())
     for stream in (sys.stdout, sys.stderr):
         os.dup2(output, stream.fileno())
     os.close(output)
@@ -189,7 +188,7 @@ def perform(output: int, args: list[str], directory: str, environment: dict[str,
     if typed:
         os.execvp(args[0], args)
     sys.argv = args
-    # That of the server is shared by all its forks, and removed by the first of them that ends.
+    # All forks share the server's temporary directory, and the first to exit would remove it.
     temporary = tempfile.mkdtemp(prefix="ansible-local-", dir=Path(constants.DEFAULT_LOCAL_TMP).parent)
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
     constants.set_constant("DEFAULT_LOCAL_TMP", temporary)
@@ -198,5 +197,5 @@ def perform(output: int, args: list[str], directory: str, environment: dict[str,
 
 if __name__ == "__main__":
     playbook, constants = import_module("ansible.cli.playbook"), import_module("ansible.constants")
-    gc.freeze()  # what all runs have in common is not copied by the collector of each
+    gc.freeze()  # keeps the collector of a fork from copying shared memory
     serve(socket.socket(fileno=os.dup(0)))

@@ -1,4 +1,4 @@
-"""The collection as others get it: built as one file, and installed where nothing else is."""
+"""Builds the collection as an archive and installs it in an empty home directory, as users get it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 from tests.support.remote import PLAIN, ROOT
 
 
-def tracked() -> list[str]:
-    """Return the files and links that git knows of in the clone."""
+def tracked_files() -> list[str]:
+    """Return the files and links of the clone that git tracks."""
     return subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def build(directory: Path) -> Path:
-    """Return the artefact of a clone without anybody's leftovers. The clone is gone when it is there."""
+    """Build the collection from a copy of the tracked_files files and return the archive."""
     clone = directory / "clone"
-    for name in tracked():
+    for name in tracked_files():
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, clone / name, follow_symlinks=False)
     run(clone, "ansible-galaxy", "collection", "build", "--output-path", str(directory))
@@ -28,17 +28,17 @@ def build(directory: Path) -> Path:
 
 
 def install(artefact: Path, home: Path) -> None:
-    """Install the artefact for a user who has nothing else, and whose home directory that is."""
+    """Install the archive for a user with the empty home directory ``home``."""
     home.mkdir()
     collections = str(home / ".ansible/collections")
     run(home, "ansible-galaxy", "collection", "install", str(artefact), "-p", collections, "--offline", "--no-deps", home=home)
 
 
 def run(directory: Path, *command: str, home: Path | None = None, status: int = 0) -> str:
-    """Run a command with nothing of this clone in its environment, expect its exit status, and return all that it said."""
-    away = ("ANSIBLE_", "MOLECULE_", "PYTHONPATH")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(away)}
-    done = subprocess.run(
+    """Run a command in an environment without this clone, expect its exit status, and return its output."""
+    excluded = ("ANSIBLE_", "MOLECULE_", "PYTHONPATH")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(excluded)}
+    completed = subprocess.run(
         command,
         cwd=directory,
         env=environment | PLAIN | {"HOME": str(home or directory)},
@@ -48,5 +48,5 @@ def run(directory: Path, *command: str, home: Path | None = None, status: int = 
         check=False,
         timeout=300,
     )
-    assert done.returncode == status, done.stdout
-    return done.stdout
+    assert completed.returncode == status, completed.stdout
+    return completed.stdout

@@ -1,4 +1,4 @@
-"""A real browser: headless Chromium, which Debian packages with its driver."""
+"""Headless Chromium with its driver, as packaged by Debian."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
-#: Without these a headless Chromium of root's does not start, or calls home at every start.
+#: Options that headless Chromium needs to start as root and to make no requests of its own.
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -24,7 +24,7 @@ FLAGS = (
 
 @contextmanager
 def chromium(**addresses: str) -> Iterator[Chrome]:
-    """Run a browser; ``addresses`` are those of names with _ in place of their dots."""
+    """Run a browser that resolves domains to ``addresses``; ``_`` in a domain stands for a dot."""
     options = ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
     rules = ",".join(f"MAP {name.replace('_', '.')} {address}" for name, address in addresses.items())
@@ -38,7 +38,7 @@ def chromium(**addresses: str) -> Iterator[Chrome]:
 
 
 def show_as(driver: Chrome, *, width: int, scheme: str = "light", media: str = "screen") -> None:
-    """Show pages as on a screen, or on paper, of ``width`` CSS pixels, to somebody who likes a light or a dark scheme."""
+    """Emulate a screen or paper of ``width`` CSS pixels, with a light or dark color scheme."""
     mobile = width < 700
     metrics = {"width": width, "height": 2 * width if mobile else 800, "deviceScaleFactor": 1, "mobile": mobile}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
@@ -47,6 +47,6 @@ def show_as(driver: Chrome, *, width: int, scheme: str = "light", media: str = "
 
 
 def is_too_wide(driver: Chrome) -> bool:
-    """Say whether the page has to be scrolled sideways."""
+    """Return whether the page scrolls horizontally."""
     script = "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
     return bool(driver.execute_script(script))

@@ -1,11 +1,11 @@
-"""How exposed the units of the collection are at most, as systemd-analyze says: 10 is a unit that may do everything."""
+"""Limits for the exposure of the collection's units as measured by systemd-analyze; 10 means no hardening."""
 
 from __future__ import annotations
 
 from testinfra.host import Host
 
-#: What was measured on Debian 12 and 13, and 0.2 more. apt-daily-upgrade is not here: it has to be able to change the whole host.
-MOST = {
+#: Measured on Debian 12 and 13, plus 0.2. apt-daily-upgrade is missing, as it must be able to change the whole host.
+MAX_EXPOSURE = {
     "etcd": 1.6,
     "etcd-backup": 2.0,
     "fleet-logrotate": 2.0,
@@ -24,9 +24,9 @@ MOST = {
 
 
 def overexposed_units(host: Host, *names: str) -> dict[str, float]:
-    """Return those of the units that are more exposed on this host than `MOST` says, and by how much."""
+    """Return the units whose exposure on this host exceeds `MAX_EXPOSURE`, with their exposure."""
     found = {}
     for name in names:
         line = host.check_output("systemd-analyze security --no-pager %s | tail -n 1", f"{name}.service")
         found[name] = float(line.split(": ")[1].split()[0])
-    return {name: exposure for name, exposure in found.items() if exposure > MOST[name]}
+    return {name: exposure for name, exposure in found.items() if exposure > MAX_EXPOSURE[name]}

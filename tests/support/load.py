@@ -1,8 +1,8 @@
-"""Keep a site busy as its clients do, and count what they notice: ``python -m tests.support.load ADDRESS`` until Ctrl-C.
+"""Load generator that counts the failures its clients notice: ``python -m tests.support.load ADDRESS`` until Ctrl-C.
 
-Nothing here repeats or hides what goes wrong, as HTTP libraries do, but for the one case in which any client may: a
-kept-alive connection that the server closes while the next request is on its way to it (RFC 9112, 9.3.1). That is
-counted apart. Tests use `Load`, which runs all this as a process of its own, so that their work does not slow it down.
+Unlike HTTP libraries it retries and hides no failure, except in the case in which any client may: the server closes a
+keep-alive connection while the next request is in flight (RFC 9112, 9.3.1). These retries are counted separately. Tests
+use `Load`, which runs the generator in its own process, so that the tests do not slow it down.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from tornado.httpclient import HTTPError, HTTPRequest
 from tornado.netutil import DefaultExecutorResolver, OverrideResolver
 from tornado.websocket import WebSocketClientConnection, WebSocketClosedError, WebSocketError, websocket_connect
 
-#: How a server tells the client of a websocket to connect again: going away, and service restart (RFC 6455, 7.4.1).
+#: Close codes that ask a websocket client to reconnect: going away, and service restart (RFC 6455, 7.4.1).
 RECONNECT = ("1001", "1012")
 
-#: What is counted of a websocket that ends without a close frame.
+#: The close code counted for a websocket that ends without a close frame.
 BROKEN = "broken"
 
-#: Failures whose reasons are shown.
+#: Maximum number of failures whose reasons are shown.
 SHOWN_REASONS = 5
 
-#: Seconds from which on an answer is one that was held up.
+#: Response time in seconds from which a response counts as delayed.
 SLOW = 1.0
 
 
@@ -54,12 +54,12 @@ class Latency(NamedTuple):
 
 @dataclass
 class Result:
-    """What the clients saw.
+    """The results of all clients.
 
-    ``requests`` are all that were sent, long-polls too; ``failed`` were answered by anything but 2xx, or not at all.
-    ``closes`` counts how websockets ended, by close code; ``exchanges`` are begin (``time.time()``) and seconds of each
-    answered request that is no long-poll, ``failures`` begin, seconds and reason of each failed one; ``notes`` is what
-    was sent by the POSTs that were answered.
+    ``requests`` counts all requests, including long-polls; ``failed`` counts those without a 2xx response. ``closes``
+    counts websockets by close code. ``exchanges`` has the start (``time.time()``) and duration in seconds of each successful
+    request except long-polls, ``failures`` the start, duration and reason of each failed one. ``notes`` are the bodies of
+    successful POSTs.
     """
 
     requests: int = 0
@@ -76,49 +76,49 @@ class Result:
 
     @property
     def failed(self) -> int:
-        """Requests that failed."""
+        """The number of failed requests."""
         return len(self.failures)
 
     @property
     def posted(self) -> int:
-        """POSTs that were answered."""
+        """The number of successful POSTs."""
         return len(self.notes)
 
     @property
     def reasons(self) -> list[str]:
-        """The reasons of the first failures, each with the time at which it was noticed."""
+        """The reasons of the first failures, each with the time at which it was detected."""
         shown = self.failures[:SHOWN_REASONS]
         return [f"{time.strftime('%H:%M:%S', time.localtime(began + seconds))} {reason}" for began, seconds, reason in shown]
 
     @property
     def cut(self) -> int:
-        """Websockets that ended without telling the client to connect again."""
+        """The number of websockets that ended without a request to reconnect."""
         return sum(count for code, count in self.closes.items() if code not in RECONNECT)
 
     def latency(self, begin: float = 0.0, end: float = math.inf) -> Latency:
-        """Return the latency of the requests that were in progress between two moments."""
+        """Return the latency of requests that were in flight between two times."""
         found = sorted(1000 * seconds for began, seconds in self.exchanges if began < end and began + seconds > begin)
         return Latency(*(found[int(share * (len(found) - 1))] for share in (0.5, 0.99, 1.0))) if found else Latency(0, 0, 0)
 
     def recovered_after(self, moment: float) -> float:
-        """Return the seconds from ``moment`` until requests that are sent are answered, and within `SLOW` seconds."""
+        """Return the seconds from ``moment`` until new requests succeed within `SLOW` seconds."""
         slow = [began for began, seconds in self.exchanges if seconds >= SLOW]
         failed = [began for began, _, _ in self.failures]
         return max([0.0, *(began - moment for began in slow + failed)])
 
     def compare(self, recorded: str) -> None:
-        """Count which of the notes that were answered are lost or doubled in what has been recorded, a line each."""
+        """Count the acknowledged notes that are missing or duplicated in ``recorded``, which has one note per line."""
         counts = Counter(recorded.split())
         self.lost = sum(counts[note] == 0 for note in self.notes)
         self.doubled = sum(counts[note] > 1 for note in self.notes)
 
     def fail(self, began: float, reason: str) -> None:
-        """Count a failure of a request that was sent at ``began``."""
+        """Record the failure of a request that was sent at ``began``."""
         self.failures.append((round(began, 4), round(time.time() - began, 4), reason))
 
 
 def table(results: Mapping[str, Result]) -> list[str]:
-    """Return a line for each of the named results, under a heading."""
+    """Return the lines of a table with a heading and a row for each named result."""
     counts = ("requests", "failed", "repeated", "posted", "lost", "doubled", "polled", "messages", "cut")
     width = max(map(len, results), default=0)
     lines = [" ".join([" " * width, *(f"{name:>8}" for name in counts), "   p50", "   p99", "   max ms", "websockets closed"])]
@@ -133,12 +133,12 @@ def table(results: Mapping[str, Result]) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What is sent. Each connection of ``connections`` alternates between a GET and a POST, ``pause`` seconds apart.
+    """The shape of the load. Each of ``connections`` alternates between GET and POST requests, ``pause`` seconds apart.
 
-    An empty path leaves out what it is for. What ``post`` is sent, a line each, has to be in what a GET of ``recorded``
-    answers; if that is empty, whoever has the result looks (`Result.compare`). ``expected`` has to be in each answer to
-    ``get``. What is not answered within ``timeout`` seconds has failed. The scheme ``https`` takes any certificate; without
-    a ``port`` it is the scheme's own.
+    An empty path disables its kind of request. The response to a GET of ``recorded`` must contain each body sent to
+    ``post`` on its own line; if ``recorded`` is empty, the caller verifies that with `Result.compare`. Each response to
+    ``get`` must contain ``expected``. A request without a response within ``timeout`` seconds fails. The scheme ``https``
+    accepts any certificate; ``port`` defaults to that of the scheme.
     """
 
     address: str
@@ -159,30 +159,30 @@ class Shape:
 
     @property
     def clients(self) -> int:
-        """How many there are, each with one request at a time."""
+        """The number of clients, each of which sends one request at a time."""
         return self.connections + self.polls + self.websockets
 
     @property
     def authority(self) -> tuple[str, int]:
-        """The name of the site, and its port."""
+        """The host name and port of the site."""
         return self.host or self.address, self.port or (443 if self.scheme == "https" else 80)
 
     @property
     def tls(self) -> ssl.SSLContext | None:
-        """What is expected of the certificate: nothing."""
+        """A TLS context that accepts any certificate, for ``https``."""
         return ssl._create_unverified_context() if self.scheme == "https" else None
 
 
 class Load:
-    """Keeps a site busy while a ``with`` block runs; the names of the options are those of `Shape`."""
+    """Puts load on a site during a ``with`` block; the options are those of `Shape`."""
 
     def __init__(self, address: str, **options: Any) -> None:
-        """Nothing is sent yet."""
+        """Send nothing yet."""
         self.shape = Shape(address=address, **options)
         self.result = Result()
 
     def __enter__(self) -> Load:
-        """Return when every connection has had an answer."""
+        """Return once every connection has received a response."""
         options = [f"--{name}={value}" for name, value in dataclasses.asdict(self.shape).items() if name != "address"]
         command = [sys.executable, "-m", "tests.support.load", self.shape.address, "--json", *options]
         self.process = subprocess.Popen(
@@ -195,46 +195,46 @@ class Load:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop, and take the result."""
+        """Stop the load and read the result."""
         with self.process:
             self.stdin.close()
-            answer = self.stdout.read()
+            response = self.stdout.read()
         assert self.process.returncode == 0, "the load generator failed"
-        self.result = Result(**json.loads(answer))
+        self.result = Result(**json.loads(response))
 
 
-#: What the scenario's fixture ``clients`` is: it keeps a site of several hosts busy, and gives the load of each by its name.
+#: The type of the fixture ``clients``, which puts load on several hosts and yields the load of each by host name.
 Clients = Callable[..., AbstractContextManager[dict[str, Load]]]
 
 
 class Generator:
-    """All clients of a site."""
+    """Runs all clients of a site."""
 
     def __init__(self, shape: Shape) -> None:
-        """Nothing is sent yet."""
+        """Send nothing yet."""
         self.shape = shape
         self.result = Result()
         self.stopping = asyncio.Event()
 
     async def run(self) -> Result:
-        """Keep the site busy until told to stop."""
+        """Run the clients until ``stopping`` is set."""
         shape = self.shape
-        busy = [asyncio.create_task(self.keep_busy(number)) for number in range(shape.connections)]
-        waiting = [asyncio.create_task(self.keep_polling()) for _ in range(shape.polls if shape.poll else 0)]
-        waiting += [asyncio.create_task(self.keep_talking()) for _ in range(shape.websockets if shape.websocket else 0)]
+        busy = [asyncio.create_task(self.send_short_requests(number)) for number in range(shape.connections)]
+        waiting = [asyncio.create_task(self.send_long_polls()) for _ in range(shape.polls if shape.poll else 0)]
+        waiting += [asyncio.create_task(self.keep_websocket_open()) for _ in range(shape.websockets if shape.websocket else 0)]
         await self.stopping.wait()
-        await asyncio.gather(*busy)  # each to its end: whether its last POST was recorded is known by its answer
+        await asyncio.gather(*busy)  # waits for the responses, which acknowledge the last POSTs
         for task in waiting:
             task.cancel()
         for ended in await asyncio.gather(*waiting, return_exceptions=True):
             if isinstance(ended, Exception):
                 raise ended
         if shape.post and shape.recorded:
-            content = await Connection(shape, self.result).ask("GET", shape.recorded)
+            content = await Connection(shape, self.result).request("GET", shape.recorded)
             self.result.compare((content or b"").decode())
         return self.result
 
-    async def keep_busy(self, number: int) -> None:
+    async def send_short_requests(self, number: int) -> None:
         """Send short requests on one connection."""
         connection = Connection(self.shape, self.result)
         await asyncio.sleep(self.shape.pause * number / self.shape.connections)
@@ -244,25 +244,25 @@ class Generator:
             began, start = time.time(), time.monotonic()
             if turn % 2 and self.shape.post:
                 note = uuid.uuid4().hex
-                answer = await connection.ask("POST", self.shape.post, note.encode())
-                self.result.notes += [note] * (answer is not None)
+                response = await connection.request("POST", self.shape.post, note.encode())
+                self.result.notes += [note] * (response is not None)
             else:
-                answer = await connection.ask("GET", self.shape.get, expected=self.shape.expected)
-            if answer is not None:
+                response = await connection.request("GET", self.shape.get, expected=self.shape.expected)
+            if response is not None:
                 self.result.exchanges.append((round(began, 4), round(time.monotonic() - start, 5)))
             await asyncio.sleep(self.shape.pause)
         connection.close()
 
-    async def keep_polling(self) -> None:
-        """Ask for what takes its time, again and again."""
+    async def send_long_polls(self) -> None:
+        """Send long-polls in sequence."""
         connection = Connection(self.shape, self.result)
         while True:
-            answer = await connection.ask("GET", self.shape.poll)
-            self.result.polled += answer is not None
+            response = await connection.request("GET", self.shape.poll)
+            self.result.polled += response is not None
             await asyncio.sleep(self.shape.pause)
 
-    async def keep_talking(self) -> None:
-        """Hold a websocket, and open another one whenever it is closed."""
+    async def keep_websocket_open(self) -> None:
+        """Keep a websocket open, and reconnect whenever it is closed."""
         shape = self.shape
         host, port = shape.authority
         url = f"{shape.scheme.replace('http', 'ws')}://{host}:{port}{shape.websocket}"
@@ -284,39 +284,39 @@ class Generator:
             self.result.closes[code] = self.result.closes.get(code, 0) + 1
 
     async def talk(self, socket: WebSocketClientConnection, began: float) -> None:
-        """Send messages that have to come back, until the websocket is closed: one request, which was sent at ``began``."""
+        """Send messages and expect echoes until the websocket closes; it counts as one request, sent at ``began``."""
         for number in itertools.count():
             await socket.write_message(str(number))
             try:
                 async with asyncio.timeout(self.shape.timeout):
-                    answer = await socket.read_message()
+                    response = await socket.read_message()
             except TimeoutError:
                 self.result.fail(began, f"websocket: no answer within {self.shape.timeout:g} s")
                 return socket.close()
-            if answer is None:
+            if response is None:
                 return None
             self.result.messages += 1
-            if answer != str(number):
-                self.result.fail(began, f"websocket: answered {answer!r} to {number}")
+            if response != str(number):
+                self.result.fail(began, f"websocket: answered {response!r} to {number}")
             await asyncio.sleep(self.shape.pause)
         return None
 
 
 class UnansweredError(Exception):
-    """The server closed the connection before the first byte of an answer."""
+    """The server closed the connection before the first byte of a response."""
 
 
 class Connection:
-    """One connection that is kept, and made anew when the server closed it."""
+    """A keep-alive connection that reconnects when the server has closed it."""
 
     def __init__(self, shape: Shape, result: Result) -> None:
-        """Connect with the first request."""
+        """Connect at the first request."""
         self.shape = shape
         self.result = result
         self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(self, method: str, path: str, body: bytes = b"", expected: str = "") -> bytes | None:
-        """Return the body of a successful answer that has ``expected`` in it; a failure is counted, and None."""
+    async def request(self, method: str, path: str, body: bytes = b"", expected: str = "") -> bytes | None:
+        """Return the body of a successful response that contains ``expected``; on failure count it and return None."""
         self.result.requests += 1
         began = time.time()
         try:
@@ -339,15 +339,15 @@ class Connection:
         return content
 
     async def exchange(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
-        """Send a request, once more if the server closed a kept connection meanwhile; return status and body."""
-        if self.streams and self.streams[0].at_eof():  # closed while idle, and seen before anything was sent
+        """Send a request, retry it if the server closed the reused connection meanwhile, and return status and body."""
+        if self.streams and self.streams[0].at_eof():  # closed while idle, detected before sending
             self.close()
             self.result.reconnects += 1
-        kept = self.streams is not None
+        reused = self.streams is not None
         try:
             return await self.send(method, path, body)
         except UnansweredError:
-            if not kept:
+            if not reused:
                 raise
         self.close()
         self.result.repeated += 1
@@ -355,7 +355,7 @@ class Connection:
         return await self.send(method, path, body)
 
     async def send(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
-        """Send a request and return the answer's status and body."""
+        """Send a request and return the status and body of the response."""
         if self.streams is None:
             host, port = self.shape.authority
             tls = self.shape.tls
@@ -379,14 +379,14 @@ class Connection:
         return int(first.split()[1]), content
 
     def close(self) -> None:
-        """Drop the connection; the next request makes another one."""
+        """Close the connection; the next request reconnects."""
         if self.streams:
             self.streams[1].close()
             self.streams = None
 
 
 async def generate(shape: Shape) -> Result:
-    """Keep the site busy until SIGINT, or until standard input is closed: with who started this, it ends."""
+    """Generate load until SIGINT, or until standard input closes, as when the parent process exits."""
     generator = Generator(shape)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, generator.stopping.set)
@@ -403,10 +403,10 @@ async def generate(shape: Shape) -> Result:
 
 
 def main() -> None:
-    """Read the command line, and print a table or all that is known as JSON."""
-    parser = argparse.ArgumentParser(description="Keep a site busy until Ctrl-C, and count what its clients notice.")
+    """Parse the command line, and print the result as a table or as JSON."""
+    parser = argparse.ArgumentParser(description="Put load on a site until Ctrl-C and count the failures of its clients.")
     parser.add_argument("address")
-    parser.add_argument("--json", action="store_true", help="print all that is known, not a table")
+    parser.add_argument("--json", action="store_true", help="print the complete result instead of a table")
     for option in dataclasses.fields(Shape):
         if option.name != "address":
             kind = {"int": int, "float": float, "str": str}[str(option.type)]

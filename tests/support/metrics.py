@@ -1,4 +1,4 @@
-"""What Prometheus makes of an answer, and what the dashboard asks it for."""
+"""Parses metrics like Prometheus, and lists the metrics that the dashboard queries."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from prometheus_client.samples import Sample
 
 DOCUMENTS = Path(__file__).parents[2] / "docs/metrics"
 
-#: How the names begin of all that is exported.
+#: Prefixes of the names of all exported metrics.
 PREFIXES = ("tornado_", "process_", "nginx_", "node_", "haproxy_")
 
 
 def parse(text: str) -> list[Sample]:
-    """Return the samples of an answer, as Prometheus' own client library for Python reads them."""
+    """Return the samples of a response, parsed by Prometheus' client library."""
     return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
 
 def total(text: str, name: str, **labels: str) -> float:
-    """Return the sum of the samples with a name and these labels, one of which there has to be."""
+    """Return the sum of the samples with a name and these labels; there must be at least one."""
     found = [sample.value for sample in parse(text) if sample.name == name and labels.items() <= sample.labels.items()]
     assert found, f"no {name} with {labels} in:\n{text[-3000:]}"
     return sum(found)
@@ -40,7 +40,7 @@ def queries() -> Iterator[str]:
 
 
 def dashboard_metrics(*prefixes: str) -> set[str]:
-    """Return the metrics that the dashboard asks for and whose names begin so."""
+    """Return the metrics in the dashboard's queries whose names have one of the prefixes."""
     found = {name for query in queries() for name in re.findall(r"\b[a-z]+_\w+", query) if name.startswith(prefixes)}
     assert found
     return found

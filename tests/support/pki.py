@@ -1,4 +1,4 @@
-"""Certificates for tests, made as they are needed: authorities, and what they sign."""
+"""Generates certificate authorities and certificates for tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 def key_pem(key: PrivateKey, passphrase: bytes | None = None) -> str:
-    """Return a private key as text."""
+    """Return a private key in PEM format."""
     encryption = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption).decode()
 
@@ -24,21 +24,21 @@ class Leaf:
     """A certificate and its key."""
 
     def __init__(self, certificate: x509.Certificate, key: PrivateKey) -> None:
-        """Hold what belongs together."""
+        """Store a certificate with its key."""
         self.certificate, self.key = certificate, key
 
     @property
     def pem(self) -> str:
-        """The certificate as text."""
+        """The certificate in PEM format."""
         return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
 
     @property
     def key_pem(self) -> str:
-        """The key as text."""
+        """The key in PEM format."""
         return key_pem(self.key)
 
     def write(self, directory: Path, chain: str = "") -> dict[str, str]:
-        """Write both, ``chain`` after the certificate; return the keys of an app's ``tls`` for them."""
+        """Write the certificate with ``chain``, and the key; return the matching ``tls`` of an app's entry."""
         certificate, key = directory / "chain.pem", directory / "key.pem"
         certificate.write_text(self.pem + chain)
         key.touch(mode=0o600)
@@ -47,10 +47,10 @@ class Leaf:
 
 
 class Authority(Leaf):
-    """An authority, whose certificates count their days from ``now``."""
+    """A certificate authority; the validity of its certificates is relative to ``now``."""
 
     def __init__(self, name: str, now: datetime, issuer: Authority | None = None) -> None:
-        """Make one that ``issuer`` has signed, or itself."""
+        """Create an authority that is signed by ``issuer``, or self-signed."""
         self.now = now
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         key = ec.generate_private_key(ec.SECP256R1())
@@ -59,15 +59,15 @@ class Authority(Leaf):
         super().__init__(builder.sign(issuer.key if issuer else key, hashes.SHA256()), key)
 
     def authority(self, name: str) -> Authority:
-        """Make an authority below this one."""
+        """Create an intermediate authority."""
         return Authority(name, self.now, self)
 
     def leaf(self, *names: str, days: tuple[int, int] = (-1, 90), rsa_bits: int = 0) -> Leaf:
-        """Make a certificate for domains and addresses, good from and until these days; with ``rsa_bits`` its key is of RSA."""
+        """Create a certificate for domains and addresses, valid between these days; ``rsa_bits`` selects an RSA key."""
         key = rsa.generate_private_key(65_537, rsa_bits) if rsa_bits else ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0] if names else "leaf")])
         builder = _builder(subject, key, self.now, days).issuer_name(self.name)
-        # Nobody answers there, and nobody asks; that a certificate can be revoked is looked for all the same.
+        # Linters expect a revocation list, although nothing serves or queries this one.
         point = x509.DistributionPoint([x509.UniformResourceIdentifier("http://crl.test/")], None, None, None)
         builder = builder.add_extension(x509.CRLDistributionPoints([point]), critical=False)
         if names:

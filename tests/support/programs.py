@@ -1,4 +1,4 @@
-"""Imports the programs that roles install on hosts, which belong to no package here."""
+"""Imports the programs that roles install on hosts, which are not part of a package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import ModuleType
 
 
 def load(name: str, role: str = "app") -> ModuleType:
-    """Import ``roles/<role>/files/<name>.py``, or a module of a package there, such as ``runner.options``."""
+    """Import ``roles/<role>/files/<name>.py``, or a module of a package there such as ``runner.options``."""
     top, _dot, module = name.partition(".")
     files = Path(__file__).parents[2] / f"roles/{role}/files"
     path = files / top / "__init__.py" if module else files / f"{top}.py"

@@ -1,4 +1,4 @@
-"""How a test talks to a booted host: over HTTP as any client, and over SSH as its operator."""
+"""Access to booted test hosts: HTTP requests as a client, and Ansible runs as the operator."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 
-#: What the scenarios set for their app hosts.
+#: The scenarios' variables of app hosts.
 VARIABLES = yaml.safe_load((ROOT / "molecule/shared/group_vars/app_hosts.yml").read_text())
 
 
-#: For what a program prints to be read by a test: Molecule asks for colours when it runs on a terminal. And the connections
-#: of playbooks are their own, not those of the tests.
+#: Environment for runs whose output tests read: no colors, which Molecule enables on a terminal, and SSH connections that are
+#: not shared with the tests.
 PLAIN = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_SSH_EXTRA_ARGS": ""}
 
-#: Where :func:`copy_code` puts the collection's code on hosts.
+#: The directory on hosts to which :func:`copy_code` copies the collection's code.
 CODE = "/root/code"
 
-#: The group of the scenarios' app hosts.
+#: The group of all app hosts of a scenario.
 ALL = "app_hosts"
 
-#: The sample app as a program that knows of a port only, and nothing of being stopped: Tornado's own way of being started.
-#: What it has in progress when ``drain`` is over is cut, so that is longer than a long-poll.
+#: The sample app as a plain Tornado program that listens on a port and does not handle signals. After ``drain`` its in-flight
+#: requests fail, so the drain is longer than a long-poll.
 PORT_APP: dict[str, Any] = {
     "source": {"path": str(ROOT / "files/sample_app")},
     "run": {"command": "python -m sample_app --port={port}"},
@@ -62,7 +62,7 @@ PORT_APP: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """An HTTP response; header names are in lower case."""
 
     status: int
@@ -77,9 +77,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Site:
-    """One site of one host, as the network sees it: by ``name``, over TLS with ``https``.
+    """A site of a host, requested by the domain ``name``, over TLS with ``https``.
 
-    A certificate has to be signed by that of the file ``ca``, and for ``name``; without one any will do.
+    With the file ``ca`` the certificate must be valid for ``name`` and signed by that authority; otherwise any is accepted.
     """
 
     address: str
@@ -87,35 +87,35 @@ class Site:
     https: bool = False
     ca: Path | None = None
 
-    def get(self, path: str = "/", **headers: str) -> Answer:
-        """GET ``path`` on a connection of its own; ``X_Real_IP="x"`` is the header X-Real-IP."""
+    def get(self, path: str = "/", **headers: str) -> Response:
+        """Send a GET request on a new connection; ``X_Real_IP="x"`` sets the header X-Real-IP."""
         return self.request("GET", path, headers=headers)
 
-    def request(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
-        """Send one request on a connection of its own."""
+    def request(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Response:
+        """Send a request on a new connection."""
         connection = http.client.HTTPConnection(self.address)
         named = {name.replace("_", "-"): value for name, value in (headers or {}).items()}
         try:
             connection.sock = self.connect()
             connection.request(method, path, body=body, headers={"Host": self.host, **named})
-            answer = connection.getresponse()
-            received = {name.lower(): value for name, value in answer.getheaders()}
-            return Answer(answer.status, received, answer.read())
+            response = connection.getresponse()
+            received = {name.lower(): value for name, value in response.getheaders()}
+            return Response(response.status, received, response.read())
         finally:
             connection.close()
 
     def connect(self) -> socket.socket:
-        """Return a connection, with its TLS if the site has some, to say anything on."""
+        """Return a connection for raw requests, with TLS if the site uses it."""
         plain = socket.create_connection((self.address, 443 if self.https else 80), timeout=60)
         return self.tls.wrap_socket(plain, server_hostname=self.host) if self.https else plain
 
     def certificate(self) -> x509.Certificate:
-        """Return the certificate that the site shows."""
+        """Return the certificate that the site serves."""
         with cast(ssl.SSLSocket, self.connect()) as connection:
             return x509.load_der_x509_certificate(connection.getpeercert(binary_form=True) or b"")
 
     def websocket(self, path: str, talk: Callable[[WebSocketClientConnection], Any], **headers: str) -> Any:
-        """Open a websocket, return what the coroutine ``talk`` makes of it; ``headers`` are as for `get`."""
+        """Open a websocket and return the result of the coroutine ``talk``; ``headers`` are as for `get`."""
 
         async def conversation() -> Any:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -132,12 +132,12 @@ class Site:
 
     @property
     def host(self) -> str:
-        """What a client calls the site."""
+        """The host name that clients send."""
         return self.name or self.address
 
     @property
     def tls(self) -> ssl.SSLContext:
-        """What a client expects of the site's TLS."""
+        """The TLS context of a client of the site."""
         context = ssl.create_default_context(cafile=self.ca)
         if self.ca is None:
             context.check_hostname = False
@@ -146,13 +146,13 @@ class Site:
 
     @property
     def client_address(self) -> str:
-        """The address that this machine has for the host."""
+        """The controller's address in the network of the host."""
         with socket.create_connection((self.address, 22), timeout=5) as connection:
             return str(connection.getsockname()[0])
 
 
 def hosts(*names: str) -> dict[str, Host]:
-    """Return hosts of a scenario by their names, its app hosts if none is named, for tests that deal with several at once."""
+    """Return the named hosts of a scenario, or the two app hosts, by name."""
     inventory = os.environ["MOLECULE_INVENTORY_FILE"]
     return {
         name: testinfra.get_host(f"ansible://{name}", ansible_inventory=inventory) for name in names or ("debian12", "debian13")
@@ -160,24 +160,24 @@ def hosts(*names: str) -> dict[str, Host]:
 
 
 def address(host: Host) -> str:
-    """Return the address at which Ansible reaches the host."""
+    """Return the address that Ansible uses for the host."""
     variables: dict[str, Any] = host.ansible.get_variables()  # type: ignore[attr-defined]  # testinfra types its modules as one
     return str(variables["ansible_host"])
 
 
 def python(host: Host, code: str) -> Any:
-    """Run ``code`` on the host as root and return what it prints, parsed as JSON."""
+    """Run Python code on the host as root and return its output, parsed as JSON."""
     return json.loads(host.check_output("python3 -c %s", code))
 
 
 def processes(host: Host, app: str) -> dict[str, int]:
-    """Return the process ids of an app's running processes by their names."""
+    """Return the process IDs of an app's running processes by name."""
     lines = host.check_output("supervisorctl status | grep -E %s", f"^{app}-[ab][.:]").splitlines()
     rows = [line.split() for line in lines]
     return {row[0]: int(row[3].rstrip(",")) for row in rows if row[1] == "RUNNING"}
 
 
-#: Says, on a host, what of an app belongs neither to what is served nor to a release that may be served again.
+#: Prints files, processes and locks of an app that belong neither to its live release nor to a release kept for a rollback.
 FIND_LEFTOVERS = """
 import fcntl, json, pathlib, subprocess, sys
 app = sys.argv[1]
@@ -217,12 +217,12 @@ print(json.dumps(sorted(map(str, left))))
 
 
 def find_leftovers(host: Host, app: str) -> list[str]:
-    """Return what is on the host and belongs neither to what is served of an app nor to a release that may be served again."""
+    """Return what a deploy left on the host that belongs neither to the live release nor to one kept for a rollback."""
     return list(json.loads(host.check_output("python3 -c %s %s", FIND_LEFTOVERS, app)))
 
 
 def sample_app_source(directory: Path, **files: str) -> dict[str, Any]:
-    """Return the source of a copy of the sample app in which ``files`` (``web`` for web.py) are other ones."""
+    """Copy the sample app, replace ``files`` (``web`` for web.py) in the copy, and return its ``source``."""
     copied = directory / "app"
     shutil.rmtree(copied, ignore_errors=True)
     shutil.copytree(ROOT / "files/sample_app", copied)
@@ -233,7 +233,7 @@ def sample_app_source(directory: Path, **files: str) -> dict[str, Any]:
 
 
 def apps(**changes: dict[str, Any]) -> dict[str, Any]:
-    """Return the variables of the scenarios' app hosts with ``changes`` in the entries of their apps."""
+    """Return the scenarios' ``tornado_apps`` with ``changes`` of the entries."""
     entries = copy.deepcopy(VARIABLES["tornado_apps"])
     for name, keys in changes.items():
         entries.setdefault(name, {}).update(keys)
@@ -241,34 +241,34 @@ def apps(**changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_site(name: str, directory: Path, variables: dict[str, Any], *options: str) -> tuple[int, str]:
-    """Run site.yml on one host with ``variables`` over those of the scenarios; return its exit status and all it printed.
+    """Run site.yml on a host with ``variables`` over those of the scenarios; return its exit status and output.
 
-    ``directory`` takes the variables' file.
+    The variables are written to a file in ``directory``.
     """
     return run_playbook("site.yml", name, *extra(directory, variables), *options)
 
 
 def deploy(app: str, name: str, directory: Path, variables: dict[str, Any], *options: str) -> tuple[int, str]:
-    """Run deploy.yml for one app; the rest is as for `run_site`, but that ``name`` may be a group."""
+    """Run deploy.yml for an app on a host or group; otherwise like `run_site`."""
     return run_playbook("playbooks/deploy.yml", name, "-e", f"app={app}", *extra(directory, variables), *options)
 
 
 def expect_success(finished: tuple[int, str]) -> str:
-    """Return what a playbook that has to succeed has printed."""
+    """Return the output of a finished playbook; fail with the end of the output if the playbook failed."""
     status, output = finished
-    assert status == 0, output[-3000:]
+    assert status == 0, "\n".join(output.splitlines()[-60:])
     return output
 
 
 def extra(directory: Path, variables: dict[str, Any]) -> list[str]:
-    """Return the options that set ``variables`` over those of the scenarios; ``directory`` takes their file."""
+    """Return the options that set ``variables`` over those of the scenarios, written to a file in ``directory``."""
     file = directory / f"{uuid.uuid4().hex}.yml"
     file.write_text(yaml.safe_dump(VARIABLES | variables, sort_keys=False))
     return ["-e", f"@{file}"]
 
 
 def run_playbook(playbook: str, name: str, *options: str, seconds: float = 300) -> tuple[int, str]:
-    """Run a playbook on a host or a group of the scenario, for ``seconds`` at most; return its exit status and all it printed."""
+    """Run a playbook on a host or group of the scenario for at most ``seconds``; return its exit status and output."""
     with start_playbook(playbook, name, *options) as run:
         try:
             output, _ = run.communicate(timeout=seconds)
@@ -279,7 +279,7 @@ def run_playbook(playbook: str, name: str, *options: str, seconds: float = 300) 
 
 
 def copy_code(name: str, directory: Path) -> None:
-    """Put the collection's code on a host or a group at ``CODE``, to be run without Ansible, of which it needs nothing."""
+    """Copy the collection's code to ``CODE`` on a host or group, where it runs without Ansible."""
     packed = directory / "code.tar"
     with tarfile.open(packed, "w") as archive:
         inside = f"{Path(CODE).name}/ansible_collections/funnel/tornado/plugins/module_utils"
@@ -290,9 +290,9 @@ def copy_code(name: str, directory: Path) -> None:
 
 
 def start_playbook(playbook: str, name: str, *options: str) -> Run:
-    """Start a playbook on a host or a group of the scenario, in a process group of its own.
+    """Start a playbook on a host or group of the scenario in its own process group.
 
-    The first run of each playbook in a session of tests is that of the command as users type it.
+    The first run of each playbook in a test session uses the real command instead of the server.
     """
     typed = playbook not in _typed
     _typed.add(playbook)
@@ -305,23 +305,23 @@ _typed: set[str] = set()
 
 @cache
 def ansible_server() -> Server:
-    """Return the process that runs Ansible for the tests."""
+    """Return the server process that runs Ansible for the tests."""
     return Server(ROOT, os.environ | PLAIN)
 
 
 def kill_playbook(run: Run) -> None:
-    """End a playbook as a power cut does: at once, and nothing of it is left to say goodbye to the hosts."""
+    """Kill a playbook and its processes immediately, like a power failure of the controller."""
     run.kill()
     run.communicate()
 
 
-def eventually(look: Callable[[], T | bool], seconds: float = 30) -> T:
-    """Return the first true value of ``look``, which may fail meanwhile; fail after ``seconds``."""
+def eventually(condition: Callable[[], T | bool], seconds: float = 30) -> T:
+    """Wait until ``condition`` returns a true value, and return it; fail after ``seconds``. Errors meanwhile are retried."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            found = look()
-        except (AssertionError, OSError, RuntimeError, http.client.HTTPException):  # RuntimeError: SSH does not answer
+            found = condition()
+        except (AssertionError, OSError, RuntimeError, http.client.HTTPException):  # RuntimeError: SSH is not available
             if time.monotonic() > deadline:
                 raise
         else:

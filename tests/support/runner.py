@@ -1,4 +1,4 @@
-"""Starts the runner as a process, and sends requests to its socket or port."""
+"""Starts the runner as a process and sends requests to its socket or port."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support.sample_app import Answer
+from tests.support.sample_app import Response
 
 ROOT = Path(__file__).parents[2]
 RUNNER = ROOT / "roles/app/files/runner"
@@ -81,11 +81,11 @@ class Connection(http.client.HTTPConnection):
     def send_request(self, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> None:
         self.request("GET" if body is None else "POST", path, body, headers or {})
 
-    def read_response(self) -> Answer:
+    def read_response(self) -> Response:
         response = self.getresponse()
-        return Answer(response.status, response.headers, response.read())
+        return Response(response.status, response.headers, response.read())
 
-    def fetch(self, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Answer:
+    def fetch(self, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Response:
         self.send_request(path, body, headers)
         return self.read_response()
 
@@ -144,7 +144,7 @@ class Process:
         assert target is not None
         return Connection(target, tls)
 
-    def fetch(self, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Answer:
+    def fetch(self, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Response:
         """Send a request on a connection of its own, and return the response."""
         with contextlib.closing(self.connect()) as connection:
             return connection.fetch(path, body, headers)

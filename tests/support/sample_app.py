@@ -1,4 +1,4 @@
-"""Processes of the sample app, as users start them: ``python -m sample_app``."""
+"""Runs the sample app as a process: ``python -m sample_app``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2] / "files/sample_app"
-PATIENCE = 30.0  # seconds until a test that waits gives up: much more than anything takes
+PATIENCE = 30.0  # timeout in seconds, much more than any step takes
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     status: int
     headers: http.client.HTTPMessage
     body: bytes
@@ -29,7 +29,7 @@ class Answer(NamedTuple):
 
 
 class App:
-    """A process of the app, and what it has said."""
+    """A process of the app, and the lines that it has written to stderr."""
 
     def __init__(self, *arguments: str, cwd: Path = ROOT, **environment: str) -> None:
         self.popen = subprocess.Popen(
@@ -42,7 +42,7 @@ class App:
         )
         self.pid = self.popen.pid
         self.lines: list[str] = []
-        self.said = threading.Condition()
+        self.updated = threading.Condition()
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
         self.port = int(self.wait_for(r" serving https?://.*:(\d+)/")[1])
@@ -50,33 +50,33 @@ class App:
     def read(self) -> None:
         assert self.popen.stderr is not None
         for line in self.popen.stderr:
-            with self.said:
+            with self.updated:
                 self.lines.append(line.rstrip("\n"))
-                self.said.notify_all()
+                self.updated.notify_all()
 
     def wait_for(self, pattern: str, times: int = 1) -> re.Match[str]:
-        """Wait until so many lines match, and return the last match."""
+        """Wait until that many lines match, and return the last match."""
 
-        def found() -> list[re.Match[str]]:
+        def matches() -> list[re.Match[str]]:
             return [match for line in self.lines if (match := re.search(pattern, line))]
 
-        with self.said:
-            self.said.wait_for(lambda: len(found()) >= times or not self.reader.is_alive(), PATIENCE)
-            assert len(found()) >= times, "\n".join(self.lines)
-            return found()[times - 1]
+        with self.updated:
+            self.updated.wait_for(lambda: len(matches()) >= times or not self.reader.is_alive(), PATIENCE)
+            assert len(matches()) >= times, "\n".join(self.lines)
+            return matches()[times - 1]
 
-    def ask(self, path: str, body: Any = None, method: str = "", headers: dict[str, str] | None = None) -> Answer:
-        """Ask on a connection of its own; a body that is no bytes is sent as JSON."""
+    def fetch(self, path: str, body: Any = None, method: str = "", headers: dict[str, str] | None = None) -> Response:
+        """Send a request on a new connection; a body other than bytes is sent as JSON."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         with contextlib.closing(connection):
             sent = body if body is None or isinstance(body, bytes) else json.dumps(body)
             kind = {} if body is None else {"Content-Type": "application/json"}
             connection.request(method or ("GET" if body is None else "POST"), path, sent, kind | (headers or {}))
-            answer = connection.getresponse()
-            return Answer(answer.status, answer.headers, answer.read())
+            response = connection.getresponse()
+            return Response(response.status, response.headers, response.read())
 
     def kill(self) -> None:
-        """End it and its children as a power cut does."""
+        """Kill the process and its children."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.popen.wait(PATIENCE)

@@ -1,4 +1,4 @@
-"""Real database and lock servers on this machine, for as long as a test needs them."""
+"""Runs MongoDB, etcd and a TCP forwarder as local processes for tests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tools.packages import as_root, install, run
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache/servers"
-PATIENCE = 60.0  # seconds until a server that does not start is given up: much more than it takes
+PATIENCE = 60.0  # timeout of a server's start in seconds, much more than it takes
 
 #: The administrator of a `mongod` with authentication.
 ADMIN = ("admin", "not-for-others")
@@ -51,23 +51,23 @@ asyncio.run(main())
 
 
 class Server:
-    """A server's process, which can be stopped and started again with its data, and paused."""
+    """A server process that can be stopped, restarted with its data, and paused."""
 
-    def __init__(self, command: Sequence[str | Path], port: int, answers: Callable[[], object], log: Path) -> None:
-        """Take what starts it, its port, and what raises an exception until it answers."""
-        self.command, self.port, self.answers, self.log = list(map(str, command)), port, answers, log
+    def __init__(self, command: Sequence[str | Path], port: int, check_ready: Callable[[], object], log: Path) -> None:
+        """Start the server with ``command``; ``check_ready`` raises an exception until it is ready."""
+        self.command, self.port, self.check_ready, self.log = list(map(str, command)), port, check_ready, log
         self.start()
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server and wait until it is ready."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        end = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                self.answers()
+                self.check_ready()
             except (OSError, URLError, PyMongoError):
-                if time.monotonic() < end and self.process.poll() is None:
+                if time.monotonic() < deadline and self.process.poll() is None:
                     time.sleep(0.05)
                     continue
                 self.kill()
@@ -75,44 +75,44 @@ class Server:
             return
 
     def stop(self) -> None:
-        """Stop it as an operator does; its data stays."""
-        self.end(signal.SIGTERM)
+        """Stop the server gracefully."""
+        self.terminate(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it as a power cut does."""
-        self.end(signal.SIGKILL)
+        """Kill the server."""
+        self.terminate(signal.SIGKILL)
 
-    def end(self, number: signal.Signals) -> None:
-        """End it with a signal, if it runs."""
+    def terminate(self, number: signal.Signals) -> None:
+        """Terminate the server with a signal, if it runs."""
         self.resume()
         self.process.send_signal(number)
         self.process.wait(PATIENCE)
 
     def pause(self) -> None:
-        """Let it hang: connections are accepted by the kernel, and nobody answers."""
+        """Suspend the server: the kernel accepts connections, but nothing responds."""
         self.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume the server."""
         self.process.send_signal(signal.SIGCONT)
 
 
 @contextlib.contextmanager
 def mongod(*, auth: bool = False) -> Iterator[Server]:
-    """Run a MongoDB on a free port of 127.0.0.1; with ``auth``, `ADMIN` is its one user."""
+    """Run MongoDB on a free port of 127.0.0.1; with ``auth``, `ADMIN` is its only user."""
     install(["libcurl4"])
     program = Path(sysconfig.get_path("purelib"), "fiftyone/db/bin/mongod")
     port = free_port()
     client: pymongo.MongoClient[Any] = pymongo.MongoClient("127.0.0.1", port, serverSelectionTimeoutMS=500)
     with tempfile.TemporaryDirectory(prefix="mongod-") as directory, client:
         command: list[str | Path] = [program, "--bind_ip=127.0.0.1", f"--port={port}", f"--dbpath={directory}"]
-        # A small cache: a test's data is small, and its default is half the memory of the machine.
+        # A small cache, as the default is half of the memory.
         command += [f"--unixSocketPrefix={directory}", "--wiredTigerCacheSizeGB=0.25", "--quiet"]
 
-        def answers() -> None:
+        def check_ready() -> None:
             client.admin.command("ping")
 
-        server = Server(command, port, answers, Path(directory, "log"))
+        server = Server(command, port, check_ready, Path(directory, "log"))
         try:
             if auth:
                 client.admin.command("createUser", ADMIN[0], pwd=ADMIN[1], roles=["root"])
@@ -126,7 +126,7 @@ def mongod(*, auth: bool = False) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def etcd(certificate: str = "", key: str = "") -> Iterator[Server]:
-    """Run an etcd on a free port of 127.0.0.1; over TLS with the files of a certificate and its key."""
+    """Run etcd on a free port of 127.0.0.1, with TLS if certificate and key files are given."""
     port, peers, monitor = free_port(), free_port(), free_port()
     with tempfile.TemporaryDirectory(prefix="etcd-") as directory:
         client, peer = f"{'https' if certificate else 'http'}://127.0.0.1:{port}", f"http://127.0.0.1:{peers}"
@@ -142,12 +142,12 @@ def etcd(certificate: str = "", key: str = "") -> Iterator[Server]:
         if certificate:
             options |= {"cert-file": certificate, "key-file": key}
 
-        def answers() -> None:
-            with urlopen(f"http://127.0.0.1:{monitor}/health", timeout=1) as answer:
-                assert answer.status == 200
+        def check_ready() -> None:
+            with urlopen(f"http://127.0.0.1:{monitor}/health", timeout=1) as response:
+                assert response.status == 200
 
         command: list[str | Path] = [etcd_program(), *(f"--{name}={value}" for name, value in options.items())]
-        server = Server(command, port, answers, Path(directory, "log"))
+        server = Server(command, port, check_ready, Path(directory, "log"))
         try:
             yield server
         finally:
@@ -156,14 +156,14 @@ def etcd(certificate: str = "", key: str = "") -> Iterator[Server]:
 
 @contextlib.contextmanager
 def link(target: int) -> Iterator[Server]:
-    """Forward a free port of 127.0.0.1 to another; paused it is as a network that drops all that is sent."""
+    """Forward a free port of 127.0.0.1 to another; while paused it behaves like a network that drops all packets."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="link-") as directory:
 
-        def answers() -> None:
+        def check_ready() -> None:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
 
-        server = Server([sys.executable, "-c", FORWARD, str(port), str(target)], port, answers, Path(directory, "log"))
+        server = Server([sys.executable, "-c", FORWARD, str(port), str(target)], port, check_ready, Path(directory, "log"))
         try:
             yield server
         finally:
@@ -171,7 +171,7 @@ def link(target: int) -> Iterator[Server]:
 
 
 def etcd_program() -> Path:
-    """Return Debian's etcd: the machine's own, or one that is only unpacked, as Debian starts what it installs."""
+    """Return the installed etcd, or unpack Debian's package without installing it, which would start the service."""
     if installed := shutil.which("etcd"):
         return Path(installed)
     program = CACHE / "usr/bin/etcd"
@@ -190,6 +190,6 @@ def etcd_program() -> Path:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return an unused port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])

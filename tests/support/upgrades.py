@@ -1,10 +1,10 @@
-"""Newer packages than those that a host has, for what upgrades hosts."""
+"""Publishes newer versions of installed packages to a host, for tests of upgrades."""
 
 from __future__ import annotations
 
 from testinfra.host import Host
 
-#: Makes packages of a higher version of those that are installed, and a source for apt that passes for Debian's security team.
+#: Builds higher versions of installed packages, and an apt source that looks like Debian's security archive.
 NEWER = r"""
 mkdir --parents /opt/newer && cd /opt/newer
 for name in {}; do
@@ -32,7 +32,7 @@ echo 'deb [trusted=yes] file:/opt/newer ./' > /etc/apt/sources.list.d/newer.list
 
 
 def publish_newer_packages(host: Host, packages: list[str]) -> None:
-    """Let apt know of a newer version of installed packages."""
+    """Publish newer versions of installed packages to apt."""
     host.check_output(NEWER.format(" ".join(packages)))
 
 

@@ -32,15 +32,15 @@ Start = Callable[..., App]
 
 def test_app_serves(start: Start) -> None:
     app = start()
-    assert app.ask("/whoami").json["pid"] == app.pid
+    assert app.fetch("/whoami").json["pid"] == app.pid
 
 
 def test_processes_share_one_port(start: Start) -> None:
     app = start("--proc=2")
     app.wait_for(" serving http://", times=2)
-    first = app.ask("/whoami").json["pid"]
+    first = app.fetch("/whoami").json["pid"]
     os.kill(first, signal.SIGSTOP)  # another process must respond now
-    second = app.ask("/whoami").json["pid"]
+    second = app.fetch("/whoami").json["pid"]
     os.kill(first, signal.SIGCONT)
     assert len({app.pid, first, second}) == 3
 
@@ -109,7 +109,7 @@ def test_log_lines_go_to_console_file_and_syslog(start: Start, tmp_path: Path) -
         syslog.settimeout(PATIENCE)
         file = tmp_path / "logs/sample.log"
         app = start(f"--log-file={file}", LOG_HOST="127.0.0.1", LOG_PORT=str(syslog.getsockname()[1]))
-        app.ask("/none")
+        app.fetch("/none")
         pattern = rf"WARNING? *tornado.access \[sample {app.pid}\] 404 GET /none"
         app.wait_for(pattern)
         received = [syslog.recv(9000).decode()]
@@ -166,12 +166,12 @@ def test_hot_reload_serves_changed_code(start: Start, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "sample_app", copy / "sample_app")
     port = free_port()
     app = start("--debug", f"--port={port}", cwd=copy)
-    assert app.ask("/healthz").json["status"] == "ok"
+    assert app.fetch("/healthz").json["status"] == "ok"
     web = copy / "sample_app/web.py"
     changed = web.read_text().replace('"status": "ok", "release"', '"status": "new", "release"')
 
     def reloaded() -> bool:
-        if app.ask("/healthz").json["status"] == "new":
+        if app.fetch("/healthz").json["status"] == "new":
             return True
         web.write_text(changed)  # repeatedly: autoreload compares with the state at its first check
         return False

@@ -11,7 +11,7 @@ import pytest
 from pymongo import MongoClient
 
 from tests.support.remote import eventually
-from tests.support.sample_app import Answer, App
+from tests.support.sample_app import App, Response
 from tests.support.servers import ADMIN, Server
 
 Start = Callable[..., App]
@@ -24,28 +24,28 @@ def app(start: Start, database: dict[str, str]) -> App:
     return start(**database)
 
 
-def assert_error(answer: Answer, status: int, reason: str) -> None:
-    assert answer.json == {"error": {"status": status, "reason": reason}}
-    assert answer.status == status
+def assert_error(response: Response, status: int, reason: str) -> None:
+    assert response.json == {"error": {"status": status, "reason": reason}}
+    assert response.status == status
 
 
 def test_document_is_created_read_updated_and_deleted(app: App) -> None:
-    created = app.ask("/documents", {"title": "Grüezi", "text": "$set.a\0"})
+    created = app.fetch("/documents", {"title": "Grüezi", "text": "$set.a\0"})
     assert created.status == 201
     path = created.headers["Location"]
     document = {"id": path.rpartition("/")[2], "title": "Grüezi", "text": "$set.a\0"}
     assert created.json == document
-    assert app.ask(path).json == document
-    assert app.ask("/documents").json == {"documents": [document]}
+    assert app.fetch(path).json == document
+    assert app.fetch("/documents").json == {"documents": [document]}
 
-    assert app.ask(path, {"title": "Other"}, "PUT").json == document | {"title": "Other", "text": ""}
-    assert app.ask(path).json["title"] == "Other"
+    assert app.fetch(path, {"title": "Other"}, "PUT").json == document | {"title": "Other", "text": ""}
+    assert app.fetch(path).json["title"] == "Other"
 
-    deleted = app.ask(path, method="DELETE")
+    deleted = app.fetch(path, method="DELETE")
     assert (deleted.status, deleted.body) == (204, b"")
     for method, body in (("GET", None), ("PUT", {"title": "x"}), ("DELETE", None)):
-        assert_error(app.ask(path, body, method), 404, "no such document")
-    assert app.ask("/documents").json == {"documents": []}
+        assert_error(app.fetch(path, body, method), 404, "no such document")
+    assert app.fetch("/documents").json == {"documents": []}
 
 
 def connections(mongod: Server) -> int:
@@ -57,29 +57,29 @@ def connections(mongod: Server) -> int:
 
 
 def test_requests_share_the_connection_of_their_process(app: App, mongod: Server) -> None:
-    assert app.ask("/documents").status == 200
+    assert app.fetch("/documents").status == 200
     eventually(lambda: connections(mongod) >= 2)  # one of them monitors the server
     before = connections(mongod)
     for number in range(20):
-        assert app.ask("/documents", {"title": str(number)}).status == 201
+        assert app.fetch("/documents", {"title": str(number)}).status == 201
     assert connections(mongod) <= before + 1  # the driver's monitor may have reconnected
 
 
 def test_documents_are_listed_in_pages(app: App) -> None:
-    ids = [app.ask("/documents", {"title": str(number)}).json["id"] for number in range(5)]
+    ids = [app.fetch("/documents", {"title": str(number)}).json["id"] for number in range(5)]
     seen: list[str] = []
-    while page := app.ask(f"/documents?limit=2{f'&after={seen[-1]}' if seen else ''}").json["documents"]:
+    while page := app.fetch(f"/documents?limit=2{f'&after={seen[-1]}' if seen else ''}").json["documents"]:
         assert len(page) <= 2
         seen += [document["id"] for document in page]
     assert seen == ids
     for invalid in ("0", "1001", "-1", "x", "%C2%B2", "9" * 5000, "0000000001999999"):
-        assert_error(app.ask(f"/documents?limit={invalid}"), 400, "limit must be a whole number from 1 to 1000")
-    assert_error(app.ask("/documents?after=x"), 400, "after must be the id of a document")
+        assert_error(app.fetch(f"/documents?limit={invalid}"), 400, "limit must be a whole number from 1 to 1000")
+    assert_error(app.fetch("/documents?after=x"), 400, "after must be the id of a document")
 
 
 def test_document_is_created_from_a_form(app: App) -> None:
     form = {"Content-Type": "application/x-www-form-urlencoded"}
-    assert app.ask("/documents", b"title=a+b&text=%24", headers=form).json.items() >= {"title": "a b", "text": "$"}.items()
+    assert app.fetch("/documents", b"title=a+b&text=%24", headers=form).json.items() >= {"title": "a b", "text": "$"}.items()
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_document_is_created_from_a_form(app: App) -> None:
     ],
 )
 def test_invalid_body_is_rejected(shared: App, body: bytes, reason: str) -> None:
-    assert_error(shared.ask("/documents", body), 400, reason)
+    assert_error(shared.fetch("/documents", body), 400, reason)
 
 
 @pytest.fixture(scope="module")
@@ -112,51 +112,51 @@ def shared(mongod_server: Server) -> Any:
 
 def test_body_of_another_type_is_rejected(shared: App) -> None:
     assert_error(
-        shared.ask("/documents", b"<a/>", headers={"Content-Type": "text/xml"}),
+        shared.fetch("/documents", b"<a/>", headers={"Content-Type": "text/xml"}),
         415,
         "the body must be application/json or a form",
     )
 
 
 def test_too_large_body_is_rejected(shared: App) -> None:
-    assert_error(shared.ask("/documents", b" " * (1 << 20) + b"{}"), 413, "Request Entity Too Large")
+    assert_error(shared.fetch("/documents", b" " * (1 << 20) + b"{}"), 413, "Request Entity Too Large")
 
 
 def test_app_without_a_database_serves_other_pages(start: Start) -> None:
     app = start()
-    assert app.ask("/whoami").status == 200
-    assert app.ask("/readyz").status == 200
+    assert app.fetch("/whoami").status == 200
+    assert app.fetch("/readyz").status == 200
     for path in ("/documents", "/jobs"):
-        assert_error(app.ask(path), 503, "no database is configured: set MONGODB_URI or MONGODB_HOST")
+        assert_error(app.fetch(path), 503, "no database is configured: set MONGODB_URI or MONGODB_HOST")
 
 
 def test_wrong_password_is_reported_and_not_logged(start: Start, database: dict[str, str]) -> None:
     app = start(MONGODB_URI=database["MONGODB_URI"].replace("not-for-others", "guessed"))
     for path in ("/documents", "/readyz"):
-        answer = app.ask(path)
-        assert answer.status == 503
-        assert "the database rejected the credentials of this app" in answer.body.decode()
+        response = app.fetch(path)
+        assert response.status == 503
+        assert "the database rejected the credentials of this app" in response.body.decode()
     assert "Authentication failed" in app.wait_for(" 503 GET /documents .*")[0]
     assert "guessed" not in "\n".join(app.lines)
 
 
 @pytest.mark.parametrize("outage", ["stop", "kill", "pause"])
 def test_outage_returns_503_and_recovers_automatically(app: App, mongod: Server, outage: str) -> None:
-    path = app.ask("/documents", {"title": "kept"}).headers["Location"]
+    path = app.fetch("/documents", {"title": "kept"}).headers["Location"]
     getattr(mongod, outage)()
     for sent in (None, {"title": "lost"}):
         began = time.monotonic()
-        answer = app.ask("/documents", sent)
+        response = app.fetch("/documents", sent)
         assert time.monotonic() - began < MAX_SECONDS
-        assert_error(answer, 503, "the database is unavailable")
-        assert answer.headers["Retry-After"] == "1"
-    assert app.ask("/healthz").status == 200
-    ready = app.ask("/readyz")
+        assert_error(response, 503, "the database is unavailable")
+        assert response.headers["Retry-After"] == "1"
+    assert app.fetch("/healthz").status == 200
+    ready = app.fetch("/readyz")
     assert (ready.status, ready.json["database"]) == (503, "the database is unavailable")
 
     mongod.resume() if outage == "pause" else mongod.start()
-    assert eventually(lambda: app.ask("/readyz").status == 200, 10)
-    assert app.ask(path).json["title"] == "kept"
+    assert eventually(lambda: app.fetch("/readyz").status == 200, 10)
+    assert app.fetch(path).json["title"] == "kept"
 
 
 def test_acknowledged_writes_survive_a_crash_of_the_database(app: App, mongod: Server) -> None:
@@ -168,10 +168,10 @@ def test_acknowledged_writes_survive_a_crash_of_the_database(app: App, mongod: S
         for count in range(10_000):
             if over.is_set():
                 return
-            answer = app.ask("/documents", {"title": f"{number}/{count}"})
-            statuses.add(answer.status)
-            if answer.status == 201:
-                acknowledged.add(answer.json["id"])
+            response = app.fetch("/documents", {"title": f"{number}/{count}"})
+            statuses.add(response.status)
+            if response.status == 201:
+                acknowledged.add(response.json["id"])
 
     writers = [threading.Thread(target=write, args=[number]) for number in range(8)]
     for writer in writers:
@@ -190,7 +190,7 @@ def test_acknowledged_writes_survive_a_crash_of_the_database(app: App, mongod: S
     assert len(acknowledged) > 50
     found: set[str] = set()
     last = ""
-    while page := app.ask(f"/documents?limit=1000{last}").json["documents"]:
+    while page := app.fetch(f"/documents?limit=1000{last}").json["documents"]:
         found |= {document["id"] for document in page}
         last = f"&after={page[-1]['id']}"
     assert acknowledged <= found

@@ -206,8 +206,8 @@ def test_run_once_runs_once_per_interval_in_the_fleet(
 def test_invalid_response_of_etcd_returns_503(start: Any, flaky_server: FlakyServer, status: int) -> None:
     flaky_server.statuses["/v3/kv/range"] = [status]
     app = start(ETCD_ENDPOINTS=f"http://127.0.0.1:{flaky_server.server_port}")
-    answer = app.ask("/readyz")
-    assert (answer.status, answer.json["locks"]) == (503, "the response of the lock server is invalid")
+    response = app.fetch("/readyz")
+    assert (response.status, response.json["locks"]) == (503, "the response of the lock server is invalid")
 
 
 def test_invalid_response_of_etcd_does_not_lose_the_lock(etcd: servers.Server, flaky_server: FlakyServer) -> None:
@@ -307,10 +307,10 @@ def test_etcd_with_tls(tmp_path: Path) -> None:
 
 def test_app_serves_and_is_not_ready_without_the_lock_server(start: Any, locks: dict[str, str], etcd: servers.Server) -> None:
     app = start(**locks)
-    assert app.ask("/readyz").json == {"status": "ok", "env": "development", "locks": "ok"}
+    assert app.fetch("/readyz").json == {"status": "ok", "env": "development", "locks": "ok"}
     etcd.pause()
-    answer = app.ask("/readyz")
-    assert (answer.status, answer.json["locks"]) == (503, "the lock server is unavailable")
-    assert app.ask("/whoami").status == 200
+    response = app.fetch("/readyz")
+    assert (response.status, response.json["locks"]) == (503, "the lock server is unavailable")
+    assert app.fetch("/whoami").status == 200
     etcd.resume()
-    assert eventually(lambda: app.ask("/readyz").status == 200)
+    assert eventually(lambda: app.fetch("/readyz").status == 200)

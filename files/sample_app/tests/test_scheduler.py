@@ -151,7 +151,7 @@ def fleet(start: Start, database: dict[str, str], locks: dict[str, str]) -> Call
 
 def runs(app: App) -> list[dict[str, Any]]:
     """Return the runs of the example job, oldest first."""
-    return list(reversed(app.ask("/jobs?limit=1000").json["runs"]))
+    return list(reversed(app.fetch("/jobs?limit=1000").json["runs"]))
 
 
 def finished(app: App) -> list[dict[str, Any]]:
@@ -224,7 +224,7 @@ def test_resumed_process_does_nothing_after_losing_its_lock(fleet: Callable[...,
     again = finished_run(witness, run["tick"])
     assert again["pid"] != victim.pid
     os.kill(victim.pid, signal.SIGCONT)
-    assert victim.ask("/healthz").status == 200
+    assert victim.fetch("/healthz").status == 200
     time.sleep(2 * INTERVAL)
     assert_ticks(witness)
     assert again == next(other for other in runs(witness) if other["tick"] == run["tick"])
@@ -247,9 +247,9 @@ def test_process_disconnected_from_the_lock_server(
         later = [other for other in finished(witness) if other["tick"] > run["tick"]]
         assert {other["pid"] for other in later} == {witness.pid}
         victim.wait_for("record of [0-9]+ is pending: the lock")
-        assert (victim.ask("/documents").status, victim.ask("/readyz").status) == (200, 503)
+        assert (victim.fetch("/documents").status, victim.fetch("/readyz").status) == (200, 503)
         wire.resume()
-        eventually(lambda: victim.ask("/readyz").status == 200)
+        eventually(lambda: victim.fetch("/readyz").status == 200)
 
 
 def test_ticks_delayed_by_an_outage_of_the_lock_server_run_later(fleet: Callable[..., list[App]], etcd: Server) -> None:
@@ -283,6 +283,6 @@ def test_tick_is_retried_when_the_database_recovers(fleet: Callable[..., list[Ap
     time.sleep(2 * INTERVAL)
     outage = int(time.time())
     mongod.start()
-    eventually(lambda: apps[0].ask("/jobs").status == 200)
+    eventually(lambda: apps[0].fetch("/jobs").status == 200)
     eventually(lambda: finished(apps[0])[-1]["tick"] > outage)
     assert_ticks(apps[0])

@@ -50,7 +50,7 @@ def test_project_role_includes_two_collection_roles(home: Path, project: Path, h
     text = ["-e", "wiki_text=Welcome"]
     run(project, "ansible-playbook", "wiki.yml", "-i", "prod", *text, home=home)
     wiki = Site(address(host), "wiki.test")
-    assert eventually(lambda: (answer := wiki.get("/")).status == 200 and answer).body == b"Welcome\n"
+    assert eventually(lambda: (response := wiki.get("/")).status == 200 and response).body == b"Welcome\n"
     pid = host.check_output("systemctl show --value --property MainPID wiki")
     assert host.check_output(f"grep 'Max open files' /proc/{pid}/limits").split()[3] == "2048"
     assert "changed=0 " in run(project, "ansible-playbook", "wiki.yml", "-i", "prod", *text, home=home)

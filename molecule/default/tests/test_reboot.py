@@ -18,7 +18,7 @@ def test_apps_and_exporters_run_after_reboot(host: Host) -> None:
     before = site.get("/whoami").json
     host.run("systemctl reboot")
     eventually(lambda: host.check_output(PRINT_BOOT_ID) != boot_id, 60)
-    after = eventually(lambda: (answer := site.get("/whoami")).status == 200 and answer.json, 60)
+    after = eventually(lambda: (response := site.get("/whoami")).status == 200 and response.json, 60)
     assert (after["release"], after["slot"]) == (before["release"], before["slot"])
     eventually(lambda: Site(site.address, "plain.test").get("/").body == b"plain v1\n")
     eventually(lambda: len(processes(host, "sample")) == int(host.check_output("nproc")))

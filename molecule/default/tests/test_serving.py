@@ -72,13 +72,13 @@ def test_websocket_echoes_messages(site: Site) -> None:
 def test_uploads_are_accepted_up_to_the_size_limit(site: Site, megabytes: int, status: int) -> None:
     body = b"x" * (megabytes * MEGABYTE)
     try:
-        answer = site.request("POST", "/upload", body, {"Content-Type": "application/octet-stream"})
+        response = site.request("POST", "/upload", body, {"Content-Type": "application/octet-stream"})
     except (BrokenPipeError, ConnectionResetError):
         assert status == 413  # nginx responds with 413 to the headers and closes; the reset can overtake the response
-        answer = site.request("POST", "/upload", headers={"Content-Length": str(len(body))})
-    assert answer.status == status
+        response = site.request("POST", "/upload", headers={"Content-Length": str(len(body))})
+    assert response.status == status
     if status == 200:
-        assert answer.json["bytes"] == len(body)
+        assert response.json["bytes"] == len(body)
 
 
 def test_only_versioned_static_files_are_cached_long_term(site: Site) -> None:

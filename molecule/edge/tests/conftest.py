@@ -20,7 +20,7 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for port in (15000, 15001):
         with urllib.request.urlopen(
             f"https://{server}:{port}/roots/0", timeout=10, context=ssl._create_unverified_context()
-        ) as answer:
-            roots.append(answer.read())
+        ) as response:
+            roots.append(response.read())
     file.write_bytes(b"".join(roots))
     return file

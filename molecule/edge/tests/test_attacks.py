@@ -108,21 +108,21 @@ def site(host: Host, request: pytest.FixtureRequest) -> Site:
 
 def send_raw(site: Site, request: bytes, *, seconds: float = 10) -> bytes:
     """Send raw bytes; return everything received until the site closes the connection or pauses for ``seconds``."""
-    answer = b""
+    response = b""
     with site.connect() as connection:
         connection.settimeout(seconds)
         try:
             connection.sendall(request)
             while part := connection.recv(65536):
-                answer += part
+                response += part
         except (TimeoutError, ConnectionError):
             pass
-    return answer
+    return response
 
 
-def status_of(answer: bytes) -> int:
+def status_of(response: bytes) -> int:
     """Return the status of the first response, or 0 if the connection was closed without one."""
-    return int(answer.split(b" ", 2)[1]) if answer else 0
+    return int(response.split(b" ", 2)[1]) if response else 0
 
 
 def notes(site: Site) -> list[str]:
@@ -260,10 +260,10 @@ def test_client_is_last_untrusted_address_of_the_chain(proxied_site: dict[str, s
     ],
 )
 def test_path_traversal_reads_only_static_files(site: Site, path: str) -> None:
-    answer = send_raw(site, f"GET {path} HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n".encode())
+    response = send_raw(site, f"GET {path} HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n".encode())
     # A query string does not select another file.
-    assert status_of(answer) in ((200,) if path.startswith("/static/style.css?") else (400, 403, 404))
-    assert not [mark for mark in PRIVATE_TEXTS if mark in answer]
+    assert status_of(response) in ((200,) if path.startswith("/static/style.css?") else (400, 403, 404))
+    assert not [mark for mark in PRIVATE_TEXTS if mark in response]
 
 
 # Host headers
@@ -289,9 +289,9 @@ def test_path_traversal_reads_only_static_files(site: Site, path: str) -> None:
     ],
 )
 def test_unknown_or_malformed_host_reaches_no_app(host: Host, head: str) -> None:
-    answer = send_raw(Site(address(host), NAME), f"GET /whoami HTTP/1.1\r\n{head}\r\nConnection: close\r\n\r\n".encode())
-    assert status_of(answer) in (0, 400, 404)
-    assert b"release" not in answer
+    response = send_raw(Site(address(host), NAME), f"GET /whoami HTTP/1.1\r\n{head}\r\nConnection: close\r\n\r\n".encode())
+    assert status_of(response) in (0, 400, 404)
+    assert b"release" not in response
 
 
 def test_unknown_server_name_gets_no_certificate(host: Host) -> None:
@@ -300,9 +300,9 @@ def test_unknown_server_name_gets_no_certificate(host: Host) -> None:
 
 
 def test_app_receives_the_host_that_selected_its_site(site: Site) -> None:
-    answer = send_raw(site, f"GET http://{NAME}/whoami HTTP/1.1\r\nHost: evil.test\r\nConnection: close\r\n\r\n".encode())
-    assert status_of(answer) == 200
-    assert b"evil.test" not in answer
+    response = send_raw(site, f"GET http://{NAME}/whoami HTTP/1.1\r\nHost: evil.test\r\nConnection: close\r\n\r\n".encode())
+    assert status_of(response) == 200
+    assert b"evil.test" not in response
 
 
 # Request smuggling
@@ -333,9 +333,9 @@ def test_ambiguous_length_smuggles_no_request(site: Site, lengths: str) -> None:
     note = uuid.uuid4().hex
     hidden = SMUGGLED.format(name=NAME, length=len(note), note=note)
     request = f"POST /echo HTTP/1.1\r\nHost: {NAME}\r\n{lengths}\r\n\r\n0\r\n\r\n{hidden}"
-    answer = send_raw(site, request.encode("latin-1"), seconds=2)
-    assert status_of(answer) in (400, 501)
-    assert answer.count(b"HTTP/1.1 ") == 1
+    response = send_raw(site, request.encode("latin-1"), seconds=2)
+    assert status_of(response) in (400, 501)
+    assert response.count(b"HTTP/1.1 ") == 1
     assert note not in notes(site)
 
 
@@ -343,10 +343,10 @@ def test_pipelined_request_is_served(site: Site) -> None:
     """Control for the test above: the second request has an effect when it is not smuggled."""
     note = uuid.uuid4().hex
     second = SMUGGLED.format(name=NAME, length=len(note), note=note)
-    answer = send_raw(
+    response = send_raw(
         site, f"POST /echo HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 5\r\n\r\n0\r\n\r\n{second}".encode(), seconds=2
     )
-    assert answer.count(b"HTTP/1.1 ") == 2
+    assert response.count(b"HTTP/1.1 ") == 2
     assert note in notes(site)
 
 
@@ -417,9 +417,9 @@ def test_stalled_clients_are_disconnected(host: Host) -> None:
     ]
     began = time.monotonic()
     with ThreadPoolExecutor() as pool:
-        answers = list(pool.map(lambda partial: send_raw(site, partial.encode(), seconds=60), partial_requests))
+        responses = list(pool.map(lambda partial: send_raw(site, partial.encode(), seconds=60), partial_requests))
     assert time.monotonic() - began < 55, "stalled clients must be disconnected"
-    assert answers == [b"", b""]
+    assert responses == [b"", b""]
 
 
 def test_many_keep_alive_connections_are_served(host: Host) -> None:

@@ -27,7 +27,7 @@ from tests.support.remote import (
     ALL,
     PORT_APP,
     ROOT,
-    Answer,
+    Response,
     Site,
     address,
     apps,
@@ -190,7 +190,7 @@ def login(password: str = PASSWORD) -> dict[str, str]:
     return {"Authorization": f"Basic {b64encode(f'ann:{password}'.encode()).decode()}"}
 
 
-def from_host(host: Host, name: str, path: str, headers: dict[str, str]) -> Answer:
+def from_host(host: Host, name: str, path: str, headers: dict[str, str]) -> Response:
     """Send a request to the host's site from the host itself, which is a trusted proxy."""
     code = f"""
 import http.client, json
@@ -200,7 +200,7 @@ answer = connection.getresponse()
 print(json.dumps([answer.status, {{name.lower(): value for name, value in answer.getheaders()}}, answer.read().decode()]))
 """
     status, received, body = python(host, code)
-    return Answer(status, received, body.encode())
+    return Response(status, received, body.encode())
 
 
 def headers_of(site: Site, method: str, path: str, **headers: str) -> list[tuple[str, str]]:
@@ -225,17 +225,17 @@ def test_site_is_served_at_its_domains(host: Host, shop: Site) -> None:
 
 @pytest.mark.parametrize("name", ["unknown.test", "shop.test.evil.test", "sample", "192.0.2.1", "-"])
 def test_unknown_domain_returns_404(host: Host, name: str) -> None:
-    answer = Site(address(host), name).get("/whoami")
-    assert answer.status == 404
-    assert b"app" not in answer.body
-    assert answer.headers["server"] == "nginx", "the header must not contain the version"
+    response = Site(address(host), name).get("/whoami")
+    assert response.status == 404
+    assert b"app" not in response.body
+    assert response.headers["server"] == "nginx", "the header must not contain the version"
 
 
 @pytest.mark.parametrize("name", ["a b", "shop.test/", "sho\\p.test", ".."])
 def test_malformed_domain_is_rejected(host: Host, name: str) -> None:
-    answer = Site(address(host), name).get("/whoami")
-    assert answer.status in (400, 404)
-    assert b"pid" not in answer.body
+    response = Site(address(host), name).get("/whoami")
+    assert response.status in (400, 404)
+    assert b"pid" not in response.body
 
 
 def test_request_without_host_header_reaches_default_site(host: Host) -> None:
@@ -265,14 +265,14 @@ def test_unknown_domain_gets_no_tls_handshake_or_other_site(host: Host, shop: Si
 
 @pytest.mark.parametrize("https", [False, True])
 def test_alias_redirects_to_first_domain(host: Host, *, https: bool) -> None:
-    answer = Site(address(host), "old.test", https=https).request("POST", "/a?b=c%20d")
-    assert (answer.status, answer.headers["location"]) == (308, "https://shop.test/a?b=c%20d")
+    response = Site(address(host), "old.test", https=https).request("POST", "/a?b=c%20d")
+    assert (response.status, response.headers["location"]) == (308, "https://shop.test/a?b=c%20d")
 
 
 def test_http_redirects_to_https_and_hsts_is_sent_only_over_https(host: Host, shop: Site) -> None:
-    answer = Site(address(host), "b.shop.test").request("POST", "/echo?a=%2F", b"x")
-    assert (answer.status, answer.headers["location"]) == (308, "https://b.shop.test/echo?a=%2F")
-    assert "strict-transport-security" not in answer.headers
+    response = Site(address(host), "b.shop.test").request("POST", "/echo?a=%2F", b"x")
+    assert (response.status, response.headers["location"]) == (308, "https://b.shop.test/echo?a=%2F")
+    assert "strict-transport-security" not in response.headers
     assert shop.get("/").headers["strict-transport-security"] == "max-age=3600"
     assert shop.get("/whoami").json["protocol"] == "https"
 
@@ -303,16 +303,16 @@ def test_static_files_are_served_from_the_release(shop: Site) -> None:
 
 
 def test_precompressed_files_are_served_to_clients_that_accept_gzip(shop: Site) -> None:
-    answer = shop.get("/static/app.js", Accept_Encoding="gzip")
-    assert (answer.headers["content-encoding"], gzip.decompress(answer.body)) == ("gzip", b"// compressed before\n")
-    assert answer.headers["content-type"] == shop.get("/static/app.js").headers["content-type"]
+    response = shop.get("/static/app.js", Accept_Encoding="gzip")
+    assert (response.headers["content-encoding"], gzip.decompress(response.body)) == ("gzip", b"// compressed before\n")
+    assert response.headers["content-type"] == shop.get("/static/app.js").headers["content-type"]
 
 
 @pytest.mark.parametrize("path", [".git/config", "passwd", "code", "..%2f..%2frelease.json", "%2e%2e/web.py", "", "nothing"])
 def test_hidden_linked_and_outside_files_are_not_served(shop: Site, path: str) -> None:
-    answer = shop.get(f"/static/{path}")
-    assert answer.status in (400, 403, 404)
-    assert not re.search(rb"secret|root:|revision|def make_app", answer.body)
+    response = shop.get(f"/static/{path}")
+    assert response.status in (400, 403, 404)
+    assert not re.search(rb"secret|root:|revision|def make_app", response.body)
 
 
 def test_static_files_of_previous_release_stay_available_after_switch(
@@ -359,10 +359,10 @@ def test_server_sent_events_are_not_buffered(host: Host, name: str) -> None:
     began = time.monotonic()
     with site.connect() as connection:
         connection.sendall(f"GET /events HTTP/1.1\r\nHost: {site.host}\r\n{accept}\r\n".encode())
-        answer = b""
-        while b"data: 3\n" not in answer:
-            answer += connection.recv(4096)
-            assert time.monotonic() - began < 5, answer
+        response = b""
+        while b"data: 3\n" not in response:
+            response += connection.recv(4096)
+            assert time.monotonic() - began < 5, response
 
 
 def test_websocket_is_proxied(shop: Site) -> None:
@@ -450,10 +450,10 @@ def test_addresses_are_allowed_and_denied_by_path(guarded: Site, shop: Site) -> 
     ],
 )
 def test_path_variants_do_not_bypass_settings_of_a_path(shop: Site, path: str, status: int) -> None:
-    answer = shop.get(path)
-    assert answer.status == status
-    assert "x-frame-options" in answer.headers
-    assert b"pid" not in answer.body
+    response = shop.get(path)
+    assert response.status == status
+    assert "x-frame-options" in response.headers
+    assert b"pid" not in response.body
 
 
 def test_harmless_dots_and_slashes_are_passed_to_the_app(host: Host, shop: Site, guarded: Site) -> None:
@@ -539,31 +539,31 @@ def test_concurrent_requests_above_limit_return_429(guarded: Site) -> None:
     ],
 )
 def test_security_headers_are_configurable_and_on_every_response(shop: Site, method: str, path: str, status: int) -> None:
-    answer = shop.request(method, path)
-    assert answer.status == status
+    response = shop.request(method, path)
+    assert response.status == status
     expected = {"x-content-type-options": "nosniff", "x-frame-options": "DENY", "x-shop": "open"}
-    assert expected.items() <= answer.headers.items()
-    assert "referrer-policy" not in answer.headers
+    assert expected.items() <= response.headers.items()
+    assert "referrer-policy" not in response.headers
 
 
 def test_redirects_and_errors_of_nginx_have_security_headers(host: Host, sample: Site, guarded: Site) -> None:
     redirect = Site(address(host), "shop.test").get("/")
     assert (redirect.status, redirect.headers["x-frame-options"]) == (308, "DENY")
-    for answer in (guarded.get("/"), sample.request("POST", "/", headers={"Content-Length": str(1 << 40)})):
-        assert answer.status in (401, 413)
-        assert SECURITY_HEADERS.items() <= answer.headers.items()
+    for response in (guarded.get("/"), sample.request("POST", "/", headers={"Content-Length": str(1 << 40)})):
+        assert response.status in (401, 413)
+        assert SECURITY_HEADERS.items() <= response.headers.items()
 
 
 def test_headers_of_a_path_extend_those_of_the_site(shop: Site) -> None:
-    answer = shop.request("GET", "/headers", headers={"X-Real-IP": "6.6.6.6", "X-Forwarded-For": "6.6.6.6", "X-Scheme": "http"})
-    assert answer.json["X-Path"] == "1"
+    response = shop.request("GET", "/headers", headers={"X-Real-IP": "6.6.6.6", "X-Forwarded-For": "6.6.6.6", "X-Scheme": "http"})
+    assert response.json["X-Path"] == "1"
     expected = {
         "Host": "shop.test",
         "X-Real-Ip": shop.client_address,
         "X-Forwarded-For": shop.client_address,
         "X-Scheme": "https",
     }
-    assert expected.items() <= answer.json.items()
+    assert expected.items() <= response.json.items()
     found = headers_of(shop, "GET", "/headers")
     assert [value for name, value in found if name == "x-frame-options"] == ["SAMEORIGIN"], "must replace the header of the site"
     assert {("x-path", "1"), ("x-content-type-options", "nosniff"), ("x-shop", "open")} <= set(found)
@@ -594,10 +594,10 @@ def find_log_entry(host: Host, request_id: str) -> dict[str, Any]:
 
 
 def test_request_id_links_response_app_and_both_logs(host: Host, sample: Site) -> None:
-    answer = sample.get("/headers", User_Agent='"\\,{')
-    request_id = answer.headers["x-request-id"]
+    response = sample.get("/headers", User_Agent='"\\,{')
+    request_id = response.headers["x-request-id"]
     assert re.fullmatch(r"[0-9a-f]{32}", request_id)
-    assert answer.json["X-Request-Id"] == request_id
+    assert response.json["X-Request-Id"] == request_id
     line = find_log_entry(host, request_id)
     assert (line["status"], line["request"], line["http_user_agent"]) == ("200", "GET /headers HTTP/1.1", '"\\,{')
     assert line["upstream_addr"].startswith("unix:/srv/sample/live/run/")
@@ -613,22 +613,22 @@ def test_request_id_links_response_app_and_both_logs(host: Host, sample: Site) -
 def test_headers_of_trusted_proxy_are_used(host: Host) -> None:
     proxy_id = f"proxy-{uuid.uuid4()}"
     forwarded = {"X-Forwarded-For": "6.6.6.6, 198.51.100.7", "X-Forwarded-Proto": "https", "X-Request-ID": proxy_id}
-    answer = from_host(host, "sample.test", "/whoami", forwarded)
-    assert (answer.json["remote_ip"], answer.json["protocol"]) == ("198.51.100.7", "https")
-    assert answer.headers["x-request-id"] == proxy_id
+    response = from_host(host, "sample.test", "/whoami", forwarded)
+    assert (response.json["remote_ip"], response.json["protocol"]) == ("198.51.100.7", "https")
+    assert response.headers["x-request-id"] == proxy_id
     assert find_log_entry(host, proxy_id)["remote_addr"] == "198.51.100.7"
     assert from_host(host, "shop.test", "/whoami", {"X-Forwarded-Proto": "https"}).json["app"] == "shop", "already HTTPS"
     odd = {"X-Forwarded-Proto": "gopher", "X-Request-ID": 'a"b c'}
-    answer = from_host(host, "sample.test", "/whoami", odd)
-    assert answer.json["protocol"] == "http"
-    assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
+    response = from_host(host, "sample.test", "/whoami", odd)
+    assert response.json["protocol"] == "http"
+    assert re.fullmatch(r"[0-9a-f]{32}", response.headers["x-request-id"])
 
 
 def test_headers_of_untrusted_clients_are_ignored(sample: Site, host: Host) -> None:
     forwarded = {"X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "https", "X-Request-ID": "from-a-client"}
-    answer = sample.request("GET", "/whoami", headers=forwarded)
-    assert (answer.json["remote_ip"], answer.json["protocol"]) == (sample.client_address, "http")
-    assert answer.headers["x-request-id"] != "from-a-client"
+    response = sample.request("GET", "/whoami", headers=forwarded)
+    assert (response.json["remote_ip"], response.json["protocol"]) == (sample.client_address, "http")
+    assert response.headers["x-request-id"] != "from-a-client"
     assert Site(address(host), "shop.test").request("GET", "/whoami", headers=forwarded).status == 308
 
 
@@ -648,11 +648,11 @@ def test_maintenance_page_is_shown_to_all_but_allowed_clients(
     maintenance("shop", "on", directory, variables)
     try:
         for method in ("GET", "POST"):
-            answer = shop.request(method, "/whoami")
-            assert (answer.status, answer.headers["retry-after"]) == (503, "77")
-            assert answer.body == b"<p>Painting</p>"
-            assert answer.headers["content-type"] == "text/html; charset=utf-8"
-            assert (answer.headers["x-frame-options"], answer.headers["cache-control"]) == ("DENY", "no-store")
+            response = shop.request(method, "/whoami")
+            assert (response.status, response.headers["retry-after"]) == (503, "77")
+            assert response.body == b"<p>Painting</p>"
+            assert response.headers["content-type"] == "text/html; charset=utf-8"
+            assert (response.headers["x-frame-options"], response.headers["cache-control"]) == ("DENY", "no-store")
         too_large = shop.request("POST", "/echo", headers={"Content-Length": str(1 << 40)})
         assert (too_large.status, too_large.headers["retry-after"]) == (503, "77")
         assert shop.get("/.funnel/maintenance.html").status == 404

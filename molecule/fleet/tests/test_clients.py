@@ -82,8 +82,8 @@ def test_app_host_trusts_only_its_balancers(fleet: Fleet, tls_group: str) -> Non
     text = f"{proxy}GET /whoami HTTP/1.0\r\nHost: {NAME}\r\n{headers}\r\n"
     server = fleet.addresses["web1"]
     outside, inside = send_raw(server, text), python(fleet.hosts["web2"], SEND_RAW.format(server=server, text=text))
-    for answer, own in ((outside, fleet.client_address), (inside, fleet.addresses["web2"])):
-        seen = json.loads(answer.partition("\r\n\r\n")[2])
+    for response, own in ((outside, fleet.client_address), (inside, fleet.addresses["web2"])):
+        seen = json.loads(response.partition("\r\n\r\n")[2])
         assert (seen["remote_ip"], seen["protocol"]) == (own, "http")
 
 

@@ -255,8 +255,8 @@ def test_every_kind_of_source_is_served_with_its_dependencies(
     assert status == 0, output
     words = {"cloned": "from a submodule", "locked": "from a server", "zipped": "from a zip file"}
     for name, text in words.items():
-        answer = Site(address(hosts["debian12"]), f"{name}.test").get("/").json
-        assert (answer["words"], answer["tornado"]) == (text, "6.6.1")
+        response = Site(address(hosts["debian12"]), f"{name}.test").get("/").json
+        assert (response["words"], response["tornado"]) == (text, "6.6.1")
     assert Site(address(hosts["debian12"]), "zipped.test").get("/static/hello.txt").body == b"from a zip file"
     assert output.count("environment: built") == 3
 
@@ -383,9 +383,9 @@ def test_wheelhouse_provides_uv_a_package_and_another_python(hosts: dict[str, Ho
     packaged = Site(address(host), "packaged.test")
     assert packaged.get("/").json["words"] == "from a package"
     assert packaged.get("/static/hello.txt").body == b"static of a package"
-    answer = Site(address(host), "other.test").get("/").json
-    assert (answer["words"], answer["python"]) == ("from 3.11", "3.11.2")
-    assert answer["prefix"].startswith("/opt/python/")
+    response = Site(address(host), "other.test").get("/").json
+    assert (response["words"], response["python"]) == ("from 3.11", "3.11.2")
+    assert response["prefix"].startswith("/opt/python/")
     assert host.run("command -v python3.11").stdout == ""
 
     status, output = run_site("debian13", tmp_path, apps(**entries) | python)

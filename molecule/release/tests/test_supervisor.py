@@ -123,8 +123,8 @@ def test_killed_supervisord_interrupts_apps_on_ports_only_briefly(hosts: dict[st
         gap = max(later - earlier for earlier, later in itertools.pairwise(begins))
         assert gap < 1, "longest gap in seconds without a response"
         assert begins[-1] > end - 1, f"{name} must serve again"
-        answers = {Site(address(hosts[name]), "ported.test").get("/whoami").status for _ in range(20)}
-        assert answers == {200}
+        responses = {Site(address(hosts[name]), "ported.test").get("/whoami").status for _ in range(20)}
+        assert responses == {200}
 
 
 @pytest.mark.parametrize("step", ["before_switch", "drain"])
@@ -155,7 +155,7 @@ def test_stop_of_supervisor_stops_all_processes_gracefully(hosts: dict[str, Host
         slow = [threads.submit(Site(address(host)).get, "/sleep?seconds=3") for host in hosts.values()]
         time.sleep(0.5)
         run_on_all(hosts, "systemctl stop supervisor")
-        assert {answer.result().status for answer in slow} == {200}
+        assert {response.result().status for response in slow} == {200}
     assert set(run_on_all(hosts, LIST_APP_PROCESSES).values()) == {"none"}
     run_on_all(hosts, "systemctl start supervisor")
     supervised(hosts, "sample")
@@ -171,7 +171,7 @@ def test_stop_timeout_of_supervisor_kills_all_processes(hosts: dict[str, Host]) 
             time.sleep(0.5)
             run_on_all(hosts, "systemctl stop supervisor")
             assert set(run_on_all(hosts, LIST_APP_PROCESSES).values()) == {"none"}
-            assert {answer.result().status for answer in slow} == {502}
+            assert {response.result().status for response in slow} == {502}
     finally:
         run_on_all(hosts, f"rm {drop_in} && systemctl daemon-reload && systemctl start supervisor")
     supervised(hosts, "sample")

@@ -107,9 +107,9 @@ def test_nginx_proxies_to_an_upstream_for_its_domain_only() -> None:
     server = "python3 -m http.server --directory /tmp/www --bind 127.0.0.1 9000"
     host.run_expect([0], f"systemctl is-active www || systemd-run --unit=www --quiet {server}")
     site = Site(address(host), "files.test")
-    answer = eventually(lambda: (answer := site.get("/")).status == 200 and answer)
-    assert answer.body == b"from behind\n"
-    assert answer.headers["x-served-by"] == "nginx"
+    response = eventually(lambda: (response := site.get("/")).status == 200 and response)
+    assert response.body == b"from behind\n"
+    assert response.headers["x-served-by"] == "nginx"
     assert Site(site.address, "other.test").get("/").status == 404
 
 

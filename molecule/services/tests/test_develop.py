@@ -142,11 +142,11 @@ def test_requests_wait_until_broken_code_is_fixed(machine: Machine, site: Site) 
     eventually(lambda: "waiting for a change" in machine.host.check_output("tail -n 20 %s", log), 15)
     assert "SyntaxError" in machine.host.check_output("tail -n 20 %s", log)
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(site.get, "/api/")
+        response = pool.submit(site.get, "/api/")
         time.sleep(1)
-        assert not answer.done()
+        assert not response.done()
         edit(machine.host, "rest_api/rest_api/web.py", "def index((", "def index(")
-        assert answer.result(timeout=30).status == 200
+        assert response.result(timeout=30).status == 200
 
 
 def test_websockets_are_closed_by_a_reload_and_reconnect(machine: Machine) -> None:

@@ -17,7 +17,7 @@ from selenium.webdriver.remote.webdriver import WebDriver
 
 from tests.support.browser import chromium
 from tests.support.flaky import FlakyServer
-from tests.support.remote import Answer, Site, address, eventually, hosts, processes, run_site
+from tests.support.remote import Response, Site, address, eventually, hosts, processes, run_site
 
 testinfra_hosts = ["ansible://debian12"]
 
@@ -35,7 +35,7 @@ def deployed(serve: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     return serve(SAMPLE_ORIGINS=FRONT)
 
 
-def send(site: Site, method: str, path: str, document: dict[str, Any] | None = None) -> Answer:
+def send(site: Site, method: str, path: str, document: dict[str, Any] | None = None) -> Response:
     return site.request(method, path, json.dumps(document) if document else None, JSON)
 
 
@@ -86,10 +86,10 @@ def test_documents_are_created_read_updated_and_deleted_on_any_host(sites: dict[
 def test_errors_are_returned_as_json(
     sites: dict[str, Site], method: str, path: str, body: str | None, status: int, reason: str
 ) -> None:
-    answer = sites["debian12"].request(method, path, body, JSON)
-    assert (answer.status, answer.json["error"]["status"]) == (status, status)
-    assert reason in answer.json["error"]["reason"]
-    assert status != 405 or "POST" in answer.headers["allow"]
+    response = sites["debian12"].request(method, path, body, JSON)
+    assert (response.status, response.json["error"]["status"]) == (status, status)
+    assert reason in response.json["error"]["reason"]
+    assert status != 405 or "POST" in response.headers["allow"]
 
 
 @dataclass
@@ -109,16 +109,16 @@ def write_continuously(sites: dict[str, Site]) -> Iterator[Writers]:
     def write(site: Site) -> None:
         while not stop.is_set():
             began = time.monotonic()
-            answer = send(site, "POST", "/documents", {"title": "load"})
+            response = send(site, "POST", "/documents", {"title": "load"})
             seconds = time.monotonic() - began
-            if answer.status == 201:
-                found.acknowledged.add(answer.json["id"])
-            elif answer.status == 503 and answer.json["error"]["reason"] and answer.headers.get("retry-after"):
+            if response.status == 201:
+                found.acknowledged.add(response.json["id"])
+            elif response.status == 503 and response.json["error"]["reason"] and response.headers.get("retry-after"):
                 found.rejected += 1
             else:
-                found.errors.append(f"{answer.status} {answer.body[:200]!r}")
+                found.errors.append(f"{response.status} {response.body[:200]!r}")
             if seconds > PATIENCE:
-                found.errors.append(f"{answer.status} after {seconds:.1f} s")
+                found.errors.append(f"{response.status} after {seconds:.1f} s")
             time.sleep(0.02)
 
     threads = [threading.Thread(target=write, args=[site]) for site in sites.values() for _ in range(4)]

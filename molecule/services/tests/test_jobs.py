@@ -130,7 +130,7 @@ def test_unavailable_lock_server_affects_only_jobs(sites: dict[str, Site]) -> No
     server.run_expect([0], "systemctl stop etcd")
     try:
         states = eventually(
-            lambda: {name: answer for name, site in sites.items() if (answer := site.get("/readyz")).status == 503}
+            lambda: {name: response for name, site in sites.items() if (response := site.get("/readyz")).status == 503}
         )
         assert states.keys() == sites.keys()
         assert all(site.get("/documents").status == 200 for site in sites.values())

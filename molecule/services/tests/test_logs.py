@@ -71,10 +71,10 @@ def send_requests(site: Site, number: int) -> list[str]:
     ids = []
     for _ in range(number):
         connection.request("GET", "/healthz")
-        with connection.getresponse() as answer:
-            assert answer.read()
-            assert answer.status == 200
-            ids.append(answer.headers["X-Request-ID"])
+        with connection.getresponse() as response:
+            assert response.read()
+            assert response.status == 200
+            ids.append(response.headers["X-Request-ID"])
     connection.close()
     return ids
 

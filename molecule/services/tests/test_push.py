@@ -331,9 +331,9 @@ def test_key_grants_push_to_its_apps_only(host: Host, repository: Repository, ke
         "clone", f"git@{address(host)}:tutorial", f"{repository.directory}/copy"
     )
     for command in OTHER_COMMANDS:
-        answer = ssh(repository, f"git@{address(host)}", command)
-        assert (answer.returncode, answer.stdout) == (1, ""), command
-        assert "this key" in answer.stderr, command
+        response = ssh(repository, f"git@{address(host)}", command)
+        assert (response.returncode, response.stdout) == (1, ""), command
+        assert "this key" in response.stderr, command
     assert ssh(repository, "-W", "127.0.0.1:22", f"git@{address(host)}").stdout == ""
 
 
@@ -352,12 +352,12 @@ def test_settings_are_deployed_without_changing_the_pushed_code(
     host: Host, repository: Repository, entries: dict[str, Any], directory: Path
 ) -> None:
     shown = expect_success(run_deploy(entries, directory, "--diff", **CHANGED))
-    answer = Site(address(host), "shout.test").get().json
-    assert answer == {"words": "two", "theme": "light", "secret": len(SECRET) + 1}
+    response = Site(address(host), "shout.test").get().json
+    assert response == {"words": "two", "theme": "light", "secret": len(SECRET) + 1}
     assert SECRET not in shown
     repository.commit("three")
     assert repository.push(host)[0] == 0
-    assert Site(address(host), "shout.test").get().json == answer | {"words": "three"}
+    assert Site(address(host), "shout.test").get().json == response | {"words": "three"}
 
 
 def test_rollback_restores_previous_push_and_next_run_keeps_it(

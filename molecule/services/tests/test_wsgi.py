@@ -19,7 +19,7 @@ from tornado.websocket import WebSocketClientConnection
 from tests.support.remote import (
     ALL,
     ROOT,
-    Answer,
+    Response,
     Site,
     address,
     apps,
@@ -137,9 +137,9 @@ def log(host: Host, app: str) -> str:
     return host.check_output("cat /var/log/%s/*.log", app)
 
 
-def find_log_lines(host: Host, app: str, answer: Answer) -> list[str]:
+def find_log_lines(host: Host, app: str, response: Response) -> list[str]:
     """Return the lines of a request in the app's log."""
-    suffix = f" request={answer.headers['x-request-id']}"
+    suffix = f" request={response.headers['x-request-id']}"
     return eventually(lambda: [line for line in log(host, app).splitlines() if line.endswith(suffix)])
 
 
@@ -165,8 +165,8 @@ def test_spoofed_headers_are_ignored_below_a_prefix(host: Host, site: Site) -> N
     seen = site.get("/api/next/open/seen", **{name.replace("-", "_"): value for name, value in SPOOFED_HEADERS.items()}).json
     assert (seen["remote_ip"], seen["protocol"]) == (site.client_address, "http")
     assert "203.0.113.9" not in str(seen["headers"])
-    answer = site.get("/api/runs", **{name.replace("-", "_"): value for name, value in SPOOFED_HEADERS.items()})
-    assert any(f"({site.client_address})" in line for line in find_log_lines(host, "rest_api", answer))
+    response = site.get("/api/runs", **{name.replace("-", "_"): value for name, value in SPOOFED_HEADERS.items()})
+    assert any(f"({site.client_address})" in line for line in find_log_lines(host, "rest_api", response))
     assert "203.0.113.9" not in log(host, "rest_api")
 
 
@@ -206,26 +206,26 @@ def test_slow_requests_run_concurrently(site: Site) -> None:
         time.sleep(0.5)
         assert site.get("/api/healthz").status == 200, "one thread must be free"
         assert site.get("/healthz").status == 200
-        assert not any(answer.done() for answer in slow)
-        assert {answer.result().status for answer in slow} == {200}
+        assert not any(response.done() for response in slow)
+        assert {response.result().status for response in slow} == {200}
         assert time.monotonic() - began < 2 * len(slow), "requests must run concurrently"
 
 
 def test_requests_above_thread_count_wait_without_failing(site: Site) -> None:
     with ThreadPoolExecutor(3 * THREADS) as pool:
         began = time.monotonic()
-        answers = list(pool.map(site.get, ["/api/sleep?seconds=0.5"] * 3 * THREADS))
+        responses = list(pool.map(site.get, ["/api/sleep?seconds=0.5"] * 3 * THREADS))
         seconds = time.monotonic() - began
-    assert {answer.status for answer in answers} == {200}
-    assert len({answer.json["pid"] for answer in answers}) == 1
+    assert {response.status for response in responses} == {200}
+    assert len({response.json["pid"] for response in responses}) == 1
     assert 3 * 0.5 <= seconds < 3 * THREADS * 0.5, f"{3 * THREADS} requests of half a second, {THREADS} at a time"
 
 
 def test_exception_is_logged_but_not_sent_to_clients(host: Host, site: Site) -> None:
-    answer = site.get("/api/fail")
-    assert (answer.status, answer.json["error"]["status"]) == (500, 500)
-    assert b"intentional failure" not in answer.body
-    lines = find_log_lines(host, "rest_api", answer)
+    response = site.get("/api/fail")
+    assert (response.status, response.json["error"]["status"]) == (500, 500)
+    assert b"intentional failure" not in response.body
+    lines = find_log_lines(host, "rest_api", response)
     assert all(re.search(r"Z (ERROR|WARNI|INFO) .* \[rest_api [ab]/0 [0-9a-f]{12} pid \d+\] ", line) for line in lines), lines
     assert any("rest_api.web [" in line and "Exception on /api/fail [GET]" in line for line in lines)
     assert any("tornado.access [" in line and "500 GET /api/fail" in line for line in lines), "same format"
@@ -248,8 +248,8 @@ def test_maintenance_mode_affects_one_app_of_the_site(directory: Path, app: str,
     try:
         for site in sites:
             for path in closed:
-                answer = site.get(path)
-                assert (answer.status, answer.body, answer.headers["retry-after"]) == (503, b"<p>Painting</p>", "300"), path
+                response = site.get(path)
+                assert (response.status, response.body, response.headers["retry-after"]) == (503, b"<p>Painting</p>", "300"), path
             assert {site.get(path).status for path in opened} == {200}
     finally:
         expect_success(run_playbook("playbooks/maintenance.yml", ALL, "-e", "state=off", *options))

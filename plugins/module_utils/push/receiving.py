@@ -92,11 +92,11 @@ def _remove_interrupted(layout: Layout) -> None:
 
 
 def deploy(
-    layout: Layout, app: App, programs: Programs, descriptor: int, by: str, say: Callable[[str], None]
+    layout: Layout, app: App, programs: Programs, descriptor: int, by: str, report_progress: Callable[[str], None]
 ) -> tuple[SwitchResult, PushedSource]:
     """Build the archive from the pipe ``descriptor`` and switch to it; the previous release is live until then, and on failure.
 
-    :arg say: called with the name of each step when it begins.
+    :arg report_progress: called with the name of each step when it begins.
     :raises BuildError: when the build fails.
     :raises LockedError: when another deploy of the app takes too long.
     :raises SwitchError: when the release does not go live.
@@ -112,14 +112,14 @@ def deploy(
 
             def step(name: str) -> None:
                 note(f"{name} of a push")
-                say(name)
+                report_progress(name)
 
             planned = plan_release(app, pushed.revision, programs)
             stored = layout.pushed_source(planned.id)
             if not layout.is_built(planned.id):
                 step("build")
                 environment = build_release(layout, app, planned, programs, received, by)
-                say(f"environment {'built' if environment.built else 'reused'}")
+                report_progress(f"environment {'built' if environment.built else 'reused'}")
             elif not stored.exists():  # built from another source of the same commit
                 received.rename(stored)
             return Switcher(layout, SwitchRequest(planned.id, by), step).run(), pushed

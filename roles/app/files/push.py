@@ -167,14 +167,14 @@ def deploy(name: str, by: str) -> None:
     layout, programs = Layout(name), Programs(packed_file("launch.py"), json.loads(packed_file("runner.json")))
     errors = (home.BuildError, lock.LockedError, OSError, systemd.ServiceError, supervisord.SupervisorError, switch.SwitchError)
     try:
-        result, source = receiving.deploy(layout, app, programs, sys.stdin.fileno(), by, say)
+        result, source = receiving.deploy(layout, app, programs, sys.stdin.fileno(), by, print_line)
     except errors as error:
         message = str(error)
         for secret in app.sensitive_values:  # a build may print them
             message = message.replace(secret, "********")
         raise PushError(message) from error
     steps = ", ".join(f"{step['name']} {step['seconds']:.2f} s" for step in result.steps) or "already live"
-    say(f"{name} is release {result.release} of commit {source.revision[:12]} in slot {result.slot}: {steps}")
+    print_line(f"{name} is release {result.release} of commit {source.revision[:12]} in slot {result.slot}: {steps}")
 
 
 def packed_file(name: str) -> str:
@@ -182,7 +182,7 @@ def packed_file(name: str) -> str:
     return (pkgutil.get_data(__name__, name) or b"").decode()
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line for the pusher; a disconnected pusher does not stop a deployment."""
     with contextlib.suppress(OSError):
         os.write(2, f"{printable(line)}\n".encode())
@@ -199,10 +199,10 @@ def main(arguments: list[str]) -> int:
             case ["deploy", app, by]:
                 deploy(app, by)
             case _:
-                say(str(__doc__))
+                print_line(str(__doc__))
                 return 2
     except PushError as error:
-        say(str(error))
+        print_line(str(error))
         return 1
     return 0
 

@@ -19,7 +19,7 @@ from tests.support.runner import write_app
 
 if TYPE_CHECKING:
     from tests.support.runner import Eventually, Process, Serve
-    from tests.support.sample_app import Answer
+    from tests.support.sample_app import Response
 
 
 STATUS = """
@@ -41,7 +41,7 @@ STATUS = """
 
 def fetch_metrics(process: Process, path: Path) -> str:
     with contextlib.closing(process.connect(path)) as connection:
-        response: Answer = connection.fetch("/metrics")
+        response: Response = connection.fetch("/metrics")
         assert (response.status, response.headers["Content-Type"]) == (200, "text/plain; version=0.0.4")
         return response.body.decode()
 

@@ -19,7 +19,7 @@ import tornado
 
 if TYPE_CHECKING:
     from tests.support.runner import Serve
-    from tests.support.sample_app import Answer
+    from tests.support.sample_app import Response
 
 
 def test_socket_has_mode_660_and_is_removed_at_exit(serve: Serve, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_https_is_served_and_drained(serve: Serve, files: tuple[Path, Path]) -> 
         assert connection.fetch("/whoami").json["protocol"] == "https"
         process.signal()
         process.wait_for("draining")
-        response: Answer = connection.fetch("/whoami")
+        response: Response = connection.fetch("/whoami")
         assert response.headers["Connection"] == "close"
     assert process.wait() == 0
 
