@@ -45,7 +45,7 @@ UV_ENVIRONMENT = Path("/etc/uv/environment")
 #: Name of the pushed archive in a release.
 PUSHED_SOURCE = "source.tar"
 
-#: Maximum processes of a slot.
+#: Maximum processes of a slot, so that their ports fit into its half of the port range of an app.
 MAX_PROCESSES = 256
 
 #: Group of nginx on Debian; of an app, it may access only the sockets.
