@@ -1,4 +1,4 @@
-"""Settings that the tests of all scenarios share: what a failed test shows."""
+"""Failure reports of all scenarios: the end of long outputs, and the logs of the hosts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import pytest
 import testinfra
 from testinfra.host import Host
 
-#: Lines of a long text that a failed assertion shows: its end is where Ansible reports failures.
+#: Number of lines of a long text that a failed assertion shows, from its end, where Ansible reports failures.
 SHOWN_LINES = 60
 
-#: Failed tests of a session whose hosts' logs are printed. More of them usually fail for the same reason.
+#: Number of characters of a long text with few lines that a failed assertion shows.
+SHOWN_CHARACTERS = 6000
+
+#: Number of failed tests for which host logs are printed. Further failures usually have the same cause.
 REPORTED_FAILURES = 5
 
-#: Prints the ends of the logs of a host; a host that hangs does not hold up the tests.
+#: Prints the ends of the logs of a host, with a timeout for hosts that hang.
 LOGS = r"""timeout 20 sh -c '
 journalctl --no-pager --quiet --lines=400 --output=short-iso |
   grep --invert-match --extended-regexp " (sshd|sudo)[^ ]*: " | tail -n 40
@@ -27,11 +30,15 @@ reported = pytest.StashKey[int]()
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
-    """Show the end of an output in which a text was not found, line by line; pytest shows the first characters."""
-    if op not in ("in", "not in") or not isinstance(right, str) or right.count("\n") < SHOWN_LINES // 4:
+    """Show the end of a long output in a failed ``in`` assertion; pytest would show its beginning."""
+    if op not in ("in", "not in") or not isinstance(right, str):
         return None
     lines = right.rstrip().split("\n")
-    return [f"{left!r} {op} {len(lines)} lines, which end with:", *lines[-SHOWN_LINES:]]
+    if len(lines) > SHOWN_LINES // 4:
+        return [f"{left!r} {op} {len(lines)} lines, which end with:", *lines[-SHOWN_LINES:]]
+    if len(right) > SHOWN_CHARACTERS:
+        return [f"{left!r} {op} {len(right)} characters, which end with:", right[-SHOWN_CHARACTERS:]]
+    return None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -55,5 +62,5 @@ def _used_hosts(item: pytest.Item) -> list[Host]:
 def _logs(host: Host) -> str:
     try:
         return str(host.run(LOGS).stdout)
-    except Exception as error:  # the failure of the test matters more than that of its report
+    except Exception as error:  # must not hide the failure of the test
         return f"The logs cannot be read: {error}"

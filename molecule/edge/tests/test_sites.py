@@ -353,7 +353,7 @@ def test_static_files_of_previous_release_stay_available_after_switch(
 
 @pytest.mark.parametrize("name", ["sample", "shop", "ported", "slow"])
 def test_server_sent_events_are_not_buffered(host: Host, name: str) -> None:
-    """Over HTTP and HTTPS, from the runner, and from a program on ports to which clients send EventSource's Accept header."""
+    """Over HTTP and HTTPS, from the runner, and from a program on ports with EventSource's Accept header, also below a path."""
     site = Site(address(host), f"{name}.test", https=name != "sample")
     accept = "Accept: text/event-stream\r\n" if name in ("ported", "slow") else ""
     began = time.monotonic()
