@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from tests.support.ansible_server import Run, Server
-from tests.support.remote import PLAIN, ROOT, eventually
+from tests.support.remote import PLAIN_ENV, ROOT, eventually
 
-ENVIRONMENT = os.environ | PLAIN
+ENVIRONMENT = os.environ | PLAIN_ENV
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.remote import PLAIN, ROOT
+from tests.support.remote import PLAIN_ENV, ROOT
 
 SHOP = {"source": {"path": "files/sample_app"}, "run": {"app": "sample_app.web:make_app"}}
 #: An unreachable host: nothing listens on this port.
@@ -38,7 +38,7 @@ def check(directory: Path, inventory: dict[str, Any], *options: str, playbook: s
     file = directory / "hosts.yml"
     file.write_text(yaml.safe_dump(inventory))
     command = ["ansible-playbook", f"playbooks/{playbook}.yml", "-i", str(file), *options]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | PLAIN, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | PLAIN_ENV, capture_output=True, text=True, check=False, timeout=120)
     assert re.search(r"changed=[1-9]", done.stdout) is None, done.stdout
     return done.returncode, re.sub(r"\s+", " ", done.stdout + done.stderr)
 
@@ -153,6 +153,6 @@ def test_misspelled_group_is_rejected(tmp_path: Path, playbook: str) -> None:
 def test_unreadable_inventory_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "hosts.yml").write_text("app_hosts: [web1\n")
     command = ["ansible-playbook", "site.yml", "-i", str(tmp_path / "hosts.yml")]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | PLAIN, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | PLAIN_ENV, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode != 0
     assert "the inventory has no host in the groups app_hosts" in re.sub(r"\s+", " ", done.stderr)

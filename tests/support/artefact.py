@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.support.remote import PLAIN, ROOT
+from tests.support.remote import PLAIN_ENV, ROOT
 
 
 def tracked_files() -> list[str]:
@@ -41,7 +41,7 @@ def run(directory: Path, *command: str, home: Path | None = None, status: int = 
     completed = subprocess.run(
         command,
         cwd=directory,
-        env=environment | PLAIN | {"HOME": str(home or directory)},
+        env=environment | PLAIN_ENV | {"HOME": str(home or directory)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -40,13 +40,13 @@ VARIABLES = yaml.safe_load((ROOT / "molecule/shared/group_vars/app_hosts.yml").r
 
 #: Environment for runs whose output tests read: no colors, which Molecule enables on a terminal, and SSH connections that are
 #: not shared with the tests.
-PLAIN = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_SSH_EXTRA_ARGS": ""}
+PLAIN_ENV = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_SSH_EXTRA_ARGS": ""}
 
 #: The directory on hosts to which :func:`copy_code` copies the collection's code.
-CODE = "/root/code"
+CODE_PATH = "/root/code"
 
 #: The group of all app hosts of a scenario.
-ALL = "app_hosts"
+APP_GROUP = "app_hosts"
 
 #: The sample app as a plain Tornado program that listens on a port and does not handle signals. After ``drain`` its in-flight
 #: requests fail, so the drain is longer than a long-poll.
@@ -245,12 +245,12 @@ def run_site(name: str, directory: Path, variables: dict[str, Any], *options: st
 
     The variables are written to a file in ``directory``.
     """
-    return run_playbook("site.yml", name, *extra(directory, variables), *options)
+    return run_playbook("site.yml", name, *extra_vars(directory, variables), *options)
 
 
 def deploy(app: str, name: str, directory: Path, variables: dict[str, Any], *options: str) -> tuple[int, str]:
     """Run deploy.yml for an app on a host or group; otherwise like `run_site`."""
-    return run_playbook("playbooks/deploy.yml", name, "-e", f"app={app}", *extra(directory, variables), *options)
+    return run_playbook("playbooks/deploy.yml", name, "-e", f"app={app}", *extra_vars(directory, variables), *options)
 
 
 def expect_success(finished: tuple[int, str]) -> str:
@@ -260,7 +260,7 @@ def expect_success(finished: tuple[int, str]) -> str:
     return output
 
 
-def extra(directory: Path, variables: dict[str, Any]) -> list[str]:
+def extra_vars(directory: Path, variables: dict[str, Any]) -> list[str]:
     """Return the options that set ``variables`` over those of the scenarios, written to a file in ``directory``."""
     file = directory / f"{uuid.uuid4().hex}.yml"
     file.write_text(yaml.safe_dump(VARIABLES | variables, sort_keys=False))
@@ -282,10 +282,10 @@ def copy_code(name: str, directory: Path) -> None:
     """Copy the collection's code to ``CODE`` on a host or group, where it runs without Ansible."""
     packed = directory / "code.tar"
     with tarfile.open(packed, "w") as archive:
-        inside = f"{Path(CODE).name}/ansible_collections/funnel/tornado/plugins/module_utils"
+        inside = f"{Path(CODE_PATH).name}/ansible_collections/funnel/tornado/plugins/module_utils"
         archive.add(ROOT / "plugins/module_utils", inside)
     command = ["ansible", name, "-i", os.environ["MOLECULE_INVENTORY_FILE"], "-m", "ansible.builtin.unarchive"]
-    unpack = [*command, "-a", f"src={packed} dest={Path(CODE).parent}"]
+    unpack = [*command, "-a", f"src={packed} dest={Path(CODE_PATH).parent}"]
     subprocess.run(unpack, cwd=ROOT, check=True, capture_output=True, timeout=120)
 
 
@@ -297,7 +297,7 @@ def start_playbook(playbook: str, name: str, *options: str) -> Run:
     typed = playbook not in _typed
     _typed.add(playbook)
     command = ["ansible-playbook", playbook, "-i", os.environ["MOLECULE_INVENTORY_FILE"], "--limit", name, *options]
-    return ansible_server().start(command, ROOT, os.environ | PLAIN, typed=typed)
+    return ansible_server().start(command, ROOT, os.environ | PLAIN_ENV, typed=typed)
 
 
 _typed: set[str] = set()
@@ -306,7 +306,7 @@ _typed: set[str] = set()
 @cache
 def ansible_server() -> Server:
     """Return the server process that runs Ansible for the tests."""
-    return Server(ROOT, os.environ | PLAIN)
+    return Server(ROOT, os.environ | PLAIN_ENV)
 
 
 def kill_playbook(run: Run) -> None:

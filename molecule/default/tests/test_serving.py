@@ -84,11 +84,11 @@ def test_uploads_are_accepted_up_to_the_size_limit(site: Site, megabytes: int, s
 def test_only_versioned_static_files_are_cached_long_term(site: Site) -> None:
     versioned = re.search(r'"(/static/[^"]+\?v=[^"]+)"', site.get("/").body.decode())
     assert versioned
-    with_version, without = site.get(versioned[1]), site.get(versioned[1].partition("?")[0])
-    assert (with_version.status, without.status) == (200, 200)
-    assert with_version.body == without.body
-    assert "max-age=31" in with_version.headers["cache-control"]
-    assert "max-age=31" not in without.headers.get("cache-control", "")
+    versioned_response, unversioned = site.get(versioned[1]), site.get(versioned[1].partition("?")[0])
+    assert (versioned_response.status, unversioned.status) == (200, 200)
+    assert versioned_response.body == unversioned.body
+    assert "max-age=31" in versioned_response.headers["cache-control"]
+    assert "max-age=31" not in unversioned.headers.get("cache-control", "")
 
 
 @pytest.mark.parametrize("path", ["/favicon.ico", "/robots.txt"])

@@ -21,7 +21,7 @@ from testinfra.host import Host
 from tornado.websocket import WebSocketClientConnection
 
 from tests.support.remote import (
-    ALL,
+    APP_GROUP,
     ROOT,
     Site,
     address,
@@ -97,7 +97,7 @@ def provisioned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "upload_size": "1m",
         "hooks": {"build": f"sh -c '{ODD_FILES}'"},
     }
-    expect_success(run_site(ALL, directory, apps(sample=sample) | MANY_CONNECTIONS))
+    expect_success(run_site(APP_GROUP, directory, apps(sample=sample) | MANY_CONNECTIONS))
     return sample
 
 

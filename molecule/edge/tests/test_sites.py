@@ -24,7 +24,7 @@ from testinfra.host import Host
 from tornado.websocket import WebSocketClientConnection
 
 from tests.support.remote import (
-    ALL,
+    APP_GROUP,
     PORT_APP,
     ROOT,
     Response,
@@ -34,7 +34,7 @@ from tests.support.remote import (
     deploy,
     eventually,
     expect_success,
-    extra,
+    extra_vars,
     hosts,
     python,
     run_playbook,
@@ -95,8 +95,8 @@ def apply_own_sites(directory: Path, variables: dict[str, Any], sites: dict[str,
         "vars": {"nginx_set": "own", "nginx_sites": sites},
     }
     playbook = directory / "own-sites.yml"
-    playbook.write_text(yaml.safe_dump([{"hosts": ALL, "gather_facts": False, "tasks": [task]}]))
-    expect_success(run_playbook(str(playbook), ALL, *extra(directory, variables)))
+    playbook.write_text(yaml.safe_dump([{"hosts": APP_GROUP, "gather_facts": False, "tasks": [task]}]))
+    expect_success(run_playbook(str(playbook), APP_GROUP, *extra_vars(directory, variables)))
 
 
 @pytest.fixture(scope="module")
@@ -160,13 +160,13 @@ def provisioned(directory: Path, variables: dict[str, Any]) -> Iterator[None]:
             f"cat {CERTIFICATE}.key >> {CERTIFICATE} && rm {CERTIFICATE}.key && "
             f"install -d {CHALLENGES}/.well-known/acme-challenge && echo proof > {CHALLENGES}/.well-known/acme-challenge/token"
         )
-    assert HASH not in expect_success(run_site(ALL, directory, variables, "--diff", "-v"))
+    assert HASH not in expect_success(run_site(APP_GROUP, directory, variables, "--diff", "-v"))
     apply_own_sites(directory, variables, SITES)
     yield
     apply_own_sites(directory, variables, {})
-    expect_success(run_site(ALL, directory, apps(sample={"domains": ["sample.test"]})))
+    expect_success(run_site(APP_GROUP, directory, apps(sample={"domains": ["sample.test"]})))
     for name in ("shop", "guarded", "ported"):
-        expect_success(run_playbook("playbooks/remove.yml", ALL, "-e", f"app={name}", *extra(directory, {})))
+        expect_success(run_playbook("playbooks/remove.yml", APP_GROUP, "-e", f"app={name}", *extra_vars(directory, {})))
     for host in hosts().values():
         host.check_output(f"rm -r {CERTIFICATE} {CHALLENGES}")
 
@@ -339,7 +339,7 @@ def test_static_files_of_previous_release_stay_available_after_switch(
         )
         assert shop.get(f"/static/only-before.txt?v={'0' * 128}").headers["cache-control"] == "no-cache"
 
-        expect_success(run_playbook("playbooks/restart.yml", name, "-e", "app=shop", *extra(directory, variables)))
+        expect_success(run_playbook("playbooks/restart.yml", name, "-e", "app=shop", *extra_vars(directory, variables)))
         assert shop.get(f"/static/style.css?v={version}").body == before[0], "a restart must not change the previous release"
     finally:
         (static / "style.css").write_bytes(before[0])
@@ -636,7 +636,15 @@ def test_headers_of_untrusted_clients_are_ignored(sample: Site, host: Host) -> N
 
 
 def maintenance(app: str, state: str, directory: Path, variables: dict[str, Any], *options: str) -> str:
-    command = ("playbooks/maintenance.yml", ALL, "-e", f"app={app}", "-e", f"state={state}", *extra(directory, variables))
+    command = (
+        "playbooks/maintenance.yml",
+        APP_GROUP,
+        "-e",
+        f"app={app}",
+        "-e",
+        f"state={state}",
+        *extra_vars(directory, variables),
+    )
     return expect_success(run_playbook(*command, *options))
 
 
@@ -661,7 +669,7 @@ def test_maintenance_page_is_shown_to_all_but_allowed_clients(
         assert "changed=0" in expect_success(run_site(host.check_output("hostname"), directory, variables))
         assert shop.get("/whoami").status == 503
         assert "shop is in maintenance mode since 20" in expect_success(
-            run_playbook("playbooks/status.yml", ALL, *extra(directory, variables))
+            run_playbook("playbooks/status.yml", APP_GROUP, *extra_vars(directory, variables))
         )
         assert Site(address(host), "sample.test").get("/whoami").status == 200
     finally:
@@ -684,8 +692,8 @@ def test_maintenance_page_is_shown_to_all_but_allowed_clients(
 def test_invalid_app_or_maintenance_state_is_rejected(
     directory: Path, variables: dict[str, Any], app: str, state: str, message: str
 ) -> None:
-    options = ["-e", f"app={app}", "-e", f"state={state}", *extra(directory, variables)]
-    status, output = run_playbook("playbooks/maintenance.yml", ALL, *options)
+    options = ["-e", f"app={app}", "-e", f"state={state}", *extra_vars(directory, variables)]
+    status, output = run_playbook("playbooks/maintenance.yml", APP_GROUP, *options)
     assert status != 0
     assert message in output
 

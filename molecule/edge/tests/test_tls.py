@@ -22,14 +22,14 @@ from tornado.websocket import WebSocketClientConnection
 
 from tests.support.pki import Authority
 from tests.support.remote import (
-    ALL,
+    APP_GROUP,
     Site,
     address,
     apps,
     deploy,
     eventually,
     expect_success,
-    extra,
+    extra_vars,
     hosts,
     run_playbook,
     run_site,
@@ -100,10 +100,10 @@ def acme(app_hosts: dict[str, Host], tmp_path_factory: pytest.TempPathFactory) -
     for domain, target in records.items():
         entry = json.dumps({"host": domain, "addresses": [target]}).encode()
         urllib.request.urlopen(f"http://{address(server)}:8055/add-a", entry, timeout=10).close()
-    expect_success(run_site(ALL, directory, {}))
+    expect_success(run_site(APP_GROUP, directory, {}))
     yield server
-    expect_success(deploy("sample", ALL, directory, {}))
-    expect_success(run_playbook("playbooks/remove.yml", ALL, "-e", "app=shop"))
+    expect_success(deploy("sample", APP_GROUP, directory, {}))
+    expect_success(run_playbook("playbooks/remove.yml", APP_GROUP, "-e", "app=shop"))
     for host in app_hosts.values():
         assert host.run("ls /etc/ssl/funnel/* /etc/letsencrypt/renewal/* /etc/letsencrypt/renewal-hooks/deploy/*").stdout == ""
 
@@ -124,7 +124,7 @@ def serials(app_hosts: dict[str, Host]) -> dict[str, int]:
 
 def deploy_rejected(directory: Path, variables: dict[str, Any], *options: str) -> str:
     """Deploy to both hosts, expect a failure, and return the output with plain whitespace and quotes."""
-    status, output = deploy("shop", ALL, directory, variables, *options)
+    status, output = deploy("shop", APP_GROUP, directory, variables, *options)
     assert status != 0, output
     return re.sub(r"\s+", " ", output.replace("''", "'").replace("\\'", "'"))
 
@@ -166,14 +166,14 @@ def fetch_https(host: str, machine: Host) -> int:
 @pytest.fixture
 def issued(app_hosts: dict[str, Host], ca: Path, tmp_path: Path) -> dict[str, int]:
     """Deploy the app with a certificate of the ACME server; return the serial numbers by host."""
-    expect_success(deploy("shop", ALL, tmp_path, shop(ACME)))
+    expect_success(deploy("shop", APP_GROUP, tmp_path, shop(ACME)))
     for host, machine in app_hosts.items():
         assert site(machine, name(host), ca).get("/healthz").status == 200
     return serials(app_hosts)
 
 
 def test_check_mode_reports_certificates_without_issuing(app_hosts: dict[str, Host], tmp_path: Path) -> None:
-    output = expect_success(run_site(ALL, tmp_path, shop(ACME), "--check", "--diff"))
+    output = expect_success(run_site(APP_GROUP, tmp_path, shop(ACME), "--check", "--diff"))
     for host, machine in app_hosts.items():
         assert f"+shop: {name(host)}, temporary" in output
         assert f"+shop: {name(host)}, issued by https://acme:14000/dir" in output
@@ -182,12 +182,12 @@ def test_check_mode_reports_certificates_without_issuing(app_hosts: dict[str, Ho
 
 def test_first_certificate_is_issued_without_downtime(app_hosts: dict[str, Host], ca: Path, tmp_path: Path) -> None:
     with monitor(app_hosts, fetch_http):
-        expect_success(run_site(ALL, tmp_path, shop(ACME)))
+        expect_success(run_site(APP_GROUP, tmp_path, shop(ACME)))
     for host, machine in app_hosts.items():
         assert site(machine, name(host), ca).get("/healthz").status == 200
         assert names(site(machine, name(host)).certificate()) == {name(host)}
     status = expect_success(
-        run_playbook("playbooks/status.yml", ALL, "-e", f"json={tmp_path}/status.json", *extra(tmp_path, shop(ACME)))
+        run_playbook("playbooks/status.yml", APP_GROUP, "-e", f"json={tmp_path}/status.json", *extra_vars(tmp_path, shop(ACME)))
     )
     assert re.search(r"shop +acme +CN=Pebble Intermediate", status)
     found = json.loads((tmp_path / "status.json").read_text())["hosts"]
@@ -199,7 +199,7 @@ def test_first_certificate_is_issued_without_downtime(app_hosts: dict[str, Host]
 def test_second_run_changes_nothing_and_does_not_contact_the_ca(acme: Host, issued: dict[str, int], tmp_path: Path) -> None:
     lines = "journalctl --unit pebble@14000 | wc -l"
     before = acme.check_output(lines)
-    output = expect_success(run_site(ALL, tmp_path, shop(ACME)))
+    output = expect_success(run_site(APP_GROUP, tmp_path, shop(ACME)))
     assert output.count("changed=0") == len(issued), output[-500:]
     assert acme.check_output(lines) == before
 
@@ -208,13 +208,13 @@ def test_changed_domains_get_a_new_certificate(
     app_hosts: dict[str, Host], ca: Path, issued: dict[str, int], tmp_path: Path
 ) -> None:
     with monitor(app_hosts, fetch_https):
-        expect_success(deploy("shop", ALL, tmp_path, shop(ACME, NAME, WWW)))
+        expect_success(deploy("shop", APP_GROUP, tmp_path, shop(ACME, NAME, WWW)))
     for host, machine in app_hosts.items():
         assert site(machine, name(host, WWW), ca).get("/healthz").status == 200
         assert names(site(machine, name(host)).certificate()) == {name(host), name(host, WWW)}
     assert serials(app_hosts).items().isdisjoint(issued.items())
-    expect_success(deploy("shop", ALL, tmp_path, shop(ACME)))
-    output = expect_success(deploy("shop", ALL, tmp_path, shop(ACME)))
+    expect_success(deploy("shop", APP_GROUP, tmp_path, shop(ACME)))
+    output = expect_success(deploy("shop", APP_GROUP, tmp_path, shop(ACME)))
     assert output.count("changed=0") == len(issued), output[-500:]
 
 
@@ -258,7 +258,7 @@ def renew(host: Host) -> None:
 def test_failed_reload_after_renewal_is_reported_until_it_succeeds(
     app_hosts: dict[str, Host], issued: dict[str, int], tmp_path: Path
 ) -> None:
-    status_command = ["playbooks/status.yml", ALL, *extra(tmp_path, shop(ACME))]
+    status_command = ["playbooks/status.yml", APP_GROUP, *extra_vars(tmp_path, shop(ACME))]
     expect_success(run_playbook(*status_command))
     with broken_nginx(app_hosts):
         for machine in app_hosts.values():
@@ -271,7 +271,7 @@ def test_failed_reload_after_renewal_is_reported_until_it_succeeds(
         assert 'unknown directive "no_such_directive"' in output
         assert "were restored" not in output
         assert "nginx: the previous certificates are served until a reload succeeds." in output
-    expect_success(deploy("shop", ALL, tmp_path, shop(ACME)))
+    expect_success(deploy("shop", APP_GROUP, tmp_path, shop(ACME)))
     assert serials(app_hosts).items().isdisjoint(issued.items())
     expect_success(run_playbook(*status_command))
 
@@ -291,9 +291,9 @@ def broken_nginx(app_hosts: dict[str, Host]) -> Iterator[None]:
 def test_stopped_renewal_timer_is_started(app_hosts: dict[str, Host], issued: dict[str, int], tmp_path: Path) -> None:
     for machine in app_hosts.values():
         machine.run_expect([0], "systemctl disable --now certbot.timer")
-    output = expect_success(run_site(ALL, tmp_path, shop(ACME), "--check", "--diff"))
+    output = expect_success(run_site(APP_GROUP, tmp_path, shop(ACME), "--check", "--diff"))
     assert output.count("+certbot.timer") == len(issued)
-    output = expect_success(deploy("shop", ALL, tmp_path, shop(ACME)))
+    output = expect_success(deploy("shop", APP_GROUP, tmp_path, shop(ACME)))
     assert output.count("changed=1") == len(issued), output[-500:]
     for machine in app_hosts.values():
         machine.run_expect([0], "systemctl is-enabled certbot.timer && systemctl is-active certbot.timer")
@@ -333,7 +333,7 @@ def test_external_account_binding_is_reported_and_its_key_stays_secret(
     output = deploy_rejected(tmp_path, shop(ACME, server=BOUND))
     assert "Server requires external account binding. To fix: set certificates_acme_eab_key_id and certificates_" in output
     account = {"certificates_acme_eab_key_id": KEY_ID, "certificates_acme_eab_hmac_key": HMAC_KEY}
-    output = expect_success(deploy("shop", ALL, tmp_path, shop(ACME, server=BOUND | account), "-vvv", "--diff"))
+    output = expect_success(deploy("shop", APP_GROUP, tmp_path, shop(ACME, server=BOUND | account), "-vvv", "--diff"))
     assert HMAC_KEY not in output
     for machine in app_hosts.values():
         assert machine.run(f"grep -rl {HMAC_KEY} /etc /var/log /var/lib /tmp /root").stdout == ""
@@ -355,7 +355,7 @@ def test_required_contact_address_is_reported(
 def test_account_is_created_with_the_contact_address(app_hosts: dict[str, Host], issued: dict[str, int], tmp_path: Path) -> None:
     for machine in app_hosts.values():
         machine.run_expect([0], "rm -rf /etc/letsencrypt/accounts/acme:14000")
-    expect_success(deploy("shop", ALL, tmp_path, shop(ACME, NAME, WWW) | {"certificates_acme_email": "admin@edge.test"}))
+    expect_success(deploy("shop", APP_GROUP, tmp_path, shop(ACME, NAME, WWW) | {"certificates_acme_email": "admin@edge.test"}))
     assert serials(app_hosts).items().isdisjoint(issued.items())
     for machine in app_hosts.values():
         account = machine.check_output("certbot show_account --server https://acme:14000/dir")
@@ -363,7 +363,7 @@ def test_account_is_created_with_the_contact_address(app_hosts: dict[str, Host],
 
 
 def test_temporary_certificate_is_served_until_the_first_is_issued(app_hosts: dict[str, Host], tmp_path: Path) -> None:
-    expect_success(deploy("shop", ALL, tmp_path, shop({"provider": "off"})))
+    expect_success(deploy("shop", APP_GROUP, tmp_path, shop({"provider": "off"})))
     for machine in app_hosts.values():
         assert machine.run("ls /etc/ssl/funnel /etc/letsencrypt/renewal").stdout.split() == [
             "/etc/letsencrypt/renewal:",
@@ -373,24 +373,24 @@ def test_temporary_certificate_is_served_until_the_first_is_issued(app_hosts: di
     for host, machine in app_hosts.items():
         assert site(machine, name(host)).get("/healthz").status == 200
         assert names(site(machine, name(host)).certificate()) == {name(host)}
-    status, output = run_playbook("playbooks/status.yml", ALL, *extra(tmp_path, shop(ACME)))
+    status, output = run_playbook("playbooks/status.yml", APP_GROUP, *extra_vars(tmp_path, shop(ACME)))
     assert status != 0
     assert "shop: the certificate is temporary; run site.yml to issue one or to see why that fails" in output
-    expect_success(deploy("shop", ALL, tmp_path, shop(ACME)))
-    expect_success(run_playbook("playbooks/status.yml", ALL, *extra(tmp_path, shop(ACME))))
+    expect_success(deploy("shop", APP_GROUP, tmp_path, shop(ACME)))
+    expect_success(run_playbook("playbooks/status.yml", APP_GROUP, *extra_vars(tmp_path, shop(ACME))))
 
 
 def test_self_signed_certificate_replaces_that_of_another_provider(
     app_hosts: dict[str, Host], issued: dict[str, int], tmp_path: Path
 ) -> None:
     with monitor(app_hosts, fetch_https):
-        expect_success(deploy("shop", ALL, tmp_path, shop({"provider": "self_signed"})))
+        expect_success(deploy("shop", APP_GROUP, tmp_path, shop({"provider": "self_signed"})))
     for host, machine in app_hosts.items():
         certificate = site(machine, name(host)).certificate()
         assert certificate.issuer == certificate.subject
         assert names(certificate) == {name(host)}
         assert machine.run("ls /etc/letsencrypt/renewal").stdout == "", "certbot must not renew an unused certificate"
-    output = expect_success(run_site(ALL, tmp_path, shop({"provider": "self_signed"})))
+    output = expect_success(run_site(APP_GROUP, tmp_path, shop({"provider": "self_signed"})))
     assert output.count("changed=0") == len(issued), output[-500:]
 
 
@@ -405,7 +405,7 @@ def test_own_certificate_is_served_and_its_key_is_readable_by_root_only(
     intermediate = own.authority("intermediate")
     (tmp_path / "own.pem").write_text(own.pem)
     tls = intermediate.leaf("*.edge.test").write(tmp_path, intermediate.pem)
-    output = expect_success(deploy("shop", ALL, tmp_path, shop(tls), "-vvv", "--diff"))
+    output = expect_success(deploy("shop", APP_GROUP, tmp_path, shop(tls), "-vvv", "--diff"))
     assert "PRIVATE KEY" not in output
     assert (tmp_path / "key.pem").read_text().splitlines()[1] not in output
     for host, machine in app_hosts.items():
@@ -429,7 +429,7 @@ def test_invalid_own_certificates_are_rejected_before_any_change(own: Authority,
     if mistake == "other names":
         leaf = own.leaf("other.test")
     if mistake == "no chain":
-        chain = Authority("stranger", datetime.now(UTC)).pem
+        chain = Authority("unrelated", datetime.now(UTC)).pem
     tls = leaf.write(tmp_path, chain)
     if mistake == "another key":
         Path(tls["key"]).write_text(own.key_pem)
@@ -441,7 +441,7 @@ def test_invalid_own_certificates_are_rejected_before_any_change(own: Authority,
 
 
 def test_previous_certificate_is_restored_if_nginx_rejects_the_new_one(app_hosts: dict[str, Host], tmp_path: Path) -> None:
-    expect_success(deploy("shop", ALL, tmp_path, shop({"provider": "self_signed"})))
+    expect_success(deploy("shop", APP_GROUP, tmp_path, shop({"provider": "self_signed"})))
     before = serials(app_hosts)
     with broken_nginx(app_hosts):
         output = deploy_rejected(tmp_path, shop({"provider": "self_signed"}, NAME, WWW))
@@ -453,7 +453,7 @@ def test_previous_certificate_is_restored_if_nginx_rejects_the_new_one(app_hosts
 def test_testssl_reports_only_the_accepted_compression(app_hosts: dict[str, Host], own: Authority, tmp_path: Path) -> None:
     (tmp_path / "own.pem").write_text(own.pem)
     tls = own.leaf("*.edge.test").write(tmp_path) | {"hsts": 31_536_000}
-    expect_success(deploy("shop", ALL, tmp_path, shop(tls)))
+    expect_success(deploy("shop", APP_GROUP, tmp_path, shop(tls)))
     scans = {}
     for host, machine in app_hosts.items():
         files = ["--ip", address(machine), "--add-ca", str(tmp_path / "own.pem"), "--jsonfile", str(tmp_path / f"{host}.json")]

@@ -15,15 +15,15 @@ from testinfra.host import Host
 
 from tests.support.load import Clients
 from tests.support.remote import (
-    ALL,
-    CODE,
+    APP_GROUP,
+    CODE_PATH,
     Site,
     address,
     apps,
     copy_code,
     deploy,
     expect_success,
-    extra,
+    extra_vars,
     find_leftovers,
     kill_playbook,
     run_site,
@@ -62,7 +62,7 @@ print(json.dumps([step["name"] for step in outcome.steps]))
 def restore_entries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Restore the scenario's entries after the module."""
     yield
-    expect_success(run_site(ALL, tmp_path_factory.mktemp("own"), {}))
+    expect_success(run_site(APP_GROUP, tmp_path_factory.mktemp("own"), {}))
 
 
 @pytest.fixture(autouse=True)
@@ -75,12 +75,12 @@ def assert_no_leftovers(hosts: dict[str, Host]) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def collection_code(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Copy the collection's code to the hosts."""
-    copy_code(ALL, tmp_path_factory.mktemp("code"))
+    copy_code(APP_GROUP, tmp_path_factory.mktemp("code"))
 
 
 def run_switch(host: Host, release: str, fatal: str = "") -> list[str]:
     """Switch a host to a release and return the steps, or kill the switch at the start of the step ``fatal``."""
-    command = f"PYTHONPATH={CODE} python3 -c %s %s %s; exit $?"  # a shell reports the signal in its exit status; ssh does not
+    command = f"PYTHONPATH={CODE_PATH} python3 -c %s %s %s; exit $?"  # the shell reports signals; ssh does not
     result = host.run_expect([128 + signal.SIGKILL if fatal else 0], command, DRIVER, release, fatal)
     return [] if fatal else list(json.loads(result.stdout))
 
@@ -99,7 +99,7 @@ def live_release(host: Host) -> str:
 
 def deploy_sample(hosts: dict[str, Host], directory: Path, entry: dict[str, Any]) -> dict[str, str]:
     """Deploy the sample app to all hosts and return the live release of each."""
-    expect_success(deploy("sample", ALL, directory, apps(sample=entry)))
+    expect_success(deploy("sample", APP_GROUP, directory, apps(sample=entry)))
     return {name: live_release(host) for name, host in hosts.items()}
 
 
@@ -134,7 +134,7 @@ def test_next_switch_succeeds_after_kill_in_any_step(hosts: dict[str, Host], cli
 @pytest.mark.usefixtures("collection_code")
 def test_next_switch_succeeds_after_killed_rollback(hosts: dict[str, Host], clients: Clients, tmp_path: Path) -> None:
     before = deploy_sample(hosts, tmp_path, LIGHT)
-    status, output = deploy("sample", ALL, tmp_path, apps(sample=DARK | {"hooks": {"after_switch": "false"}}))
+    status, output = deploy("sample", APP_GROUP, tmp_path, apps(sample=DARK | {"hooks": {"after_switch": "false"}}))
     assert status != 0, output
     with clients("rollback killed", reload=True, **LIGHT_LOAD):
         for name, host in hosts.items():
@@ -155,10 +155,10 @@ def test_next_deploy_succeeds_after_killed_controller(hosts: dict[str, Host], cl
     with clients("controller killed before, in and after the switch", reload=True, **LIGHT_LOAD):
         for step in ("build", "before_switch", "drain"):
             variables = apps(sample=next(entries) | {"env": {"SAMPLE_THEME": step}})
-            playbook = start_playbook("playbooks/deploy.yml", ALL, "-e", "app=sample", *extra(tmp_path, variables))
+            playbook = start_playbook("playbooks/deploy.yml", APP_GROUP, "-e", "app=sample", *extra_vars(tmp_path, variables))
             hosts["debian12"].run_expect([0], wait_for_step(step))
             kill_playbook(playbook)
-            expect_success(deploy("sample", ALL, tmp_path, variables))
+            expect_success(deploy("sample", APP_GROUP, tmp_path, variables))
             assert all(f'data-theme="{step}"'.encode() in Site(address(host)).get("/").body for host in hosts.values()), step
             assert [path for host in hosts.values() for path in find_leftovers(host, "sample")] == [], step
 
@@ -166,7 +166,7 @@ def test_next_deploy_succeeds_after_killed_controller(hosts: dict[str, Host], cl
 def test_deploy_succeeds_while_nginx_is_reloaded(hosts: dict[str, Host], clients: Clients, tmp_path: Path) -> None:
     before = deploy_sample(hosts, tmp_path, LIGHT)
     with clients("nginx reloaded during a deploy", reload=True, **LIGHT_LOAD):
-        playbook = start_playbook("playbooks/deploy.yml", ALL, "-e", "app=sample", *extra(tmp_path, apps(sample=DARK)))
+        playbook = start_playbook("playbooks/deploy.yml", APP_GROUP, "-e", "app=sample", *extra_vars(tmp_path, apps(sample=DARK)))
         reload = "for number in $(seq 8); do systemctl reload nginx || exit 1; sleep 0.5; done"
         run_on_all(hosts, f"{wait_for_step('health')} && {reload}")
         output, _ = playbook.communicate(timeout=120)
@@ -177,8 +177,8 @@ def test_deploy_succeeds_while_nginx_is_reloaded(hosts: dict[str, Host], clients
 def test_site_recovers_after_nginx_is_stopped_during_deploy(hosts: dict[str, Host], clients: Clients, tmp_path: Path) -> None:
     before = deploy_sample(hosts, tmp_path, LIGHT)
     with clients("nginx stopped during a deploy", requests_fail=True, websockets_break=True, **LIGHT_LOAD):
-        playbook = start_playbook("playbooks/deploy.yml", ALL, "-e", "app=sample", *extra(tmp_path, apps(sample=DARK)))
+        playbook = start_playbook("playbooks/deploy.yml", APP_GROUP, "-e", "app=sample", *extra_vars(tmp_path, apps(sample=DARK)))
         run_on_all(hosts, f"{wait_for_step('before_switch')} && systemctl stop nginx")
         playbook.communicate(timeout=120)  # success or failure
-        expect_success(run_site(ALL, tmp_path, apps(sample=DARK)))
+        expect_success(run_site(APP_GROUP, tmp_path, apps(sample=DARK)))
     assert all(live_release(host) != before[name] for name, host in hosts.items())

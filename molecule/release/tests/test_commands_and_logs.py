@@ -8,7 +8,7 @@ import time
 import pytest
 from testinfra.host import Host
 
-from tests.support.remote import ALL, Site, address, expect_success, processes, run_playbook, start_playbook
+from tests.support.remote import APP_GROUP, Site, address, expect_success, processes, run_playbook, start_playbook
 
 #: A command that prints its user, directory, interpreter, limit and environment.
 PRINT_CONTEXT = "sh -c 'id -un; pwd; command -v python; ulimit -Sn; echo key $COOKIE_SECRET; echo $TORNADO_RELEASE'"
@@ -18,7 +18,7 @@ SHOWN_REQUEST = re.compile(r"^ *(debian1[23]) [ab]/\d+: \S+Z .* GET (/day-two/\d
 
 
 def run(*options: str, app: str = "sample", command: str) -> tuple[int, str]:
-    return run_playbook("playbooks/run.yml", ALL, "-e", f"app={app}", "-e", f'command="{command}"', *options)
+    return run_playbook("playbooks/run.yml", APP_GROUP, "-e", f"app={app}", "-e", f'command="{command}"', *options)
 
 
 def send_requests(sites: list[Site], numbers: range) -> list[tuple[str, str]]:
@@ -66,7 +66,7 @@ def test_check_mode_reports_the_command_without_running_it(hosts: dict[str, Host
     ],
 )
 def test_invalid_command_is_rejected_and_slow_command_is_terminated(options: list[str], message: str) -> None:
-    status, output = run_playbook("playbooks/run.yml", ALL, *(word for option in options for word in ("-e", option)))
+    status, output = run_playbook("playbooks/run.yml", APP_GROUP, *(word for option in options for word in ("-e", option)))
     assert status != 0
     assert message in re.sub(r"\s+", " ", output)
 
@@ -77,7 +77,7 @@ def test_logs_of_all_hosts_are_merged_by_time_then_followed_live(hosts: dict[str
     options = ["-e", "app=sample", "-e", f"lines={len(before)}", "-e", "follow=6"]
     shown: list[tuple[str, str]] = []
     after: list[tuple[str, str]] = []
-    with start_playbook("playbooks/logs.yml", ALL, *options) as process:
+    with start_playbook("playbooks/logs.yml", APP_GROUP, *options) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if "TASK [Follow the logs]" in line:

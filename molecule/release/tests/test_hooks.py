@@ -13,7 +13,7 @@ import pytest
 from testinfra.host import Host
 
 from tests.support.remote import (
-    ALL,
+    APP_GROUP,
     ROOT,
     Site,
     address,
@@ -35,7 +35,7 @@ RECORD_LIVE_LINK = "sh -c 'echo {step} $TORNADO_RELEASE $(readlink ../../../live
 @pytest.fixture(scope="module", autouse=True)
 def restore_entries(tmp_path_factory: pytest.TempPathFactory, hosts: dict[str, Host]) -> Iterator[None]:
     yield
-    status, output = run_site(ALL, tmp_path_factory.mktemp("before"), {})
+    status, output = run_site(APP_GROUP, tmp_path_factory.mktemp("before"), {})
     assert status == 0, output
     assert [find_leftovers(host, "sample") for host in hosts.values()] == [[] for _ in hosts]
 
@@ -57,7 +57,7 @@ def test_hooks_run_in_order_and_once_hooks_run_before_other_hosts_switch(hosts: 
         "after_switch": RECORD_LIVE_LINK.format(step="after"),
     }
     before = {name: live(host) for name, host in hosts.items()}
-    status, output = deploy("sample", ALL, tmp_path, apps(sample={"hooks": hooks}))
+    status, output = deploy("sample", APP_GROUP, tmp_path, apps(sample={"hooks": hooks}))
     assert status == 0, output
     first, second = hosts.values()
     releases = [Site(address(host)).get("/whoami").json["release"] for host in (first, second)]
@@ -76,7 +76,7 @@ def test_hooks_run_in_order_and_once_hooks_run_before_other_hosts_switch(hosts: 
     assert Site(address(second)).get("/static/built.txt").body == b"_sample\n"
     assert "not-for-others" not in output
 
-    status, output = run_playbook("playbooks/rollback.yml", ALL, "-e", "app=sample")
+    status, output = run_playbook("playbooks/rollback.yml", APP_GROUP, "-e", "app=sample")
     assert status == 0, output
     options = ["-e", "app=sample", "-e", f"release={releases[0]}"]
     status, output = run_playbook("playbooks/rollback.yml", "debian12", *options)

@@ -15,7 +15,7 @@ from testinfra.host import Host
 
 from tests.support.load import Clients, Load
 from tests.support.remote import (
-    ALL,
+    APP_GROUP,
     PORT_APP,
     ROOT,
     Site,
@@ -24,7 +24,7 @@ from tests.support.remote import (
     deploy,
     eventually,
     expect_success,
-    extra,
+    extra_vars,
     find_leftovers,
     processes,
     python,
@@ -47,10 +47,10 @@ def variables(sample: dict[str, Any] | None = None, ported: dict[str, Any] | Non
 def module_entries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Deploy the entries of this module; restore those of the scenario after it."""
     directory = tmp_path_factory.mktemp("own")
-    expect_success(run_site(ALL, directory, variables()))
+    expect_success(run_site(APP_GROUP, directory, variables()))
     yield
-    expect_success(run_playbook("playbooks/remove.yml", ALL, "-e", "app=ported"))
-    expect_success(run_site(ALL, directory, {}))
+    expect_success(run_playbook("playbooks/remove.yml", APP_GROUP, "-e", "app=ported"))
+    expect_success(run_site(APP_GROUP, directory, {}))
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,7 @@ def test_deploy_of_new_code(hosts: dict[str, Host], clients: Clients, tmp_path: 
     code = (ROOT / "files/sample_app/sample_app/web.py").read_text().replace('"status": "ok"', '"status": "new"')
     changed = variables(sample_app_source(tmp_path, web=code))
     with clients("new code") as loads:
-        output = expect_success(deploy("sample", ALL, tmp_path, changed, "-vvv", "--diff"))
+        output = expect_success(deploy("sample", APP_GROUP, tmp_path, changed, "-vvv", "--diff"))
     after = live_state(hosts)
     assert switched(before, after)
     assert websockets_reconnected(loads)
@@ -102,7 +102,7 @@ def test_deploy_of_new_code(hosts: dict[str, Host], clients: Clients, tmp_path: 
     assert "not-for-others" not in output
 
     with clients("repeated deploy") as loads:
-        output = expect_success(deploy("sample", ALL, tmp_path, changed))
+        output = expect_success(deploy("sample", APP_GROUP, tmp_path, changed))
     assert live_state(hosts) == after
     assert len(re.findall(r"changed=0 ", output)) == len(hosts)
     assert all(int(count) <= 10 for count in re.findall(r" : ok=(\d+) ", output)), "tasks, including those on the controller"
@@ -110,16 +110,16 @@ def test_deploy_of_new_code(hosts: dict[str, Host], clients: Clients, tmp_path: 
 
 
 def test_deploy_of_new_environment_and_rollback(hosts: dict[str, Host], clients: Clients, tmp_path: Path) -> None:
-    expect_success(deploy("sample", ALL, tmp_path, variables()))
+    expect_success(deploy("sample", APP_GROUP, tmp_path, variables()))
     before = live_state(hosts)
     with clients("another environment") as loads:
-        expect_success(deploy("sample", ALL, tmp_path, variables({"env": {"SAMPLE_THEME": "dark"}})))
+        expect_success(deploy("sample", APP_GROUP, tmp_path, variables({"env": {"SAMPLE_THEME": "dark"}})))
     assert switched(before, live_state(hosts))
     assert websockets_reconnected(loads)
     assert all(b'data-theme="dark"' in Site(address(host)).get("/").body for host in hosts.values())
 
     with clients("rollback") as loads:
-        expect_success(run_playbook("playbooks/rollback.yml", ALL, "-e", "app=sample"))
+        expect_success(run_playbook("playbooks/rollback.yml", APP_GROUP, "-e", "app=sample"))
     after = live_state(hosts)
     assert [state["release"] for state in after.values()] == [state["release"] for state in before.values()]
     assert websockets_reconnected(loads)
@@ -128,7 +128,7 @@ def test_deploy_of_new_environment_and_rollback(hosts: dict[str, Host], clients:
 def test_restart_replaces_processes(hosts: dict[str, Host], clients: Clients) -> None:
     before = live_state(hosts)
     with clients("restart") as loads:
-        expect_success(run_playbook("playbooks/restart.yml", ALL, "-e", "app=sample"))
+        expect_success(run_playbook("playbooks/restart.yml", APP_GROUP, "-e", "app=sample"))
     assert switched(before, live_state(hosts), release=False)
     assert websockets_reconnected(loads)
 
@@ -136,14 +136,14 @@ def test_restart_replaces_processes(hosts: dict[str, Host], clients: Clients) ->
 def test_deploy_of_more_and_fewer_processes(hosts: dict[str, Host], clients: Clients, tmp_path: Path) -> None:
     for count in (4, 2):
         with clients(f"{count} processes", reload=True):
-            expect_success(deploy("sample", ALL, tmp_path, variables({"processes": count})))
+            expect_success(deploy("sample", APP_GROUP, tmp_path, variables({"processes": count})))
         assert [len(state["pids"]) for state in live_state(hosts).values()] == [count, count]
 
 
 def test_site_raises_open_files_limit(hosts: dict[str, Host], clients: Clients, tmp_path: Path) -> None:
     raised = variables({"open_files": 18_000}) | {"limits_open_files": 18_000}
     with clients("more open files", reload=True):
-        expect_success(run_site(ALL, tmp_path, raised))
+        expect_success(run_site(APP_GROUP, tmp_path, raised))
     for host in hosts.values():
         pids = list(processes(host, "sample").values())
         limits = python(
@@ -157,16 +157,16 @@ def test_concurrent_deploys_are_queued_or_rejected(hosts: dict[str, Host], clien
     wait = "sh -c 'for _ in $(seq 600); do [ ! -e ~/go ] || exit 0; sleep 0.1; done; exit 1'"
     slow = {"env": {"SAMPLE_THEME": "light"}, "hooks": {"before_switch": wait}}
     before = live_state(hosts)
-    with clients("two deploys at once"):
-        first = start_playbook("playbooks/deploy.yml", ALL, "-e", "app=sample", *extra(tmp_path, variables(slow)))
+    with clients("concurrent deploys"):
+        first = start_playbook("playbooks/deploy.yml", APP_GROUP, "-e", "app=sample", *extra_vars(tmp_path, variables(slow)))
         for host in hosts.values():
             eventually(lambda host=host: "before_switch" in host.check_output("cat /srv/sample/.lock"), 60)  # type: ignore[misc]
-        status, rejection = deploy("sample", ALL, tmp_path, variables(), "-e", "app_wait=0")
-        restart = start_playbook("playbooks/restart.yml", ALL, "-e", "app=sample", *extra(tmp_path, variables()))
+        status, rejection = deploy("sample", APP_GROUP, tmp_path, variables(), "-e", "app_wait=0")
+        restart = start_playbook("playbooks/restart.yml", APP_GROUP, "-e", "app=sample", *extra_vars(tmp_path, variables()))
         time.sleep(4)  # the restart waits for the lock
         for host in hosts.values():
             host.check_output("touch /srv/sample/shared/go")
-        second = deploy("sample", ALL, tmp_path, variables({"env": {"SAMPLE_THEME": "dark"}}))
+        second = deploy("sample", APP_GROUP, tmp_path, variables({"env": {"SAMPLE_THEME": "dark"}}))
         output, _ = first.communicate(timeout=60)
         restart.communicate(timeout=60)
     assert first.returncode == 0, output
@@ -189,7 +189,7 @@ def test_concurrent_deploys_are_queued_or_rejected(hosts: dict[str, Host], clien
 def test_program_on_ports_is_deployed_and_restarted(hosts: dict[str, Host], clients: Clients, tmp_path: Path) -> None:
     def deploy_ported(title: str, **keys: Any) -> dict[str, dict[str, Any]]:
         with clients(f"on ports: {title}", host="ported.test", reload=True, websockets_break=True):
-            expect_success(deploy("ported", ALL, tmp_path, variables(ported=keys)))
+            expect_success(deploy("ported", APP_GROUP, tmp_path, variables(ported=keys)))
         return live_state(hosts, "ported")
 
     before = live_state(hosts, "ported")
@@ -198,4 +198,4 @@ def test_program_on_ports_is_deployed_and_restarted(hosts: dict[str, Host], clie
     assert all(len(state["pids"]) == 4 for state in deploy_ported("4 processes", processes=4).values())
     assert all(len(state["pids"]) == 2 for state in deploy_ported("2 processes").values())
     with clients("on ports: restart", host="ported.test", reload=True, websockets_break=True):
-        expect_success(run_playbook("playbooks/restart.yml", ALL, "-e", "app=ported"))
+        expect_success(run_playbook("playbooks/restart.yml", APP_GROUP, "-e", "app=ported"))

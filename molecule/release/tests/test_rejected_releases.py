@@ -13,7 +13,7 @@ from testinfra.host import Host
 
 from tests.support.load import Clients
 from tests.support.remote import (
-    ALL,
+    APP_GROUP,
     ROOT,
     apps,
     deploy,
@@ -65,9 +65,9 @@ HOOKS = {
 def module_entries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Deploy a release that drains quickly; restore the scenario's entries after the module."""
     directory = tmp_path_factory.mktemp("own")
-    expect_success(deploy("sample", ALL, directory, apps(sample=QUICK)))
+    expect_success(deploy("sample", APP_GROUP, directory, apps(sample=QUICK)))
     yield
-    expect_success(deploy("sample", ALL, directory, {}))
+    expect_success(deploy("sample", APP_GROUP, directory, {}))
 
 
 @pytest.fixture(autouse=True)
@@ -78,13 +78,13 @@ def assert_hosts_unchanged(hosts: dict[str, Host], tmp_path: Path) -> Iterator[N
     yield
     after = {name: (processes(host, "sample"), find_leftovers(host, "sample")) for name, host in hosts.items()}
     if after != before:
-        expect_success(deploy("sample", ALL, tmp_path, apps(sample=QUICK)))  # restore the hosts for the other tests
+        expect_success(deploy("sample", APP_GROUP, tmp_path, apps(sample=QUICK)))  # restore the hosts for the other tests
     assert after == before
 
 
 def deploy_rejected(directory: Path, **keys: Any) -> str:
     """Deploy the sample app with changed ``keys``, expect a failure, and return the output with plain whitespace and quotes."""
-    status, output = deploy("sample", ALL, directory, apps(sample=QUICK | keys))
+    status, output = deploy("sample", APP_GROUP, directory, apps(sample=QUICK | keys))
     assert status != 0, output
     return re.sub(r"\s+", " ", output.replace("''", "'").replace("\\'", "'"))
 

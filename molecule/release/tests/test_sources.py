@@ -19,7 +19,7 @@ import pytest
 import yaml
 from testinfra.host import Host
 
-from tests.support.remote import PLAIN, ROOT, Site, address, apps, deploy, extra, run_playbook, run_site
+from tests.support.remote import PLAIN_ENV, ROOT, Site, address, apps, deploy, extra_vars, run_playbook, run_site
 
 TORNADO = "tornado==6.6.1"
 UV = yaml.safe_load((ROOT / "roles/python/defaults/main.yml").read_text())["python_uv_version"]
@@ -163,7 +163,7 @@ def sha256(file: Path) -> str:
 def ansible(host: str, module: str, arguments: dict[str, Any], *options: str) -> tuple[dict[str, Any], str]:
     """Run a module on a host; return its result and its output."""
     command = ["ansible", host, "-i", os.environ["MOLECULE_INVENTORY_FILE"], "-m", module, "-a", json.dumps(arguments)]
-    environment = os.environ | PLAIN | {"ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
+    environment = os.environ | PLAIN_ENV | {"ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
     completed = subprocess.run(
         [*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120, env=environment
     )
@@ -251,7 +251,7 @@ def test_every_kind_of_source_is_served_with_its_dependencies(
     hosts: dict[str, Host], entries: dict[str, Any], key: str, tmp_path: Path
 ) -> None:
     names = json.dumps({"app_names": list(entries)})
-    status, output = run_playbook("playbooks/deploy.yml", "debian12", "-v", *extra(tmp_path, apps(**entries)), "-e", names)
+    status, output = run_playbook("playbooks/deploy.yml", "debian12", "-v", *extra_vars(tmp_path, apps(**entries)), "-e", names)
     assert status == 0, output
     words = {"cloned": "from a submodule", "locked": "from a server", "zipped": "from a zip file"}
     for name, text in words.items():
@@ -264,7 +264,7 @@ def test_every_kind_of_source_is_served_with_its_dependencies(
     assert secret not in output
     assert hosts["debian12"].run("grep -rlF %s /srv /etc /root /tmp /var/log /var/tmp", secret).stdout == ""
 
-    status, output = run_playbook("playbooks/deploy.yml", "debian12", *extra(tmp_path, apps(**entries)), "-e", names)
+    status, output = run_playbook("playbooks/deploy.yml", "debian12", *extra_vars(tmp_path, apps(**entries)), "-e", names)
     assert status == 0, output
     assert "changed=0" in output
 

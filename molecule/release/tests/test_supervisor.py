@@ -14,7 +14,7 @@ from testinfra.host import Host
 
 from tests.support.load import Clients
 from tests.support.remote import (
-    ALL,
+    APP_GROUP,
     PORT_APP,
     Site,
     address,
@@ -22,7 +22,7 @@ from tests.support.remote import (
     deploy,
     eventually,
     expect_success,
-    extra,
+    extra_vars,
     find_leftovers,
     processes,
     run_playbook,
@@ -51,7 +51,7 @@ MODULE_VARIABLES = apps(sample=SAMPLE, ported=PORT_APP | SAMPLE)
 @pytest.fixture(scope="module", autouse=True)
 def module_entries(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Deploy two processes of each app."""
-    expect_success(run_site(ALL, tmp_path_factory.mktemp("own"), MODULE_VARIABLES))
+    expect_success(run_site(APP_GROUP, tmp_path_factory.mktemp("own"), MODULE_VARIABLES))
 
 
 def supervised(hosts: dict[str, Host], app: str) -> dict[str, dict[str, int]]:
@@ -134,20 +134,20 @@ def test_next_deploy_succeeds_after_kill_during_deploy(
     hooks = {"before_switch": "sleep 1"}
     variables = apps(sample=SAMPLE | {"env": {"SAMPLE_THEME": step}, "hooks": hooks}, ported=PORT_APP)
     with clients(f"supervisord killed at step {step}", reload=True, polls=2, websockets=2, **SHORT_POLLS):
-        playbook = start_playbook("playbooks/deploy.yml", ALL, "-e", "app=sample", *extra(tmp_path, variables))
+        playbook = start_playbook("playbooks/deploy.yml", APP_GROUP, "-e", "app=sample", *extra_vars(tmp_path, variables))
         run_on_all(hosts, f"timeout 60 sh -c 'until grep -q {step} /srv/sample/.lock; do sleep 0.01; done'; {KILL}")
         playbook.communicate(timeout=200)  # success or failure
         eventually(lambda: all(host.run("supervisorctl pid").rc == 0 for host in hosts.values()))
-        expect_success(deploy("sample", ALL, tmp_path, variables))
+        expect_success(deploy("sample", APP_GROUP, tmp_path, variables))
         supervised(hosts, "sample")
     for host in hosts.values():
         assert f'data-theme="{step}"'.encode() in Site(address(host)).get("/").body
 
 
 def test_status_is_healthy_and_site_reports_no_change_afterwards(tmp_path: Path) -> None:
-    expect_success(run_playbook("playbooks/status.yml", ALL, *extra(tmp_path, MODULE_VARIABLES)))
-    expect_success(run_site(ALL, tmp_path, MODULE_VARIABLES))
-    assert "changed=0" in (output := expect_success(run_site(ALL, tmp_path, MODULE_VARIABLES))), output
+    expect_success(run_playbook("playbooks/status.yml", APP_GROUP, *extra_vars(tmp_path, MODULE_VARIABLES)))
+    expect_success(run_site(APP_GROUP, tmp_path, MODULE_VARIABLES))
+    assert "changed=0" in (output := expect_success(run_site(APP_GROUP, tmp_path, MODULE_VARIABLES))), output
 
 
 def test_stop_of_supervisor_stops_all_processes_gracefully(hosts: dict[str, Host]) -> None:

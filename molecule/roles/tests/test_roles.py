@@ -9,7 +9,7 @@ from pathlib import Path
 import testinfra
 from testinfra.host import Host
 
-from tests.support.remote import PLAIN, ROOT, Site, address, eventually, python
+from tests.support.remote import PLAIN_ENV, ROOT, Site, address, eventually, python
 from tests.support.upgrades import publish_newer_packages, versions
 
 
@@ -95,7 +95,7 @@ def test_raised_limit_applies_to_running_supervisord() -> None:
     command = ["ansible-playbook", str(ROOT / "molecule/roles/raise.yml"), "-i", os.environ["MOLECULE_INVENTORY_FILE"]]
     for changed in ("changed=1", "changed=0"):
         completed = subprocess.run(
-            command, cwd=ROOT, env=os.environ | PLAIN, capture_output=True, text=True, check=False, timeout=120
+            command, cwd=ROOT, env=os.environ | PLAIN_ENV, capture_output=True, text=True, check=False, timeout=120
         )
         assert changed in completed.stdout, completed.stdout + completed.stderr
     assert (before, state()) == ("8192", (pid, "12000"))

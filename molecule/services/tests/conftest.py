@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.support.flaky import FlakyServer
-from tests.support.remote import ALL, ROOT, Site, address, apps, expect_success, hosts, run_site
+from tests.support.remote import APP_GROUP, ROOT, Site, address, apps, expect_success, hosts, run_site
 
 
 def variables(group: str) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def serve(
     def serve(**env: Any) -> dict[str, Any]:
         upstream = {"SAMPLE_UPSTREAM": f"http://{own_address}:{flaky_server.server_port}"}
         changed = apps(sample={"processes": 2, "services": services, "env": upstream | env})
-        expect_success(run_site(ALL, tmp_path_factory.mktemp("serve"), changed))
+        expect_success(run_site(APP_GROUP, tmp_path_factory.mktemp("serve"), changed))
         return changed
 
     return serve

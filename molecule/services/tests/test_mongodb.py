@@ -222,8 +222,8 @@ def test_invalid_variables_are_reported_together_without_changes(db: Host, tmp_p
 
 def test_host_with_data_does_not_join_a_replica_set(db: Host, tmp_path: Path) -> None:
     client(db).notes.things.insert_one({"_id": 1})
-    wanted = {"name": "rs0", "members": ["other", "db"], "key": "bm90LWZvci1vdGhlcnM="}
-    output = provision_rejected(tmp_path, db, mongodb_replica_set=wanted)
+    replica_set_variables = {"name": "rs0", "members": ["other", "db"], "key": "bm90LWZvci1vdGhlcnM="}
+    output = provision_rejected(tmp_path, db, mongodb_replica_set=replica_set_variables)
     assert "mongodb_replica_set.members: db:27017 has databases, notes, and would lose them" in output
     assert client(db).notes.things.find_one({"_id": 1})
 
@@ -396,7 +396,7 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Host
 def replica_set(members: dict[str, Host], **overrides: Any) -> dict[str, Any]:
     """Return the variables of the replica set, by addresses, which also the controller resolves."""
     addresses = [address(host) for host in members.values()]
-    wanted = {"name": "rs0", "members": addresses, "key": "bm90LWZvci1vdGhlcnM="}
+    replica_set_variables = {"name": "rs0", "members": addresses, "key": "bm90LWZvci1vdGhlcnM="}
     # Stopping members would otherwise wait 15 s for other members to finish their operations.
     parameters = VARIABLES["mongodb_settings"]["setParameter"] | {"shutdownTimeoutMillisForSignaledShutdown": 2000}
     settings = VARIABLES["mongodb_settings"] | {"setParameter": parameters}
@@ -404,7 +404,7 @@ def replica_set(members: dict[str, Host], **overrides: Any) -> dict[str, Any]:
         "mongodb_settings": settings,
         "mongodb_addresses": ["{{ ansible_host }}"],
         "mongodb_member": "{{ ansible_host }}",
-        "mongodb_replica_set": wanted,
+        "mongodb_replica_set": replica_set_variables,
     }
     return own | overrides
 

@@ -17,7 +17,7 @@ from testinfra.host import Host
 from tests.support.load import Load
 from tests.support.pushing import HOLD, Repository
 from tests.support.remote import (
-    ALL,
+    APP_GROUP,
     ROOT,
     Site,
     address,
@@ -25,7 +25,7 @@ from tests.support.remote import (
     deploy,
     eventually,
     expect_success,
-    extra,
+    extra_vars,
     find_leftovers,
     kill_playbook,
     python,
@@ -91,8 +91,8 @@ def entries(keys: dict[str, Path]) -> dict[str, Any]:
 @pytest.fixture(scope="module", autouse=True)
 def provisioned(hosts: dict[str, Host], entries: dict[str, Any], directory: Path) -> Iterator[str]:
     """Provision the apps before their first push and yield the output; remove them after the module and verify that."""
-    yield expect_success(run_playbook("playbooks/deploy.yml", ALL, *BOTH, *extra(directory, apps(**entries))))
-    expect_success(run_playbook("playbooks/remove.yml", ALL, *BOTH, *extra(directory, {})))
+    yield expect_success(run_playbook("playbooks/deploy.yml", APP_GROUP, *BOTH, *extra_vars(directory, apps(**entries))))
+    expect_success(run_playbook("playbooks/remove.yml", APP_GROUP, *BOTH, *extra_vars(directory, {})))
     for host in hosts.values():
         assert host.check_output("find /etc /usr/local /var/lib/funnel/git -path '*funnel*' -name '*push*' -type f") == ""
         assert host.check_output("find /var/lib/funnel/git -type f") == ""
@@ -145,10 +145,10 @@ def test_app_without_push_serves_nothing_and_runs_succeed(
     assert "failed=0" in provisioned
     for host in hosts.values():
         assert Site(address(host), "shout.test").get().status == 502
-    status = expect_success(run_playbook("playbooks/status.yml", ALL, *extra(directory, apps(**entries))))
+    status = expect_success(run_playbook("playbooks/status.yml", APP_GROUP, *extra_vars(directory, apps(**entries))))
     assert status.count("shout: awaits its first push") == 2
     assert "changed=0" in expect_success(
-        run_playbook("playbooks/deploy.yml", "debian13", *BOTH, *extra(directory, apps(**entries)))
+        run_playbook("playbooks/deploy.yml", "debian13", *BOTH, *extra_vars(directory, apps(**entries)))
     )
 
 
@@ -246,7 +246,7 @@ def test_tree_bomb_is_rejected_without_blocking_other_pushes(
     assert len(repository.git("rev-list", "--objects", bomb, "^HEAD").splitlines()) == 1 + 10 + 1
     with repository.start("push", f"git@{address(host)}:shout", f"{bomb}:main") as process:
         other = Repository(directory / "tutorial", keys["bob"])
-        other.git("commit", "--quiet", "--allow-empty", "--message", "Meanwhile")
+        other.git("commit", "--quiet", "--allow-empty", "--message", "Concurrent change")
         status, words = other.push(host, "tutorial")
         assert status == 0, words
         process.communicate(timeout=60)
@@ -392,7 +392,7 @@ def test_deploy_overtaken_by_push_does_not_revert_it(
     host: Host, repository: Repository, entries: dict[str, Any], directory: Path
 ) -> None:
     commit = repository.commit("overtaking")
-    options = ["-e", "app=shout", *extra(directory, apps(**entries))]
+    options = ["-e", "app=shout", *extra_vars(directory, apps(**entries))]
     with hold_build(host), start_playbook("playbooks/deploy.yml", "debian12", *options) as playbook:
         try:
             eventually(lambda: "the build of a release" in host.run("cat /srv/shout/.lock").stdout, 90)
@@ -411,17 +411,17 @@ def test_deploy_overtaken_by_push_does_not_revert_it(
 
 
 def test_killed_push_leaves_nothing_incomplete(host: Host, repository: Repository) -> None:
-    repository.commit("away")
+    repository.commit("interrupted")
     with hold_build(host):
         process = repository.start("push", f"git@{address(host)}:shout", "main")
         eventually(lambda: "build of a push" in host.run("cat /srv/shout/.lock").stdout, 90)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         assert fetch_words(host) == "overtaking"
-    commit = repository.commit("back")
+    commit = repository.commit("retried")
     # The interrupted push may still finish and update the branch.
     eventually(lambda: repository.push(host)[0] == 0, 90)
-    assert (fetch_words(host), branch(host)) == ("back", commit)
+    assert (fetch_words(host), branch(host)) == ("retried", commit)
     assert find_leftovers(host, "shout") == []
 
 
@@ -440,7 +440,7 @@ def test_removed_key_can_no_longer_push(
 
 def test_removed_app_leaves_no_keys_or_code(host: Host, repository: Repository, entries: dict[str, Any], directory: Path) -> None:
     remaining = apps(tutorial=entries["tutorial"])
-    expect_success(run_playbook("playbooks/remove.yml", "debian12", "-e", "app=shout", *extra(directory, remaining)))
+    expect_success(run_playbook("playbooks/remove.yml", "debian12", "-e", "app=shout", *extra_vars(directory, remaining)))
     remains = host.check_output("find /srv /etc /var/lib/funnel /var/log -name '*shout*'")
     assert remains == ""
     assert "shout" not in host.check_output("cat /var/lib/funnel/git/.ssh/authorized_keys")

@@ -17,7 +17,7 @@ from testinfra.host import Host
 from tornado.websocket import WebSocketClientConnection
 
 from tests.support.remote import (
-    ALL,
+    APP_GROUP,
     ROOT,
     Response,
     Site,
@@ -26,7 +26,7 @@ from tests.support.remote import (
     deploy,
     eventually,
     expect_success,
-    extra,
+    extra_vars,
     hosts,
     run_playbook,
 )
@@ -119,10 +119,10 @@ def provisioned(directory: Path) -> Iterator[None]:
     """Deploy the apps to both hosts, where the site's domain resolves; remove them after the module."""
     for host in hosts().values():
         host.check_output(f"echo 127.0.0.1 {NAME} >> /etc/hosts")
-    expect_success(run_playbook("playbooks/deploy.yml", ALL, *extra(directory, apps(**entries(directory)))))
+    expect_success(run_playbook("playbooks/deploy.yml", APP_GROUP, *extra_vars(directory, apps(**entries(directory)))))
     yield
     names = json.dumps({"app_names": ["next_api", "rest_api", "reporting_app"]})
-    expect_success(run_playbook("playbooks/remove.yml", ALL, "-e", "app=all", "-e", names, *extra(directory, {})))
+    expect_success(run_playbook("playbooks/remove.yml", APP_GROUP, "-e", "app=all", "-e", names, *extra_vars(directory, {})))
     for host in hosts().values():
         host.check_output(f"grep -v {NAME} /etc/hosts > /etc/hosts.new; cat /etc/hosts.new > /etc/hosts; rm /etc/hosts.new")
 
@@ -242,9 +242,9 @@ def test_exception_is_logged_but_not_sent_to_clients(host: Host, site: Site) -> 
 )
 def test_maintenance_mode_affects_one_app_of_the_site(directory: Path, app: str, closed: list[str], opened: list[str]) -> None:
     sites = [Site(address(host), NAME) for host in hosts().values()]
-    options = ["-e", f"app={app}", *extra(directory, apps(**entries(directory)))]
+    options = ["-e", f"app={app}", *extra_vars(directory, apps(**entries(directory)))]
     before = {path: {site.get(path).status for site in sites} for path in closed}
-    expect_success(run_playbook("playbooks/maintenance.yml", ALL, "-e", "state=on", *options))
+    expect_success(run_playbook("playbooks/maintenance.yml", APP_GROUP, "-e", "state=on", *options))
     try:
         for site in sites:
             for path in closed:
@@ -252,12 +252,12 @@ def test_maintenance_mode_affects_one_app_of_the_site(directory: Path, app: str,
                 assert (response.status, response.body, response.headers["retry-after"]) == (503, b"<p>Painting</p>", "300"), path
             assert {site.get(path).status for path in opened} == {200}
     finally:
-        expect_success(run_playbook("playbooks/maintenance.yml", ALL, "-e", "state=off", *options))
+        expect_success(run_playbook("playbooks/maintenance.yml", APP_GROUP, "-e", "state=off", *options))
     assert {path: {site.get(path).status for site in sites} for path in closed} == before
 
 
 def test_second_deploy_changes_nothing(directory: Path) -> None:
-    output = expect_success(deploy("rest_api", ALL, directory, apps(**entries(directory))))
+    output = expect_success(deploy("rest_api", APP_GROUP, directory, apps(**entries(directory))))
     assert output.count("changed=0 ") == len(hosts()), output
 
 
@@ -272,11 +272,11 @@ def modified_source(directory: Path, file: str, old: str, new: str) -> dict[str,
 
 
 def test_soak_of_prefixed_app_counts_only_its_own_errors(directory: Path) -> None:
-    wanted = entries(directory)
-    wanted["rest_api"] |= {"soak": 4, "source": modified_source(directory, "rest_api/web.py", LISTS, FAILS)}
+    changed = entries(directory)
+    changed["rest_api"] |= {"soak": 4, "source": modified_source(directory, "rest_api/web.py", LISTS, FAILS)}
     sites = [Site(address(host), NAME) for host in hosts().values()]
     with ThreadPoolExecutor(1) as pool:
-        deploying = pool.submit(deploy, "rest_api", ALL, directory, apps(**wanted))
+        deploying = pool.submit(deploy, "rest_api", APP_GROUP, directory, apps(**changed))
         while not deploying.done():
             for site in sites:
                 assert site.get("/healthz").status == 200
@@ -289,9 +289,9 @@ def test_soak_of_prefixed_app_counts_only_its_own_errors(directory: Path) -> Non
 
 
 def test_missing_tornado_dependency_is_reported(directory: Path) -> None:
-    wanted = entries(directory)
-    wanted["rest_api"] |= {"source": modified_source(directory, "requirements.txt", "tornado==6.6.1\n", "")}
-    status, output = deploy("rest_api", "debian12", directory, apps(**wanted))
+    changed = entries(directory)
+    changed["rest_api"] |= {"source": modified_source(directory, "requirements.txt", "tornado==6.6.1\n", "")}
+    status, output = deploy("rest_api", "debian12", directory, apps(**changed))
     assert status != 0
     assert "tornado_apps.rest_api.run: the runner needs Tornado, and the app does not depend on it; add a line such as" in output
     assert Site(address(hosts()["debian12"]), NAME).get("/api/runs").status == 200
@@ -299,7 +299,9 @@ def test_missing_tornado_dependency_is_reported(directory: Path) -> None:
 
 def test_removal_of_app_without_prefix_is_rejected_while_others_share_its_site(directory: Path) -> None:
     remaining = {name: entry for name, entry in entries(directory).items() if name != "reporting_app"}
-    status, output = run_playbook("playbooks/remove.yml", ALL, "-e", "app=reporting_app", *extra(directory, apps(**remaining)))
+    status, output = run_playbook(
+        "playbooks/remove.yml", APP_GROUP, "-e", "app=reporting_app", *extra_vars(directory, apps(**remaining))
+    )
     assert status != 0
     assert f"tornado_apps.rest_api.prefix: the site of {NAME} requires an app without a prefix" in output
     assert {Site(address(host), NAME).get("/").status for host in hosts().values()} == {200}
@@ -307,7 +309,9 @@ def test_removal_of_app_without_prefix_is_rejected_while_others_share_its_site(d
 
 def test_app_below_a_prefix_is_removed_alone(directory: Path) -> None:
     remaining = {name: entry for name, entry in entries(directory).items() if name != "next_api"}
-    expect_success(run_playbook("playbooks/remove.yml", ALL, "-e", "app=next_api", *extra(directory, apps(**remaining))))
+    expect_success(
+        run_playbook("playbooks/remove.yml", APP_GROUP, "-e", "app=next_api", *extra_vars(directory, apps(**remaining)))
+    )
     for host in hosts().values():
         site = Site(address(host), NAME)
         assert site.get("/api/next/open/seen").json["error"]["status"] == 404, "the API with the shorter prefix must respond"
