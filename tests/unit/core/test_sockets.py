@@ -92,23 +92,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
     ],
 )
 def test_a_response_may_report_the_release(body: bytes, header: str, release: str | None) -> None:
-    handler = type("Told", (Handler,), {"body": body, "header": header})
+    handler = type("ReleaseHandler", (Handler,), {"body": body, "header": header})
     with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.handle_request)
         thread.start()
-        answer = probe(("127.0.0.1", server.server_port), "/healthz", "shop.example")
+        result = probe(("127.0.0.1", server.server_port), "/healthz", "shop.example")
         thread.join()
-    assert (answer.healthy, answer.release) == (True, release)
+    assert (result.healthy, result.release) == (True, release)
 
 
 @contextlib.contextmanager
-def saying(answer: Callable[[socket.socket], object]) -> Iterator[tuple[str, int]]:
+def responding(respond: Callable[[socket.socket], object]) -> Iterator[tuple[str, int]]:
     """Return the address of a server with arbitrary responses."""
 
     def serve() -> None:
         with contextlib.suppress(OSError), server.accept()[0] as connection:
             connection.recv(1000)
-            answer(connection)
+            respond(connection)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=serve)
@@ -117,36 +117,36 @@ def saying(answer: Callable[[socket.socket], object]) -> Iterator[tuple[str, int
         thread.join()
 
 
-def endlessly(part: bytes, pause: float = 0) -> Callable[[socket.socket], object]:
-    def answer(connection: socket.socket) -> None:
+def repeat_forever(part: bytes, pause: float = 0) -> Callable[[socket.socket], object]:
+    def respond(connection: socket.socket) -> None:
         while True:
             connection.sendall(part)
             time.sleep(pause)
 
-    return answer
+    return respond
 
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "respond",
     [
-        endlessly(b"HTTP/1.1 100 Continue\r\n\r\n"),
-        endlessly(b"HTTP/1.1 100 Continue\r\n\r\n", pause=0.05),
-        endlessly(b"X-Flood: 1\r\n"),
-        endlessly(b"H", pause=0.05),
-        lambda connection: (connection.sendall(OK), endlessly(b"X: 1\r\n")(connection)),
-        lambda connection: (connection.sendall(OK + b"\r\n"), endlessly(b" ", pause=0.05)(connection)),
+        repeat_forever(b"HTTP/1.1 100 Continue\r\n\r\n"),
+        repeat_forever(b"HTTP/1.1 100 Continue\r\n\r\n", pause=0.05),
+        repeat_forever(b"X-Flood: 1\r\n"),
+        repeat_forever(b"H", pause=0.05),
+        lambda connection: (connection.sendall(OK), repeat_forever(b"X: 1\r\n")(connection)),
+        lambda connection: (connection.sendall(OK + b"\r\n"), repeat_forever(b" ", pause=0.05)(connection)),
         lambda connection: (connection.sendall(OK + b"Content-Length: 9\r\n\r\n"), threading.Event().wait(1.5)),
         lambda connection: connection.sendall(b"HTTP/1.1 99999999999 ?\r\n\r\n"),
         lambda connection: connection.close(),
     ],
-    ids=["interim", "slow interim", "no answer", "drip", "headers", "slow body", "silent", "no status", "nothing"],
+    ids=["interim", "slow interim", "no status line", "drip", "headers", "slow body", "silent", "no status", "nothing"],
 )
-def test_malicious_responses_end_before_the_timeout(answer: Callable[[socket.socket], object]) -> None:
+def test_malicious_responses_end_before_the_timeout(respond: Callable[[socket.socket], object]) -> None:
     start = time.monotonic()
-    with saying(answer) as address, pytest.raises(OSError, match=r"\w"):
+    with responding(respond) as address, pytest.raises(OSError, match=r"\w"):
         probe(address, "/", "shop.test", timeout=0.6)
     assert time.monotonic() - start < 3
 
@@ -155,19 +155,19 @@ CHUNK = b"40\r\n" + b"x" * 0x40 + b"\r\n"
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "respond",
     [
         lambda connection: connection.sendall(OK + b"\r\n" + b"[" * 60_000),
         lambda connection: connection.sendall(OK + b"\r\n" + b'{"release":' * 5_000),
         lambda connection: connection.sendall(OK + b"\r\n" + b"1" * 60_000),
-        lambda connection: (connection.sendall(OK + b"\r\n"), endlessly(b"x" * 65_536)(connection)),
-        lambda connection: (connection.sendall(OK + b"Transfer-Encoding: chunked\r\n\r\n"), endlessly(CHUNK)(connection)),
+        lambda connection: (connection.sendall(OK + b"\r\n"), repeat_forever(b"x" * 65_536)(connection)),
+        lambda connection: (connection.sendall(OK + b"Transfer-Encoding: chunked\r\n\r\n"), repeat_forever(CHUNK)(connection)),
         lambda connection: connection.sendall(OK + b"X-Release: 0123456789ab 1\x1b\r\n\r\n"),
     ],
     ids=["nested", "nested objects", "number", "long", "chunks", "header"],
 )
-def test_a_success_with_an_invalid_body_is_healthy_without_release(answer: Callable[[socket.socket], object]) -> None:
-    with saying(answer) as address:
+def test_a_success_with_an_invalid_body_is_healthy_without_release(respond: Callable[[socket.socket], object]) -> None:
+    with responding(respond) as address:
         result = probe(address, "/", "shop.test")
     assert (result.status, result.release) == (200, None)
 
