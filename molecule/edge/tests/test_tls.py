@@ -307,7 +307,7 @@ def test_failed_validation_keeps_the_previous_certificate(
     for host in app_hosts:
         message = f"tornado_apps.shop.tls: no certificate was issued; the previous one stays in use: {name(host, MISDIRECTED)}: "
         assert message in output
-        assert re.search(rf"{name(host, MISDIRECTED)}: [^;]*connection deploy_rejected \(connection\)", output)
+        assert re.search(rf"{name(host, MISDIRECTED)}: [^;]*connection refused \(connection\)", output)
     assert "To fix: make these names resolve to this host and allow connections to its port 80" in output
     assert serials(app_hosts) == issued
 
@@ -319,7 +319,7 @@ def test_unavailable_ca_keeps_the_previous_certificate(
         output = deploy_rejected(tmp_path, shop(ACME, server=DOWN))
     assert "tornado_apps.shop.tls: no certificate was issued; the previous one stays in use:" in output
     assert (
-        "Connection deploy_rejected. To fix: set another certificates_acme_directory, or allow this host to connect to the server"
+        "Connection refused. To fix: set another certificates_acme_directory, or allow this host to connect to the server"
         in output
     )
     assert serials(app_hosts) == issued
