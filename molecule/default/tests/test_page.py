@@ -1,4 +1,4 @@
-"""What a person sees: the page, in a real browser."""
+"""The page of the sample app in a browser."""
 
 from __future__ import annotations
 
