@@ -57,7 +57,7 @@ HEAL_PARTITION = "nft delete table inet partition"
 
 
 def app_entry(**keys: Any) -> dict[str, Any]:
-    """Return the variables of the scenario with changed keys in the app's app_entry."""
+    """Return the variables of the scenario with changed keys in the app's entry."""
     return {"tornado_apps": {"sample": VARIABLES["tornado_apps"]["sample"] | keys}}
 
 

@@ -32,14 +32,13 @@ TIMEOUT = 5.0
 #: Timeout for a new member to catch up, and for a cluster to become healthy.
 CATCH_UP_TIMEOUT = 60.0
 
-#: The key whose value changes with each revoked permission; only root can write it once authentication is enabled. Each member
-#: restarts once per value, because etcd checks permissions only when a watch is opened.
+#: Key that changes with each revoked permission. Members restart once per value, as etcd checks only when a watch is opened.
 REVOKED_KEY = "funnel.tornado/revoked"
 
 #: Calls that revoke a permission.
 REVOKING = frozenset({"auth/user/delete", "auth/user/revoke", "auth/role/delete", "auth/role/revoke", "auth/enable"})
 
-#: Maximum passes until users match the desired state; more than two are needed only if someone else changes them.
+#: Passes until users match the desired state; more than two are needed only if someone else changes them.
 MAX_PASSES = 5
 
 #: Errors of membership changes until a learner has caught up, or all voting members have been connected for 5 s
@@ -428,8 +427,7 @@ def _as_root(client: Client, password: str) -> Client:
         raise EtcdError(f"etcd_root_password: {problem}; to change it, run etcdctl user passwd root ({error})") from error
 
 
-Step = tuple[str, str, dict[str, Any]]
-"""A description of a change, and the path and body of its API call."""
+Step = tuple[str, str, dict[str, Any]]  # the description of a change, and the path and body of its API call
 
 
 def _steps(client: Client, root: Client, root_password: str, users: Mapping[str, User], *, enabled: bool) -> Iterator[Step]:

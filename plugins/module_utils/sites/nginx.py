@@ -228,8 +228,8 @@ class _SiteRenderer:
             "headers": list(self._headers()),
             "password_file": self._path("htpasswd") if site.basic_auth else "",
             "maintenance_page": f"{DIRECTORY}/{self._path('html')}",
-            "maintenance_applies": self._variable("maintained"),
-            "maintenance_file": self._variable("sign") if mount_files else site.maintenance.file,
+            "maintenance_applies": self._variable("in_maintenance"),
+            "maintenance_file": self._variable("maintenance_file") if mount_files else site.maintenance.file,
             # nginx takes the first pattern that matches, so the longest prefix comes first.
             "mount_maintenance_files": [
                 {"pattern": f"~^{re.escape(url)}", "file": mount_files[url]} for url in sorted(mount_files, key=len, reverse=True)

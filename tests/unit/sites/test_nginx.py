@@ -238,8 +238,8 @@ def test_each_upstream_has_its_own_maintenance_file() -> None:
         "/d/": {"upstream": API},
     }
     lines = site(maintenance={"file": "/srv/shop/maintenance"}, mounts=mounts)
-    default, *rules = block(lines, "map $uri $funnel_nginx__shop__sign")
-    assert "if (-f $funnel_nginx__shop__sign) {" in lines
+    default, *rules = block(lines, "map $uri $funnel_nginx__shop__maintenance_file")
+    assert "if (-f $funnel_nginx__shop__maintenance_file) {" in lines
     found = [re.findall(r'"~(.*)" (.*);', rule)[0] for rule in rules]
     for uri, app in (("/a.b/x", "ab"), ("/a.b/c/x", "abc"), ("/d/x", "shop"), ("/acb/", "shop"), ("/x/a.b/", "shop")):
         [file, *_] = [*(file for pattern, file in found if re.search(pattern, uri)), default.split()[1].rstrip(";")]
