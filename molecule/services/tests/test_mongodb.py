@@ -198,7 +198,7 @@ def test_invalid_variables_are_reported_together_without_changes(db: Host, tmp_p
         mongodb_replica_set={"name": "rs0", "members": ["one", "two"], "key": "another-one!"},
     )
     for problem in (
-        "mongodb_users.notes.password: is missing",
+        "mongodb_users.notes.password: is required",
         "mongodb_users.x y.roles[0]: must be a role",
         "mongodb_replica_set.key",
     ):
