@@ -46,7 +46,7 @@ class ActionModule(ModuleAction):
             entries = with_versions(arguments["apps"], {name: arguments["version"]})
             if name not in entries:
                 raise AnsibleActionFail(f"{VARIABLE}: no such app {name}")
-            [app] = load({name: entries[name]}, complete=False).values()
+            app = load({name: entries[name]}, complete=False)[name]
         except InvalidDataError as error:
             raise AnsibleActionFail(str(error)) from error
         local = local_source(app, self._loader.get_basedir())

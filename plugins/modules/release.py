@@ -166,7 +166,8 @@ def main() -> None:
     os.umask(0o022)  # independent of root's umask: nginx must traverse the directories
     os.environ.update(build_environment())  # certificates and proxy for downloads
     try:
-        [app] = load({module.params["name"]: json.loads(module.params["app"])}, complete=False).values()
+        name = module.params["name"]
+        app = load({name: json.loads(module.params["app"])}, complete=False)[name]
         secrets = app.sensitive_values
         module.no_log_values.update(secrets, map(printable, secrets))  # the output of a build may contain them
         layout = Layout(app.name)
