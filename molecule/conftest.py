@@ -9,11 +9,16 @@ import pytest
 import testinfra
 from testinfra.host import Host
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable
+
 #: Number of lines of a long text that a failed assertion shows, from its end, where Ansible reports failures.
 SHOWN_LINES = 60
 
 #: Number of characters of a long text with few lines that a failed assertion shows.
 SHOWN_CHARACTERS = 6000
+
+#: Number of characters of a log line that are printed.
+MAX_LINE = 300
 
 #: Number of failed tests for which host logs are printed. Further failures usually have the same cause.
 REPORTED_FAILURES = 5
@@ -61,6 +66,7 @@ def _used_hosts(item: pytest.Item) -> list[Host]:
 
 def _logs(host: Host) -> str:
     try:
-        return str(host.run(LOGS).stdout)
+        lines = host.run(LOGS).stdout_bytes.decode(errors="replace").splitlines()
+        return "\n".join(printable(line)[:MAX_LINE] for line in lines)  # Molecule hangs on bytes that are not UTF-8
     except Exception as error:  # must not hide the failure of the test
         return f"The logs cannot be read: {error}"
