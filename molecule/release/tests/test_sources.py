@@ -293,7 +293,7 @@ def invalid_entries(
     )
     yield (
         {"source": zipped(sources, "x") | {"checksum": wrong}},
-        rf"source\.checksum: .*zipped\.zip hashes to sha256:\w+; {wrong}",
+        rf"source\.checksum: .*zipped\.zip hashes to sha256:\w+; expected {wrong}",
     )
     yield (
         {"source": {"git": repository["git"], "host_key": repository["host_key"]}},
