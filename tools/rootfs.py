@@ -1,7 +1,7 @@
 """Root file systems of bare Debian releases, built once with mmdebstrap and cached as tar archives.
 
 A recipe has all inputs: the mirrors of the machine's apt, its additional CA certificates and the packages. The archive is named
-by a hash of the recipe, so a changed recipe is built anew.
+by a hash of the recipe, so a changed recipe is rebuilt.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,6 +35,9 @@ from tests.support.remote import (
 
 #: A long-poll takes 5 s. After ``drain`` the app gets the same time again to finish in-flight requests.
 SAMPLE: dict[str, Any] = {"drain": 3, "processes": 2}
+
+#: Prints the number of processes that have the deploy lock of the sample app open: its holder, and those that wait for it.
+LOCK_USERS = "ls -l /proc/[0-9]*/fd 2> /dev/null | grep -c ' /srv/sample/.lock$'"
 
 
 def variables(sample: dict[str, Any] | None = None, ported: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -163,8 +165,8 @@ def test_concurrent_deploys_are_queued_or_rejected(hosts: dict[str, Host], clien
             eventually(lambda host=host: "before_switch" in host.check_output("cat /srv/sample/.lock"), 60)  # type: ignore[misc]
         status, rejection = deploy("sample", APP_GROUP, tmp_path, variables(), "-e", "app_wait=0")
         restart = start_playbook("playbooks/restart.yml", APP_GROUP, "-e", "app=sample", *extra_vars(tmp_path, variables()))
-        time.sleep(4)  # the restart waits for the lock
-        for host in hosts.values():
+        for host in hosts.values():  # until the restart has opened the lock, too
+            eventually(lambda host=host: int(host.run(LOCK_USERS).stdout) >= 2, 60)  # type: ignore[misc]
             host.check_output("touch /srv/sample/shared/go")
         second = deploy("sample", APP_GROUP, tmp_path, variables({"env": {"SAMPLE_THEME": "dark"}}))
         output, _ = first.communicate(timeout=60)

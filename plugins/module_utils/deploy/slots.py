@@ -47,7 +47,7 @@ def is_protected(layout: Layout, slot: Slot) -> bool:
 
 
 def has_leftovers(layout: Layout) -> bool:
-    """Return whether an interrupted switch has to be completed, or files are accessible to other users."""
+    """Return whether an interrupted switch is incomplete, or files are accessible to other users."""
     live = layout.live_slot()
     markers = [layout.reload_marker(live), layout.verification_marker(live)] if live else []
     is_open = (live is not None and not is_protected(layout, live)) or not history.is_private(layout)
