@@ -186,8 +186,8 @@ def _backend_problems(backends: Mapping[str, Backend], frontend: Frontend) -> It
     passed = [name for name, backend in backends.items() if backend.tls == "pass"]
     if passed and frontend.certificates:
         yield f"haproxy_certificates: {', '.join(passed)} passes TLS through, so HAProxy cannot terminate it; remove one of them"
-    by_path = {backend.origin or f"haproxy_backends.{name}": backend for name, backend in backends.items()}
-    for path, backend in by_path.items():
+    by_path = [(backend.origin or f"haproxy_backends.{name}", backend) for name, backend in backends.items()]
+    for path, backend in by_path:
         for server in backend.servers:
             if violation := _SERVER_NAME.violation(server):
                 yield f"{path}.servers.{server}: {violation}"

@@ -85,7 +85,7 @@ def load(entries: object, *, complete: bool = True) -> dict[str, App]:
             apps[app.name] = app
             problems.extend(_app_problems(app, path))
     if complete:
-        problems.extend(domain_conflicts({f"{VARIABLE}.{app.name}": app for app in apps.values() if app.prefix is None}))
+        problems.extend(domain_conflicts((f"{VARIABLE}.{app.name}", app) for app in apps.values() if app.prefix is None))
         if len(apps) == len(entries):  # otherwise the site's owner may be an app that failed to parse
             problems.extend(_prefix_problems(apps))
     if problems:

@@ -114,8 +114,8 @@ def working_password(address: str, passwords: Iterable[str]) -> str:
         if can_log_in(address, (ADMIN, password, "admin")):
             return password
     raise MongodbError(
-        f"mongodb_admin_password: mongod at {address} rejects it for the user {ADMIN}, and the password stored on this host; "
-        "set the password that was used last, or change it manually in mongod"
+        f"mongodb_admin_password: mongod at {address} rejects it for the user {ADMIN}, as well as the password stored on this "
+        "host; set the password that was used last, or change it manually in mongod"
     )
 
 
@@ -219,7 +219,8 @@ class ReplicaSet:
             elif unreachable := [member for member, has_set in others.items() if has_set is None]:
                 self._pause(
                     f"mongodb_replica_set.members: {', '.join(unreachable)} cannot be reached, so the replica set {self._name} "
-                    "may exist, and a second one must not be initiated; allow this host to connect to its port, or remove it"
+                    "may already exist, and a second one must not be initiated; allow this host to connect to them, or remove "
+                    "them from the list"
                 )
             else:
                 config = {"_id": self._name, "version": 1, "members": [{"_id": 0, "host": self._own}]}

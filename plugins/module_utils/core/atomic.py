@@ -1,6 +1,6 @@
 """Atomic replacement of files and symbolic links.
 
-Only for directories that no app's user can write: :mod:`tree` is for those.
+Use it only in directories that no app's user can write; in all others use :mod:`tree`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 
-def stage_file(path: Path, content: bytes, *, mode: int, uid: int = -1, gid: int = -1) -> Path:
+def stage_file(path: Path, content: bytes, *, mode: int, uid: int, gid: int) -> Path:
     """Write ``content`` to a new file beside ``path`` and return it, ready to be renamed to ``path``.
 
     The leading dot and the suffix of its name keep it out of the include patterns of daemons.
@@ -38,4 +38,8 @@ def stage_link(path: Path, target: str | Path) -> Path:
 
 def replace_link(path: Path, target: str | Path) -> None:
     """Point the symbolic link ``path`` to ``target``, replacing what is there except a directory."""
-    stage_link(path, target).replace(path)
+    staged = stage_link(path, target)
+    try:
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)

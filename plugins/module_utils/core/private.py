@@ -103,6 +103,6 @@ def link_protection_problem(settings: Path = Path("/proc/sys/fs")) -> str:
         return ""
     assignments = " ".join(f"fs.{name}=1" for name in disabled)
     return (
-        f"the kernel of this host follows links from one app to the sockets of another: set {assignments} with sysctl -w "
+        f"the kernel of this host follows links that one app creates to the sockets of another: set {assignments} with sysctl -w "
         "and in /etc/sysctl.d or, if this is a container, on its host"
     )

@@ -155,8 +155,9 @@ def fingerprint(text: str) -> str:
 
 def rule_lines(text: str) -> list[str]:
     """Return the rules in the output of `render`, without the fixed ones."""
-    lines = [line for line in text.partition("chain input {\n")[2].removesuffix(_END).splitlines() if line not in _CHAIN]
-    return [line.strip() for line in lines if not line.lstrip().startswith("#")]
+    fixed = _CHAIN.splitlines()
+    lines = text.partition("chain input {\n")[2].removesuffix(_END).splitlines()
+    return [line.strip() for line in lines if line not in fixed and not line.lstrip().startswith("#")]
 
 
 def fleet_rules(

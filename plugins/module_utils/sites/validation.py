@@ -64,10 +64,10 @@ def parse_sites(
             problems.append(f"nginx_trusted_proxies[{i}]: {violation}; found {proxy!r}")
     parsed_upstreams = parse_each(Upstream, upstreams, "nginx_upstreams", problems, NAME)
     parsed_sites = parse_each(Site, sites, "nginx_sites", problems, NAME)
-    by_path: dict[str, Site] = {}
+    by_path: list[tuple[str, Site]] = []
     for key, site in parsed_sites.items():
         path = site.origin or f"nginx_sites.{key}"
-        by_path[path] = site
+        by_path.append((path, site))
         problems.extend(_upstream_problems(site.upstream, path, parsed_upstreams))
         problems.extend(_mount_problems(site, path, parsed_upstreams))
         if isinstance(site.upstream, Upstream) and key in parsed_upstreams:
@@ -101,17 +101,21 @@ def domain_problems(site: Domains, path: str) -> Iterator[str]:
         yield f"{path}.aliases: redirect to the first of domains, which must be a name without *"
 
 
-def domain_conflicts(sites: Mapping[str, Domains]) -> Iterator[str]:
-    """Yield each name that two sites claim; ``sites`` has them by path. There is one default site without names."""
+def domain_conflicts(sites: Iterable[tuple[str, Domains]]) -> Iterator[str]:
+    """Yield each name that two sites claim; each site comes with its path. There is one default site without names.
+
+    The paths need not differ: sites with the same ``origin`` share one.
+    """
     owners: dict[str, str] = {}
-    for path, site in sites.items():
+    for path, site in sites:
         for name in dict.fromkeys([*site.domains, *site.aliases] or [""]):
-            owner = owners.setdefault(name, path)
-            if owner != path and name:
+            if name not in owners:
+                owners[name] = path
+            elif name:
                 key = "aliases" if name in site.aliases else "domains"
-                yield f"{path}.{key}: {name} already belongs to {owner}; names must be unique"
-            elif owner != path:
-                yield f"{path}.domains: {owner} is already the default for other names; only one may have no domains"
+                yield f"{path}.{key}: {name} already belongs to {owners[name]}; names must be unique"
+            else:
+                yield f"{path}.domains: {owners[name]} is already the default for other names; only one may have no domains"
 
 
 def header_problems(headers: Iterable[str], path: str) -> Iterator[str]:

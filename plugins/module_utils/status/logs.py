@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable
 
 #: The name of a log file: slot, process type of a worker, and number of the process.
@@ -73,7 +74,7 @@ def read_since(layout: Layout, since: Mapping[str, tuple[int, int]], wait: float
 
     :arg wait: seconds to wait for the first line.
     """
-    deadline = time.monotonic() + wait
+    deadline = Deadline(wait)
     while True:
         found: list[LogLine] = []
         position: Position = {}
@@ -90,7 +91,7 @@ def read_since(layout: Layout, since: Mapping[str, tuple[int, int]], wait: float
                 if is_last_read:
                     break
             found += _parse_lines(log, process, data)
-        if found or time.monotonic() >= deadline:
+        if found or deadline.expired:
             return _sort(found), position
         time.sleep(INTERVAL)
 

@@ -224,7 +224,7 @@ class Transaction:
                         change.path.unlink(missing_ok=True)
         except (OSError, FileSetError) as error:
             self.roll_back()
-            raise FileSetError(f"{error}; no file was changed") from error
+            raise FileSetError(f"{error}; the files are in their previous state") from error
 
     def roll_back(self) -> None:
         """Restore the files that :meth:`apply` changed, including their timestamps."""
@@ -236,8 +236,11 @@ class Transaction:
                 atomic.replace_link(change.path, os.fsdecode(before.content))
             else:
                 staged = atomic.stage_file(change.path, before.content, mode=before.mode, uid=before.uid, gid=before.gid)
-                os.utime(staged, ns=(before.mtime_ns, before.mtime_ns))
-                staged.replace(change.path)
+                try:
+                    os.utime(staged, ns=(before.mtime_ns, before.mtime_ns))
+                    staged.replace(change.path)
+                finally:
+                    staged.unlink(missing_ok=True)
         for directory in reversed(self._directories):
             with contextlib.suppress(OSError):  # it contains other files by now
                 directory.rmdir()

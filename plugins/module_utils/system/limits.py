@@ -141,7 +141,8 @@ def raise_process_limit(name: str, pid: int, open_files: int, result: FileSetRes
         except PermissionError:
             result.warnings.append(
                 f"{name} (pid {pid}) keeps its limit of {soft} open files until its next start: its hard limit is {hard}, "
-                "and raising it requires CAP_SYS_RESOURCE, which root lacks on this host"
+                "and raising it, or the limit of a process of another user, requires CAP_SYS_RESOURCE, which root lacks "
+                "on this host"
             )
             return
         confirmed = open_file_limits(pid)[0]

@@ -164,10 +164,8 @@ def _accepts(path: Path) -> bool:
 def _has_udp_port(pid: int, port: int) -> bool:
     """Return whether a process has bound a UDP port, according to /proc/net/udp."""
     rows = [line.split() for path in Path("/proc/net").glob("udp*") for line in path.read_text().splitlines()[1:]]
-    inodes = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(f":{port:04X}")}
-    with contextlib.suppress(OSError):
-        return any(str(file.readlink()) in inodes for file in Path(f"/proc/{pid}/fd").iterdir())
-    return False
+    inodes = {int(row[9]) for row in rows if row[1].endswith(f":{port:04X}")}
+    return proc.holds_socket(pid, inodes)
 
 
 def _serving_workers(pid: int) -> Iterator[int]:

@@ -284,3 +284,10 @@ def test_options_that_require_nginx_are_rejected_with_haproxy() -> None:
         "tornado_apps.shop.tls.provider: acme requires nginx, which answers the challenges of certificate authorities, but "
         "app_proxy selects HAProxy; use files or self_signed",
     ]
+
+
+def test_backends_of_one_origin_are_all_checked() -> None:
+    first, second = {**SHOP, "origin": "shared"}, {**SHOP, "origin": "shared", "servers": {}}
+    found = problems({"a": first, "b": second})
+    assert "shared.servers: is empty; a backend requires at least one server" in found
+    assert "shared.domains: shop.example.com already belongs to shared; names must be unique" in found

@@ -155,3 +155,9 @@ def test_all_problems_are_reported_at_once() -> None:
         "nginx_trusted_proxies[1]: must be an IP address or a network",
     ):
         assert part in found
+
+
+def test_sites_of_one_origin_must_not_share_a_domain() -> None:
+    site = {"upstream": "api", "domains": ["a.example.com"], "origin": "shared"}
+    found = problems({"a": site, "b": site}, {"api": {"servers": ["127.0.0.1:1"]}})
+    assert found == ["shared.domains: a.example.com already belongs to shared; names must be unique"]

@@ -300,3 +300,13 @@ def test_the_start_timeout_of_a_service_is_configurable(tmp_path: Path, monkeypa
     with pytest.raises(systemd.ServiceError, match=r"did not end within 0\.1 s"):
         systemd.activate(systemd.ServiceSpec("x", timeout=0.1), before, "restart")
     systemd.activate(systemd.ServiceSpec("x", timeout=30), before, "restart")
+
+
+def test_failed_roll_back_leaves_no_staged_file(root: Path) -> None:
+    transaction = Transaction(FileSet(root, [file("main.conf", "new\n")]).changes())
+    transaction.apply()
+    (root / "main.conf").unlink()
+    (root / "main.conf").mkdir()  # a directory that something else has put there
+    with pytest.raises(IsADirectoryError):
+        transaction.roll_back()
+    assert [path.name for path in root.glob(".*")] == []
