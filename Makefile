@@ -46,7 +46,7 @@ define run
 endef
 
 .PHONY: check
-check: $(VENV)/installed ## lint, unit and integration tests, and the default scenario: for your daily work
+check: $(VENV)/installed ## lint, unit and integration tests, and the default scenario: run it while working on a change
 	$(call run,$(CHECKED))
 
 .PHONY: test

@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible.plugins.action import ActionBase
 
 from ansible_collections.funnel.tornado.plugins.action.certificates import read_files
 from ansible_collections.funnel.tornado.plugins.action.release import local_source, with_versions
@@ -19,15 +18,15 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, closest_match
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import KEY
+from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
 
 ROLES = Path(__file__).parents[2] / "roles"
 
 
-class ActionModule(ActionBase):
+class ActionModule(ModuleAction):
     """Fails with all mistakes in the variables at once, before anything changes."""
 
-    _supports_check_mode = True
-    _requires_connection = True
+    MODULE = "preflight"
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the host state; fail with every mistake in the variables."""
@@ -51,7 +50,7 @@ class ActionModule(ActionBase):
         except InvalidDataError as error:
             problems += error.problems
         self._fail_on([*problems, *unknown_apps(arguments["names"], entries)])
-        host: dict[str, Any] = self._execute_module("funnel.tornado.preflight", {"apps": {}, "key": KEY}, task_vars=variables)
+        host = self.run_module({"apps": {}, "key": KEY}, variables)
         if not host.get("failed"):
             self._fail_on(host_problems(apps, HostFacts(host["cpus"], host["open_files"], frozenset(host["names"]))))
         return host

@@ -98,7 +98,7 @@ live:
   returned: success
   type: str
 settled:
-  description: Whether all processes of the release already serve it, and no interrupted switch must be completed.
+  description: Whether the release is live with all its processes, and no interrupted switch must be completed.
   returned: success
   type: bool
 revision:
@@ -190,7 +190,7 @@ def finish(module: AnsibleModule, layout: Layout, result: dict[str, Any]) -> Non
 
 
 def is_settled(layout: Layout, release: str) -> bool:
-    """Report whether a switch to the release would have nothing to do."""
+    """Return whether a switch to the release would have nothing to do."""
     try:
         return layout.is_built(release) and is_live(layout, release, connect()) and not has_leftovers(layout)
     except SupervisorError:

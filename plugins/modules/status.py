@@ -13,7 +13,7 @@ description:
   - Reports the resources of the host, the reasons to reboot it, its services, and the live release of every app.
   - Reports release, state, uptime, restarts, connections, open files, memory and health check of every process of every app.
   - Reports issuer and remaining days of every certificate. A certificate is a problem when it expires within 14 days, is
-    temporary, does not cover all domains, was not loaded by the service that serves it, or is missing, as well as its key.
+    temporary, does not cover all domains, was not loaded by the service that serves it, or if it or its key is missing.
   - Reports the servers of HAProxy where that is one of the O(services).
   - Also reports apps of the host that are not in O(names), as problems.
   - A configured firewall that is not active is a problem.
@@ -39,6 +39,10 @@ options:
         without a live release are skipped.
       - The module fails if the host is still unhealthy. By default, it does not wait.
     type: int
+  machine_only:
+    description: Whether to report only the resources of the host and the reasons to reboot it.
+    type: bool
+    default: false
   certificates:
     description: The certificates that the host serves, as returned by P(funnel.tornado.app_certificates#filter).
     type: dict
@@ -162,6 +166,7 @@ def main() -> None:
             "names": {"type": "list", "elements": "str", "default": []},
             "services": {"type": "list", "elements": "str", "choices": sorted(machine.PACKAGES), "default": []},
             "health_timeout": {"type": "int"},
+            "machine_only": {"type": "bool", "default": False},
             "certificates": {"type": "dict", "default": {}},
             "certificates_set": {"type": "str", "default": "app"},
             "backends": {"type": "dict", "default": {}},
@@ -176,6 +181,10 @@ def main() -> None:
         if problems := list(map(printable_message, unhealthy)):
             module.fail_json(msg=f"unhealthy after {timeout} s: {'; '.join(problems)}", problems=problems)
     host = machine.machine_status()
+    machine_data = {**dataclasses.asdict(host), "problem": host.problem}
+    if params["machine_only"]:
+        problems = [host.problem] if host.problem else []
+        module.exit_json(changed=False, status=printable_data({"machine": machine_data}), problems=printable_data(problems))
     problems = [problem for problem in (host.problem, nftables.drift()) if problem]
 
     def read(collect: Callable[[], Iterable[Part]]) -> list[dict[str, Any]] | None:
@@ -193,7 +202,7 @@ def main() -> None:
     services = read(lambda: machine.service_statuses(params["services"], mongodb_port=params["mongodb_port"]))
     has_haproxy = any(service["name"] == "haproxy" and service["active"] for service in services or ())
     found = {
-        "machine": {**dataclasses.asdict(host), "problem": host.problem},
+        "machine": machine_data,
         "services": services,
         "apps": read(lambda: apps.app_statuses(layouts)),
         "processes": read(lambda: apps.process_statuses(layouts, server)),

@@ -222,7 +222,7 @@ def describe(layout: Layout, slot: str, release: str) -> str:
     """Return a release in a slot as a line of a diff, with the number of its processes if it is built."""
     if not layout.is_built(release):
         return f"release {release}, slot {slot}\n"
-    return f"release {release}, slot {slot}, {read_manifest(layout, release).size}\n"
+    return f"release {release}, slot {slot}, {read_manifest(layout, release).process_summary}\n"
 
 
 def difference(layout: Layout, before: str, after: str) -> dict[str, str]:

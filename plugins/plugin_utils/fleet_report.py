@@ -144,7 +144,8 @@ def _process_count_problems(host: str, status: Data, apps: Mapping[str, App]) ->
             count, desired = sum(not process["worker"] for process in live), app.process_count(status["machine"]["cpus"])
             if count != desired:
                 key = f"{VARIABLE}.{app.name}.processes"
-                yield f"{host}: {app.name}: has {count} of the {desired} processes of {key}; run deploy.yml to correct it"
+                found = f"has {count} live processes, but {key} requires {desired} here"
+                yield f"{host}: {app.name}: {found}; run deploy.yml to correct it"
 
 
 def _different_releases(hosts: Mapping[str, Data], entries: Apps) -> Iterator[str]:

@@ -92,7 +92,11 @@ def test_valid_fleet_passes_without_changes(tmp_path: Path) -> None:
         ),
         (fleet(), ["-e", "batch=0"], "batch: must be a number of hosts, 1 or more, or a share of them, such as"),
         (fleet(), ["-e", "pause=soon"], "pause: must be seconds, such as 60; found soon"),
-        (fleet(web3=UNREACHABLE), ["-e", "strict=true"], "web3: unreachable; strict skips no host, and nothing was changed"),
+        (
+            fleet(web3=UNREACHABLE),
+            ["-e", "strict=true"],
+            "web3: unreachable, and strict=true requires every host; nothing was changed",
+        ),
         (fleet(keepalived_address="198.51.100.7/24"), [], "keepalived_address: 198.51.100.7/24 is in no network of"),
         (fleet(keepalived_address="192.0.2.300/24"), [], "keepalived_address: must be"),
         (
@@ -127,7 +131,7 @@ def test_unreachable_host_does_not_block_rollback_and_restart(tmp_path: Path, pl
     assert re.search(r"web1 : ok=\d+ changed=0 unreachable=1", output), output
     assert "nosuch: no release is live on this host" in output
     status, output = check(tmp_path, inventory, "-e", "app=nosuch", "-e", "strict=true", playbook=playbook)
-    assert "web1: unreachable; strict skips no host, and nothing was changed" in output
+    assert "web1: unreachable, and strict=true requires every host; nothing was changed" in output
     assert "no release is live" not in output
 
 

@@ -107,7 +107,7 @@ def test_app_host_loses_power_and_misses_a_deploy(fleet: Fleet, clients: Clients
         with clients("deploy without the host", post="") as traffic:
             status, output = deploy("sample", "app_hosts", tmp_path, changed, "-e", "strict=true")
             assert status != 0
-            assert f"{VICTIM}: unreachable; strict skips no host, and nothing was changed" in output
+            assert f"{VICTIM}: unreachable, and strict=true requires every host; nothing was changed" in output
             status, output = deploy("sample", "app_hosts", tmp_path, changed)
             assert status != 0
             assert re.search(rf"{VICTIM} .* unreachable=1 ", output)

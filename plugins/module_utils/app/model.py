@@ -90,7 +90,7 @@ class Source:
     deploy_key: Annotated[str | None, Doc("Private SSH key with read access to C(git); never shown or logged."), Hidden] = None
     host_key: Annotated[
         str | None,
-        Doc("Lines of known_hosts for the git server. If unset, the host keeps the key that it gets at the first fetch."),
+        Doc("Lines of known_hosts for the git server. If unset, the key of the first fetch is stored; another is rejected."),
     ] = None
 
     @property
@@ -340,7 +340,10 @@ class App(SiteOptions):
     ] = 30
     soak: Annotated[
         int,
-        Doc("Seconds that a new release is monitored after the switch; if too many requests fail, the deploy is rolled back."),
+        Doc(
+            "Seconds that a new release is monitored after the switch. If a process is unhealthy or restarts, or too many "
+            "responses are errors, the deploy is rolled back."
+        ),
         Range(0, 3600),
     ] = 0
     soak_errors: Annotated[

@@ -146,7 +146,7 @@ def _source_problems(source: Source, path: str) -> Iterator[str]:
 
 
 def _is_complete_key(key: str) -> bool:
-    """Report whether the base64 part of a public key begins with the type of the key (RFC 4253, 6.6)."""
+    """Return whether the base64 part of a public key begins with the type of the key (RFC 4253, 6.6)."""
     key_type, blob = key.split()[:2]
     try:
         return base64.b64decode(blob).startswith(len(key_type).to_bytes(4, "big") + key_type.encode())

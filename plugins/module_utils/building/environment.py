@@ -113,7 +113,7 @@ def ensure_environment(layout: Layout, app: App, source: Path, revision: str) ->
 
 
 def _is_interpreter(path: Path, python: Path) -> bool:
-    """Report whether ``path`` is an interpreter owned by root, which an environment may link to."""
+    """Return whether ``path`` is an interpreter owned by root, which an environment may link to."""
     return path.is_relative_to(UV_PYTHONS) or (path.parent == python.parent and path.name.startswith("python"))
 
 
@@ -137,7 +137,7 @@ def directory_revision(app: App, directory: Path) -> str:
 
 
 def _is_complete(path: Path) -> bool:
-    """Report whether root has marked the environment as complete; the builder could create a file of the same name."""
+    """Return whether root has marked the environment as complete; the builder could create a file of the same name."""
     try:
         marker = (path / COMPLETE).lstat()
     except FileNotFoundError:
@@ -217,7 +217,7 @@ def requirements_from_files(source: Path) -> Requirements:
 
 
 def has_file(source: Path, name: str) -> bool:
-    """Report whether the source has an entry of any type called ``name`` in its top-level directory."""
+    """Return whether the source has an entry of any type called ``name`` in its top-level directory."""
     return os.path.lexists(source / name)
 
 
@@ -289,7 +289,7 @@ def _included_lines(source: Path, name: Path, included: Iterator[int]) -> Iterat
 
 
 def _is_local(source: Path, line: str) -> bool:
-    """Report whether a line of requirements refers to a file or directory of the source."""
+    """Return whether a line of requirements refers to a file or directory of the source."""
     if line.startswith(("-r", "--requirement", "-c", "--constraint")):
         return False
     words = (word.removeprefix("--find-links=").removeprefix("file:").partition("[")[0] for word in line.split())

@@ -65,14 +65,14 @@ class ReleaseManifest:
     by: str = ""
 
     @property
-    def size(self) -> str:
+    def process_summary(self) -> str:
         """The number of processes, as a diff shows it."""
         return f"{self.processes} process{'' if self.processes == 1 else 'es'}"
 
     @property
     def summary(self) -> str:
-        """The release, its revision and its size, as a diff shows them."""
-        return f"release {self.id} of revision {self.revision}, {self.size}"
+        """The release, its revision and its number of processes, as a diff shows them."""
+        return f"release {self.id} of revision {self.revision}, {self.process_summary}"
 
     def to_json(self) -> str:
         """Return the text of ``release.json``."""

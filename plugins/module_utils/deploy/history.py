@@ -59,7 +59,7 @@ def previous(layout: Layout) -> str | None:
 
 
 def is_private(layout: Layout) -> bool:
-    """Return whether only root can read the history. Version 0.1.0 of the collection left it readable to all users."""
+    """Return whether only root can read the history. Early versions of the collection left it readable to all users."""
     return not layout.history.exists() or not layout.history.stat().st_mode & 0o077
 
 

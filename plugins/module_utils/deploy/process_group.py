@@ -30,7 +30,8 @@ STOP_MARGIN = 5
 #: a moment later, for example when its first connection to a database fails.
 STABILITY_SECONDS = 1.2
 
-MAX_CONCURRENT_CHECKS = 32
+#: Processes checked concurrently: a process that does not respond delays few others.
+MAX_CONCURRENT_CHECKS = 64
 
 #: Start of the problem of a process that does not respond.
 NO_ANSWER = "did not answer"
@@ -220,7 +221,7 @@ class ProcessGroup:
             problems = pool.map(lambda process: self._problem(process, infos.get(process), timeout), processes)
             return dict(zip(processes, problems, strict=True))
 
-    def _problem(self, process: int, info: supervisord.ProcessInfo | None, timeout: float = TIMEOUT) -> str:
+    def _problem(self, process: int, info: supervisord.ProcessInfo | None, timeout: float) -> str:
         """Return why a process is unhealthy; empty if it is healthy. The check takes at most ``timeout``, and TIMEOUT, seconds.
 
         :raises ProcessGroupError: when it does not run.

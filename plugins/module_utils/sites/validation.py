@@ -126,7 +126,7 @@ def header_problems(headers: Iterable[str], path: str) -> Iterator[str]:
 
 
 def is_reserved(url: str) -> bool:
-    """Report whether the role itself serves a path on every site."""
+    """Return whether the role itself serves a path on every site."""
     return url.startswith((CHALLENGE_URL, OWN_URL))
 
 

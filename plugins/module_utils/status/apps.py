@@ -19,7 +19,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_file_limits
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import count_connections, probe
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import MAX_CONCURRENT_CHECKS, ProcessGroup
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CertificateRequest
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import (
@@ -36,9 +36,6 @@ MAX_STARTS_SIZE = 1_000_000
 #: Maximum size of an environment's pyvenv.cfg, and number of directory entries read of its packages.
 MAX_CONFIG_SIZE = 65_536
 MAX_PACKAGES = 20_000
-
-#: Processes checked concurrently: a process that does not answer delays few others.
-CONCURRENT_CHECKS = 64
 
 #: Errors raised by malformed files of an app.
 MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
@@ -128,7 +125,7 @@ def process_statuses(layouts: Sequence[Layout], server: Any) -> Iterator[Process
 
     :raises SupervisorError: when supervisord does not answer.
     """
-    with ThreadPoolExecutor(CONCURRENT_CHECKS) as pool:
+    with ThreadPoolExecutor(MAX_CONCURRENT_CHECKS) as pool:
         checks: list[tuple[Layout, Future[ProcessStatus]]] = []
         for layout in layouts:
             try:

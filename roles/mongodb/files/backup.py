@@ -61,8 +61,8 @@ WRITABLE_SYSTEM = re.compile(r"system\.(js|buckets\..+)")
 
 RAW: Any = CodecOptions(document_class=RawBSONDocument)
 
-#: Maximum number and total size of documents in a batch.
-MAX_BATCH, MAX_BATCH_BYTES = 1000, 32 << 20
+#: Maximum number of documents in a batch, and the size in bytes beyond which a batch takes no further document.
+MAX_BATCH, FULL_BATCH_BYTES = 1000, 32 << 20
 
 #: Maximum size of a document (BSONObjMaxInternalSize of MongoDB), and of the metadata of a collection.
 MAX_DOCUMENT_BYTES = (16 << 20) + (16 << 10)
@@ -412,7 +412,7 @@ def _batches(stream: IO[bytes]) -> Iterator[list[RawBSONDocument]]:
         document = head + stream.read(length - 4)
         batch.append(RawBSONDocument(document, RAW))
         size += length
-        if len(batch) == MAX_BATCH or size > MAX_BATCH_BYTES:
+        if len(batch) == MAX_BATCH or size > FULL_BATCH_BYTES:
             yield batch
             batch, size = [], 0
     if batch:

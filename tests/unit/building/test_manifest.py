@@ -84,4 +84,4 @@ def test_reading_a_missing_release_fails(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("processes", "expected"), [(1, "1 process"), (2, "2 processes")])
 def test_the_size_counts_processes(processes: int, expected: str) -> None:
-    assert ReleaseManifest(app="shop", id="1f2e", revision="r1", processes=processes).size == expected
+    assert ReleaseManifest(app="shop", id="1f2e", revision="r1", processes=processes).process_summary == expected

@@ -142,7 +142,7 @@ def test_a_healthy_fleet_has_no_problems() -> None:
         ({"web1": result(services=[NGINX | {"problem": "nginx: is not running"}])}, "web1: nginx: is not running"),
         (
             {"web1": result(processes=[PROCESS])},
-            "web1: shop: has 1 of the 2 processes of tornado_apps.shop.processes; run deploy.yml to correct it",
+            "web1: shop: has 1 live processes, but tornado_apps.shop.processes requires 2 here; run deploy.yml to correct it",
         ),
         ({"lb1": balancer("web1", "web2")}, "192.0.2.100: no load balancer that returned a status holds this floating IP"),
         (
@@ -179,12 +179,12 @@ def test_a_part_that_a_host_could_not_read_is_not_taken_for_empty() -> None:
         unread["web1"]["status"][part] = None
         assert fleet_report(unread).problems == []
         assert fleet_report(unread).page()
-    assert "has 0 of the 2 processes" in fleet_report({"web1": result(processes=[])}).problems[0]
+    assert "has 0 live processes, but" in fleet_report({"web1": result(processes=[])}).problems[0]
 
 
 def test_process_count_auto_is_the_number_of_cpus() -> None:
     entries = {"web1": ENTRY | {"processes": "auto"}}
-    assert "has 2 of the 4 processes" in fleet_report({"web1": result()}, entries).problems[0]
+    assert "has 2 live processes, but" in fleet_report({"web1": result()}, entries).problems[0]
     assert fleet_report({"web1": result(machine=MACHINE | {"cpus": 2})}, entries).problems == []
 
 

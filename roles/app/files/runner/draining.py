@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import threading
 from collections.abc import Callable
+from typing import NoReturn
 
 from tornado.iostream import IOStream
 from tornado.websocket import WebSocketHandler
 
+from .errors import log
 from .options import Options
 from .server import Server
 from .sockets import Endpoint, is_readable
-
-log = logging.getLogger("runner")
 
 MAX_ACCEPT_SECONDS = 1.0
 """Maximum seconds that a draining process keeps accepting connections on a port, where new ones may never cease to arrive.
@@ -37,7 +36,7 @@ SERVICE_RESTART = 1012
 """The websocket close code for "service restart", https://www.iana.org/assignments/websocket/."""
 
 
-async def drain(server: Server, endpoint: Endpoint, options: Options, exit_now: Callable[[int], object]) -> None:
+async def drain(server: Server, endpoint: Endpoint, options: Options, exit_now: Callable[[int], NoReturn]) -> None:
     """Shut the server down gracefully; call ``exit_now`` with status 0 when the timeout expires."""
     loop = asyncio.get_running_loop()
     start = loop.time()

@@ -1,6 +1,11 @@
-"""Errors that prevent an application from being served."""
+"""Errors that prevent an application from being served, and the logger of the runner."""
 
 from __future__ import annotations
+
+import logging
+
+#: The runner's own logger, whose lines `BufferedHandler` writes immediately.
+log = logging.getLogger("runner")
 
 
 class RunnerError(Exception):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import mmap
 import os
 import signal
@@ -11,13 +10,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from tornado import process
 
-from .errors import RunnerError
+from .errors import RunnerError, log
 from .sockets import Endpoint, is_readable
-
-log = logging.getLogger("runner")
 
 
 class Children:
@@ -27,7 +25,7 @@ class Children:
     signal or is killed. So they watch a socket whose other end only the parent holds: when it closes, they drain.
     """
 
-    def __init__(self, endpoint: Endpoint | None, serving: mmap.mmap, exit_now: Callable[[int], object]) -> None:
+    def __init__(self, endpoint: Endpoint | None, serving: mmap.mmap, exit_now: Callable[[int], NoReturn]) -> None:
         """Prepare to fork.
 
         :arg serving: shared memory, not 0 once a child serves.

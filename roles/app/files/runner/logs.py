@@ -15,12 +15,10 @@ from typing import TextIO
 
 from tornado import process
 
-from .errors import RunnerError, reason
+from .errors import RunnerError, log, reason
 from .options import Options
 from .syslog_handler import SyslogHandler
 from .values import SyslogAddress
-
-log = logging.getLogger("runner")
 
 FLUSH_INTERVAL = 0.1
 """Maximum seconds that a log line is buffered."""

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 
-from .errors import RunnerError, reason
+from .errors import RunnerError, log, reason
 from .options import Options
 from .pid_file import PidFile
 from .sockets import Endpoint
-
-log = logging.getLogger("runner")
 
 KILL_GRACE = 5.0
 """Seconds beyond ``--drain`` after which a process that was stopped is killed."""
@@ -59,7 +56,7 @@ class Predecessor:
 
 
 class Replacement:
-    """The processes to replace, none unless ``--replace`` names some that are alive."""
+    """The processes named by ``--replace`` that are alive, and the takeover of their pid file and socket or port."""
 
     def __init__(self, options: Options) -> None:
         """Open the processes; raise RunnerError if that fails."""

@@ -24,7 +24,7 @@ from tornado.wsgi import WSGIContainer
 
 from .application import enable_debug, load_application
 from .draining import drain
-from .errors import RunnerError
+from .errors import RunnerError, log
 from .forking import Children
 from .logs import configure_logging, per_process_path
 from .metrics import Metrics
@@ -34,8 +34,6 @@ from .reloading import Descriptors, inherit_descriptors, prepare_reload, watch_f
 from .replacing import Replacement
 from .server import Server
 from .sockets import Endpoint, make_tls_context
-
-log = logging.getLogger("runner")
 
 
 class Runner:
@@ -196,6 +194,7 @@ class Runner:
 
     def fork(self) -> None:
         """Return in each of the children; the parent exits in here."""
+        # Set first: an error below is that of a child, which fail_child handles.
         self.parent = Children(self.endpoint, self.serving, self.exit_now).fork(self.options.fork)
         if self.pid_file is not None:
             self.pid_file.leave_to_parent()

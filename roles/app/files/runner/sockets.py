@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import select
 import socket
@@ -16,11 +15,9 @@ from typing import Any
 from tornado import netutil
 from tornado.ioloop import IOLoop
 
-from .errors import RunnerError, reason
+from .errors import RunnerError, log, reason
 from .options import Options
 from .pid_file import OwnedFile
-
-log = logging.getLogger("runner")
 
 ACCEPT_RETRY_DELAY = 1.0
 """Seconds to pause accepting when file descriptors run out, as asyncio's own servers do."""

@@ -12,10 +12,8 @@ import threading
 import time
 from typing import Any
 
-from .errors import reason
+from .errors import log, reason
 from .values import SyslogAddress
-
-log = logging.getLogger("runner")
 
 RESOLVE_INTERVAL = 30.0
 """Seconds between DNS lookups of the syslog host: it may be unresolvable at first, or move."""
