@@ -210,7 +210,7 @@ def main() -> None:
         "servers": read(lambda: machine.server_statuses(params["backends"])) if has_haproxy else [],
         "addresses": read(lambda: map(machine.floating_ip_status, params["floating_addresses"])),
     }
-    problems += [f"{app}: is on this host but not in tornado_apps; run remove.yml to remove it" for app in unlisted]
+    problems += [f"{app}: is on this host but not in tornado_apps; run remove.yml -e app={app} to remove it" for app in unlisted]
     lines = [" ".join(problem.split()) for problem in dict.fromkeys(problems)]
     module.exit_json(changed=False, status=printable_data(found), problems=printable_data(lines))
 

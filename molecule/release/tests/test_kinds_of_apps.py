@@ -154,7 +154,7 @@ def test_status_counts_restarts_of_workers_of_app_missing_in_inventory(host: Hos
     eventually(lambda: processes(host, "paas").get(name, pid) != pid)
     status, output = run_playbook("playbooks/status.yml", HOST, "-e", f"json={tmp_path}/status.json")
     assert status != 0
-    assert "paas: is on this host but not in tornado_apps; run remove.yml to remove it" in re.sub(r"\s+", " ", output)
+    assert "paas: is on this host but not in tornado_apps; run remove.yml -e app=paas to remove it" in re.sub(r"\s+", " ", output)
     found = json.loads((tmp_path / "status.json").read_text())["hosts"][HOST]["processes"]
     assert {(process["worker"], process["process"]): process["restarts"] for process in found if process["app"] == "paas"} == {
         ("", 0): 0,
