@@ -8,8 +8,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
+from ansible_collections.funnel.tornado.plugins.module_utils.app.program import Health, Hooks, Python, Run
+from ansible_collections.funnel.tornado.plugins.module_utils.app.source import Source
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.bindings import Services
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import Doc, Hidden, Pattern, Range
@@ -17,185 +19,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import 
 
 RELATIVE_PATH = r"(?!.*(^|/)\.\.(/|$))[^/].*"
 
-ATTRIBUTE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
-PROCESS_TYPE = r"[A-Za-z0-9_-]{1,30}"
-
-#: Types of SSH keys; those of hardware tokens begin with sk-.
-SSH_KEY_TYPE = r"ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com"
-#: A public key line: type, key in base64 and comment. Options before the type are not allowed.
-PUBLIC_KEY = rf"({SSH_KEY_TYPE}) +[A-Za-z0-9+/]+=*( [^\n]*)?\n?"
-
 #: Minimum length of a secret that is masked in output: a shorter one would mask parts of ordinary words.
 MIN_SECRET_LENGTH = 6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where the code comes from."""
-
-    EXACTLY_ONE: ClassVar = ("path", "git", "archive", "package", "push", "directory")
-
-    path: Annotated[
-        str | None,
-        Doc(
-            "Directory on the controller, sent without the files that its git ignores. A relative path is resolved against the "
-            "working directory of ansible-playbook, then against the directory of the playbook."
-        ),
-    ] = None
-    git: Annotated[str | None, Doc("URL of a git repository that the host clones, including its submodules.")] = None
-    archive: Annotated[
-        str | None,
-        Doc(
-            "Tar, also compressed, or zip: URL that the host downloads, or file on the controller. One top-level directory is "
-            "stripped."
-        ),
-    ] = None
-    package: Annotated[
-        str | None,
-        Doc("Python package, optionally with extras, that contains all code of the app."),
-        Pattern(r"[A-Za-z0-9][\w.-]*(\[[\w.,-]+\])?", 'the name of a package, such as "shop" or "shop[redis]"'),
-    ] = None
-    push: Annotated[
-        str | None,
-        Doc("Branch that is built and served when it is pushed: C(git push git@host:<app> <branch>). No submodules."),
-        Pattern(r"(?!.*(\.\.|//|\.lock$|[./]$))[A-Za-z0-9][\w./-]{0,99}", 'the name of a branch, such as "main"'),
-    ] = None
-    keys: Annotated[
-        list[str] | None,
-        Doc("SSH public keys that may push, each with its owner as comment: C(ssh-ed25519 AAAA... alice). Required for C(push)."),
-        Pattern(PUBLIC_KEY, 'a line of an SSH public key, such as "ssh-ed25519 AAAA... alice"'),
-    ] = None
-    directory: Annotated[
-        str | None,
-        Doc(
-            "Directory on the host that the app runs from in place, for development only. Requires C(debug). A release is only "
-            "the environment and the settings; the app serves C(static) itself. The users C(<app>), which runs the app, and "
-            "C(_<app>), which builds it, must be able to read the directory."
-        ),
-        Pattern(r"/.*", "the absolute path of a directory on the host"),
-    ] = None
-    version: Annotated[
-        str | None,
-        Doc(
-            "Branch, tag or commit of C(git), or version of C(package). The default branch of C(git) if unset; C(package) "
-            "requires it."
-        ),
-        Pattern(r"(?!-)[^\s~^:?*\[\\]+", "the name of a branch or tag, a commit, or a version"),
-    ] = None
-    checksum: Annotated[
-        str | None,
-        Doc("Checksum of C(archive): C(sha256:) and 64 hexadecimal digits. Required for a URL."),
-        Pattern(r"sha256:[0-9a-f]{64}", '"sha256:" and 64 hexadecimal digits'),
-    ] = None
-    deploy_key: Annotated[str | None, Doc("Private SSH key with read access to C(git); never shown or logged."), Hidden] = None
-    host_key: Annotated[
-        str | None,
-        Doc("Lines of known_hosts for the git server. If unset, the key of the first fetch is stored; another is rejected."),
-    ] = None
-
-    @property
-    def git_ref(self) -> str | None:
-        """The branch, tag or commit of C(git); None for the default branch."""
-        return None if self.version == "HEAD" else self.version
-
-    @property
-    def archive_is_url(self) -> bool:
-        """Whether the host downloads C(archive) from a URL; otherwise it is a file on the controller."""
-        return self.archive is not None and "://" in self.archive
-
-
-@dataclass(frozen=True, kw_only=True)
-class Python:
-    """The Python of the virtual environment."""
-
-    version: Annotated[
-        str,
-        Doc("C(system), the Python of the distribution, or a version that uv installs. C(system) gets security updates."),
-        Pattern(r"system|3\.\d{1,2}(\.\d{1,2})?", '"system" or a version, such as "3.13"'),
-    ] = "system"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """The command of a process, started in the directory of the source."""
-
-    EXACTLY_ONE: ClassVar = ("app", "wsgi", "command", "procfile")
-
-    app: Annotated[
-        str | None,
-        Doc("Tornado Application, or a sync or async function that returns one; the collection's runner serves it."),
-        Pattern(ATTRIBUTE, 'module:attribute, such as "shop.web:make_app"'),
-    ] = None
-    wsgi: Annotated[
-        str | None,
-        Doc("WSGI application, such as one of Flask or Django; the collection's runner serves it with threads."),
-        Pattern(ATTRIBUTE, 'module:attribute, such as "shop.wsgi:application"'),
-    ] = None
-    threads: Annotated[
-        int | None, Doc("Threads per process for C(wsgi), that is its concurrent requests; 10 if unset."), Range(1, 1000)
-    ] = None
-    command: Annotated[
-        str | None,
-        Doc(
-            "Command of any server, run without a shell. The placeholders C({socket}), C({port}) and C({process}) are replaced, "
-            "C(PORT) is set in its environment, and C(python) is the Python of the release."
-        ),
-    ] = None
-    procfile: Annotated[
-        str | None,
-        Doc("Process type in the source's Procfile that serves requests, such as C(web). A shell runs it, with C(PORT) set."),
-        Pattern(PROCESS_TYPE, "the name of a process type"),
-    ] = None
-    scale: Annotated[
-        dict[str, int],
-        Doc("Number of processes of each other type in the Procfile, such as C({worker: 2}); 1 if unset, none of C(release)."),
-        Range(0, MAX_PROCESSES),
-    ] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hook:
-    """A command of a release, and the hosts that run it."""
-
-    command: Annotated[str, Doc("Program and arguments, run without a shell.")]
-    once: Annotated[bool, Doc("Whether only the first host of the play runs the command, before any other host switches.")] = (
-        False
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hooks:
-    """Commands that run at the steps of a deploy, in the directory of the source and with the environment of the app."""
-
-    build: Annotated[
-        str | None,
-        Doc(
-            "Command that runs during the build and may write into the source. It runs as the user C(_<app>), which cannot "
-            "access C(/srv/<app>/shared). If it fails, the build fails."
-        ),
-    ] = None
-    before_switch: Annotated[
-        str | Hook | None,
-        Doc(
-            "Command that runs when the new processes are healthy, before they get traffic. If it fails, the deploy fails. It "
-            "does not run at a rollback."
-        ),
-    ] = None
-    after_switch: Annotated[
-        str | None, Doc("Command that runs after the release gets traffic. If it fails, the deploy is rolled back.")
-    ] = None
-    timeout: Annotated[int, Doc("Maximum run time of each hook in seconds."), Range(1, 86_400)] = 600
-
-    def commands(self) -> dict[str, str]:
-        """Return the commands by step."""
-        before = self.before_switch.command if isinstance(self.before_switch, Hook) else self.before_switch
-        steps = {"build": self.build, "before_switch": before, "after_switch": self.after_switch}
-        return {step: command for step, command in steps.items() if command is not None}
-
-    @property
-    def once(self) -> bool:
-        """Whether C(before_switch) runs on only one host of the play."""
-        return isinstance(self.before_switch, Hook) and self.before_switch.once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,18 +33,6 @@ class Static:
         Doc("Directory of the files, relative to the source."),
         Pattern(RELATIVE_PATH, "a directory inside the source, relative to it"),
     ] = "static"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Health:
-    """The health check of a new process."""
-
-    path: Annotated[
-        str,
-        Doc("URL path of the health check, which each new process must answer with a status of 2xx or 3xx."),
-        Pattern(r"/\S*", "a path that starts with /"),
-    ] = "/"
-    timeout: Annotated[int, Doc("Seconds within which a new process must become healthy."), Range(1, 600)] = 30
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,9 @@ import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import PROCESS_TYPE, App, Hooks, Source, site_owner
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner
+from ansible_collections.funnel.tornado.plugins.module_utils.app.program import PROCESS_TYPE, Hooks
+from ansible_collections.funnel.tornado.plugins.module_utils.app.source import Source
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.bindings import service_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, parse

@@ -22,7 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, Source
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
+from ansible_collections.funnel.tornado.plugins.module_utils.app.source import Source
 from ansible_collections.funnel.tornado.plugins.module_utils.core import private, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import last_lines
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import PROCESS_TYPE, App
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
+from ansible_collections.funnel.tornado.plugins.module_utils.app.program import PROCESS_TYPE
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import Worker
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE

@@ -1,0 +1,118 @@
+"""The keys of an app that describe its program: ``python``, ``run``, ``hooks`` and ``health``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import Doc, Pattern, Range
+
+ATTRIBUTE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
+PROCESS_TYPE = r"[A-Za-z0-9_-]{1,30}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Python:
+    """The Python of the virtual environment."""
+
+    version: Annotated[
+        str,
+        Doc("C(system), the Python of the distribution, or a version that uv installs. C(system) gets security updates."),
+        Pattern(r"system|3\.\d{1,2}(\.\d{1,2})?", '"system" or a version, such as "3.13"'),
+    ] = "system"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The command of a process, started in the directory of the source."""
+
+    EXACTLY_ONE: ClassVar = ("app", "wsgi", "command", "procfile")
+
+    app: Annotated[
+        str | None,
+        Doc("Tornado Application, or a sync or async function that returns one; the collection's runner serves it."),
+        Pattern(ATTRIBUTE, 'module:attribute, such as "shop.web:make_app"'),
+    ] = None
+    wsgi: Annotated[
+        str | None,
+        Doc("WSGI application, such as one of Flask or Django; the collection's runner serves it with threads."),
+        Pattern(ATTRIBUTE, 'module:attribute, such as "shop.wsgi:application"'),
+    ] = None
+    threads: Annotated[
+        int | None, Doc("Threads per process for C(wsgi), that is its concurrent requests; 10 if unset."), Range(1, 1000)
+    ] = None
+    command: Annotated[
+        str | None,
+        Doc(
+            "Command of any server, run without a shell. The placeholders C({socket}), C({port}) and C({process}) are replaced, "
+            "C(PORT) is set in its environment, and C(python) is the Python of the release."
+        ),
+    ] = None
+    procfile: Annotated[
+        str | None,
+        Doc("Process type in the source's Procfile that serves requests, such as C(web). A shell runs it, with C(PORT) set."),
+        Pattern(PROCESS_TYPE, "the name of a process type"),
+    ] = None
+    scale: Annotated[
+        dict[str, int],
+        Doc("Number of processes of each other type in the Procfile, such as C({worker: 2}); 1 if unset, none of C(release)."),
+        Range(0, MAX_PROCESSES),
+    ] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hook:
+    """A command of a release, and the hosts that run it."""
+
+    command: Annotated[str, Doc("Program and arguments, run without a shell.")]
+    once: Annotated[bool, Doc("Whether only the first host of the play runs the command, before any other host switches.")] = (
+        False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """Commands that run at the steps of a deploy, in the directory of the source and with the environment of the app."""
+
+    build: Annotated[
+        str | None,
+        Doc(
+            "Command that runs during the build and may write into the source. It runs as the user C(_<app>), which cannot "
+            "access C(/srv/<app>/shared). If it fails, the build fails."
+        ),
+    ] = None
+    before_switch: Annotated[
+        str | Hook | None,
+        Doc(
+            "Command that runs when the new processes are healthy, before they get traffic. If it fails, the deploy fails. It "
+            "does not run at a rollback."
+        ),
+    ] = None
+    after_switch: Annotated[
+        str | None, Doc("Command that runs after the release gets traffic. If it fails, the deploy is rolled back.")
+    ] = None
+    timeout: Annotated[int, Doc("Maximum run time of each hook in seconds."), Range(1, 86_400)] = 600
+
+    def commands(self) -> dict[str, str]:
+        """Return the commands by step."""
+        before = self.before_switch.command if isinstance(self.before_switch, Hook) else self.before_switch
+        steps = {"build": self.build, "before_switch": before, "after_switch": self.after_switch}
+        return {step: command for step, command in steps.items() if command is not None}
+
+    @property
+    def once(self) -> bool:
+        """Whether C(before_switch) runs on only one host of the play."""
+        return isinstance(self.before_switch, Hook) and self.before_switch.once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """The health check of a new process."""
+
+    path: Annotated[
+        str,
+        Doc("URL path of the health check, which each new process must answer with a status of 2xx or 3xx."),
+        Pattern(r"/\S*", "a path that starts with /"),
+    ] = "/"
+    timeout: Annotated[int, Doc("Seconds within which a new process must become healthy."), Range(1, 600)] = 30
