@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
+from ansible_collections.funnel.tornado.plugins.module_utils.building.runner_packages import runner_packages
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, run
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
@@ -91,7 +92,8 @@ def ensure_environment(layout: Layout, app: App, source: Path, revision: str) ->
     python = ensure_interpreter(app)
     requirements = read_requirements(layout, app, source, python)
     version = platform.python_version() if python == SYSTEM_PYTHON else str(python)
-    inputs = [version, requirements.text, requirements.locked, revision if requirements.local else ""]
+    served_by = list(runner_packages(app).values())
+    inputs = [version, requirements.text, requirements.locked, revision if requirements.local else "", served_by]
     digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:HASH_DIGITS]
     path = layout.environments / digest
     if _is_complete(path):
@@ -104,6 +106,7 @@ def ensure_environment(layout: Layout, app: App, source: Path, revision: str) ->
         uv(layout, source, ["venv", "--quiet", "--allow-existing", "--python", str(python), str(path)], failure)
         if requirements.text:
             _install(layout, app, source, path, requirements)
+        _install_runner_packages(layout, app, source, path)
         builder.take_ownership(path, f"{VARIABLE}.{app.name}.source", allow=lambda outside: _is_interpreter(outside, python))
         _mark_complete(path)
     except BaseException:
@@ -311,6 +314,17 @@ def _install(layout: Layout, app: App, source: Path, path: Path, requirements: R
         file.write(requirements.text.encode())
         file.seek(0)
         uv(layout, source, [*install, "-"], failure, given=file.fileno())
+
+
+def _install_runner_packages(layout: Layout, app: App, source: Path, path: Path) -> None:
+    """Install the packages of the runner that the app does not depend on; versions that are installed already stay."""
+    with as_user(layout.builder):
+        [packages] = path.glob("lib/python3*/site-packages")
+        missing = [requirement for name, requirement in runner_packages(app).items() if not (packages / name).is_dir()]
+    if missing:
+        failure = f"{VARIABLE}.{app.name}.run: {', '.join(missing)}, which the runner needs, cannot be installed"
+        install = ["pip", "install", "--quiet", "--compile-bytecode", "--python", str(path / "bin/python"), "--", *missing]
+        uv(layout, source, install, failure)
 
 
 def uv(layout: Layout, source: Path, arguments: list[str], failure: str, *, given: int | None = None) -> str:

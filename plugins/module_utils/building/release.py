@@ -135,7 +135,6 @@ def build_release(
         set_owner(work, os.geteuid(), os.getegid(), 0o711)
         _provide_source(layout, app, planned, archive, source)
         environment = ensure_environment(layout, app, source, planned.revision)
-        _require_tornado(app, environment)
         (work / "shared").symlink_to("../../shared")
         (work / "venv").symlink_to(os.path.relpath(environment.path, layout.release(planned.id)))
         _write_files(layout, work, _add_procfile_commands(layout, app, planned, source), app, programs, builder)
@@ -199,14 +198,6 @@ def _require_readable(user: str, directory: Path, key: str) -> None:
                     f"{directory}: {path} denies access; try setfacl -m u:{user}:{permissions} {path}, or chmod o+{permissions} "
                     f"{path}"
                 )
-
-
-def _require_tornado(app: App, environment: Environment) -> None:
-    if (app.run.app or app.run.wsgi) and not (environment.packages / "tornado").is_dir():
-        raise BuildError(
-            f"{VARIABLE}.{app.name}.run: the runner needs Tornado, and the app does not depend on it; "
-            "add a line such as tornado==6.6.1 to its requirements.txt"
-        )
 
 
 def _add_procfile_commands(layout: Layout, app: App, planned: ReleaseManifest, source: Path) -> ReleaseManifest:

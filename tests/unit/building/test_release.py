@@ -15,7 +15,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.release im
     Programs,
     _failure_message,
     _publish_static,
-    _require_tornado,
     plan_release,
     process_command,
 )
@@ -149,17 +148,6 @@ def test_full_file_systems_are_reported_first(tmp_path: Path) -> None:
         )
     assert _failure_message(layout, "r1", BuildError("a reason")) == "a reason"
     assert _failure_message(layout, "r1", OSError("a reason")) == "tornado_apps.shop: release r1 cannot be built: a reason"
-
-
-def test_apps_of_the_runner_require_tornado(tmp_path: Path) -> None:
-    packages = tmp_path / "lib/python3.11/site-packages"
-    packages.mkdir(parents=True)
-    environment = Environment(tmp_path, built=False)
-    _require_tornado(app(run={"command": "x {socket}"}), environment)
-    with pytest.raises(BuildError, match=r"tornado_apps\.shop\.run: .* add a line such as tornado=="):
-        _require_tornado(app(run={"wsgi": "shop:app"}), environment)
-    (packages / "tornado").mkdir()
-    _require_tornado(app(run={"wsgi": "shop:app"}), environment)
 
 
 def test_static_files_are_published_by_url_and_by_tornado_version(tmp_path: Path) -> None:
