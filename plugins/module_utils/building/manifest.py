@@ -100,7 +100,7 @@ def read_manifest(layout: Layout, release: str) -> ReleaseManifest:
 
     :raises FileNotFoundError: when the release is not on this host.
     """
-    return ReleaseManifest.from_json(layout.manifest(release).read_text())
+    return ReleaseManifest.from_json(layout.manifest(release).read_text(encoding="utf-8"))
 
 
 def _select(kind: type[Any], found: Mapping[str, Any]) -> dict[str, Any]:

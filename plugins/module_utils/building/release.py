@@ -35,7 +35,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.home import 
 ID_DIGITS = 12
 
 #: First line of the launcher: the system's Python, so that the launcher does not depend on the app's.
-LAUNCHER_SHEBANG = "#!/usr/bin/python3 -I"
+LAUNCHER_SHEBANG = "#!/usr/bin/python3 -IXutf8"
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ def _write_files(layout: Layout, work: Path, manifest: ReleaseManifest, app: App
     for name, text in (private | public).items():
         path = work / name
         path.touch(mode=0o600)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         set_owner(path, 0, gid, 0o640 if name in private else 0o755)
 
 

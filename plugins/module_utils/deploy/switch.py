@@ -198,8 +198,8 @@ class Switcher:
 
     def _prepare_reload(self, live: Slot, process_group: ProcessGroup) -> None:
         """Request a reload of nginx if the upstream changes; until then, alias the sockets of the present upstream."""
-        present = self.layout.upstream(live).read_text()
-        if present != self.layout.upstream(process_group.slot).read_text():
+        present = self.layout.upstream(live).read_text(encoding="utf-8")
+        if present != self.layout.upstream(process_group.slot).read_text(encoding="utf-8"):
             self.layout.reload_marker(process_group.slot).touch()
             process_group.add_socket_aliases(len(present.splitlines()), live)
 
@@ -290,7 +290,7 @@ class Switcher:
                 raise ProcessGroupError(f"{share}, more than {limit} % (soak_errors)")
 
     def _upstream_addresses(self, slot: Slot) -> set[str]:
-        lines = self.layout.upstream(slot).read_text().splitlines()
+        lines = self.layout.upstream(slot).read_text(encoding="utf-8").splitlines()
         return {line.split()[1].rstrip(";") for line in lines}
 
     def _roll_back(self, slot: Slot, reason: str) -> None:
