@@ -51,7 +51,7 @@ class ActionModule(ModuleAction):
             raise AnsibleActionFail(str(error)) from error
         local = local_source(app, self._loader.get_basedir())
         result = self._release(app, local, arguments["wait"], task_vars or {})
-        return {"waiting": False, "settled": False, "once": app.hooks.once} | result
+        return {"waiting": False, "settled": False, "once": app.hooks.once != []} | result
 
     def _release(self, app: App, local: Path | None, wait: int, task_vars: dict[str, Any]) -> dict[str, Any]:
         arguments = {

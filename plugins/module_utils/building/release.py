@@ -206,7 +206,12 @@ def _add_procfile_commands(layout: Layout, app: App, planned: ReleaseManifest, s
         return planned
     with as_user(layout.builder):
         commands = procfile.read_commands(app, source)
-    return replace(planned, argv=commands.argv, workers=commands.workers)
+    changes = replace(planned, argv=commands.argv, workers=commands.workers)
+    if not commands.release or app.hooks.before_start is not None:
+        return changes
+    return replace(
+        changes, hooks=planned.hooks | {"before_start": commands.release}, hooks_once=[*planned.hooks_once, "before_start"]
+    )
 
 
 def _run_build_hook(layout: Layout, app: App, planned: ReleaseManifest, work: Path) -> None:

@@ -75,13 +75,15 @@ class SwitchResult:
 class SwitchRequest:
     """The release to bring live, on behalf of the operator ``by``.
 
-    ``restart`` starts new processes even if the release is live; ``before_switch`` runs that hook.
+    ``restart`` starts new processes even if the release is live. ``forward``: the hooks before the switch run, unlike at a
+    rollback or a restart; ``once``: also those that run on only one host of the play.
     """
 
     release: str
     by: str = ""
     restart: bool = False
-    before_switch: bool = True
+    forward: bool = True
+    once: bool = True
 
 
 class Switcher:
@@ -167,19 +169,25 @@ class Switcher:
         """Start the release in the slot and wait until it is healthy; clear the slot if that fails."""
         process_group = self._process_group(slot)
         try:
+            self._run_hook(process_group, "before_start")
             with self._step("start"):
                 process_group.start()
             with self._step("health"):
                 process_group.wait_until_healthy()
-            if self.request.before_switch and process_group.has_hook("before_switch"):
-                with self._step("before_switch"):
-                    process_group.run_hook("before_switch")
+            self._run_hook(process_group, "before_switch")
         except (ProcessGroupError, supervisord.SupervisorError) as error:
             self._discard(slot)
             raise SwitchError(f"{self._name()} did not go live: {error}") from error
         except BaseException:
             self._discard(slot)
             raise
+
+    def _run_hook(self, process_group: ProcessGroup, step: str) -> None:
+        """Run a hook before the switch, if the release has one that this host must run."""
+        skipped = not self.request.once and step in process_group.manifest.hooks_once
+        if self.request.forward and process_group.has_hook(step) and not skipped:
+            with self._step(step):
+                process_group.run_hook(step)
 
     def _discard(self, slot: Slot) -> None:
         """Clear a slot that did not go live; the next run removes, or reports, files that cannot be deleted now."""
