@@ -67,9 +67,10 @@ class Hook:
     """A command of a release, and the hosts that run it."""
 
     command: Annotated[str, Doc("Program and arguments, run without a shell.")]
-    once: Annotated[bool, Doc("Whether only the first host of the play runs the command, before any other host switches.")] = (
-        False
-    )
+    once: Annotated[
+        bool,
+        Doc("Whether only the first host of the play runs the command, and switches, before any other host starts the release."),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +84,19 @@ class Hooks:
             "access C(/srv/<app>/shared). If it fails, the build fails."
         ),
     ] = None
+    before_start: Annotated[
+        str | Hook | None,
+        Doc(
+            "Command that runs before the first process of the release starts, such as a migration that the new code needs. It "
+            "runs as the app's user while the old release serves. If it fails, the deploy fails. It does not run at a rollback "
+            "or restart. If unset, C(run.procfile) runs the Procfile's C(release) here, on the first host of the play only."
+        ),
+    ] = None
     before_switch: Annotated[
         str | Hook | None,
         Doc(
             "Command that runs when the new processes are healthy, before they get traffic. If it fails, the deploy fails. It "
-            "does not run at a rollback."
+            "does not run at a rollback or restart."
         ),
     ] = None
     after_switch: Annotated[
@@ -97,14 +106,21 @@ class Hooks:
 
     def commands(self) -> dict[str, str]:
         """Return the commands by step."""
-        before = self.before_switch.command if isinstance(self.before_switch, Hook) else self.before_switch
-        steps = {"build": self.build, "before_switch": before, "after_switch": self.after_switch}
-        return {step: command for step, command in steps.items() if command is not None}
+        found = {step: hook.command if isinstance(hook, Hook) else hook for step, hook in self._hooks().items()}
+        return {step: command for step, command in found.items() if command is not None}
 
     @property
-    def once(self) -> bool:
-        """Whether C(before_switch) runs on only one host of the play."""
-        return isinstance(self.before_switch, Hook) and self.before_switch.once
+    def once(self) -> list[str]:
+        """The steps whose command runs on only one host of the play."""
+        return [step for step, hook in self._hooks().items() if isinstance(hook, Hook) and hook.once]
+
+    def _hooks(self) -> dict[str, str | Hook | None]:
+        return {
+            "build": self.build,
+            "before_start": self.before_start,
+            "before_switch": self.before_switch,
+            "after_switch": self.after_switch,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,7 +64,7 @@ class ReleaseManifest:
     host: str = "localhost"
     static: StaticFiles | None = None
     hooks: dict[str, list[str]] = field(default_factory=dict)
-    hooks_once: bool = False
+    hooks_once: list[str] = field(default_factory=list)
     hooks_timeout: int = 600
     soak: int = 0
     soak_errors: int = 5
@@ -99,6 +99,8 @@ class ReleaseManifest:
             values["workers"] = {name: Worker(**_select(Worker, entry)) for name, entry in values["workers"].items()}
         if values.get("static"):
             values["static"] = StaticFiles(*values["static"])
+        if values.get("hooks_once") in (True, False):  # before there were other hooks with `once`
+            values["hooks_once"] = ["before_switch"] if values["hooks_once"] else []
         return cls(**values)
 
 
@@ -107,7 +109,7 @@ def read_manifest(layout: Layout, release: str) -> ReleaseManifest:
 
     :raises FileNotFoundError: when the release is not on this host.
     """
-    return ReleaseManifest.from_json(layout.manifest(release).read_text())
+    return ReleaseManifest.from_json(layout.manifest(release).read_text(encoding="utf-8"))
 
 
 def _select(kind: type[Any], found: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.home import 
 ID_DIGITS = 12
 
 #: First line of the launcher: the system's Python, so that the launcher does not depend on the app's.
-LAUNCHER_SHEBANG = "#!/usr/bin/python3 -I"
+LAUNCHER_SHEBANG = "#!/usr/bin/python3 -IXutf8"
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,12 @@ def _add_procfile_commands(layout: Layout, app: App, planned: ReleaseManifest, s
         return planned
     with as_user(layout.builder):
         commands = procfile.read_commands(app, source)
-    return replace(planned, argv=commands.argv, workers=commands.workers)
+    changes = replace(planned, argv=commands.argv, workers=commands.workers)
+    if not commands.release or app.hooks.before_start is not None:
+        return changes
+    return replace(
+        changes, hooks=planned.hooks | {"before_start": commands.release}, hooks_once=[*planned.hooks_once, "before_start"]
+    )
 
 
 def _run_build_hook(layout: Layout, app: App, planned: ReleaseManifest, work: Path) -> None:
@@ -286,7 +291,7 @@ def _write_files(layout: Layout, work: Path, manifest: ReleaseManifest, app: App
     for name, text in (private | public).items():
         path = work / name
         path.touch(mode=0o600)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         set_owner(path, 0, gid, 0o640 if name in private else 0o755)
 
 

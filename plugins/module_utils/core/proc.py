@@ -19,7 +19,7 @@ def stat(pid: int) -> list[str] | None:
     """Return the fields of /proc/PID/stat after the command name, which may contain spaces; None if the process has exited."""
     try:
         # The command name may contain any bytes.
-        fields = (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        fields = (PROC / str(pid) / "stat").read_text(errors="replace", encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return None
     return None if fields[STATE] == "Z" else fields
@@ -48,7 +48,7 @@ def count_open_files(pid: int) -> int:
 
 def open_file_limits(pid: int, proc: Path = PROC) -> tuple[int, int]:
     """Return the soft and hard limits of open files of a process, proc_pid_limits(5)."""
-    lines = (proc / str(pid) / "limits").read_text().splitlines()
+    lines = (proc / str(pid) / "limits").read_text(encoding="utf-8").splitlines()
     soft, hard = next(line.split()[3:5] for line in lines if line.startswith("Max open files"))
     return int(soft), int(hard)
 
@@ -56,7 +56,7 @@ def open_file_limits(pid: int, proc: Path = PROC) -> tuple[int, int]:
 def rss(pid: int) -> int:
     """Return the resident memory of a process in bytes; 0 if it has exited."""
     try:
-        return int((PROC / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int((PROC / str(pid) / "statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
 
@@ -97,7 +97,7 @@ def pids_of_user(uid: int) -> list[int]:
     matches = []
     for pid in pids():
         with contextlib.suppress(OSError):
-            lines = (PROC / str(pid) / "status").read_text(errors="replace").splitlines()
+            lines = (PROC / str(pid) / "status").read_text(errors="replace", encoding="utf-8").splitlines()
             fields = dict(line.split(":", 1) for line in lines if ":" in line)
             if str(uid) in fields["Uid"].split() and fields["State"].split()[0] not in ("Z", "X"):
                 matches.append(pid)

@@ -286,4 +286,4 @@ def _bound(row: list[str]) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 def _rows(table: Path) -> Iterator[list[str]]:
     """Yield the rows of a kernel table, without its heading."""
     if table.exists():
-        yield from (line.split() for line in table.read_text(errors="surrogateescape").split("\n")[1:-1])
+        yield from (line.split() for line in table.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[1:-1])

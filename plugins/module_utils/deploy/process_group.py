@@ -50,7 +50,7 @@ class ProcessGroup:
     def is_up(self) -> bool:
         """Return whether all processes run, with the desired configuration of supervisord."""
         file = self.layout.supervisor_file(self.slot)
-        if not file.exists() or file.read_text() != self._supervisor_config():
+        if not file.exists() or file.read_text(encoding="utf-8") != self._supervisor_config():
             return False
         counts = {self.layout.group(self.slot): len(self.processes), **self._worker_counts()}
         infos = [info for group in counts for info in supervisord.process_infos(self.server, group)]
@@ -77,7 +77,9 @@ class ProcessGroup:
         (directory / "release").symlink_to(f"../../releases/{self.release}")
         if previous := self._previous_release():
             (directory / "before").symlink_to(f"../../releases/{previous}")
-        self.layout.upstream(self.slot).write_text("".join(f"{server_line(address)}\n" for address in self._addresses()))
+        self.layout.upstream(self.slot).write_text(
+            "".join(f"{server_line(address)}\n" for address in self._addresses()), encoding="utf-8"
+        )
         self.layout.run(self.slot).mkdir(mode=0o700)
         try:
             protect(self.layout, self.slot)

@@ -200,7 +200,7 @@ def content_hash(layout: Layout, manifest: ReleaseManifest) -> str:
     directory = layout.release(manifest.id)
     fields = {key: value for key, value in asdict(manifest).items() if key not in HOST_SPECIFIC}
     programs = [directory / "launch.py", *directory.glob("runner.py"), *sorted(directory.glob("runner/*.py"))]
-    files = [path.read_text() for path in (directory / "secrets.json", *programs)]
+    files = [path.read_text(encoding="utf-8") for path in (directory / "secrets.json", *programs)]
     return hashlib.sha256(json.dumps([fields, files], sort_keys=True).encode()).hexdigest()[:CONTENT_DIGITS]
 
 

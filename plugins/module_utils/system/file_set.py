@@ -477,7 +477,7 @@ def parse_files(entries: Mapping[str, object]) -> list[File]:
     return [
         File(
             path,
-            os.fsencode(entry.link or entry.content),
+            os.fsencode(entry.link) if entry.link else entry.content.encode(errors="surrogateescape"),
             int(entry.mode, 8),
             entry.owner,
             entry.group,

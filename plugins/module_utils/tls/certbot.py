@@ -99,12 +99,12 @@ class Lineage:
 
     def server(self) -> str:
         """Return the URL of the ACME directory that renews the certificate."""
-        found = re.search(r"^server = (\S+)$", self.configuration.read_text(), re.MULTILINE)
+        found = re.search(r"^server = (\S+)$", self.configuration.read_text(encoding="utf-8"), re.MULTILINE)
         return found[1] if found else ""
 
     def domains(self) -> set[str]:
         """Return the requested domains; the server may have added others to the certificate."""
-        section = self.configuration.read_text().partition("[[webroot_map]]")[2].partition("[")[0]
+        section = self.configuration.read_text(encoding="utf-8").partition("[[webroot_map]]")[2].partition("[")[0]
         return {line.partition("=")[0].strip() for line in section.splitlines() if "=" in line}
 
     def issue(self, domains: Sequence[str], account: Account, webroot: Path) -> None:
@@ -116,7 +116,7 @@ class Lineage:
         request = ["--cert-name", self.name, "--webroot-map", json.dumps({",".join(domains): str(webroot)})]
         method = ["--webroot", "--force-renewal", "--renew-with-new-domains"]
         # Every user of the host can see command-line arguments; NamedTemporaryFile is readable by its owner only.
-        with tempfile.NamedTemporaryFile("w", suffix=".ini") as secrets:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".ini") as secrets:
             secrets.write(account.secrets())
             secrets.flush()
             options = ["certonly", "--non-interactive", "--config", secrets.name, *account.options()]

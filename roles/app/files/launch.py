@@ -54,7 +54,7 @@ def start_process(slot: str, process: str, worker: str = "") -> NoReturn:
     argv = [word.format(**values) for word in program["argv"]]
     starts = run / (f"{worker}.{process}.starts" if worker else f"{process}.starts")
     orphans = find_orphans(starts)
-    with starts.open("a") as file:
+    with starts.open("a", encoding="utf-8") as file:
         file.write(f"{os.getpid()} {parent_and_start(os.getpid())[1]}\n")
     if release["runner"] and not worker:
         argv += [word for pid in orphans for word in ("--replace", str(pid))]
@@ -90,8 +90,8 @@ def execute(argv: list[str], release: dict[str, Any], identity: dict[str, str]) 
     if release["open_files"]:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (release["open_files"], hard))
-    if int(OOM_SCORE.read_text()) < 0:  # the protection of supervisord does not extend to its processes
-        OOM_SCORE.write_text("0")
+    if int(OOM_SCORE.read_text(encoding="utf-8")) < 0:  # the protection of supervisord does not extend to its processes
+        OOM_SCORE.write_text("0", encoding="utf-8")
     os.umask(0o007)  # nginx's group, which the directory passes on, needs to write to a socket
     os.chdir(HERE / "src")
     try:
@@ -102,7 +102,7 @@ def execute(argv: list[str], release: dict[str, Any], identity: dict[str, str]) 
 
 def read_json(name: str) -> Any:
     """Return the content of a file of the release."""
-    return json.loads((HERE / name).read_text())
+    return json.loads((HERE / name).read_text(encoding="utf-8"))
 
 
 def placeholders(port: int | None, slot: str, process: int, run: Path) -> dict[str, str]:
@@ -133,7 +133,7 @@ def find_orphans(starts: Path) -> list[int]:
     Its id and start time identify a process; an orphan has another parent than this process.
     """
     orphans = []
-    for line in starts.read_text().splitlines() if starts.exists() else []:
+    for line in starts.read_text(encoding="utf-8").splitlines() if starts.exists() else []:
         pid = line.partition(" ")[0]
         with contextlib.suppress(OSError):
             parent, began = parent_and_start(pid)
@@ -148,7 +148,7 @@ def parent_and_start(pid: int | str) -> tuple[int, str]:
     :raises OSError: when there is no such process.
     """
     # The second field, the program's name in parentheses, may itself contain spaces and parentheses.
-    fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     return int(fields[1]), fields[19]
 
 

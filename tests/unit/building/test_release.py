@@ -125,7 +125,7 @@ def test_hooks_are_split_into_words_and_keep_braces() -> None:
     hooks = {"before_switch": {"command": "python migrate.py --name='{a} b'", "once": True}, "timeout": 5}
     manifest = plan_release(app(hooks=hooks), "r1", PROGRAMS)
     assert manifest.hooks == {"before_switch": ["python", "migrate.py", "--name={a} b"]}
-    assert (manifest.hooks_once, manifest.hooks_timeout) == (True, 5)
+    assert (manifest.hooks_once, manifest.hooks_timeout) == (["before_switch"], 5)
 
 
 @pytest.mark.parametrize(("run", "served"), [({"app": "a:b"}, True), ({"wsgi": "a:b"}, True), ({"command": "x {socket}"}, False)])
