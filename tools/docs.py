@@ -102,6 +102,8 @@ EXAMPLES: dict[str, Any] = {
     "debug": True,
     "watch": ["config.yml"],
     "health.path": "/healthz",
+    "health.status": [200, 401, "300-399"],
+    "health.headers": {"X-Health": "deploy"},
     "hooks.build": "python -m shop.assets",
     "hooks.before_start.command": "python -m shop.migrate",
     "hooks.before_start.once": True,

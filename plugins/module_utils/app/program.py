@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core import status_codes
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import Doc, Pattern, Range
 
@@ -147,11 +148,28 @@ class Hooks:
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """The health check of a new process."""
+    """The health check of a process, at a deploy and afterwards."""
 
     path: Annotated[
         str,
-        Doc("URL path of the health check, which each new process must answer with a status of 2xx or 3xx."),
-        Pattern(r"/\S*", "a path that starts with /"),
+        Doc("URL path of the health check, which a healthy process answers with one of C(status)."),
+        Pattern(
+            r"(?=.{1,500}$)(/|(/(?!\.{1,2}(/|$))[!%&(-.0-:<-Z^-z|~?]{1,200})+/?)",
+            "a path that starts with /, of up to 500 ASCII characters, without //, /../, blanks and any of ' \" \\ ; { } $ # [ ]",
+        ),
     ] = "/"
+    status: Annotated[
+        list[int | str],
+        Doc("Status codes of a healthy process, and ranges of them, such as C([200, 401, 300-399])."),
+        Range(200, 499),
+        Pattern(r"[2-4][0-9]{2}(-[2-4][0-9]{2})?", 'a code or a range from 200 to 499, such as 204 or "300-399"'),
+    ] = field(default_factory=lambda: list(status_codes.DEFAULT))
+    headers: Annotated[
+        dict[str, str],
+        Doc(
+            "Headers of the health check, such as C(Host), by default the first of C(domains). Not for secrets, as users of the "
+            "host can read them."
+        ),
+        Pattern(r"[ !#&-\[\]-~]*", 'one line of ASCII characters without " \\ $ and %'),
+    ] = field(default_factory=dict)
     timeout: Annotated[int, Doc("Seconds within which a new process must become healthy."), Range(1, 600)] = 30

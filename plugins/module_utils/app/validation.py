@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner
-from ansible_collections.funnel.tornado.plugins.module_utils.app.program import PROCESS_TYPE, Build, Hooks
+from ansible_collections.funnel.tornado.plugins.module_utils.app.program import PROCESS_TYPE, Build, Health, Hooks
 from ansible_collections.funnel.tornado.plugins.module_utils.app.source import Source
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.bindings import service_problems
+from ansible_collections.funnel.tornado.plugins.module_utils.core import status_codes
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, parse
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.validation import (
@@ -112,6 +113,7 @@ def _app_problems(app: App, path: str) -> Iterator[str]:
     yield from _run_problems(app, f"{path}.run")
     yield from _debug_problems(app, path)
     yield from _hook_problems(app.hooks, f"{path}.hooks")
+    yield from _health_problems(app.health, f"{path}.health")
     yield from _tls_problems(app, f"{path}.tls")
     yield from site_problems(app, path)
     yield from part_problems(_part(app))
@@ -211,6 +213,23 @@ def _build_problems(build: Build, path: str) -> Iterator[str]:
             yield f"{path}.{key}: {VARIABLE_RULE}"
         elif key in BUILD_VARIABLES or key.startswith("TORNADO_"):
             yield f"{path}.{key}: is set by the build; remove it"
+
+
+def _health_problems(health: Health, path: str) -> Iterator[str]:
+    """Yield the impossible status codes and the headers that the check itself sets."""
+    if not health.status:
+        yield f"{path}.status: is empty; list the codes of a healthy process, or remove it for 200-399"
+    for i, accepted in enumerate(map(str, health.status)):
+        first, last = status_codes.bounds(accepted)
+        if first > last:
+            yield f"{path}.status[{i}]: must begin with the lower code: {last}-{first}; found {accepted!r}"
+    for name, value in health.headers.items():
+        if not re.fullmatch(r"[A-Za-z0-9-]{1,100}", name):
+            yield f"{path}.headers.{name}: a header name must consist of letters, digits and -"
+        elif name.lower() in ("accept-encoding", "connection", "content-length", "transfer-encoding"):
+            yield f"{path}.headers.{name}: is set by the health check; remove it"
+        elif name.lower() == "host" and not re.fullmatch(r"[A-Za-z0-9.:\[\]-]{1,200}", value):
+            yield f"{path}.headers.{name}: must be a host name or address, with or without port; found {value!r}"
 
 
 def _tls_problems(app: App, path: str) -> Iterator[str]:

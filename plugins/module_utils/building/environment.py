@@ -24,8 +24,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.files impo
     SETUP,
     UV_LOCK,
     VERSION_FILES,
-    has_file,
     content,
+    has_file,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.building.interpreter import (
     SYSTEM_PYTHON,

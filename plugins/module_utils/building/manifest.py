@@ -8,15 +8,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core import status_codes
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 
 
 @dataclass(frozen=True)
 class HealthCheck:
-    """The path that a healthy process answers with success, and the seconds that a new process may take to become healthy."""
+    """The request of a health check, the status codes of a healthy process, and the seconds until a new process is healthy."""
 
     path: str = "/"
     timeout: int = 30
+    status: list[str] = field(default_factory=lambda: list(status_codes.DEFAULT))
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def accepts(self, status: int) -> bool:
+        """Return whether a process that answers with ``status`` is healthy."""
+        return status_codes.accepts(self.status, status)
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class ReleaseManifest:
     port: int | None = None
     open_files: int | None = None
     drain: int = 30
-    health: HealthCheck = HealthCheck()
+    health: HealthCheck = field(default_factory=HealthCheck)
     host: str = "localhost"
     static: StaticFiles | None = None
     hooks: dict[str, list[str]] = field(default_factory=dict)

@@ -84,7 +84,7 @@ def plan_release(app: App, revision: str, programs: Programs) -> ReleaseManifest
         port=app.port,
         open_files=app.open_files,
         drain=app.drain,
-        health=HealthCheck(app.health.path, app.health.timeout),
+        health=HealthCheck(app.health.path, app.health.timeout, list(map(str, app.health.status)), app.health.headers),
         host=app.domains[0].removeprefix("*.") if app.domains else "localhost",
         static=StaticFiles(app.static.url, app.static.path) if app.static else None,
         hooks={step: shlex.split(command) for step, command in app.hooks.commands().items()},

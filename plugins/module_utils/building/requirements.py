@@ -25,8 +25,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.files impo
     REQUIREMENTS,
     SETUP,
     UV_LOCK,
-    has_file,
     content,
+    has_file,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout

@@ -28,6 +28,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.private import
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.access_log import ResponseCounter
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import HealthChecks, require_healthy
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import (
     STOP_MARGIN,
     ProcessGroup,
@@ -173,7 +174,7 @@ class Switcher:
             with self._step("start"):
                 process_group.start()
             with self._step("health"):
-                process_group.wait_until_healthy()
+                HealthChecks(process_group).wait()
             self._run_hook(process_group, "before_switch")
         except (ProcessGroupError, supervisord.SupervisorError) as error:
             self._discard(slot)
@@ -291,7 +292,7 @@ class Switcher:
             restarted = [process for process, pid in process_group.pids().items() if pid not in (0, pids[process])]
             if restarted:
                 raise ProcessGroupError(f"process {restarted[0]} exited and was restarted")
-            process_group.require_healthy()
+            require_healthy(process_group)
             responses.read()
             if responses.total >= MIN_SOAK_RESPONSES and responses.error_percentage > limit:
                 share = f"{responses.error_percentage:.0f} % of {responses.total} responses were 5xx"
