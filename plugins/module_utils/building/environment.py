@@ -88,7 +88,7 @@ def ensure_environment(layout: Layout, app: App, source: Path, revision: str) ->
         failure = f"{VARIABLE}.{app.name}.python: cannot create the virtual environment"
         create = ["venv", "--quiet", "--allow-existing", "--python", str(interpreter.path), str(path)]
         run_uv(layout, app, source, create, failure)
-        if requirements.text:
+        if requirements.entries:
             _install(layout, app, source, path, requirements)
         _install_runner_packages(layout, app, source, path)
         builder.take_ownership(
@@ -117,7 +117,7 @@ def _digest(app: App, interpreter: Interpreter, requirements: Requirements, revi
     """Return the hash of everything that determines the content of an environment."""
     inputs = [
         interpreter.version if interpreter.path == SYSTEM_PYTHON else str(interpreter.path),
-        requirements.text,
+        requirements.entries,
         requirements.constraints,
         requirements.locked,
         revision if requirements.local else "",
@@ -168,14 +168,14 @@ def _mark_complete(path: Path) -> None:
 
 def _install(layout: Layout, app: App, source: Path, path: Path, requirements: Requirements) -> None:
     options = ["--quiet", "--compile-bytecode", "--no-editable", "--python", str(path / "bin/python")]
-    lines = f"{requirements.text}\n{requirements.constraints}".splitlines()
+    lines = f"{requirements.entries}\n{requirements.constraints}".splitlines()
     if requirements.locked:
         options.append("--no-deps")  # a lock may differ from what dependencies declare, as with uv's overrides
     elif requirements.constraints:
         options.append("--prerelease=allow")  # where the lock has one
         if all("--hash=" in line for line in lines if line):
             options.append("--require-hashes")  # a package that is not in the lock has none
-    elif "--hash" in requirements.text:
+    elif "--hash" in requirements.entries:
         options.append("--require-hashes")  # as pip does: one hash requires hashes for all
     failure = f"{VARIABLE}.{app.name}.source: {requirements.origin} cannot be installed"
     install = ["pip", "install", *options]
@@ -188,7 +188,7 @@ def _install(layout: Layout, app: App, source: Path, path: Path, requirements: R
             constraints.write_text(requirements.constraints, encoding="utf-8")
         install += ["--constraint", str(constraints)]
     with tempfile.TemporaryFile() as file:
-        file.write(requirements.text.encode())
+        file.write(requirements.entries.encode())
         file.seek(0)
         run_uv(layout, app, source, [*install, "--requirement", "-"], failure, given=file.fileno())
 

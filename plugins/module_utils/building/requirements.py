@@ -52,7 +52,7 @@ _MAX_ENTRIES = 10_000
 
 @dataclass(frozen=True)
 class Requirements:
-    """Dependencies in the format of a requirements file.
+    """Dependencies: ``entries`` in the format of a requirements file.
 
     ``origin`` is the file that declares them, for messages. ``constraints`` limit the versions of further dependencies.
     ``locked``: they are complete, so no versions are resolved. ``local``: some are part of the source, so that other revisions
@@ -61,7 +61,7 @@ class Requirements:
     """
 
     origin: str = ""
-    text: str = ""
+    entries: str = ""
     constraints: str = ""
     locked: bool = False
     local: bool = False
@@ -82,9 +82,9 @@ def read_requirements(layout: Layout, app: App, source: Path, python: Path) -> R
             locked = has_file(source, UV_LOCK) and has_file(source, PROJECT)
             found = _uv_project(source) if locked else requirements_from_files(source)
         if locked:
-            found = replace(found, text=_export(layout, app, source, python))
+            found = replace(found, entries=_export(layout, app, source, python))
         with as_user(layout.builder):
-            lines = found.text.splitlines()
+            lines = found.entries.splitlines()
             local = found.local or any(is_local(source, line) for line in lines)
             files = tuple(state for line in lines for path in local_paths(source, line) for state in file_state(path, source))
     except (OSError, ValueError, TreeError) as error:
@@ -124,11 +124,11 @@ def requirements_from_files(source: Path) -> Requirements:
 def _read_pylock(source: Path) -> Requirements:
     lock = tomllib.loads(content(source, PYLOCK) or "")
     package = any(map(locks.is_project, lock.get("packages", []))) and is_package(source, _project(source))
-    return Requirements(text=_text(locks.pylock_lines(lock)), locked=True, package=package)
+    return Requirements(entries=_text(locks.pylock_lines(lock)), locked=True, package=package)
 
 
 def _read_requirements_file(source: Path) -> Requirements:
-    return Requirements(text="\n".join(requirement_lines(source)))
+    return Requirements(entries="\n".join(requirement_lines(source)))
 
 
 def _read_poetry_lock(source: Path) -> Requirements:
@@ -143,13 +143,13 @@ def _locked_project(source: Path, packages: Iterator[locks.LockedPackage]) -> Re
     project = _project(source)
     locked = locks.lock_project(project, packages)
     return Requirements(
-        text=_text(locked.requirements), constraints=_text(locked.constraints), package=is_package(source, project)
+        entries=_text(locked.requirements), constraints=_text(locked.constraints), package=is_package(source, project)
     )
 
 
 def _read_pipfile_lock(source: Path) -> Requirements:
     lock = json.loads(content(source, PIPFILE_LOCK) or "")
-    return Requirements(text=_text(locks.pipfile_lines(lock)), locked=True)
+    return Requirements(entries=_text(locks.pipfile_lines(lock)), locked=True)
 
 
 def _read_project(source: Path) -> Requirements:
@@ -158,10 +158,10 @@ def _read_project(source: Path) -> Requirements:
     declared = project.get("project", {})
     package = is_package(source, project)
     if package and ("dependencies" in declared.get("dynamic", []) or "project" not in project):
-        return Requirements(text=f"-r {PROJECT}", local=True, package=True)  # its build computes them
+        return Requirements(entries=f"-r {PROJECT}", local=True, package=True)  # its build computes them
     sources = project.get("tool", {}).get("uv", {}).get("sources", {})
     lines = [*declared.get("dependencies", []), *_source_lines(sources)]
-    return Requirements(text="\n".join(lines), package=package)
+    return Requirements(entries="\n".join(lines), package=package)
 
 
 def _source_lines(sources: Mapping[str, Any]) -> Iterator[str]:
@@ -178,7 +178,7 @@ def _source_lines(sources: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _read_setup(source: Path) -> Requirements:
-    return Requirements(text=f"-r {SETUP}", local=True, package=has_file(source, SETUP))
+    return Requirements(entries=f"-r {SETUP}", local=True, package=has_file(source, SETUP))
 
 
 #: Readers by the names of files, in the order in which they are looked for.

@@ -25,8 +25,8 @@ def write(directory: Path, **files: str) -> Path:
 
 
 def test_sources_without_dependency_files_have_no_requirements(tmp_path: Path) -> None:
-    assert requirements_from_files(tmp_path).text == ""
-    assert requirements_from_files(write(tmp_path, project="[project]\nname = 'shop'\n")).text == ""
+    assert requirements_from_files(tmp_path).entries == ""
+    assert requirements_from_files(write(tmp_path, project="[project]\nname = 'shop'\n")).entries == ""
 
 
 def test_pylock_takes_precedence_over_requirements(tmp_path: Path) -> None:
@@ -34,12 +34,12 @@ def test_pylock_takes_precedence_over_requirements(tmp_path: Path) -> None:
         "[[packages]]\nname = 'tornado'\nversion = '6.6'\nwheels = [{url = 'https://a.test/t.whl', hashes = {sha256 = 'aa'}}]\n"
     )
     found = requirements_from_files(write(tmp_path, pylock=lock, requirements="tornado\n"))
-    assert (found.origin, found.locked, found.text) == ("pylock.toml", True, "tornado==6.6 --hash=sha256:aa\n")
+    assert (found.origin, found.locked, found.entries) == ("pylock.toml", True, "tornado==6.6 --hash=sha256:aa\n")
 
 
 def test_requirements_take_precedence_over_pyproject(tmp_path: Path) -> None:
     found = requirements_from_files(write(tmp_path, requirements="tornado\n", project="[project]\ndependencies = ['flask']\n"))
-    assert (found.origin, found.locked, found.text) == ("requirements.txt", False, "tornado")
+    assert (found.origin, found.locked, found.entries) == ("requirements.txt", False, "tornado")
 
 
 def test_included_requirements_are_inlined(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_the_first_file_with_dependencies_is_used(tmp_path: Path, files: dict[st
 
 def test_dependencies_without_a_lock_are_resolved_by_the_build(tmp_path: Path) -> None:
     found = requirements_from_files(write(tmp_path, project="[project]\nname = 'shop'\ndependencies = ['flask>=3']\n"))
-    assert (found.origin, found.text, found.locked, found.package) == ("pyproject.toml", "flask>=3", False, False)
+    assert (found.origin, found.entries, found.locked, found.package) == ("pyproject.toml", "flask>=3", False, False)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_sources_of_uv_are_requirements(tmp_path: Path) -> None:
         "[tool.uv.sources]\nlib = { git = 'https://a.test/lib', branch = 'main' }\ntool = { path = 'libs/tool' }\n"
     )
     (tmp_path / "libs/tool").mkdir(parents=True)
-    lines = requirements_from_files(write(tmp_path, project=project)).text.splitlines()
+    lines = requirements_from_files(write(tmp_path, project=project)).entries.splitlines()
     assert git_references(lines) == [("https://a.test/lib", "main")]
     assert lines[-1] == "tool @ ./libs/tool"
 
