@@ -57,7 +57,9 @@ class ActionModule(ModuleAction):
 
     def _role_problems(self, role: str, variables: dict[str, Any]) -> list[str]:
         """Validate the variables of a role against its argument specs; return Ansible's error messages."""
-        options = yaml.safe_load((ROLES / role / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+        options = yaml.safe_load((ROLES / role / "meta/argument_specs.yml").read_text(encoding="utf-8"))["argument_specs"][
+            "main"
+        ]["options"]
         given = self._templar.template({name: variables[name] for name in options if name in variables})
         return list(ArgumentSpecValidator(options).validate(given).error_messages)
 

@@ -49,7 +49,7 @@ def push_program() -> bytes:
     files = {"__main__.py": PROGRAMS / "push.py", "launch.py": PROGRAMS / "launch.py"}
     modules = {PACKAGE / path.relative_to(CODE): path for path in CODE.rglob("*.py")}
     files |= {str(name): path for name, path in modules.items()}
-    texts = {name: path.read_text() for name, path in files.items()} | {"runner.json": runner()}
+    texts = {name: path.read_text(encoding="utf-8") for name, path in files.items()} | {"runner.json": runner()}
     texts |= {str(package / "__init__.py"): "" for name in modules for package in name.parents if package.name}
     archive_bytes = io.BytesIO()
     with zipfile.ZipFile(archive_bytes, "w") as archive:

@@ -51,7 +51,7 @@ class ActionModule(ModuleAction):
             raise AnsibleActionFail(str(error)) from error
         local = local_source(app, self._loader.get_basedir())
         result = self._release(app, local, arguments["wait"], task_vars or {})
-        return {"waiting": False, "settled": False, "once": app.hooks.once} | result
+        return {"waiting": False, "settled": False, "once": app.hooks.once != []} | result
 
     def _release(self, app: App, local: Path | None, wait: int, task_vars: dict[str, Any]) -> dict[str, Any]:
         arguments = {
@@ -60,7 +60,7 @@ class ActionModule(ModuleAction):
             "apps": {},
             "app": json.dumps(build_entry(app)),
             "revision": revision(app, local) if local else "",
-            "launcher": (PROGRAMS / "launch.py").read_text(),
+            "launcher": (PROGRAMS / "launch.py").read_text(encoding="utf-8"),
             "runner": runner(),
             "builder": operator(),
             "wait": wait,
@@ -89,7 +89,7 @@ class ActionModule(ModuleAction):
 
 def runner() -> str:
     """Return the files of the runner by name, as JSON."""
-    return json.dumps({path.name: path.read_text() for path in sorted((PROGRAMS / "runner").glob("*.py"))})
+    return json.dumps({path.name: path.read_text(encoding="utf-8") for path in sorted((PROGRAMS / "runner").glob("*.py"))})
 
 
 def build_entry(app: App) -> dict[str, Any]:

@@ -37,6 +37,11 @@ options:
     type: list
     elements: str
     default: []
+  names:
+    description: The apps whose sites are returned; all if empty.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -50,18 +55,19 @@ _value:
 """
 
 
-def app_sites(apps: object, *, tls: bool = True, acme_peers: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+def app_sites(
+    apps: object, *, tls: bool = True, acme_peers: Sequence[str] = (), names: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
     """Return the sites of ``apps``, or fail with every problem in them."""
     loaded = load(apps)
-    mounted = [app for app in loaded.values() if app.prefix is not None]
+    mounted: dict[str, list[App]] = {name: [] for name, app in loaded.items() if app.prefix is None}
+    for app in loaded.values():
+        if app.prefix is not None and (owner := site_owner(app, loaded.values())):
+            mounted[owner.name].append(app)
     return {
-        name: site(
-            app,
-            [other for other in mounted if site_owner(other, loaded.values()) == app],
-            site_tls(app, acme_peers) if tls else None,
-        )
-        for name, app in loaded.items()
-        if app.prefix is None
+        name: site(loaded[name], others, site_tls(loaded[name], acme_peers) if tls else None)
+        for name, others in mounted.items()
+        if not names or {name, *(other.name for other in others)} & {*names}
     }
 
 

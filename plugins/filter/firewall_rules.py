@@ -77,7 +77,11 @@ def firewall_rules(
 def defaults() -> dict[str, Any]:
     """Return the default values of the role variables."""
     roles = Path(__file__).parents[2] / "roles"
-    return {name: value for role in ROLES for name, value in yaml_load((roles / role / "defaults/main.yml").read_text()).items()}
+    return {
+        name: value
+        for role in ROLES
+        for name, value in yaml_load((roles / role / "defaults/main.yml").read_text(encoding="utf-8")).items()
+    }
 
 
 FilterModule = filter_module(firewall_rules)

@@ -76,7 +76,7 @@ def role_options() -> dict[str, dict[str, str]]:
     """Return the type of each variable by role and name, of all entry points."""
     options: dict[str, dict[str, str]] = {}
     for file in (Path(__file__).parents[2] / "roles").glob("*/meta/argument_specs.yml"):
-        specs = yaml_load(file.read_text())["argument_specs"].values()
+        specs = yaml_load(file.read_text(encoding="utf-8"))["argument_specs"].values()
         options[file.parents[1].name] = {name: option["type"] for spec in specs for name, option in spec["options"].items()}
     options["fleet"] |= fleet_inventory.VARIABLES
     return options

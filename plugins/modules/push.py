@@ -88,7 +88,7 @@ def main() -> None:
     os.umask(0o022)  # sshd reads the keys with the permissions of the user
     entries = json.loads(module.params["entries"] or "{}")
     # The Python of the modules, because python3 of Ubuntu 22.04 is too old.
-    program = f"#!{sys.executable} -I\n".encode() + base64.b64decode(module.params["program"])
+    program = f"#!{sys.executable} -IXutf8\n".encode() + base64.b64decode(module.params["program"])
     files = policy.configuration_files(entries, module.params["authorized_keys"], program) if entries else []
     owns = [f"{PUSH_ENTRIES}/*.json", str(policy.AUTHORIZED_KEYS), str(policy.PROGRAM), f"{policy.HOOKS}/*", policy.SUDOERS_FILE]
     check = ["visudo", "-cf", f"{{root}}/{policy.SUDOERS_FILE}"] if entries else []

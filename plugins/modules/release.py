@@ -186,7 +186,10 @@ def main() -> None:
 
 def finish(module: AnsibleModule, layout: Layout, result: dict[str, Any]) -> None:
     """Exit with the result and the live release."""
-    module.exit_json(live=layout.live_release() or "", settled=is_settled(layout, result.get("id", "")), **result)
+    release = result.get("id", "")
+    if layout.is_built(release):
+        result["once"] = read_manifest(layout, release).hooks_once != []
+    module.exit_json(live=layout.live_release() or "", settled=is_settled(layout, release), **result)
 
 
 def is_settled(layout: Layout, release: str) -> bool:

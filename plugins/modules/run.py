@@ -133,7 +133,7 @@ def split_command(command: str) -> list[str]:
 
 def secrets(layout: Layout, release: str) -> set[str]:
     """Return the secrets of the release to mask in the output, without short ones, which occur in ordinary words."""
-    values = json.loads((layout.release(release) / "secrets.json").read_text()).values()
+    values = json.loads((layout.release(release) / "secrets.json").read_text(encoding="utf-8")).values()
     return {value for value in values if len(value) >= MIN_SECRET_LENGTH}
 
 

@@ -29,7 +29,7 @@ options:
     type: str
     required: true
   rollback:
-    description: Reject a release that was never live on the host, and skip its hook C(before_switch).
+    description: Reject a release that was never live on the host, and skip its hooks C(before_start) and C(before_switch).
     type: bool
     default: false
   restart:
@@ -37,7 +37,7 @@ options:
     type: bool
     default: false
   once:
-    description: Whether this host runs a hook C(before_switch) that is configured with C(once).
+    description: Whether this host runs the hooks that are configured with C(once).
     type: bool
     default: true
   wait:
@@ -169,8 +169,7 @@ def build_request(layout: Layout, params: dict[str, Any]) -> SwitchRequest:
     if params["rollback"]:
         require_in_history(layout, release)
     forward = not params["rollback"] and not params["restart"]
-    forward = forward and (params["once"] or not runs_once(layout, release))
-    return SwitchRequest(release, params["by"], params["restart"], before_switch=forward)
+    return SwitchRequest(release, params["by"], params["restart"], forward, params["once"])
 
 
 def require_in_history(layout: Layout, release: str) -> None:
@@ -203,11 +202,6 @@ def require_latest_push(layout: Layout, release: str) -> None:
     pushed, built = (read_manifest(layout, each).revision for each in (live, release))
     if pushed != built:
         raise SwitchError(f"{layout.app}: {pushed} was pushed meanwhile and is live; run again to apply the settings to it")
-
-
-def runs_once(layout: Layout, release: str) -> bool:
-    """Return whether only one host of the play runs the hook ``before_switch``."""
-    return layout.is_built(release) and read_manifest(layout, release).hooks_once
 
 
 def describe_live(layout: Layout) -> str:

@@ -16,7 +16,12 @@ class ModuleAction(ActionBase):
     MODULE: str
 
     def run_module(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        """Run the module on the host and return its result."""
+        """Run the module on the host and return its result.
+
+        In UTF-8 mode, so that names and contents of files do not depend on the locale of the host.
+        """
+        given = self._task.environment or []
+        self._task.environment = [{"PYTHONUTF8": "1"}, *(given if isinstance(given, list) else [given])]
         result: dict[str, Any] = self._execute_module(f"funnel.tornado.{self.MODULE}", arguments, task_vars=task_vars)
         return result
 

@@ -34,7 +34,7 @@ PROCFILE = """
 # in the format of a PaaS
 web: python plain.py --port=${PORT:-none}
 worker: python worker.py
-release: touch $HOME/released
+release: echo $TORNADO_RELEASE {} >> $HOME/released
 idle: sleep 1000
 """
 
@@ -145,7 +145,8 @@ def test_procfile_app_is_served_with_its_workers(host: Host, site: Site) -> None
     beats = host.check_output("tail -n 20 /srv/paas/shared/beats").splitlines()
     assert {beat.split()[0] for beat in beats} == {slot}
     assert {beat.split()[2] for beat in beats} == {"None"}
-    assert host.check_output("ls /srv/paas/shared") == "beats"
+    release = host.check_output("readlink /srv/paas/live/release").rpartition("/")[2]
+    assert host.check_output("cat /srv/paas/shared/released") == f"{release} {{}}", "the release command runs once per release"
 
 
 def test_status_counts_restarts_of_workers_of_app_missing_in_inventory(host: Host, tmp_path: Path) -> None:
@@ -169,6 +170,7 @@ def test_restart_replaces_workers_with_their_release(host: Host) -> None:
     assert status == 0, output
     after = processes(host, "paas")
     assert len(after) == len(before) == 3
+    assert len(host.check_output("cat /srv/paas/shared/released").splitlines()) == 1, "only a new release runs its command"
     assert not set(after) & set(before)
     slot = host.check_output("readlink /srv/paas/live").strip().removeprefix("slots/")
     host.check_output("rm /srv/paas/shared/beats")

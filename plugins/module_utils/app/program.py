@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core import status_codes
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import Doc, Pattern, Range
 
 ATTRIBUTE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
 PROCESS_TYPE = r"[A-Za-z0-9_-]{1,30}"
+PYTHON_VERSION = r"system|3\.\d{1,2}(\.\d{1,2})?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,10 +19,32 @@ class Python:
     """The Python of the virtual environment."""
 
     version: Annotated[
-        str,
-        Doc("C(system), the Python of the distribution, or a version that uv installs. C(system) gets security updates."),
-        Pattern(r"system|3\.\d{1,2}(\.\d{1,2})?", '"system" or a version, such as "3.13"'),
-    ] = "system"
+        str | None,
+        Doc(
+            "C(system), the Python of the distribution, which gets security updates, or a version that uv installs. If unset, "
+            "the version in the source's C(.python-version) or C(runtime.txt), or else C(system), which also serves if it is "
+            "that version."
+        ),
+        Pattern(PYTHON_VERSION, '"system" or a version, such as "3.13"'),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """The build of a release."""
+
+    env: Annotated[
+        dict[str, str | int | float],
+        Doc(
+            "Environment variables of the build: of the installation of dependencies and of C(hooks.build), such as "
+            "C(SETUPTOOLS_SCM_PRETEND_VERSION) or C(NODE_ENV). Processes do not get them; do not put secrets here."
+        ),
+    ] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables of the build."""
+        return {key: str(value) for key, value in self.env.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +90,10 @@ class Hook:
     """A command of a release, and the hosts that run it."""
 
     command: Annotated[str, Doc("Program and arguments, run without a shell.")]
-    once: Annotated[bool, Doc("Whether only the first host of the play runs the command, before any other host switches.")] = (
-        False
-    )
+    once: Annotated[
+        bool,
+        Doc("Whether only the first host of the play runs the command, and switches, before any other host starts the release."),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +107,19 @@ class Hooks:
             "access C(/srv/<app>/shared). If it fails, the build fails."
         ),
     ] = None
+    before_start: Annotated[
+        str | Hook | None,
+        Doc(
+            "Command that runs before the first process of the release starts, such as a migration that the new code needs. It "
+            "runs as the app's user while the old release serves. If it fails, the deploy fails. It does not run at a rollback "
+            "or restart. If unset, C(run.procfile) runs the Procfile's C(release) here, on the first host of the play only."
+        ),
+    ] = None
     before_switch: Annotated[
         str | Hook | None,
         Doc(
             "Command that runs when the new processes are healthy, before they get traffic. If it fails, the deploy fails. It "
-            "does not run at a rollback."
+            "does not run at a rollback or restart."
         ),
     ] = None
     after_switch: Annotated[
@@ -96,23 +129,47 @@ class Hooks:
 
     def commands(self) -> dict[str, str]:
         """Return the commands by step."""
-        before = self.before_switch.command if isinstance(self.before_switch, Hook) else self.before_switch
-        steps = {"build": self.build, "before_switch": before, "after_switch": self.after_switch}
-        return {step: command for step, command in steps.items() if command is not None}
+        found = {step: hook.command if isinstance(hook, Hook) else hook for step, hook in self._hooks().items()}
+        return {step: command for step, command in found.items() if command is not None}
 
     @property
-    def once(self) -> bool:
-        """Whether C(before_switch) runs on only one host of the play."""
-        return isinstance(self.before_switch, Hook) and self.before_switch.once
+    def once(self) -> list[str]:
+        """The steps whose command runs on only one host of the play."""
+        return [step for step, hook in self._hooks().items() if isinstance(hook, Hook) and hook.once]
+
+    def _hooks(self) -> dict[str, str | Hook | None]:
+        return {
+            "build": self.build,
+            "before_start": self.before_start,
+            "before_switch": self.before_switch,
+            "after_switch": self.after_switch,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """The health check of a new process."""
+    """The health check of a process, at a deploy and afterwards."""
 
     path: Annotated[
         str,
-        Doc("URL path of the health check, which each new process must answer with a status of 2xx or 3xx."),
-        Pattern(r"/\S*", "a path that starts with /"),
+        Doc("URL path of the health check, which a healthy process answers with one of C(status)."),
+        Pattern(
+            r"(?=.{1,500}$)(/|(/(?!\.{1,2}(/|$))[!%&(-.0-:<-Z^-z|~?]{1,200})+/?)",
+            "a path that starts with /, of up to 500 ASCII characters, without //, /../, blanks and any of ' \" \\ ; { } $ # [ ]",
+        ),
     ] = "/"
+    status: Annotated[
+        list[int | str],
+        Doc("Status codes of a healthy process, and ranges of them, such as C([200, 401, 300-399])."),
+        Range(200, 499),
+        Pattern(r"[2-4][0-9]{2}(-[2-4][0-9]{2})?", 'a code or a range from 200 to 499, such as 204 or "300-399"'),
+    ] = field(default_factory=lambda: list(status_codes.DEFAULT))
+    headers: Annotated[
+        dict[str, str],
+        Doc(
+            "Headers of the health check, such as C(Host), by default the first of C(domains). Not for secrets, as users of the "
+            "host can read them."
+        ),
+        Pattern(r"[ !#&-\[\]-~]*", 'one line of ASCII characters without " \\ $ and %'),
+    ] = field(default_factory=dict)
     timeout: Annotated[int, Doc("Seconds within which a new process must become healthy."), Range(1, 600)] = 30

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner
-from ansible_collections.funnel.tornado.plugins.module_utils.app.program import PROCESS_TYPE, Hooks
+from ansible_collections.funnel.tornado.plugins.module_utils.app.program import PROCESS_TYPE, Build, Health, Hooks
 from ansible_collections.funnel.tornado.plugins.module_utils.app.source import Source
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.bindings import service_problems
+from ansible_collections.funnel.tornado.plugins.module_utils.core import status_codes
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, parse
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.validation import (
@@ -33,6 +34,10 @@ APP_NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 RESERVED_NAMES = frozenset({"etcd", "fleet", "git", "haproxy", "keepalived", "mongodb", "nginx", "supervisor"})
 
 ENV_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+VARIABLE_RULE = "a variable name must consist of letters, digits and _, and must not begin with a digit"
+
+#: Environment variables that the build itself sets.
+BUILD_VARIABLES = frozenset({"HOME", "LANG", "PATH", "PYTHONPATH", "USER", "VIRTUAL_ENV", "UV_CACHE_DIR", "UV_LINK_MODE"})
 
 #: Placeholders in a command, which the launcher replaces.
 PLACEHOLDERS = ("port", "process", "socket")
@@ -108,6 +113,7 @@ def _app_problems(app: App, path: str) -> Iterator[str]:
     yield from _run_problems(app, f"{path}.run")
     yield from _debug_problems(app, path)
     yield from _hook_problems(app.hooks, f"{path}.hooks")
+    yield from _health_problems(app.health, f"{path}.health")
     yield from _tls_problems(app, f"{path}.tls")
     yield from site_problems(app, path)
     yield from part_problems(_part(app))
@@ -115,11 +121,12 @@ def _app_problems(app: App, path: str) -> Iterator[str]:
         yield f"{path}.prefix: {app.prefix} is reserved for the site itself; choose another path"
     problems = list(service_problems(app.services, f"{path}.services"))
     yield from problems
+    yield from _build_problems(app.build, f"{path}.build.env")
     service_variables = {} if problems else app.services.environment | app.services.secret_environment
     for key in [*app.env, *app.secrets]:
         where = "secrets" if key in app.secrets else "env"
         if not ENV_VARIABLE.fullmatch(key):
-            yield f"{path}.{where}.{key}: a variable name must consist of letters, digits and _, and must not begin with a digit"
+            yield f"{path}.{where}.{key}: {VARIABLE_RULE}"
         elif key == "PORT" or key.startswith("TORNADO_"):
             yield f"{path}.{where}.{key}: is set by the launcher; choose another name"
         elif key in service_variables:
@@ -198,6 +205,31 @@ def _hook_problems(hooks: Hooks, path: str) -> Iterator[str]:
         else:
             if not words:
                 yield f"{path}.{step}: must be a program and its arguments; found {command!r}"
+
+
+def _build_problems(build: Build, path: str) -> Iterator[str]:
+    for key in build.env:
+        if not ENV_VARIABLE.fullmatch(key):
+            yield f"{path}.{key}: {VARIABLE_RULE}"
+        elif key in BUILD_VARIABLES or key.startswith("TORNADO_"):
+            yield f"{path}.{key}: is set by the build; remove it"
+
+
+def _health_problems(health: Health, path: str) -> Iterator[str]:
+    """Yield the impossible status codes and the headers that the check itself sets."""
+    if not health.status:
+        yield f"{path}.status: is empty; list the codes of a healthy process, or remove it for 200-399"
+    for i, accepted in enumerate(map(str, health.status)):
+        first, last = status_codes.bounds(accepted)
+        if first > last:
+            yield f"{path}.status[{i}]: must begin with the lower code: {last}-{first}; found {accepted!r}"
+    for name, value in health.headers.items():
+        if not re.fullmatch(r"[A-Za-z0-9-]{1,100}", name):
+            yield f"{path}.headers.{name}: a header name must consist of letters, digits and -"
+        elif name.lower() in ("accept-encoding", "connection", "content-length", "transfer-encoding"):
+            yield f"{path}.headers.{name}: is set by the health check; remove it"
+        elif name.lower() == "host" and not re.fullmatch(r"[A-Za-z0-9.:\[\]-]{1,200}", value):
+            yield f"{path}.headers.{name}: must be a host name or address, with or without port; found {value!r}"
 
 
 def _tls_problems(app: App, path: str) -> Iterator[str]:

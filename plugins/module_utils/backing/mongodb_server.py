@@ -54,7 +54,7 @@ BOOTSTRAP_CONFIG = Path(CONFIG).with_name("bootstrap.conf")
 
 def stored_password() -> str:
     """Return the administrator password stored on this host, or an empty string."""
-    return PASSWORD_FILE.read_text() if PASSWORD_FILE.exists() else ""
+    return PASSWORD_FILE.read_text(encoding="utf-8") if PASSWORD_FILE.exists() else ""
 
 
 def store_password(password: str, *, check_mode: bool = False) -> bool:
@@ -89,13 +89,13 @@ def address_problems(addresses: Sequence[str], port: int) -> Iterator[str]:
 def is_standalone() -> bool:
     """Return whether mongod is configured without a replica set so far."""
     config = Path(CONFIG)
-    return config.exists() and "replSetName" not in config.read_text()
+    return config.exists() and "replSetName" not in config.read_text(encoding="utf-8")
 
 
 def differs_from_key(key: str) -> bool:
     """Return whether this host authenticates to its replica set with a different key."""
     file = Path(KEY_FILE)
-    return bool(key) and file.exists() and file.read_text().strip() != key
+    return bool(key) and file.exists() and file.read_text(encoding="utf-8").strip() != key
 
 
 def limit_problems(open_files: int) -> list[str]:
@@ -108,7 +108,7 @@ def _port_holder(address: str, port: int) -> str:
     for pid in proc.pids():
         if sockets.listener_pid((address, port), pid) == pid:
             with contextlib.suppress(OSError):
-                return f"{(proc.PROC / str(pid) / 'comm').read_text().strip()} (pid {pid})"
+                return f"{(proc.PROC / str(pid) / 'comm').read_text(encoding='utf-8').strip()} (pid {pid})"
     return "another program"
 
 

@@ -304,7 +304,9 @@ def _ssh_command(layout: Layout, source: Source, *, remember: bool) -> Iterator[
             options += ["StrictHostKeyChecking=yes", f"UserKnownHostsFile={given}", "GlobalKnownHostsFile=/dev/null"]
         else:
             if not remember:
-                known_hosts = opened.enter_context(_in_memory(known_hosts.read_text() if known_hosts.exists() else ""))
+                known_hosts = opened.enter_context(
+                    _in_memory(known_hosts.read_text(encoding="utf-8") if known_hosts.exists() else "")
+                )
             options += ["StrictHostKeyChecking=accept-new", f"UserKnownHostsFile={known_hosts}"]
         if source.deploy_key is not None:
             options += ["IdentitiesOnly=yes", f"IdentityFile={opened.enter_context(_in_memory(source.deploy_key))}"]

@@ -8,15 +8,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core import status_codes
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 
 
 @dataclass(frozen=True)
 class HealthCheck:
-    """The path that a healthy process answers with success, and the seconds that a new process may take to become healthy."""
+    """The request of a health check, the status codes of a healthy process, and the seconds until a new process is healthy."""
 
     path: str = "/"
     timeout: int = 30
+    status: list[str] = field(default_factory=lambda: list(status_codes.DEFAULT))
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def accepts(self, status: int) -> bool:
+        """Return whether a process that answers with ``status`` is healthy."""
+        return status_codes.accepts(self.status, status)
 
 
 @dataclass(frozen=True)
@@ -53,11 +60,11 @@ class ReleaseManifest:
     port: int | None = None
     open_files: int | None = None
     drain: int = 30
-    health: HealthCheck = HealthCheck()
+    health: HealthCheck = field(default_factory=HealthCheck)
     host: str = "localhost"
     static: StaticFiles | None = None
     hooks: dict[str, list[str]] = field(default_factory=dict)
-    hooks_once: bool = False
+    hooks_once: list[str] = field(default_factory=list)
     hooks_timeout: int = 600
     soak: int = 0
     soak_errors: int = 5
@@ -92,6 +99,8 @@ class ReleaseManifest:
             values["workers"] = {name: Worker(**_select(Worker, entry)) for name, entry in values["workers"].items()}
         if values.get("static"):
             values["static"] = StaticFiles(*values["static"])
+        if values.get("hooks_once") in (True, False):  # before there were other hooks with `once`
+            values["hooks_once"] = ["before_switch"] if values["hooks_once"] else []
         return cls(**values)
 
 
@@ -100,7 +109,7 @@ def read_manifest(layout: Layout, release: str) -> ReleaseManifest:
 
     :raises FileNotFoundError: when the release is not on this host.
     """
-    return ReleaseManifest.from_json(layout.manifest(release).read_text())
+    return ReleaseManifest.from_json(layout.manifest(release).read_text(encoding="utf-8"))
 
 
 def _select(kind: type[Any], found: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,16 +19,20 @@ NAME = "Procfile"
 
 MAX_BYTES = 1 << 20
 
-#: Process type of a command that other platforms run once per release. It is never started; hooks serve this purpose.
+#: Process type of a command that runs once per release, before its processes start. It is never started as a process.
 RELEASE = "release"
 
 
 @dataclass(frozen=True)
 class ProcfileCommands:
-    """The command ``argv`` of the process type that serves requests, and the workers by their process types."""
+    """The command ``argv`` of the process type that serves requests, the workers by their process types, and ``release``.
+
+    ``release`` is the command of that process type; empty without one.
+    """
 
     argv: list[str]
     workers: dict[str, Worker]
+    release: list[str]
 
 
 def read_commands(app: App, source: Path) -> ProcfileCommands:
@@ -51,7 +55,8 @@ def read_commands(app: App, source: Path) -> ProcfileCommands:
             raise BuildError(f"{key}.scale.{name}: {NAME} has no such worker; it has {_comma_separated(others)}")
     counts = {name: app.run.scale.get(name, 1) for name in others}
     workers = {name: Worker(shell_command(line), counts[name]) for name, line in others.items() if counts[name]}
-    return ProcfileCommands(shell_command(types[served]), workers)
+    release = ["sh", "-c", types[RELEASE]] if RELEASE in types else []
+    return ProcfileCommands(shell_command(types[served]), workers, release)
 
 
 def parse_procfile(text: str) -> dict[str, str]:

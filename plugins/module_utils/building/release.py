@@ -17,7 +17,11 @@ from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.building import git, procfile
-from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import Environment, ensure_environment
+from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import (
+    Environment,
+    ensure_environment,
+    install_package,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import (
     HealthCheck,
     ReleaseManifest,
@@ -35,7 +39,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.home import 
 ID_DIGITS = 12
 
 #: First line of the launcher: the system's Python, so that the launcher does not depend on the app's.
-LAUNCHER_SHEBANG = "#!/usr/bin/python3 -I"
+LAUNCHER_SHEBANG = "#!/usr/bin/python3 -IXutf8"
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def plan_release(app: App, revision: str, programs: Programs) -> ReleaseManifest
         port=app.port,
         open_files=app.open_files,
         drain=app.drain,
-        health=HealthCheck(app.health.path, app.health.timeout),
+        health=HealthCheck(app.health.path, app.health.timeout, list(map(str, app.health.status)), app.health.headers),
         host=app.domains[0].removeprefix("*.") if app.domains else "localhost",
         static=StaticFiles(app.static.url, app.static.path) if app.static else None,
         hooks={step: shlex.split(command) for step, command in app.hooks.commands().items()},
@@ -89,9 +93,10 @@ def plan_release(app: App, revision: str, programs: Programs) -> ReleaseManifest
         soak=app.soak,
         soak_errors=app.soak_errors,
     )
-    python = platform.python_version() if app.python.version == "system" else app.python.version
     types = [app.run.procfile, app.run.scale]
-    inputs = [asdict(draft), types, app.secret_environment, programs.launcher, programs.runner, python]
+    # The revision covers a file of the source that asks for another version.
+    python = platform.python_version() if app.python.version in (None, "system") else app.python.version
+    inputs = [asdict(draft), types, app.secret_environment, programs.launcher, programs.runner, python, app.build.environment]
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
     return replace(draft, id=digest)
 
@@ -135,7 +140,7 @@ def build_release(
         set_owner(work, os.geteuid(), os.getegid(), 0o711)
         _provide_source(layout, app, planned, archive, source)
         environment = ensure_environment(layout, app, source, planned.revision)
-        _require_tornado(app, environment)
+        _install_package(layout, app, source, work / "package", environment)
         (work / "shared").symlink_to("../../shared")
         (work / "venv").symlink_to(os.path.relpath(environment.path, layout.release(planned.id)))
         _write_files(layout, work, _add_procfile_commands(layout, app, planned, source), app, programs, builder)
@@ -185,6 +190,16 @@ def _provide_source(layout: Layout, app: App, planned: ReleaseManifest, archive:
             os.link(archive, source.with_name(PUSHED_SOURCE))
 
 
+def _install_package(layout: Layout, app: App, source: Path, target: Path, environment: Environment) -> None:
+    """Install a source that is a package; one that runs in place is imported from its directory ``src``, if it has one."""
+    if not environment.package:
+        return
+    if not source.is_symlink():
+        install_package(layout, app, source, target, environment)
+    elif (source / "src").is_dir():
+        target.symlink_to("src/src")
+
+
 def _require_readable(user: str, directory: Path, key: str) -> None:
     """Verify that ``user`` can list the directory; name the first of its parents that denies access.
 
@@ -201,21 +216,18 @@ def _require_readable(user: str, directory: Path, key: str) -> None:
                 )
 
 
-def _require_tornado(app: App, environment: Environment) -> None:
-    if (app.run.app or app.run.wsgi) and not (environment.packages / "tornado").is_dir():
-        raise BuildError(
-            f"{VARIABLE}.{app.name}.run: the runner needs Tornado, and the app does not depend on it; "
-            "add a line such as tornado==6.6.1 to its requirements.txt"
-        )
-
-
 def _add_procfile_commands(layout: Layout, app: App, planned: ReleaseManifest, source: Path) -> ReleaseManifest:
     """Add the commands of the source's Procfile to the manifest."""
     if app.run.procfile is None:
         return planned
     with as_user(layout.builder):
         commands = procfile.read_commands(app, source)
-    return replace(planned, argv=commands.argv, workers=commands.workers)
+    changes = replace(planned, argv=commands.argv, workers=commands.workers)
+    if not commands.release or app.hooks.before_start is not None:
+        return changes
+    return replace(
+        changes, hooks=planned.hooks | {"before_start": commands.release}, hooks_once=[*planned.hooks_once, "before_start"]
+    )
 
 
 def _run_build_hook(layout: Layout, app: App, planned: ReleaseManifest, work: Path) -> None:
@@ -226,7 +238,7 @@ def _run_build_hook(layout: Layout, app: App, planned: ReleaseManifest, work: Pa
         planned.hooks["build"],
         f"{VARIABLE}.{app.name}.hooks.build: {app.hooks.build} failed; release {planned.id} is not built",
         directory=work / "src",
-        environment=_base_environment(work) | app.environment | app.secret_environment | variables,
+        environment=_base_environment(work) | app.environment | app.secret_environment | app.build.environment | variables,
         timeout=app.hooks.timeout,
         open_files=app.open_files,
     )
@@ -234,7 +246,11 @@ def _run_build_hook(layout: Layout, app: App, planned: ReleaseManifest, work: Pa
 
 def _base_environment(work: Path) -> dict[str, str]:
     """Return the environment that the launcher gives to each program of a release, except the home and name of its user."""
-    return {"PATH": f"{work}/venv/bin:{ENVIRONMENT['PATH']}", "VIRTUAL_ENV": f"{work}/venv", "PYTHONUNBUFFERED": "1"}
+    base = {"PATH": f"{work}/venv/bin:{ENVIRONMENT['PATH']}", "VIRTUAL_ENV": f"{work}/venv", "PYTHONUNBUFFERED": "1"}
+    package = work / "package"
+    if not package.exists():
+        return base
+    return base | {"PATH": f"{package}/bin:{base['PATH']}", "PYTHONPATH": str(package)}
 
 
 def _compile(layout: Layout, source: Path) -> None:
@@ -295,7 +311,7 @@ def _write_files(layout: Layout, work: Path, manifest: ReleaseManifest, app: App
     for name, text in (private | public).items():
         path = work / name
         path.touch(mode=0o600)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         set_owner(path, 0, gid, 0o640 if name in private else 0o755)
 
 

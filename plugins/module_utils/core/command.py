@@ -47,7 +47,7 @@ def run(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
-            text=True,
+            encoding="utf-8",
             errors="replace",
             process_group=0,
         )

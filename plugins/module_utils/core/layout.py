@@ -48,8 +48,8 @@ PUSHED_SOURCE = "source.tar"
 #: Maximum processes of a slot, so that their ports fit into its half of the port range of an app.
 MAX_PROCESSES = 256
 
-#: Group of nginx on Debian; of an app, it may access only the sockets.
-NGINX_GROUP = "www-data"
+#: User and group of nginx on Debian; of an app, the group may access only the sockets. HAProxy connects to them as this group.
+NGINX_USER = NGINX_GROUP = "www-data"
 
 
 def port_of(first: int, slot: Slot, process: int) -> int:

@@ -71,7 +71,7 @@ def is_restricted(path: Path, gid: int, mode: int, user: int | None = None) -> b
 
 def write(path: Path, text: str) -> None:
     """Write a file, creating it with mode 0600."""
-    with os.fdopen(open_file(path), "w") as file:
+    with os.fdopen(open_file(path), "w", encoding="utf-8") as file:
         file.truncate()
         file.write(text)
 
@@ -98,7 +98,7 @@ def _acl(mode: int, user: int) -> bytes:
 
 def link_protection_problem(settings: Path = Path("/proc/sys/fs")) -> str:
     """Return why the kernel follows links between the sockets of apps, and the remedy; empty if link protection is on."""
-    disabled = [name for name in LINK_PROTECTION if (settings / name).read_text().strip() == "0"]
+    disabled = [name for name in LINK_PROTECTION if (settings / name).read_text(encoding="utf-8").strip() == "0"]
     if not disabled:
         return ""
     assignments = " ".join(f"fs.{name}=1" for name in disabled)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ def stat(pid: int) -> list[str] | None:
     """Return the fields of /proc/PID/stat after the command name, which may contain spaces; None if the process has exited."""
     try:
         # The command name may contain any bytes.
-        fields = (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        fields = (PROC / str(pid) / "stat").read_text(errors="replace", encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return None
     return None if fields[STATE] == "Z" else fields
@@ -47,7 +48,7 @@ def count_open_files(pid: int) -> int:
 
 def open_file_limits(pid: int, proc: Path = PROC) -> tuple[int, int]:
     """Return the soft and hard limits of open files of a process, proc_pid_limits(5)."""
-    lines = (proc / str(pid) / "limits").read_text().splitlines()
+    lines = (proc / str(pid) / "limits").read_text(encoding="utf-8").splitlines()
     soft, hard = next(line.split()[3:5] for line in lines if line.startswith("Max open files"))
     return int(soft), int(hard)
 
@@ -55,7 +56,7 @@ def open_file_limits(pid: int, proc: Path = PROC) -> tuple[int, int]:
 def rss(pid: int) -> int:
     """Return the resident memory of a process in bytes; 0 if it has exited."""
     try:
-        return int((PROC / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int((PROC / str(pid) / "statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
 
@@ -96,7 +97,7 @@ def pids_of_user(uid: int) -> list[int]:
     matches = []
     for pid in pids():
         with contextlib.suppress(OSError):
-            lines = (PROC / str(pid) / "status").read_text(errors="replace").splitlines()
+            lines = (PROC / str(pid) / "status").read_text(errors="replace", encoding="utf-8").splitlines()
             fields = dict(line.split(":", 1) for line in lines if ":" in line)
             if str(uid) in fields["Uid"].split() and fields["State"].split()[0] not in ("Z", "X"):
                 matches.append(pid)
@@ -105,10 +106,15 @@ def pids_of_user(uid: int) -> list[int]:
 
 def holds_socket(pid: int, inodes: set[int]) -> bool:
     """Return whether a process has one of these sockets open."""
-    names = {f"socket:[{inode}]" for inode in inodes}
+    return not inodes.isdisjoint(socket_inodes(pid))
+
+
+def socket_inodes(pid: int) -> set[int]:
+    """Return the inodes of the sockets that a process has open."""
+    found = set()
     with contextlib.suppress(OSError):
         for descriptor in (PROC / str(pid) / "fd").iterdir():
             with contextlib.suppress(OSError):
-                if str(descriptor.readlink()) in names:
-                    return True
-    return False
+                if match := re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink())):
+                    found.add(int(match[1]))
+    return found

@@ -31,7 +31,7 @@ def read(layout: Layout) -> list[HistoryEntry]:
     """Return the history, oldest entry first."""
     if not layout.history.exists():
         return []
-    return [HistoryEntry(**entry) for entry in json.loads(layout.history.read_text())]
+    return [HistoryEntry(**entry) for entry in json.loads(layout.history.read_text(encoding="utf-8"))]
 
 
 def record(layout: Layout, release: str, revision: str, by: str) -> None:

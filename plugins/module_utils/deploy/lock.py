@@ -44,7 +44,7 @@ def deploy_lock(layout: Layout, by: str, *, wait: float = 0) -> Iterator[NoteSte
     deadline = Deadline(wait)
     with contextlib.ExitStack() as opened:
         while True:
-            file = opened.enter_context(os.fdopen(private.open_file(layout.lock), "r+"))
+            file = opened.enter_context(os.fdopen(private.open_file(layout.lock), "r+", encoding="utf-8"))
             if not poll(partial(_try_lock, file), bool, timeout=deadline.remaining, interval=INTERVAL):
                 raise LockedError(
                     f"{layout.app}: another deploy is running on this host{_holder(file)}; try again when it has finished"

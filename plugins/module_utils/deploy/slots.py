@@ -63,7 +63,7 @@ def has_inactive_slot(layout: Layout) -> bool:
 def drain_connections(layout: Layout, slot: Slot, seconds: float) -> None:
     """Wait up to ``seconds`` until the processes of a slot have no open connections and thus no in-flight requests."""
     upstream = layout.upstream(slot)
-    lines = upstream.read_text().splitlines() if upstream.exists() else []
+    lines = upstream.read_text(encoding="utf-8").splitlines() if upstream.exists() else []
     ports = {int(line.rsplit(":", 1)[1].split()[0]) for line in lines if "unix:" not in line}
     poll(lambda: count_connections(layout.run(slot), ports), operator.not_, timeout=seconds, interval=INTERVAL)
 

@@ -28,6 +28,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.private import
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.access_log import ResponseCounter
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import HealthChecks, require_healthy
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import (
     STOP_MARGIN,
     ProcessGroup,
@@ -75,13 +76,15 @@ class SwitchResult:
 class SwitchRequest:
     """The release to bring live, on behalf of the operator ``by``.
 
-    ``restart`` starts new processes even if the release is live; ``before_switch`` runs that hook.
+    ``restart`` starts new processes even if the release is live. ``forward``: the hooks before the switch run, unlike at a
+    rollback or a restart; ``once``: also those that run on only one host of the play.
     """
 
     release: str
     by: str = ""
     restart: bool = False
-    before_switch: bool = True
+    forward: bool = True
+    once: bool = True
 
 
 class Switcher:
@@ -167,19 +170,25 @@ class Switcher:
         """Start the release in the slot and wait until it is healthy; clear the slot if that fails."""
         process_group = self._process_group(slot)
         try:
+            self._run_hook(process_group, "before_start")
             with self._step("start"):
                 process_group.start()
             with self._step("health"):
-                process_group.wait_until_healthy()
-            if self.request.before_switch and process_group.has_hook("before_switch"):
-                with self._step("before_switch"):
-                    process_group.run_hook("before_switch")
+                HealthChecks(process_group).wait()
+            self._run_hook(process_group, "before_switch")
         except (ProcessGroupError, supervisord.SupervisorError) as error:
             self._discard(slot)
             raise SwitchError(f"{self._name()} did not go live: {error}") from error
         except BaseException:
             self._discard(slot)
             raise
+
+    def _run_hook(self, process_group: ProcessGroup, step: str) -> None:
+        """Run a hook before the switch, if the release has one that this host must run."""
+        skipped = not self.request.once and step in process_group.manifest.hooks_once
+        if self.request.forward and process_group.has_hook(step) and not skipped:
+            with self._step(step):
+                process_group.run_hook(step)
 
     def _discard(self, slot: Slot) -> None:
         """Clear a slot that did not go live; the next run removes, or reports, files that cannot be deleted now."""
@@ -198,8 +207,8 @@ class Switcher:
 
     def _prepare_reload(self, live: Slot, process_group: ProcessGroup) -> None:
         """Request a reload of nginx if the upstream changes; until then, alias the sockets of the present upstream."""
-        present = self.layout.upstream(live).read_text()
-        if present != self.layout.upstream(process_group.slot).read_text():
+        present = self.layout.upstream(live).read_text(encoding="utf-8")
+        if present != self.layout.upstream(process_group.slot).read_text(encoding="utf-8"):
             self.layout.reload_marker(process_group.slot).touch()
             process_group.add_socket_aliases(len(present.splitlines()), live)
 
@@ -283,14 +292,14 @@ class Switcher:
             restarted = [process for process, pid in process_group.pids().items() if pid not in (0, pids[process])]
             if restarted:
                 raise ProcessGroupError(f"process {restarted[0]} exited and was restarted")
-            process_group.require_healthy()
+            require_healthy(process_group)
             responses.read()
             if responses.total >= MIN_SOAK_RESPONSES and responses.error_percentage > limit:
                 share = f"{responses.error_percentage:.0f} % of {responses.total} responses were 5xx"
                 raise ProcessGroupError(f"{share}, more than {limit} % (soak_errors)")
 
     def _upstream_addresses(self, slot: Slot) -> set[str]:
-        lines = self.layout.upstream(slot).read_text().splitlines()
+        lines = self.layout.upstream(slot).read_text(encoding="utf-8").splitlines()
         return {line.split()[1].rstrip(";") for line in lines}
 
     def _roll_back(self, slot: Slot, reason: str) -> None:

@@ -135,8 +135,8 @@ def accept_traffic(address: IPv4Interface, placement: AddressPlacement) -> None:
     """
     for name, minimum in (("arp_ignore", 1), ("arp_announce", 2)):
         setting = CONF / placement.interface / name
-        if int(setting.read_text()) < minimum:
-            setting.write_text(f"{minimum}\n")
+        if int(setting.read_text(encoding="utf-8")) < minimum:
+            setting.write_text(f"{minimum}\n", encoding="utf-8")
     run(["ip", "address", "replace", f"{address.ip}/32", "dev", LOOPBACK])
 
 

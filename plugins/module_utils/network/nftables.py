@@ -114,7 +114,7 @@ def desired_table(rules: Sequence[firewall.Rule], state: State) -> Table:
     if state == "present":
         return Table(lines)
     if state == "widened" and FILE.exists():
-        return Table(list(dict.fromkeys([*lines, *firewall.rule_lines(FILE.read_text())])))
+        return Table(list(dict.fromkeys([*lines, *firewall.rule_lines(FILE.read_text(encoding="utf-8"))])))
     return Table(None)
 
 
@@ -140,7 +140,7 @@ def loaded_fingerprint() -> str:
 
 def drift() -> str:
     """Return a message if the loaded rules differ from the confirmed ones; otherwise an empty string."""
-    if FILE.exists() and loaded_fingerprint() != firewall.fingerprint(FILE.read_text()):
+    if FILE.exists() and loaded_fingerprint() != firewall.fingerprint(FILE.read_text(encoding="utf-8")):
         return "the firewall is not active: its nftables table was flushed or replaced; run firewall.yml to restore it"
     return ""
 
@@ -233,7 +233,7 @@ def _roll_back_unconfirmed() -> None:
 
 def _nft(table: Table, *options: str) -> CommandResult:
     """Run nft on the rules."""
-    with tempfile.NamedTemporaryFile("w", suffix=".nft") as file:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".nft") as file:
         file.write(firewall.render(table.lines or ()))
         file.flush()
         return run(["nft", *options, "--file", file.name], check=False)

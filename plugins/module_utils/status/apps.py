@@ -17,9 +17,10 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest i
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_file_limits
-from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import count_connections, probe
+from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import count_connections
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import MAX_CONCURRENT_CHECKS, ProcessGroup
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import MAX_CONCURRENT_CHECKS, ask
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CertificateRequest
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import (
@@ -82,7 +83,8 @@ class AppStatus:
 class ProcessStatus:
     """A process: ``uptime`` in seconds, ``rss`` in bytes; ``health`` is the HTTP status of the health check, 0 for no answer.
 
-    ``live`` is true in the live slot. ``worker`` is the process type of a worker, which has no connections and no health check.
+    ``accepted`` is whether ``health.status`` contains it. ``live`` is true in the live slot. ``worker`` is the process type of a
+    worker, which has no connections and no health check.
     """
 
     app: str
@@ -100,11 +102,12 @@ class ProcessStatus:
     open_files_limit: int
     rss: int
     health: int
+    accepted: bool = False
 
     @property
     def problem(self) -> str:
         """The problem of a process that does not run or, unless it is a worker, fails its health check."""
-        healthy = self.state == "RUNNING" and (self.worker or 200 <= self.health < 400)
+        healthy = self.state == "RUNNING" and (self.worker or self.accepted)
         return "" if healthy else f"{self.app}: process {self.slot}/{self.name} is {self.state}, health {self.health}"
 
     @property
@@ -197,7 +200,7 @@ def content_hash(layout: Layout, manifest: ReleaseManifest) -> str:
     directory = layout.release(manifest.id)
     fields = {key: value for key, value in asdict(manifest).items() if key not in HOST_SPECIFIC}
     programs = [directory / "launch.py", *directory.glob("runner.py"), *sorted(directory.glob("runner/*.py"))]
-    files = [path.read_text() for path in (directory / "secrets.json", *programs)]
+    files = [path.read_text(encoding="utf-8") for path in (directory / "secrets.json", *programs)]
     return hashlib.sha256(json.dumps([fields, files], sort_keys=True).encode()).hexdigest()[:CONTENT_DIGITS]
 
 
@@ -296,6 +299,7 @@ def certificate_statuses(
 def _process_status(process_group: ProcessGroup, worker: str, info: supervisord.ProcessInfo) -> ProcessStatus:
     layout, slot, number = process_group.layout, process_group.slot, int(info.name)
     alive = info.pid > 0 and proc.stat(info.pid) is not None
+    health = 0 if worker else _health(process_group, number)
     return ProcessStatus(
         app=layout.app,
         slot=slot,
@@ -311,7 +315,8 @@ def _process_status(process_group: ProcessGroup, worker: str, info: supervisord.
         open_files=proc.count_open_files(info.pid),
         open_files_limit=open_file_limits(info.pid)[0] if alive else 0,
         rss=proc.rss(info.pid),
-        health=0 if worker else _health(process_group, number),
+        health=health,
+        accepted=process_group.manifest.health.accepts(health),
     )
 
 
@@ -335,6 +340,6 @@ def _connections(process_group: ProcessGroup, number: int, pid: int) -> int:
 
 def _health(process_group: ProcessGroup, number: int) -> int:
     try:
-        return probe(process_group.address(number), process_group.manifest.health.path, process_group.manifest.host).status
+        return ask(process_group, number).status
     except OSError:
         return 0

@@ -80,7 +80,9 @@ class MachineStatus:
 
 def machine_status(base: Path = Path("/")) -> MachineStatus:
     """Return the versions and resources of this host."""
-    memory = dict(re.findall(r"^(MemTotal|MemAvailable):\s+(\d+) kB", (base / "proc/meminfo").read_text(), re.MULTILINE))
+    memory = dict(
+        re.findall(r"^(MemTotal|MemAvailable):\s+(\d+) kB", (base / "proc/meminfo").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     disks = {name: shutil.disk_usage(base / name.lstrip("/")) for name in DATA_DIRECTORIES if (base / name.lstrip("/")).is_dir()}
     fullest = min(disks, key=lambda name: disks[name].free)
     return MachineStatus(
@@ -94,7 +96,7 @@ def machine_status(base: Path = Path("/")) -> MachineStatus:
         disk=fullest,
         disk_size=disks[fullest].total,
         disk_free=disks[fullest].free,
-        backlog=int((base / "proc/sys/net/core/somaxconn").read_text()),
+        backlog=int((base / "proc/sys/net/core/somaxconn").read_text(encoding="utf-8")),
         uptime=proc.uptime(1),
         reboot=list(reboot.reboot_reasons(base)),
     )
@@ -103,7 +105,7 @@ def machine_status(base: Path = Path("/")) -> MachineStatus:
 def _debian_version(base: Path) -> str:
     """Return the version of Debian with its point release, which os-release(5) lacks, or the name of Ubuntu's release."""
     distribution = packages.Distribution.of_host(base)
-    return distribution.name if distribution.id == "ubuntu" else (base / "etc/debian_version").read_text().strip()
+    return distribution.name if distribution.id == "ubuntu" else (base / "etc/debian_version").read_text(encoding="utf-8").strip()
 
 
 @dataclass(frozen=True)

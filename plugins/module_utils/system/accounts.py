@@ -215,6 +215,6 @@ def _remove_ipc(uid: int) -> None:
 def _ipc_objects(table: Path, uid: int) -> Iterator[int]:
     """Yield the ids of objects that a user owns or created in a table of proc_sysvipc(5)."""
     with contextlib.suppress(OSError):
-        heading, *rows = (line.split() for line in table.read_text().splitlines())
+        heading, *rows = (line.split() for line in table.read_text(encoding="utf-8").splitlines())
         owners = (heading.index("uid"), heading.index("cuid"))
         yield from (int(row[1]) for row in rows if str(uid) in {row[column] for column in owners})

@@ -59,5 +59,5 @@ def unpack(builder: Builder, stream: int, directory: Path, key: str, *, subdirec
     :raises BuildError: if :mod:`unpacking` refuses it.
     """
     arguments = [str(directory), subdirectory, *(["flatten"] if flatten else [])]
-    program = [sys.executable, "-I", "-c", inspect.getsource(unpacking), *arguments]
+    program = [sys.executable, "-IXutf8", "-c", inspect.getsource(unpacking), *arguments]
     builder.run(program, f"{key}: cannot be unpacked", directory=directory, environment={}, stdin=stream)

@@ -25,12 +25,12 @@ class Capacity:
     @classmethod
     def of_host(cls, proc: Path = Path("/proc")) -> Capacity:
         """Read the capacity from the proc file system."""
-        status = (proc / "1/status").read_text()
+        status = (proc / "1/status").read_text(encoding="utf-8")
         effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
         # The kernel requires the capability in the initial user namespace.
-        initial_namespace = (proc / "self/uid_map").read_text().split() == ["0", "0", "4294967295"]
+        initial_namespace = (proc / "self/uid_map").read_text(encoding="utf-8").split() == ["0", "0", "4294967295"]
         return cls(
-            nr_open=int((proc / "sys/fs/nr_open").read_text()),
+            nr_open=int((proc / "sys/fs/nr_open").read_text(encoding="utf-8")),
             init_hard=open_file_limits(1, proc)[1],
             can_raise=initial_namespace and bool(int(effective, 16) & _CAP_SYS_RESOURCE),
         )

@@ -213,5 +213,5 @@ class Builder:
 
 def build_environment(path: Path = UV_ENVIRONMENT) -> dict[str, str]:
     """Return the environment of uv and git in builds; empty if uv is not installed."""
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))

@@ -59,7 +59,7 @@ def unit_command(name: str, description: str, timeout: float, *, private_tmp: bo
     return [
         *("systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={name}", f"--description={description}"),
         *(f"--property={key}={value}" for key, value in properties.items()),
-        *("--", sys.executable, "-IS", "-c", inspect.getsource(isolation_unit)),
+        *("--", sys.executable, "-ISXutf8", "-c", inspect.getsource(isolation_unit)),
     ]
 
 

@@ -85,19 +85,19 @@ def run(control: socket.socket, request: dict[str, Any], stdin: int | None) -> d
 
 
 def _oom_score() -> int:
-    return int(Path("/proc/self/oom_score_adj").read_text())
+    return int(Path("/proc/self/oom_score_adj").read_text(encoding="utf-8"))
 
 
 def _set_oom_score(score: int) -> None:
     with contextlib.suppress(OSError):  # some containers do not allow lowering it
-        Path("/proc/self/oom_score_adj").write_text(str(score))
+        Path("/proc/self/oom_score_adj").write_text(str(score), encoding="utf-8")
 
 
 def _killed_for_memory() -> bool:
     """Return whether the out-of-memory killer has killed a process of this unit."""
     with contextlib.suppress(OSError, IndexError):
-        group = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2]
-        events = Path(f"/sys/fs/cgroup{group}/memory.events").read_text().split()
+        group = Path("/proc/self/cgroup").read_text(encoding="utf-8").strip().rpartition("::")[2]
+        events = Path(f"/sys/fs/cgroup{group}/memory.events").read_text(encoding="utf-8").split()
         return int(events[events.index("oom_kill") + 1]) > 0
     return False
 

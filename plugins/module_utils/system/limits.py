@@ -51,7 +51,7 @@ class Sysctl:
     @property
     def current(self) -> int:
         """Its current value."""
-        return int(self.path.read_text()) if self.cached is None else self.cached
+        return int(self.path.read_text(encoding="utf-8")) if self.cached is None else self.cached
 
     def problem(self) -> str:
         """Return why it cannot be set; empty if it can."""
@@ -116,13 +116,13 @@ def apply(limits: Limits, *, check_mode: bool = False) -> FileSetResult:
     if problems := limits.problems():
         raise LimitsError("; ".join(problems))
     sysctl_file = Path(SYSCTL_FILE)
-    files = limits.files(sysctl_file.read_text() if sysctl_file.exists() else "")
+    files = limits.files(sysctl_file.read_text(encoding="utf-8") if sysctl_file.exists() else "")
     result = converge(FileSet(Path("/"), files), check_mode=check_mode)
     for sysctl in limits.sysctls():
         if sysctl.current < sysctl.minimum:
             result.files.append(str(sysctl.path))
             if not check_mode:
-                sysctl.path.write_text(f"{sysctl.minimum}\n")
+                sysctl.path.write_text(f"{sysctl.minimum}\n", encoding="utf-8")
     for name in limits.services:
         pid = systemd.query(name).main_pid
         if pid:
@@ -154,7 +154,7 @@ def raise_process_limit(name: str, pid: int, open_files: int, result: FileSetRes
 def _is_writable(path: Path) -> bool:
     """Return whether root can write a file, which may be on a read-only mount in a container."""
     try:
-        with path.open("r+"):
+        with path.open("r+", encoding="utf-8"):
             return True
     except OSError:
         return False

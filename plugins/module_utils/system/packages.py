@@ -56,7 +56,7 @@ class Distribution:
     def of_host(cls, base: Path = Path("/")) -> Distribution:
         """Read os-release(5); all fields are empty if it does not exist."""
         try:
-            text = (base / "etc/os-release").read_text()
+            text = (base / "etc/os-release").read_text(encoding="utf-8")
         except OSError:
             text = ""
         pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))

@@ -52,8 +52,8 @@ def _stale_program(pid: int) -> str:
     """Return the name of a process if files of its code were replaced since it started; empty otherwise."""
     directory = proc.PROC / str(pid)
     try:
-        if REPLACED.search((directory / "maps").read_text(errors="replace")):
-            return (directory / "comm").read_text(errors="replace").strip()
+        if REPLACED.search((directory / "maps").read_text(errors="replace", encoding="utf-8")):
+            return (directory / "comm").read_text(errors="replace", encoding="utf-8").strip()
     except OSError:  # it has exited
         pass
     return ""

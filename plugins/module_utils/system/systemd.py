@@ -163,7 +163,7 @@ def _accepts(path: Path) -> bool:
 
 def _has_udp_port(pid: int, port: int) -> bool:
     """Return whether a process has bound a UDP port, according to /proc/net/udp."""
-    rows = [line.split() for path in Path("/proc/net").glob("udp*") for line in path.read_text().splitlines()[1:]]
+    rows = [line.split() for path in Path("/proc/net").glob("udp*") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
     inodes = {int(row[9]) for row in rows if row[1].endswith(f":{port:04X}")}
     return proc.holds_socket(pid, inodes)
 
@@ -195,7 +195,7 @@ def _last_log_lines(service: ServiceSpec, since: float, log_size: int) -> str:
         units = [f"--unit={unit_name(name)}" for name in (service.name, service.listener) if name]
         text = run(["journalctl", *units, "--since", f"@{since - 1:.0f}", "--no-pager", "--output", "cat"]).output
     if service.log:
-        with contextlib.suppress(OSError), service.log.open(errors="replace") as log:
+        with contextlib.suppress(OSError), service.log.open(encoding="utf-8", errors="replace") as log:
             log.seek(log_size)
             text += log.read()
     return last_lines("\n".join(dict.fromkeys(text.splitlines())))  # nginx repeats that an address is in use

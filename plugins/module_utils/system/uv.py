@@ -144,7 +144,9 @@ class Uv:
         with tempfile.TemporaryDirectory(prefix=".", suffix=".new", dir=self.home) as directory:
             new = Path(directory) / "uv"
             requirements = Path(directory) / "requirements.txt"
-            requirements.write_text(" ".join([f"uv=={self.version}", *(f"--hash={digest}" for digest in hashes)]))
+            requirements.write_text(
+                " ".join([f"uv=={self.version}", *(f"--hash={digest}" for digest in hashes)]), encoding="utf-8"
+            )
             options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-compile", "--quiet"]
             command = [
                 "/usr/bin/python3",

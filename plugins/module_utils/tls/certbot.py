@@ -124,7 +124,7 @@ class Lineage:
         request = ["--cert-name", self.name, *(word for domain in domains for word in ("--domain", domain)), *KEY]
         method = [*authenticator, "--force-renewal", "--renew-with-new-domains"]
         # Every user of the host can see command-line arguments; NamedTemporaryFile is readable by its owner only.
-        with tempfile.NamedTemporaryFile("w", suffix=".ini") as secrets:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".ini") as secrets:
             secrets.write(account.secrets())
             secrets.flush()
             options = ["certonly", "--non-interactive", "--config", secrets.name, *account.options()]
@@ -160,7 +160,7 @@ def _retry_after(output: str, log: Path) -> float:
     """Return for how many seconds a server that limits the rate accepts no order, which only the log has."""
     if not re.search(_RATE_LIMITED, output, re.IGNORECASE) or not log.exists():
         return 0.0
-    found = re.findall(r"^Retry-After: (\d+)", log.read_text(errors="replace")[-LOG_TAIL:], re.MULTILINE)
+    found = re.findall(r"^Retry-After: (\d+)", log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:], re.MULTILINE)
     return float(found[-1]) if found else 0.0
 
 

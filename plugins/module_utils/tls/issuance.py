@@ -81,7 +81,7 @@ def record_path(lineage: str, base: Path = Path("/")) -> Path:
 def load(path: Path) -> Record:
     """Return the record in a file; an empty one if there is none, or one that cannot be read."""
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
         failure = data["failure"]
         return Record(
             _order(data["issued"]), Failure(**failure | {"order": _order(failure["order"])}) if failure is not None else None

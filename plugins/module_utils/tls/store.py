@@ -182,11 +182,11 @@ subjectKeyIdentifier = hash
 """
     with tempfile.TemporaryDirectory() as directory:  # accessible by root only, which protects the key
         config, chain, key = (Path(directory) / file for file in ("config", "chain", "key"))
-        config.write_text(configuration)
+        config.write_text(configuration, encoding="utf-8")
         kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-sha256", "-days", str(SELF_SIGNED_DAYS)]
         files = ["-config", str(config), "-out", str(chain), "-keyout", str(key)]
         run(["openssl", "req", "-x509", *kind, *files])
-        return Pem(chain.read_text(), key.read_text())
+        return Pem(chain.read_text(encoding="utf-8"), key.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,7 @@ class CertificateStore:
         if installed is None or (request.provider == "self_signed" and not _is_up_to_date(installed, request.domains)):
             # Check mode needs the difference only; openssl may not be installed yet.
             return _pair(files, Pem("", "") if self.check_mode else self_signed(f"{self.set_name}.{name}", request.domains))
-        return _pair(files, Pem(files.chain.read_text(), files.key.read_text()))
+        return _pair(files, Pem(files.chain.read_text(encoding="utf-8"), files.key.read_text(encoding="utf-8")))
 
     def _links(self, name: str) -> list[File]:
         """Return the links to the certificate that certbot issued; none if it has not."""

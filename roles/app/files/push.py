@@ -143,7 +143,7 @@ def take_lock(lock: int, app: str) -> None:
 
 def git(*arguments: str) -> str:
     """Return the output of git in the repository of the hook."""
-    return subprocess.run(["git", *arguments], stdout=subprocess.PIPE, text=True, errors="replace", check=True).stdout
+    return subprocess.run(["git", *arguments], stdout=subprocess.PIPE, encoding="utf-8", errors="replace", check=True).stdout
 
 
 def deploy(name: str, by: str) -> None:
@@ -163,7 +163,7 @@ def deploy(name: str, by: str) -> None:
     policy.restore_limits()
     os.umask(0o022)  # nginx must be able to traverse the created directories
     os.environ.update(home.build_environment())  # certificates and proxy for downloads
-    app = load({name: json.loads(entry.read_text())}, complete=False)[name]
+    app = load({name: json.loads(entry.read_text(encoding="utf-8"))}, complete=False)[name]
     layout, programs = Layout(name), Programs(packed_file("launch.py"), json.loads(packed_file("runner.json")))
     errors = (home.BuildError, lock.LockedError, OSError, systemd.ServiceError, supervisord.SupervisorError, switch.SwitchError)
     try:

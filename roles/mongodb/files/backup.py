@@ -123,7 +123,7 @@ def print_result(text: str) -> None:
 
 def connect(port: int, *, to_write: bool) -> Client:
     """Return a client of mongod on this host, or, with ``to_write``, of the primary of its replica set."""
-    password = PASSWORD_FILE.read_text()
+    password = PASSWORD_FILE.read_text(encoding="utf-8")
     options: Any = {"username": "admin", "password": password, "serverSelectionTimeoutMS": 10_000}
     client: Client = MongoClient("127.0.0.1", port, directConnection=True, **options)
     name = client.admin.command("hello").get("setName") if to_write else None
@@ -156,7 +156,7 @@ class Backups:
         if (state.st_uid, state.st_gid) != (0, 0):  # chown is not permitted in the unit of the timer, nor needed
             os.chown(self.directory, 0, 0)
         self.directory.chmod(0o700)
-        with os.fdopen(os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "a") as file:
+        with os.fdopen(os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -312,7 +312,7 @@ def dump_collection(
     metadata: Document = {"options": description["options"], "collectionName": name, "type": kind, "indexes": []}
     if kind != "view":
         metadata["indexes"] = [dict(index) for index in database[name].list_indexes()]
-    with gzip.open(directory / f"{file}.metadata.json.gz", "wt") as stream:
+    with gzip.open(directory / f"{file}.metadata.json.gz", "wt", encoding="utf-8") as stream:
         stream.write(dumps(metadata, json_options=CANONICAL_JSON_OPTIONS))
     if kind != "collection":
         return

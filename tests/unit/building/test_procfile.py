@@ -38,6 +38,11 @@ def test_other_process_types_except_release_are_workers(tmp_path: Path) -> None:
     assert {name: worker.count for name, worker in found.items()} == {"mailer": 1, "worker": 1}
 
 
+def test_release_is_a_command_that_is_not_a_process(tmp_path: Path) -> None:
+    assert commands(tmp_path, "web: a\nrelease: python migrate.py ${A}\n").release == ["sh", "-c", "python migrate.py ${A}"]
+    assert commands(tmp_path, "web: a\n").release == []
+
+
 def test_braces_are_escaped_from_the_launcher(tmp_path: Path) -> None:
     words = commands(tmp_path).workers["worker"].argv
     assert [word.format(port="no") for word in words] == ["sh", "-c", 'rq worker "${QUEUE:-default}"']

@@ -15,7 +15,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.release im
     Programs,
     _failure_message,
     _publish_static,
-    _require_tornado,
     plan_release,
     process_command,
 )
@@ -53,6 +52,7 @@ def test_equal_inputs_have_equal_release_ids() -> None:
         {"hooks": {"build": "make"}},
         {"hooks": {"before_switch": {"command": "python migrate.py", "once": True}}},
         {"soak": 5},
+        {"build": {"env": {"NODE_ENV": "production"}}},
         {"python": {"version": "3.13"}},
         {"run": {"wsgi": "shop.web:make_app"}},
         {"debug": True},
@@ -126,7 +126,7 @@ def test_hooks_are_split_into_words_and_keep_braces() -> None:
     hooks = {"before_switch": {"command": "python migrate.py --name='{a} b'", "once": True}, "timeout": 5}
     manifest = plan_release(app(hooks=hooks), "r1", PROGRAMS)
     assert manifest.hooks == {"before_switch": ["python", "migrate.py", "--name={a} b"]}
-    assert (manifest.hooks_once, manifest.hooks_timeout) == (True, 5)
+    assert (manifest.hooks_once, manifest.hooks_timeout) == (["before_switch"], 5)
 
 
 @pytest.mark.parametrize(("run", "served"), [({"app": "a:b"}, True), ({"wsgi": "a:b"}, True), ({"command": "x {socket}"}, False)])
@@ -149,17 +149,6 @@ def test_full_file_systems_are_reported_first(tmp_path: Path) -> None:
         )
     assert _failure_message(layout, "r1", BuildError("a reason")) == "a reason"
     assert _failure_message(layout, "r1", OSError("a reason")) == "tornado_apps.shop: release r1 cannot be built: a reason"
-
-
-def test_apps_of_the_runner_require_tornado(tmp_path: Path) -> None:
-    packages = tmp_path / "lib/python3.11/site-packages"
-    packages.mkdir(parents=True)
-    environment = Environment(tmp_path, built=False)
-    _require_tornado(app(run={"command": "x {socket}"}), environment)
-    with pytest.raises(BuildError, match=r"tornado_apps\.shop\.run: .* add a line such as tornado=="):
-        _require_tornado(app(run={"wsgi": "shop:app"}), environment)
-    (packages / "tornado").mkdir()
-    _require_tornado(app(run={"wsgi": "shop:app"}), environment)
 
 
 def test_static_files_are_published_by_url_and_by_tornado_version(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_the_command_of_a_unit_sets_limits_and_contains_no_secrets() -> None:
     assert {"KillMode=control-group", "NoNewPrivileges=yes", "RuntimeMaxSec=90", "PrivateTmp=yes", "TasksMax=4096"} <= set(
         properties
     )
-    assert command[command.index("--") + 1 :][:3] == [sys.executable, "-IS", "-c"]
+    assert command[command.index("--") + 1 :][:3] == [sys.executable, "-ISXutf8", "-c"]
     assert not [word for word in command[command.index("--") :] if "$" in word or "%" in word], "systemd would replace something"
 
 

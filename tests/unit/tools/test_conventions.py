@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 from collections.abc import Iterator
@@ -86,3 +87,26 @@ def test_files_of_the_product_are_short() -> None:
     lengths = {path.relative_to(ROOT): path.read_text().count("\n") for path in tracked(*(f"{name}/*.py" for name in PRODUCT))}
     assert {path: length for path, length in lengths.items() if length > MAX_LINES} == {}
     assert len(lengths) > 100
+
+
+def text_accesses_without_encoding(source: str) -> list[str]:
+    """Return the calls in Python source that read or write text in the encoding of the locale."""
+    found = []
+    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        keywords = {keyword.arg for keyword in call.keywords}
+        modes = [node.value for node in call.args if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        opens_text = name == "fdopen" and not any("b" in mode for mode in modes)
+        if "encoding" not in keywords and (name in {"read_text", "write_text"} or opens_text or keywords & {"text"}):
+            found.append(ast.unparse(call))
+    return found
+
+
+@pytest.mark.parametrize("path", tracked("plugins/*.py", "roles/*.py"), ids=str)
+def test_text_is_utf_8_whatever_the_locale_of_the_host(path: Path) -> None:
+    assert text_accesses_without_encoding(path.read_text()) == []
+
+
+def test_text_in_the_encoding_of_the_locale_is_found() -> None:
+    source = "path.read_text(errors='replace'); os.fdopen(0, 'w'); run(['a'], text=True); os.fdopen(0, 'rb')"
+    assert text_accesses_without_encoding(source) == source.split("; ")[:3]

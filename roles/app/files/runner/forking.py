@@ -63,7 +63,7 @@ class Children:
         name = signal.Signals(number).name
         if self.parent_end.fileno() == -1:
             log.warning("received %s again: exiting immediately", name)
-            for child in Path("/proc/thread-self/children").read_text().split():
+            for child in Path("/proc/thread-self/children").read_text(encoding="utf-8").split():
                 os.kill(int(child), signal.SIGKILL)
             self.exit_now(1)
         log.info("received %s: stopping", name)

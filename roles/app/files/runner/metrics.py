@@ -109,7 +109,7 @@ class Metrics:
         server = self.server
         statuses: dict[str, float] = {f'{{status="{name}"}}': server.statuses[number] for number, name in enumerate(STATUSES)}
         websockets = sum(not stream.closed() for stream in server.websockets)
-        memory = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        memory = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize()
         files = sum(1 for _file in Path("/proc/self/fd").iterdir()) - 1  # without the descriptor that lists them
         max_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         yield "counter", "tornado_requests_total", "Completed requests by status class of the response.", statuses
