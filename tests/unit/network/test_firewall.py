@@ -96,7 +96,7 @@ def test_allowed_ports_are_the_listening_ports() -> None:
     single_host = {"app_hosts": ["web1"]}
     listen = ["127.0.0.1:81", "[::1]:82", "192.0.2.11:8080", "[::]:8080", "unix:/run/nginx.sock"]
     assert allowed("web1", single_host, nginx_listen=listen, nginx_listen_tls=[]) == {"tcp 8080": ALL}
-    haproxy = {"app_proxy": "haproxy", "haproxy_listen": ["8081"], "haproxy_listen_tls": ["8443"]}
+    haproxy: dict[str, Any] = {"app_proxy": "haproxy", "haproxy_listen": ["8081"], "haproxy_listen_tls": ["8443"]}
     assert allowed("web1", single_host, **haproxy) == {"tcp 8081": ALL, "tcp 8443": ALL}
     assert allowed("db1", {"mongodb": ["db1"]}, mongodb_addresses=["127.0.0.1", "localhost", "::1"]) == {}
     assert allowed("db1", {"etcd": ["db1"]}, etcd_listen=[]) == {}
