@@ -92,7 +92,7 @@ def app_hosts() -> dict[str, Host]:
 
 @pytest.fixture(scope="module", autouse=True)
 def acme(app_hosts: dict[str, Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """Add the domains to the DNS of the ACME servers, start without the app, and remove it after the module."""
+    """Add the domains to the DNS of the ACME servers and to the hosts, start without the app, and remove it after the module."""
     directory = tmp_path_factory.mktemp("apps")
     server = hosts("acme")["acme"]
     records = {name(host, template): address(target) for host, target in app_hosts.items() for template in (NAME, WWW)}
@@ -100,12 +100,16 @@ def acme(app_hosts: dict[str, Host], tmp_path_factory: pytest.TempPathFactory) -
     for domain, target in records.items():
         entry = json.dumps({"host": domain, "addresses": [target]}).encode()
         urllib.request.urlopen(f"http://{address(server)}:8055/add-a", entry, timeout=10).close()
+    lines = "\n".join(f"{target} {domain}" for domain, target in records.items())
+    for host in app_hosts.values():
+        host.run_expect([0], f"printf '%s\n' '{lines}' >> /etc/hosts")
     expect_success(run_site(APP_GROUP, directory, {}))
     yield server
     expect_success(deploy("sample", APP_GROUP, directory, {}))
     expect_success(run_playbook("playbooks/remove.yml", APP_GROUP, "-e", "app=shop"))
     for host in app_hosts.values():
-        assert host.run("ls /etc/ssl/funnel/* /etc/letsencrypt/renewal/* /etc/letsencrypt/renewal-hooks/deploy/*").stdout == ""
+        left = ("ssl/funnel", "letsencrypt/renewal", "letsencrypt/renewal-hooks/deploy", "letsencrypt/funnel")
+        assert host.run(f"cd /etc && ls {' '.join(f'{directory}/*' for directory in left)}").stdout == ""
 
 
 def site(host: Host, domain: str, ca: Path | None = None) -> Site:
@@ -299,11 +303,29 @@ def test_stopped_renewal_timer_is_started(app_hosts: dict[str, Host], issued: di
         machine.run_expect([0], "systemctl is-enabled certbot.timer && systemctl is-active certbot.timer")
 
 
+def test_name_that_does_not_reach_the_host_is_found_without_the_ca(
+    acme: Host, app_hosts: dict[str, Host], issued: dict[str, int], tmp_path: Path
+) -> None:
+    lines = "journalctl --unit pebble@14000 | wc -l"
+    before = acme.check_output(lines)
+    output = deploy_rejected(tmp_path, shop(ACME, NAME, MISDIRECTED, "no-such-name.edge.test"))
+    for host in app_hosts:
+        assert (
+            f"{name(host, MISDIRECTED)} resolves to {address(acme)}, which does not answer on port 80: Connection refused; "
+            "no-such-name.edge.test does not resolve; the ACME server was not asked." in output
+        )
+    assert acme.check_output(lines) == before
+    status, output = run_playbook("playbooks/status.yml", APP_GROUP, *extra_vars(tmp_path, shop(ACME, NAME, MISDIRECTED)))
+    assert status != 0
+    assert serials(app_hosts) == issued
+
+
 def test_failed_validation_keeps_the_previous_certificate(
     app_hosts: dict[str, Host], issued: dict[str, int], tmp_path: Path
 ) -> None:
     with monitor(app_hosts, fetch_https):
-        output = deploy_rejected(tmp_path, shop(ACME, NAME, MISDIRECTED))
+        unchecked = shop(ACME, NAME, MISDIRECTED) | {"certificates_acme_self_check": False}
+        output = deploy_rejected(tmp_path, unchecked)
     for host in app_hosts:
         message = f"tornado_apps.shop.tls: no certificate was issued; the previous one stays in use: {name(host, MISDIRECTED)}: "
         assert message in output

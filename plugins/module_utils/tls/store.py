@@ -229,7 +229,8 @@ class CertificateStore:
         try:
             described = {name: self._describe(name) for name in self.requests}
             files = [file for name in self.requests for file in self._desired_files(name)]
-            changes = FileSet(self.base, [*files, *self._hook()], absent=self._absent_hook()).changes()
+            acme_files = self.client.files(self.requests.values())
+            changes = FileSet(self.base, [*files, *acme_files, *self._hook()], absent=self._absent_hook()).changes()
             reloaded = self._apply(changes)
             timer = self._enable_renewal()
             pending = [name for name in self.requests if self._is_pending(name)]
