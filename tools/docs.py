@@ -131,7 +131,7 @@ EXAMPLES: dict[str, Any] = {
     "extra": "gzip off;",
     "tls.provider": "acme",
     "tls.challenge": "dns",
-    "tls.names": ["*.example.com"],
+    "tls.names": ["*.example.com", "*.shop.example.com"],
     "tls.certificate": "files/shop.pem",
     "tls.key": "files/shop.key",
     "tls.hsts": 31536000,
@@ -150,7 +150,7 @@ EXAMPLES: dict[str, Any] = {
 ALTERNATIVES = {
     *("source.path", "source.archive", "source.checksum", "source.package", "source.push", "source.keys", "source.directory"),
     *("run.wsgi", "run.threads", "run.command", "run.procfile", "run.scale", "port", "debug", "watch"),
-    *("prefix", "tls.challenge", "tls.names", "tls.certificate", "tls.key"),
+    *("prefix", "tls.certificate", "tls.key"),
 }
 
 #: Names in the annotated example for keys that are chosen by the user.

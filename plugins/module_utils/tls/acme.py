@@ -12,6 +12,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.tls import certbot,
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CertificateRequest
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.dns import DnsChallenge
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.reachability import unreachable_domains
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.x509 import read
 
 #: How to correct a domain that the self-check rejects.
 _UNREACHABLE = (
@@ -57,6 +58,8 @@ class AcmeClient:
             self._save(lineage, record.failed(order, str(error), now, error.retry_after))
             raise
         self._save(lineage, issuance.Record(issued=order))
+        if issued := read(lineage.chain):
+            lineage.schedule_renewal(issued.lifetime)
 
     def files(self, requests: Iterable[CertificateRequest]) -> list[File]:
         """Return the files that issuance and renewals by DNS require on the host."""

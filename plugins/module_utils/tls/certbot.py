@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import tempfile
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.atomic import stage_file
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, CommandResult, last_lines, run
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CHALLENGE_PORT
@@ -18,6 +20,9 @@ ISSUE_TIMEOUT = 300.0
 
 #: Maximum wait for another certbot process to finish.
 LOCK_TIMEOUT = 120.0
+
+#: Lifetimes in seconds: of certificates that certbot renews in time by itself, and of those that it should renew at half-time.
+DEFAULT_LIFETIME, SHORT_LIFETIME = 89 * 86_400, 10 * 86_400
 
 #: The timer of Debian's package that renews certificates. The package starts it; an administrator may have stopped it since.
 TIMER = "certbot.timer"
@@ -148,6 +153,18 @@ class Lineage:
                 raise CertbotError(str(error)) from error
         if issued.status != 0:
             raise CertbotError(explain_failure(issued.output), _retry_after(issued.output, LOG))
+
+    def schedule_renewal(self, lifetime: float) -> None:
+        """Have a certificate of ``lifetime`` seconds renewed when a third of it is left, or half of a few days, like certbot 4.
+
+        Earlier versions renew 30 days before the expiry, and so a short-lived certificate each time.
+        """
+        if lifetime < DEFAULT_LIFETIME:
+            hours = int(lifetime / (2 if lifetime < SHORT_LIFETIME else 3) / 3600)
+            text = re.sub(r"\A(#? ?renew_before_expiry = .*\n)?", "", self.configuration.read_text(encoding="utf-8"))
+            line = f"renew_before_expiry = {hours} hours\n"
+            staged = stage_file(self.configuration, f"{line}{text}".encode(), mode=0o644, uid=os.geteuid(), gid=os.getegid())
+            staged.replace(self.configuration)
 
     def delete(self) -> None:
         """Delete the certificate if it exists, which also ends its renewal.

@@ -107,3 +107,15 @@ def test_hook_reloads_active_services_whose_configuration_check_passes(
         ["sh", "-c", render_hook("app", {"web": [check]})], env=environment, capture_output=True, text=True, check=False
     )
     assert (finished.stdout, finished.returncode) == (expected, status)
+
+
+@pytest.mark.parametrize(("days", "expected"), [(90, "# renew_before_expiry = 30 days"), (45, "360 hours"), (6, "72 hours")])
+def test_short_lived_certificates_are_renewed_by_the_share_of_their_lifetime(tmp_path: Path, days: int, expected: str) -> None:
+    lineage = Lineage("app.shop", tmp_path)
+    lineage.configuration.parent.mkdir(parents=True)
+    lineage.configuration.write_text("# renew_before_expiry = 30 days\nversion = 2.1.0\n")
+    for _renewal in range(2):
+        lineage.schedule_renewal(days * 86_400)
+    first, second = lineage.configuration.read_text().splitlines()
+    assert first in (expected, f"renew_before_expiry = {expected}")
+    assert second == "version = 2.1.0"
