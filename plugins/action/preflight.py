@@ -50,9 +50,12 @@ class ActionModule(ModuleAction):
         except InvalidDataError as error:
             problems += error.problems
         self._fail_on([*problems, *unknown_apps(arguments["names"], entries)])
-        host = self.run_module({"apps": {}, "key": KEY}, variables)
+        packages = sorted({package for app in apps.values() for package in app.packages})
+        host = self.run_module({"apps": {}, "key": KEY, "packages": packages}, variables)
         if not host.get("failed"):
-            self._fail_on(host_problems(apps, HostFacts(host["cpus"], host["open_files"], frozenset(host["names"]))))
+            unavailable = frozenset(host["unavailable_packages"])
+            facts = HostFacts(host["cpus"], host["open_files"], frozenset(host["names"]), unavailable)
+            self._fail_on(host_problems(apps, facts))
         return host
 
     def _role_problems(self, role: str, variables: dict[str, Any]) -> list[str]:

@@ -31,6 +31,11 @@ options:
     type: list
     elements: str
     default: []
+  packages:
+    description: "Set by the action plugin: the packages that the apps need."
+    type: list
+    elements: str
+    default: []
   key:
     description: "Set by the action plugin: the key for the digests in RV(host_state)."
     type: str
@@ -70,6 +75,11 @@ names:
   returned: success
   type: list
   elements: str
+unavailable_packages:
+  description: The packages of O(packages) that are neither installed nor in a package source of the host.
+  returned: success
+  type: list
+  elements: str
 certificates:
   description: Names of the apps whose certificates are on the host.
   returned: success
@@ -104,6 +114,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSH_ENTRIES, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import link_protection_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import existing_nginx
@@ -112,6 +123,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity imp
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import is_managed
 from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import (
     PackagesError,
+    find_unavailable,
     installed_versions,
     require_supported_host,
     upstream_versions,
@@ -124,6 +136,7 @@ ARGUMENTS = {
     "names": {"type": "list", "elements": "str", "default": []},
     "versions": {"type": "dict", "default": {}},
     "roles": {"type": "list", "elements": "str", "default": []},
+    "packages": {"type": "list", "elements": "str", "default": []},
     "key": {"type": "str", "default": "", "no_log": True},
 }
 
@@ -133,7 +146,9 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     try:
         distribution = require_supported_host()
-    except PackagesError as error:
+        installed = installed_versions()
+        unavailable = find_unavailable([name for name in module.params["packages"] if name not in installed])
+    except (CommandError, PackagesError) as error:
         module.fail_json(msg=str(error))
     if problem := link_protection_problem():
         module.fail_json(msg=f"{problem}; nothing was changed")
@@ -145,7 +160,8 @@ def main() -> None:
         open_files=Capacity.of_host().max_open_files,
         names=sorted(set(taken_names())),
         certificates=installed_names(APP_SET),
-        packages={"codename": distribution.codename, "versions": upstream_versions(installed_versions())},
+        unavailable_packages=unavailable,
+        packages={"codename": distribution.codename, "versions": upstream_versions(installed)},
         nginx=existing_nginx().to_data(),
         host_state=collect_host_state(module.params["key"].encode()).to_data(),
         pushed=sorted(path.stem for path in PUSH_ENTRIES.glob("*.json")),
