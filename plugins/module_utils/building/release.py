@@ -28,6 +28,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest i
     StaticFiles,
     read_manifest,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.building.pruning import limit_cache, remove_unfinished
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSHED_SOURCE, VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import set_owner
@@ -92,6 +93,7 @@ def plan_release(app: App, revision: str, programs: Programs) -> ReleaseManifest
         hooks_timeout=app.hooks.timeout,
         soak=app.soak,
         soak_errors=app.soak_errors,
+        keep_releases=app.keep_releases,
     )
     types = [app.run.procfile, app.run.scale]
     # The revision covers a file of the source that asks for another version.
@@ -133,9 +135,9 @@ def build_release(
     work = layout.releases / f".building-{planned.id}"
     source = work / "src"
     key = f"{VARIABLE}.{app.name}.source"
+    environment: Environment | None = None
     try:
-        for interrupted in layout.releases.glob(".building-*"):
-            tree.remove(interrupted)
+        remove_unfinished(layout)  # of interrupted builds
         work.mkdir()
         set_owner(work, os.geteuid(), os.getegid(), 0o711)
         _provide_source(layout, app, planned, archive, source)
@@ -160,7 +162,9 @@ def build_release(
     except (BuildError, OSError, TreeError) as error:
         raise BuildError(_failure_message(layout, planned.id, error)) from error
     finally:
-        tree.remove(work)
+        remove_unfinished(layout)
+        if environment is None or environment.built or environment.package:
+            limit_cache(layout)
     return environment
 
 
