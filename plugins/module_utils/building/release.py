@@ -149,13 +149,14 @@ def build_release(
         _run_build_hook(layout, app, planned, work)
         if not source.is_symlink():
             _compile(layout, source)
-            Builder(layout).take_ownership(
-                source,
-                key,
-                group=layout.user,
-                mode=0o750,
-                allow=lambda path: path.is_relative_to(layout.shared) or path.is_relative_to(work / "shared"),
-            )
+            for path in filter(Path.exists, (source, work / "package")):
+                Builder(layout).take_ownership(
+                    path,
+                    key,
+                    group=layout.user,
+                    mode=0o750,
+                    allow=lambda target: target.is_relative_to(layout.shared) or target.is_relative_to(work / "shared"),
+                )
             _publish_static(app, work, environment)
         tree.remove(layout.release(planned.id))
         work.rename(layout.release(planned.id))
