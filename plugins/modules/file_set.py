@@ -43,6 +43,11 @@ options:
     type: list
     elements: str
     default: []
+  keep:
+    description: Globs. Matching files are not removed, although they match O(owns).
+    type: list
+    elements: str
+    default: []
   absent:
     description: Files that must not exist.
     type: list
@@ -169,6 +174,7 @@ def main() -> None:
             "files": {"type": "dict", "required": True},
             "owns": {"type": "list", "elements": "str", "default": []},
             "absent": {"type": "list", "elements": "str", "default": []},
+            "keep": {"type": "list", "elements": "str", "default": []},
             "check": {"type": "list", "elements": "str", "default": []},
             "service": {"type": "dict", "options": SERVICE},
             "secret_contents": {"type": "dict", "default": {}, "no_log": True},
@@ -206,7 +212,7 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> FileSetResult:
         listener=service["listener"],
         timeout=service["timeout"],
     )
-    file_set = FileSet(root, files, params["owns"], params["absent"])
+    file_set = FileSet(root, files, params["owns"], params["absent"], params["keep"])
     return converge(file_set, check=params["check"], service=spec, check_mode=check_mode)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import (
     CHALLENGE_URL,
+    CHALLENGES,
     DEFAULT_HEADERS,
     HEALTH_URL,
     UNTRUSTED_HEADERS,
@@ -25,6 +26,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.validation im
 
 #: Directory of all nginx configuration files.
 DIRECTORY = "/etc/nginx"
+
+#: Directory of the collection's sites and their snippets: those of the host are in sites-enabled and conf.d.
+SITES = "funnel"
 
 #: Mode of configuration files. The master reads them as root; the access rules in them are hidden from other users, such as apps.
 PRIVATE_MODE = "0600"
@@ -45,7 +49,7 @@ def site_files(
         files |= _SiteRenderer(f"{name}.{key}", key, site, options).files()
     if parsed_upstreams:
         shared = [_upstream_variables(key, upstream) for key, upstream in parsed_upstreams.items()]
-        files[f"sites-enabled/{name}.conf"] = {
+        files[f"{SITES}/{name}.conf"] = {
             "template": "upstreams.conf.j2",
             "vars": {"upstreams": shared},
             "label": "nginx_upstreams",
@@ -116,7 +120,7 @@ class _Location:
     @property
     def snippet(self) -> str:
         """The file of its ``extra`` lines, relative to nginx's directory."""
-        return f"sites-enabled/{self.name}.extra"
+        return f"{SITES}/{self.name}.extra"
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,7 @@ class _SiteRenderer:
         return self.site.upstream if isinstance(self.site.upstream, str) else self.key
 
     def _path(self, suffix: str) -> str:
-        return f"sites-enabled/{self.name}.{suffix}"
+        return f"{SITES}/{self.name}.{suffix}"
 
     def _locations(self) -> list[_Location]:
         """Return all locations but the root, numbered, each after those around it."""
@@ -235,6 +239,7 @@ class _SiteRenderer:
                 {"pattern": f"~^{re.escape(url)}", "file": mount_files[url]} for url in sorted(mount_files, key=len, reverse=True)
             ],
             "challenge_url": CHALLENGE_URL,
+            "challenge_upstream": f"{self.name}{CHALLENGES}",
             "untrusted_headers": UNTRUSTED_HEADERS,
             "health_url": HEALTH_URL,
             "trusted_proxies": list(self.options.trusted_proxies),

@@ -31,15 +31,15 @@ def test_nginx_role_accepts_the_site_of_an_app() -> None:
         extra="etag off;",
     )
     files = site_files({"shop": found}, {}, name="app", options=NginxOptions(["80"], ["443"]))
-    assert files["sites-enabled/app.shop.conf"]["label"] == "tornado_apps.shop"
-    variables = files["sites-enabled/app.shop.conf"]["vars"]
+    assert files["funnel/app.shop.conf"]["label"] == "tornado_apps.shop"
+    variables = files["funnel/app.shop.conf"]["vars"]
     assert (variables["read_timeout"], variables["maintenance"]["retry_after"]) == (200, 60)
     assert variables["tls"] == {
         "certificate": "/etc/ssl/funnel/app.shop.pem",
         "key": "/etc/ssl/funnel/app.shop.key",
         "redirect": True,
         "hsts": 60,
-        "challenges": "/var/lib/acme-challenges",
+        "acme_clients": ["127.0.0.1:8402"],
     }
 
 
@@ -69,9 +69,9 @@ def test_app_with_prefix_is_a_mount_of_the_site() -> None:
     assert mount["maintenance_file"] == "/srv/api/maintenance"
     files = site_files(found, {}, name="app", options=NginxOptions(["80"], ["443"]))
     assert {path: file["label"] for path, file in files.items()} == {
-        "sites-enabled/app.shop.conf": "tornado_apps.shop",
-        "sites-enabled/app.shop.html": "tornado_apps.shop.maintenance.page",
-        "sites-enabled/app.shop.0.extra": "tornado_apps.api.extra",
+        "funnel/app.shop.conf": "tornado_apps.shop",
+        "funnel/app.shop.html": "tornado_apps.shop.maintenance.page",
+        "funnel/app.shop.0.extra": "tornado_apps.api.extra",
     }
 
 
