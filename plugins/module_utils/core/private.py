@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import pwd
 import stat
 import struct
 from collections.abc import Iterator
@@ -96,6 +97,14 @@ def acl(mode: int, user: int, permissions: int | None = None) -> bytes:
     own = group if permissions is None else permissions
     entries = [(OWNER, owner, NO_ID), (USER, own, user), (GROUP, group, NO_ID), (MASK, group, NO_ID), (OTHERS, others, NO_ID)]
     return struct.pack("<I", ACL_VERSION) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def root_problem() -> str:
+    """Return why this process cannot change the host; empty for root."""
+    if os.geteuid() == 0:
+        return ""
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    return f"this must run as root, but the tasks run as {user}: set ansible_become: true for the host, or connect as root"
 
 
 def link_protection_problem(settings: Path = Path("/proc/sys/fs")) -> str:
