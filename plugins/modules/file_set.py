@@ -51,6 +51,7 @@ options:
   check:
     description:
       - Command of the daemon's checker; C({root}) is replaced by the path of the staged copy of O(root).
+      - A warning of nginx that a site of O(files) has the server name of another one is a failure, too.
       - It runs only if something differs. In check mode it is skipped if the checker, the service or a needed file is missing.
     type: list
     elements: str
@@ -91,6 +92,13 @@ options:
             service needs to repair its data.
         type: int
         default: 120
+  front_doors:
+    description:
+      - Apps whose live releases clients must still reach through the service. If one that they reached before is not reached
+        after the change, the previous files are restored.
+    type: list
+    elements: str
+    default: []
   secret_contents:
     description: The contents of secret files. Reserved for the action plugin.
     type: dict
@@ -142,12 +150,15 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.name_conflicts import name_conflicts
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_entries import parse_files
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import (
     FileSet,
     FileSetError,
     FileSetResult,
+    Verification,
     converge,
-    parse_files,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceSpec
 
@@ -171,6 +182,7 @@ def main() -> None:
             "absent": {"type": "list", "elements": "str", "default": []},
             "check": {"type": "list", "elements": "str", "default": []},
             "service": {"type": "dict", "options": SERVICE},
+            "front_doors": {"type": "list", "elements": "str", "default": []},
             "secret_contents": {"type": "dict", "default": {}, "no_log": True},
         },
         supports_check_mode=True,
@@ -207,7 +219,11 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> FileSetResult:
         timeout=service["timeout"],
     )
     file_set = FileSet(root, files, params["owns"], params["absent"])
-    return converge(file_set, check=params["check"], service=spec, check_mode=check_mode)
+    verification = Verification(
+        inspect=lambda output, copy: name_conflicts(output, copy, list(params["files"])) if spec and spec.name == "nginx" else "",
+        find_problems=lambda: front_door.problems(params["front_doors"]),
+    )
+    return converge(file_set, check=params["check"], service=spec, verification=verification, check_mode=check_mode)
 
 
 if __name__ == "__main__":

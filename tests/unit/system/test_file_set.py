@@ -18,15 +18,16 @@ from ansible.template import Templar
 
 from ansible_collections.funnel.tornado.plugins.action.file_set import ActionModule
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
-from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
+from ansible_collections.funnel.tornado.plugins.module_utils.system import file_set, systemd
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_entries import parse_files
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import (
     File,
     FileSet,
     FileSetError,
     Transaction,
+    Verification,
     converge,
     is_read_by_service,
-    parse_files,
 )
 
 USER = pwd.getpwuid(os.getuid()).pw_name
@@ -300,6 +301,34 @@ def test_the_start_timeout_of_a_service_is_configurable(tmp_path: Path, monkeypa
     with pytest.raises(systemd.ServiceError, match=r"did not end within 0\.1 s"):
         systemd.activate(systemd.ServiceSpec("x", timeout=0.1), before, "restart")
     systemd.activate(systemd.ServiceSpec("x", timeout=30), before, "restart")
+
+
+def test_files_that_break_what_worked_before_are_restored(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_set, "VERIFICATION_SECONDS", 0.3)
+
+    def find_problems() -> dict[str, str]:
+        text = (root / "main.conf").read_text()
+        return {"other": "was broken before"} | ({"shop": "not served"} if "broken" in text else {})
+
+    before = tree(root)
+    verification = Verification(find_problems=find_problems)
+    with pytest.raises(FileSetError, match=r"^shop: not served\n.*restored"):
+        converge(FileSet(root, [file("main.conf", "broken\n")]), verification=verification)
+    assert tree(root) == before
+    assert converge(FileSet(root, [file("main.conf", "new\n")]), verification=verification).changed
+    assert tree(root)["main.conf"] == "new\n"
+
+
+def test_a_warning_of_the_check_may_be_a_failure(root: Path) -> None:
+    check = [sys.executable, "-c", "import sys; sys.stderr.write('warning: twice')", "{root}"]
+    before = tree(root)
+    with pytest.raises(FileSetError, match=r"^main.conf: warning: twice\n.* was not changed"):
+        converge(
+            FileSet(root, [file("main.conf", "new\n")]),
+            check=check,
+            verification=Verification(inspect=lambda output, copy: f"{next(copy.glob('*.conf')).name}: {output}"),
+        )
+    assert tree(root) == before
 
 
 def test_failed_roll_back_leaves_no_staged_file(root: Path) -> None:
