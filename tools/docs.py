@@ -53,7 +53,7 @@ OPTIONS = {
 
 #: Groups of the annotated example: title, and the keys of an entry in their order.
 GROUPS = {
-    "Source and environment": ("source", "python", "env", "secrets", "services"),
+    "Source and environment": ("source", "python", "build", "env", "secrets", "services"),
     "Processes": ("run", "processes", "port", "open_files", "debug", "watch"),
     "Deploy": ("health", "hooks", "drain", "soak", "soak_errors"),
     "Site": ("domains", "aliases", "prefix", "static", "paths", "headers", "extra"),
@@ -76,6 +76,8 @@ EXAMPLES: dict[str, Any] = {
     "source.checksum": f"sha256:{'0123456789abcdef' * 4}",
     "source.deploy_key": "{{ vault_shop_deploy_key }}",
     "source.host_key": "git.example.com ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA",
+    "python.version": "3.13",
+    "build.env": {"NODE_ENV": "production"},
     "env": {"SHOP_CURRENCY": "EUR"},
     "secrets": {"SHOP_COOKIE_SECRET": "{{ vault_shop_cookie_secret }}"},
     "services.mongodb.hosts": ["db1.example.com", "db2.example.com", "db3.example.com"],

@@ -19,7 +19,7 @@ class ActionModule(ModuleAction):
 
     MODULE = "file_set"
 
-    _VALID_ARGS = frozenset({"root", "files", "owns", "absent", "check", "service", "front_doors"})
+    _VALID_ARGS = frozenset({"root", "files", "owns", "absent", "keep", "check", "service", "front_doors"})
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the result of the module, or of the comparison with the host state.
@@ -37,7 +37,8 @@ class ActionModule(ModuleAction):
         except FileSetError as error:
             raise AnsibleActionFail(str(error)) from error
         state = load_host_state(self._templar, task_vars or {})
-        file_set = FileSet(Path(arguments.get("root") or "/"), parsed, arguments.get("owns") or (), arguments.get("absent") or ())
+        globs = (arguments.get(option) or () for option in ("owns", "absent", "keep"))
+        file_set = FileSet(Path(arguments.get("root") or "/"), parsed, *globs)
         service = arguments.get("service") or {}
         if isinstance(service, dict) and files_up_to_date(state, file_set, service):  # otherwise the module reports the error
             return {"changed": False, "files": [], "removed": [], "service": ""}

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner, to_entry
@@ -32,6 +32,11 @@ options:
     description: Whether nginx terminates TLS; if not, a load balancer does, and the sites are plain HTTP.
     type: bool
     default: true
+  names:
+    description: The apps whose sites are returned; all if empty.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -45,14 +50,17 @@ _value:
 """
 
 
-def app_sites(apps: object, *, tls: bool = True) -> dict[str, dict[str, Any]]:
+def app_sites(apps: object, *, tls: bool = True, names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Return the sites of ``apps``, or fail with every problem in them."""
     loaded = load(apps)
-    mounted = [app for app in loaded.values() if app.prefix is not None]
+    mounted: dict[str, list[App]] = {name: [] for name, app in loaded.items() if app.prefix is None}
+    for app in loaded.values():
+        if app.prefix is not None and (owner := site_owner(app, loaded.values())):
+            mounted[owner.name].append(app)
     return {
-        name: site(app, [other for other in mounted if site_owner(other, loaded.values()) == app], tls=tls)
-        for name, app in loaded.items()
-        if app.prefix is None
+        name: site(loaded[name], others, tls=tls)
+        for name, others in mounted.items()
+        if not names or {name, *(other.name for other in others)} & {*names}
     }
 
 

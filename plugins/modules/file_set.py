@@ -43,6 +43,11 @@ options:
     type: list
     elements: str
     default: []
+  keep:
+    description: Globs. Matching files are not removed, although they match O(owns).
+    type: list
+    elements: str
+    default: []
   absent:
     description: Files that must not exist.
     type: list
@@ -180,6 +185,7 @@ def main() -> None:
             "files": {"type": "dict", "required": True},
             "owns": {"type": "list", "elements": "str", "default": []},
             "absent": {"type": "list", "elements": "str", "default": []},
+            "keep": {"type": "list", "elements": "str", "default": []},
             "check": {"type": "list", "elements": "str", "default": []},
             "service": {"type": "dict", "options": SERVICE},
             "front_doors": {"type": "list", "elements": "str", "default": []},
@@ -218,7 +224,7 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> FileSetResult:
         listener=service["listener"],
         timeout=service["timeout"],
     )
-    file_set = FileSet(root, files, params["owns"], params["absent"])
+    file_set = FileSet(root, files, params["owns"], params["absent"], params["keep"])
     verification = Verification(
         inspect=lambda output, copy: name_conflicts(output, copy, list(params["files"])) if spec and spec.name == "nginx" else "",
         find_problems=lambda: front_door.problems(params["front_doors"]),

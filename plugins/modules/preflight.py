@@ -106,6 +106,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSH_ENTRIES, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import link_protection_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import existing_nginx
 from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import collect_host_state
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import is_managed
@@ -145,6 +146,7 @@ def main() -> None:
         names=sorted(set(taken_names())),
         certificates=installed_names(APP_SET),
         packages={"codename": distribution.codename, "versions": upstream_versions(installed_versions())},
+        nginx=existing_nginx().to_data(),
         host_state=collect_host_state(module.params["key"].encode()).to_data(),
         pushed=sorted(path.stem for path in PUSH_ENTRIES.glob("*.json")),
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.program import Health, Hooks, Python, Run
+from ansible_collections.funnel.tornado.plugins.module_utils.app.program import Build, Health, Hooks, Python, Run
 from ansible_collections.funnel.tornado.plugins.module_utils.app.source import Source
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.bindings import Services
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, VARIABLE
@@ -94,10 +94,11 @@ class App(SiteOptions):
     python: Annotated[
         Python,
         Doc(
-            "Python of the virtual environment. Its dependencies are read from the first of uv.lock, pylock.toml and "
-            "requirements.txt in the source."
+            "Python of the virtual environment. Its dependencies are read from the first of uv.lock, pylock.toml, "
+            "requirements.txt, poetry.lock, pdm.lock, Pipfile.lock, pyproject.toml and setup.py in the source."
         ),
     ] = field(default_factory=Python)
+    build: Annotated[Build, Doc("Settings of the build.")] = field(default_factory=Build)
     processes: Annotated[
         int | Literal["auto"],
         Doc("Number of processes of the app; C(auto) starts one per CPU. Twice as many run during a switch."),

@@ -11,6 +11,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
 
 ATTRIBUTE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
 PROCESS_TYPE = r"[A-Za-z0-9_-]{1,30}"
+PYTHON_VERSION = r"system|3\.\d{1,2}(\.\d{1,2})?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +19,32 @@ class Python:
     """The Python of the virtual environment."""
 
     version: Annotated[
-        str,
-        Doc("C(system), the Python of the distribution, or a version that uv installs. C(system) gets security updates."),
-        Pattern(r"system|3\.\d{1,2}(\.\d{1,2})?", '"system" or a version, such as "3.13"'),
-    ] = "system"
+        str | None,
+        Doc(
+            "C(system), the Python of the distribution, which gets security updates, or a version that uv installs. If unset, "
+            "the version in the source's C(.python-version) or C(runtime.txt), or else C(system), which also serves if it is "
+            "that version."
+        ),
+        Pattern(PYTHON_VERSION, '"system" or a version, such as "3.13"'),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """The build of a release."""
+
+    env: Annotated[
+        dict[str, str | int | float],
+        Doc(
+            "Environment variables of the build: of the installation of dependencies and of C(hooks.build), such as "
+            "C(SETUPTOOLS_SCM_PRETEND_VERSION) or C(NODE_ENV). Processes do not get them; do not put secrets here."
+        ),
+    ] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables of the build."""
+        return {key: str(value) for key, value in self.env.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

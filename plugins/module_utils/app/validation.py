@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner
-from ansible_collections.funnel.tornado.plugins.module_utils.app.program import PROCESS_TYPE, Health, Hooks
+from ansible_collections.funnel.tornado.plugins.module_utils.app.program import PROCESS_TYPE, Build, Health, Hooks
 from ansible_collections.funnel.tornado.plugins.module_utils.app.source import Source
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.bindings import service_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.core import status_codes
@@ -34,6 +34,10 @@ APP_NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 RESERVED_NAMES = frozenset({"etcd", "fleet", "git", "haproxy", "keepalived", "mongodb", "nginx", "supervisor"})
 
 ENV_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+VARIABLE_RULE = "a variable name must consist of letters, digits and _, and must not begin with a digit"
+
+#: Environment variables that the build itself sets.
+BUILD_VARIABLES = frozenset({"HOME", "LANG", "PATH", "PYTHONPATH", "USER", "VIRTUAL_ENV", "UV_CACHE_DIR", "UV_LINK_MODE"})
 
 #: Placeholders in a command, which the launcher replaces.
 PLACEHOLDERS = ("port", "process", "socket")
@@ -117,11 +121,12 @@ def _app_problems(app: App, path: str) -> Iterator[str]:
         yield f"{path}.prefix: {app.prefix} is reserved for the site itself; choose another path"
     problems = list(service_problems(app.services, f"{path}.services"))
     yield from problems
+    yield from _build_problems(app.build, f"{path}.build.env")
     service_variables = {} if problems else app.services.environment | app.services.secret_environment
     for key in [*app.env, *app.secrets]:
         where = "secrets" if key in app.secrets else "env"
         if not ENV_VARIABLE.fullmatch(key):
-            yield f"{path}.{where}.{key}: a variable name must consist of letters, digits and _, and must not begin with a digit"
+            yield f"{path}.{where}.{key}: {VARIABLE_RULE}"
         elif key == "PORT" or key.startswith("TORNADO_"):
             yield f"{path}.{where}.{key}: is set by the launcher; choose another name"
         elif key in service_variables:
@@ -200,6 +205,14 @@ def _hook_problems(hooks: Hooks, path: str) -> Iterator[str]:
         else:
             if not words:
                 yield f"{path}.{step}: must be a program and its arguments; found {command!r}"
+
+
+def _build_problems(build: Build, path: str) -> Iterator[str]:
+    for key in build.env:
+        if not ENV_VARIABLE.fullmatch(key):
+            yield f"{path}.{key}: {VARIABLE_RULE}"
+        elif key in BUILD_VARIABLES or key.startswith("TORNADO_"):
+            yield f"{path}.{key}: is set by the build; remove it"
 
 
 def _health_problems(health: Health, path: str) -> Iterator[str]:

@@ -17,7 +17,11 @@ from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.building import git, procfile
-from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import Environment, ensure_environment
+from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import (
+    Environment,
+    ensure_environment,
+    install_package,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import (
     HealthCheck,
     ReleaseManifest,
@@ -89,9 +93,10 @@ def plan_release(app: App, revision: str, programs: Programs) -> ReleaseManifest
         soak=app.soak,
         soak_errors=app.soak_errors,
     )
-    python = platform.python_version() if app.python.version == "system" else app.python.version
     types = [app.run.procfile, app.run.scale]
-    inputs = [asdict(draft), types, app.secret_environment, programs.launcher, programs.runner, python]
+    # The revision covers a file of the source that asks for another version.
+    python = platform.python_version() if app.python.version in (None, "system") else app.python.version
+    inputs = [asdict(draft), types, app.secret_environment, programs.launcher, programs.runner, python, app.build.environment]
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
     return replace(draft, id=digest)
 
@@ -135,6 +140,7 @@ def build_release(
         set_owner(work, os.geteuid(), os.getegid(), 0o711)
         _provide_source(layout, app, planned, archive, source)
         environment = ensure_environment(layout, app, source, planned.revision)
+        _install_package(layout, app, source, work / "package", environment)
         (work / "shared").symlink_to("../../shared")
         (work / "venv").symlink_to(os.path.relpath(environment.path, layout.release(planned.id)))
         _write_files(layout, work, _add_procfile_commands(layout, app, planned, source), app, programs, builder)
@@ -184,6 +190,16 @@ def _provide_source(layout: Layout, app: App, planned: ReleaseManifest, archive:
             os.link(archive, source.with_name(PUSHED_SOURCE))
 
 
+def _install_package(layout: Layout, app: App, source: Path, target: Path, environment: Environment) -> None:
+    """Install a source that is a package; one that runs in place is imported from its directory ``src``, if it has one."""
+    if not environment.package:
+        return
+    if not source.is_symlink():
+        install_package(layout, app, source, target, environment)
+    elif (source / "src").is_dir():
+        target.symlink_to("src/src")
+
+
 def _require_readable(user: str, directory: Path, key: str) -> None:
     """Verify that ``user`` can list the directory; name the first of its parents that denies access.
 
@@ -222,7 +238,7 @@ def _run_build_hook(layout: Layout, app: App, planned: ReleaseManifest, work: Pa
         planned.hooks["build"],
         f"{VARIABLE}.{app.name}.hooks.build: {app.hooks.build} failed; release {planned.id} is not built",
         directory=work / "src",
-        environment=_base_environment(work) | app.environment | app.secret_environment | variables,
+        environment=_base_environment(work) | app.environment | app.secret_environment | app.build.environment | variables,
         timeout=app.hooks.timeout,
         open_files=app.open_files,
     )
@@ -230,7 +246,11 @@ def _run_build_hook(layout: Layout, app: App, planned: ReleaseManifest, work: Pa
 
 def _base_environment(work: Path) -> dict[str, str]:
     """Return the environment that the launcher gives to each program of a release, except the home and name of its user."""
-    return {"PATH": f"{work}/venv/bin:{ENVIRONMENT['PATH']}", "VIRTUAL_ENV": f"{work}/venv", "PYTHONUNBUFFERED": "1"}
+    base = {"PATH": f"{work}/venv/bin:{ENVIRONMENT['PATH']}", "VIRTUAL_ENV": f"{work}/venv", "PYTHONUNBUFFERED": "1"}
+    package = work / "package"
+    if not package.exists():
+        return base
+    return base | {"PATH": f"{package}/bin:{base['PATH']}", "PYTHONPATH": str(package)}
 
 
 def _compile(layout: Layout, source: Path) -> None:

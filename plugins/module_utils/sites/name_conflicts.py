@@ -27,7 +27,9 @@ def name_conflicts(output: str, root: Path, own: Sequence[str]) -> str:
 
 def places(root: Path, name: str) -> Iterator[tuple[str, str]]:
     """Yield each place of a server name in nginx's configuration: file and line, and the file relative to ``root``."""
-    for file in sorted([*root.glob("*.conf"), *root.glob("conf.d/*.conf"), *root.glob("sites-enabled/*")]):
+    for file in sorted(
+        [*root.glob("*.conf"), *root.glob("conf.d/*.conf"), *root.glob("sites-enabled/*"), *root.glob("funnel/*.conf")]
+    ):
         if not file.is_file():
             continue
         text = file.read_text(encoding="utf-8", errors="replace")

@@ -30,6 +30,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.validation im
 #: Directory of all nginx configuration files.
 DIRECTORY = "/etc/nginx"
 
+#: Directory of the collection's sites and their snippets: those of the host are in sites-enabled and conf.d.
+SITES = "funnel"
+
 #: Mode of configuration files. The master reads them as root; the access rules in them are hidden from other users, such as apps.
 PRIVATE_MODE = "0600"
 
@@ -49,7 +52,7 @@ def site_files(
         files |= _SiteRenderer(f"{name}.{key}", key, site, options).files()
     if parsed_upstreams:
         shared = [_upstream_variables(key, upstream) for key, upstream in parsed_upstreams.items()]
-        files[f"sites-enabled/{name}.conf"] = {
+        files[f"{SITES}/{name}.conf"] = {
             "template": "upstreams.conf.j2",
             "vars": {"upstreams": shared},
             "label": "nginx_upstreams",
@@ -120,7 +123,7 @@ class _Location:
     @property
     def snippet(self) -> str:
         """The file of its ``extra`` lines, relative to nginx's directory."""
-        return f"sites-enabled/{self.name}.extra"
+        return f"{SITES}/{self.name}.extra"
 
 
 @dataclass(frozen=True)
@@ -174,12 +177,12 @@ class _SiteRenderer:
         return self.site.upstream if isinstance(self.site.upstream, str) else self.key
 
     def _path(self, suffix: str) -> str:
-        return f"sites-enabled/{self.name}.{suffix}"
+        return f"{SITES}/{self.name}.{suffix}"
 
     def _apps(self) -> dict[str, str]:
         """Return the apps that the site serves, each with the prefix of its files."""
         names = [self.site.app, *(mount.app for mount in self.site.mounts.values())]
-        return {name: f"sites-enabled/{self.name.partition('.')[0]}.{name}" for name in names if name}
+        return {name: f"{SITES}/{self.name.partition('.')[0]}.{name}" for name in names if name}
 
     def _health_variables(self, app: str) -> dict[str, Any]:
         live = Layout(app).live

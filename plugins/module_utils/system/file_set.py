@@ -25,6 +25,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core import atomic
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, last_lines, run
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
+from ansible_collections.funnel.tornado.plugins.module_utils.system.replaced import keep_copies
 
 #: Directories of unit files, which systemd must reload instead of the service.
 UNIT_DIRECTORIES = (Path("/etc/systemd/system"),)
@@ -131,20 +132,23 @@ class Change:
 class FileSet:
     """Desired files below ``root``, or elsewhere if their paths are absolute, and files that must not exist.
 
-    ``owns`` are globs: matching files that are not in ``files`` are removed. ``absent`` are paths of single files.
+    ``owns`` are globs: matching files that are not in ``files`` are removed, unless they match a glob of ``keep``. ``absent`` are
+    paths of single files.
     """
 
     root: Path
     files: Sequence[File]
     owns: Sequence[str] = ()
     absent: Sequence[str] = ()
+    keep: Sequence[str] = ()
 
     def desired(self, glob: Callable[[Path, str], Iterable[Path]]) -> dict[Path, File | None]:
         """Return the desired file, or None, by path, sorted; ``glob`` finds existing files below a directory."""
         present = {self.root / file.path: file for file in self.files}
         absent = {self.root / path for path in self.absent}
         for pattern in self.owns:
-            absent.update(glob(Path("/") if pattern.startswith("/") else self.root, pattern.lstrip("/")))
+            found = glob(Path("/") if pattern.startswith("/") else self.root, pattern.lstrip("/"))
+            absent.update(path for path in found if not any(path.match(str(self.root / kept)) for kept in self.keep))
         return {path: present.get(path) for path in sorted(present.keys() | absent)}
 
     def changes(self) -> list[Change]:
@@ -333,11 +337,15 @@ def converge(
         complete = all(Path(path).exists() for file in file_set.files for path in file.needs)
         if changes and check and ((installed and complete) or not check_mode):
             file_set.check(check, changes, verification.inspect)
+        result = _result(changes, service, action)
+        files = [(each.path, each.before, each.after) for each in changes if each.before and not each.before.is_link]
+        contents = {path: (before.content, after.content) for path, before, after in files if after}
+        result.warnings.extend(keep_copies(contents, check_mode=check_mode))
         if not check_mode:
             _apply(changes, service, state, action, verification.find_problems)
     except (OSError, systemd.ServiceError) as error:
         raise FileSetError(str(error)) from error
-    return _result(changes, service, action)
+    return result
 
 
 def _apply(
@@ -386,8 +394,9 @@ def _restore_service(
             systemd.activate(previous, current, action if current.active else "start")
     except (CommandError, systemd.ServiceError) as error:
         return f"The previous files were restored, but the service was not: {error}"
-    suffix = f", and {service.name} runs with them" if service and state and state.active else ""
-    return f"The previous files were restored{suffix}."
+    return (
+        f"The previous files were restored{f', and {service.name} runs with them' if service and state and state.active else ''}."
+    )
 
 
 def _result(changes: Sequence[Change], service: systemd.ServiceSpec | None, action: str) -> FileSetResult:

@@ -30,6 +30,10 @@ PROGRAMS = {b"\x28\xb5\x2f\xfd": "zstd", b"LZIP": "lzip", b"\x89LZO": "lzop", b"
 MAX_FILES = 200_000
 MAX_BYTES = 4 << 30
 
+#: The first line of a Git LFS pointer file, and its maximum size (the specification of Git LFS).
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
+LFS_POINTER_SIZE = 1024
+
 _CHUNK = 1 << 20
 
 #: Exceptions of reading an archive: RuntimeError if it is encrypted, EOFError if it is truncated, OSError if members conflict.
@@ -132,6 +136,11 @@ class Unpacking:
         target.unlink(missing_ok=True)  # the last member of a name wins; do not write through a hard link
         with target.open("xb") as output:
             for chunk in chunks:
+                if output.tell() == 0 and len(chunk) < LFS_POINTER_SIZE and chunk.startswith(LFS_POINTER):
+                    raise UnpackError(
+                        f"{target.relative_to(self.top)} is a Git LFS pointer instead of the file; hosts fetch nothing from Git "
+                        "LFS. Run `git lfs pull` and deploy the directory with source.path"
+                    )
                 self._count(len(chunk))
                 output.write(chunk)
             output.flush()

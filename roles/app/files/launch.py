@@ -30,6 +30,9 @@ from typing import Any, NoReturn
 HERE = Path(__file__).resolve().parent
 HOME = HERE.parents[1]
 
+PACKAGE = HERE / "package"
+"""The source itself, installed in the release, if it is a package. Its dependencies are in the environment."""
+
 OOM_SCORE = Path("/proc/self/oom_score_adj")
 """Priority with which the kernel kills this process when memory runs out: proc(5)."""
 
@@ -87,6 +90,8 @@ def execute(argv: list[str], release: dict[str, Any], identity: dict[str, str]) 
     """Replace this process with the program, in the environment of the release and with the variables of ``identity``."""
     identity = identity | {"TORNADO_APP": release["app"], "TORNADO_RELEASE": release["id"]}
     environment = base_environment() | release["environment"] | read_json("secrets.json") | identity
+    if PACKAGE.exists():
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PACKAGE), environment.get("PYTHONPATH"))))
     if release["open_files"]:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (release["open_files"], hard))
@@ -117,8 +122,9 @@ def placeholders(port: int | None, slot: str, process: int, run: Path) -> dict[s
 
 def base_environment() -> dict[str, str]:
     """Return the basic environment variables; the release's ``python`` comes first in PATH."""
+    package = f"{PACKAGE}/bin:" if PACKAGE.exists() else ""
     return {
-        "PATH": f"{HERE}/venv/bin:/usr/local/bin:/usr/bin:/bin",
+        "PATH": f"{package}{HERE}/venv/bin:/usr/local/bin:/usr/bin:/bin",
         "VIRTUAL_ENV": f"{HERE}/venv",
         "HOME": str(HOME / "shared"),
         "USER": pwd.getpwuid(os.getuid()).pw_name,

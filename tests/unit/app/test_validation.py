@@ -243,6 +243,11 @@ def test_unquoted_off_which_yaml_parses_as_false_is_accepted() -> None:
             {"shop": entry(hooks={"before_switch": {"command": " ", "once": True}})},
             "tornado_apps.shop.hooks.before_switch: must be a program and its arguments; found ' '",
         ),
+        (
+            {"shop": entry(build={"env": {"1A": "x"}})},
+            "tornado_apps.shop.build.env.1A: a variable name must consist of letters, digits and _",
+        ),
+        ({"shop": entry(build={"env": {"PATH": "/x"}})}, "tornado_apps.shop.build.env.PATH: is set by the build; remove it"),
         ({"shop": entry(tls={"provider": "acme"})}, "tornado_apps.shop.tls: requires domains for the certificate to cover"),
         (
             {"shop": entry(tls={"provider": True})},

@@ -52,6 +52,7 @@ def test_equal_inputs_have_equal_release_ids() -> None:
         {"hooks": {"build": "make"}},
         {"hooks": {"before_switch": {"command": "python migrate.py", "once": True}}},
         {"soak": 5},
+        {"build": {"env": {"NODE_ENV": "production"}}},
         {"python": {"version": "3.13"}},
         {"run": {"wsgi": "shop.web:make_app"}},
         {"debug": True},

@@ -32,8 +32,8 @@ def test_nginx_role_accepts_the_site_of_an_app() -> None:
         extra="etag off;",
     )
     files = site_files({"shop": found}, {}, name="app", options=NginxOptions(["80"], ["443"]))
-    assert files["sites-enabled/app.shop.conf"]["label"] == "tornado_apps.shop"
-    variables = files["sites-enabled/app.shop.conf"]["vars"]
+    assert files["funnel/app.shop.conf"]["label"] == "tornado_apps.shop"
+    variables = files["funnel/app.shop.conf"]["vars"]
     assert (variables["read_timeout"], variables["maintenance"]["retry_after"]) == (200, 60)
     assert variables["tls"] == {
         "certificate": "/etc/ssl/funnel/app.shop.pem",
@@ -70,9 +70,9 @@ def test_app_with_prefix_is_a_mount_of_the_site() -> None:
     assert mount["maintenance_file"] == "/srv/api/maintenance"
     files = site_files(found, {}, name="app", options=NginxOptions(["80"], ["443"]))
     assert {path: file["label"] for path, file in files.items() if "label" in file} == {
-        "sites-enabled/app.shop.conf": "tornado_apps.shop",
-        "sites-enabled/app.shop.html": "tornado_apps.shop.maintenance.page",
-        "sites-enabled/app.shop.0.extra": "tornado_apps.api.extra",
+        "funnel/app.shop.conf": "tornado_apps.shop",
+        "funnel/app.shop.html": "tornado_apps.shop.maintenance.page",
+        "funnel/app.shop.0.extra": "tornado_apps.api.extra",
     }
 
 
@@ -82,12 +82,12 @@ def test_each_app_of_a_site_has_a_health_check_and_a_front_door_at_its_domain() 
     files = site_files(sites, {}, name="app", options=NginxOptions(["80"], ["192.0.2.1:443", "[::]:443"], proxy_protocol=True))
     door = FrontDoor("192.0.2.1", 443, "funnel.shop.test", tls=True, proxy_protocol=True)
     for app in ("shop", "api"):
-        assert FrontDoor.from_json(files[f"sites-enabled/app.{app}.door"]["content"]) == door
-        health = files[f"sites-enabled/app.{app}.health"]["vars"]
+        assert FrontDoor.from_json(files[f"funnel/app.{app}.door"]["content"]) == door
+        health = files[f"funnel/app.{app}.health"]["vars"]
         assert (health["url"], health["live"]) == (f"/.funnel/health/{app}", f"/srv/{app}/live")
-    assert [each["health"] for each in files["sites-enabled/app.shop.conf"]["vars"]["apps"]] == [
-        "sites-enabled/app.shop.health",
-        "sites-enabled/app.api.health",
+    assert [each["health"] for each in files["funnel/app.shop.conf"]["vars"]["apps"]] == [
+        "funnel/app.shop.health",
+        "funnel/app.api.health",
     ]
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.name_conflicts import name_conflicts, places
 
-OURS = "sites-enabled/app.shop.conf"
+OURS = "funnel/app.shop.conf"
 
 
 def write(root: Path, name: str, text: str) -> None:
@@ -22,7 +22,7 @@ def test_a_conflict_names_the_file_and_line_of_the_other_site(tmp_path: Path) ->
     write(tmp_path, "conf.d/b.conf", "# server_name shop.test;\nserver { server_name my-shop.test shop.test.example; }\n")
     assert list(places(tmp_path, "shop.test")) == [
         ("/etc/nginx/sites-enabled/aaa, line 3", "sites-enabled/aaa"),
-        ("/etc/nginx/sites-enabled/app.shop.conf, line 2", OURS),
+        ("/etc/nginx/funnel/app.shop.conf, line 2", OURS),
     ]
     found = name_conflicts(warning("shop.test") * 2, tmp_path, [OURS])
     assert (

@@ -52,7 +52,7 @@ def files(
 
 
 def site(**keys: Any) -> list[str]:
-    entry = files({"shop": {**SHOP, **keys}})["sites-enabled/nginx.shop.conf"]
+    entry = files({"shop": {**SHOP, **keys}})["funnel/nginx.shop.conf"]
     return render(entry["template"], entry["vars"])
 
 
@@ -98,7 +98,7 @@ def test_extra_lines_of_a_path_keep_the_site_headers() -> None:
     assert len(server) == 8 + len(UNTRUSTED_HEADERS) + 4
     for location in ("^~ /live/", "@events.0"):
         inside = block(lines, f"location {location}")
-        own = inside.index("include sites-enabled/nginx.shop.0.extra;")
+        own = inside.index("include funnel/nginx.shop.0.extra;")
         assert sorted(inside[own + 1 :]) == sorted(server), "the site headers follow those of the path"
 
 
@@ -160,7 +160,7 @@ def test_path_of_a_mount_inherits_from_the_mount() -> None:
     assert sorted(y) == sorted(
         [*shared, "limit_req zone=nginx.shop.2.requests burst=7 nodelay;", *access, "client_max_body_size 1m;"]
     )
-    assert [line for line in lines if line.endswith(".extra;")] == ["include sites-enabled/nginx.shop.0.extra;"] * 2
+    assert [line for line in lines if line.endswith(".extra;")] == ["include funnel/nginx.shop.0.extra;"] * 2
 
 
 def test_static_files_of_a_mount_inherit_its_access_control() -> None:
@@ -442,6 +442,8 @@ BASE: dict[str, Any] = {
     "nginx_proxy_protocol": False,
     "nginx_access_log": "text",
     "nginx_extra": "",
+    "nginx_set": "nginx",
+    **yaml_file("vars/main/main.yml"),
     **yaml_file("vars/main/mozilla.yml"),
     **yaml_file("vars/main/paths.yml"),
     **yaml_file("vars/main/versions.yml"),
@@ -557,7 +559,7 @@ def test_proxy_protocol_provides_only_the_client_address() -> None:
     assert len(listens) == 5, "of the default server, and of the health checks"
     assert all(" proxy_protocol" in line for line in listens)
     behind = NginxOptions(["80"], ["443"], ["192.0.2.1"], proxy_protocol=True)
-    entry = files({"shop": {**SHOP, "domains": ["a.test"], "tls": TLS}}, options=behind)["sites-enabled/nginx.shop.conf"]
+    entry = files({"shop": {**SHOP, "domains": ["a.test"], "tls": TLS}}, options=behind)["funnel/nginx.shop.conf"]
     own = [line for line in block(render(entry["template"], entry["vars"]), "server") if line.startswith("listen ")]
     assert own == ["listen 80 proxy_protocol;", "listen 443 ssl proxy_protocol;"], "must match the default server, or nginx warns"
 
@@ -572,7 +574,7 @@ def test_health_check_is_open_to_load_balancers_only_and_bypasses_access_control
         "tls": TLS,
     }
     balancers = NginxOptions(["80"], ["443"], ["192.0.2.1", "192.0.2.2"])
-    entry = files({"shop": {**SHOP, **keys}}, options=balancers)["sites-enabled/nginx.shop.conf"]
+    entry = files({"shop": {**SHOP, **keys}}, options=balancers)["funnel/nginx.shop.conf"]
     lines = render(entry["template"], entry["vars"])
     inside = block(lines, "location = /.funnel/health")
     assert inside[:5] == ["allow 192.0.2.1;", "allow 192.0.2.2;", "deny all;", "auth_basic off;", "access_log off;"]
@@ -597,14 +599,14 @@ APP = {**SHOP, "app": "shop"}
 
 
 def test_health_check_of_an_app_is_open_to_its_host_and_the_load_balancers() -> None:
-    entry = files({"shop": APP}, options=NginxOptions(["80"], [], ["192.0.2.1"]))["sites-enabled/nginx.shop.health"]
+    entry = files({"shop": APP}, options=NginxOptions(["80"], [], ["192.0.2.1"]))["funnel/nginx.shop.health"]
     inside = block(render(entry["template"], entry["vars"]), "location = /.funnel/health/shop")
     assert inside[:4] == ["allow 127.0.0.1;", "allow ::1;", "allow 192.0.2.1;", "deny all;"]
     assert {"auth_basic off;", "proxy_read_timeout 1s;", "proxy_pass_request_headers off;"} <= set(inside)
     assert "include /srv/shop/live/health.con[f];" in inside
     assert f"add_header {HEALTH_HEADER} $funnel_check_result always;" in inside
     lines = site(app="shop")
-    assert "include sites-enabled/nginx.shop.health;" in lines
+    assert "include funnel/nginx.shop.health;" in lines
     assert block(lines, "location = /.funnel/health") == ["rewrite ^ /.funnel/health/shop last;"]
     assert "keepalive 256;" not in block(lines, "upstream shop.health"), "an idle connection may lead to the previous release"
     assert f"server_name {HEALTH_HOST};" in base()
@@ -668,7 +670,7 @@ def test_only_sites_with_acme_certificates_answer_challenges_over_http() -> None
 
 def test_nginx_conf_has_no_absolute_includes() -> None:
     includes = [line for line in base() if line.startswith("include ")]
-    assert len(includes) == 5
+    assert len(includes) == 6
     assert not [line for line in includes if "/" in line.split()[1][:1]]
 
 
@@ -717,7 +719,7 @@ def test_sites_have_distinct_variables() -> None:
 
 
 def site_lines(key: str) -> list[str]:
-    entry = files({key: SHOP})[f"sites-enabled/nginx.{key}.conf"]
+    entry = files({key: SHOP})[f"funnel/nginx.{key}.conf"]
     return render(entry["template"], entry["vars"])
 
 
@@ -754,14 +756,14 @@ def test_access_control_and_limits() -> None:
 
 def test_basic_auth_is_a_secret_file_readable_by_nginx() -> None:
     entries = files({"shop": {**SHOP, "basic_auth": {"ann": "$6$salt$hash"}}})
-    assert entries["sites-enabled/nginx.shop.htpasswd"] == {
+    assert entries["funnel/nginx.shop.htpasswd"] == {
         "content": "ann:$6$salt$hash\n",
         "mode": "0640",
         "group": "www-data",
         "secret": True,
     }
-    lines = render("site.conf.j2", entries["sites-enabled/nginx.shop.conf"]["vars"])
-    assert "auth_basic_user_file sites-enabled/nginx.shop.htpasswd;" in block(lines, "server")
+    lines = render("site.conf.j2", entries["funnel/nginx.shop.conf"]["vars"])
+    assert "auth_basic_user_file funnel/nginx.shop.htpasswd;" in block(lines, "server")
 
 
 def test_aliases_and_http_redirect_to_the_first_domain_over_https() -> None:
@@ -784,11 +786,46 @@ def test_snippets_are_separate_files_labeled_with_their_key() -> None:
         name="apps",
     )
     assert {path: entry["label"] for path, entry in entries.items()} == {
-        "sites-enabled/apps.shop.conf": "tornado_apps.shop",
-        "sites-enabled/apps.shop.extra": "tornado_apps.shop.extra",
-        "sites-enabled/apps.shop.0.extra": "tornado_apps.shop.paths./live/.extra",
-        "sites-enabled/apps.blog.conf": "nginx_sites.blog",
+        "funnel/apps.shop.conf": "tornado_apps.shop",
+        "funnel/apps.shop.extra": "tornado_apps.shop.extra",
+        "funnel/apps.shop.0.extra": "tornado_apps.shop.paths./live/.extra",
+        "funnel/apps.blog.conf": "nginx_sites.blog",
     }
-    lines = render("site.conf.j2", entries["sites-enabled/apps.shop.conf"]["vars"])
-    assert block(lines, "server")[-1] == "include sites-enabled/apps.shop.extra;"
-    assert "include sites-enabled/apps.shop.0.extra;" in block(lines, "location ^~ /live/")
+    lines = render("site.conf.j2", entries["funnel/apps.shop.conf"]["vars"])
+    assert block(lines, "server")[-1] == "include funnel/apps.shop.extra;"
+    assert "include funnel/apps.shop.0.extra;" in block(lines, "location ^~ /live/")
+
+
+def listens(existing: dict[str, Any]) -> list[str]:
+    return [line for line in base(__nginx_existing=existing) if line.startswith("listen ")]
+
+
+def test_a_server_of_the_host_stays_the_default_of_its_address() -> None:
+    other = {"listen": [{"address": "80", "default": False}, {"address": "443", "default": True}]}
+    defaults = [line for line in listens({"servers": [other]}) if "default_server" in line]
+    assert defaults == ["listen [::]:80 default_server backlog=4096;"]
+    everywhere = {"listen": [{"address": address, "default": False} for address in ("80", "[::]:80", "443")]}
+    lines = base(__nginx_existing={"servers": [other, everywhere]})
+    assert lines.count("server {") == 1, "of the health checks, whose name no client sends"
+    assert lines.index("include sites-enabled/*;") < lines.index("server {"), "which is not the first at an address either"
+
+
+def test_nginx_does_not_listen_on_ipv6_if_the_kernel_lacks_it() -> None:
+    assert [line for line in listens({"ipv6": False}) if "[::]" in line] == []
+
+
+def test_kept_lines_of_the_host_replace_those_of_the_collection() -> None:
+    kept = {"funnel.http.conf": {"content": ""}, "funnel.main.conf": {"content": ""}}
+    before, after = base(), base(__nginx_existing={"kept": kept, "names": ["gzip_types", "keepalive_timeout"]})
+    removed = [line for line in before if line not in after]
+    assert len(removed) == 4
+    assert (removed[0], removed[1].split()[0]) == ("keepalive_timeout 65;", "gzip_types")
+    assert after.index("include funnel.http.conf;") < after.index("include conf.d/*.conf;")
+    assert after.index("include funnel.main.conf;") < after.index("events {")
+
+
+def test_sites_of_the_host_are_included_as_by_the_distribution() -> None:
+    lines = base()
+    assert lines.index("include sites-enabled/*;") < lines.index("include funnel/*.conf;")
+    earlier = base(__nginx_existing={"obsolete": ["sites-enabled/app.shop.conf", "sites-enabled/app.shop.extra"]})
+    assert "include sites-enabled/*.conf;" in earlier

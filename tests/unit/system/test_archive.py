@@ -124,6 +124,15 @@ def test_zip_members_outside_the_directory_are_refused(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize("ending", ["tar", "zip"])
+def test_pointers_of_git_lfs_are_refused_by_name(tmp_path: Path, tree: Path, ending: str) -> None:
+    (tree / "logo.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+    file = tmp_path / f"shop.{ending}"
+    packed = zipped(file, tree) if ending == "zip" else tarred(file, tree)
+    with pytest.raises(BuildError, match=r"logo\.png is a Git LFS pointer instead of the file; .* `git lfs pull`"):
+        unpacked(packed, tmp_path / "src")
+
+
+@pytest.mark.parametrize("ending", ["tar", "zip"])
 def test_nothing_is_written_through_a_link(tmp_path: Path, ending: str) -> None:
     (tmp_path / "outside").mkdir()
     file = tmp_path / f"evil.{ending}"
