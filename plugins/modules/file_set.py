@@ -56,7 +56,6 @@ options:
   check:
     description:
       - Command of the daemon's checker; C({root}) is replaced by the path of the staged copy of O(root).
-      - A warning of nginx that a site of O(files) has the server name of another one is a failure, too.
       - It runs only if something differs. In check mode it is skipped if the checker, the service or a needed file is missing.
     type: list
     elements: str
@@ -156,13 +155,11 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.name_conflicts import name_conflicts
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_entries import parse_files
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import (
     FileSet,
     FileSetError,
     FileSetResult,
-    Verification,
     converge,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceSpec
@@ -225,11 +222,13 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> FileSetResult:
         timeout=service["timeout"],
     )
     file_set = FileSet(root, files, params["owns"], params["absent"], params["keep"])
-    verification = Verification(
-        inspect=lambda output, copy: name_conflicts(output, copy, list(params["files"])) if spec and spec.name == "nginx" else "",
+    return converge(
+        file_set,
+        check=params["check"],
+        service=spec,
         find_problems=lambda: front_door.problems(params["front_doors"]),
+        check_mode=check_mode,
     )
-    return converge(file_set, check=params["check"], service=spec, verification=verification, check_mode=check_mode)
 
 
 if __name__ == "__main__":

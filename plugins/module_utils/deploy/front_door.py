@@ -11,6 +11,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core import status_
 from ansible_collections.funnel.tornado.plugins.module_utils.core.atomic import replace_link
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import existing_nginx
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.front_door import FrontDoor
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import (
     HEALTH_HEADER,
@@ -18,14 +19,11 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import 
     HEALTHY,
     RELEASE_HEADER,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.name_conflicts import places
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import SITES
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 
-NGINX = "etc/nginx"
-
 #: Files with the front doors of apps, by the reverse proxy that serves them.
-FILES = {"nginx": f"{NGINX}/{SITES}/app.{{app}}.door", "haproxy": "etc/haproxy/doors/{app}.door"}
+FILES = {"nginx": f"etc/nginx/{SITES}/app.{{app}}.door", "haproxy": "etc/haproxy/doors/{app}.door"}
 
 #: Seconds until the front door must serve a new release. HAProxy considers a process up after two checks.
 TIMEOUT = {"nginx": 5.0, "haproxy": 15.0}
@@ -111,7 +109,7 @@ def _nginx_problem(layout: Layout, manifest: ReleaseManifest, door: FrontDoor) -
     headers = {name.lower(): value for name, value in answer.headers.items()}
     release = headers.get(RELEASE_HEADER.lower())
     if release is None:
-        others = [place for place, file in places(layout.base / NGINX, door.domain) if not file.startswith(f"{SITES}/")]
+        others = [server.place for server in existing_nginx().servers if door.domain in server.names]
         cause = f"its name is also in {' and in '.join(others)}" if others else "a line of the site, such as extra, answers first"
         return f"{door.url} does not reach the app: nginx answered {url} with {answer.status_line}; {cause}"
     if release != manifest.id or answer.release not in (None, manifest.id):

@@ -12,6 +12,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.front_door import FrontDoor
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import (
     CHALLENGE_URL,
+    CHALLENGES,
     DEFAULT_HEADERS,
     HEALTH_HEADER,
     HEALTH_URL,
@@ -275,6 +276,7 @@ class _SiteRenderer:
                 {"pattern": f"~^{re.escape(url)}", "file": mount_files[url]} for url in sorted(mount_files, key=len, reverse=True)
             ],
             "challenge_url": CHALLENGE_URL,
+            "challenge_upstream": f"{self.name}{CHALLENGES}",
             "untrusted_headers": UNTRUSTED_HEADERS,
             "health_url": HEALTH_URL,
             "apps": [

@@ -178,12 +178,9 @@ class FileSet:
                     target.write_bytes(change.after.content)
             yield copy
 
-    def check(
-        self, command: Sequence[str], changes: Sequence[Change], inspect: Callable[[str, Path], str] = lambda _output, _copy: ""
-    ) -> None:
+    def check(self, command: Sequence[str], changes: Sequence[Change]) -> None:
         """Run the daemon's check on a staged copy, whose path replaces ``{root}`` in ``command``.
 
-        :arg inspect: returns a problem in the output of a successful check, such as a warning that must be heeded.
         :raises FileSetError: with the output of the check, the live paths and the rejected line.
         """
         with self.staged(changes) as copy:
@@ -194,8 +191,6 @@ class FileSet:
             if finished.status != 0:
                 output = last_lines(finished.output.replace(str(copy), str(self.root)))
                 raise FileSetError(f"{self._rejected_line(output)}{output}\n{self.root} was not changed.")
-            if problem := inspect(finished.output, copy):
-                raise FileSetError(f"{problem}\n{self.root} was not changed.")
 
     def _rejected_line(self, output: str) -> str:
         """Return a line with the file that the ``output`` of a check names, its label and the text of the rejected line."""
@@ -294,28 +289,17 @@ class FileSetResult:
         return bool(self.files or self.removed or self.service not in {"", "deferred"})
 
 
-@dataclass(frozen=True)
-class Verification:
-    """Further checks of new files: ``inspect`` is that of `FileSet.check`.
-
-    ``find_problems`` returns what does not work, by name, before and after the change.
-    """
-
-    inspect: Callable[[str, Path], str] = lambda _output, _copy: ""
-    find_problems: Callable[[], Mapping[str, str]] = dict
-
-
 def converge(
     file_set: FileSet,
     *,
     check: Sequence[str] = (),
     service: systemd.ServiceSpec | None = None,
-    verification: Verification = Verification(),
+    find_problems: Callable[[], Mapping[str, str]] = dict,
     check_mode: bool = False,
 ) -> FileSetResult:
     """Apply the desired state of the files and the service; on failure, restore the previous state of both.
 
-    A problem that was not there before the change is a failure.
+    ``find_problems`` returns what does not work, by name, before and after the change. A new problem is a failure.
 
     In check mode nothing is changed, and the daemon's check runs only if the daemon and the files that it needs are installed, as
     an earlier task may be about to create them.
@@ -336,13 +320,13 @@ def converge(
         installed = shutil.which(check[0] if check else "") and (state is None or state.exists)
         complete = all(Path(path).exists() for file in file_set.files for path in file.needs)
         if changes and check and ((installed and complete) or not check_mode):
-            file_set.check(check, changes, verification.inspect)
+            file_set.check(check, changes)
         result = _result(changes, service, action)
         files = [(each.path, each.before, each.after) for each in changes if each.before and not each.before.is_link]
         contents = {path: (before.content, after.content) for path, before, after in files if after}
         result.warnings.extend(keep_copies(contents, check_mode=check_mode))
         if not check_mode:
-            _apply(changes, service, state, action, verification.find_problems)
+            _apply(changes, service, state, action, find_problems)
     except (OSError, systemd.ServiceError) as error:
         raise FileSetError(str(error)) from error
     return result
