@@ -15,7 +15,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.tls.dns import CRED
 UPDATE = {"server": "192.0.2.53", "name": "funnel.", "secret": "c2VjcmV0", "port": 53}
 
 
-def parsed(plugin: str, propagation: int | None = None, **credentials: Any) -> DnsChallenge:
+def parsed(plugin: str, credentials: dict[str, Any], propagation: int | None = None) -> DnsChallenge:
     found = parse_dns({"plugin": plugin, "credentials": credentials, "propagation": propagation})
     assert found
     return found
@@ -26,7 +26,7 @@ def test_every_plugin_has_its_credentials_as_data() -> None:
 
 
 def test_credentials_file_has_the_prefixed_options_and_the_command_line_no_secret() -> None:
-    dns = parsed("rfc2136", 5, **UPDATE)
+    dns = parsed("rfc2136", UPDATE, 5)
     assert dns.content().splitlines() == [
         "dns_rfc2136_server = 192.0.2.53",
         "dns_rfc2136_name = funnel.",
@@ -41,11 +41,11 @@ def test_credentials_file_has_the_prefixed_options_and_the_command_line_no_secre
 
 def test_google_takes_json_and_route53_a_file_of_aws() -> None:
     account = {"type": "service_account", "client_email": "a@b", "private_key": "-----BEGIN\n", "token_uri": "https://c"}
-    assert json.loads(parsed("google", **account).content()) == account
-    keys = parsed("route53", aws_access_key_id="AKIA", aws_secret_access_key="x")
+    assert json.loads(parsed("google", account).content()) == account
+    keys = parsed("route53", {"aws_access_key_id": "AKIA", "aws_secret_access_key": "x"})
     assert keys.content() == "[default]\naws_access_key_id = AKIA\naws_secret_access_key = x\n"
     assert keys.environment("app") == {"AWS_SHARED_CREDENTIALS_FILE": "/etc/letsencrypt/funnel/app.route53.ini"}
-    assert parsed("route53").environment("app") == {}, "the instance has a role"
+    assert parsed("route53", {}).environment("app") == {}, "the instance has a role"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_mistakes_are_reported_without_the_values(value: dict[str, Any], problem
 
 
 def test_credentials_are_written_only_for_certificates_that_need_them(tmp_path: Path) -> None:
-    client = AcmeClient(Account("https://acme.test/dir"), dns=parsed("rfc2136", **UPDATE), set_name="app", base=tmp_path)
+    client = AcmeClient(Account("https://acme.test/dir"), dns=parsed("rfc2136", UPDATE), set_name="app", base=tmp_path)
     by_dns = CertificateRequest(provider="acme", domains=["*.shop.test"], challenge="dns")
     by_http = CertificateRequest(provider="acme", domains=["shop.test"])
     assert client.files([by_http]) == []
