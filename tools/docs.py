@@ -54,7 +54,7 @@ OPTIONS = {
 #: Groups of the annotated example: title, and the keys of an entry in their order.
 GROUPS = {
     "Source and environment": ("source", "python", "build", "env", "secrets", "services"),
-    "Processes": ("run", "processes", "port", "open_files", "debug", "watch"),
+    "Processes": ("run", "processes", "workers", "affinity", "port", "open_files", "debug", "watch"),
     "Deploy": ("health", "hooks", "drain", "soak", "soak_errors"),
     "Site": ("domains", "aliases", "prefix", "static", "paths", "headers", "extra"),
     "TLS": ("tls",),
@@ -96,7 +96,11 @@ EXAMPLES: dict[str, Any] = {
     "run.threads": 20,
     "run.command": "python -m shop --socket={socket}",
     "run.procfile": "web",
-    "run.scale": {"worker": 2},
+    "affinity": "cookie",
+    "workers.*.command": "python -m shop.queue --number={process}",
+    "workers.*.count": 2,
+    "workers.*.stop_timeout": 300,
+    "workers.*.stop_signal": "INT",
     "port": 8100,
     "open_files": 16384,
     "debug": True,
@@ -142,12 +146,12 @@ EXAMPLES: dict[str, Any] = {
 #: Keys that the annotated example shows as comments, because other keys of it exclude them.
 ALTERNATIVES = {
     *("source.path", "source.archive", "source.checksum", "source.package", "source.push", "source.keys", "source.directory"),
-    *("run.wsgi", "run.threads", "run.command", "run.procfile", "run.scale", "port", "debug", "watch"),
+    *("run.wsgi", "run.threads", "run.command", "run.procfile", "port", "debug", "watch"),
     *("prefix", "tls.certificate", "tls.key"),
 }
 
 #: Names in the annotated example for keys that are chosen by the user.
-EXAMPLE_NAMES = {"paths.*": "/live/"}
+EXAMPLE_NAMES = {"paths.*": "/live/", "workers.*": "queue"}
 
 #: Plugins on the page of modules and filters, by kind.
 PLUGINS = {"module": sorted((ROOT / "plugins/modules").glob("*.py")), "filter": sorted((ROOT / "plugins/filter").glob("*.py"))}

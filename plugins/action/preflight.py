@@ -52,7 +52,8 @@ class ActionModule(ModuleAction):
         self._fail_on([*problems, *unknown_apps(arguments["names"], entries)])
         host = self.run_module({"apps": {}, "key": KEY}, variables)
         if not host.get("failed"):
-            self._fail_on(host_problems(apps, HostFacts(host["cpus"], host["open_files"], frozenset(host["names"]))))
+            balanced = bool(variables["groups"].get("balancers"))
+            self._fail_on(host_problems(apps, HostFacts(host["cpus"], host["open_files"], frozenset(host["names"]), balanced)))
         return host
 
     def _role_problems(self, role: str, variables: dict[str, Any]) -> list[str]:

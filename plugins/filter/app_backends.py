@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner
@@ -59,14 +59,14 @@ def app_backends(apps: object, addresses: Mapping[str, str], tls_at: str = "bala
     }
 
 
-def backend(app: App, parts: Iterable[App], addresses: Mapping[str, str], tls_at: str) -> dict[str, Any]:
+def backend(app: App, parts: Collection[App], addresses: Mapping[str, str], tls_at: str) -> dict[str, Any]:
     """Return the backend of a site; ``parts`` are all apps of the site, including ``app``, which owns it."""
     limit = {} if app.balance.connections is None else {"max_connections": app.balance.connections}
     tls = app.tls.provider != "off"
     found = {
         "servers": {host: {"address": _bracketed(address), **limit} for host, address in addresses.items()},
         "health": {"path": HEALTH_URL},
-        "sticky": app.balance.sticky,
+        "affinity": next((kind for kind in ("cookie", "address") if kind in {part.affinity for part in parts}), "none"),
         "queue": app.balance.queue,
         "read_timeout": max(seconds for part in parts for seconds in _read_timeouts(part)),
         "origin": f"{VARIABLE}.{app.name}",

@@ -85,7 +85,7 @@ def options_of(app: App, options: type) -> dict[str, Any]:
     static = app.static if app.source.directory is None else None
     return {
         **{option.name: entry[option.name] for option in dataclasses.fields(options) if option.name in entry},
-        "upstream": {"include": str(layout.live_upstream)},
+        "upstream": {"include": str(layout.live_upstream), "affinity": app.affinity},
         "static": [{"url": static.url, "live": str(layout.live)}] if static else [],
         "origin": f"{VARIABLE}.{app.name}",
     }

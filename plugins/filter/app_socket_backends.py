@@ -66,6 +66,7 @@ def backend(app: App, cpus: int) -> dict[str, Any]:
         "aliases": app.aliases,
         "headers": {**DEFAULT_HEADERS, **app.headers},
         "health": {"path": app.health.path},
+        "affinity": app.affinity,
         "read_timeout": app.read_timeout,
         "redirect": tls and app.tls.redirect,
         "hsts": app.tls.hsts,

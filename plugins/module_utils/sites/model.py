@@ -27,6 +27,9 @@ _HASH = Pattern(
 #: Path of ACME http-01 challenges. It stays reachable during maintenance and is exempt from redirects and access control.
 CHALLENGE_URL = "/.well-known/acme-challenge/"
 
+#: Files at the top of a site that its first directory of static files holds.
+ICON_URLS = ("/favicon.ico", "/robots.txt")
+
 #: Prefix of the pages that the role serves itself.
 OWN_URL = "/.funnel/"
 
@@ -70,6 +73,10 @@ DEFAULT_HEADERS: Mapping[str, str] = {
 }
 
 
+#: How a client stays with one server (session affinity).
+Affinity = Literal["none", "cookie", "address"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Server:
     """One server of an upstream."""
@@ -96,6 +103,13 @@ class Upstream:
     balance: Annotated[
         Literal["least_conn", "round_robin", "ip_hash", "random"], Doc("Load balancing method that selects a server per request.")
     ] = "least_conn"
+    affinity: Annotated[
+        Affinity,
+        Doc(
+            "How a client stays with one server, instead of C(balance): C(cookie) by a cookie that nginx sets, C(address) by its "
+            "IP address. If that server is unreachable, the client gets another."
+        ),
+    ] = "none"
     keepalive: Annotated[int, Doc("Maximum number of idle connections that each worker keeps."), Range(1, 10_000)] = 256
     keepalive_timeout: Annotated[int, Doc("Seconds that an idle connection is kept."), _SECONDS] = 2
 
@@ -174,8 +188,8 @@ class SiteOptions(Domains):
     paths: Annotated[
         dict[str, PathOptions],
         Doc(
-            "Options by path, such as C({/live/: {read_timeout: 3600}}). A path that ends with / covers all below it, any other "
-            "is exact. It inherits unset options, except C(extra), from the nearest path around it."
+            "Options by path, such as C({/live/: {read_timeout: 3600}}). A path that ends with / covers itself without the / and "
+            "all below it, any other is exact. It inherits unset options, except C(extra), from the nearest path around it."
         ),
     ] = field(default_factory=dict)
     headers: Annotated[
