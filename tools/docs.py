@@ -47,6 +47,11 @@ OPTIONS = {
         "C(prefix) and the like.",
     ),
     "app_versions": ("dict", "{}", "Versions to deploy instead of the versions in the entries, by app."),
+    "app_acme_peers": (
+        "list",
+        "[]",
+        "IP addresses of other hosts that get ACME certificates for the same names; each of them answers the challenges of all.",
+    ),
     "app_tls": ("bool", "true", "Whether this host terminates TLS for the apps; false behind a load balancer that does."),
     "app_wait": ("int", "60", "Seconds to wait for another deploy of an app on the host."),
 }
@@ -93,6 +98,7 @@ EXAMPLES: dict[str, Any] = {
     "services.syslog.host": "logs.example.com",
     "run.app": "shop.web:make_app",
     "run.wsgi": "shop.wsgi:application",
+    "run.asgi": "shop.asgi:application",
     "run.threads": 20,
     "run.command": "python -m shop --socket={socket}",
     "run.procfile": "web",
@@ -146,7 +152,7 @@ EXAMPLES: dict[str, Any] = {
 #: Keys that the annotated example shows as comments, because other keys of it exclude them.
 ALTERNATIVES = {
     *("source.path", "source.archive", "source.checksum", "source.package", "source.push", "source.keys", "source.directory"),
-    *("run.wsgi", "run.threads", "run.command", "run.procfile", "port", "debug", "watch"),
+    *("run.wsgi", "run.asgi", "run.threads", "run.command", "run.procfile", "port", "debug", "watch"),
     *("prefix", "tls.certificate", "tls.key"),
 }
 
