@@ -17,6 +17,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.validation impo
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, closest_match
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
+from ansible_collections.funnel.tornado.plugins.plugin_utils.app_selection import unknown_apps
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import KEY
 from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
 
@@ -49,7 +50,7 @@ class ActionModule(ModuleAction):
             problems += self._file_problems(apps)
         except InvalidDataError as error:
             problems += error.problems
-        self._fail_on([*problems, *unknown_apps(arguments["names"], entries)])
+        self._fail_on([*problems, *unknown_apps(arguments["names"], entries if isinstance(entries, dict) else [])])
         host = self.run_module({"apps": {}, "key": KEY}, variables)
         if not host.get("failed"):
             self._fail_on(host_problems(apps, HostFacts(host["cpus"], host["open_files"], frozenset(host["names"]))))
@@ -76,18 +77,6 @@ class ActionModule(ModuleAction):
     def _fail_on(self, problems: Iterable[str]) -> None:
         if lines := list(problems):
             raise AnsibleActionFail("\n".join(["the inventory has mistakes; nothing was changed", *lines]))
-
-
-def unknown_apps(names: list[str], entries: object) -> list[str]:
-    """Return a message for each of ``names`` that has no entry."""
-    apps = list(entries) if isinstance(entries, dict) else []
-    problems = []
-    for name in names:
-        if name not in apps:
-            match = closest_match(name, apps)
-            hint = f"did you mean {match}?" if match else f"there are {', '.join(apps)}"
-            problems.append(f"{VARIABLE}: no such app {name}; {hint}")
-    return problems
 
 
 def misspelled_variables(variables: dict[str, Any]) -> list[str]:

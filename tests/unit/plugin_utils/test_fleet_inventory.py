@@ -184,7 +184,7 @@ def test_other_groups_of_the_user_are_accepted() -> None:
 def test_every_playbook_rejects_an_inventory_without_its_groups() -> None:
     playbooks = {path: yaml.safe_load(path.read_text()) for path in (ROOT / "playbooks").glob("*.yml")}
     for path, plays in playbooks.items():
-        if path.name in ("services.yml", "switch.yml"):  # imported by site.yml and deploy.yml after their check
+        if path.name in ("services.yml", "switch.yml", "report.yml"):  # imported by site.yml and deploy.yml after their check
             continue
         first = plays
         while "ansible.builtin.import_playbook" in first[0]:
