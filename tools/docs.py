@@ -47,6 +47,11 @@ OPTIONS = {
         "C(prefix) and the like.",
     ),
     "app_versions": ("dict", "{}", "Versions to deploy instead of the versions in the entries, by app."),
+    "app_acme_peers": (
+        "list",
+        "[]",
+        "IP addresses of other hosts that get ACME certificates for the same names; each of them answers the challenges of all.",
+    ),
     "app_tls": ("bool", "true", "Whether this host terminates TLS for the apps; false behind a load balancer that does."),
     "app_wait": ("int", "60", "Seconds to wait for another deploy of an app on the host."),
     "app_preempt": ("bool", "false", "Whether to preempt another deploy of an app on the host, instead of waiting for it."),

@@ -58,6 +58,11 @@ options:
     description: HMAC key of the external account.
     type: str
     default: ""
+  acme_self_check:
+    description: Whether to verify first that a challenge for each name would reach this host, so that mistakes do not count
+      against the rate limits of the ACME server.
+    type: bool
+    default: true
   chains:
     description: Contents of C(certificate), by name. Internal; set by the action plugin.
     type: dict
@@ -117,6 +122,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.acme import AcmeClient
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certbot import Account
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import CertificatesError, CertificateStore, Pem
@@ -130,6 +136,7 @@ ARGUMENTS: dict[str, Any] = {
     "acme_email": {"type": "str", "default": ""},
     "acme_eab_key_id": {"type": "str", "default": ""},
     "acme_eab_hmac_key": {"type": "str", "default": "", "no_log": True},
+    "acme_self_check": {"type": "bool", "default": True},
     "chains": {"type": "dict", "default": {}},
     "keys": {"type": "dict", "default": {}, "no_log": True},
 }
@@ -144,7 +151,7 @@ def main() -> None:
             params["set"],
             parse_requests(params["wanted"]),
             params["services"],
-            account,
+            AcmeClient(account, params["acme_self_check"]),
             {name: Pem(chain, params["keys"][name]) for name, chain in params["chains"].items()},
             check_mode=module.check_mode,
         )

@@ -18,7 +18,14 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
     Range,
     parse_each,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import CHALLENGE_URL, NAME, UNTRUSTED_HEADERS, Domains
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import (
+    CHALLENGE_URL,
+    CHALLENGES,
+    HOST_PORT,
+    NAME,
+    UNTRUSTED_HEADERS,
+    Domains,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.validation import (
     domain_conflicts,
     domain_problems,
@@ -88,6 +95,14 @@ class Backend(Domains):
         bool,
         Doc("Whether the servers answer ACME http-01 challenges, so that HAProxy proxies instead of redirects these requests."),
     ] = False
+    acme_clients: Annotated[
+        list[str],
+        Doc(
+            "Addresses, C(host:port), of ACME clients, one of which answers each http-01 challenge for the domains: that of this "
+            "host, C(127.0.0.1:8402) with the role certificates, then those of other load balancers with the same domains."
+        ),
+        HOST_PORT,
+    ] = field(default_factory=list)
     hsts: Annotated[
         int, Doc("Seconds for C(Strict-Transport-Security), which forbids browsers plain HTTP."), Range(0, 126_144_000)
     ] = 0
@@ -283,6 +298,9 @@ def _backend_variables(name: str, backend: Backend) -> dict[str, Any]:
         "main_domain": backend.domains[0] if backend.domains else "",
         "redirect": backend.redirect,
         "challenges": backend.challenges,
+        "acme_clients": backend.acme_clients,
+        "acme_backend": f"{name}{CHALLENGES}",
+        "acme_domains": [_match(domain) for domain in (*backend.domains, *backend.aliases)] if backend.acme_clients else [],
         "headers": list(_headers(backend)),
         "cookie": COOKIE,
         "challenge_url": CHALLENGE_URL,

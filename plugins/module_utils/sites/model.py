@@ -12,6 +12,7 @@ NAME = Pattern(r"[A-Za-z0-9][A-Za-z0-9_-]*", "a name of letters, digits, _ and -
 
 _PATH = Pattern(r"/[^\s;{}'\"\\$*?\[\]]*", "an absolute path, without blanks, quotes and any of ; { } $ * ? [ ]")
 _ADDRESS = Pattern(r"unix:/[^\s;{}'\"\\$]+|[^\s;{}'\"\\$/]+", 'host:port, or a socket such as "unix:/run/shop/0.sock"')
+HOST_PORT = Pattern(r"([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}", "host:port, an IPv6 address in [ ]")
 _SIZE = Pattern(r"[1-9][0-9]*[kmg]?", 'a size, such as "50m"')
 _SECONDS = Range(1, 86400)
 
@@ -26,6 +27,9 @@ _HASH = Pattern(
 
 #: Path of ACME http-01 challenges. It stays reachable during maintenance and is exempt from redirects and access control.
 CHALLENGE_URL = "/.well-known/acme-challenge/"
+
+#: Suffix of the name of an upstream or backend that consists of ACME clients.
+CHALLENGES = ".challenges"
 
 #: Prefix of the pages that the role serves itself.
 OWN_URL = "/.funnel/"
@@ -239,7 +243,14 @@ class Tls:
     hsts: Annotated[
         int, Doc("Seconds that browsers must use HTTPS only (C(Strict-Transport-Security))."), Range(0, 126_144_000)
     ] = 0
-    challenges: Annotated[str | None, Doc("Directory with the responses to ACME http-01 challenges."), _PATH] = None
+    acme_clients: Annotated[
+        list[str],
+        Doc(
+            "Addresses, C(host:port), of ACME clients, one of which answers each http-01 challenge for the site: that of this "
+            "host, C(127.0.0.1:8402) with the role certificates, then those of other hosts with the same names."
+        ),
+        HOST_PORT,
+    ] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import (
     CHALLENGE_URL,
+    CHALLENGES,
     DEFAULT_HEADERS,
     HEALTH_URL,
     UNTRUSTED_HEADERS,
@@ -238,6 +239,7 @@ class _SiteRenderer:
                 {"pattern": f"~^{re.escape(url)}", "file": mount_files[url]} for url in sorted(mount_files, key=len, reverse=True)
             ],
             "challenge_url": CHALLENGE_URL,
+            "challenge_upstream": f"{self.name}{CHALLENGES}",
             "untrusted_headers": UNTRUSTED_HEADERS,
             "health_url": HEALTH_URL,
             "trusted_proxies": list(self.options.trusted_proxies),

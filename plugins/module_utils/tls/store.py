@@ -23,9 +23,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set imp
     FileSetError,
     Transaction,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.tls import certbot
+from ansible_collections.funnel.tornado.plugins.module_utils.tls import certbot, issuance
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.acme import AcmeClient
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import (
-    CHALLENGES,
     CertificateRequest,
     chain_path,
     installed_names,
@@ -80,6 +80,11 @@ class CertificateFiles:
     def lineage(self) -> certbot.Lineage:
         """The certificate in certbot."""
         return certbot.Lineage(f"{self.set_name}.{self.name}", self.base)
+
+    @property
+    def record(self) -> Path:
+        """The record of its ACME orders."""
+        return issuance.record_path(self.lineage.name, self.base)
 
     @property
     def temporary(self) -> bool:
@@ -211,7 +216,7 @@ class CertificateStore:
     set_name: str
     requests: Mapping[str, CertificateRequest]
     services: Sequence[str]
-    account: certbot.Account
+    client: AcmeClient
     contents: Mapping[str, Pem]
     check_mode: bool = False
     base: Path = Path("/")
@@ -270,7 +275,7 @@ class CertificateStore:
             services=reloaded,
             before=before + "".join(f"{name}\n" for name in leftover),
             after="".join(
-                f"{name}: {', '.join(self.requests[name].domains)}, issued by {self.account.server}\n" for name in pending
+                f"{name}: {', '.join(self.requests[name].domains)}, issued by {self.client.account.server}\n" for name in pending
             ),
         )
 
@@ -298,24 +303,19 @@ class CertificateStore:
         return [File(str(path), str(target).encode(), is_link=True) for path, target in targets.items()]
 
     def _is_pending(self, name: str) -> bool:
-        request, lineage = self.requests[name], self._files(name).lineage
+        request, files = self.requests[name], self._files(name)
         if request.provider != "acme":
             return False
-        if not lineage.exists() or lineage.server() != self.account.server:
+        if not self.client.is_issued(files.lineage, request):
             return True
-        if lineage.domains() != set(request.domains):
-            return True
-        issued = read(lineage.chain)
+        issued = read(files.lineage.chain)
         return issued is None or issued.missing(request.domains) != [] or issued.expires < time.time()
 
     def _issue(self, name: str) -> str:
-        """Issue a certificate with certbot; return the problem, or an empty string."""
+        """Issue a certificate; return the problem, or an empty string."""
         request = self.requests[name]
-        challenges = self.base / CHALLENGES.relative_to("/")
-        challenges.mkdir(parents=True, exist_ok=True)
-        challenges.chmod(0o755)  # nginx needs access, whatever the umask
         try:
-            self._files(name).lineage.issue(request.domains, self.account, challenges)
+            self.client.issue(self._files(name).lineage, request)
         except certbot.CertbotError as error:
             return f"{request.origin}: no certificate was issued; the previous one stays in use: {error}"
         return ""
@@ -399,8 +399,8 @@ def remove_certificate(files: CertificateFiles) -> None:
     :raises CommandError: if certbot fails.
     """
     files.lineage.delete()
-    files.chain.unlink(missing_ok=True)
-    files.key.unlink(missing_ok=True)
+    for path in (files.chain, files.key, files.record):
+        path.unlink(missing_ok=True)
     if not certbot.lineage_names(f"{files.set_name}.", files.base):
         certbot.hook_path(files.set_name, files.base).unlink(missing_ok=True)
 
