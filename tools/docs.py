@@ -100,6 +100,7 @@ EXAMPLES: dict[str, Any] = {
     "services.syslog.host": "logs.example.com",
     "run.app": "shop.web:make_app",
     "run.wsgi": "shop.wsgi:application",
+    "run.asgi": "shop.asgi:application",
     "run.threads": 20,
     "run.command": "python -m shop --socket={socket}",
     "run.procfile": "web",
@@ -149,7 +150,7 @@ EXAMPLES: dict[str, Any] = {
 #: Keys that the annotated example shows as comments, because other keys of it exclude them.
 ALTERNATIVES = {
     *("source.path", "source.archive", "source.checksum", "source.package", "source.push", "source.keys", "source.directory"),
-    *("run.wsgi", "run.threads", "run.command", "run.procfile", "run.scale", "port", "debug", "watch"),
+    *("run.wsgi", "run.asgi", "run.threads", "run.command", "run.procfile", "run.scale", "port", "debug", "watch"),
     *("prefix", "tls.certificate", "tls.key"),
 }
 

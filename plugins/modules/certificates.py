@@ -38,6 +38,11 @@ options:
     type: list
     elements: str
     default: [nginx]
+  keep:
+    description: Names of certificates that are not removed although they are not in O(wanted).
+    type: list
+    elements: str
+    default: []
   issue:
     description: Whether to issue pending certificates with certbot and to remove those that are not in O(wanted).
     type: bool
@@ -131,6 +136,7 @@ ARGUMENTS: dict[str, Any] = {
     "set": {"type": "str", "required": True},
     "wanted": {"type": "dict", "required": True},
     "services": {"type": "list", "elements": "str", "default": ["nginx"]},
+    "keep": {"type": "list", "elements": "str", "default": []},
     "issue": {"type": "bool", "default": False},
     "acme_directory": {"type": "str", "default": "https://acme-v02.api.letsencrypt.org/directory"},
     "acme_email": {"type": "str", "default": ""},
@@ -154,6 +160,7 @@ def main() -> None:
             AcmeClient(account, params["acme_self_check"]),
             {name: Pem(chain, params["keys"][name]) for name, chain in params["chains"].items()},
             check_mode=module.check_mode,
+            keep=params["keep"],
         )
         result = store.issue() if params["issue"] else store.install()
     except (CertificatesError, InvalidDataError) as error:

@@ -90,7 +90,7 @@ class App(SiteOptions):
         Source,
         Doc("Where the code comes from: exactly one of C(path), C(git), C(archive), C(package), C(push) and C(directory)."),
     ]
-    run: Annotated[Run, Doc("How a process is started: exactly one of C(app), C(wsgi), C(command) and C(procfile).")]
+    run: Annotated[Run, Doc("How a process is started: exactly one of C(app), C(wsgi), C(asgi), C(command) and C(procfile).")]
     python: Annotated[
         Python,
         Doc(
@@ -115,8 +115,8 @@ class App(SiteOptions):
     debug: Annotated[
         bool,
         Doc(
-            "Development mode of C(app) and C(wsgi): one process reloads when code changes. Tornado shows tracebacks to all "
-            "clients."
+            "Development mode of C(app), C(wsgi) and C(asgi): one process reloads when code changes. Tornado shows tracebacks to "
+            "all clients."
         ),
     ] = False
     watch: Annotated[

@@ -9,7 +9,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core import status_
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import Doc, Pattern, Range
 
-ATTRIBUTE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
+ATTRIBUTE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*(\(\))?"
 PROCESS_TYPE = r"[A-Za-z0-9_-]{1,30}"
 PYTHON_VERSION = r"system|3\.\d{1,2}(\.\d{1,2})?"
 
@@ -51,7 +51,7 @@ class Build:
 class Run:
     """The command of a process, started in the directory of the source."""
 
-    EXACTLY_ONE: ClassVar = ("app", "wsgi", "command", "procfile")
+    EXACTLY_ONE: ClassVar = ("app", "wsgi", "asgi", "command", "procfile")
 
     app: Annotated[
         str | None,
@@ -60,8 +60,19 @@ class Run:
     ] = None
     wsgi: Annotated[
         str | None,
-        Doc("WSGI application, such as one of Flask or Django; the collection's runner serves it with threads."),
+        Doc(
+            "WSGI application, such as one of Flask or Django, or a function that returns one; the collection's runner serves it "
+            "with threads."
+        ),
         Pattern(ATTRIBUTE, 'module:attribute, such as "shop.wsgi:application"'),
+    ] = None
+    asgi: Annotated[
+        str | None,
+        Doc(
+            "ASGI application, such as one of FastAPI, Starlette or Django, or a function that returns one; the collection's "
+            "runner serves it with uvicorn."
+        ),
+        Pattern(ATTRIBUTE, 'module:attribute, such as "shop.asgi:application"'),
     ] = None
     threads: Annotated[
         int | None, Doc("Threads per process for C(wsgi), that is its concurrent requests; 10 if unset."), Range(1, 1000)
@@ -83,6 +94,11 @@ class Run:
         Doc("Number of processes of each other type in the Procfile, such as C({worker: 2}); 1 if unset, none of C(release)."),
         Range(0, MAX_PROCESSES),
     ] = field(default_factory=dict)
+
+    @property
+    def target(self) -> str | None:
+        """The application that the collection's runner serves; None if the app has a server of its own."""
+        return self.app or self.wsgi or self.asgi
 
 
 @dataclass(frozen=True, kw_only=True)

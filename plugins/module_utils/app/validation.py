@@ -190,8 +190,8 @@ def _debug_problems(app: App, path: str) -> Iterator[str]:
         yield f"{path}.watch: requires debug: true"
     if app.source.directory is not None and not app.debug:
         yield f"{path}.source.directory: runs in place, for development only, and requires debug: true; deploy path or git"
-    if app.debug and app.run.app is None and app.run.wsgi is None:
-        yield f"{path}.debug: requires run.app or run.wsgi, which the collection's runner serves"
+    if app.debug and app.run.target is None:
+        yield f"{path}.debug: requires run.app, run.wsgi or run.asgi, which the collection's runner serves"
     if app.debug and app.processes not in ("auto", 1):
         yield f"{path}.processes: must be 1 with debug, because only a single process can reload; found {app.processes}"
 

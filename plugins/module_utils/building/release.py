@@ -78,7 +78,7 @@ def plan_release(app: App, revision: str, programs: Programs) -> ReleaseManifest
         id="",
         revision=revision,
         argv=process_command(app),
-        runner=app.run.app is not None or app.run.wsgi is not None,
+        runner=app.run.target is not None,
         environment=app.environment,
         processes=app.process_count(len(os.sched_getaffinity(0))),
         port=app.port,
@@ -108,15 +108,15 @@ def process_command(app: App) -> list[str]:
     if app.run.command is not None:
         return shlex.split(app.run.command)
     listen = ["--socket", "{socket}"] if app.uses_sockets else ["--port", "{port}"]
-    wsgi = ["--wsgi"] if app.run.wsgi is not None else []
+    interface = ["--wsgi"] if app.run.wsgi is not None else ["--asgi"] if app.run.asgi is not None else []
     threads = ["--threads", str(app.run.threads)] if app.run.threads is not None else []
     syslog = app.services.syslog
     logs = ["--log-to", "stderr", "--log-to", f"udp://{syslog.host}:{syslog.port}"] if syslog else []
     debug = ["--debug", *(word for file in app.watch for word in ("--watch", file))] if app.debug else []
     sizes = ["--max-body-size", app.max_upload_size, "--drain", str(app.drain)]
     own = ["--pid-file", "{run}/{process}.pid", "--metrics", "{run}/{process}.metrics"]
-    options = [*wsgi, *threads, *listen, "--xheaders", *sizes, *logs, *debug, *own]
-    return ["python", "{release}/runner", str(app.run.wsgi or app.run.app), *options]
+    options = [*interface, *threads, *listen, "--xheaders", *sizes, *logs, *debug, *own]
+    return ["python", "{release}/runner", str(app.run.target), *options]
 
 
 def build_release(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import pwd
 import stat
 import struct
 from collections.abc import Iterator
@@ -94,6 +95,14 @@ def _acl(mode: int, user: int) -> bytes:
     owner, group, others = mode >> 6 & 7, mode >> 3 & 7, mode & 7
     entries = [(OWNER, owner, NO_ID), (USER, group, user), (GROUP, group, NO_ID), (MASK, group, NO_ID), (OTHERS, others, NO_ID)]
     return struct.pack("<I", ACL_VERSION) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def root_problem() -> str:
+    """Return why this process cannot change the host; empty for root."""
+    if os.geteuid() == 0:
+        return ""
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    return f"this must run as root, but the tasks run as {user}: set ansible_become: true for the host, or connect as root"
 
 
 def link_protection_problem(settings: Path = Path("/proc/sys/fs")) -> str:

@@ -152,8 +152,12 @@ def _supervised(layout: Layout, server: Any) -> Iterator[tuple[ProcessGroup, str
 
 def unlisted_apps(names: list[str], base: Path = Path("/")) -> list[str]:
     """Return the apps of this host that are not in ``names``."""
-    found = (path.parent.name for path in base.glob("srv/*/history.json"))
-    return sorted(app for app in found if app not in names)
+    return [app for app in live_apps(base) if app not in names]
+
+
+def live_apps(base: Path = Path("/")) -> list[str]:
+    """Return the apps of this host, sorted."""
+    return sorted(path.parent.name for path in base.glob("srv/*/history.json"))
 
 
 def app_statuses(layouts: Sequence[Layout]) -> Iterator[AppStatus | Failure]:

@@ -210,7 +210,7 @@ class CertificateStore:
     """The certificates of one set on a host, with the desired ones in ``requests``.
 
     ``contents`` are those of files on the controller, by name; active ``services`` are reloaded after changes. With
-    ``check_mode`` nothing is changed.
+    ``check_mode`` nothing is changed. Those in ``keep`` stay although they are not requested.
     """
 
     set_name: str
@@ -220,6 +220,7 @@ class CertificateStore:
     contents: Mapping[str, Pem]
     check_mode: bool = False
     base: Path = Path("/")
+    keep: Sequence[str] = ()
 
     def install(self) -> StoreResult:
         """Install a certificate for each request; those that are still to be issued get a temporary one.
@@ -322,7 +323,8 @@ class CertificateStore:
 
     def _hook(self) -> list[File]:
         """Return certbot's deploy hook; none if no certificate is renewed by certbot."""
-        if not any(request.provider == "acme" for request in self.requests.values()):
+        renewed = any(self._files(name).lineage.exists() for name in self.keep)
+        if not renewed and not any(request.provider == "acme" for request in self.requests.values()):
             return []
         checks = {name: CHECKS.get(name, ()) for name in self.services}
         hook = certbot.render_hook(self.set_name, checks)
@@ -374,7 +376,7 @@ class CertificateStore:
         installed = installed_names(self.set_name, self.base)
         issued = certbot.lineage_names(f"{self.set_name}.", self.base)
         lineages = {name for name in issued if name not in self.requests or self.requests[name].provider != "acme"}
-        return sorted((set(installed) - self.requests.keys()) | lineages)
+        return sorted(((set(installed) - self.requests.keys()) | lineages) - {*self.keep})
 
     def _remove(self, leftover: Sequence[str]) -> None:
         for name in leftover:

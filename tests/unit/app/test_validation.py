@@ -69,7 +69,7 @@ def test_incomplete_entries_skip_the_rules_between_apps() -> None:
             {"shop": entry(debug=True, processes=2)},
             ["tornado_apps.shop.processes: must be 1 with debug, because only a single process"],
         ),
-        ({"shop": command("a {socket}", debug=True)}, ["tornado_apps.shop.debug: requires run.app or run.wsgi"]),
+        ({"shop": command("a {socket}", debug=True)}, ["tornado_apps.shop.debug: requires run.app, run.wsgi or run.asgi"]),
         (
             {"shop": entry(source={"directory": "/home/ann/shop"})},
             ["tornado_apps.shop.source.directory: runs in place, for development only, and requires debug: true"],

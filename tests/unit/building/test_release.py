@@ -106,6 +106,11 @@ def test_the_runner_serves_apps_on_unix_sockets() -> None:
     )
 
 
+def test_the_runner_serves_asgi_by_uvicorn() -> None:
+    words = process_command(app(run={"asgi": "shop.asgi:make_app()"}))
+    assert words[:4] == ["python", "{release}/runner", "shop.asgi:make_app()", "--asgi"]
+
+
 def test_the_runner_serves_wsgi_with_threads() -> None:
     words = " ".join(process_command(app(run={"wsgi": "shop.wsgi:application", "threads": 3})))
     assert words.startswith("python {release}/runner shop.wsgi:application --wsgi --threads 3 --socket {socket} ")
@@ -129,7 +134,10 @@ def test_hooks_are_split_into_words_and_keep_braces() -> None:
     assert (manifest.hooks_once, manifest.hooks_timeout) == (["before_switch"], 5)
 
 
-@pytest.mark.parametrize(("run", "served"), [({"app": "a:b"}, True), ({"wsgi": "a:b"}, True), ({"command": "x {socket}"}, False)])
+@pytest.mark.parametrize(
+    ("run", "served"),
+    [({"app": "a:b"}, True), ({"wsgi": "a:b"}, True), ({"asgi": "a:b()"}, True), ({"command": "x {socket}"}, False)],
+)
 def test_the_manifest_records_whether_the_runner_serves(run: dict[str, Any], *, served: bool) -> None:
     assert plan_release(app(run=run), "r1", PROGRAMS).runner is served
 
