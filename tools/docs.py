@@ -62,7 +62,7 @@ OPTIONS = {
 GROUPS = {
     "Source and environment": ("source", "python", "build", "env", "secrets", "services"),
     "Processes": ("run", "processes", "port", "open_files", "debug", "watch"),
-    "Deploy": ("health", "hooks", "drain", "soak", "soak_errors"),
+    "Deploy": ("health", "hooks", "drain", "soak", "soak_errors", "keep_releases"),
     "Site": ("domains", "aliases", "prefix", "static", "paths", "headers", "extra"),
     "TLS": ("tls",),
     "Limits and access": ("upload_size", "read_timeout", "limits", "allow", "deny", "basic_auth"),

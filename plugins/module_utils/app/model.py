@@ -163,6 +163,14 @@ class App(SiteOptions):
     soak_errors: Annotated[
         int, Doc("Maximum percentage of 5xx responses during C(soak), evaluated from 10 responses on."), Range(0, 100)
     ] = 5
+    keep_releases: Annotated[
+        int,
+        Doc(
+            "Number of newest releases that stay on the host; the live release, the one before it and the rollback target stay "
+            "in any case."
+        ),
+        Range(1, 100),
+    ] = 3
     hooks: Annotated[Hooks, Doc("Commands that run at the steps of a deploy.")] = field(default_factory=Hooks)
     open_files: Annotated[
         int | None, Doc("Maximum number of open files per process; the limit of supervisord if unset."), Range(64, 1_048_576)

@@ -75,6 +75,7 @@ class ReleaseManifest:
     hooks_timeout: int = 600
     soak: int = 0
     soak_errors: int = 5
+    keep_releases: int = 3
     built: str = ""
     by: str = ""
 

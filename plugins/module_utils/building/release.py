@@ -28,6 +28,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest i
     StaticFiles,
     read_manifest,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.building.pruning import limit_cache, remove_unfinished
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSHED_SOURCE, VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import set_owner
@@ -92,6 +93,7 @@ def plan_release(app: App, revision: str, programs: Programs) -> ReleaseManifest
         hooks_timeout=app.hooks.timeout,
         soak=app.soak,
         soak_errors=app.soak_errors,
+        keep_releases=app.keep_releases,
     )
     types = [app.run.procfile, app.run.scale]
     # The revision covers a file of the source that asks for another version.
@@ -133,9 +135,9 @@ def build_release(
     work = layout.releases / f".building-{planned.id}"
     source = work / "src"
     key = f"{VARIABLE}.{app.name}.source"
+    environment: Environment | None = None
     try:
-        for interrupted in layout.releases.glob(".building-*"):
-            tree.remove(interrupted)
+        remove_unfinished(layout)  # of interrupted builds
         work.mkdir()
         set_owner(work, os.geteuid(), os.getegid(), 0o711)
         _provide_source(layout, app, planned, archive, source)
@@ -147,20 +149,23 @@ def build_release(
         _run_build_hook(layout, app, planned, work)
         if not source.is_symlink():
             _compile(layout, source)
-            Builder(layout).take_ownership(
-                source,
-                key,
-                group=layout.user,
-                mode=0o750,
-                allow=lambda path: path.is_relative_to(layout.shared) or path.is_relative_to(work / "shared"),
-            )
+            for path in filter(Path.exists, (source, work / "package")):
+                Builder(layout).take_ownership(
+                    path,
+                    key,
+                    group=layout.user,
+                    mode=0o750,
+                    allow=lambda target: target.is_relative_to(layout.shared) or target.is_relative_to(work / "shared"),
+                )
             _publish_static(app, work, environment)
         tree.remove(layout.release(planned.id))
         work.rename(layout.release(planned.id))
     except (BuildError, OSError, TreeError) as error:
         raise BuildError(_failure_message(layout, planned.id, error)) from error
     finally:
-        tree.remove(work)
+        remove_unfinished(layout)
+        if environment is None or environment.built or environment.package:
+            limit_cache(layout)
     return environment
 
 

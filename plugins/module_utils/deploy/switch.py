@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
-from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
+from ansible_collections.funnel.tornado.plugins.module_utils.building.pruning import prune
 from ansible_collections.funnel.tornado.plugins.module_utils.core.atomic import replace_link
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, VARIABLE, Layout, Slot
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
@@ -47,9 +47,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system import syste
 
 #: nginx, which reloads a changed upstream and logs a rejected configuration to its own file.
 NGINX = systemd.ServiceSpec("nginx", on_change="reload", log=Path("/var/log/nginx/error.log"))
-
-#: Newest releases that stay on the host; those in use and the rollback target stay in any case.
-KEPT_RELEASES = 3
 
 #: Seconds between two checks of a soaking release.
 SOAK_INTERVAL = 1.0
@@ -199,7 +196,8 @@ class Switcher:
 
     def _prune(self) -> None:
         target = history.previous(self.layout)
-        self.result.pruned = _prune(self.layout, self.in_use | ({target} if target else set()), KEPT_RELEASES)
+        count = read_manifest(self.layout, self.request.release).keep_releases
+        self.result.pruned = prune(self.layout, self.in_use | ({target} if target else set()), count)
 
     def _process_group(self, slot: Slot) -> ProcessGroup:
         return ProcessGroup(self.layout, slot, self.layout.slot_release(slot) or self.request.release, self.server)
@@ -387,20 +385,3 @@ def stop_app(layout: Layout) -> None:
 def _slot_releases(layout: Layout) -> list[str]:
     """Return the releases that the slots run, as far as they are still on the host."""
     return [release for slot in SLOTS if (release := layout.slot_release(slot)) and layout.is_built(release)]
-
-
-def _prune(layout: Layout, keep: set[str], count: int) -> list[str]:
-    """Remove all releases but the ``count`` newest and those in ``keep``, and unused environments; return the removed ids."""
-    newest_first = sorted(
-        (path for path in layout.releases.iterdir() if not path.name.startswith(".")),
-        key=lambda path: path.stat().st_mtime,
-        reverse=True,
-    )
-    removed = [path for path in newest_first[count:] if path.name not in keep]
-    for path in removed:
-        tree.remove(path)
-    used = {(path / "venv").resolve() for path in layout.releases.iterdir()}
-    for environment in layout.environments.iterdir():
-        if environment not in used:
-            tree.remove(environment)
-    return [path.name for path in removed]

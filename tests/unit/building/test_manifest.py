@@ -34,6 +34,7 @@ MANIFEST = ReleaseManifest(
     hooks_timeout=60,
     soak=5,
     soak_errors=1,
+    keep_releases=3,
     built="2026-01-01T00:00:00+00:00",
     by="alice@desk",
 )
