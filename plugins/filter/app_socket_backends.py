@@ -68,7 +68,8 @@ def backend(app: App, cpus: int) -> dict[str, Any]:
     return {
         "servers": {str(process): f"unix@{_socket(app, process)}" for process in range(app.process_count(cpus))},
         "headers": {**DEFAULT_HEADERS, **app.headers},
-        "health": {"path": app.health.path},
+        "health": {"path": app.health.path, "status": app.health.status, "headers": app.health.headers},
+        "app": app.name,
         "read_timeout": app.read_timeout,
         "origin": f"{VARIABLE}.{app.name}",
     }

@@ -26,7 +26,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import PrivateError, link_protection_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door, history, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.access_log import ResponseCounter
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import HealthChecks, require_healthy
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import PreemptedError
@@ -84,6 +84,11 @@ class SwitchRequest:
     rollback: bool = False
     once: bool = True
 
+    @property
+    def forward(self) -> bool:
+        """Whether this is a deploy, which runs the hooks before the switch, rather than a rollback or a restart."""
+        return not (self.rollback or self.restart)
+
 
 class Switcher:
     """Brings a release of an app live."""
@@ -98,6 +103,7 @@ class Switcher:
         self.request = request
         self.on_step = on_step
         self.result = SwitchResult(layout.live_slot(), request.release)
+        self._unserved = ""
         self.in_use = {request.release, *_slot_releases(layout)}
         # A process may take as long as its drain to stop.
         self.stop_timeout = max(read_manifest(layout, release).drain for release in self.in_use) + STOP_MARGIN
@@ -124,6 +130,8 @@ class Switcher:
                 f"{VARIABLE}.{self.layout.app}: {self.layout.live_release() or 'no release'} is live; {error}"
             ) from error
         self.result.slot = self.layout.live_slot()
+        if self._unserved:  # a rollback
+            raise SwitchError(f"{self._name()} is live, but clients do not reach it: {self._unserved}")
         return self.result
 
     def _switch(self) -> None:
@@ -176,8 +184,12 @@ class Switcher:
             history.mark_undone(self.layout, str(release), "replaced before its verification was complete")
 
     def _protect(self) -> None:
-        """Restrict files that an early version of the collection left accessible to other users, without a restart."""
+        """Complete the live slot of an early version of the collection without a restart: permissions, health check for nginx."""
         live = self.layout.live_slot()
+        release = self.layout.live_release()
+        if live and release in self.in_use and not front_door.is_published(self.layout, live):
+            with self._step("publish"):
+                front_door.publish_health_check(self.layout, live, read_manifest(self.layout, str(release)))
         if (live is None or is_protected(self.layout, live)) and history.is_private(self.layout):
             return
         with self._step("protect"):
@@ -222,9 +234,9 @@ class Switcher:
             raise
 
     def _run_hook(self, process_group: ProcessGroup, step: str) -> None:
-        """Run a hook before the switch, if the release has one that this host must run; a rollback or restart runs none."""
+        """Run a hook before the switch, if the release has one that this host must run."""
         skipped = not self.request.once and step in process_group.manifest.hooks_once
-        if process_group.has_hook(step) and not (skipped or self.request.rollback or self.request.restart):
+        if self.request.forward and process_group.has_hook(step) and not skipped:
             with self._step(step):
                 process_group.run_hook(step)
 
@@ -245,7 +257,9 @@ class Switcher:
         replace_link(self.layout.live, f"slots/{slot}")
 
     def _prepare_reload(self, live: Slot, process_group: ProcessGroup) -> None:
-        """Request a reload of nginx if the upstream changes; until then, alias the sockets of the present upstream."""
+        """Request a reload of nginx if a file that it includes changes; until then, alias the sockets of the present upstream."""
+        if _text(self.layout.health_headers(live)) != _text(self.layout.health_headers(process_group.slot)):
+            self.layout.reload_marker(process_group.slot).touch()
         present = self.layout.upstream(live).read_text(encoding="utf-8")
         if present != self.layout.upstream(process_group.slot).read_text(encoding="utf-8"):
             self.layout.reload_marker(process_group.slot).touch()
@@ -303,13 +317,15 @@ class Switcher:
     # Verification and rollback
 
     def _verify(self, slot: Slot) -> None:
-        """Run ``after_switch`` and the soak; roll back if one fails.
+        """Ask the app at its front door, run ``after_switch`` and the soak; roll back if one fails.
 
         An unreachable supervisord is no fault of the release, so it does not roll back: the next run resumes here.
         """
         process_group = self._process_group(slot)
         began = time.monotonic()
         try:
+            with self._step("front_door"):
+                self._ask_front_door()
             if process_group.has_hook("after_switch"):
                 with self._step("after_switch"):
                     process_group.run_hook("after_switch")
@@ -320,6 +336,15 @@ class Switcher:
             seconds = time.monotonic() - began
             self._roll_back(slot, str(error).splitlines()[0])
             raise SwitchError(f"{self._name()} was live for {seconds:.0f} s and was rolled back: {error}") from error
+
+    def _ask_front_door(self) -> None:
+        """Require that the reverse proxy serves the release. A rollback or restart stays live: the old slot is no better served.
+
+        :raises ProcessGroupError: when it does not.
+        """
+        self._unserved = front_door.problem(self.layout, patient=True)
+        if self._unserved and self.request.forward:
+            raise ProcessGroupError(self._unserved)
 
     def _soak(self, process_group: ProcessGroup) -> None:
         """Check the health of every process and the error rate of nginx's responses for ``soak`` seconds.
@@ -380,6 +405,11 @@ def stop_app(layout: Layout) -> None:
     for slot in SLOTS:
         drain_connections(layout, slot, drain)
         clear_slot(layout, slot, server, drain + STOP_MARGIN)
+
+
+def _text(file: Path) -> str:
+    """Return the content of a file; an empty one for a slot of an early version, which lacks it."""
+    return file.read_text(encoding="utf-8") if file.exists() else ""
 
 
 def _slot_releases(layout: Layout) -> list[str]:

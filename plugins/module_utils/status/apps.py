@@ -16,7 +16,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core import proc, t
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_file_limits
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import count_connections
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door, history, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import MAX_CONCURRENT_CHECKS, ask
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
@@ -50,7 +50,8 @@ class AppStatus:
     ``content`` is a hash of the release without the host's Python and number of CPUs: with the same desired state, it is the same
     on all hosts. ``since`` and ``by`` are those of the deploy; ``processes`` is the number that the build configured; ``undone``
     are the releases that were rolled back or undone in favor of this one, with the reasons; ``maintenance`` is the time since
-    which the app is in maintenance mode; ``awaited`` marks an app that awaits its first push.
+    which the app is in maintenance mode; ``awaited`` marks an app that awaits its first push;
+    ``front_door`` is why clients do not reach the app.
     """
 
     app: str
@@ -66,10 +67,13 @@ class AppStatus:
     undone: list[str] = field(default_factory=list)
     maintenance: str = ""
     awaited: bool = False
+    front_door: str = ""
 
     @property
     def problem(self) -> str:
         """The problem, if any, in words."""
+        if self.front_door:
+            return f"{self.app}: {self.front_door}"
         return "" if self.release or self.awaited else f"{self.app}: has no live release"
 
 
@@ -162,11 +166,15 @@ def live_apps(base: Path = Path("/")) -> list[str]:
 
 def app_statuses(layouts: Sequence[Layout]) -> Iterator[AppStatus | Failure]:
     """Yield the status of each app, or the reason why it cannot be read."""
-    for layout in layouts:
-        try:
-            yield app_status(layout)
-        except (OSError, *MALFORMED) as error:
-            yield Failure(f"{layout.app}: cannot read its live release: {error}")
+    with ThreadPoolExecutor(MAX_CONCURRENT_CHECKS) as pool:
+        yield from pool.map(_status_or_failure, layouts)
+
+
+def _status_or_failure(layout: Layout) -> AppStatus | Failure:
+    try:
+        return app_status(layout)
+    except (OSError, *MALFORMED) as error:
+        return Failure(f"{layout.app}: cannot read its live release: {error}")
 
 
 def app_status(layout: Layout) -> AppStatus:
@@ -191,6 +199,7 @@ def app_status(layout: Layout) -> AppStatus:
         python=_python_version(layout, environment),
         undone=[f"release {undone.release}: {undone.reason}" for undone in history.recently_undone(layout)],
         maintenance=maintenance,
+        front_door=front_door.problem(layout),
     )
 
 
