@@ -60,9 +60,9 @@ OPTIONS = {
 
 #: Groups of the annotated example: title, and the keys of an entry in their order.
 GROUPS = {
-    "Source and environment": ("source", "python", "build", "env", "secrets", "services"),
+    "Source and environment": ("source", "python", "build", "packages", "env", "secrets", "services"),
     "Processes": ("run", "processes", "port", "open_files", "debug", "watch"),
-    "Deploy": ("health", "hooks", "drain", "soak", "soak_errors", "keep_releases"),
+    "Deploy": ("health", "hooks", "drain", "soak", "soak_errors", "keep_releases", "shared"),
     "Site": ("domains", "aliases", "prefix", "static", "paths", "headers", "extra"),
     "TLS": ("tls",),
     "Limits and access": ("upload_size", "read_timeout", "limits", "allow", "deny", "basic_auth"),
@@ -76,6 +76,7 @@ EXAMPLES: dict[str, Any] = {
     "source.git": "git@git.example.com:shop.git",
     "source.archive": "https://example.com/shop-1.4.0.tar.gz",
     "source.package": "shop[redis]",
+    "source.requirements": ["gunicorn==23.0.0"],
     "source.push": "main",
     "source.keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA alice"],
     "source.directory": "/home/alice/shop",
@@ -109,6 +110,9 @@ EXAMPLES: dict[str, Any] = {
     "open_files": 16384,
     "debug": True,
     "watch": ["config.yml"],
+    "shared.*.url": "/media/",
+    "shared.*.backup": True,
+    "packages": ["ffmpeg"],
     "health.path": "/healthz",
     "health.status": [200, 401, "300-399"],
     "health.headers": {"X-Health": "deploy"},
@@ -149,13 +153,14 @@ EXAMPLES: dict[str, Any] = {
 
 #: Keys that the annotated example shows as comments, because other keys of it exclude them.
 ALTERNATIVES = {
-    *("source.path", "source.archive", "source.checksum", "source.package", "source.push", "source.keys", "source.directory"),
+    *("source.path", "source.archive", "source.checksum", "source.package", "source.requirements"),
+    *("source.push", "source.keys", "source.directory"),
     *("run.wsgi", "run.asgi", "run.threads", "run.command", "run.procfile", "run.scale", "port", "debug", "watch"),
     *("prefix", "tls.certificate", "tls.key"),
 }
 
 #: Names in the annotated example for keys that are chosen by the user.
-EXAMPLE_NAMES = {"paths.*": "/live/"}
+EXAMPLE_NAMES = {"paths.*": "/live/", "shared.*": "media"}
 
 #: Plugins on the page of modules and filters, by kind.
 PLUGINS = {"module": sorted((ROOT / "plugins/modules").glob("*.py")), "filter": sorted((ROOT / "plugins/filter").glob("*.py"))}

@@ -62,7 +62,8 @@ class ActionModule(ModuleAction):
         except InvalidDataError as error:
             problems += error.problems
         self._fail_on([*problems, *unknown_apps(arguments["names"], entries if isinstance(entries, dict) else [])])
-        host = self.run_module({"apps": {}, "key": KEY}, variables)
+        packages = sorted({package for app in apps.values() for package in app.packages})
+        host = self.run_module({"apps": {}, "key": KEY, "packages": packages}, variables)
         return host if host.get("failed") else self._compare(apps, host, variables)
 
     def _compare(self, apps: Mapping[str, App], host: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
@@ -73,10 +74,11 @@ class ActionModule(ModuleAction):
             host["live"],
             host["users"],
         )
+        facts = HostFacts(host["cpus"], host["open_files"], frozenset(host["names"]), frozenset(host["unavailable_packages"]))
         capacity, limit = Capacity(**host["capacity"]), self._variable("limits_open_files", variables)
         self._fail_on(
             [
-                *host_problems(apps, HostFacts(host["cpus"], host["open_files"], frozenset(host["names"]))),
+                *host_problems(apps, facts),
                 *coexistence_problems(apps, others, self._proxy(variables), host["cpus"]),
                 *filter(None, [capacity.problem(int(limit)) if limit else ""]),
             ]

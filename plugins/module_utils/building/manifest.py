@@ -41,6 +41,14 @@ class Worker:
     count: int
 
 
+@dataclass(frozen=True)
+class SharedPath:
+    """How a path that persists outside releases is used: the URL prefix that nginx serves it at, and whether it is backed up."""
+
+    url: str | None = None
+    backup: bool = True
+
+
 class StaticFiles(NamedTuple):
     """The URL prefix under which nginx serves the directory ``path`` of the source."""
 
@@ -70,6 +78,7 @@ class ReleaseManifest:
     health: HealthCheck = field(default_factory=HealthCheck)
     host: str = "localhost"
     static: StaticFiles | None = None
+    shared: dict[str, SharedPath] = field(default_factory=dict)
     hooks: dict[str, list[str]] = field(default_factory=dict)
     hooks_once: list[str] = field(default_factory=list)
     hooks_timeout: int = 600
@@ -105,6 +114,8 @@ class ReleaseManifest:
             values["health"] = HealthCheck(**_select(HealthCheck, values["health"]))
         if "workers" in values:
             values["workers"] = {name: Worker(**_select(Worker, entry)) for name, entry in values["workers"].items()}
+        if "shared" in values:
+            values["shared"] = {path: SharedPath(**_select(SharedPath, entry)) for path, entry in values["shared"].items()}
         if values.get("static"):
             values["static"] = StaticFiles(*values["static"])
         if values.get("hooks_once") in (True, False):  # before there were other hooks with `once`

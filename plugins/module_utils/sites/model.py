@@ -237,6 +237,14 @@ class Static:
         ),
         _PATH,
     ] = None
+    untrusted: Annotated[
+        str | None,
+        Doc(
+            "Directory of root above a C(path) that an app writes, such as uploads: nginx follows no links below it, and "
+            "browsers run no scripts of the files."
+        ),
+        _PATH,
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,7 +325,10 @@ class Site(SiteOptions, Served):
     )
     websocket: Annotated[bool, Doc("Whether websocket upgrades are proxied.")] = True
     static: Annotated[
-        list[Static], Doc("Directories of static files that nginx serves; the first also holds favicon.ico and robots.txt.")
+        list[Static],
+        Doc(
+            "Directories of static files that nginx serves; the first without C(untrusted) also holds favicon.ico and robots.txt."
+        ),
     ] = field(default_factory=list)
     maintenance: Annotated[SiteMaintenance, Doc("The response in maintenance mode.")] = field(default_factory=SiteMaintenance)
     origin: Annotated[str, Doc("Variable that the site was derived from, for error messages.")] = ""

@@ -240,9 +240,9 @@ class _SiteRenderer:
 
     def _icon_directory(self) -> str:
         """Return the directory of favicon.ico and robots.txt; empty without static files."""
-        if not self.site.static:
+        first = next((directory for directory in self.site.static if not directory.untrusted), None)
+        if first is None:
             return ""
-        first = self.site.static[0]
         return f"{first.live}/release/public{first.url}" if first.live else str(first.path)
 
     def _variables(self) -> dict[str, Any]:
@@ -265,6 +265,7 @@ class _SiteRenderer:
                 *map(self._location_variables, locations),
             ],
             "static": list(self._static(locations)),
+            "own_policy": "content-security-policy" in {name.lower() for name in site.headers},
             "icon_directory": self._icon_directory(),
             "headers": list(self._headers()),
             "password_file": self._path("htpasswd") if site.basic_auth else "",

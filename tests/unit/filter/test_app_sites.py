@@ -20,6 +20,14 @@ def test_paths_of_a_site_use_the_live_link() -> None:
     assert found["maintenance"]["file"] == "/srv/shop/maintenance"
 
 
+def test_shared_directories_with_a_url_are_served_without_following_links() -> None:
+    found = site(static={}, shared={"media": {"url": "/media/"}, "instance": {}})
+    assert found["static"] == [
+        {"url": "/static/", "live": "/srv/shop/live"},
+        {"url": "/media/", "path": "/srv/shop/shared/media", "untrusted": "/srv/shop"},
+    ]
+
+
 def test_nginx_role_accepts_the_site_of_an_app() -> None:
     found = site(
         domains=["shop.test", "www.shop.test"],
@@ -29,6 +37,7 @@ def test_nginx_role_accepts_the_site_of_an_app() -> None:
         basic_auth={"ann": "$6$salt$hash"},
         maintenance={"retry_after": 60},
         static={},
+        shared={"media": {"url": "/media/"}},
         extra="etag off;",
     )
     files = site_files({"shop": found}, {}, name="app", options=NginxOptions(["80"], ["443"]))

@@ -371,6 +371,21 @@ def test_favicon_and_robots_are_served_from_the_static_directory() -> None:
         assert block(lines, f"location = /{name}") == ["root /srv/shop/static/;", "try_files $uri @upstream;"]
 
 
+def test_directories_that_an_app_writes_are_served_without_links_scripts_and_icons() -> None:
+    uploads = {"url": "/media/", "path": "/srv/shop/shared/media", "untrusted": "/srv/shop"}
+    lines = site(static=[uploads])
+    served = block(lines, "location ^~ /media/")
+    assert "disable_symlinks on from=/srv/shop;" in served
+    assert "add_header X-Content-Type-Options nosniff always;" in served
+    assert "add_header Content-Security-Policy \"script-src 'none'\" always;" in served
+    assert any(line.startswith("add_header Referrer-Policy ") for line in served), "the headers of the site"
+    assert "location = /favicon.ico {" not in lines
+    own = block(site(static=[uploads], headers={"content-security-policy": "sandbox"}), "location ^~ /media/")
+    assert not any("script-src" in line for line in own)
+    mixed = site(static=[uploads, {"url": "/static/", "path": "/srv/shop/static"}], paths={"/robots.txt/x": {}})
+    assert block(mixed, "location = /robots.txt") == ["root /srv/shop/static;", "try_files $uri @upstream;"]
+
+
 def test_static_files_fall_back_to_the_previous_release() -> None:
     lines = site(static=[{"url": "/a/b/", "live": "/srv/shop/live"}])
     location = block(lines, "location ^~ /a/b/")

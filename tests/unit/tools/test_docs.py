@@ -52,7 +52,7 @@ def test_the_annotated_entry_is_valid() -> None:
 VARIANTS: list[set[str]] = [
     {"source.path", "run.wsgi", "run.threads", "tls.provider", "tls.certificate", "tls.key"},
     {"source.archive", "source.checksum", "run.command"},
-    {"source.package", "source.version", "run.app", "prefix"},
+    {"source.package", "source.requirements", "source.version", "run.app", "prefix"},
     {"source.push", "source.keys", "run.procfile", "run.scale", "port"},
     {"source.directory", "run.asgi", "debug", "watch"},
 ]
