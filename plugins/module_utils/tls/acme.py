@@ -69,8 +69,7 @@ class AcmeClient:
         files = [File(str(path), self.dns.content().encode(), mode=0o600, secret=True)]
         if environment := self.dns.environment(self.set_name):
             lines = "".join(f"Environment={name}={value}\n" for name, value in environment.items())
-            unit = self.base / f"etc/systemd/system/{certbot.SERVICE}.d/50-funnel-{self.set_name}.conf"
-            files.append(File(str(unit), f"[Service]\n{lines}".encode()))
+            files.append(File(str(_unit_path(self.set_name, self.base)), f"[Service]\n{lines}".encode()))
         return files
 
     def _order(self, request: CertificateRequest) -> issuance.Order:
@@ -82,3 +81,14 @@ class AcmeClient:
 
     def _save(self, lineage: certbot.Lineage, record: issuance.Record) -> None:
         issuance.save(issuance.record_path(lineage.name, self.base), record)
+
+
+def acme_paths(set_name: str, base: Path = Path("/")) -> list[Path]:
+    """Return the existing files of `AcmeClient.files` for a set."""
+    found = (base / issuance.DIRECTORY.relative_to("/")).glob(f"{set_name}.*.ini")
+    unit = _unit_path(set_name, base)
+    return [*sorted(found), *([unit] if unit.exists() else [])]
+
+
+def _unit_path(set_name: str, base: Path) -> Path:
+    return base / f"etc/systemd/system/{certbot.SERVICE}.d/50-funnel-{set_name}.conf"

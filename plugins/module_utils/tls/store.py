@@ -22,7 +22,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set imp
     Transaction,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.tls import certbot, issuance
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.acme import AcmeClient
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.acme import AcmeClient, acme_paths
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import (
     CertificateRequest,
     chain_path,
@@ -172,7 +172,7 @@ class CertificateStore:
             described = {name: self._describe(name) for name in self.requests}
             files = [file for name in self.requests for file in self._desired_files(name)]
             acme_files = self.client.files(self.requests.values())
-            changes = FileSet(self.base, [*files, *acme_files, *self._hook()], absent=self._absent_hook()).changes()
+            changes = FileSet(self.base, [*files, *acme_files, *self._hook()], absent=self._absent_files(acme_files)).changes()
             reloaded = self._apply(changes)
             timer = self._enable_renewal()
             pending = [name for name in self.requests if self._is_pending(name)]
@@ -272,8 +272,11 @@ class CertificateStore:
         hook = certbot.render_hook(self.set_name, checks)
         return [File(str(certbot.hook_path(self.set_name, self.base)), hook.encode(), mode=0o755)]
 
-    def _absent_hook(self) -> list[str]:
-        return [] if self._hook() else [str(certbot.hook_path(self.set_name, self.base))]
+    def _absent_files(self, acme_files: Sequence[File]) -> list[str]:
+        """Return the files of ACME that no certificate needs any more."""
+        needed = {file.path for file in acme_files}
+        hook = [] if self._hook() else [str(certbot.hook_path(self.set_name, self.base))]
+        return [*hook, *(str(path) for path in acme_paths(self.set_name, self.base) if str(path) not in needed)]
 
     def _enable_renewal(self) -> list[str]:
         """Enable certbot's timer if certificates need it; return the units that were started, or would be."""
@@ -346,7 +349,8 @@ def remove_certificate(files: CertificateFiles) -> None:
     for path in (files.chain, files.key, files.record):
         path.unlink(missing_ok=True)
     if not certbot.lineage_names(f"{files.set_name}.", files.base):
-        certbot.hook_path(files.set_name, files.base).unlink(missing_ok=True)
+        for path in (certbot.hook_path(files.set_name, files.base), *acme_paths(files.set_name, files.base)):
+            path.unlink(missing_ok=True)
 
 
 def _pair(files: CertificateFiles, pem: Pem) -> list[File]:

@@ -7,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.acme import AcmeClient
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.acme import AcmeClient, acme_paths
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certbot import Account
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CertificateRequest
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.dns import CREDENTIALS, DnsChallenge, parse_dns
@@ -84,4 +84,9 @@ def test_credentials_are_written_only_for_certificates_that_need_them(tmp_path: 
     by_http = CertificateRequest(provider="acme", domains=["shop.test"])
     assert client.files([by_http]) == []
     [file] = client.files([by_http, by_dns])
-    assert (file.path, file.mode, file.secret) == (str(tmp_path / "etc/letsencrypt/funnel/app.rfc2136.ini"), 0o600, True)
+    path = tmp_path / "etc/letsencrypt/funnel/app.rfc2136.ini"
+    assert (file.path, file.mode, file.secret) == (str(path), 0o600, True)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(file.content)
+    assert acme_paths("app", tmp_path) == [path]
+    assert acme_paths("certificates", tmp_path) == []
