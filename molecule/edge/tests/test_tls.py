@@ -49,23 +49,26 @@ MISDIRECTED = "misdirected-{{ inventory_hostname }}.edge.test"
 
 ACME = {"provider": "acme"}
 
-#: An ACME server that requires a contact address, which pebble cannot.
-REQUIRES_CONTACT = """
-import http.server, json, ssl
+#: An ACME server that refuses every request with the status, the type and the message of its arguments, which pebble cannot.
+REFUSING = """
+import http.server, json, ssl, sys
+port, refusal, kind, detail = sys.argv[1:]
 class Handler(http.server.BaseHTTPRequestHandler):
     def answer(self, status=200, **body):
         self.send_response(status)
         self.send_header("Replay-Nonce", "bm9uY2U")
         self.send_header("Content-Type", "application/json" if status == 200 else "application/problem+json")
+        if status == 429:
+            self.send_header("Retry-After", "7200")
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(json.dumps(body).encode())
     def do_GET(self):
-        self.answer(**{name: f"https://acme:14003/{name}" for name in ("newNonce", "newAccount", "newOrder")})
+        self.answer(**{name: f"https://acme:{port}/{name}" for name in ("newNonce", "newAccount", "newOrder")})
     do_HEAD = do_GET
     def do_POST(self):
-        self.answer(400, type="urn:ietf:params:acme:error:invalidContact", detail="An e-mail address is needed")
-server = http.server.HTTPServer(("", 14003), Handler)
+        self.answer(int(refusal), type="urn:ietf:params:acme:error:" + kind, detail=detail)
+server = http.server.HTTPServer(("", int(port)), Handler)
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain("/etc/ssl/pebble.pem", "/etc/ssl/private/acme.key")
 server.socket = context.wrap_socket(server.socket, server_side=True)
@@ -317,6 +320,7 @@ def test_name_that_does_not_reach_the_host_is_found_without_the_ca(
     assert acme.check_output(lines) == before
     status, output = run_playbook("playbooks/status.yml", APP_GROUP, *extra_vars(tmp_path, shop(ACME, NAME, MISDIRECTED)))
     assert status != 0
+    assert re.search(r"shop: the certificate does not cover misdirected-\S+; the attempt of .* UTC failed: misdirected-", output)
     assert serials(app_hosts) == issued
 
 
@@ -362,14 +366,32 @@ def test_external_account_binding_is_reported_and_its_key_stays_secret(
     assert serials(app_hosts).items().isdisjoint(issued.items())
 
 
+@contextmanager
+def refusing_server(acme: Host, port: int, status: int, kind: str, detail: str) -> Iterator[dict[str, str]]:
+    """Run an ACME server that refuses every request; yield the variables that select it."""
+    acme.run_expect([0], f"systemd-run --unit=refusing python3 -c %s {port} {status} {kind} '{detail}'", REFUSING)
+    try:
+        yield {"certificates_acme_directory": f"https://acme:{port}/dir"}
+    finally:
+        acme.run_expect([0], "systemctl stop refusing")
+
+
+def test_rate_limit_of_the_ca_is_respected_by_later_runs(
+    acme: Host, issued: dict[str, int], app_hosts: dict[str, Host], tmp_path: Path
+) -> None:
+    with refusing_server(acme, 14005, 429, "rateLimited", "too many certificates already issued") as server:
+        output = deploy_rejected(tmp_path, shop(ACME, server=server))
+    assert "too many certificates already issued" in output
+    output = deploy_rejected(tmp_path, shop(ACME, server=server))
+    assert output.count("UTC failed; the next attempt is possible after") >= len(app_hosts), "the server is down, but not asked"
+    assert serials(app_hosts) == issued
+
+
 def test_required_contact_address_is_reported(
     acme: Host, issued: dict[str, int], app_hosts: dict[str, Host], tmp_path: Path
 ) -> None:
-    acme.run_expect([0], "systemd-run --unit=requires-contact python3 -c %s", REQUIRES_CONTACT)
-    try:
-        output = deploy_rejected(tmp_path, shop(ACME, server={"certificates_acme_directory": "https://acme:14003/dir"}))
-    finally:
-        acme.run_expect([0], "systemctl stop requires-contact")
+    with refusing_server(acme, 14003, 400, "invalidContact", "An e-mail address is needed") as server:
+        output = deploy_rejected(tmp_path, shop(ACME, server=server))
     assert output.count("To fix: set certificates_acme_email to an address that the server accepts") >= len(app_hosts)
     assert serials(app_hosts) == issued
 

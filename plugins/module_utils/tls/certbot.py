@@ -152,7 +152,7 @@ class Lineage:
             except CommandError as error:
                 raise CertbotError(str(error)) from error
         if issued.status != 0:
-            raise CertbotError(explain_failure(issued.output), _retry_after(issued.output, LOG))
+            raise CertbotError(explain_failure(issued.output), retry_after(issued.output, LOG))
 
     def schedule_renewal(self, lifetime: float) -> None:
         """Have a certificate of ``lifetime`` seconds renewed when a third of it is left, or half of a few days, like certbot 4.
@@ -187,7 +187,7 @@ def _certbot(arguments: Sequence[str], environment: Mapping[str, str] | None = N
     )
 
 
-def _retry_after(output: str, log: Path) -> float:
+def retry_after(output: str, log: Path) -> float:
     """Return for how many seconds a server that limits the rate accepts no order, which only the log has."""
     if not re.search(_RATE_LIMITED, output, re.IGNORECASE) or not log.exists():
         return 0.0

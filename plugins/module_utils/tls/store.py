@@ -176,6 +176,8 @@ class CertificateStore:
             reloaded = self._apply(changes)
             timer = self._enable_renewal()
             pending = [name for name in self.requests if self._is_pending(name)]
+            if not self.check_mode:
+                self._forget_failures(self.requests.keys() - {*pending})
         except (CommandError, FileSetError, OSError, systemd.ServiceError) as error:
             raise CertificatesError(str(error)) from error
         paths = {change.path for change in changes}
@@ -253,6 +255,13 @@ class CertificateStore:
             return True
         issued = read(files.lineage.chain)
         return issued is None or issued.missing(request.domains) != [] or issued.is_overdue(time.time())
+
+    def _forget_failures(self, names: Iterable[str]) -> None:
+        """Forget the failed orders of certificates that are as requested again."""
+        for path in (self._files(name).record for name in names):
+            record = issuance.load(path)
+            if record.failure:
+                issuance.save(path, replace(record, failure=None))
 
     def _issue(self, name: str) -> str:
         """Issue a certificate; return the problem, or an empty string."""

@@ -11,6 +11,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.tls.certbot import 
     explain_failure,
     lineage_names,
     render_hook,
+    retry_after,
 )
 
 #: Output of certbot 2.1 and 4.0.
@@ -119,3 +120,22 @@ def test_short_lived_certificates_are_renewed_by_the_share_of_their_lifetime(tmp
     first, second = lineage.configuration.read_text().splitlines()
     assert first in (expected, f"renew_before_expiry = {expected}")
     assert second == "version = 2.1.0"
+
+
+LOG = """2026-11-28 19:00:00,000:DEBUG:acme.client:Received response:
+HTTP 201
+Retry-After: 3
+2026-11-28 19:00:01,000:DEBUG:acme.client:Received response:
+HTTP 429
+Retry-After: 7200
+"""
+
+
+@pytest.mark.parametrize(
+    ("output", "seconds"), [("urn:ietf:params:acme:error:rateLimited :: too many certificates", 7200), ("Connection refused", 0)]
+)
+def test_rate_limited_order_waits_as_long_as_the_server_asks(tmp_path: Path, output: str, seconds: float) -> None:
+    log = tmp_path / "letsencrypt.log"
+    assert retry_after(output, log) == 0
+    log.write_text(LOG)
+    assert retry_after(output, log) == seconds

@@ -21,7 +21,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set imp
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.acme import AcmeClient
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certbot import Account, hook_path
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import installed_names, parse_requests
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.issuance import Order, Record, record_path, save
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.issuance import Order, Record, load, record_path, save
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import (
     SELF_SIGNED_DAYS,
     CertificateFiles,
@@ -313,6 +313,18 @@ def test_missing_outdated_and_expiring_certificates_are_problems(tmp_path: Path)
     )
     assert state("acme").kind == "acme"
     assert "in 9 days; its renewal is overdue" in state("acme").problem
+
+
+def test_failure_is_forgotten_when_the_entry_is_as_issued_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_program(tmp_path / "bin", monkeypatch, "systemctl", "exit 0")
+    create_issued(tmp_path, "shop", "shop.test")
+    record = record_path("app.shop", tmp_path)
+    save(record, load(record).failed(Order(SERVER, ("shop.test", "typo.test"), "http"), "refused", 0))
+    make_store(tmp_path, shop=entry("acme", "shop.test", "typo.test")).install()
+    assert load(record).failure
+    make_store(tmp_path, shop=entry("acme")).install()
+    assert load(record).failure is None
+    assert load(record).issued
 
 
 @pytest.mark.parametrize(
