@@ -142,6 +142,7 @@ service:
   sample: reload
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,7 @@ SERVICE = {
 
 
 def main() -> None:
+    os.umask(0o022)  # whatever the connection has set
     module = AnsibleModule(
         argument_spec={
             "root": {"type": "path", "default": "/"},

@@ -92,6 +92,11 @@ def query(name: str) -> ServiceState:
     )
 
 
+def age(state: ServiceState) -> float:
+    """Return the seconds since a unit became active."""
+    return time.time() - state.started_at
+
+
 def required_action(service: ServiceSpec, state: ServiceState, *, changed: bool, listener_changed: bool = False) -> str:
     """Return the required action: ``start``, ``reload``, ``restart``, ``enable``, ``deferred`` or none (``""``).
 
