@@ -58,9 +58,8 @@ def deploy_lock(layout: Layout, by: str, *, wait: float = 0) -> Iterator[NoteSte
         def note_step(step: str) -> None:
             with contextlib.suppress(OSError):  # a full disk must not prevent a rollback
                 file.truncate(0)
-                file.seek(0)
-                file.write(json.dumps({"by": by, "since": since, "doing": step}))
-                file.flush()
+                # Not buffered: closing the file would fail again, and hide the first error.
+                os.pwrite(file.fileno(), json.dumps({"by": by, "since": since, "doing": step}).encode(), 0)
 
         try:
             note_step("starting")

@@ -170,9 +170,9 @@ def normalize_address(address: str) -> str:
 
 
 def error_text(output: str) -> str:
-    """Return the output of a failed ``nginx -t`` without times and process ids.
+    r"""Return the output of a failed ``nginx -t`` without times and process ids.
 
-    >>> error_text('2026/11/28 19:07:12 [emerg] 1#1: unknown directive "x" in /etc/nginx/nginx.conf:1\\nnginx: ... test failed')
+    >>> error_text('2026/11/28 19:07:12 [emerg] 1#1: unknown directive "x" in /etc/nginx/nginx.conf:1\nnginx: ... test failed')
     'unknown directive "x" in /etc/nginx/nginx.conf:1'
     """
     found = re.findall(r"\[(?:emerg|crit|alert)\] (?:\d+#\d+: )?(.*)", output)
