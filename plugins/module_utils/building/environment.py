@@ -207,15 +207,15 @@ def _install_runner_packages(layout: Layout, app: App, source: Path, path: Path)
 def install_package(layout: Layout, app: App, source: Path, target: Path, environment: Environment) -> None:
     """Install a source that is a package into ``target``, with its metadata and commands but without its dependencies.
 
+    The builder user owns the result, which ``hooks.build`` may use.
+
     :raises BuildError: when its build fails.
     """
     key = f"{VARIABLE}.{app.name}.source"
-    builder = Builder(layout)
-    builder.make_directory(target)
+    Builder(layout).make_directory(target)
     options = ["--quiet", "--no-deps", "--compile-bytecode", "--python", str(environment.path / "bin/python")]
     failure = (
         f"{key}: the source is a package, because its {PROJECT} has a build system, and cannot be installed. Set "
         "package = false in [tool.uv] if it is none"
     )
     run_uv(layout, app, source, ["pip", "install", *options, "--target", str(target), "."], failure)
-    builder.take_ownership(target, key, group=layout.user, mode=0o750)
