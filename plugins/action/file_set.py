@@ -8,7 +8,8 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.template import trust_as_template
 
-from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSet, FileSetError, parse_files
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_entries import parse_files
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSet, FileSetError
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import files_up_to_date, load_host_state
 from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
 
@@ -18,7 +19,7 @@ class ActionModule(ModuleAction):
 
     MODULE = "file_set"
 
-    _VALID_ARGS = frozenset({"root", "files", "owns", "absent", "keep", "check", "service"})
+    _VALID_ARGS = frozenset({"root", "files", "owns", "absent", "keep", "check", "service", "front_doors"})
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the result of the module, or of the comparison with the host state.

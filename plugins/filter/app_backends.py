@@ -10,7 +10,7 @@ from typing import Any
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import HEALTH_URL
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import HEALTH_HEADER, HEALTH_HOST, HEALTH_URL
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import acme_clients
 from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 
@@ -73,7 +73,7 @@ def backend(app: App, parts: Iterable[App], addresses: Mapping[str, str]) -> dic
     limit = {} if app.balance.connections is None else {"max_connections": app.balance.connections}
     return {
         "servers": {host: {"address": _bracketed(address), **limit} for host, address in addresses.items()},
-        "health": {"path": HEALTH_URL},
+        "health": {"path": f"{HEALTH_URL}/{app.name}", "host": HEALTH_HOST, "verdict": HEALTH_HEADER},
         "sticky": app.balance.sticky,
         "queue": app.balance.queue,
         "read_timeout": max(seconds for part in parts for seconds in _read_timeouts(part)),

@@ -78,7 +78,7 @@ def site(app: App, mounted: Iterable[App], tls: dict[str, Any] | None) -> dict[s
         str(other.prefix): options_of(other, Mount) | {"maintenance_file": str(Layout(other.name).maintenance)}
         for other in mounted
     }
-    own = {"tls": tls, "health": app.health.path, "maintenance": maintenance, "mounts": mounts}
+    own = {"tls": tls, "maintenance": maintenance, "mounts": mounts}
     return options_of(app, SiteOptions) | own
 
 
@@ -92,8 +92,16 @@ def options_of(app: App, options: type) -> dict[str, Any]:
     static = app.static if app.source.directory is None else None
     return {
         **{option.name: entry[option.name] for option in dataclasses.fields(options) if option.name in entry},
+        "app": app.name,
         "upstream": {"include": str(layout.live_upstream)},
-        "static": [{"url": static.url, "live": str(layout.live)}] if static else [],
+        "static": [
+            *([{"url": static.url, "live": str(layout.live)}] if static else []),
+            *(
+                {"url": options.url, "path": str(layout.shared / path), "untrusted": str(layout.home)}
+                for path, options in app.shared_paths.items()
+                if options.url
+            ),
+        ],
         "origin": f"{VARIABLE}.{app.name}",
     }
 

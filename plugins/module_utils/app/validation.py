@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner
 from ansible_collections.funnel.tornado.plugins.module_utils.app.program import PROCESS_TYPE, Build, Health, Hooks
+from ansible_collections.funnel.tornado.plugins.module_utils.app.shared import shared_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.app.source import Source
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.bindings import service_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.core import status_codes
@@ -46,6 +47,7 @@ PLACEHOLDERS = ("port", "process", "socket")
 SOURCE_KEYS = {
     "version": ("git", "package"),
     "checksum": ("archive",),
+    "requirements": ("package",),
     "deploy_key": ("git",),
     "host_key": ("git",),
     "keys": ("push",),
@@ -60,12 +62,13 @@ class HostFacts:
     """The properties of a host that apps are validated against.
 
     ``open_files`` is the highest limit that a process can get; ``taken_names`` are users and directories that do not belong to
-    an app.
+    an app; ``unavailable_packages`` are those that no package source of the host has.
     """
 
     cpus: int
     open_files: int
     taken_names: frozenset[str] = frozenset()
+    unavailable_packages: frozenset[str] = frozenset()
 
 
 def load(entries: object, *, complete: bool = True) -> dict[str, App]:
@@ -115,6 +118,7 @@ def _app_problems(app: App, path: str) -> Iterator[str]:
     yield from _hook_problems(app.hooks, f"{path}.hooks")
     yield from _health_problems(app.health, f"{path}.health")
     yield from _tls_problems(app, f"{path}.tls")
+    yield from shared_problems(app.shared, app.static.path if app.static else None, f"{path}.shared")
     yield from site_problems(app, path)
     yield from part_problems(_part(app))
     if app.prefix is not None and is_reserved(app.prefix):
@@ -190,6 +194,8 @@ def _debug_problems(app: App, path: str) -> Iterator[str]:
         yield f"{path}.watch: requires debug: true"
     if app.source.directory is not None and not app.debug:
         yield f"{path}.source.directory: runs in place, for development only, and requires debug: true; deploy path or git"
+    if app.source.directory is not None and app.shared:
+        yield f"{path}.shared: requires releases; source.directory, which runs in place, keeps its own files. Remove it"
     if app.debug and app.run.target is None:
         yield f"{path}.debug: requires run.app, run.wsgi or run.asgi, which the collection's runner serves"
     if app.debug and app.processes not in ("auto", 1):
@@ -287,7 +293,8 @@ def _part(app: App) -> SitePart:
     """Return the paths that ``app`` serves in its site."""
     path = f"{VARIABLE}.{app.name}"
     static = {f"{path}.static.url": app.static.url} if app.static else {}
-    return SitePart(path, app.prefix or "/", static, {f"{path}.paths.{url}": url for url in app.paths})
+    shared = {f"{path}.shared.{name}.url": shared.url for name, shared in app.shared_paths.items() if shared.url}
+    return SitePart(path, app.prefix or "/", static, {f"{path}.paths.{url}": url for url in app.paths} | shared)
 
 
 def host_problems(apps: Mapping[str, App], host: HostFacts) -> Iterator[str]:
@@ -304,5 +311,11 @@ def host_problems(apps: Mapping[str, App], host: HostFacts) -> Iterator[str]:
         taken.update(dict.fromkeys(ports, app.name))
         if app.name in host.taken_names:
             yield f"{path}: the host already has a user, or a directory in /srv or /var/log, of that name; choose another"
+        for package in app.packages:
+            if package in host.unavailable_packages:
+                yield (
+                    f"{path}.packages: no package source of this host has {package}; correct the name, or add a source that "
+                    "has it"
+                )
         if app.open_files is not None and app.open_files > host.open_files:
             yield f"{path}.open_files: must be at most {host.open_files}, the limit of this host; found {app.open_files}"

@@ -14,6 +14,8 @@
             before -> releases/<id>   the previously served release, if any, for pages that are still open
             run/<process>.{sock,pid,starts,metrics}   sticky like /tmp: users cannot remove or follow files of other users
             upstream.conf             the servers of the nginx upstream
+            health -> check/...       the health check of the release, spelled as a path for nginx
+            health.conf               the headers of that health check
         live -> slots/{a,b}           the switch: replacing this link moves all traffic
         current -> live/release       for operators
         history.json                  served releases with their times
@@ -134,6 +136,11 @@ class Layout:
         return self.home / ".lock"
 
     @property
+    def preemption(self) -> Path:
+        """File that names the operation which preempts the holder of the lock, while it waits for the lock."""
+        return self.home / ".preemption"
+
+    @property
     def logs(self) -> Path:
         """Contains ``<slot>-<process>.log``, so that overlapping process groups never rotate the same file."""
         return self.base / "var/log" / self.app
@@ -170,9 +177,21 @@ class Layout:
         """Return the file with the servers of the nginx upstream of a slot."""
         return self.slot(slot) / "upstream.conf"
 
+    def health(self, slot: str) -> Path:
+        """Return the link whose target spells the health check of the release in a slot, so that it moves with the release."""
+        return self.slot(slot) / "health"
+
+    def health_headers(self, slot: str) -> Path:
+        """Return the file with the headers of the health check, which nginx includes."""
+        return self.slot(slot) / "health.conf"
+
     def reload_marker(self, slot: str) -> Path:
         """Return the file that exists from the switch to a slot until nginx has loaded its upstream servers."""
         return self.slot(slot) / "reload"
+
+    def served_marker(self, slot: str) -> Path:
+        """Return the file that exists in a slot that has been live, so that traffic may return to it at once."""
+        return self.slot(slot) / "served"
 
     def verification_marker(self, slot: str) -> Path:
         """Return the file that exists while a live slot is being verified and may be rolled back."""

@@ -111,12 +111,17 @@ class ProbeResult:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
 
+    @property
+    def status_line(self) -> str:
+        """The status and its reason, without control characters."""
+        return printable(f"{self.status} {self.reason}".rstrip(), line=True)
+
     def __str__(self) -> str:
         """Return the status line and the beginning of a text body, on one line and without control characters."""
         text = " ".join(self.body[: 4 * QUOTED_LENGTH].decode(errors="replace").split())
         if len(text) > QUOTED_LENGTH:
             text = f"{text[:QUOTED_LENGTH]}..."
-        return printable(f"{self.status} {self.reason}".rstrip() + (f": {text}" if text else ""), line=True)
+        return self.status_line + (f": {printable(text, line=True)}" if text else "")
 
 
 class _Received(io.RawIOBase):

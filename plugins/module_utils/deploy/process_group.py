@@ -15,6 +15,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.command import
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, Layout, Slot, port_of
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import Address
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.front_door import publish_health_check
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import protect
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import server_line
 from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation
@@ -80,6 +81,7 @@ class ProcessGroup:
         self.layout.upstream(self.slot).write_text(
             "".join(f"{server_line(address)}\n" for address in self._addresses()), encoding="utf-8"
         )
+        publish_health_check(self.layout, self.slot, self.manifest)
         self.layout.run(self.slot).mkdir(mode=0o700)
         try:
             protect(self.layout, self.slot)

@@ -34,8 +34,14 @@ CHALLENGES = ".challenges"
 #: Prefix of the pages that the role serves itself.
 OWN_URL = "/.funnel/"
 
-#: Path of the health check that load balancers send to a site.
+#: Path of the health check that load balancers send to a site. That of an app is below it, by the name of the app, in the app's
+#: site and at a host name that no site can have: load balancers reach it whatever the domains of the app are.
 HEALTH_URL = f"{OWN_URL}health"
+HEALTH_HOST = "funnel.invalid"
+
+#: Response headers of an app's health check: whether the app is healthy, and the release that serves.
+HEALTH_HEADER, HEALTHY = "X-Funnel-Health", "healthy"
+RELEASE_HEADER = "X-Funnel-Release"
 
 #: Request headers that some server or framework trusts for the client address, scheme, host or path. No proxy of this collection
 #: sets them, so their content always comes from the client; the reverse proxies remove them.
@@ -231,6 +237,14 @@ class Static:
         ),
         _PATH,
     ] = None
+    untrusted: Annotated[
+        str | None,
+        Doc(
+            "Directory of root above a C(path) that an app writes, such as uploads: nginx follows no links below it, and "
+            "browsers run no scripts of the files."
+        ),
+        _PATH,
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +277,18 @@ class SiteMaintenance(Maintenance):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mount(PathOptions):
+class Served:
+    """The app that a site or a mount serves."""
+
+    app: Annotated[
+        str | None,
+        Doc("Name of the app whose live release is served; C(/.funnel/health/<app>) is the health check of that release."),
+        NAME,
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mount(PathOptions, Served):
     """Another upstream below a path of a site; limits and access control are inherited from the path around it."""
 
     upstream: Annotated[str | Upstream, Doc("Name of a shared upstream, or a dict with the mount's own."), NAME]
@@ -282,7 +307,7 @@ class Mount(PathOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site(SiteOptions):
+class Site(SiteOptions, Served):
     """A site: domain names, the upstream behind them, and how nginx proxies to it."""
 
     upstream: Annotated[str | Upstream, Doc("Name of a shared upstream, or a dict with the site's own."), NAME]
@@ -300,7 +325,10 @@ class Site(SiteOptions):
     )
     websocket: Annotated[bool, Doc("Whether websocket upgrades are proxied.")] = True
     static: Annotated[
-        list[Static], Doc("Directories of static files that nginx serves; the first also holds favicon.ico and robots.txt.")
+        list[Static],
+        Doc(
+            "Directories of static files that nginx serves; the first without C(untrusted) also holds favicon.ico and robots.txt."
+        ),
     ] = field(default_factory=list)
     maintenance: Annotated[SiteMaintenance, Doc("The response in maintenance mode.")] = field(default_factory=SiteMaintenance)
     origin: Annotated[str, Doc("Variable that the site was derived from, for error messages.")] = ""

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import ReleaseManifest, read_manifest
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import content_hash, read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_file_limits
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import count_connections
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door, history, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import MAX_CONCURRENT_CHECKS, ask
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
@@ -44,20 +42,16 @@ MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
 #: Commands by which the services that read certificates report an invalid configuration.
 CONFIGURATION_CHECKS = {"nginx": "nginx -t", "haproxy": "haproxy -c -f /etc/haproxy/haproxy.cfg"}
 
-#: Digits of the content hash, by which hosts are compared.
-CONTENT_DIGITS = 12
-
-#: Manifest fields that may differ between hosts with the same desired state.
-HOST_SPECIFIC = frozenset({"id", "processes", "built", "by"})
-
 
 @dataclass(frozen=True)
 class AppStatus:
     """The live release of an app; empty fields without one.
 
     ``content`` is a hash of the release without the host's Python and number of CPUs: with the same desired state, it is the same
-    on all hosts. ``since`` and ``by`` are those of the deploy; ``processes`` is the number that the build configured;
-    ``maintenance`` is the time since which the app is in maintenance mode; ``awaited`` marks an app that awaits its first push.
+    on all hosts. ``since`` and ``by`` are those of the deploy; ``processes`` is the number that the build configured; ``undone``
+    are the releases that were rolled back or undone in favor of this one, with the reasons; ``maintenance`` is the time since
+    which the app is in maintenance mode; ``awaited`` marks an app that awaits its first push;
+    ``front_door`` is why clients do not reach the app.
     """
 
     app: str
@@ -70,12 +64,16 @@ class AppStatus:
     processes: int = 0
     tornado: str = ""
     python: str = ""
+    undone: list[str] = field(default_factory=list)
     maintenance: str = ""
     awaited: bool = False
+    front_door: str = ""
 
     @property
     def problem(self) -> str:
         """The problem, if any, in words."""
+        if self.front_door:
+            return f"{self.app}: {self.front_door}"
         return "" if self.release or self.awaited else f"{self.app}: has no live release"
 
 
@@ -168,11 +166,15 @@ def live_apps(base: Path = Path("/")) -> list[str]:
 
 def app_statuses(layouts: Sequence[Layout]) -> Iterator[AppStatus | Failure]:
     """Yield the status of each app, or the reason why it cannot be read."""
-    for layout in layouts:
-        try:
-            yield app_status(layout)
-        except (OSError, *MALFORMED) as error:
-            yield Failure(f"{layout.app}: cannot read its live release: {error}")
+    with ThreadPoolExecutor(MAX_CONCURRENT_CHECKS) as pool:
+        yield from pool.map(_status_or_failure, layouts)
+
+
+def _status_or_failure(layout: Layout) -> AppStatus | Failure:
+    try:
+        return app_status(layout)
+    except (OSError, *MALFORMED) as error:
+        return Failure(f"{layout.app}: cannot read its live release: {error}")
 
 
 def app_status(layout: Layout) -> AppStatus:
@@ -195,17 +197,10 @@ def app_status(layout: Layout) -> AppStatus:
         processes=manifest.processes,
         tornado=_tornado_version(layout, environment),
         python=_python_version(layout, environment),
+        undone=[f"release {undone.release}: {undone.reason}" for undone in history.recently_undone(layout)],
         maintenance=maintenance,
+        front_door=front_door.problem(layout),
     )
-
-
-def content_hash(layout: Layout, manifest: ReleaseManifest) -> str:
-    """Return the hash of a release that is the same on all hosts with the same desired state."""
-    directory = layout.release(manifest.id)
-    fields = {key: value for key, value in asdict(manifest).items() if key not in HOST_SPECIFIC}
-    programs = [directory / "launch.py", *directory.glob("runner.py"), *sorted(directory.glob("runner/*.py"))]
-    files = [path.read_text(encoding="utf-8") for path in (directory / "secrets.json", *programs)]
-    return hashlib.sha256(json.dumps([fields, files], sort_keys=True).encode()).hexdigest()[:CONTENT_DIGITS]
 
 
 def _tornado_version(layout: Layout, environment: Path) -> str:

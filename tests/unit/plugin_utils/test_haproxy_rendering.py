@@ -230,7 +230,7 @@ def test_app_backend_has_all_hosts() -> None:
             "web1": {"address": "192.0.2.11", "max_connections": 50},
             "web2": {"address": "[2001:db8::2]", "max_connections": 50},
         },
-        "health": {"path": "/.funnel/health"},
+        "health": {"path": "/.funnel/health/shop", "host": "funnel.invalid", "verdict": "X-Funnel-Health"},
         "sticky": True,
         "queue": 5,
         "read_timeout": 3600,
