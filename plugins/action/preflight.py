@@ -76,7 +76,13 @@ class ActionModule(ModuleAction):
             host["users"],
             ExistingPrograms(**host["programs"]),
         )
-        facts = HostFacts(host["cpus"], host["open_files"], frozenset(host["names"]), frozenset(host["unavailable_packages"]))
+        facts = HostFacts(
+            host["cpus"],
+            host["open_files"],
+            frozenset(host["names"]),
+            frozenset(host["unavailable_packages"]),
+            balanced=bool(variables["groups"].get("balancers")),
+        )
         capacity, limit = Capacity(**host["capacity"]), self._variable("limits_open_files", variables)
         self._fail_on(
             [
