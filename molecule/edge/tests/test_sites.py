@@ -69,7 +69,7 @@ SITES = {
     "closed": {
         "domains": ["closed.test"],
         "upstream": live_upstream("sample"),
-        "tls": {"certificate": CERTIFICATE, "key": CERTIFICATE, "acme_clients": ["127.0.0.1:8402"], "redirect": False},
+        "tls": {"certificate": CERTIFICATE, "key": CERTIFICATE, "acme_clients": ["127.0.0.1:402"], "redirect": False},
         "static": [{"url": "/static/", "path": "/usr/share/nginx/html"}],
         "allow": [UNUSED_ADDRESS],
         "deny": ["192.0.2.2"],
@@ -495,8 +495,8 @@ def test_rate_limits_apply_to_all_locations(host: Host, path: str, headers: dict
 @pytest.fixture
 def acme_client(host: Host) -> Iterator[None]:
     """Run a server in place of an ACME client that has a challenge."""
-    host.check_output(f"systemd-run --unit=acme-client python3 -m http.server --directory {CHALLENGES} 8402")
-    eventually(lambda: ":8402 " in host.check_output("ss -Hltn"))
+    host.check_output(f"systemd-run --unit=acme-client python3 -m http.server --directory {CHALLENGES} 402")
+    eventually(lambda: ":402 " in host.check_output("ss -Hltn"))
     yield
     host.check_output("systemctl stop acme-client")
 

@@ -18,8 +18,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
 DIRECTORY = Path("/etc/ssl/funnel")
 
 #: The port on which certbot answers http-01 challenges while it runs. nginx and HAProxy forward challenges to it, on their host
-#: and on each other host that obtains certificates for the same names, because the ACME server may ask any of them.
-CHALLENGE_PORT = 8402
+#: and on each other host that obtains certificates for the same names, because the ACME server may ask any of them. Only root
+#: can listen there: an app that answers challenges could get certificates for the domains of others.
+CHALLENGE_PORT = 402
 
 #: The set of the role app, whose certificates have the names of their apps.
 APP_SET = "app"

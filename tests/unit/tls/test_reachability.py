@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CHALLENGE_PORT
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.reachability import unreachable_domains
 from tests.support.servers import free_port
 
@@ -37,6 +38,10 @@ def proxy(port: int, status: int = 404) -> Iterator[int]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_only_root_can_answer_challenges() -> None:
+    assert CHALLENGE_PORT < 1024
 
 
 def test_domain_that_forwards_challenges_to_this_host_is_reachable() -> None:
