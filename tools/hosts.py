@@ -89,7 +89,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--fleet", type=parse_name, default="demo", help="name of the fleet (default: demo)")
-    parser = argparse.ArgumentParser(prog="python3 -m tools.hosts", description="Debian and Ubuntu hosts for the demo and the tests")
+    parser = argparse.ArgumentParser(
+        prog="python3 -m tools.hosts", description="Debian and Ubuntu hosts for the demo and the tests"
+    )
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", parents=[common], help="boot hosts; running hosts are not touched")

@@ -16,7 +16,6 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from http import HTTPStatus
 from pathlib import Path
 
 from tools.packages import ToolError, run, say
@@ -155,12 +154,11 @@ def ubuntu_mirror(sources: Iterable[Source], release: str) -> str:
 
 def has_release(mirror: str, release: str) -> bool:
     """Return whether a mirror has a release."""
-    request = urllib.request.Request(f"{mirror}/dists/{release}/Release", method="HEAD")
     try:
-        with urllib.request.urlopen(request, timeout=MIRROR_TIMEOUT) as answer:
-            return bool(answer.status == HTTPStatus.OK)
-    except (OSError, ValueError):  # an unreachable mirror, or one of another kind than HTTP
+        urllib.request.build_opener().open(f"{mirror}/dists/{release}/Release", timeout=MIRROR_TIMEOUT).close()
+    except (OSError, ValueError):  # an unreachable mirror, or one of an unknown kind
         return False
+    return True
 
 
 def machine_sources(etc: Path = Path("/etc/apt")) -> list[Source]:

@@ -79,7 +79,7 @@ def require_supported_host(base: Path = Path("/"), python: tuple[int, int] = sys
     distribution = Distribution.of_host(base)
     host = f"host {platform.node()} runs"
     if not distribution.supported:
-        supported = f"Debian 12 and 13, Ubuntu {', '.join(UBUNTU)}"
+        supported = f"Debian 12 and 13, Ubuntu {', '.join(UBUNTU[:-1])} and {UBUNTU[-1]}"
         raise PackagesError(f"{host} {distribution.name or 'an unknown system'}; funnel.tornado supports {supported}")
     if python < OLDEST_PYTHON:
         oldest = ".".join(map(str, OLDEST_PYTHON))
