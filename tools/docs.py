@@ -47,15 +47,20 @@ OPTIONS = {
         "C(prefix) and the like.",
     ),
     "app_versions": ("dict", "{}", "Versions to deploy instead of the versions in the entries, by app."),
+    "app_acme_peers": (
+        "list",
+        "[]",
+        "IP addresses of other hosts that get ACME certificates for the same names; each of them answers the challenges of all.",
+    ),
     "app_tls": ("bool", "true", "Whether this host terminates TLS for the apps; false behind a load balancer that does."),
     "app_wait": ("int", "60", "Seconds to wait for another deploy of an app on the host."),
 }
 
 #: Groups of the annotated example: title, and the keys of an entry in their order.
 GROUPS = {
-    "Source and environment": ("source", "python", "env", "secrets", "services"),
+    "Source and environment": ("source", "python", "build", "packages", "env", "secrets", "services"),
     "Processes": ("run", "processes", "port", "open_files", "debug", "watch"),
-    "Deploy": ("health", "hooks", "drain", "soak", "soak_errors"),
+    "Deploy": ("health", "hooks", "drain", "soak", "soak_errors", "keep_releases", "shared"),
     "Site": ("domains", "aliases", "prefix", "static", "paths", "headers", "extra"),
     "TLS": ("tls",),
     "Limits and access": ("upload_size", "read_timeout", "limits", "allow", "deny", "basic_auth"),
@@ -69,6 +74,7 @@ EXAMPLES: dict[str, Any] = {
     "source.git": "git@git.example.com:shop.git",
     "source.archive": "https://example.com/shop-1.4.0.tar.gz",
     "source.package": "shop[redis]",
+    "source.requirements": ["gunicorn==23.0.0"],
     "source.push": "main",
     "source.keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA alice"],
     "source.directory": "/home/alice/shop",
@@ -76,6 +82,8 @@ EXAMPLES: dict[str, Any] = {
     "source.checksum": f"sha256:{'0123456789abcdef' * 4}",
     "source.deploy_key": "{{ vault_shop_deploy_key }}",
     "source.host_key": "git.example.com ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA",
+    "python.version": "3.13",
+    "build.env": {"NODE_ENV": "production"},
     "env": {"SHOP_CURRENCY": "EUR"},
     "secrets": {"SHOP_COOKIE_SECRET": "{{ vault_shop_cookie_secret }}"},
     "services.mongodb.hosts": ["db1.example.com", "db2.example.com", "db3.example.com"],
@@ -91,6 +99,7 @@ EXAMPLES: dict[str, Any] = {
     "services.syslog.host": "logs.example.com",
     "run.app": "shop.web:make_app",
     "run.wsgi": "shop.wsgi:application",
+    "run.asgi": "shop.asgi:application",
     "run.threads": 20,
     "run.command": "python -m shop --socket={socket}",
     "run.procfile": "web",
@@ -99,7 +108,12 @@ EXAMPLES: dict[str, Any] = {
     "open_files": 16384,
     "debug": True,
     "watch": ["config.yml"],
+    "shared.*.url": "/media/",
+    "shared.*.backup": True,
+    "packages": ["ffmpeg"],
     "health.path": "/healthz",
+    "health.status": [200, 401, "300-399"],
+    "health.headers": {"X-Health": "deploy"},
     "hooks.build": "python -m shop.assets",
     "hooks.before_start.command": "python -m shop.migrate",
     "hooks.before_start.once": True,
@@ -137,13 +151,14 @@ EXAMPLES: dict[str, Any] = {
 
 #: Keys that the annotated example shows as comments, because other keys of it exclude them.
 ALTERNATIVES = {
-    *("source.path", "source.archive", "source.checksum", "source.package", "source.push", "source.keys", "source.directory"),
-    *("run.wsgi", "run.threads", "run.command", "run.procfile", "run.scale", "port", "debug", "watch"),
+    *("source.path", "source.archive", "source.checksum", "source.package", "source.requirements"),
+    *("source.push", "source.keys", "source.directory"),
+    *("run.wsgi", "run.asgi", "run.threads", "run.command", "run.procfile", "run.scale", "port", "debug", "watch"),
     *("prefix", "tls.certificate", "tls.key"),
 }
 
 #: Names in the annotated example for keys that are chosen by the user.
-EXAMPLE_NAMES = {"paths.*": "/live/"}
+EXAMPLE_NAMES = {"paths.*": "/live/", "shared.*": "media"}
 
 #: Plugins on the page of modules and filters, by kind.
 PLUGINS = {"module": sorted((ROOT / "plugins/modules").glob("*.py")), "filter": sorted((ROOT / "plugins/filter").glob("*.py"))}

@@ -8,7 +8,8 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.template import trust_as_template
 
-from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSet, FileSetError, parse_files
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_entries import parse_files
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSet, FileSetError
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import files_up_to_date, load_host_state
 from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
 
@@ -18,7 +19,7 @@ class ActionModule(ModuleAction):
 
     MODULE = "file_set"
 
-    _VALID_ARGS = frozenset({"root", "files", "owns", "absent", "check", "service"})
+    _VALID_ARGS = frozenset({"root", "files", "owns", "absent", "keep", "check", "service", "front_doors"})
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the result of the module, or of the comparison with the host state.
@@ -36,7 +37,8 @@ class ActionModule(ModuleAction):
         except FileSetError as error:
             raise AnsibleActionFail(str(error)) from error
         state = load_host_state(self._templar, task_vars or {})
-        file_set = FileSet(Path(arguments.get("root") or "/"), parsed, arguments.get("owns") or (), arguments.get("absent") or ())
+        globs = (arguments.get(option) or () for option in ("owns", "absent", "keep"))
+        file_set = FileSet(Path(arguments.get("root") or "/"), parsed, *globs)
         service = arguments.get("service") or {}
         if isinstance(service, dict) and files_up_to_date(state, file_set, service):  # otherwise the module reports the error
             return {"changed": False, "files": [], "removed": [], "service": ""}

@@ -12,10 +12,21 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ansible_collections.funnel.tornado.plugins.action.certificates import read_files
 from ansible_collections.funnel.tornado.plugins.action.release import local_source, with_versions
+from ansible_collections.funnel.tornado.plugins.module_utils.app.coexistence import (
+    Others,
+    Proxy,
+    coexistence_problems,
+    kept_sites,
+    nginx_warnings,
+    unlisted_warnings,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, app_certificates
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import HostFacts, host_problems, load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
+from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import Listener
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, closest_match
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import ExistingNginx
+from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import DEFAULT_OPEN_FILES, Capacity
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import KEY
 from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
@@ -50,10 +61,43 @@ class ActionModule(ModuleAction):
         except InvalidDataError as error:
             problems += error.problems
         self._fail_on([*problems, *unknown_apps(arguments["names"], entries)])
-        host = self.run_module({"apps": {}, "key": KEY}, variables)
-        if not host.get("failed"):
-            self._fail_on(host_problems(apps, HostFacts(host["cpus"], host["open_files"], frozenset(host["names"]))))
-        return host
+        packages = sorted({package for app in apps.values() for package in app.packages})
+        host = self.run_module({"apps": {}, "key": KEY, "packages": packages}, variables)
+        return host if host.get("failed") else self._compare(apps, host, variables)
+
+    def _compare(self, apps: Mapping[str, App], host: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Return the host state with warnings; fail with every conflict of the apps with the host and what else it serves."""
+        others = Others(
+            ExistingNginx.from_data(host["nginx"]),
+            [Listener(**listener) for listener in host["listeners"]],
+            host["live"],
+            host["users"],
+        )
+        facts = HostFacts(host["cpus"], host["open_files"], frozenset(host["names"]), frozenset(host["unavailable_packages"]))
+        capacity, limit = Capacity(**host["capacity"]), self._variable("limits_open_files", variables)
+        self._fail_on(
+            [
+                *host_problems(apps, facts),
+                *coexistence_problems(apps, others, self._proxy(variables), host["cpus"]),
+                *filter(None, [capacity.problem(int(limit)) if limit else ""]),
+            ]
+        )
+        name = variables.get("inventory_hostname", "")
+        warnings = [*unlisted_warnings(apps, others, name), *nginx_warnings(others.nginx, name)]
+        if not limit and host["open_files"] < DEFAULT_OPEN_FILES:
+            warnings.append(f"{name} allows {host['open_files']} open files per process, and so limits_open_files is that")
+        return host | {"unlisted": kept_sites(apps, others), "warnings": [*host.get("warnings", ()), *warnings]}
+
+    def _proxy(self, variables: dict[str, Any]) -> Proxy:
+        """Return the reverse proxy with its addresses."""
+        name = str(self._variable("app_proxy", variables) or "nginx")
+        listen = {f"{name}_listen": ["80"], f"{name}_listen_tls": ["443"]}
+        given = {variable: self._variable(variable, variables) for variable in listen}
+        return Proxy(name, {variable: listen[variable] if given[variable] is None else given[variable] for variable in listen})
+
+    def _variable(self, name: str, variables: dict[str, Any]) -> Any:
+        """Return the value of a variable of the inventory; None if it is not set."""
+        return self._templar.template(variables[name]) if name in variables else None
 
     def _role_problems(self, role: str, variables: dict[str, Any]) -> list[str]:
         """Validate the variables of a role against its argument specs; return Ansible's error messages."""

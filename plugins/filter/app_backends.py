@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import HEALTH_URL
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import HEALTH_HEADER, HEALTH_HOST, HEALTH_URL
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import acme_clients
 from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 
 DOCUMENTATION = r"""
@@ -36,6 +37,11 @@ options:
     type: str
     choices: [balancers, app_hosts]
     default: balancers
+  acme_peers:
+    description: IP addresses of the other load balancers, which obtain certificates for the same names.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -49,35 +55,45 @@ _value:
 """
 
 
-def app_backends(apps: object, addresses: Mapping[str, str], tls_at: str = "balancers") -> dict[str, dict[str, Any]]:
+def app_backends(
+    apps: object, addresses: Mapping[str, str], tls_at: str = "balancers", acme_peers: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
     """Return the backends of ``apps``, or fail with every problem in them."""
     loaded = load(apps)
     owners = [app for app in loaded.values() if app.prefix is None]
     return {
-        app.name: backend(app, [other for other in loaded.values() if site_owner(other, owners) == app], addresses, tls_at)
+        app.name: backend(app, [other for other in loaded.values() if site_owner(other, owners) == app], addresses)
+        | (passed_tls(app) if tls_at == "app_hosts" else terminated_tls(app, acme_peers))
         for app in owners
     }
 
 
-def backend(app: App, parts: Iterable[App], addresses: Mapping[str, str], tls_at: str) -> dict[str, Any]:
-    """Return the backend of a site; ``parts`` are all apps of the site, including ``app``, which owns it."""
+def backend(app: App, parts: Iterable[App], addresses: Mapping[str, str]) -> dict[str, Any]:
+    """Return the backend of a site, except TLS; ``parts`` are all apps of the site, including ``app``, which owns it."""
     limit = {} if app.balance.connections is None else {"max_connections": app.balance.connections}
-    tls = app.tls.provider != "off"
-    found = {
+    return {
         "servers": {host: {"address": _bracketed(address), **limit} for host, address in addresses.items()},
-        "health": {"path": HEALTH_URL},
+        "health": {"path": f"{HEALTH_URL}/{app.name}", "host": HEALTH_HOST, "verdict": HEALTH_HEADER},
         "sticky": app.balance.sticky,
         "queue": app.balance.queue,
         "read_timeout": max(seconds for part in parts for seconds in _read_timeouts(part)),
         "origin": f"{VARIABLE}.{app.name}",
     }
-    if tls_at == "app_hosts":
-        return found | {"domains": app.all_domains, "tls": "pass" if tls else "end", "proxy_protocol": True}
-    return found | {
+
+
+def passed_tls(app: App) -> dict[str, Any]:
+    """Return the options of a backend whose servers terminate TLS and answer ACME challenges."""
+    return {"domains": app.all_domains, "tls": "end" if app.tls.provider == "off" else "pass", "proxy_protocol": True}
+
+
+def terminated_tls(app: App, acme_peers: Sequence[str]) -> dict[str, Any]:
+    """Return the options of a backend for which HAProxy terminates TLS."""
+    return {
         "domains": app.domains,
         "aliases": app.aliases,
-        "redirect": tls and app.tls.redirect,
+        "redirect": app.tls.provider != "off" and app.tls.redirect,
         "hsts": app.tls.hsts,
+        "acme_clients": acme_clients(acme_peers) if app.tls.provider == "acme" else [],
     }
 
 

@@ -5,14 +5,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner, to_entry
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import Mount, SiteOptions
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET, CHALLENGES, chain_path, key_path
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET, acme_clients, chain_path, key_path
 from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 
 DOCUMENTATION = r"""
@@ -32,6 +32,16 @@ options:
     description: Whether nginx terminates TLS; if not, a load balancer does, and the sites are plain HTTP.
     type: bool
     default: true
+  acme_peers:
+    description: IP addresses of the other hosts that obtain certificates for the same names.
+    type: list
+    elements: str
+    default: []
+  names:
+    description: The apps whose sites are returned; all if empty.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -45,25 +55,30 @@ _value:
 """
 
 
-def app_sites(apps: object, *, tls: bool = True) -> dict[str, dict[str, Any]]:
+def app_sites(
+    apps: object, *, tls: bool = True, acme_peers: Sequence[str] = (), names: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
     """Return the sites of ``apps``, or fail with every problem in them."""
     loaded = load(apps)
-    mounted = [app for app in loaded.values() if app.prefix is not None]
+    mounted: dict[str, list[App]] = {name: [] for name, app in loaded.items() if app.prefix is None}
+    for app in loaded.values():
+        if app.prefix is not None and (owner := site_owner(app, loaded.values())):
+            mounted[owner.name].append(app)
     return {
-        name: site(app, [other for other in mounted if site_owner(other, loaded.values()) == app], tls=tls)
-        for name, app in loaded.items()
-        if app.prefix is None
+        name: site(loaded[name], others, site_tls(loaded[name], acme_peers) if tls else None)
+        for name, others in mounted.items()
+        if not names or {name, *(other.name for other in others)} & {*names}
     }
 
 
-def site(app: App, mounted: Iterable[App], *, tls: bool) -> dict[str, Any]:
-    """Return the site of an app with the apps ``mounted`` in it; ``tls``: whether nginx terminates TLS."""
+def site(app: App, mounted: Iterable[App], tls: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the site of an app with the apps ``mounted`` in it and its TLS options."""
     maintenance = {**to_entry(app)["maintenance"], "file": str(Layout(app.name).maintenance)}
     mounts = {
         str(other.prefix): options_of(other, Mount) | {"maintenance_file": str(Layout(other.name).maintenance)}
         for other in mounted
     }
-    own = {"tls": site_tls(app) if tls else None, "health": app.health.path, "maintenance": maintenance, "mounts": mounts}
+    own = {"tls": tls, "maintenance": maintenance, "mounts": mounts}
     return options_of(app, SiteOptions) | own
 
 
@@ -77,13 +92,21 @@ def options_of(app: App, options: type) -> dict[str, Any]:
     static = app.static if app.source.directory is None else None
     return {
         **{option.name: entry[option.name] for option in dataclasses.fields(options) if option.name in entry},
+        "app": app.name,
         "upstream": {"include": str(layout.live_upstream)},
-        "static": [{"url": static.url, "live": str(layout.live)}] if static else [],
+        "static": [
+            *([{"url": static.url, "live": str(layout.live)}] if static else []),
+            *(
+                {"url": options.url, "path": str(layout.shared / path), "untrusted": str(layout.home)}
+                for path, options in app.shared_paths.items()
+                if options.url
+            ),
+        ],
         "origin": f"{VARIABLE}.{app.name}",
     }
 
 
-def site_tls(app: App) -> dict[str, Any] | None:
+def site_tls(app: App, acme_peers: Sequence[str]) -> dict[str, Any] | None:
     """Return the TLS options of an app, None without HTTPS; the role certificates installs the files."""
     if app.tls.provider == "off":
         return None
@@ -92,7 +115,7 @@ def site_tls(app: App) -> dict[str, Any] | None:
         "key": str(key_path(APP_SET, app.name)),
         "redirect": app.tls.redirect,
         "hsts": app.tls.hsts,
-        "challenges": str(CHALLENGES) if app.tls.provider == "acme" else None,
+        "acme_clients": acme_clients(acme_peers) if app.tls.provider == "acme" else [],
     }
 
 

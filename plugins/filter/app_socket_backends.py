@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ansible_collections.funnel.tornado.plugins.filter.app_backends import terminated_tls
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
@@ -33,6 +34,11 @@ options:
     description: Number of CPUs of the host, as M(funnel.tornado.preflight) returns it.
     type: int
     required: true
+  acme_peers:
+    description: IP addresses of the other hosts that obtain certificates for the same names.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -49,26 +55,22 @@ _value:
 NGINX_KEYS = ("allow", "basic_auth", "deny", "extra", "limits", "maintenance", "paths", "port", "prefix", "soak", "static")
 
 
-def app_socket_backends(apps: object, cpus: int) -> dict[str, dict[str, Any]]:
+def app_socket_backends(apps: object, cpus: int, acme_peers: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Return the backends of ``apps``, or fail with every problem in them."""
     loaded = load(apps)
     if problems := [problem for app in loaded.values() for problem in _problems(app)]:
         raise InvalidDataError(problems)
-    return {name: backend(app, cpus) for name, app in loaded.items()}
+    return {name: backend(app, cpus) | terminated_tls(app, acme_peers) for name, app in loaded.items()}
 
 
 def backend(app: App, cpus: int) -> dict[str, Any]:
-    """Return the backend of an app; its sockets are addressed through the link that a switch renames."""
-    tls = app.tls.provider != "off"
+    """Return the backend of an app, except TLS; its sockets are addressed through the link that a switch renames."""
     return {
         "servers": {str(process): f"unix@{_socket(app, process)}" for process in range(app.process_count(cpus))},
-        "domains": app.domains,
-        "aliases": app.aliases,
         "headers": {**DEFAULT_HEADERS, **app.headers},
-        "health": {"path": app.health.path},
+        "health": {"path": app.health.path, "status": app.health.status, "headers": app.health.headers},
+        "app": app.name,
         "read_timeout": app.read_timeout,
-        "redirect": tls and app.tls.redirect,
-        "hsts": app.tls.hsts,
         "origin": f"{VARIABLE}.{app.name}",
     }
 
@@ -80,14 +82,12 @@ def _socket(app: App, process: int) -> str:
 
 def _problems(app: App) -> Iterator[str]:
     blank = App(source=app.source, run=app.run)
+    for path, options in app.shared_paths.items():
+        if options.url:
+            yield f"{VARIABLE}.{app.name}.shared.{path}.url: requires nginx, but app_proxy selects HAProxy; remove it"
     for key in NGINX_KEYS:
         if getattr(app, key) != getattr(blank, key):
             yield f"{VARIABLE}.{app.name}.{key}: requires nginx, but app_proxy selects HAProxy; remove it"
-    if app.tls.provider == "acme":
-        yield (
-            f"{VARIABLE}.{app.name}.tls.provider: acme requires nginx, which answers the challenges of certificate "
-            "authorities, but app_proxy selects HAProxy; use files or self_signed"
-        )
 
 
 FilterModule = filter_module(app_socket_backends)

@@ -14,7 +14,11 @@ from ansible.module_utils.common.yaml import yaml_load
 
 from ansible_collections.funnel.tornado.plugins.module_utils.network import firewall
 from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
-from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_inventory import GROUPS, fleet_sources
+from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_inventory import (
+    GROUPS,
+    acme_group,
+    fleet_sources,
+)
 
 DOCUMENTATION = r"""
 name: firewall_rules
@@ -26,6 +30,7 @@ description:
   - App hosts allow HTTP and HTTPS, only from load balancers if there are any. Load balancers allow them from any source,
     and VRRP from each other.
     Hosts in C(mongodb) and C(etcd) allow app hosts and each other, those in C(logs) their C(logs_senders).
+  - Hosts that terminate TLS for an app with C(tls.provider=acme) allow each other to forward the challenges of the ACME server.
   - Ports come from the variables of the roles. Services that listen on loopback addresses only get no rule.
 positional: _input, hostvars, host
 options:
@@ -65,7 +70,7 @@ def firewall_rules(
     members = {group: groups.get(group, []) for group in GROUPS}
     addresses = fleet_sources({name for hosts in members.values() for name in hosts}, hostvars)
     variables = ChainMap(hostvars[host], defaults())  # type: ignore[arg-type]  # ChainMap requires mutable mappings; it is only read
-    return firewall.to_data(firewall.fleet_rules(host, members, variables, addresses))
+    return firewall.to_data(firewall.fleet_rules(host, members, variables, addresses, acme_group(members, hostvars)))
 
 
 @functools.cache

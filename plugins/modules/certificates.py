@@ -38,6 +38,11 @@ options:
     type: list
     elements: str
     default: [nginx]
+  keep:
+    description: Names of certificates that are not removed although they are not in O(wanted).
+    type: list
+    elements: str
+    default: []
   issue:
     description: Whether to issue pending certificates with certbot and to remove those that are not in O(wanted).
     type: bool
@@ -58,6 +63,11 @@ options:
     description: HMAC key of the external account.
     type: str
     default: ""
+  acme_self_check:
+    description: Whether to verify first that a challenge for each name would reach this host, so that mistakes do not count
+      against the rate limits of the ACME server.
+    type: bool
+    default: true
   chains:
     description: Contents of C(certificate), by name. Internal; set by the action plugin.
     type: dict
@@ -117,6 +127,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.acme import AcmeClient
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certbot import Account
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import CertificatesError, CertificateStore, Pem
@@ -125,11 +136,13 @@ ARGUMENTS: dict[str, Any] = {
     "set": {"type": "str", "required": True},
     "wanted": {"type": "dict", "required": True},
     "services": {"type": "list", "elements": "str", "default": ["nginx"]},
+    "keep": {"type": "list", "elements": "str", "default": []},
     "issue": {"type": "bool", "default": False},
     "acme_directory": {"type": "str", "default": "https://acme-v02.api.letsencrypt.org/directory"},
     "acme_email": {"type": "str", "default": ""},
     "acme_eab_key_id": {"type": "str", "default": ""},
     "acme_eab_hmac_key": {"type": "str", "default": "", "no_log": True},
+    "acme_self_check": {"type": "bool", "default": True},
     "chains": {"type": "dict", "default": {}},
     "keys": {"type": "dict", "default": {}, "no_log": True},
 }
@@ -144,9 +157,10 @@ def main() -> None:
             params["set"],
             parse_requests(params["wanted"]),
             params["services"],
-            account,
+            AcmeClient(account, params["acme_self_check"]),
             {name: Pem(chain, params["keys"][name]) for name, chain in params["chains"].items()},
             check_mode=module.check_mode,
+            keep=params["keep"],
         )
         result = store.issue() if params["issue"] else store.install()
     except (CertificatesError, InvalidDataError) as error:

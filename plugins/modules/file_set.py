@@ -43,6 +43,11 @@ options:
     type: list
     elements: str
     default: []
+  keep:
+    description: Globs. Matching files are not removed, although they match O(owns).
+    type: list
+    elements: str
+    default: []
   absent:
     description: Files that must not exist.
     type: list
@@ -91,6 +96,13 @@ options:
             service needs to repair its data.
         type: int
         default: 120
+  front_doors:
+    description:
+      - Apps whose live releases clients must still reach through the service. If one that they reached before is not reached
+        after the change, the previous files are restored.
+    type: list
+    elements: str
+    default: []
   secret_contents:
     description: The contents of secret files. Reserved for the action plugin.
     type: dict
@@ -142,12 +154,13 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_entries import parse_files
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import (
     FileSet,
     FileSetError,
     FileSetResult,
     converge,
-    parse_files,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceSpec
 
@@ -169,8 +182,10 @@ def main() -> None:
             "files": {"type": "dict", "required": True},
             "owns": {"type": "list", "elements": "str", "default": []},
             "absent": {"type": "list", "elements": "str", "default": []},
+            "keep": {"type": "list", "elements": "str", "default": []},
             "check": {"type": "list", "elements": "str", "default": []},
             "service": {"type": "dict", "options": SERVICE},
+            "front_doors": {"type": "list", "elements": "str", "default": []},
             "secret_contents": {"type": "dict", "default": {}, "no_log": True},
         },
         supports_check_mode=True,
@@ -206,8 +221,14 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> FileSetResult:
         listener=service["listener"],
         timeout=service["timeout"],
     )
-    file_set = FileSet(root, files, params["owns"], params["absent"])
-    return converge(file_set, check=params["check"], service=spec, check_mode=check_mode)
+    file_set = FileSet(root, files, params["owns"], params["absent"], params["keep"])
+    return converge(
+        file_set,
+        check=params["check"],
+        service=spec,
+        find_problems=lambda: front_door.problems(params["front_doors"]),
+        check_mode=check_mode,
+    )
 
 
 if __name__ == "__main__":

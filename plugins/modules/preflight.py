@@ -31,6 +31,11 @@ options:
     type: list
     elements: str
     default: []
+  packages:
+    description: "Set by the action plugin: the packages that the apps need."
+    type: list
+    elements: str
+    default: []
   key:
     description: "Set by the action plugin: the key for the digests in RV(host_state)."
     type: str
@@ -65,8 +70,40 @@ nginx_workers:
       many workers served about a fifth more requests.
   returned: success
   type: int
+capacity:
+  description: The limits of open files that RV(open_files) results from.
+  returned: success
+  type: dict
+live:
+  description: Names of the apps that are live on the host.
+  returned: success
+  type: list
+  elements: str
+users:
+  description: Ids of the users of the apps in RV(live).
+  returned: success
+  type: dict
+unlisted:
+  description: Names of the apps in RV(live) that are not in O(apps) and keep their sites.
+  returned: success
+  type: list
+  elements: str
+listeners:
+  description: Programs that listen on TCP ports, with C(port), C(process), C(pid), C(unit) and the id of the C(user).
+  returned: success
+  type: list
+  elements: dict
+nginx:
+  description: The RV(funnel.tornado.nginx_info#module:nginx) of the host.
+  returned: success
+  type: dict
 names:
   description: Names of users and of directories in C(/srv) and C(/var/log) that do not belong to an app, and thus are reserved.
+  returned: success
+  type: list
+  elements: str
+unavailable_packages:
+  description: The packages of O(packages) that are neither installed nor in a package source of the host.
   returned: success
   type: list
   elements: str
@@ -100,17 +137,23 @@ packages:
 import os
 import pwd
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSH_ENTRIES, Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.core.private import link_protection_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import tcp_listeners
+from ansible_collections.funnel.tornado.plugins.module_utils.core.private import link_protection_problem, root_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import existing_nginx
+from ansible_collections.funnel.tornado.plugins.module_utils.status.apps import live_apps
 from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import collect_host_state
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import is_managed
 from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import (
     PackagesError,
+    find_unavailable,
     installed_versions,
     require_supported_host,
     upstream_versions,
@@ -123,6 +166,7 @@ ARGUMENTS = {
     "names": {"type": "list", "elements": "str", "default": []},
     "versions": {"type": "dict", "default": {}},
     "roles": {"type": "list", "elements": "str", "default": []},
+    "packages": {"type": "list", "elements": "str", "default": []},
     "key": {"type": "str", "default": "", "no_log": True},
 }
 
@@ -130,21 +174,30 @@ ARGUMENTS = {
 def main() -> None:
     """Return the state of the host."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    capacity = Capacity.of_host()
     try:
         distribution = require_supported_host()
-    except PackagesError as error:
+        if problem := root_problem() or link_protection_problem():
+            module.fail_json(msg=f"{problem}; nothing was changed")
+        installed = installed_versions()
+        unavailable = find_unavailable([name for name in module.params["packages"] if name not in installed])
+    except (CommandError, PackagesError) as error:
         module.fail_json(msg=str(error))
-    if problem := link_protection_problem():
-        module.fail_json(msg=f"{problem}; nothing was changed")
     cpus = len(os.sched_getaffinity(0))
     module.exit_json(
         changed=False,
         cpus=cpus,
         nginx_workers=max(1, cpus // 2),
-        open_files=Capacity.of_host().max_open_files,
+        open_files=capacity.max_open_files,
+        capacity=asdict(capacity),
+        live=live_apps(),
+        users={name: pwd.getpwnam(name).pw_uid for name in live_apps() if name in {user.pw_name for user in pwd.getpwall()}},
+        listeners=[asdict(listener) for listener in tcp_listeners()],
         names=sorted(set(taken_names())),
         certificates=installed_names(APP_SET),
-        packages={"codename": distribution.codename, "versions": upstream_versions(installed_versions())},
+        unavailable_packages=unavailable,
+        packages={"codename": distribution.codename, "versions": upstream_versions(installed)},
+        nginx=existing_nginx().to_data(),
         host_state=collect_host_state(module.params["key"].encode()).to_data(),
         pushed=sorted(path.stem for path in PUSH_ENTRIES.glob("*.json")),
     )

@@ -105,8 +105,6 @@ def tier_problems(
         yield f"fleet_tls_at: must be {' or '.join(TLS_AT)}; found {tls_at!r}"
     for host in [host for host in backends if host in addresses]:
         yield f"{host}: is in balancers and app_hosts, but HAProxy and nginx need the same ports; use separate hosts"
-    if backends:
-        yield from _certificate_problems(apps)
     for host, own_backends in backends.items():
         if own_backends is not None and not own_backends:
             yield f"haproxy_backends of {host}: is empty; unset it to get a backend for each app"
@@ -118,14 +116,18 @@ def tier_problems(
             yield f"{host}: is in app_hosts but in no backend of any load balancer; add {addresses[host]} to haproxy_backends"
 
 
-def _certificate_problems(apps: object) -> Iterator[str]:
-    for name, entry in apps.items() if isinstance(apps, Mapping) else ():
-        tls = entry.get("tls") if isinstance(entry, Mapping) else None
-        if isinstance(tls, Mapping) and tls.get("provider") == "acme":
-            yield (
-                f"{VARIABLE}.{name}.tls.provider: acme does not support load balancers yet: the ACME challenge could reach "
-                "any of them; use files or self_signed"
-            )
+def acme_group(groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the group of the hosts that terminate TLS if an app has certificates of an ACME server, or an empty string."""
+    app_hosts, balancers = groups.get("app_hosts", ()), groups.get("balancers", ())
+    if not any(_uses_acme(hostvars[host].get(VARIABLE)) for host in app_hosts):
+        return ""
+    return str(hostvars[balancers[0]].get("fleet_tls_at", TLS_AT[0])) if balancers else "app_hosts"
+
+
+def _uses_acme(apps: object) -> bool:
+    entries = apps.values() if isinstance(apps, Mapping) else ()
+    settings = [entry.get("tls") for entry in entries if isinstance(entry, Mapping)]
+    return any(isinstance(tls, Mapping) and tls.get("provider") == "acme" for tls in settings)
 
 
 def _server_identities(backends: Mapping[str, Any]) -> Iterator[str]:

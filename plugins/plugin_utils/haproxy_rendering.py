@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core import status_codes
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import (
     DOMAIN,
     Doc,
@@ -18,7 +19,15 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
     Range,
     parse_each,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import CHALLENGE_URL, NAME, UNTRUSTED_HEADERS, Domains
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.front_door import FrontDoor
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import (
+    CHALLENGE_URL,
+    CHALLENGES,
+    HOST_PORT,
+    NAME,
+    UNTRUSTED_HEADERS,
+    Domains,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.validation import (
     domain_conflicts,
     domain_problems,
@@ -61,10 +70,27 @@ class Server:
 class Health:
     """Health check of the servers of a backend."""
 
-    path: Annotated[
-        str, Doc("Path requested from each server every second; 2xx and 3xx are healthy."), Pattern(r"/[^\s'\"\\#$]*", "a path")
-    ] = "/"
+    path: Annotated[str, Doc("Path requested from each server every second."), Pattern(r"/[^\s'\"\\#$]*", "a path")] = "/"
     host: Annotated[str | None, Doc("Host header of the request; the first of C(domains) if unset."), DOMAIN] = None
+    headers: Annotated[
+        dict[str, str],
+        Doc("Further headers of the request; C(Host) replaces C(host)."),
+        Pattern(r"[ !#&-\[\]-~]*", 'one line of ASCII characters without " \\ $ and %'),
+    ] = field(default_factory=dict)
+    status: Annotated[
+        list[int | str],
+        Doc("Status codes of a healthy server, and ranges of them."),
+        Range(200, 499),
+        Pattern(r"[2-4][0-9]{2}(-[2-4][0-9]{2})?", 'a code or a range from 200 to 499, such as 204 or "300-399"'),
+    ] = field(default_factory=lambda: list(status_codes.DEFAULT))
+    verdict: Annotated[
+        str | None,
+        Doc(
+            "Response header whose value must be C(healthy), whatever the status is. The nginx role sends C(X-Funnel-Health) for "
+            "apps, so that the host judges the release that it serves."
+        ),
+        Pattern(r"[A-Za-z0-9-]+", "a header name"),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +114,14 @@ class Backend(Domains):
         bool,
         Doc("Whether the servers answer ACME http-01 challenges, so that HAProxy proxies instead of redirects these requests."),
     ] = False
+    acme_clients: Annotated[
+        list[str],
+        Doc(
+            "Addresses, C(host:port), of ACME clients, one of which answers each http-01 challenge for the domains: that of this "
+            "host, C(127.0.0.1:8402) with the role certificates, then those of other load balancers with the same domains."
+        ),
+        HOST_PORT,
+    ] = field(default_factory=list)
     hsts: Annotated[
         int, Doc("Seconds for C(Strict-Transport-Security), which forbids browsers plain HTTP."), Range(0, 126_144_000)
     ] = 0
@@ -107,6 +141,7 @@ class Backend(Domains):
     proxy_protocol: Annotated[
         bool, Doc("Whether HAProxy sends the client address to the servers by the PROXY protocol, version 2.")
     ] = False
+    app: Annotated[str | None, Doc("App whose processes on this host are the servers; deploys ask HAProxy for it."), NAME] = None
     origin: Annotated[str, Doc("Variable that the backend was derived from, for error messages.")] = ""
 
 
@@ -157,7 +192,19 @@ def haproxy_files(backends: Mapping[str, object], frontend: Frontend) -> dict[st
         f"/etc/systemd/system/{path}": {"template": template, "vars": {"binds": [*binds, monitor]}}
         for path, template in (("haproxy.socket", "haproxy.socket.j2"), ("haproxy.service.d/50-funnel.conf", "unit.conf.j2"))
     }
-    return {"haproxy.cfg": main, **units, **{path: {"link": target} for path, target in links.items()}}
+    doors = {
+        f"doors/{backend.app}.door": {"content": _front_door(backend, frontend).to_json(), "mode": "0600"}
+        for backend in parsed.values()
+        if backend.app
+    }
+    return {"haproxy.cfg": main, **units, **doors, **{path: {"link": target} for path, target in links.items()}}
+
+
+def _front_door(backend: Backend, frontend: Frontend) -> FrontDoor:
+    """Return the address at which clients reach the app of a backend, over TLS if requests are redirected to it."""
+    listen = frontend.listen_tls if backend.redirect else frontend.listen
+    domain = backend.domains[0].replace("*", "funnel") if backend.domains else "localhost"
+    return FrontDoor.of(listen[0], domain, tls=backend.redirect)
 
 
 def _certificate_links(certificates: Sequence[str]) -> dict[str, str]:
@@ -275,7 +322,9 @@ def _backend_variables(name: str, backend: Backend) -> dict[str, Any]:
         "tls_servers": tls_servers if backend.tls == "pass" else [],
         "sticky": backend.sticky,
         "health": backend.health.path,
-        "host": backend.health.host or next((domain for domain in backend.domains if not domain.startswith("*.")), "localhost"),
+        "health_headers": _health_headers(backend),
+        "health_status": ",".join(map(str, backend.health.status)),
+        "verdict": backend.health.verdict,
         "queue": backend.queue,
         "read_timeout": backend.read_timeout + _TIMEOUT_MARGIN,
         "tunnel_timeout": max(backend.read_timeout, _NGINX_KEEPALIVE) + _TIMEOUT_MARGIN,
@@ -283,10 +332,20 @@ def _backend_variables(name: str, backend: Backend) -> dict[str, Any]:
         "main_domain": backend.domains[0] if backend.domains else "",
         "redirect": backend.redirect,
         "challenges": backend.challenges,
+        "acme_clients": backend.acme_clients,
+        "acme_backend": f"{name}{CHALLENGES}",
+        "acme_domains": [_match(domain) for domain in (*backend.domains, *backend.aliases)] if backend.acme_clients else [],
         "headers": list(_headers(backend)),
         "cookie": COOKIE,
         "challenge_url": CHALLENGE_URL,
     }
+
+
+def _health_headers(backend: Backend) -> dict[str, str]:
+    """Return the headers of the health check by name, in lower case."""
+    domain = next((domain for domain in backend.domains if not domain.startswith("*.")), "localhost")
+    own = {name.lower(): value for name, value in backend.health.headers.items()}
+    return {"host": backend.health.host or domain} | own
 
 
 def _headers(backend: Backend) -> Iterator[dict[str, str]]:

@@ -12,12 +12,10 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ansible_collections.funnel.tornado.plugins.module_utils.system.unpacking import LFS_POINTER, LFS_POINTER_SIZE
+
 #: Names excluded from a directory that is not a git work tree.
 EXCLUDED = frozenset({".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", ".mypy_cache", ".pytest_cache"})
-
-#: The first line of a Git LFS pointer file, and its maximum size (the specification of Git LFS).
-LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
-LFS_POINTER_SIZE = 1024
 
 
 class SourceError(Exception):

@@ -81,11 +81,6 @@ def test_valid_fleet_passes_without_changes(tmp_path: Path) -> None:
         ),
         (fleet(fleet_tls_at="nginx"), [], "fleet_tls_at: must be balancers or app_hosts; found 'nginx'"),
         (
-            fleet(apps={"shop": SHOP | {"domains": ["shop.test"], "tls": {"provider": "acme"}}}),
-            [],
-            "tornado_apps.shop.tls.provider: acme does not support load balancers yet",
-        ),
-        (
             fleet(haproxy_listne=["80"], app_version="{{ version }}"),
             [],
             "haproxy_listne of lb1, lb2: no such variable of the role haproxy; did you mean haproxy_listen?",

@@ -30,7 +30,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import 
 from tests.support.haproxy import HaproxyProcess, run_haproxy
 from tests.support.metrics import dashboard_metrics, names, total
 from tests.support.pki import Authority
-from tests.support.servers import PATIENCE
+from tests.support.servers import PATIENCE, free_port
 
 NAME = "shop.test"
 
@@ -462,6 +462,45 @@ def test_acme_challenges_are_proxied_to_servers_that_answer_them(
         assert get(haproxy, "/.well-known/acme-challenge/x").status == 200
         assert get(haproxy, "/.well-known/acme-challenge/%2e%2e/x").status == 400
         assert get(haproxy, "/.well-known/x").status == 308
+
+
+def test_acme_challenge_is_answered_by_the_client_that_has_it(
+    origins: list[Origin], authority: Authority, tmp_path: Path
+) -> None:
+    pem, _ = certificate(authority, tmp_path)
+    stopped, other, asking = free_port(), free_port(), free_port()
+    clients = [f"127.0.0.1:{port}" for port in (stopped, other, asking)]
+    path = "/.well-known/acme-challenge/x"
+    with run_haproxy({"shop": backend(origins, redirect=True, acme_clients=clients)}, (pem,)) as haproxy:
+        assert get(haproxy, path).status == 404, "no ACME client runs"
+        with acme_client(other, {}), acme_client(asking, {path: b"answer"}):
+            for _request in range(6):
+                assert get(haproxy, path).text == "answer"
+            assert get(haproxy, f"{path}y").status == 404
+        assert get(haproxy, "/.well-known/x").status == 308
+
+
+@contextlib.contextmanager
+def acme_client(port: int, answers: dict[str, bytes]) -> Iterator[None]:
+    """Run a server that behaves as certbot's: it closes the connection if it does not know the path."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path in answers:
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(answers[self.path])
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_tls_passthrough_sends_the_client_address(authority: Authority, trust: ssl.SSLContext, tmp_path: Path) -> None:

@@ -266,6 +266,30 @@ def test_only_orphans_are_replaced(make: Callable[..., Release]) -> None:
             unrelated.kill()
 
 
+#: Restricts its socket to its own user, as Tornado's bind_unix_socket does, but only after it listens.
+PRIVATE_SOCKET = """
+import os, signal, socket, sys, time
+signal.signal(signal.SIGCHLD, lambda *_: os._exit(3))
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+os.chmod(sys.argv[1], 0o600)
+listener.listen()
+time.sleep(0.3)
+os.chmod(sys.argv[1], 0o600)
+time.sleep(60)
+"""
+
+
+def test_the_socket_of_a_program_that_restricts_it_is_opened_to_its_group(make: Callable[..., Release]) -> None:
+    release = make(argv=[sys.executable, "-c", PRIVATE_SOCKET, "{socket}"])
+    pid = release.launch("b", "0")
+    path = release.run / "0.sock"
+    eventually(path.exists)
+    time.sleep(0.5)
+    eventually(lambda: path.stat().st_mode & 0o777 == 0o660)
+    assert stat(pid)[0] == "S", "the program gets no signal of a child that it does not know"
+
+
 def test_a_missing_program_is_reported(make: Callable[..., Release]) -> None:
     release = make(argv=["no-such-program"])
     done = subprocess.run([sys.executable, "-I", release.launcher, "b", "0"], capture_output=True, text=True, check=False)

@@ -39,7 +39,7 @@ def test_site_reverts_manual_changes(host: Host, tmp_path: Path) -> None:
     before = processes(host, "sample")
     for command in (
         "sed -i 's/server_tokens off/server_tokens on/' /etc/nginx/nginx.conf",
-        f"echo '{FOREIGN_SITE}' > /etc/nginx/sites-enabled/app.foreign.conf && systemctl reload nginx",
+        f"echo '{FOREIGN_SITE}' > /etc/nginx/funnel/app.foreign.conf && systemctl reload nginx",
         "systemctl disable supervisor",
         f"prlimit --pid {SUPERVISORD} --nofile=1024:",
         "rm /usr/local/bin/uv",

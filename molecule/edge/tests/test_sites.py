@@ -419,7 +419,7 @@ def test_password_is_required_and_its_hash_is_protected(host: Host, guarded: Sit
     assert guarded.get("/").status == 401
     assert guarded.request("GET", "/", headers=login("wrong")).status == 401
     assert guarded.request("GET", "/", headers=login()).status == 200
-    assert host.check_output("stat --format '%a %U:%G' /etc/nginx/sites-enabled/app.guarded.htpasswd") == "640 root:www-data"
+    assert host.check_output("stat --format '%a %U:%G' /etc/nginx/funnel/app.guarded.htpasswd") == "640 root:www-data"
     assert host.run("grep --recursive --files-with-matches --fixed-strings %s /srv/guarded/releases", HASH).rc == 1
 
 

@@ -67,7 +67,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(400, type="urn:ietf:params:acme:error:invalidContact", detail="An e-mail address is needed")
 server = http.server.HTTPServer(("", 14003), Handler)
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain("/etc/ssl/certs/acme.pem", "/etc/ssl/private/acme.key")
+context.load_cert_chain("/etc/ssl/pebble.pem", "/etc/ssl/private/acme.key")
 server.socket = context.wrap_socket(server.socket, server_side=True)
 server.serve_forever()
 """

@@ -70,8 +70,8 @@ def test_hooks_run_in_order_and_once_hooks_run_before_other_hosts_switch(hosts: 
     steps = re.findall(r"^(debian1\d): sample is release \w+ in slot [ab]: (.*)$", output, re.MULTILINE)
     assert [name for name, _ in steps] == ["debian12", "debian13"]
     assert [re.sub(r" [\d.]+ s", "", completed) for _, completed in steps] == [
-        "clean, start, health, before_switch, switch, after_switch, drain, stop, prune",
-        "clean, start, health, switch, after_switch, drain, stop, prune",
+        "clean, start, health, before_switch, switch, front_door, after_switch, drain, stop, prune",
+        "clean, start, health, switch, front_door, after_switch, drain, stop, prune",
     ]
     assert Site(address(second)).get("/static/built.txt").body == b"_sample\n"
     assert "not-for-others" not in output

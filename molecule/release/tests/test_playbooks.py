@@ -26,7 +26,7 @@ def plain_page(host: Host) -> bytes:
 
 def state(host: Host) -> tuple[Any, ...]:
     """Return the state that check mode must not change."""
-    found = host.check_output("ls -lR /srv/sample/releases /srv/plain/releases /srv/plain/slots /etc/nginx/sites-enabled")
+    found = host.check_output("ls -lR /srv/sample/releases /srv/plain/releases /srv/plain/slots /etc/nginx/funnel")
     return processes(host, "sample"), processes(host, "plain"), found
 
 

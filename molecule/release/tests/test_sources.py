@@ -302,9 +302,23 @@ def invalid_entries(
     other = "127.0.0.1 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBqk6rGkGgI+zCNSlDnlHUpcQd7sbzZ2SxbTLBDs4tAp"
     yield {"source": repository | {"host_key": other}}, r"source\.git: .*Host key verification failed"
 
-    project = f"[project]\nname = 'hello'\nversion = '1.0'\ndependencies = ['{TORNADO}']\n"
-    path = str(sources.tree("unlocked", pyproject_toml=project))
-    yield {"source": {"path": path}}, "source: pyproject.toml has dependencies, .* run `uv lock` and add uv.lock"
+    project = "[project]\nname = 'hello'\nversion = '1.0'\nrequires-python = '>=3.99'\n"
+    path = str(sources.tree("excluded", pyproject_toml=project))
+    yield {"source": {"path": path}}, r"python\.version: pyproject.toml requires Python >=3.99; this is 3.11.\d"
+
+    path = str(sources.tree("pypy", runtime_txt="pypy-3.10"))
+    yield {"source": {"path": path}}, r"python\.version: the source's runtime.txt asks for 'pypy-3.10'; only versions of CPython"
+
+    yield (
+        {"source": {"path": path}, "python": {"version": "3.99"}},
+        r"python\.version: Python 3.99 cannot be installed; .* uv reports: .*No download found for request",
+    )
+
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+    yield (
+        {"source": {"archive": str(sources.tar(sources.tree("lfs", logo_png=pointer)))}},
+        r"source\.archive: .*logo\.png is a Git LFS pointer instead of the file",
+    )
 
     path = str(sources.tree("unhashed", requirements_txt=f"{TORNADO} --hash=sha256:{'0' * 64}\n"))
     yield {"source": {"path": path}}, r"source: requirements.txt cannot be installed .*[Hh]ash"

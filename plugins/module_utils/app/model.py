@@ -10,12 +10,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.program import Health, Hooks, Python, Run
+from ansible_collections.funnel.tornado.plugins.module_utils.app.program import Build, Health, Hooks, Python, Run
+from ansible_collections.funnel.tornado.plugins.module_utils.app.shared import SharedPath, by_path
 from ansible_collections.funnel.tornado.plugins.module_utils.app.source import Source
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.bindings import Services
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import Doc, Hidden, Pattern, Range
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import MOUNT_URL, STATIC_URL, SiteOptions, size_in_bytes
+
+#: Name of a Debian package (Debian Policy, 5.6.1). apt-get would take a trailing hyphen as an order to remove the package.
+PACKAGE_NAME = Pattern(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]", 'the name of a Debian package, such as "ffmpeg"')
 
 RELATIVE_PATH = r"(?!.*(^|/)\.\.(/|$))[^/].*"
 
@@ -90,14 +94,15 @@ class App(SiteOptions):
         Source,
         Doc("Where the code comes from: exactly one of C(path), C(git), C(archive), C(package), C(push) and C(directory)."),
     ]
-    run: Annotated[Run, Doc("How a process is started: exactly one of C(app), C(wsgi), C(command) and C(procfile).")]
+    run: Annotated[Run, Doc("How a process is started: exactly one of C(app), C(wsgi), C(asgi), C(command) and C(procfile).")]
     python: Annotated[
         Python,
         Doc(
-            "Python of the virtual environment. Its dependencies are read from the first of uv.lock, pylock.toml and "
-            "requirements.txt in the source."
+            "Python of the virtual environment. Its dependencies are read from the first of uv.lock, pylock.toml, "
+            "requirements.txt, poetry.lock, pdm.lock, Pipfile.lock, pyproject.toml and setup.py in the source."
         ),
     ] = field(default_factory=Python)
+    build: Annotated[Build, Doc("Settings of the build.")] = field(default_factory=Build)
     processes: Annotated[
         int | Literal["auto"],
         Doc("Number of processes of the app; C(auto) starts one per CPU. Twice as many run during a switch."),
@@ -114,8 +119,8 @@ class App(SiteOptions):
     debug: Annotated[
         bool,
         Doc(
-            "Development mode of C(app) and C(wsgi): one process reloads when code changes. Tornado shows tracebacks to all "
-            "clients."
+            "Development mode of C(app), C(wsgi) and C(asgi): one process reloads when code changes. Tornado shows tracebacks to "
+            "all clients."
         ),
     ] = False
     watch: Annotated[
@@ -145,6 +150,22 @@ class App(SiteOptions):
         default_factory=Balance
     )
     static: Annotated[Static | None, Doc("Static files that nginx serves; none if unset.")] = None
+    shared: Annotated[
+        list[str] | dict[str, SharedPath],
+        Doc(
+            "Files and directories of the source that the app may write and that persist outside the releases, in "
+            "C(/srv/<app>/shared): a list such as C([instance, db.sqlite3]), or a dict of options by path. The first release "
+            "provides their content. A path that it lacks is created as a directory, unless its name has an extension."
+        ),
+    ] = field(default_factory=list)
+    packages: Annotated[
+        list[str],
+        Doc(
+            "Debian packages that the app needs to run or to be built, such as C([ffmpeg, libpq-dev]). They are installed before "
+            "the build, and never removed."
+        ),
+        PACKAGE_NAME,
+    ] = field(default_factory=list)
     health: Annotated[Health, Doc("Health check that each new process must pass before it gets traffic.")] = field(
         default_factory=Health
     )
@@ -162,6 +183,14 @@ class App(SiteOptions):
     soak_errors: Annotated[
         int, Doc("Maximum percentage of 5xx responses during C(soak), evaluated from 10 responses on."), Range(0, 100)
     ] = 5
+    keep_releases: Annotated[
+        int,
+        Doc(
+            "Number of newest releases that stay on the host; the live release, the one before it and the rollback target stay "
+            "in any case."
+        ),
+        Range(1, 100),
+    ] = 3
     hooks: Annotated[Hooks, Doc("Commands that run at the steps of a deploy.")] = field(default_factory=Hooks)
     open_files: Annotated[
         int | None, Doc("Maximum number of open files per process; the limit of supervisord if unset."), Range(64, 1_048_576)
@@ -172,6 +201,11 @@ class App(SiteOptions):
     def all_domains(self) -> list[str]:
         """The domains and aliases of the site, which its certificate must cover."""
         return [*self.domains, *self.aliases]
+
+    @property
+    def shared_paths(self) -> dict[str, SharedPath]:
+        """The shared paths with their options, without final slashes."""
+        return by_path(self.shared)
 
     @property
     def max_upload_size(self) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core import status_codes
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import Doc, Pattern, Range
 
-ATTRIBUTE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
+ATTRIBUTE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*(\(\))?"
 PROCESS_TYPE = r"[A-Za-z0-9_-]{1,30}"
+PYTHON_VERSION = r"system|3\.\d{1,2}(\.\d{1,2})?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,17 +19,39 @@ class Python:
     """The Python of the virtual environment."""
 
     version: Annotated[
-        str,
-        Doc("C(system), the Python of the distribution, or a version that uv installs. C(system) gets security updates."),
-        Pattern(r"system|3\.\d{1,2}(\.\d{1,2})?", '"system" or a version, such as "3.13"'),
-    ] = "system"
+        str | None,
+        Doc(
+            "C(system), the Python of the distribution, which gets security updates, or a version that uv installs. If unset, "
+            "the version in the source's C(.python-version) or C(runtime.txt), or else C(system), which also serves if it is "
+            "that version."
+        ),
+        Pattern(PYTHON_VERSION, '"system" or a version, such as "3.13"'),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """The build of a release."""
+
+    env: Annotated[
+        dict[str, str | int | float],
+        Doc(
+            "Environment variables of the build: of the installation of dependencies and of C(hooks.build), such as "
+            "C(SETUPTOOLS_SCM_PRETEND_VERSION) or C(NODE_ENV). Processes do not get them; do not put secrets here."
+        ),
+    ] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables of the build."""
+        return {key: str(value) for key, value in self.env.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """The command of a process, started in the directory of the source."""
 
-    EXACTLY_ONE: ClassVar = ("app", "wsgi", "command", "procfile")
+    EXACTLY_ONE: ClassVar = ("app", "wsgi", "asgi", "command", "procfile")
 
     app: Annotated[
         str | None,
@@ -36,8 +60,19 @@ class Run:
     ] = None
     wsgi: Annotated[
         str | None,
-        Doc("WSGI application, such as one of Flask or Django; the collection's runner serves it with threads."),
+        Doc(
+            "WSGI application, such as one of Flask or Django, or a function that returns one; the collection's runner serves it "
+            "with threads."
+        ),
         Pattern(ATTRIBUTE, 'module:attribute, such as "shop.wsgi:application"'),
+    ] = None
+    asgi: Annotated[
+        str | None,
+        Doc(
+            "ASGI application, such as one of FastAPI, Starlette or Django, or a function that returns one; the collection's "
+            "runner serves it with uvicorn."
+        ),
+        Pattern(ATTRIBUTE, 'module:attribute, such as "shop.asgi:application"'),
     ] = None
     threads: Annotated[
         int | None, Doc("Threads per process for C(wsgi), that is its concurrent requests; 10 if unset."), Range(1, 1000)
@@ -59,6 +94,11 @@ class Run:
         Doc("Number of processes of each other type in the Procfile, such as C({worker: 2}); 1 if unset, none of C(release)."),
         Range(0, MAX_PROCESSES),
     ] = field(default_factory=dict)
+
+    @property
+    def target(self) -> str | None:
+        """The application that the collection's runner serves; None if the app has a server of its own."""
+        return self.app or self.wsgi or self.asgi
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,11 +164,28 @@ class Hooks:
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """The health check of a new process."""
+    """The health check of a process, at a deploy and afterwards."""
 
     path: Annotated[
         str,
-        Doc("URL path of the health check, which each new process must answer with a status of 2xx or 3xx."),
-        Pattern(r"/\S*", "a path that starts with /"),
+        Doc("URL path of the health check, which a healthy process answers with one of C(status)."),
+        Pattern(
+            r"(?=.{1,500}$)(/|(/(?!\.{1,2}(/|$))[!%&(-.0-:<-Z^-z|~?]{1,200})+/?)",
+            "a path that starts with /, of up to 500 ASCII characters, without //, /../, blanks and any of ' \" \\ ; { } $ # [ ]",
+        ),
     ] = "/"
+    status: Annotated[
+        list[int | str],
+        Doc("Status codes of a healthy process, and ranges of them, such as C([200, 401, 300-399])."),
+        Range(200, 499),
+        Pattern(r"[2-4][0-9]{2}(-[2-4][0-9]{2})?", 'a code or a range from 200 to 499, such as 204 or "300-399"'),
+    ] = field(default_factory=lambda: list(status_codes.DEFAULT))
+    headers: Annotated[
+        dict[str, str],
+        Doc(
+            "Headers of the health check, such as C(Host), by default the first of C(domains). Not for secrets, as users of the "
+            "host can read them."
+        ),
+        Pattern(r"[ !#&-\[\]-~]*", 'one line of ASCII characters without " \\ $ and %'),
+    ] = field(default_factory=dict)
     timeout: Annotated[int, Doc("Seconds within which a new process must become healthy."), Range(1, 600)] = 30

@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner
-from ansible_collections.funnel.tornado.plugins.module_utils.app.program import PROCESS_TYPE, Hooks
+from ansible_collections.funnel.tornado.plugins.module_utils.app.program import PROCESS_TYPE, Build, Health, Hooks
+from ansible_collections.funnel.tornado.plugins.module_utils.app.shared import shared_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.app.source import Source
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.bindings import service_problems
+from ansible_collections.funnel.tornado.plugins.module_utils.core import status_codes
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, parse
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.validation import (
@@ -33,6 +35,10 @@ APP_NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 RESERVED_NAMES = frozenset({"etcd", "fleet", "git", "haproxy", "keepalived", "mongodb", "nginx", "supervisor"})
 
 ENV_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+VARIABLE_RULE = "a variable name must consist of letters, digits and _, and must not begin with a digit"
+
+#: Environment variables that the build itself sets.
+BUILD_VARIABLES = frozenset({"HOME", "LANG", "PATH", "PYTHONPATH", "USER", "VIRTUAL_ENV", "UV_CACHE_DIR", "UV_LINK_MODE"})
 
 #: Placeholders in a command, which the launcher replaces.
 PLACEHOLDERS = ("port", "process", "socket")
@@ -41,6 +47,7 @@ PLACEHOLDERS = ("port", "process", "socket")
 SOURCE_KEYS = {
     "version": ("git", "package"),
     "checksum": ("archive",),
+    "requirements": ("package",),
     "deploy_key": ("git",),
     "host_key": ("git",),
     "keys": ("push",),
@@ -55,12 +62,13 @@ class HostFacts:
     """The properties of a host that apps are validated against.
 
     ``open_files`` is the highest limit that a process can get; ``taken_names`` are users and directories that do not belong to
-    an app.
+    an app; ``unavailable_packages`` are those that no package source of the host has.
     """
 
     cpus: int
     open_files: int
     taken_names: frozenset[str] = frozenset()
+    unavailable_packages: frozenset[str] = frozenset()
 
 
 def load(entries: object, *, complete: bool = True) -> dict[str, App]:
@@ -108,18 +116,21 @@ def _app_problems(app: App, path: str) -> Iterator[str]:
     yield from _run_problems(app, f"{path}.run")
     yield from _debug_problems(app, path)
     yield from _hook_problems(app.hooks, f"{path}.hooks")
+    yield from _health_problems(app.health, f"{path}.health")
     yield from _tls_problems(app, f"{path}.tls")
+    yield from shared_problems(app.shared, app.static.path if app.static else None, f"{path}.shared")
     yield from site_problems(app, path)
     yield from part_problems(_part(app))
     if app.prefix is not None and is_reserved(app.prefix):
         yield f"{path}.prefix: {app.prefix} is reserved for the site itself; choose another path"
     problems = list(service_problems(app.services, f"{path}.services"))
     yield from problems
+    yield from _build_problems(app.build, f"{path}.build.env")
     service_variables = {} if problems else app.services.environment | app.services.secret_environment
     for key in [*app.env, *app.secrets]:
         where = "secrets" if key in app.secrets else "env"
         if not ENV_VARIABLE.fullmatch(key):
-            yield f"{path}.{where}.{key}: a variable name must consist of letters, digits and _, and must not begin with a digit"
+            yield f"{path}.{where}.{key}: {VARIABLE_RULE}"
         elif key == "PORT" or key.startswith("TORNADO_"):
             yield f"{path}.{where}.{key}: is set by the launcher; choose another name"
         elif key in service_variables:
@@ -183,8 +194,10 @@ def _debug_problems(app: App, path: str) -> Iterator[str]:
         yield f"{path}.watch: requires debug: true"
     if app.source.directory is not None and not app.debug:
         yield f"{path}.source.directory: runs in place, for development only, and requires debug: true; deploy path or git"
-    if app.debug and app.run.app is None and app.run.wsgi is None:
-        yield f"{path}.debug: requires run.app or run.wsgi, which the collection's runner serves"
+    if app.source.directory is not None and app.shared:
+        yield f"{path}.shared: requires releases; source.directory, which runs in place, keeps its own files. Remove it"
+    if app.debug and app.run.target is None:
+        yield f"{path}.debug: requires run.app, run.wsgi or run.asgi, which the collection's runner serves"
     if app.debug and app.processes not in ("auto", 1):
         yield f"{path}.processes: must be 1 with debug, because only a single process can reload; found {app.processes}"
 
@@ -198,6 +211,31 @@ def _hook_problems(hooks: Hooks, path: str) -> Iterator[str]:
         else:
             if not words:
                 yield f"{path}.{step}: must be a program and its arguments; found {command!r}"
+
+
+def _build_problems(build: Build, path: str) -> Iterator[str]:
+    for key in build.env:
+        if not ENV_VARIABLE.fullmatch(key):
+            yield f"{path}.{key}: {VARIABLE_RULE}"
+        elif key in BUILD_VARIABLES or key.startswith("TORNADO_"):
+            yield f"{path}.{key}: is set by the build; remove it"
+
+
+def _health_problems(health: Health, path: str) -> Iterator[str]:
+    """Yield the impossible status codes and the headers that the check itself sets."""
+    if not health.status:
+        yield f"{path}.status: is empty; list the codes of a healthy process, or remove it for 200-399"
+    for i, accepted in enumerate(map(str, health.status)):
+        first, last = status_codes.bounds(accepted)
+        if first > last:
+            yield f"{path}.status[{i}]: must begin with the lower code: {last}-{first}; found {accepted!r}"
+    for name, value in health.headers.items():
+        if not re.fullmatch(r"[A-Za-z0-9-]{1,100}", name):
+            yield f"{path}.headers.{name}: a header name must consist of letters, digits and -"
+        elif name.lower() in ("accept-encoding", "connection", "content-length", "transfer-encoding"):
+            yield f"{path}.headers.{name}: is set by the health check; remove it"
+        elif name.lower() == "host" and not re.fullmatch(r"[A-Za-z0-9.:\[\]-]{1,200}", value):
+            yield f"{path}.headers.{name}: must be a host name or address, with or without port; found {value!r}"
 
 
 def _tls_problems(app: App, path: str) -> Iterator[str]:
@@ -255,7 +293,8 @@ def _part(app: App) -> SitePart:
     """Return the paths that ``app`` serves in its site."""
     path = f"{VARIABLE}.{app.name}"
     static = {f"{path}.static.url": app.static.url} if app.static else {}
-    return SitePart(path, app.prefix or "/", static, {f"{path}.paths.{url}": url for url in app.paths})
+    shared = {f"{path}.shared.{name}.url": shared.url for name, shared in app.shared_paths.items() if shared.url}
+    return SitePart(path, app.prefix or "/", static, {f"{path}.paths.{url}": url for url in app.paths} | shared)
 
 
 def host_problems(apps: Mapping[str, App], host: HostFacts) -> Iterator[str]:
@@ -272,5 +311,11 @@ def host_problems(apps: Mapping[str, App], host: HostFacts) -> Iterator[str]:
         taken.update(dict.fromkeys(ports, app.name))
         if app.name in host.taken_names:
             yield f"{path}: the host already has a user, or a directory in /srv or /var/log, of that name; choose another"
+        for package in app.packages:
+            if package in host.unavailable_packages:
+                yield (
+                    f"{path}.packages: no package source of this host has {package}; correct the name, or add a source that "
+                    "has it"
+                )
         if app.open_files is not None and app.open_files > host.open_files:
             yield f"{path}.open_files: must be at most {host.open_files}, the limit of this host; found {app.open_files}"

@@ -8,15 +8,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core import status_codes
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 
 
 @dataclass(frozen=True)
 class HealthCheck:
-    """The path that a healthy process answers with success, and the seconds that a new process may take to become healthy."""
+    """The request of a health check, the status codes of a healthy process, and the seconds until a new process is healthy."""
 
     path: str = "/"
     timeout: int = 30
+    status: list[str] = field(default_factory=lambda: list(status_codes.DEFAULT))
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def accepts(self, status: int) -> bool:
+        """Return whether a process that answers with ``status`` is healthy."""
+        return status_codes.accepts(self.status, status)
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,14 @@ class Worker:
 
     argv: list[str]
     count: int
+
+
+@dataclass(frozen=True)
+class SharedPath:
+    """How a path that persists outside releases is used: the URL prefix that nginx serves it at, and whether it is backed up."""
+
+    url: str | None = None
+    backup: bool = True
 
 
 class StaticFiles(NamedTuple):
@@ -53,14 +68,16 @@ class ReleaseManifest:
     port: int | None = None
     open_files: int | None = None
     drain: int = 30
-    health: HealthCheck = HealthCheck()
+    health: HealthCheck = field(default_factory=HealthCheck)
     host: str = "localhost"
     static: StaticFiles | None = None
+    shared: dict[str, SharedPath] = field(default_factory=dict)
     hooks: dict[str, list[str]] = field(default_factory=dict)
     hooks_once: list[str] = field(default_factory=list)
     hooks_timeout: int = 600
     soak: int = 0
     soak_errors: int = 5
+    keep_releases: int = 3
     built: str = ""
     by: str = ""
 
@@ -90,6 +107,8 @@ class ReleaseManifest:
             values["health"] = HealthCheck(**_select(HealthCheck, values["health"]))
         if "workers" in values:
             values["workers"] = {name: Worker(**_select(Worker, entry)) for name, entry in values["workers"].items()}
+        if "shared" in values:
+            values["shared"] = {path: SharedPath(**_select(SharedPath, entry)) for path, entry in values["shared"].items()}
         if values.get("static"):
             values["static"] = StaticFiles(*values["static"])
         if values.get("hooks_once") in (True, False):  # before there were other hooks with `once`

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shlex
 import shutil
 from dataclasses import asdict, dataclass, replace
@@ -17,13 +16,22 @@ from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.building import git, procfile
-from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import Environment, ensure_environment
+from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import (
+    Environment,
+    ensure_environment,
+    install_package,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import (
     HealthCheck,
     ReleaseManifest,
+    SharedPath,
     StaticFiles,
     read_manifest,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.building.missing_packages import advice
+from ansible_collections.funnel.tornado.plugins.module_utils.building.pruning import limit_cache, remove_unfinished
+from ansible_collections.funnel.tornado.plugins.module_utils.building.shared import link_shared_paths
+from ansible_collections.funnel.tornado.plugins.module_utils.building.static_files import publish_static
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSHED_SOURCE, VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import set_owner
@@ -74,24 +82,28 @@ def plan_release(app: App, revision: str, programs: Programs) -> ReleaseManifest
         id="",
         revision=revision,
         argv=process_command(app),
-        runner=app.run.app is not None or app.run.wsgi is not None,
+        runner=app.run.target is not None,
         environment=app.environment,
         processes=app.process_count(len(os.sched_getaffinity(0))),
         port=app.port,
         open_files=app.open_files,
         drain=app.drain,
-        health=HealthCheck(app.health.path, app.health.timeout),
+        health=HealthCheck(app.health.path, app.health.timeout, list(map(str, app.health.status)), app.health.headers),
         host=app.domains[0].removeprefix("*.") if app.domains else "localhost",
         static=StaticFiles(app.static.url, app.static.path) if app.static else None,
+        shared={path: SharedPath(options.url, options.backup) for path, options in app.shared_paths.items()},
         hooks={step: shlex.split(command) for step, command in app.hooks.commands().items()},
         hooks_once=app.hooks.once,
         hooks_timeout=app.hooks.timeout,
         soak=app.soak,
         soak_errors=app.soak_errors,
+        keep_releases=app.keep_releases,
     )
-    python = platform.python_version() if app.python.version == "system" else app.python.version
     types = [app.run.procfile, app.run.scale]
-    inputs = [asdict(draft), types, app.secret_environment, programs.launcher, programs.runner, python]
+    # The revision covers a file of the source that asks for another version.
+    python = platform.python_version() if app.python.version in (None, "system") else app.python.version
+    further = [app.source.requirements, app.packages, app.build.environment]
+    inputs = [asdict(draft), types, further, app.secret_environment, programs.launcher, programs.runner, python]
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
     return replace(draft, id=digest)
 
@@ -103,15 +115,15 @@ def process_command(app: App) -> list[str]:
     if app.run.command is not None:
         return shlex.split(app.run.command)
     listen = ["--socket", "{socket}"] if app.uses_sockets else ["--port", "{port}"]
-    wsgi = ["--wsgi"] if app.run.wsgi is not None else []
+    interface = ["--wsgi"] if app.run.wsgi is not None else ["--asgi"] if app.run.asgi is not None else []
     threads = ["--threads", str(app.run.threads)] if app.run.threads is not None else []
     syslog = app.services.syslog
     logs = ["--log-to", "stderr", "--log-to", f"udp://{syslog.host}:{syslog.port}"] if syslog else []
     debug = ["--debug", *(word for file in app.watch for word in ("--watch", file))] if app.debug else []
     sizes = ["--max-body-size", app.max_upload_size, "--drain", str(app.drain)]
     own = ["--pid-file", "{run}/{process}.pid", "--metrics", "{run}/{process}.metrics"]
-    options = [*wsgi, *threads, *listen, "--xheaders", *sizes, *logs, *debug, *own]
-    return ["python", "{release}/runner", str(app.run.wsgi or app.run.app), *options]
+    options = [*interface, *threads, *listen, "--xheaders", *sizes, *logs, *debug, *own]
+    return ["python", "{release}/runner", str(app.run.target), *options]
 
 
 def build_release(
@@ -128,33 +140,38 @@ def build_release(
     work = layout.releases / f".building-{planned.id}"
     source = work / "src"
     key = f"{VARIABLE}.{app.name}.source"
+    environment: Environment | None = None
     try:
-        for interrupted in layout.releases.glob(".building-*"):
-            tree.remove(interrupted)
+        remove_unfinished(layout)  # of interrupted builds
         work.mkdir()
         set_owner(work, os.geteuid(), os.getegid(), 0o711)
         _provide_source(layout, app, planned, archive, source)
         environment = ensure_environment(layout, app, source, planned.revision)
+        _install_package(layout, app, source, work / "package", environment)
         (work / "shared").symlink_to("../../shared")
         (work / "venv").symlink_to(os.path.relpath(environment.path, layout.release(planned.id)))
         _write_files(layout, work, _add_procfile_commands(layout, app, planned, source), app, programs, builder)
         _run_build_hook(layout, app, planned, work)
         if not source.is_symlink():
             _compile(layout, source)
-            Builder(layout).take_ownership(
-                source,
-                key,
-                group=layout.user,
-                mode=0o750,
-                allow=lambda path: path.is_relative_to(layout.shared) or path.is_relative_to(work / "shared"),
-            )
-            _publish_static(app, work, environment)
+            for path in filter(Path.exists, (source, work / "package")):
+                Builder(layout).take_ownership(
+                    path,
+                    key,
+                    group=layout.user,
+                    mode=0o750,
+                    allow=lambda target: target.is_relative_to(layout.shared) or target.is_relative_to(work / "shared"),
+                )
+            link_shared_paths(layout, app, source)
+            publish_static(app, work, environment)
         tree.remove(layout.release(planned.id))
         work.rename(layout.release(planned.id))
     except (BuildError, OSError, TreeError) as error:
         raise BuildError(_failure_message(layout, planned.id, error)) from error
     finally:
-        tree.remove(work)
+        remove_unfinished(layout)
+        if environment is None or environment.built or environment.package:
+            limit_cache(layout)
     return environment
 
 
@@ -182,6 +199,16 @@ def _provide_source(layout: Layout, app: App, planned: ReleaseManifest, archive:
             unpack(builder, file.fileno(), source, f"{key}.{'path' if app.source.push is None else 'push'}")
         if app.source.push is not None:
             os.link(archive, source.with_name(PUSHED_SOURCE))
+
+
+def _install_package(layout: Layout, app: App, source: Path, target: Path, environment: Environment) -> None:
+    """Install a source that is a package; one that runs in place is imported from its directory ``src``, if it has one."""
+    if not environment.package:
+        return
+    if not source.is_symlink():
+        install_package(layout, app, source, target, environment)
+    elif (source / "src").is_dir():
+        target.symlink_to("src/src")
 
 
 def _require_readable(user: str, directory: Path, key: str) -> None:
@@ -222,7 +249,7 @@ def _run_build_hook(layout: Layout, app: App, planned: ReleaseManifest, work: Pa
         planned.hooks["build"],
         f"{VARIABLE}.{app.name}.hooks.build: {app.hooks.build} failed; release {planned.id} is not built",
         directory=work / "src",
-        environment=_base_environment(work) | app.environment | app.secret_environment | variables,
+        environment=_base_environment(work) | app.environment | app.secret_environment | app.build.environment | variables,
         timeout=app.hooks.timeout,
         open_files=app.open_files,
     )
@@ -230,7 +257,11 @@ def _run_build_hook(layout: Layout, app: App, planned: ReleaseManifest, work: Pa
 
 def _base_environment(work: Path) -> dict[str, str]:
     """Return the environment that the launcher gives to each program of a release, except the home and name of its user."""
-    return {"PATH": f"{work}/venv/bin:{ENVIRONMENT['PATH']}", "VIRTUAL_ENV": f"{work}/venv", "PYTHONUNBUFFERED": "1"}
+    base = {"PATH": f"{work}/venv/bin:{ENVIRONMENT['PATH']}", "VIRTUAL_ENV": f"{work}/venv", "PYTHONUNBUFFERED": "1"}
+    package = work / "package"
+    if not package.exists():
+        return base
+    return base | {"PATH": f"{package}/bin:{base['PATH']}", "PYTHONPATH": str(package)}
 
 
 def _compile(layout: Layout, source: Path) -> None:
@@ -239,41 +270,6 @@ def _compile(layout: Layout, source: Path) -> None:
     command = [str(source.with_name("venv") / "bin/python"), "-I", "-c", compiler, "."]
     failure = f"{VARIABLE}.{layout.app}.source: cannot be compiled"
     Builder(layout).run(command, failure, directory=source, environment={})
-
-
-def _publish_static(app: App, work: Path, environment: Environment) -> None:
-    """Make only the static files readable by nginx, as hard links."""
-    if not app.static:
-        return
-    top = environment.packages if app.source.package is not None else work / "src"
-    files = top / app.static.path
-    key = f"{VARIABLE}.{app.name}.static.path"
-    if not files.is_dir():
-        raise BuildError(f"{key}: the source has no directory {app.static.path}")
-    if not files.resolve().is_relative_to(top.resolve()):
-        raise BuildError(f"{key}: {app.static.path} points outside the source, to {files.resolve()}")
-    versions = work / "versions"
-    versions.mkdir(mode=0o755)
-    for path in sorted(tree.files(files)):
-        target = work / "public" / app.static.url.strip("/") / path.relative_to(files)
-        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        os.link(path, target)
-        _publish_version(path, versions)
-
-
-def _publish_version(path: Path, versions: Path) -> None:
-    """Publish a file and its compressed variant under the version that ``tornado.web.StaticFileHandler`` computes for it.
-
-    The version is the SHA-512 of the content in hexadecimal; the suffix is kept, as nginx derives the MIME type from it.
-    """
-    with path.open("rb") as file:
-        version = hashlib.file_digest(file, "sha512").hexdigest()
-    suffix = re.search(r"\.[A-Za-z0-9]+$", path.name)
-    compressed = path.with_name(f"{path.name}.gz")
-    for source, ending in ((path, ""), (compressed, ".gz")):
-        target = versions / f"{version}{suffix[0] if suffix else ''}{ending}"
-        if source.is_file() and not source.is_symlink() and not target.exists():
-            os.link(source, target)
 
 
 def _write_files(layout: Layout, work: Path, manifest: ReleaseManifest, app: App, programs: Programs, builder: str) -> None:
@@ -307,4 +303,6 @@ def _failure_message(layout: Layout, release: str, error: Exception) -> str:
         space = os.statvfs(mount)
         free = f"{space.f_bavail * space.f_frsize >> 20} MiB and {space.f_favail} inodes"
         return f"{failure}: the file system at {mount} is full, {free} are free: {full[0]}"
-    return message if isinstance(error, BuildError) else f"{failure}: {message}"
+    if isinstance(error, BuildError):
+        return message + advice(f"{VARIABLE}.{layout.app}.packages", f"{message}\n{error.output}")
+    return f"{failure}: {message}"

@@ -11,6 +11,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.model import Ap
 RUNNER_PACKAGES: Mapping[str, Mapping[str, str]] = {
     "app": {"tornado": "tornado>=6.5,<7"},
     "wsgi": {"tornado": "tornado>=6.5,<7"},
+    "asgi": {"tornado": "tornado>=6.5,<7", "uvicorn": "uvicorn>=0.30,<1", "websockets": "websockets>=13"},
 }
 
 

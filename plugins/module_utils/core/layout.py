@@ -14,6 +14,8 @@
             before -> releases/<id>   the previously served release, if any, for pages that are still open
             run/<process>.{sock,pid,starts,metrics}   sticky like /tmp: users cannot remove or follow files of other users
             upstream.conf             the servers of the nginx upstream
+            health -> check/...       the health check of the release, spelled as a path for nginx
+            health.conf               the headers of that health check
         live -> slots/{a,b}           the switch: replacing this link moves all traffic
         current -> live/release       for operators
         history.json                  served releases with their times
@@ -48,8 +50,8 @@ PUSHED_SOURCE = "source.tar"
 #: Maximum processes of a slot, so that their ports fit into its half of the port range of an app.
 MAX_PROCESSES = 256
 
-#: Group of nginx on Debian; of an app, it may access only the sockets.
-NGINX_GROUP = "www-data"
+#: User and group of nginx on Debian; of an app, the group may access only the sockets. HAProxy connects to them as this group.
+NGINX_USER = NGINX_GROUP = "www-data"
 
 
 def port_of(first: int, slot: Slot, process: int) -> int:
@@ -169,6 +171,14 @@ class Layout:
     def upstream(self, slot: str) -> Path:
         """Return the file with the servers of the nginx upstream of a slot."""
         return self.slot(slot) / "upstream.conf"
+
+    def health(self, slot: str) -> Path:
+        """Return the link whose target spells the health check of the release in a slot, so that it moves with the release."""
+        return self.slot(slot) / "health"
+
+    def health_headers(self, slot: str) -> Path:
+        """Return the file with the headers of the health check, which nginx includes."""
+        return self.slot(slot) / "health.conf"
 
     def reload_marker(self, slot: str) -> Path:
         """Return the file that exists from the switch to a slot until nginx has loaded its upstream servers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,10 +106,15 @@ def pids_of_user(uid: int) -> list[int]:
 
 def holds_socket(pid: int, inodes: set[int]) -> bool:
     """Return whether a process has one of these sockets open."""
-    names = {f"socket:[{inode}]" for inode in inodes}
+    return not inodes.isdisjoint(socket_inodes(pid))
+
+
+def socket_inodes(pid: int) -> set[int]:
+    """Return the inodes of the sockets that a process has open."""
+    found = set()
     with contextlib.suppress(OSError):
         for descriptor in (PROC / str(pid) / "fd").iterdir():
             with contextlib.suppress(OSError):
-                if str(descriptor.readlink()) in names:
-                    return True
-    return False
+                if match := re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink())):
+                    found.add(int(match[1]))
+    return found

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import http.client
 import io
 import ipaddress
 import json
+import pwd
 import re
 import socket
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable
 
 #: Seconds within which a health probe must complete.
 TIMEOUT = 5.0
@@ -25,6 +29,9 @@ NET = Path("/proc/net")
 
 #: Column and value of a connected unix socket in /proc/net/unix (SS_CONNECTED of the kernel's net.h).
 UNIX_STATE, UNIX_CONNECTED, UNIX_PATH = 5, "03", 7
+
+#: Columns of a listening unix socket in /proc/net/unix: its flags (__SO_ACCEPTCON) and inode.
+UNIX_FLAGS, UNIX_LISTENS, UNIX_INODE = 3, "00010000", 6
 
 #: Columns of /proc/net/tcp, and the states of connections and listeners (the kernel's tcp_states.h).
 TCP_LOCAL, TCP_STATE, TCP_INODE = 1, 3, 9
@@ -36,6 +43,9 @@ ALL_ADDRESSES = (ipaddress.IPv4Address(0), ipaddress.IPv6Address(0))
 #: Maximum bytes that are read of a response body, and of all that precedes it: interim responses, headers, chunk sizes.
 MAX_BODY_BYTES = 65_536
 MAX_HEAD_BYTES = 65_536
+
+#: Characters of a response body that a message quotes.
+QUOTED_LENGTH = 200
 
 #: Format of release ids: an app may report a release of its own instead.
 RELEASE_ID = re.compile(r"[0-9a-f]{12}")
@@ -56,9 +66,10 @@ class UnixHTTPConnection(http.client.HTTPConnection):
         self.sock = connect(self.path, self.timeout or TIMEOUT)
 
 
-def connect(address: Address, timeout: float = TIMEOUT) -> socket.socket:
+def connect(address: Address, timeout: float = TIMEOUT, user: str = "") -> socket.socket:
     """Connect to ``address``.
 
+    :arg user: connect to a Unix socket with the permissions of this user instead of those of root.
     :raises OSError: if there is no listener; for a Unix socket, with its path, which the kernel omits.
     """
     if isinstance(address, tuple):
@@ -66,24 +77,51 @@ def connect(address: Address, timeout: float = TIMEOUT) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(timeout)
     try:
-        connection.connect(str(address))
+        with _file_access_of(user):
+            connection.connect(str(address))
     except OSError as error:
         connection.close()
         raise OSError(error.errno, error.strerror, str(address)) from error
     return connection
 
 
+@contextlib.contextmanager
+def _file_access_of(user: str) -> Iterator[None]:
+    """Access files with the permissions of a user, and of its primary group, in this thread only: setfsuid(2)."""
+    if not user:
+        yield
+        return
+    account, libc = pwd.getpwnam(user), ctypes.CDLL(None)
+    group = libc.setfsgid(account.pw_gid)
+    owner = libc.setfsuid(account.pw_uid)  # without root's identity, the kernel also ignores root's capabilities
+    try:
+        yield
+    finally:
+        libc.setfsuid(owner)
+        libc.setfsgid(group)
+
+
 @dataclass(frozen=True)
 class ProbeResult:
-    """Response to a health probe: the status, and the id of the release that the process reports, if any."""
+    """Response to a health probe; ``release`` is the id that the process reports, if any."""
 
     status: int
+    reason: str = ""
     release: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
 
     @property
-    def healthy(self) -> bool:
-        """Whether the status is a success or a redirect."""
-        return 200 <= self.status < 400
+    def status_line(self) -> str:
+        """The status and its reason, without control characters."""
+        return printable(f"{self.status} {self.reason}".rstrip(), line=True)
+
+    def __str__(self) -> str:
+        """Return the status line and the beginning of a text body, on one line and without control characters."""
+        text = " ".join(self.body[: 4 * QUOTED_LENGTH].decode(errors="replace").split())
+        if len(text) > QUOTED_LENGTH:
+            text = f"{text[:QUOTED_LENGTH]}..."
+        return self.status_line + (f": {printable(text, line=True)}" if text else "")
 
 
 class _Received(io.RawIOBase):
@@ -112,27 +150,47 @@ class _Received(io.RawIOBase):
         return io.BufferedReader(self)
 
 
-def probe(address: Address, path: str, host: str, timeout: float = TIMEOUT) -> ProbeResult:
-    """Send ``GET path`` and return the status and release of the response, within ``timeout`` seconds in total.
+def probe(
+    address: Address,
+    path: str,
+    host: str,
+    timeout: float = TIMEOUT,
+    *,
+    headers: Mapping[str, str] | None = None,
+    user: str = "",
+) -> ProbeResult:
+    """Send ``GET path`` and return the response, within ``timeout`` seconds in total.
+
+    :arg headers: further headers; they replace those of the same name.
+    :arg user: see :func:`connect`.
+    :raises OSError: if there is no response.
+    """
+    deadline = Deadline(timeout)
+    with connect(address, timeout, user) as connection:
+        return exchange(connection, path, {"Host": host} | dict(headers or {}), deadline)
+
+
+def exchange(connection: socket.socket, path: str, headers: Mapping[str, str], deadline: Deadline) -> ProbeResult:
+    """Send ``GET path`` on a connection and return the response.
 
     The release is taken from the header X-Release or from the key ``release`` of a JSON body. Processes are not trusted: the
     response is bounded in bytes and time, and a long body is truncated.
 
-    :raises OSError: if there is no response.
+    :raises OSError: if there is no response before the deadline.
     """
-    deadline = Deadline(timeout)
-    with connect(address, timeout) as connection:
-        _apply_timeout(connection, deadline)
-        connection.sendall(
-            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept-Encoding: identity\r\nConnection: close\r\n\r\n".encode()
-        )
-        received = _Received(connection, deadline, MAX_HEAD_BYTES + MAX_BODY_BYTES)
-        try:
-            with http.client.HTTPResponse(cast(socket.socket, received), method="GET") as response:
-                response.begin()
-                return ProbeResult(response.status, _release(response.headers["X-Release"], _body(response)))
-        except (http.client.HTTPException, ValueError) as error:
-            raise OSError("no HTTP response") from error
+    fields = {name.title(): value for name, value in headers.items()} | {"Accept-Encoding": "identity", "Connection": "close"}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    _apply_timeout(connection, deadline)
+    connection.sendall(f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode())
+    received = _Received(connection, deadline, MAX_HEAD_BYTES + MAX_BODY_BYTES)
+    try:
+        with http.client.HTTPResponse(cast(socket.socket, received), method="GET") as response:
+            response.begin()
+            body = _body(response)
+            release = _release(response.headers["X-Release"], body)
+            return ProbeResult(response.status, response.reason, release, dict(response.headers.items()), body)
+    except (http.client.HTTPException, ValueError) as error:
+        raise OSError("no HTTP response") from error
 
 
 def _apply_timeout(connection: socket.socket, deadline: Deadline) -> None:
@@ -180,6 +238,22 @@ def listener_pid(address: Address, supervised: int) -> int | None:
     return listener if supervised in proc.ancestry(listener) else None
 
 
+def listening_addresses(pid: int) -> list[str]:
+    """Return the addresses that a process and its descendants listen on: ``host:port``, or the path of a Unix socket."""
+    inodes = set().union(*(proc.socket_inodes(each) for each in proc.pids() if pid in proc.ancestry(each)))
+    found = {row[UNIX_PATH] for row in _rows(NET / "unix") if len(row) > UNIX_PATH and _listens(row, inodes)}
+    for row in _tcp_rows(None, TCP_LISTEN):
+        if int(row[TCP_INODE]) in inodes:
+            host = _bound(row)
+            found.add(f"{host if host.version == 4 else f'[{host}]'}:{_port(row)}")
+    return sorted(found)
+
+
+def _listens(row: list[str], inodes: set[int]) -> bool:
+    """Return whether a row of Unix sockets is a listener with one of these inodes."""
+    return row[UNIX_FLAGS] == UNIX_LISTENS and int(row[UNIX_INODE]) in inodes
+
+
 def count_connections(directory: Path, ports: set[int], names: set[str] | None = None) -> int:
     """Return the number of open connections to the Unix sockets in ``directory`` and to ``ports``.
 
@@ -195,12 +269,16 @@ def count_connections(directory: Path, ports: set[int], names: set[str] | None =
     return count + sum(1 for _row in _tcp_rows(ports, TCP_ESTABLISHED))
 
 
-def _tcp_rows(ports: set[int], state: str) -> Iterator[list[str]]:
-    """Yield the rows of sockets in ``state`` on these local ports."""
-    for name in ("tcp", "tcp6") if ports else ():
+def _tcp_rows(ports: set[int] | None, state: str) -> Iterator[list[str]]:
+    """Yield the rows of sockets in ``state`` on these local ports; on all ports if None."""
+    for name in ("tcp", "tcp6") if ports != set() else ():
         for row in _rows(NET / name):
-            if row[TCP_STATE] == state and int(row[TCP_LOCAL].rpartition(":")[2], 16) in ports:
+            if row[TCP_STATE] == state and (ports is None or _port(row) in ports):
                 yield row
+
+
+def _port(row: list[str]) -> int:
+    return int(row[TCP_LOCAL].rpartition(":")[2], 16)
 
 
 def _bound(row: list[str]) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

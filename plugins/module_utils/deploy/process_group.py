@@ -1,14 +1,11 @@
-"""Process groups: start, health checks, logs, hooks and sockets of a release's processes in a slot, under supervisord."""
+"""Process groups: start, logs, hooks and sockets of a release's processes in a slot, under supervisord."""
 
 from __future__ import annotations
 
 import contextlib
-import pwd
 import socket
 import stat
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +13,15 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest i
 from ansible_collections.funnel.tornado.plugins.module_utils.core import private, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, Layout, Slot, port_of
-from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
-from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import TIMEOUT, Address, listener_pid, probe
+from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import Address
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import supervisord
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import INTERVAL, protect
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.front_door import publish_health_check
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import protect
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import server_line
 from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation
 
 #: Seconds beyond ``drain`` after which supervisord kills a process that does not stop.
 STOP_MARGIN = 5
-
-#: Seconds between the first successful health check and the last one before the switch: a program may respond at once and exit
-#: a moment later, for example when its first connection to a database fails.
-STABILITY_SECONDS = 1.2
-
-#: Processes checked concurrently: a process that does not respond delays few others.
-MAX_CONCURRENT_CHECKS = 64
-
-#: Start of the problem of a process that does not respond.
-NO_ANSWER = "did not answer"
 
 #: Lines of a process's log that an error shows, and the bytes that are read for them.
 MAX_LOG_LINES = 25
@@ -80,7 +67,7 @@ class ProcessGroup:
         """
         self._require_free_ports()
         self._create_slot()
-        self._log_starts = {log: self._size(log) for log, _process in self._logs()}
+        self._log_starts = {log: self._size(log) for log, _process in self.logs()}
         private.write(self.layout.supervisor_file(self.slot), self._supervisor_config())
         for group in (self.layout.group(self.slot), *self._worker_counts()):
             supervisord.add_group(self.server, group)
@@ -94,6 +81,7 @@ class ProcessGroup:
         self.layout.upstream(self.slot).write_text(
             "".join(f"{server_line(address)}\n" for address in self._addresses()), encoding="utf-8"
         )
+        publish_health_check(self.layout, self.slot, self.manifest)
         self.layout.run(self.slot).mkdir(mode=0o700)
         try:
             protect(self.layout, self.slot)
@@ -163,131 +151,40 @@ class ProcessGroup:
                 except OSError as error:
                     raise ProcessGroupError(f"port {port}, which process {process} needs, is in use") from error
 
-    # Health checks
-
-    def wait_until_healthy(self) -> None:
-        """Wait until the health check of every process succeeds, and check once more that all are stable.
-
-        :raises ProcessGroupError: when a process is unhealthy after ``health.timeout`` seconds, or exits.
-        """
-        timeout = self.manifest.health.timeout
-        deadline = Deadline(timeout)
-        waiting = list(self.processes)
-        responses: dict[int, str] = {}
-        while waiting:
-            problems = self._problems(waiting, self._infos(), max(deadline.remaining, 1.0))
-            # An earlier response explains more than a last one that timed out.
-            responses |= {process: problem for process, problem in problems.items() if not problem.startswith(NO_ANSWER)}
-            waiting = [process for process, problem in problems.items() if problem]
-            if waiting and deadline.expired:
-                process = waiting[0]
-                problem = responses.get(process, problems[process])
-                log = self._log_end(self.layout.log(self.slot, process))
-                raise ProcessGroupError(f"process {process} {problem} within {timeout} s (health.timeout){log}")
-            if waiting:
-                time.sleep(INTERVAL)
-        pids = self.pids()
-        time.sleep(STABILITY_SECONDS)
-        infos = self._infos()
-        for process in self.processes:
-            info = infos.get(process)
-            if info is None or info.pid != pids.get(process):
-                raise self._exit_error(f"process {process}", info, self.layout.log(self.slot, process))
-        self.require_healthy()
-        self._wait_for_workers(deadline)
-
-    def require_healthy(self) -> None:
-        """Check the health of every process once.
-
-        :raises ProcessGroupError: when a process is unhealthy.
-        """
-        for process, problem in self._problems(self.processes, self._infos()).items():
-            if problem:
-                raise ProcessGroupError(f"process {process} {problem}{self._log_end(self.layout.log(self.slot, process))}")
+    # Processes
 
     def pids(self) -> dict[int, int]:
         """Return the process ids by process numbers, without workers."""
-        return {process: info.pid for process, info in self._infos().items()}
+        return {process: info.pid for process, info in self.infos().items()}
 
-    def _infos(self) -> dict[int, supervisord.ProcessInfo]:
-        return {int(info.name): info for info in supervisord.process_infos(self.server, self.layout.group(self.slot))}
-
-    def _problems(
-        self, processes: Sequence[int], infos: dict[int, supervisord.ProcessInfo], timeout: float = TIMEOUT
-    ) -> dict[int, str]:
-        """Check the processes concurrently, so that a hanging one does not delay the others; return the problem of each.
-
-        :raises ProcessGroupError: when a process does not run.
-        """
-        with ThreadPoolExecutor(MAX_CONCURRENT_CHECKS) as pool:
-            problems = pool.map(lambda process: self._problem(process, infos.get(process), timeout), processes)
-            return dict(zip(processes, problems, strict=True))
-
-    def _problem(self, process: int, info: supervisord.ProcessInfo | None, timeout: float) -> str:
-        """Return why a process is unhealthy; empty if it is healthy. The check takes at most ``timeout``, and TIMEOUT, seconds.
-
-        :raises ProcessGroupError: when it does not run.
-        """
-        if info is None or info.state not in ("STARTING", "RUNNING"):
-            raise self._exit_error(f"process {process}", info, self.layout.log(self.slot, process))
-        path = self.manifest.health.path
-        address = self.address(process)
-        if isinstance(address, Path) and (problem := self._socket_problem(address)):
-            return problem
-        try:
-            answer = probe(address, path, self.manifest.host, min(timeout, TIMEOUT))
-            owner = listener_pid(address, info.pid)
-        except OSError:
-            return f"{NO_ANSWER} GET {path}"
-        if not answer.healthy:
-            return f"answered GET {path} with {answer.status}"
-        if owner is None:
-            return "answers, but its address belongs to a process that supervisord did not start"
-        if answer.release not in (None, self.release):
-            return f"reports the wrong release {answer.release} at GET {path}"
-        return ""
-
-    def _socket_problem(self, path: Path) -> str:
-        """Return what is wrong with the file at a process's socket path, without following links of the app."""
-        found = tree.state(path, trusted=self.layout.slot(self.slot))
-        if found is None:
-            return f"{NO_ANSWER}: {path} does not exist"
-        if stat.S_ISSOCK(found.st_mode) and found.st_uid == pwd.getpwnam(self.layout.user).pw_uid:
-            return ""
-        return f"has no socket of its own at {path}"
-
-    def _wait_for_workers(self, deadline: Deadline) -> None:
-        """Wait until supervisord reports every worker as running, the only health check that workers have."""
-        while True:
-            starting = False
-            for log, (worker, process) in self._logs():
-                infos = supervisord.process_infos(self.server, self.layout.group(self.slot, worker)) if worker else []
-                info = next((info for info in infos if info.name == str(process)), None)
-                if worker and (info is None or info.state not in ("STARTING", "RUNNING")):
-                    raise self._exit_error(f"{worker} {process}", info, log)
-                starting |= info is not None and info.state == "STARTING"
-            if not starting or deadline.expired:
-                return
-            time.sleep(INTERVAL)
-
-    def _exit_error(self, process: str, info: supervisord.ProcessInfo | None, log: Path) -> ProcessGroupError:
-        reason = f" ({info.error})" if info and info.error else ""
-        return ProcessGroupError(f"{process} does not stay up{reason}{self._log_end(log)}")
+    def infos(self, worker: str = "") -> dict[int, supervisord.ProcessInfo]:
+        """Return the processes that serve requests, or those of a worker, by number, as supervisord sees them."""
+        infos = supervisord.process_infos(self.server, self.layout.group(self.slot, worker))
+        return {int(info.name): info for info in infos}
 
     # Logs
 
-    def _logs(self) -> Iterator[tuple[Path, tuple[str, int]]]:
+    def logs(self) -> Iterator[tuple[Path, tuple[str, int]]]:
         """Yield the log of every process with its worker type (empty for processes that serve requests) and number."""
         counts = {"": len(self.processes)} | {worker: entry.count for worker, entry in self.manifest.workers.items()}
         for worker, count in counts.items():
             for process in range(count):
                 yield self.layout.log(self.slot, process, worker), (worker, process)
 
-    def _log_end(self, log: Path) -> str:
-        """Return the last lines logged since the start, as the end of an error message."""
+    def log_size(self, process: int) -> int:
+        """Return the present size of the log of a process that serves requests."""
+        return self._size(self.layout.log(self.slot, process))
+
+    def log_end(self, log: Path, omit: tuple[int, int] = (0, 0)) -> str:
+        """Return the last lines logged since the start, as the end of an error message.
+
+        :arg omit: first and last offset of lines to omit, such as those of repeated health checks.
+        """
         with contextlib.suppress(OSError, tree.TreeError):
-            end = tree.read_end(log, MAX_LOG_BYTES, trusted=self.layout.logs, start=self._log_starts.get(log, 0))
-            lines = end.decode(errors="replace").strip().split("\n")[-MAX_LOG_LINES:]
+            start = self._log_starts.get(log, 0)
+            end = tree.read_end(log, MAX_LOG_BYTES, trusted=self.layout.logs, start=start)
+            first, last = (max(offset - max(start, self._size(log) - len(end)), 0) for offset in omit)
+            lines = (end[:first] + end[last:]).decode(errors="replace").strip().split("\n")[-MAX_LOG_LINES:]
             if lines != [""]:
                 return "\n".join([f"; {log} ends with", *lines])
         return f"; {log} has no new lines"

@@ -15,6 +15,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline, poll
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import count_connections
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.front_door import is_published
 
 #: Seconds between two checks.
 INTERVAL = 0.1
@@ -47,11 +48,12 @@ def is_protected(layout: Layout, slot: Slot) -> bool:
 
 
 def has_leftovers(layout: Layout) -> bool:
-    """Return whether an interrupted switch is incomplete, or files are accessible to other users."""
+    """Return whether an interrupted switch is incomplete, or an early version of the collection wrote the live slot."""
     live = layout.live_slot()
     markers = [layout.reload_marker(live), layout.verification_marker(live)] if live else []
     is_open = (live is not None and not is_protected(layout, live)) or not history.is_private(layout)
-    return has_inactive_slot(layout) or any(marker.exists() for marker in markers) or is_open
+    outdated = is_open or (live is not None and not is_published(layout, live))
+    return has_inactive_slot(layout) or any(marker.exists() for marker in markers) or outdated
 
 
 def has_inactive_slot(layout: Layout) -> bool:

@@ -20,14 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
-from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
+from ansible_collections.funnel.tornado.plugins.module_utils.building.pruning import prune
 from ansible_collections.funnel.tornado.plugins.module_utils.core.atomic import replace_link
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, VARIABLE, Layout, Slot
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import PrivateError, link_protection_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door, history, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.access_log import ResponseCounter
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import HealthChecks, require_healthy
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import (
     STOP_MARGIN,
     ProcessGroup,
@@ -45,9 +46,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system import syste
 
 #: nginx, which reloads a changed upstream and logs a rejected configuration to its own file.
 NGINX = systemd.ServiceSpec("nginx", on_change="reload", log=Path("/var/log/nginx/error.log"))
-
-#: Newest releases that stay on the host; those in use and the rollback target stay in any case.
-KEPT_RELEASES = 3
 
 #: Seconds between two checks of a soaking release.
 SOAK_INTERVAL = 1.0
@@ -99,6 +97,7 @@ class Switcher:
         self.request = request
         self.on_step = on_step
         self.result = SwitchResult(layout.live_slot(), request.release)
+        self._unserved = ""
         self.in_use = {request.release, *_slot_releases(layout)}
         # A process may take as long as its drain to stop.
         self.stop_timeout = max(read_manifest(layout, release).drain for release in self.in_use) + STOP_MARGIN
@@ -125,6 +124,8 @@ class Switcher:
                 f"{VARIABLE}.{self.layout.app}: {self.layout.live_release() or 'no release'} is live; {error}"
             ) from error
         self.result.slot = self.layout.live_slot()
+        if self._unserved:  # a rollback
+            raise SwitchError(f"{self._name()} is live, but clients do not reach it: {self._unserved}")
         return self.result
 
     def _switch(self) -> None:
@@ -140,8 +141,12 @@ class Switcher:
             self._complete()
 
     def _protect(self) -> None:
-        """Restrict files that an early version of the collection left accessible to other users, without a restart."""
+        """Complete the live slot of an early version of the collection without a restart: permissions, health check for nginx."""
         live = self.layout.live_slot()
+        release = self.layout.live_release()
+        if live and release in self.in_use and not front_door.is_published(self.layout, live):
+            with self._step("publish"):
+                front_door.publish_health_check(self.layout, live, read_manifest(self.layout, str(release)))
         if (live is None or is_protected(self.layout, live)) and history.is_private(self.layout):
             return
         with self._step("protect"):
@@ -160,7 +165,8 @@ class Switcher:
 
     def _prune(self) -> None:
         target = history.previous(self.layout)
-        self.result.pruned = _prune(self.layout, self.in_use | ({target} if target else set()), KEPT_RELEASES)
+        count = read_manifest(self.layout, self.request.release).keep_releases
+        self.result.pruned = prune(self.layout, self.in_use | ({target} if target else set()), count)
 
     def _process_group(self, slot: Slot) -> ProcessGroup:
         return ProcessGroup(self.layout, slot, self.layout.slot_release(slot) or self.request.release, self.server)
@@ -173,7 +179,7 @@ class Switcher:
             with self._step("start"):
                 process_group.start()
             with self._step("health"):
-                process_group.wait_until_healthy()
+                HealthChecks(process_group).wait()
             self._run_hook(process_group, "before_switch")
         except (ProcessGroupError, supervisord.SupervisorError) as error:
             self._discard(slot)
@@ -205,7 +211,9 @@ class Switcher:
         replace_link(self.layout.live, f"slots/{slot}")
 
     def _prepare_reload(self, live: Slot, process_group: ProcessGroup) -> None:
-        """Request a reload of nginx if the upstream changes; until then, alias the sockets of the present upstream."""
+        """Request a reload of nginx if a file that it includes changes; until then, alias the sockets of the present upstream."""
+        if _text(self.layout.health_headers(live)) != _text(self.layout.health_headers(process_group.slot)):
+            self.layout.reload_marker(process_group.slot).touch()
         present = self.layout.upstream(live).read_text(encoding="utf-8")
         if present != self.layout.upstream(process_group.slot).read_text(encoding="utf-8"):
             self.layout.reload_marker(process_group.slot).touch()
@@ -259,13 +267,15 @@ class Switcher:
     # Verification and rollback
 
     def _verify(self, slot: Slot) -> None:
-        """Run ``after_switch`` and the soak; roll back if one fails.
+        """Ask the app at its front door, run ``after_switch`` and the soak; roll back if one fails.
 
         An unreachable supervisord is no fault of the release, so it does not roll back: the next run resumes here.
         """
         process_group = self._process_group(slot)
         began = time.monotonic()
         try:
+            with self._step("front_door"):
+                self._ask_front_door()
             if process_group.has_hook("after_switch"):
                 with self._step("after_switch"):
                     process_group.run_hook("after_switch")
@@ -276,6 +286,15 @@ class Switcher:
             seconds = time.monotonic() - began
             self._roll_back(slot, str(error).splitlines()[0])
             raise SwitchError(f"{self._name()} was live for {seconds:.0f} s and was rolled back: {error}") from error
+
+    def _ask_front_door(self) -> None:
+        """Require that the reverse proxy serves the release. A rollback or restart stays live: the old slot is no better served.
+
+        :raises ProcessGroupError: when it does not.
+        """
+        self._unserved = front_door.problem(self.layout, patient=True)
+        if self._unserved and self.request.forward:
+            raise ProcessGroupError(self._unserved)
 
     def _soak(self, process_group: ProcessGroup) -> None:
         """Check the health of every process and the error rate of nginx's responses for ``soak`` seconds.
@@ -291,7 +310,7 @@ class Switcher:
             restarted = [process for process, pid in process_group.pids().items() if pid not in (0, pids[process])]
             if restarted:
                 raise ProcessGroupError(f"process {restarted[0]} exited and was restarted")
-            process_group.require_healthy()
+            require_healthy(process_group)
             responses.read()
             if responses.total >= MIN_SOAK_RESPONSES and responses.error_percentage > limit:
                 share = f"{responses.error_percentage:.0f} % of {responses.total} responses were 5xx"
@@ -333,23 +352,11 @@ def stop_app(layout: Layout) -> None:
         clear_slot(layout, slot, server, drain + STOP_MARGIN)
 
 
+def _text(file: Path) -> str:
+    """Return the content of a file; an empty one for a slot of an early version, which lacks it."""
+    return file.read_text(encoding="utf-8") if file.exists() else ""
+
+
 def _slot_releases(layout: Layout) -> list[str]:
     """Return the releases that the slots run, as far as they are still on the host."""
     return [release for slot in SLOTS if (release := layout.slot_release(slot)) and layout.is_built(release)]
-
-
-def _prune(layout: Layout, keep: set[str], count: int) -> list[str]:
-    """Remove all releases but the ``count`` newest and those in ``keep``, and unused environments; return the removed ids."""
-    newest_first = sorted(
-        (path for path in layout.releases.iterdir() if not path.name.startswith(".")),
-        key=lambda path: path.stat().st_mtime,
-        reverse=True,
-    )
-    removed = [path for path in newest_first[count:] if path.name not in keep]
-    for path in removed:
-        tree.remove(path)
-    used = {(path / "venv").resolve() for path in layout.releases.iterdir()}
-    for environment in layout.environments.iterdir():
-        if environment not in used:
-            tree.remove(environment)
-    return [path.name for path in removed]

@@ -22,6 +22,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
     Range,
     parse,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CHALLENGE_PORT
 
 #: The validated variables of the role firewall.
 ALLOW, SSH_PORT, SSH_SOURCES = "firewall_allow", "firewall_ssh_port", "firewall_ssh_sources"
@@ -165,12 +166,14 @@ def fleet_rules(
     groups: Mapping[str, Sequence[str]],
     variables: Mapping[str, Any],
     addresses: Mapping[str, Sequence[str]],
+    acme_group: str = "",
 ) -> Iterator[Rule]:
     """Yield the rules that a host of a fleet needs in addition to SSH.
 
     :arg groups: hosts by group.
     :arg variables: those of the host, with the defaults of the roles ``nginx``, ``haproxy``, ``mongodb``, ``etcd`` and ``logs``.
     :arg addresses: source addresses by host.
+    :arg acme_group: the group whose hosts get certificates from an ACME server; empty if there is none.
     """
 
     def peers(*names: str) -> list[str]:
@@ -185,6 +188,8 @@ def fleet_rules(
         yield from _ports(variables["haproxy_listen"] + variables["haproxy_listen_tls"], list(ANY_SOURCE), "haproxy")
         if variables.get("keepalived_address"):
             yield Rule(protocol="vrrp", sources=variables.get("keepalived_peers") or peers("balancers"), comment="keepalived")
+    if host in groups.get(acme_group, ()) and (acme_peers := peers(acme_group)):
+        yield Rule(port=CHALLENGE_PORT, sources=acme_peers, comment="ACME challenges")
     if host in groups.get("mongodb", ()) and not _is_local(variables["mongodb_addresses"]):
         yield Rule(port=int(variables["mongodb_port"]), sources=peers("app_hosts", "mongodb"), comment="mongodb")
     if host in groups.get("etcd", ()) and not _is_local(variables["etcd_listen"]):

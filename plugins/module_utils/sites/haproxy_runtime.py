@@ -11,6 +11,8 @@ import socket
 from pathlib import Path
 from typing import Literal, TypedDict
 
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import CHALLENGES
+
 #: Socket of the worker that accepts new connections, as the role haproxy configures it: root only.
 SOCKET = Path("/run/haproxy-funnel/admin.sock")
 #: Socket of the master, as Debian's unit configures it. It also reaches workers from before a reload.
@@ -76,7 +78,7 @@ def execute(command: str, path: Path = SOCKET) -> None:
 
 
 def list_servers(path: Path = SOCKET) -> list[Server]:
-    """Return the servers of all backends, in the order of the configuration.
+    """Return the servers of all backends, except ACME clients, in the order of the configuration.
 
     :raises HaproxyError: if HAProxy does not respond.
     """
@@ -94,7 +96,7 @@ def list_servers(path: Path = SOCKET) -> list[Server]:
             "weight": int(state["srv_uweight"]),
         }
         for row in _rows(query("show stat", path), ",")
-        if (state := states.get((row["pxname"], row["svname"])))
+        if (state := states.get((row["pxname"], row["svname"]))) and not row["pxname"].endswith(CHALLENGES)
     ]
 
 

@@ -12,6 +12,7 @@ NAME = Pattern(r"[A-Za-z0-9][A-Za-z0-9_-]*", "a name of letters, digits, _ and -
 
 _PATH = Pattern(r"/[^\s;{}'\"\\$*?\[\]]*", "an absolute path, without blanks, quotes and any of ; { } $ * ? [ ]")
 _ADDRESS = Pattern(r"unix:/[^\s;{}'\"\\$]+|[^\s;{}'\"\\$/]+", 'host:port, or a socket such as "unix:/run/shop/0.sock"')
+HOST_PORT = Pattern(r"([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}", "host:port, an IPv6 address in [ ]")
 _SIZE = Pattern(r"[1-9][0-9]*[kmg]?", 'a size, such as "50m"')
 _SECONDS = Range(1, 86400)
 
@@ -27,11 +28,20 @@ _HASH = Pattern(
 #: Path of ACME http-01 challenges. It stays reachable during maintenance and is exempt from redirects and access control.
 CHALLENGE_URL = "/.well-known/acme-challenge/"
 
+#: Suffix of the name of an upstream or backend that consists of ACME clients.
+CHALLENGES = ".challenges"
+
 #: Prefix of the pages that the role serves itself.
 OWN_URL = "/.funnel/"
 
-#: Path of the health check that load balancers send to a site.
+#: Path of the health check that load balancers send to a site. That of an app is below it, by the name of the app, in the app's
+#: site and at a host name that no site can have: load balancers reach it whatever the domains of the app are.
 HEALTH_URL = f"{OWN_URL}health"
+HEALTH_HOST = "funnel.invalid"
+
+#: Response headers of an app's health check: whether the app is healthy, and the release that serves.
+HEALTH_HEADER, HEALTHY = "X-Funnel-Health", "healthy"
+RELEASE_HEADER = "X-Funnel-Release"
 
 #: Request headers that some server or framework trusts for the client address, scheme, host or path. No proxy of this collection
 #: sets them, so their content always comes from the client; the reverse proxies remove them.
@@ -227,6 +237,14 @@ class Static:
         ),
         _PATH,
     ] = None
+    untrusted: Annotated[
+        str | None,
+        Doc(
+            "Directory of root above a C(path) that an app writes, such as uploads: nginx follows no links below it, and "
+            "browsers run no scripts of the files."
+        ),
+        _PATH,
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +257,14 @@ class Tls:
     hsts: Annotated[
         int, Doc("Seconds that browsers must use HTTPS only (C(Strict-Transport-Security))."), Range(0, 126_144_000)
     ] = 0
-    challenges: Annotated[str | None, Doc("Directory with the responses to ACME http-01 challenges."), _PATH] = None
+    acme_clients: Annotated[
+        list[str],
+        Doc(
+            "Addresses, C(host:port), of ACME clients, one of which answers each http-01 challenge for the site: that of this "
+            "host, C(127.0.0.1:8402) with the role certificates, then those of other hosts with the same names."
+        ),
+        HOST_PORT,
+    ] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +277,18 @@ class SiteMaintenance(Maintenance):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mount(PathOptions):
+class Served:
+    """The app that a site or a mount serves."""
+
+    app: Annotated[
+        str | None,
+        Doc("Name of the app whose live release is served; C(/.funnel/health/<app>) is the health check of that release."),
+        NAME,
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mount(PathOptions, Served):
     """Another upstream below a path of a site; limits and access control are inherited from the path around it."""
 
     upstream: Annotated[str | Upstream, Doc("Name of a shared upstream, or a dict with the mount's own."), NAME]
@@ -271,7 +307,7 @@ class Mount(PathOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site(SiteOptions):
+class Site(SiteOptions, Served):
     """A site: domain names, the upstream behind them, and how nginx proxies to it."""
 
     upstream: Annotated[str | Upstream, Doc("Name of a shared upstream, or a dict with the site's own."), NAME]
@@ -289,7 +325,10 @@ class Site(SiteOptions):
     )
     websocket: Annotated[bool, Doc("Whether websocket upgrades are proxied.")] = True
     static: Annotated[
-        list[Static], Doc("Directories of static files that nginx serves; the first also holds favicon.ico and robots.txt.")
+        list[Static],
+        Doc(
+            "Directories of static files that nginx serves; the first without C(untrusted) also holds favicon.ico and robots.txt."
+        ),
     ] = field(default_factory=list)
     maintenance: Annotated[SiteMaintenance, Doc("The response in maintenance mode.")] = field(default_factory=SiteMaintenance)
     origin: Annotated[str, Doc("Variable that the site was derived from, for error messages.")] = ""

@@ -8,10 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.front_door import FrontDoor
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import (
     CHALLENGE_URL,
+    CHALLENGES,
     DEFAULT_HEADERS,
+    HEALTH_HEADER,
     HEALTH_URL,
+    RELEASE_HEADER,
     UNTRUSTED_HEADERS,
     Limits,
     Mount,
@@ -25,6 +30,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.validation im
 
 #: Directory of all nginx configuration files.
 DIRECTORY = "/etc/nginx"
+
+#: Directory of the collection's sites and their snippets: those of the host are in sites-enabled and conf.d.
+SITES = "funnel"
 
 #: Mode of configuration files. The master reads them as root; the access rules in them are hidden from other users, such as apps.
 PRIVATE_MODE = "0600"
@@ -45,7 +53,7 @@ def site_files(
         files |= _SiteRenderer(f"{name}.{key}", key, site, options).files()
     if parsed_upstreams:
         shared = [_upstream_variables(key, upstream) for key, upstream in parsed_upstreams.items()]
-        files[f"sites-enabled/{name}.conf"] = {
+        files[f"{SITES}/{name}.conf"] = {
             "template": "upstreams.conf.j2",
             "vars": {"upstreams": shared},
             "label": "nginx_upstreams",
@@ -116,7 +124,7 @@ class _Location:
     @property
     def snippet(self) -> str:
         """The file of its ``extra`` lines, relative to nginx's directory."""
-        return f"sites-enabled/{self.name}.extra"
+        return f"{SITES}/{self.name}.extra"
 
 
 @dataclass(frozen=True)
@@ -151,6 +159,10 @@ class _SiteRenderer:
         if site.maintenance.file:
             page = {"content": site.maintenance.page} if site.maintenance.page else {"template": "maintenance.html.j2"}
             found[self._path("html")] = {**page, "label": f"{self._origin}.maintenance.page"}
+        for app, name in self._apps().items():
+            found[f"{name}.health"] = {"template": "health.conf.j2", "vars": self._health_variables(app), "mode": PRIVATE_MODE}
+            if door := self._front_door():
+                found[f"{name}.door"] = {"content": door.to_json(), "mode": PRIVATE_MODE}
         if site.basic_auth:
             lines = "".join(f"{user}:{password}\n" for user, password in site.basic_auth.items())
             found[self._path("htpasswd")] = {"content": lines, "mode": "0640", "group": "www-data", "secret": True}
@@ -166,7 +178,36 @@ class _SiteRenderer:
         return self.site.upstream if isinstance(self.site.upstream, str) else self.key
 
     def _path(self, suffix: str) -> str:
-        return f"sites-enabled/{self.name}.{suffix}"
+        return f"{SITES}/{self.name}.{suffix}"
+
+    def _apps(self) -> dict[str, str]:
+        """Return the apps that the site serves, each with the prefix of its files."""
+        names = [self.site.app, *(mount.app for mount in self.site.mounts.values())]
+        return {name: f"{SITES}/{self.name.partition('.')[0]}.{name}" for name in names if name}
+
+    def _health_variables(self, app: str) -> dict[str, Any]:
+        live = Layout(app).live
+        return {
+            "app": app,
+            "live": str(live),
+            "headers": _included(str(live / Layout(app).health_headers("a").name)),
+            "url": f"{HEALTH_URL}/{app}",
+            "health_header": HEALTH_HEADER,
+            "release_header": RELEASE_HEADER,
+            # A load balancer must learn soon that a process hangs; on a host without one, the health check may take its time.
+            "timeout": 1 if self.options.trusted_proxies else 5,
+            "trusted_proxies": ["127.0.0.1", "::1", *self.options.trusted_proxies],
+        }
+
+    def _front_door(self) -> FrontDoor | None:
+        """Return the address at which clients reach the site, over TLS if it has a certificate; None without a TCP address."""
+        site, options = self.site, self.options
+        available = options.listen_tls if site.tls else options.listen
+        listen = [address for address in available if address in (site.listen or available) and not address.startswith("unix:")]
+        domain = site.domains[0].replace("*", "funnel") if site.domains else "localhost"
+        return next(
+            (FrontDoor.of(each, domain, tls=site.tls is not None, proxy_protocol=options.proxy_protocol) for each in listen), None
+        )
 
     def _locations(self) -> list[_Location]:
         """Return all locations but the root, numbered, each after those around it."""
@@ -199,9 +240,9 @@ class _SiteRenderer:
 
     def _icon_directory(self) -> str:
         """Return the directory of favicon.ico and robots.txt; empty without static files."""
-        if not self.site.static:
+        first = next((directory for directory in self.site.static if not directory.untrusted), None)
+        if first is None:
             return ""
-        first = self.site.static[0]
         return f"{first.live}/release/public{first.url}" if first.live else str(first.path)
 
     def _variables(self) -> dict[str, Any]:
@@ -224,6 +265,7 @@ class _SiteRenderer:
                 *map(self._location_variables, locations),
             ],
             "static": list(self._static(locations)),
+            "own_policy": "content-security-policy" in {name.lower() for name in site.headers},
             "icon_directory": self._icon_directory(),
             "headers": list(self._headers()),
             "password_file": self._path("htpasswd") if site.basic_auth else "",
@@ -235,8 +277,13 @@ class _SiteRenderer:
                 {"pattern": f"~^{re.escape(url)}", "file": mount_files[url]} for url in sorted(mount_files, key=len, reverse=True)
             ],
             "challenge_url": CHALLENGE_URL,
+            "challenge_upstream": f"{self.name}{CHALLENGES}",
             "untrusted_headers": UNTRUSTED_HEADERS,
             "health_url": HEALTH_URL,
+            "apps": [
+                {"name": app, "upstream": _included(str(Layout(app).live_upstream)), "health": f"{name}.health"}
+                for app, name in self._apps().items()
+            ],
             "trusted_proxies": list(self.options.trusted_proxies),
             "extra": self._path("extra") if site.extra else "",
         }
@@ -326,6 +373,10 @@ def _upstream_variables(name: str, upstream: Upstream) -> dict[str, Any]:
     lines = [server_line(server.address, server.weight, backup=server.backup) for server in servers]
     variables = {**dataclasses.asdict(upstream), "name": name, "servers": lines}
     if upstream.include:
-        # As a glob pattern, which may match nothing: a missing file must not prevent nginx from starting and serving other sites.
-        variables["include"] = f"{upstream.include[:-1]}[{upstream.include[-1]}]"
+        variables["include"] = _included(upstream.include)
     return variables
+
+
+def _included(path: str) -> str:
+    """Return a glob pattern for one file, which may match nothing: nginx must start and serve other sites without the file."""
+    return f"{path[:-1]}[{path[-1]}]"

@@ -36,7 +36,10 @@ _LOCATION_PATH = re.compile(r"/((?!\.{1,2}(/|$))[A-Za-z0-9._~-]+(/|$))*")
 
 @dataclass(frozen=True)
 class SitePart:
-    """The paths that one upstream serves in a site, all below ``prefix``; ``static`` and ``paths`` map keys to URL paths."""
+    """The paths that one upstream serves in a site, all below ``prefix``; ``static`` and ``paths`` map keys to URL paths.
+
+    ``paths`` also has the directories that apps write, which contain no favicon.ico and robots.txt of the site.
+    """
 
     origin: str
     prefix: str
@@ -169,8 +172,9 @@ def _location_problems(site: Site, path: str) -> Iterator[str]:
 
 
 def _site_part(origin: str, prefix: str, options: Site | Mount) -> SitePart:
-    static = {f"{origin}.static[{i}].url": directory.url for i, directory in enumerate(options.static)}
-    return SitePart(origin, prefix, static, {f"{origin}.paths.{url}": url for url in options.paths})
+    static = {f"{origin}.static[{i}].url": each.url for i, each in enumerate(options.static) if not each.untrusted}
+    others = {f"{origin}.static[{i}].url": each.url for i, each in enumerate(options.static) if each.untrusted}
+    return SitePart(origin, prefix, static, {f"{origin}.paths.{url}": url for url in options.paths} | others)
 
 
 def _mount_problems(site: Site, path: str, upstreams: Mapping[str, Upstream]) -> Iterator[str]:

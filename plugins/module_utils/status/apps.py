@@ -17,9 +17,10 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest i
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_file_limits
-from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import count_connections, probe
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import MAX_CONCURRENT_CHECKS, ProcessGroup
+from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import count_connections
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door, history, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import MAX_CONCURRENT_CHECKS, ask
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CertificateRequest
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import (
@@ -56,7 +57,8 @@ class AppStatus:
 
     ``content`` is a hash of the release without the host's Python and number of CPUs: with the same desired state, it is the same
     on all hosts. ``since`` and ``by`` are those of the deploy; ``processes`` is the number that the build configured;
-    ``maintenance`` is the time since which the app is in maintenance mode; ``awaited`` marks an app that awaits its first push.
+    ``maintenance`` is the time since which the app is in maintenance mode; ``awaited`` marks an app that awaits its first push;
+    ``front_door`` is why clients do not reach the app.
     """
 
     app: str
@@ -71,10 +73,13 @@ class AppStatus:
     python: str = ""
     maintenance: str = ""
     awaited: bool = False
+    front_door: str = ""
 
     @property
     def problem(self) -> str:
         """The problem, if any, in words."""
+        if self.front_door:
+            return f"{self.app}: {self.front_door}"
         return "" if self.release or self.awaited else f"{self.app}: has no live release"
 
 
@@ -82,7 +87,8 @@ class AppStatus:
 class ProcessStatus:
     """A process: ``uptime`` in seconds, ``rss`` in bytes; ``health`` is the HTTP status of the health check, 0 for no answer.
 
-    ``live`` is true in the live slot. ``worker`` is the process type of a worker, which has no connections and no health check.
+    ``accepted`` is whether ``health.status`` contains it. ``live`` is true in the live slot. ``worker`` is the process type of a
+    worker, which has no connections and no health check.
     """
 
     app: str
@@ -100,11 +106,12 @@ class ProcessStatus:
     open_files_limit: int
     rss: int
     health: int
+    accepted: bool = False
 
     @property
     def problem(self) -> str:
         """The problem of a process that does not run or, unless it is a worker, fails its health check."""
-        healthy = self.state == "RUNNING" and (self.worker or 200 <= self.health < 400)
+        healthy = self.state == "RUNNING" and (self.worker or self.accepted)
         return "" if healthy else f"{self.app}: process {self.slot}/{self.name} is {self.state}, health {self.health}"
 
     @property
@@ -155,17 +162,25 @@ def _supervised(layout: Layout, server: Any) -> Iterator[tuple[ProcessGroup, str
 
 def unlisted_apps(names: list[str], base: Path = Path("/")) -> list[str]:
     """Return the apps of this host that are not in ``names``."""
-    found = (path.parent.name for path in base.glob("srv/*/history.json"))
-    return sorted(app for app in found if app not in names)
+    return [app for app in live_apps(base) if app not in names]
+
+
+def live_apps(base: Path = Path("/")) -> list[str]:
+    """Return the apps of this host, sorted."""
+    return sorted(path.parent.name for path in base.glob("srv/*/history.json"))
 
 
 def app_statuses(layouts: Sequence[Layout]) -> Iterator[AppStatus | Failure]:
     """Yield the status of each app, or the reason why it cannot be read."""
-    for layout in layouts:
-        try:
-            yield app_status(layout)
-        except (OSError, *MALFORMED) as error:
-            yield Failure(f"{layout.app}: cannot read its live release: {error}")
+    with ThreadPoolExecutor(MAX_CONCURRENT_CHECKS) as pool:
+        yield from pool.map(_status_or_failure, layouts)
+
+
+def _status_or_failure(layout: Layout) -> AppStatus | Failure:
+    try:
+        return app_status(layout)
+    except (OSError, *MALFORMED) as error:
+        return Failure(f"{layout.app}: cannot read its live release: {error}")
 
 
 def app_status(layout: Layout) -> AppStatus:
@@ -189,6 +204,7 @@ def app_status(layout: Layout) -> AppStatus:
         tornado=_tornado_version(layout, environment),
         python=_python_version(layout, environment),
         maintenance=maintenance,
+        front_door=front_door.problem(layout),
     )
 
 
@@ -296,6 +312,7 @@ def certificate_statuses(
 def _process_status(process_group: ProcessGroup, worker: str, info: supervisord.ProcessInfo) -> ProcessStatus:
     layout, slot, number = process_group.layout, process_group.slot, int(info.name)
     alive = info.pid > 0 and proc.stat(info.pid) is not None
+    health = 0 if worker else _health(process_group, number)
     return ProcessStatus(
         app=layout.app,
         slot=slot,
@@ -311,7 +328,8 @@ def _process_status(process_group: ProcessGroup, worker: str, info: supervisord.
         open_files=proc.count_open_files(info.pid),
         open_files_limit=open_file_limits(info.pid)[0] if alive else 0,
         rss=proc.rss(info.pid),
-        health=0 if worker else _health(process_group, number),
+        health=health,
+        accepted=process_group.manifest.health.accepts(health),
     )
 
 
@@ -335,6 +353,6 @@ def _connections(process_group: ProcessGroup, number: int, pid: int) -> int:
 
 def _health(process_group: ProcessGroup, number: int) -> int:
     try:
-        return probe(process_group.address(number), process_group.manifest.health.path, process_group.manifest.host).status
+        return ask(process_group, number).status
     except OSError:
         return 0

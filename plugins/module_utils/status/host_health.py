@@ -9,6 +9,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.command import
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import require_healthy
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup, ProcessGroupError
 from ansible_collections.funnel.tornado.plugins.module_utils.network import keepalived
 from ansible_collections.funnel.tornado.plugins.module_utils.status.machine import service_statuses
@@ -46,6 +47,6 @@ def _app_problems(app: str) -> Iterator[str]:
     if slot is None or release is None:  # before the first deploy or push
         return
     try:
-        ProcessGroup(layout, slot, release, supervisord.connect()).require_healthy()
+        require_healthy(ProcessGroup(layout, slot, release, supervisord.connect()))
     except (ProcessGroupError, supervisord.SupervisorError, OSError) as error:
         yield f"{app}: {error}"

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_file_limits
 
+#: The limit of open files if the host allows it.
+DEFAULT_OPEN_FILES = 50_000
+
 #: Bit of CAP_SYS_RESOURCE in the capability sets of /proc/PID/status (capabilities(7)).
 _CAP_SYS_RESOURCE = 1 << 24
 

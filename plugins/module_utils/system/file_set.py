@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import grp
+import operator
 import os
 import pwd
 import re
@@ -19,15 +20,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated, ClassVar
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import atomic
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, last_lines, run
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import Pattern, parse_each
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
+from ansible_collections.funnel.tornado.plugins.module_utils.system.replaced import keep_copies
 
 #: Directories of unit files, which systemd must reload instead of the service.
 UNIT_DIRECTORIES = (Path("/etc/systemd/system"),)
+
+#: Seconds until the service must work with new files. HAProxy considers a server up after two checks.
+VERIFICATION_SECONDS = 10.0
 
 _DIFF_BYTES = 1 << 20
 
@@ -128,20 +132,23 @@ class Change:
 class FileSet:
     """Desired files below ``root``, or elsewhere if their paths are absolute, and files that must not exist.
 
-    ``owns`` are globs: matching files that are not in ``files`` are removed. ``absent`` are paths of single files.
+    ``owns`` are globs: matching files that are not in ``files`` are removed, unless they match a glob of ``keep``. ``absent`` are
+    paths of single files.
     """
 
     root: Path
     files: Sequence[File]
     owns: Sequence[str] = ()
     absent: Sequence[str] = ()
+    keep: Sequence[str] = ()
 
     def desired(self, glob: Callable[[Path, str], Iterable[Path]]) -> dict[Path, File | None]:
         """Return the desired file, or None, by path, sorted; ``glob`` finds existing files below a directory."""
         present = {self.root / file.path: file for file in self.files}
         absent = {self.root / path for path in self.absent}
         for pattern in self.owns:
-            absent.update(glob(Path("/") if pattern.startswith("/") else self.root, pattern.lstrip("/")))
+            found = glob(Path("/") if pattern.startswith("/") else self.root, pattern.lstrip("/"))
+            absent.update(path for path in found if not any(path.match(str(self.root / kept)) for kept in self.keep))
         return {path: present.get(path) for path in sorted(present.keys() | absent)}
 
     def changes(self) -> list[Change]:
@@ -283,9 +290,16 @@ class FileSetResult:
 
 
 def converge(
-    file_set: FileSet, *, check: Sequence[str] = (), service: systemd.ServiceSpec | None = None, check_mode: bool = False
+    file_set: FileSet,
+    *,
+    check: Sequence[str] = (),
+    service: systemd.ServiceSpec | None = None,
+    find_problems: Callable[[], Mapping[str, str]] = dict,
+    check_mode: bool = False,
 ) -> FileSetResult:
     """Apply the desired state of the files and the service; on failure, restore the previous state of both.
+
+    ``find_problems`` returns what does not work, by name, before and after the change. A new problem is a failure.
 
     In check mode nothing is changed, and the daemon's check runs only if the daemon and the files that it needs are installed, as
     an earlier task may be about to create them.
@@ -307,25 +321,49 @@ def converge(
         complete = all(Path(path).exists() for file in file_set.files for path in file.needs)
         if changes and check and ((installed and complete) or not check_mode):
             file_set.check(check, changes)
+        result = _result(changes, service, action)
+        files = [(each.path, each.before, each.after) for each in changes if each.before and not each.before.is_link]
+        contents = {path: (before.content, after.content) for path, before, after in files if after}
+        result.warnings.extend(keep_copies(contents, check_mode=check_mode))
         if not check_mode:
-            _apply(changes, service, state, action)
+            _apply(changes, service, state, action, find_problems)
     except (OSError, systemd.ServiceError) as error:
         raise FileSetError(str(error)) from error
-    return _result(changes, service, action)
+    return result
 
 
 def _apply(
-    changes: Sequence[Change], service: systemd.ServiceSpec | None, state: systemd.ServiceState | None, action: str
+    changes: Sequence[Change],
+    service: systemd.ServiceSpec | None,
+    state: systemd.ServiceState | None,
+    action: str,
+    find_problems: Callable[[], Mapping[str, str]],
 ) -> None:
+    known = find_problems() if changes else {}
     transaction = Transaction(changes)
     transaction.apply()
     try:
         _reload_units(changes)
         if service and state and action not in {"", "deferred"}:
             systemd.activate(service, state, action)
-    except (CommandError, systemd.ServiceError) as error:
+        if changes:
+            _require_no_new_problem(find_problems, known)
+    except (CommandError, FileSetError, systemd.ServiceError) as error:
         transaction.roll_back()
         raise FileSetError(f"{error}\n{_restore_service(changes, service, state, action)}") from error
+
+
+def _require_no_new_problem(find_problems: Callable[[], Mapping[str, str]], known: Mapping[str, str]) -> None:
+    """Wait up to ``VERIFICATION_SECONDS`` until there are no other problems than before.
+
+    :raises FileSetError: with the new ones.
+    """
+
+    def find() -> list[str]:
+        return [f"{name}: {problem}" for name, problem in find_problems().items() if name not in known]
+
+    if new := poll(find, operator.not_, timeout=VERIFICATION_SECONDS, interval=0.2):
+        raise FileSetError("\n".join(new))
 
 
 def _restore_service(
@@ -340,8 +378,9 @@ def _restore_service(
             systemd.activate(previous, current, action if current.active else "start")
     except (CommandError, systemd.ServiceError) as error:
         return f"The previous files were restored, but the service was not: {error}"
-    suffix = f", and {service.name} runs with them" if service and state and state.active else ""
-    return f"The previous files were restored{suffix}."
+    return (
+        f"The previous files were restored{f', and {service.name} runs with them' if service and state and state.active else ''}."
+    )
 
 
 def _result(changes: Sequence[Change], service: systemd.ServiceSpec | None, action: str) -> FileSetResult:
@@ -443,48 +482,3 @@ def _diff_text(content: bytes) -> str:
     except UnicodeDecodeError:
         return "(binary)\n"
     return text if len(content) <= _DIFF_BYTES else "(larger than 1 MiB)\n"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileEntry:
-    """A file, or a symbolic link, in the arguments of a task after its template was rendered."""
-
-    EXACTLY_ONE: ClassVar = ("content", "link")
-
-    content: str = ""
-    link: str = ""
-    mode: Annotated[str, Pattern(r"0?[0-7]{3}", 'octal in quotes, such as "0640"')] = "0644"
-    owner: str = "root"
-    group: str = "root"
-    secret: bool = False
-    label: str = ""
-    needs: list[str] = field(default_factory=list)
-
-
-def parse_files(entries: Mapping[str, object]) -> list[File]:
-    """Return the files of the option ``files`` of a task.
-
-    :raises FileSetError: with all invalid paths, keys and values.
-    """
-    problems = [
-        f"files.{path}: a path must name a file and must not contain .."
-        for path in entries
-        if not path or path.endswith("/") or ".." in Path(path).parts
-    ]
-    parsed = parse_each(FileEntry, entries, "files", problems)
-    if problems:
-        raise FileSetError("\n".join(problems))
-    return [
-        File(
-            path,
-            os.fsencode(entry.link) if entry.link else entry.content.encode(errors="surrogateescape"),
-            int(entry.mode, 8),
-            entry.owner,
-            entry.group,
-            entry.secret,
-            entry.label,
-            is_link=bool(entry.link),
-            needs=entry.needs,
-        )
-        for path, entry in parsed.items()
-    ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, CommandResult, last_lines, run
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CHALLENGE_PORT
 
 #: Timeout of issuing one certificate; certbot itself gives up on a single response after 45 s.
 ISSUE_TIMEOUT = 300.0
@@ -21,6 +21,12 @@ LOCK_TIMEOUT = 120.0
 
 #: The timer of Debian's package that renews certificates. The package starts it; an administrator may have stopped it since.
 TIMER = "certbot.timer"
+
+#: certbot 1 of Ubuntu 22.04 creates RSA keys by default.
+KEY = ("--key-type", "ecdsa", "--elliptic-curve", "secp256r1")
+
+#: Answers http-01 challenges while certbot runs, without a directory and for all proxies that forward challenges to it.
+STANDALONE = ("--standalone", "--preferred-challenges", "http", "--http-01-port", str(CHALLENGE_PORT))
 
 #: Prefixes of output lines that do not explain a failure.
 _IRRELEVANT_PREFIXES = (
@@ -36,19 +42,32 @@ _IRRELEVANT_PREFIXES = (
 #: Parts of a line around the reason, including advice about options that users of the collection do not set.
 _NOISE = r"Unable to register an account with ACME server\. | Please .*|^\w*Error: (Requesting \S+: )?"
 
+_RATE_LIMITED = "rateLimited|too many"
+
+#: certbot's log, and the number of characters at its end that the last attempt surely fits into.
+LOG, LOG_TAIL = Path("/var/log/letsencrypt/letsencrypt.log"), 65_536
+
 #: Advice by a pattern in the message of the ACME server or certbot.
 _ADVICE = {
     "external ?account": (
         "set certificates_acme_eab_key_id and certificates_acme_eab_hmac_key, which the operator of the server provides"
     ),
     "contact|e-?mail": "set certificates_acme_email to an address that the server accepts",
-    "rateLimited|too many": "wait; use certificates_acme_staging: true for tests in the meantime",
+    _RATE_LIMITED: "wait; use certificates_acme_staging: true for tests in the meantime",
     "[Cc]onnection|resolve|timed out|SSL": "set another certificates_acme_directory, or allow this host to connect to the server",
 }
 
 
 class CertbotError(Exception):
-    """No certificate was issued. The message holds the error of the ACME server and how to fix it."""
+    """No certificate was issued. The message holds the error of the ACME server and how to fix it.
+
+    ``retry_after``: seconds for which the server accepts no other order.
+    """
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        """Keep what the server said."""
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True)
@@ -97,24 +116,13 @@ class Lineage:
         """Return whether the certificate has been issued and is renewed."""
         return self.configuration.exists() and self.chain.exists() and self.key.exists()
 
-    def server(self) -> str:
-        """Return the URL of the ACME directory that renews the certificate."""
-        found = re.search(r"^server = (\S+)$", self.configuration.read_text(encoding="utf-8"), re.MULTILINE)
-        return found[1] if found else ""
-
-    def domains(self) -> set[str]:
-        """Return the requested domains; the server may have added others to the certificate."""
-        section = self.configuration.read_text(encoding="utf-8").partition("[[webroot_map]]")[2].partition("[")[0]
-        return {line.partition("=")[0].strip() for line in section.splitlines() if "=" in line}
-
-    def issue(self, domains: Sequence[str], account: Account, webroot: Path) -> None:
-        """Issue a certificate for ``domains``, replacing the previous one; challenge responses are written to ``webroot``.
+    def issue(self, domains: Sequence[str], account: Account, authenticator: Sequence[str]) -> None:
+        """Issue a certificate for ``domains``, replacing the previous one; ``authenticator`` are the options that select it.
 
         :raises CertbotError: if no certificate was issued; the previous one is kept.
         """
-        # A map preserves all names; --webroot-path would preserve only those that were challenged this time.
-        request = ["--cert-name", self.name, "--webroot-map", json.dumps({",".join(domains): str(webroot)})]
-        method = ["--webroot", "--force-renewal", "--renew-with-new-domains"]
+        request = ["--cert-name", self.name, *(word for domain in domains for word in ("--domain", domain)), *KEY]
+        method = [*authenticator, "--force-renewal", "--renew-with-new-domains"]
         # Every user of the host can see command-line arguments; NamedTemporaryFile is readable by its owner only.
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".ini") as secrets:
             secrets.write(account.secrets())
@@ -125,7 +133,7 @@ class Lineage:
             except CommandError as error:
                 raise CertbotError(str(error)) from error
         if issued.status != 0:
-            raise CertbotError(explain_failure(issued.output))
+            raise CertbotError(explain_failure(issued.output), _retry_after(issued.output, LOG))
 
     def delete(self) -> None:
         """Delete the certificate if it exists, which also ends its renewal.
@@ -146,6 +154,14 @@ def _certbot(arguments: Sequence[str]) -> CommandResult:
         timeout=LOCK_TIMEOUT,
         interval=2,
     )
+
+
+def _retry_after(output: str, log: Path) -> float:
+    """Return for how many seconds a server that limits the rate accepts no order, which only the log has."""
+    if not re.search(_RATE_LIMITED, output, re.IGNORECASE) or not log.exists():
+        return 0.0
+    found = re.findall(r"^Retry-After: (\d+)", log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:], re.MULTILINE)
+    return float(found[-1]) if found else 0.0
 
 
 def is_renewal_enabled() -> bool:

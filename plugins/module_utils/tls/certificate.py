@@ -3,7 +3,6 @@
 /etc/ssl/funnel/                        owned by root; certificates are world-readable, keys are readable by root only
     <set>.<name>.pem                    the chain, beginning with the server's own certificate
     <set>.<name>.key                    its private key
-/var/lib/acme-challenges/               responses to ACME http-01 challenges, served by nginx
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
 #: Directory of all certificates, regardless of their provider.
 DIRECTORY = Path("/etc/ssl/funnel")
 
-#: The root that nginx serves ``/.well-known/acme-challenge/`` from, and certbot's webroot.
-CHALLENGES = Path("/var/lib/acme-challenges")
+#: The port on which certbot answers http-01 challenges while it runs. nginx and HAProxy forward challenges to it, on their host
+#: and on each other host that obtains certificates for the same names, because the ACME server may ask any of them.
+CHALLENGE_PORT = 8402
 
 #: The set of the role app, whose certificates have the names of their apps.
 APP_SET = "app"
@@ -39,6 +39,12 @@ def chain_path(set_name: str, name: str) -> Path:
 def key_path(set_name: str, name: str) -> Path:
     """Return the path of the private key of a certificate."""
     return DIRECTORY / f"{set_name}.{name}.key"
+
+
+def acme_clients(peers: Sequence[str] = ()) -> list[str]:
+    """Return the addresses at which this host and its ``peers``, IP addresses, answer http-01 challenges."""
+    hosts = ["127.0.0.1", *(f"[{peer}]" if ":" in peer else peer for peer in peers)]
+    return [f"{host}:{CHALLENGE_PORT}" for host in hosts]
 
 
 def installed_names(set_name: str, base: Path = Path("/")) -> list[str]:

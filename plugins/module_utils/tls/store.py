@@ -23,9 +23,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set imp
     FileSetError,
     Transaction,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.tls import certbot
+from ansible_collections.funnel.tornado.plugins.module_utils.tls import certbot, issuance
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.acme import AcmeClient
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import (
-    CHALLENGES,
     CertificateRequest,
     chain_path,
     installed_names,
@@ -80,6 +80,11 @@ class CertificateFiles:
     def lineage(self) -> certbot.Lineage:
         """The certificate in certbot."""
         return certbot.Lineage(f"{self.set_name}.{self.name}", self.base)
+
+    @property
+    def record(self) -> Path:
+        """The record of its ACME orders."""
+        return issuance.record_path(self.lineage.name, self.base)
 
     @property
     def temporary(self) -> bool:
@@ -205,16 +210,17 @@ class CertificateStore:
     """The certificates of one set on a host, with the desired ones in ``requests``.
 
     ``contents`` are those of files on the controller, by name; active ``services`` are reloaded after changes. With
-    ``check_mode`` nothing is changed.
+    ``check_mode`` nothing is changed. Those in ``keep`` stay although they are not requested.
     """
 
     set_name: str
     requests: Mapping[str, CertificateRequest]
     services: Sequence[str]
-    account: certbot.Account
+    client: AcmeClient
     contents: Mapping[str, Pem]
     check_mode: bool = False
     base: Path = Path("/")
+    keep: Sequence[str] = ()
 
     def install(self) -> StoreResult:
         """Install a certificate for each request; those that are still to be issued get a temporary one.
@@ -270,7 +276,7 @@ class CertificateStore:
             services=reloaded,
             before=before + "".join(f"{name}\n" for name in leftover),
             after="".join(
-                f"{name}: {', '.join(self.requests[name].domains)}, issued by {self.account.server}\n" for name in pending
+                f"{name}: {', '.join(self.requests[name].domains)}, issued by {self.client.account.server}\n" for name in pending
             ),
         )
 
@@ -298,31 +304,27 @@ class CertificateStore:
         return [File(str(path), str(target).encode(), is_link=True) for path, target in targets.items()]
 
     def _is_pending(self, name: str) -> bool:
-        request, lineage = self.requests[name], self._files(name).lineage
+        request, files = self.requests[name], self._files(name)
         if request.provider != "acme":
             return False
-        if not lineage.exists() or lineage.server() != self.account.server:
+        if not self.client.is_issued(files.lineage, request):
             return True
-        if lineage.domains() != set(request.domains):
-            return True
-        issued = read(lineage.chain)
+        issued = read(files.lineage.chain)
         return issued is None or issued.missing(request.domains) != [] or issued.expires < time.time()
 
     def _issue(self, name: str) -> str:
-        """Issue a certificate with certbot; return the problem, or an empty string."""
+        """Issue a certificate; return the problem, or an empty string."""
         request = self.requests[name]
-        challenges = self.base / CHALLENGES.relative_to("/")
-        challenges.mkdir(parents=True, exist_ok=True)
-        challenges.chmod(0o755)  # nginx needs access, whatever the umask
         try:
-            self._files(name).lineage.issue(request.domains, self.account, challenges)
+            self.client.issue(self._files(name).lineage, request)
         except certbot.CertbotError as error:
             return f"{request.origin}: no certificate was issued; the previous one stays in use: {error}"
         return ""
 
     def _hook(self) -> list[File]:
         """Return certbot's deploy hook; none if no certificate is renewed by certbot."""
-        if not any(request.provider == "acme" for request in self.requests.values()):
+        renewed = any(self._files(name).lineage.exists() for name in self.keep)
+        if not renewed and not any(request.provider == "acme" for request in self.requests.values()):
             return []
         checks = {name: CHECKS.get(name, ()) for name in self.services}
         hook = certbot.render_hook(self.set_name, checks)
@@ -374,7 +376,7 @@ class CertificateStore:
         installed = installed_names(self.set_name, self.base)
         issued = certbot.lineage_names(f"{self.set_name}.", self.base)
         lineages = {name for name in issued if name not in self.requests or self.requests[name].provider != "acme"}
-        return sorted((set(installed) - self.requests.keys()) | lineages)
+        return sorted(((set(installed) - self.requests.keys()) | lineages) - {*self.keep})
 
     def _remove(self, leftover: Sequence[str]) -> None:
         for name in leftover:
@@ -399,8 +401,8 @@ def remove_certificate(files: CertificateFiles) -> None:
     :raises CommandError: if certbot fails.
     """
     files.lineage.delete()
-    files.chain.unlink(missing_ok=True)
-    files.key.unlink(missing_ok=True)
+    for path in (files.chain, files.key, files.record):
+        path.unlink(missing_ok=True)
     if not certbot.lineage_names(f"{files.set_name}.", files.base):
         certbot.hook_path(files.set_name, files.base).unlink(missing_ok=True)
 

@@ -21,6 +21,7 @@ import pwd
 import resource
 import signal
 import socket
+import stat
 import sys
 import time
 from pathlib import Path
@@ -29,11 +30,18 @@ from typing import Any, NoReturn
 HERE = Path(__file__).resolve().parent
 HOME = HERE.parents[1]
 
+PACKAGE = HERE / "package"
+"""The source itself, installed in the release, if it is a package. Its dependencies are in the environment."""
+
 OOM_SCORE = Path("/proc/self/oom_score_adj")
 """Priority with which the kernel kills this process when memory runs out: proc(5)."""
 
 STOP_MARGIN = 5
 """Seconds beyond ``drain`` until an orphan is killed, as many as supervisord gives its own processes."""
+
+
+SOCKET_SECONDS = 2
+"""Seconds after a program began to listen in which it may change the mode of its socket."""
 
 
 def start_process(slot: str, process: str, worker: str = "") -> NoReturn:
@@ -58,6 +66,8 @@ def start_process(slot: str, process: str, worker: str = "") -> NoReturn:
             wait_for_previous(placeholders(first_port, slot, int(process) - 1, run), release["health"]["timeout"])
         for pid in orphans:
             stop_group(pid, release["drain"] + STOP_MARGIN)
+    if not release["runner"] and not worker and not values["port"]:
+        share_socket(values, release["health"]["timeout"])
     identity = {"TORNADO_SLOT": slot, "TORNADO_PROCESS": process, "TORNADO_PROCESSES": str(program["count"])}
     # Python ignores SIGPIPE, and so does the program: an orphan writes to a pipe that nobody reads.
     execute(argv, release, identity | ({"PORT": values["port"]} if values["port"] else {}))
@@ -80,6 +90,8 @@ def execute(argv: list[str], release: dict[str, Any], identity: dict[str, str]) 
     """Replace this process with the program, in the environment of the release and with the variables of ``identity``."""
     identity = identity | {"TORNADO_APP": release["app"], "TORNADO_RELEASE": release["id"]}
     environment = base_environment() | release["environment"] | read_json("secrets.json") | identity
+    if PACKAGE.exists():
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PACKAGE), environment.get("PYTHONPATH"))))
     if release["open_files"]:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (release["open_files"], hard))
@@ -110,8 +122,9 @@ def placeholders(port: int | None, slot: str, process: int, run: Path) -> dict[s
 
 def base_environment() -> dict[str, str]:
     """Return the basic environment variables; the release's ``python`` comes first in PATH."""
+    package = f"{PACKAGE}/bin:" if PACKAGE.exists() else ""
     return {
-        "PATH": f"{HERE}/venv/bin:/usr/local/bin:/usr/bin:/bin",
+        "PATH": f"{package}{HERE}/venv/bin:/usr/local/bin:/usr/bin:/bin",
         "VIRTUAL_ENV": f"{HERE}/venv",
         "HOME": str(HOME / "shared"),
         "USER": pwd.getpwuid(os.getuid()).pw_name,
@@ -160,7 +173,34 @@ def is_listening(values: dict[str, str]) -> bool:
     """Return whether the process with these placeholders accepts connections."""
     family = socket.AF_INET if values["port"] else socket.AF_UNIX
     with socket.socket(family) as probe:
+        probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", int(values["port"])) if values["port"] else values["socket"]) == 0
+
+
+def share_socket(values: dict[str, str], seconds: float) -> None:
+    """Start a process that gives nginx's group access to the socket once the program listens, within ``seconds``.
+
+    Many programs, such as those that call Tornado's bind_unix_socket, restrict their socket to their own user, also after a
+    restart by supervisord. The process runs as that user, and is no child of the program, which may wait for its own children.
+    """
+    if child := os.fork():
+        os.waitpid(child, 0)
+        return
+    if os.fork() == 0:
+        with Path(os.devnull).open("r+") as null:
+            for descriptor in range(3):  # a pipe to supervisord would stay open
+                os.dup2(null.fileno(), descriptor)
+        end, settled = time.monotonic() + seconds, False
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                path = Path(values["socket"])
+                mode = path.lstat().st_mode
+                if stat.S_ISSOCK(mode) and mode & 0o060 != 0o060:
+                    path.chmod(stat.S_IMODE(mode) | 0o060)
+                if not settled and is_listening(values):
+                    end, settled = time.monotonic() + SOCKET_SECONDS, True
+            time.sleep(0.05)
+    os._exit(0)
 
 
 def stop_group(leader: int, seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING
 
 from tests.support.runner import TIMESTAMP, write_app
@@ -32,13 +33,73 @@ KINDS = """
     def fail():
         raise ValueError("no database")
 """
-EXPECTED = "expected a tornado.web.Application or a function that returns one"
+EXPECTED = "expected a tornado.web.Application, or a function without arguments that returns one"
 
 
 def test_applications_and_factories_are_served(serve: Serve, tmp_path: Path) -> None:
-    for attribute in ("app", "make_app", "make_later", "Shop"):
+    for attribute in ("app", "make_app", "make_app()", "make_later", "Shop"):
         process = serve(target=f"web:{attribute}", cwd=write_app(tmp_path, more=KINDS))
         assert process.fetch("/").body == b"one"
+
+
+FACTORIES = """
+    import argparse, sys
+    import tornado.options
+
+    arguments = argparse.ArgumentParser().parse_args()
+    tornado.options.define("shop_port", 80)
+    tornado.options.parse_command_line()
+    loops = []
+
+    async def connect():
+        await asyncio.sleep(0)
+        loops.append(asyncio.get_running_loop())
+        assert sys.argv[1:] == []
+
+    class Loop(RequestHandler):
+        def get(self):
+            assert loops[-1] is asyncio.get_running_loop()
+            self.write(str(len(loops)))
+
+    def make_loop_app():
+        return Application([("/", Loop)])
+
+    def run_sync():
+        IOLoop.current().run_sync(connect)
+        return make_loop_app()
+
+    def run_both():
+        asyncio.run(connect())
+        asyncio.set_event_loop(asyncio.new_event_loop())
+        return make_app()
+
+    def needs_running_loop():
+        loops.append(asyncio.get_running_loop())
+        return make_loop_app()
+
+    async def in_loop():
+        await connect()
+        return make_loop_app()
+
+    imported = run_sync()
+"""
+
+
+def test_factories_may_use_the_event_loop_before_or_while_it_runs(serve: Serve, tmp_path: Path) -> None:
+    """A resource that is created in ``run_sync`` belongs to the loop that serves."""
+    write_app(tmp_path, more=FACTORIES)
+    bodies = {"run_sync": b"2", "run_both": b"one", "needs_running_loop": b"2", "in_loop": b"2", "imported": b"1"}
+    processes = {name: serve(target=f"web:{name}", cwd=tmp_path) for name in bodies}
+    assert {name: process.fetch("/").body for name, process in processes.items()} == bodies
+
+
+def test_application_finds_a_command_line_without_arguments(serve: Serve, tmp_path: Path) -> None:
+    """Also after a hot reload, which needs the arguments again."""
+    process = serve("--debug", target="web:make_loop_app", cwd=write_app(tmp_path, more=FACTORIES))
+    time.sleep(0.6)
+    write_app(tmp_path, more=FACTORIES.replace("80", "8080"))
+    process.wait_for(" serving ", times=2)
+    assert process.popen.poll() is None
 
 
 def test_invalid_targets_are_reported_in_one_line(spawn: Serve, tmp_path: Path) -> None:

@@ -91,8 +91,11 @@ WSGI = """\
     class Holder:
         wsgi = staticmethod(app)
 
-    def make_app(config=None):
+    def make_app(config=None, debug=False):
         return app
+
+    def decorated(*arguments):
+        return app(*arguments)
 
     async def asgi(scope, receive, send):
         pass
@@ -241,17 +244,17 @@ def test_changed_code_is_reloaded(wsgi: Serve, tmp_path: Path) -> None:
     assert process.fetch("/one").body == b"changed"
 
 
-def test_instances_and_nested_attributes_are_served(wsgi: Serve) -> None:
-    for target in ("web:instance", "web:Holder.wsgi"):
+def test_factories_instances_and_nested_attributes_are_served(wsgi: Serve) -> None:
+    for target in ("web:instance", "web:Holder.wsgi", "web:make_app", "web:make_app()", "web:decorated"):
         assert wsgi(target=target).fetch("/kind").body == b"/kind"
 
 
 def test_other_objects_are_refused(spawn: Serve, tmp_path: Path) -> None:
-    expected = "expected a WSGI callable, which takes (environ, start_response)"
+    expected = "expected a WSGI callable, which takes (environ, start_response), or a function without arguments that returns one"
     errors = {
         "web:none": f"module web has no none; {expected}",
         "web:number": f"web:number is of type int; {expected}",
-        "web:make_app": f"web:make_app is of type function; {expected}",
+        "web:unfinished": f"web:unfinished returned an object of type generator; {expected}",
         "web:asgi": f"web:asgi is of type function; {expected}",
         "web:tornado": f"web:tornado is of type Application; {expected}",
         "none:app": "cannot import none: no module named none in ",

@@ -69,7 +69,7 @@ def test_incomplete_entries_skip_the_rules_between_apps() -> None:
             {"shop": entry(debug=True, processes=2)},
             ["tornado_apps.shop.processes: must be 1 with debug, because only a single process"],
         ),
-        ({"shop": command("a {socket}", debug=True)}, ["tornado_apps.shop.debug: requires run.app or run.wsgi"]),
+        ({"shop": command("a {socket}", debug=True)}, ["tornado_apps.shop.debug: requires run.app, run.wsgi or run.asgi"]),
         (
             {"shop": entry(source={"directory": "/home/ann/shop"})},
             ["tornado_apps.shop.source.directory: runs in place, for development only, and requires debug: true"],
@@ -243,6 +243,11 @@ def test_unquoted_off_which_yaml_parses_as_false_is_accepted() -> None:
             {"shop": entry(hooks={"before_switch": {"command": " ", "once": True}})},
             "tornado_apps.shop.hooks.before_switch: must be a program and its arguments; found ' '",
         ),
+        (
+            {"shop": entry(build={"env": {"1A": "x"}})},
+            "tornado_apps.shop.build.env.1A: a variable name must consist of letters, digits and _",
+        ),
+        ({"shop": entry(build={"env": {"PATH": "/x"}})}, "tornado_apps.shop.build.env.PATH: is set by the build; remove it"),
         ({"shop": entry(tls={"provider": "acme"})}, "tornado_apps.shop.tls: requires domains for the certificate to cover"),
         (
             {"shop": entry(tls={"provider": True})},
@@ -323,6 +328,20 @@ def test_unquoted_off_which_yaml_parses_as_false_is_accepted() -> None:
             "tornado_apps.shop.aliases: redirect to the first of domains, which must be a name without *",
         ),
         ({"shop": entry(health={"pth": "/"})}, "tornado_apps.shop.health.pth: unknown key; did you mean path?"),
+        ({"shop": entry(health={"path": "//a"})}, "tornado_apps.shop.health.path: must be a path that starts with /"),
+        ({"shop": entry(health={"path": "/a/../b"})}, "tornado_apps.shop.health.path: must be a path that starts with /"),
+        ({"shop": entry(health={"status": 200})}, "tornado_apps.shop.health.status: must be list of int or str; found 200"),
+        (
+            {"shop": entry(health={"status": [200, 503]})},
+            "tornado_apps.shop.health.status[1]: must be from 200 to 499",
+        ),
+        ({"shop": entry(health={"status": ["2xx"]})}, "tornado_apps.shop.health.status[0]: must be a code or a range"),
+        ({"shop": entry(health={"status": ["399-300"]})}, "tornado_apps.shop.health.status[0]: must begin with the lower code"),
+        ({"shop": entry(health={"status": []})}, "tornado_apps.shop.health.status: is empty"),
+        ({"shop": entry(health={"headers": {"X Y": ""}})}, "tornado_apps.shop.health.headers.X Y: a header name must"),
+        ({"shop": entry(health={"headers": {"X": 'a"; b'}})}, "tornado_apps.shop.health.headers.X: must be one line"),
+        ({"shop": entry(health={"headers": {"host": "a/b"}})}, "tornado_apps.shop.health.headers.host: must be a host name"),
+        ({"shop": entry(health={"headers": {"Connection": "close"}})}, "tornado_apps.shop.health.headers.Connection: is set by"),
         (
             {"shop": entry(upload_size="50 MB")},
             "tornado_apps.shop.upload_size: must be a size, such as \"50m\"; found '50 MB'",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import (
     HealthCheck,
     ReleaseManifest,
+    SharedPath,
     StaticFiles,
     Worker,
     read_manifest,
@@ -34,6 +36,7 @@ MANIFEST = ReleaseManifest(
     hooks_timeout=60,
     soak=5,
     soak_errors=1,
+    keep_releases=3,
     built="2026-01-01T00:00:00+00:00",
     by="alice@desk",
 )
@@ -50,6 +53,11 @@ OLD = """{
 
 def test_json_restores_the_same_manifest() -> None:
     assert ReleaseManifest.from_json(MANIFEST.to_json()) == MANIFEST
+
+
+def test_shared_paths_survive_the_round_trip() -> None:
+    manifest = dataclasses.replace(MANIFEST, shared={"media": SharedPath("/media/", backup=False), "instance": SharedPath()})
+    assert ReleaseManifest.from_json(manifest.to_json()) == manifest
 
 
 def test_release_json_of_older_versions_is_readable_and_unknown_keys_are_ignored() -> None:

@@ -10,7 +10,13 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.runner_pac
 
 
 @pytest.mark.parametrize(
-    ("run", "packages"), [({"app": "a:b"}, ["tornado"]), ({"wsgi": "a:b"}, ["tornado"]), ({"command": "x {socket}"}, [])]
+    ("run", "packages"),
+    [
+        ({"app": "a:b"}, ["tornado"]),
+        ({"wsgi": "a:b"}, ["tornado"]),
+        ({"asgi": "a:b"}, ["tornado", "uvicorn", "websockets"]),
+        ({"command": "x {socket}"}, []),
+    ],
 )
 def test_only_apps_that_the_runner_serves_get_its_packages(run: dict[str, Any], packages: list[str]) -> None:
     assert list(runner_packages(load({"shop": {"source": {"path": "."}, "run": run}})["shop"])) == packages

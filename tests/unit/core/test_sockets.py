@@ -12,7 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import count_connections, listener_pid, probe
+from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import (
+    connect,
+    count_connections,
+    listener_pid,
+    listening_addresses,
+    probe,
+)
 
 
 @pytest.fixture
@@ -98,7 +104,7 @@ def test_a_response_may_report_the_release(body: bytes, header: str, release: st
         thread.start()
         result = probe(("127.0.0.1", server.server_port), "/healthz", "shop.example")
         thread.join()
-    assert (result.healthy, result.release) == (True, release)
+    assert (result.status, result.release) == (200, release)
 
 
 @contextlib.contextmanager
@@ -170,6 +176,58 @@ def test_a_success_with_an_invalid_body_is_healthy_without_release(respond: Call
     with responding(respond) as address:
         result = probe(address, "/", "shop.test")
     assert (result.status, result.release) == (200, None)
+
+
+def test_a_response_is_quoted_on_one_bounded_line_without_control_characters() -> None:
+    answer = b"HTTP/1.1 401 Who?\r\nContent-Length: 600\r\n\r\n" + b"no\n\x1b[2Jway " * 60
+    with responding(lambda connection: connection.sendall(answer)) as address:
+        text = str(probe(address, "/", "shop.test"))
+    assert text.startswith(r"401 Who?: no \x1b[2Jway no ")
+    assert text.endswith("...")
+    assert len(text) < 400
+
+
+def test_headers_of_a_probe_replace_its_host() -> None:
+    received = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with server.accept()[0] as connection:
+                received.append(connection.recv(1000))
+                connection.sendall(OK + b"\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        probe(server.getsockname()[:2], "/", "shop.test", headers={"host": "in.test", "X-Key": "1"})
+        thread.join()
+    assert received[0].split(b"\r\n")[1:3] == [b"Host: in.test", b"X-Key: 1"]
+
+
+def test_a_socket_of_mode_0600_is_refused_to_another_user_but_not_to_root(tmp_path: Path, listener: socket.socket) -> None:
+    path = tmp_path / "0.sock"
+    for directory in (tmp_path, *tmp_path.parents[:3]):
+        directory.chmod(0o755)
+    path.chmod(0o600)
+    assert listener.fileno() >= 0
+    connect(path).close()
+    if os.geteuid() == 0:
+        with pytest.raises(PermissionError):
+            connect(path, user="www-data")
+        path.chmod(0o606)
+        connect(path, user="www-data").close()
+        path.chmod(0o600)
+        connect(path).close()
+
+
+def test_the_addresses_of_a_process_are_those_that_it_listens_on(tmp_path: Path, listener: socket.socket) -> None:
+    assert listener.fileno() >= 0
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            found = listening_addresses(os.getpid())
+    assert f"127.0.0.1:{port}" in found
+    assert str(tmp_path / ".0.sock.new") in found, "the name to which it was bound"
+    assert listening_addresses(1 << 22) == []
 
 
 def test_the_listener_of_a_port_is_the_process_that_holds_the_socket() -> None:

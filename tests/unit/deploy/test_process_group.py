@@ -9,7 +9,7 @@ import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import ReleaseManifest, Worker
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import MAX_LOG_BYTES, ProcessGroup
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import connect
 
 MANIFEST = ReleaseManifest(app="shop", id="1f2e", revision="r1", processes=2, drain=30, runner=True)
@@ -95,3 +95,21 @@ def test_workers_have_their_own_logs_and_starts_files(tmp_path: Path) -> None:
     layout = Layout("shop", base=tmp_path)
     assert [layout.log("a", 0).name, layout.log("a", 0, "worker").name] == ["a-0.log", "a-worker-0.log"]
     assert [layout.starts("a", 0).name, layout.starts("a", 0, "worker").name] == ["0.starts", "worker.0.starts"]
+
+
+def test_an_error_shows_the_log_since_the_start_without_repeated_health_checks(tmp_path: Path) -> None:
+    group = process_group(tmp_path)
+    log = group.layout.log("b", 0)
+    log.parent.mkdir(parents=True)
+    log.write_text("of the release before\n")
+    group._log_starts = {log: group.log_size(0)}
+    offsets = []
+    for line in ("started", "check 1", "check 2", "check 3"):
+        offsets.append(group.log_size(0))
+        with log.open("a") as file:
+            file.write(f"{line}\n")
+    assert group.log_end(log).splitlines()[1:] == ["started", "check 1", "check 2", "check 3"]
+    assert group.log_end(log, (offsets[2], offsets[3])).splitlines()[1:] == ["started", "check 1", "check 3"]
+    with log.open("a") as file:
+        file.write("x" * MAX_LOG_BYTES + "\nlast\n")
+    assert group.log_end(log, (offsets[2], offsets[3])).splitlines()[-1] == "last"

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.filter.app_sites import app_sites
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.front_door import FrontDoor
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import NginxOptions, Site
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import site_files
 
@@ -19,6 +20,14 @@ def test_paths_of_a_site_use_the_live_link() -> None:
     assert found["maintenance"]["file"] == "/srv/shop/maintenance"
 
 
+def test_shared_directories_with_a_url_are_served_without_following_links() -> None:
+    found = site(static={}, shared={"media": {"url": "/media/"}, "instance": {}})
+    assert found["static"] == [
+        {"url": "/static/", "live": "/srv/shop/live"},
+        {"url": "/media/", "path": "/srv/shop/shared/media", "untrusted": "/srv/shop"},
+    ]
+
+
 def test_nginx_role_accepts_the_site_of_an_app() -> None:
     found = site(
         domains=["shop.test", "www.shop.test"],
@@ -28,18 +37,19 @@ def test_nginx_role_accepts_the_site_of_an_app() -> None:
         basic_auth={"ann": "$6$salt$hash"},
         maintenance={"retry_after": 60},
         static={},
+        shared={"media": {"url": "/media/"}},
         extra="etag off;",
     )
     files = site_files({"shop": found}, {}, name="app", options=NginxOptions(["80"], ["443"]))
-    assert files["sites-enabled/app.shop.conf"]["label"] == "tornado_apps.shop"
-    variables = files["sites-enabled/app.shop.conf"]["vars"]
+    assert files["funnel/app.shop.conf"]["label"] == "tornado_apps.shop"
+    variables = files["funnel/app.shop.conf"]["vars"]
     assert (variables["read_timeout"], variables["maintenance"]["retry_after"]) == (200, 60)
     assert variables["tls"] == {
         "certificate": "/etc/ssl/funnel/app.shop.pem",
         "key": "/etc/ssl/funnel/app.shop.key",
         "redirect": True,
         "hsts": 60,
-        "challenges": "/var/lib/acme-challenges",
+        "acme_clients": ["127.0.0.1:8402"],
     }
 
 
@@ -68,11 +78,26 @@ def test_app_with_prefix_is_a_mount_of_the_site() -> None:
     assert mount["static"] == [{"url": "/api/static/", "live": "/srv/api/live"}]
     assert mount["maintenance_file"] == "/srv/api/maintenance"
     files = site_files(found, {}, name="app", options=NginxOptions(["80"], ["443"]))
-    assert {path: file["label"] for path, file in files.items()} == {
-        "sites-enabled/app.shop.conf": "tornado_apps.shop",
-        "sites-enabled/app.shop.html": "tornado_apps.shop.maintenance.page",
-        "sites-enabled/app.shop.0.extra": "tornado_apps.api.extra",
+    assert {path: file["label"] for path, file in files.items() if "label" in file} == {
+        "funnel/app.shop.conf": "tornado_apps.shop",
+        "funnel/app.shop.html": "tornado_apps.shop.maintenance.page",
+        "funnel/app.shop.0.extra": "tornado_apps.api.extra",
     }
+
+
+def test_each_app_of_a_site_has_a_health_check_and_a_front_door_at_its_domain() -> None:
+    source = {"source": {"path": "."}, "run": {"app": "web:app"}, "domains": ["*.shop.test"]}
+    sites = app_sites({"shop": source | {"tls": {"provider": "self_signed"}}, "api": source | {"prefix": "/api/"}})
+    files = site_files(sites, {}, name="app", options=NginxOptions(["80"], ["192.0.2.1:443", "[::]:443"], proxy_protocol=True))
+    door = FrontDoor("192.0.2.1", 443, "funnel.shop.test", tls=True, proxy_protocol=True)
+    for app in ("shop", "api"):
+        assert FrontDoor.from_json(files[f"funnel/app.{app}.door"]["content"]) == door
+        health = files[f"funnel/app.{app}.health"]["vars"]
+        assert (health["url"], health["live"]) == (f"/.funnel/health/{app}", f"/srv/{app}/live")
+    assert [each["health"] for each in files["funnel/app.shop.conf"]["vars"]["apps"]] == [
+        "funnel/app.shop.health",
+        "funnel/app.api.health",
+    ]
 
 
 def test_app_run_in_place_serves_its_own_static_files() -> None:
@@ -80,5 +105,5 @@ def test_app_run_in_place_serves_its_own_static_files() -> None:
 
 
 def test_app_site_sets_every_shared_option() -> None:
-    site_only = {"upstream", "tls", "static", "maintenance", "listen", "websocket", "origin", "mounts"}
+    site_only = {"upstream", "tls", "static", "maintenance", "listen", "websocket", "origin", "mounts", "health"}
     assert site().keys() >= {option.name for option in dataclasses.fields(Site)} - site_only

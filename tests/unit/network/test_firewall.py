@@ -44,16 +44,33 @@ def addresses(*hosts: str) -> list[str]:
     return [f"192.0.2.{ADDRESSES[host]}" for host in hosts]
 
 
-def allowed(host: str, groups: dict[str, list[str]] | None = None, **variables: Any) -> dict[str, list[str]]:
-    """Return the allowed sources of a host of the fleet by protocol and port; ``variables`` are those of the host."""
+def allowed(
+    host: str, groups: dict[str, list[str]] | None = None, everywhere: dict[str, Any] | None = None, **variables: Any
+) -> dict[str, list[str]]:
+    """Return the allowed sources of a host of the fleet by protocol and port.
+
+    ``variables`` are those of the host, and ``everywhere`` those of all hosts.
+    """
     groups = GROUPS if groups is None else groups
-    hostvars: dict[str, dict[str, Any]] = {name: {"ansible_host": f"192.0.2.{number}"} for name, number in ADDRESSES.items()}
+    hostvars: dict[str, dict[str, Any]] = {
+        name: {"ansible_host": f"192.0.2.{number}"} | (everywhere or {}) for name, number in ADDRESSES.items()
+    }
     for group, members in groups.items():
         for name in members:
             hostvars[name] |= GROUP_VARIABLES.get(group, {})
     hostvars[host] |= variables
     rules = firewall_rules(groups, hostvars, host)
     return {f"{rule.get('protocol', 'tcp')} {rule.get('port', '')}".strip(): rule.get("sources", ALL) for rule in rules}
+
+
+@pytest.mark.parametrize(("tls_at", "open_at"), [("balancers", {"lb1"}), ("app_hosts", {"web1"})])
+def test_hosts_that_terminate_tls_exchange_acme_challenges(tls_at: str, open_at: set[str]) -> None:
+    acme: dict[str, Any] = {"fleet_tls_at": tls_at, "tornado_apps": {"shop": {"tls": {"provider": "acme"}}}}
+    found = {host: allowed(host, everywhere=acme) for host in ("lb1", "web1", "db1")}
+    assert {host for host, rules in found.items() if "tcp 8402" in rules} == open_at
+    assert found["lb1"].get("tcp 8402", addresses("lb2")) == addresses("lb2")
+    alone = {"app_hosts": ["web1"]}
+    assert "tcp 8402" not in allowed("web1", alone, everywhere=acme), "there is no other host"
 
 
 def test_each_tier_allows_only_the_required_traffic() -> None:
@@ -79,7 +96,7 @@ def test_allowed_ports_are_the_listening_ports() -> None:
     single_host = {"app_hosts": ["web1"]}
     listen = ["127.0.0.1:81", "[::1]:82", "192.0.2.11:8080", "[::]:8080", "unix:/run/nginx.sock"]
     assert allowed("web1", single_host, nginx_listen=listen, nginx_listen_tls=[]) == {"tcp 8080": ALL}
-    haproxy = {"app_proxy": "haproxy", "haproxy_listen": ["8081"], "haproxy_listen_tls": ["8443"]}
+    haproxy: dict[str, Any] = {"app_proxy": "haproxy", "haproxy_listen": ["8081"], "haproxy_listen_tls": ["8443"]}
     assert allowed("web1", single_host, **haproxy) == {"tcp 8081": ALL, "tcp 8443": ALL}
     assert allowed("db1", {"mongodb": ["db1"]}, mongodb_addresses=["127.0.0.1", "localhost", "::1"]) == {}
     assert allowed("db1", {"etcd": ["db1"]}, etcd_listen=[]) == {}

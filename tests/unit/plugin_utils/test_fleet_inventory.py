@@ -11,7 +11,7 @@ import yaml
 from ansible_collections.funnel.tornado.plugins.filter.fleet_hosts import fleet_hosts
 from ansible_collections.funnel.tornado.plugins.filter.fleet_problems import fleet_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_inventory import fleet_addresses, resolve
+from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_inventory import acme_group, fleet_addresses, resolve
 
 ROOT = Path(__file__).parents[3]
 
@@ -85,17 +85,16 @@ def test_fleets_with_and_without_load_balancers_are_valid() -> None:
     assert fleet_problems({"app_hosts": []}, {}) == []
 
 
-def test_acme_is_valid_only_without_load_balancers() -> None:
+def test_acme_is_valid_with_and_without_load_balancers() -> None:
     acme = {"tornado_apps": {"shop": SHOP | {"tls": {"provider": "acme"}}}}
     assert problems({"balancers": []}, web1=acme) == []
-    [problem] = problems(web1=acme)
-    assert problem.startswith("tornado_apps.shop.tls.provider: acme does not support load balancers yet")
-    assert problem.endswith("use files or self_signed")
+    assert problems(web1=acme) == []
 
 
 @pytest.mark.parametrize("apps", [None, [], {"shop": None}, {"shop": {"tls": "acme"}}])
 def test_malformed_apps_are_left_to_the_app_model(apps: object) -> None:
     assert all("shop" not in problem for problem in problems(web1={"tornado_apps": apps}))
+    assert acme_group({"app_hosts": ["web1"]}, {"web1": {"tornado_apps": apps}}) == ""
 
 
 def test_fleet_tls_at_has_two_values() -> None:
@@ -184,7 +183,11 @@ def test_other_groups_of_the_user_are_accepted() -> None:
 def test_every_playbook_rejects_an_inventory_without_its_groups() -> None:
     playbooks = {path: yaml.safe_load(path.read_text()) for path in (ROOT / "playbooks").glob("*.yml")}
     for path, plays in playbooks.items():
-        if path.name in ("services.yml", "switch.yml"):  # imported by site.yml and deploy.yml after their check
+        if path.name in (
+            "certificates.yml",
+            "services.yml",
+            "switch.yml",
+        ):  # imported after the check
             continue
         first = plays
         while "ansible.builtin.import_playbook" in first[0]:

@@ -230,7 +230,7 @@ def test_app_backend_has_all_hosts() -> None:
             "web1": {"address": "192.0.2.11", "max_connections": 50},
             "web2": {"address": "[2001:db8::2]", "max_connections": 50},
         },
-        "health": {"path": "/.funnel/health"},
+        "health": {"path": "/.funnel/health/shop", "host": "funnel.invalid", "verdict": "X-Funnel-Health"},
         "sticky": True,
         "queue": 5,
         "read_timeout": 3600,
@@ -239,6 +239,7 @@ def test_app_backend_has_all_hosts() -> None:
         "aliases": ["www.example.com"],
         "redirect": True,
         "hsts": 9,
+        "acme_clients": [],
     }
     assert not found["blog"]["redirect"]
     haproxy_files(found, TLS)
@@ -273,16 +274,30 @@ def test_each_process_is_a_server_with_haproxy_as_the_reverse_proxy() -> None:
     assert not [line for line in lines if "X-Frame-Options" in line]
 
 
+def test_load_balancers_forward_challenges_to_each_other() -> None:
+    found = app_backends({"shop": {**ENTRY, "tls": {"provider": "acme"}}}, HOSTS, acme_peers=["192.0.2.2", "2001:db8::2"])
+    lines = render(found, TLS)
+    rules = [line for line in section(lines, "frontend http") if line.startswith("use_backend")]
+    challenges = "use_backend shop.challenges if { path_beg /.well-known/acme-challenge/ } { var(txn.name) -m str "
+    assert rules[0] == challenges + "shop.example.com }", "before the rule for the domain"
+    assert section(lines, "backend shop.challenges")[-3:] == [
+        "server client1 127.0.0.1:8402",
+        "server client2 192.0.2.2:8402",
+        "server client3 [2001:db8::2]:8402",
+    ]
+    entry = {**APP, "domains": ["shop.example.com"], "tls": {"provider": "acme"}}
+    passed = app_backends({"shop": entry}, HOSTS, "app_hosts", ["192.0.2.2"])
+    assert "challenges" not in "".join(render(passed)), "the app hosts answer them"
+
+
 def test_options_that_require_nginx_are_rejected_with_haproxy() -> None:
-    entry = {**ENTRY, "static": {}, "basic_auth": {"ann": "$6$salt$hash"}, "tls": {"provider": "acme"}}
+    entry = {**ENTRY, "static": {}, "basic_auth": {"ann": "$6$salt$hash"}}
     with pytest.raises(InvalidDataError) as caught:
         app_socket_backends({"shop": entry}, 8)
     assert str(caught.value).splitlines() == [
         "tornado_apps.shop.basic_auth: requires nginx, but app_proxy selects HAProxy; remove it",
         "tornado_apps.shop.paths: requires nginx, but app_proxy selects HAProxy; remove it",
         "tornado_apps.shop.static: requires nginx, but app_proxy selects HAProxy; remove it",
-        "tornado_apps.shop.tls.provider: acme requires nginx, which answers the challenges of certificate authorities, but "
-        "app_proxy selects HAProxy; use files or self_signed",
     ]
 
 

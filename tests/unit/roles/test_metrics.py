@@ -117,10 +117,8 @@ def test_samples_are_grouped_by_metric_under_one_header() -> None:
 
 def test_all_metrics_of_the_runner_are_exported() -> None:
     class Server:
-        statuses = (0,) * len(metrics_module.STATUSES)
-        websockets: tuple[()] = ()
-        in_flight: tuple[()] = ()
-        durations = metrics_module.Histogram()
+        traffic = metrics_module.Traffic()
+        open_websockets = in_flight_requests = 0
 
     metrics = metrics_module.Metrics.__new__(metrics_module.Metrics)
     metrics.server, metrics.start_time, metrics.lag = Server(), 1.0, metrics_module.Histogram()

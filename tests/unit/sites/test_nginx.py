@@ -8,8 +8,17 @@ import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import HealthCheck, ReleaseManifest
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import access_log
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import UNTRUSTED_HEADERS, NginxOptions
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.front_door import publish_health_check
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import (
+    HEALTH_HEADER,
+    HEALTH_HOST,
+    HEALTHY,
+    UNTRUSTED_HEADERS,
+    NginxOptions,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import server_line, site_files
 
 TEMPLATES = Path(__file__).parents[3] / "roles/nginx/templates"
@@ -43,7 +52,7 @@ def files(
 
 
 def site(**keys: Any) -> list[str]:
-    entry = files({"shop": {**SHOP, **keys}})["sites-enabled/nginx.shop.conf"]
+    entry = files({"shop": {**SHOP, **keys}})["funnel/nginx.shop.conf"]
     return render(entry["template"], entry["vars"])
 
 
@@ -89,7 +98,7 @@ def test_extra_lines_of_a_path_keep_the_site_headers() -> None:
     assert len(server) == 8 + len(UNTRUSTED_HEADERS) + 4
     for location in ("^~ /live/", "@events.0"):
         inside = block(lines, f"location {location}")
-        own = inside.index("include sites-enabled/nginx.shop.0.extra;")
+        own = inside.index("include funnel/nginx.shop.0.extra;")
         assert sorted(inside[own + 1 :]) == sorted(server), "the site headers follow those of the path"
 
 
@@ -151,7 +160,7 @@ def test_path_of_a_mount_inherits_from_the_mount() -> None:
     assert sorted(y) == sorted(
         [*shared, "limit_req zone=nginx.shop.2.requests burst=7 nodelay;", *access, "client_max_body_size 1m;"]
     )
-    assert [line for line in lines if line.endswith(".extra;")] == ["include sites-enabled/nginx.shop.0.extra;"] * 2
+    assert [line for line in lines if line.endswith(".extra;")] == ["include funnel/nginx.shop.0.extra;"] * 2
 
 
 def test_static_files_of_a_mount_inherit_its_access_control() -> None:
@@ -362,6 +371,21 @@ def test_favicon_and_robots_are_served_from_the_static_directory() -> None:
         assert block(lines, f"location = /{name}") == ["root /srv/shop/static/;", "try_files $uri @upstream;"]
 
 
+def test_directories_that_an_app_writes_are_served_without_links_scripts_and_icons() -> None:
+    uploads = {"url": "/media/", "path": "/srv/shop/shared/media", "untrusted": "/srv/shop"}
+    lines = site(static=[uploads])
+    served = block(lines, "location ^~ /media/")
+    assert "disable_symlinks on from=/srv/shop;" in served
+    assert "add_header X-Content-Type-Options nosniff always;" in served
+    assert "add_header Content-Security-Policy \"script-src 'none'\" always;" in served
+    assert any(line.startswith("add_header Referrer-Policy ") for line in served), "the headers of the site"
+    assert "location = /favicon.ico {" not in lines
+    own = block(site(static=[uploads], headers={"content-security-policy": "sandbox"}), "location ^~ /media/")
+    assert not any("script-src" in line for line in own)
+    mixed = site(static=[uploads, {"url": "/static/", "path": "/srv/shop/static"}], paths={"/robots.txt/x": {}})
+    assert block(mixed, "location = /robots.txt") == ["root /srv/shop/static;", "try_files $uri @upstream;"]
+
+
 def test_static_files_fall_back_to_the_previous_release() -> None:
     lines = site(static=[{"url": "/a/b/", "live": "/srv/shop/live"}])
     location = block(lines, "location ^~ /a/b/")
@@ -388,7 +412,7 @@ def test_version_argument_cannot_contain_a_path() -> None:
 
 def test_site_without_static_files_has_no_static_locations() -> None:
     locations = [line for line in site() if line.startswith("location")]
-    assert locations == ["location = /.funnel/health {", "location / {", "location @events {"]
+    assert locations == ["location = /.funnel/health {", "location ^~ /.funnel/health/ {", "location / {", "location @events {"]
 
 
 def test_only_versioned_urls_have_a_long_cache_lifetime() -> None:
@@ -433,6 +457,8 @@ BASE: dict[str, Any] = {
     "nginx_proxy_protocol": False,
     "nginx_access_log": "text",
     "nginx_extra": "",
+    "nginx_set": "nginx",
+    **yaml_file("vars/main/main.yml"),
     **yaml_file("vars/main/mozilla.yml"),
     **yaml_file("vars/main/paths.yml"),
     **yaml_file("vars/main/versions.yml"),
@@ -545,10 +571,10 @@ def test_proxy_protocol_provides_only_the_client_address() -> None:
     assert {"set_real_ip_from 192.0.2.1;", "real_ip_header proxy_protocol;"} <= set(lines)
     assert block(lines, "geo $realip_remote_addr $funnel_trusted") == ["default 0;"], "headers come from the client"
     listens = [line for line in lines if line.startswith("listen ")]
-    assert len(listens) == 3
-    assert all(" proxy_protocol " in line for line in listens)
+    assert len(listens) == 5, "of the default server, and of the health checks"
+    assert all(" proxy_protocol" in line for line in listens)
     behind = NginxOptions(["80"], ["443"], ["192.0.2.1"], proxy_protocol=True)
-    entry = files({"shop": {**SHOP, "domains": ["a.test"], "tls": TLS}}, options=behind)["sites-enabled/nginx.shop.conf"]
+    entry = files({"shop": {**SHOP, "domains": ["a.test"], "tls": TLS}}, options=behind)["funnel/nginx.shop.conf"]
     own = [line for line in block(render(entry["template"], entry["vars"]), "server") if line.startswith("listen ")]
     assert own == ["listen 80 proxy_protocol;", "listen 443 ssl proxy_protocol;"], "must match the default server, or nginx warns"
 
@@ -563,7 +589,7 @@ def test_health_check_is_open_to_load_balancers_only_and_bypasses_access_control
         "tls": TLS,
     }
     balancers = NginxOptions(["80"], ["443"], ["192.0.2.1", "192.0.2.2"])
-    entry = files({"shop": {**SHOP, **keys}}, options=balancers)["sites-enabled/nginx.shop.conf"]
+    entry = files({"shop": {**SHOP, **keys}}, options=balancers)["funnel/nginx.shop.conf"]
     lines = render(entry["template"], entry["vars"])
     inside = block(lines, "location = /.funnel/health")
     assert inside[:5] == ["allow 192.0.2.1;", "allow 192.0.2.2;", "deny all;", "auth_basic off;", "access_log off;"]
@@ -573,10 +599,69 @@ def test_health_check_is_open_to_load_balancers_only_and_bypasses_access_control
     assert [line for line in lines if line.startswith("limit_req_zone")] == [
         "limit_req_zone $funnel_client zone=nginx.shop.requests:10m rate=1r/s;"
     ]
-    assert '/.funnel/health "";' in block(base(), "map $uri $funnel_client"), "requests without a key are not limited"
-    for variable in ("$funnel_insecure", "$funnel_insecure_acme"):
-        assert not is_redirected(variable, "/.funnel/health")
+    _default, unlimited = block(base(), "map $uri $funnel_client")
+    assert unlimited.endswith('"";'), "requests without a key are not limited"
+    for url in ("/.funnel/health", "/.funnel/health/shop"):
+        assert python_pattern(unlimited.split('"')[1][1:]).search(url)
+        assert python_pattern(open_in_maintenance.split('"')[1]).search(url)
+        assert not any(is_redirected(variable, url) for variable in ("$funnel_insecure", "$funnel_insecure_acme"))
+    assert is_redirected("$funnel_insecure", "/.funnel/healthy")
     assert block(site(), "location = /.funnel/health") == ["return 404;"], "not proxied without a health check"
+    assert block(site(), "location ^~ /.funnel/health/") == ["return 404;"], "nothing below it reaches the app"
+
+
+APP = {**SHOP, "app": "shop"}
+
+
+def test_health_check_of_an_app_is_open_to_its_host_and_the_load_balancers() -> None:
+    entry = files({"shop": APP}, options=NginxOptions(["80"], [], ["192.0.2.1"]))["funnel/nginx.shop.health"]
+    inside = block(render(entry["template"], entry["vars"]), "location = /.funnel/health/shop")
+    assert inside[:4] == ["allow 127.0.0.1;", "allow ::1;", "allow 192.0.2.1;", "deny all;"]
+    assert {"auth_basic off;", "proxy_read_timeout 1s;", "proxy_pass_request_headers off;"} <= set(inside)
+    assert "include /srv/shop/live/health.con[f];" in inside
+    assert f"add_header {HEALTH_HEADER} $funnel_check_result always;" in inside
+    lines = site(app="shop")
+    assert "include funnel/nginx.shop.health;" in lines
+    assert block(lines, "location = /.funnel/health") == ["rewrite ^ /.funnel/health/shop last;"]
+    assert "keepalive 256;" not in block(lines, "upstream shop.health"), "an idle connection may lead to the previous release"
+    assert f"server_name {HEALTH_HOST};" in base()
+
+
+@pytest.mark.parametrize(
+    ("health", "path", "healthy"),
+    [
+        ({}, "/", {200: True, 204: True, 308: True, 401: False, 502: False}),
+        (
+            {"path": "/a/b/?x=1.path", "status": ["204", "401-403"]},
+            "/a/b/?x=1.path",
+            {204: True, 200: False, 402: True, 404: False},
+        ),
+        ({"path": "/health/", "status": ["410"]}, "/health/", {410: True, 200: False, 510: False}),
+    ],
+)
+def test_nginx_reads_the_health_check_from_the_live_slot(
+    tmp_path: Path, health: dict[str, Any], path: str, healthy: dict[int, bool]
+) -> None:
+    layout = Layout("shop", tmp_path)
+    layout.slot("b").mkdir(parents=True)
+    layout.live.symlink_to("slots/b")
+    check = HealthCheck(**health, headers={"host": "in.test:80", "X-Key": "a b"})
+    publish_health_check(layout, "b", ReleaseManifest(app="shop", id="0123456789ab", revision="r", health=check))
+    real = str((layout.live / "health").resolve(strict=True))
+
+    def found(variable: str) -> str:
+        pattern = block(base(), f"map $realpath_root {variable}")[1].split('"')[1]
+        match = python_pattern(pattern[1:]).search(real)
+        assert match, real
+        return match[1]
+
+    assert [found(f"$funnel_check_{name}") for name in ("release", "host", "path")] == ["0123456789ab", "in.test:80", path]
+    assert layout.health_headers("b").read_text() == 'proxy_set_header x-key "a b";\n'
+    default, line = block(base(), 'map "$upstream_status $realpath_root" $funnel_check_result')
+    assert (default, line.split()[-1]) == ("default unhealthy;", f"{HEALTHY};")
+    pattern = python_pattern(line.split('"')[1][1:])
+    assert {status: bool(pattern.search(f"{status} {real}")) for status in healthy} == healthy
+    assert bool(pattern.search(f"502, {min(healthy)} {real}")) == healthy[min(healthy)], "after a retry"
 
 
 def is_redirected(variable: str, uri: str) -> bool:
@@ -591,16 +676,16 @@ def test_only_sites_with_acme_certificates_answer_challenges_over_http() -> None
     assert is_redirected("$funnel_insecure", challenge)
     assert not is_redirected("$funnel_insecure_acme", challenge)
     maintenance = {"file": "/srv/shop/maintenance"}
-    for challenges, variable in ((None, "$funnel_insecure"), ("/var/lib/challenges", "$funnel_insecure_acme")):
-        lines = site(domains=["a.test"], tls={**TLS, "challenges": challenges}, maintenance=maintenance)
+    for clients, variable in (([], "$funnel_insecure"), (["127.0.0.1:8402"], "$funnel_insecure_acme")):
+        lines = site(domains=["a.test"], tls={**TLS, "acme_clients": clients}, maintenance=maintenance)
         assert f"if ({variable}) {{" in lines
         [opened] = [python_pattern(line.split('"')[1]) for line in lines if line.startswith("if ($uri ~ ")]
-        assert bool(opened.search(challenge)) == bool(challenges)
+        assert bool(opened.search(challenge)) == bool(clients)
 
 
 def test_nginx_conf_has_no_absolute_includes() -> None:
     includes = [line for line in base() if line.startswith("include ")]
-    assert len(includes) == 4
+    assert len(includes) == 6
     assert not [line for line in includes if "/" in line.split()[1][:1]]
 
 
@@ -649,7 +734,7 @@ def test_sites_have_distinct_variables() -> None:
 
 
 def site_lines(key: str) -> list[str]:
-    entry = files({key: SHOP})[f"sites-enabled/nginx.{key}.conf"]
+    entry = files({key: SHOP})[f"funnel/nginx.{key}.conf"]
     return render(entry["template"], entry["vars"])
 
 
@@ -686,22 +771,28 @@ def test_access_control_and_limits() -> None:
 
 def test_basic_auth_is_a_secret_file_readable_by_nginx() -> None:
     entries = files({"shop": {**SHOP, "basic_auth": {"ann": "$6$salt$hash"}}})
-    assert entries["sites-enabled/nginx.shop.htpasswd"] == {
+    assert entries["funnel/nginx.shop.htpasswd"] == {
         "content": "ann:$6$salt$hash\n",
         "mode": "0640",
         "group": "www-data",
         "secret": True,
     }
-    lines = render("site.conf.j2", entries["sites-enabled/nginx.shop.conf"]["vars"])
-    assert "auth_basic_user_file sites-enabled/nginx.shop.htpasswd;" in block(lines, "server")
+    lines = render("site.conf.j2", entries["funnel/nginx.shop.conf"]["vars"])
+    assert "auth_basic_user_file funnel/nginx.shop.htpasswd;" in block(lines, "server")
 
 
 def test_aliases_and_http_redirect_to_the_first_domain_over_https() -> None:
-    lines = site(domains=["a.test", "b.test"], aliases=["c.test"], tls={**TLS, "challenges": "/var/lib/challenges"})
+    lines = site(
+        domains=["a.test", "b.test"], aliases=["c.test"], tls={**TLS, "acme_clients": ["127.0.0.1:8402", "[2001:db8::2]:8402"]}
+    )
     first, second = (i for i, line in enumerate(lines) if line == "server {")
     for part in (lines[first:second], lines[second:]):
         assert {"listen 80;", "listen 443 ssl;", "ssl_certificate /etc/ssl/shop.pem;"} <= set(part)
-        assert "root /var/lib/challenges;" in block(part, "location ^~ /.well-known/acme-challenge/")
+        assert "proxy_pass http://nginx.shop.challenges;" in block(part, "location ^~ /.well-known/acme-challenge/")
+    assert block(lines, "upstream nginx.shop.challenges") == [
+        "server 127.0.0.1:8402 max_fails=0;",
+        "server [2001:db8::2]:8402 max_fails=0 backup;",
+    ]
     assert block(lines[first:second], "if ($funnel_insecure_acme)") == ["return 308 https://$host$request_uri;"]
     assert block(lines[second:], "location /") == ["return 308 https://a.test$request_uri;"]
     assert "server_name c.test;" in lines[second:]
@@ -716,11 +807,46 @@ def test_snippets_are_separate_files_labeled_with_their_key() -> None:
         name="apps",
     )
     assert {path: entry["label"] for path, entry in entries.items()} == {
-        "sites-enabled/apps.shop.conf": "tornado_apps.shop",
-        "sites-enabled/apps.shop.extra": "tornado_apps.shop.extra",
-        "sites-enabled/apps.shop.0.extra": "tornado_apps.shop.paths./live/.extra",
-        "sites-enabled/apps.blog.conf": "nginx_sites.blog",
+        "funnel/apps.shop.conf": "tornado_apps.shop",
+        "funnel/apps.shop.extra": "tornado_apps.shop.extra",
+        "funnel/apps.shop.0.extra": "tornado_apps.shop.paths./live/.extra",
+        "funnel/apps.blog.conf": "nginx_sites.blog",
     }
-    lines = render("site.conf.j2", entries["sites-enabled/apps.shop.conf"]["vars"])
-    assert block(lines, "server")[-1] == "include sites-enabled/apps.shop.extra;"
-    assert "include sites-enabled/apps.shop.0.extra;" in block(lines, "location ^~ /live/")
+    lines = render("site.conf.j2", entries["funnel/apps.shop.conf"]["vars"])
+    assert block(lines, "server")[-1] == "include funnel/apps.shop.extra;"
+    assert "include funnel/apps.shop.0.extra;" in block(lines, "location ^~ /live/")
+
+
+def listens(existing: dict[str, Any]) -> list[str]:
+    return [line for line in base(__nginx_existing=existing) if line.startswith("listen ")]
+
+
+def test_a_server_of_the_host_stays_the_default_of_its_address() -> None:
+    other = {"listen": [{"address": "80", "default": False}, {"address": "443", "default": True}]}
+    defaults = [line for line in listens({"servers": [other]}) if "default_server" in line]
+    assert defaults == ["listen [::]:80 default_server backlog=4096;"]
+    everywhere = {"listen": [{"address": address, "default": False} for address in ("80", "[::]:80", "443")]}
+    lines = base(__nginx_existing={"servers": [other, everywhere]})
+    assert lines.count("server {") == 1, "of the health checks, whose name no client sends"
+    assert lines.index("include sites-enabled/*;") < lines.index("server {"), "which is not the first at an address either"
+
+
+def test_nginx_does_not_listen_on_ipv6_if_the_kernel_lacks_it() -> None:
+    assert [line for line in listens({"ipv6": False}) if "[::]" in line] == []
+
+
+def test_kept_lines_of_the_host_replace_those_of_the_collection() -> None:
+    kept = {"funnel.http.conf": {"content": ""}, "funnel.main.conf": {"content": ""}}
+    before, after = base(), base(__nginx_existing={"kept": kept, "names": ["gzip_types", "keepalive_timeout"]})
+    removed = [line for line in before if line not in after]
+    assert len(removed) == 4
+    assert (removed[0], removed[1].split()[0]) == ("keepalive_timeout 65;", "gzip_types")
+    assert after.index("include funnel.http.conf;") < after.index("include conf.d/*.conf;")
+    assert after.index("include funnel.main.conf;") < after.index("events {")
+
+
+def test_sites_of_the_host_are_included_as_by_the_distribution() -> None:
+    lines = base()
+    assert lines.index("include sites-enabled/*;") < lines.index("include funnel/*.conf;")
+    earlier = base(__nginx_existing={"obsolete": ["sites-enabled/app.shop.conf", "sites-enabled/app.shop.extra"]})
+    assert "include sites-enabled/*.conf;" in earlier

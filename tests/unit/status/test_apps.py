@@ -38,14 +38,15 @@ def process(**changes: Any) -> ProcessStatus:
         "open_files_limit": 16_384,
         "rss": 31 * 2**20,
         "health": 200,
+        "accepted": True,
     }
     return ProcessStatus(**(fields | changes))
 
 
-@pytest.mark.parametrize("changes", [{"state": "FATAL"}, {"health": 0}, {"health": 500}, {"worker": "queue", "state": "EXITED"}])
+@pytest.mark.parametrize("changes", [{"state": "FATAL"}, {"accepted": False}, {"worker": "queue", "state": "EXITED"}])
 def test_a_process_that_does_not_run_or_is_unhealthy_is_a_problem(changes: dict[str, Any]) -> None:
     assert process().problem == ""
-    assert process(worker="queue", health=0).problem == "", "workers have no health check"
+    assert process(worker="queue", accepted=False).problem == "", "workers have no health check"
     assert process(**changes).problem
 
 

@@ -18,7 +18,8 @@ from ansible.template import Templar
 
 from ansible_collections.funnel.tornado.plugins.action.file_set import ActionModule
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
-from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
+from ansible_collections.funnel.tornado.plugins.module_utils.system import file_set, systemd
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_entries import parse_files
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import (
     File,
     FileSet,
@@ -26,7 +27,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set imp
     Transaction,
     converge,
     is_read_by_service,
-    parse_files,
 )
 
 USER = pwd.getpwuid(os.getuid()).pw_name
@@ -300,6 +300,21 @@ def test_the_start_timeout_of_a_service_is_configurable(tmp_path: Path, monkeypa
     with pytest.raises(systemd.ServiceError, match=r"did not end within 0\.1 s"):
         systemd.activate(systemd.ServiceSpec("x", timeout=0.1), before, "restart")
     systemd.activate(systemd.ServiceSpec("x", timeout=30), before, "restart")
+
+
+def test_files_that_break_what_worked_before_are_restored(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_set, "VERIFICATION_SECONDS", 0.3)
+
+    def find_problems() -> dict[str, str]:
+        text = (root / "main.conf").read_text()
+        return {"other": "was broken before"} | ({"shop": "not served"} if "broken" in text else {})
+
+    before = tree(root)
+    with pytest.raises(FileSetError, match=r"^shop: not served\n.*restored"):
+        converge(FileSet(root, [file("main.conf", "broken\n")]), find_problems=find_problems)
+    assert tree(root) == before
+    assert converge(FileSet(root, [file("main.conf", "new\n")]), find_problems=find_problems).changed
+    assert tree(root)["main.conf"] == "new\n"
 
 
 def test_failed_roll_back_leaves_no_staged_file(root: Path) -> None:

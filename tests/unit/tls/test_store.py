@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -17,8 +18,10 @@ from ansible.template import Templar, trust_as_template
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.status.apps import CertificateStatus, certificate_statuses
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import File
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.acme import AcmeClient
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certbot import Account, hook_path
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import installed_names, parse_requests
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.issuance import Order, Record, record_path, save
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import (
     SELF_SIGNED_DAYS,
     CertificateFiles,
@@ -38,7 +41,8 @@ ROLE = Path(__file__).parents[3] / "roles/certificates"
 
 def make_store(base: Path, *, check_mode: bool = False, **entries: dict[str, Any]) -> CertificateStore:
     contents = {name: Pem(entry.pop("pem"), entry.pop("pem_key")) for name, entry in entries.items() if "pem" in entry}
-    return CertificateStore("app", parse_requests(entries), [], Account(SERVER), contents, check_mode=check_mode, base=base)
+    client = AcmeClient(Account(SERVER), self_check=False, base=base)
+    return CertificateStore("app", parse_requests(entries), [], client, contents, check_mode=check_mode, base=base)
 
 
 def entry(provider: str, *domains: str) -> dict[str, Any]:
@@ -53,14 +57,14 @@ def create_issued(
     server: str = SERVER,
     requested: Sequence[str] | None = None,
 ) -> None:
-    """Create the files of an issued certificate; ``requested`` are the names in its renewal configuration, if they differ."""
+    """Create the files of an issued certificate; ``requested`` are the names that it was ordered with, if they differ."""
     lineage = CertificateFiles("app", name, base).lineage
     leaf = Authority("acme", datetime.now(UTC)).leaf(*domains, days=days)
-    webroots = "".join(f"{domain} = /var/lib/acme-challenges\n" for domain in (domains if requested is None else requested))
-    configuration = f"[renewalparams]\nserver = {server}\n[[webroot_map]]\n{webroots}"
-    for path, text in {lineage.chain: leaf.pem, lineage.key: leaf.key_pem, lineage.configuration: configuration}.items():
+    for path, text in {lineage.chain: leaf.pem, lineage.key: leaf.key_pem, lineage.configuration: "[renewalparams]\n"}.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    order = Order(server, tuple(sorted(domains if requested is None else requested)), "http")
+    save(record_path(lineage.name, base), Record(issued=order))
 
 
 def install_program(directory: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
@@ -185,15 +189,22 @@ def test_failed_issuance_does_not_block_other_certificates(tmp_path: Path, monke
     assert not CertificateFiles("app", "bad", base).chain.exists()
 
 
-def test_challenge_directory_is_readable_by_nginx_with_any_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install_program(tmp_path / "bin", monkeypatch, "certbot", "exit 1")
-    before = os.umask(0o077)
-    try:
-        with pytest.raises(CertificatesError):
-            make_store(tmp_path / "base", shop=entry("acme")).issue()
-    finally:
-        os.umask(before)
-    assert (tmp_path / "base/var/lib/acme-challenges").stat().st_mode & 0o777 == 0o755
+def test_repeated_failures_of_the_same_order_back_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_program(
+        tmp_path / "bin", monkeypatch, "certbot", f"echo x >> {tmp_path}/calls; echo ValueError: no such thing; exit 1"
+    )
+    shop, other = make_store(tmp_path, shop=entry("acme")), make_store(tmp_path, shop=entry("acme", "other.test"))
+    for _attempt in range(4):
+        with pytest.raises(CertificatesError) as caught:
+            shop.issue()
+    assert re.search(
+        r"stays in use: the attempt of .* UTC failed; the next attempt is possible after .* UTC: no such thing", str(caught.value)
+    )
+    calls = tmp_path / "calls"
+    assert calls.read_text().count("x") == 3
+    with pytest.raises(CertificatesError, match="stays in use: no such thing"):
+        other.issue()
+    assert calls.read_text().count("x") == 4, "a corrected entry is tried at once"
 
 
 #: A service that has been active since boot and cannot be reloaded.
@@ -264,12 +275,13 @@ def test_leftover_lists_unrequested_certificates_and_unused_lineages(tmp_path: P
 def test_hook_is_removed_with_the_last_certificate(tmp_path: Path) -> None:
     shop, blog = CertificateFiles("app", "shop", tmp_path), CertificateFiles("app", "blog", tmp_path)
     hook = hook_path("app", tmp_path)
-    for path in (hook, shop.chain, shop.key, blog.lineage.configuration):
+    for path in (hook, shop.chain, shop.key, shop.record, blog.lineage.configuration):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     remove_certificate(shop)
     assert not shop.chain.exists()
     assert not shop.key.exists()
+    assert not shop.record.exists()
     assert hook.exists(), "another certificate is still renewed"
     blog.lineage.configuration.unlink()
     remove_certificate(blog)

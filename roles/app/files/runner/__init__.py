@@ -1,4 +1,4 @@
-"""Serves a Tornado or WSGI application in production: ``python runner MODULE:ATTR [options]``, see ``--help``.
+"""Serves a Tornado, WSGI or ASGI application in production: ``python runner MODULE:ATTR [options]``, see ``--help``.
 
 Lifecycle of a process:
 
@@ -9,5 +9,5 @@ Lifecycle of a process:
    idle connections, and finish in-flight requests with ``Connection: close``. The process exits with status 0 when all are
    finished or after ``--drain`` seconds. A second signal ends it immediately, with status 1.
 
-The package requires Python 3.11 and the application's own Tornado 6.6, and nothing else.
+The package requires Python 3.11 and, of the application's environment, Tornado 6.5 or newer; with ``--asgi`` also uvicorn.
 """

@@ -2,73 +2,154 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import functools
 import importlib
 import inspect
 import sys
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 from tornado import autoreload
-from tornado.httputil import HTTPHeaders
-from tornado.web import Application, OutputTransform
-from tornado.wsgi import WSGIContainer
+from tornado.web import Application
 
 from .errors import RunnerError
-from .options import DEFAULT_THREADS, Options
-from .wsgi import ContextExecutor, WsgiApplication, is_wsgi
+from .options import Options
 
-APPLICATION_EXPECTED = "a tornado.web.Application or a function that returns one"
-WSGI_EXPECTED = "a WSGI callable, which takes (environ, start_response)"
-
-
-class UnbufferedEvents(OutputTransform):
-    """Disables nginx's buffering for server-sent events, which it would delay over TLS."""
-
-    def transform_first_chunk(self, *args: Any, **kwargs: Any) -> tuple[int, HTTPHeaders, bytes]:
-        """Add the header ``X-Accel-Buffering``, which nginx does not pass on."""
-        status, headers, chunk = super().transform_first_chunk(*args, **kwargs)
-        if headers.get("Content-Type", "").startswith("text/event-stream"):
-            headers.setdefault("X-Accel-Buffering", "no")
-        return status, headers, chunk
+NO_RUNNING_LOOP = "no running event loop"
+"""Message of the RuntimeError that `asyncio.get_running_loop` raises."""
 
 
-async def load_application(options: Options) -> Application | WSGIContainer:
-    """Import the application, or call its factory; raise RunnerError if that fails."""
-    module, attribute = options.target
-    expected = WSGI_EXPECTED if options.wsgi else APPLICATION_EXPECTED
+class Target:
+    """The object that MODULE:ATTR names: the application, or its factory.
+
+    A plain factory is called before the event loop runs, as in a program that calls it and then starts the loop: it may use
+    `asyncio.run` or ``IOLoop.current().run_sync``, whose resources belong to the loop that serves. An asynchronous factory, and
+    one that requires a running loop, is called in it.
+    """
+
+    def __init__(self, options: Options) -> None:
+        """Import nothing yet."""
+        self.module, attribute = options.target
+        self.attribute = attribute.removesuffix("()")
+        self.called = attribute != self.attribute
+        self.interface = INTERFACES["wsgi" if options.wsgi else "asgi" if options.asgi else "tornado"]
+        self.found: Any = None
+        self.made: Any = None
+        self.needs_loop = False
+
+    @property
+    def expected(self) -> str:
+        """What the target may be."""
+        return f"{self.interface.expected}, or a function without arguments that returns one"
+
+    def load(self) -> None:
+        """Import the module, and call the factory if there is one; raise RunnerError if that fails."""
+        with self.failure():
+            self.found = importlib.import_module(self.module)
+            for name in self.attribute.split("."):
+                self.found = getattr(self.found, name, None)
+        if self.found is None:
+            raise RunnerError(f"module {self.module} has no {self.attribute}; expected {self.expected}")
+        if not self.is_factory:
+            self.check(self.found, "is")
+            return
+        with self.failure():
+            try:
+                self.made = self.found()
+            except RuntimeError as error:
+                if str(error) != NO_RUNNING_LOOP:
+                    raise
+                self.needs_loop = True
+
+    async def application(self) -> Any:
+        """Return the application; raise RunnerError if its factory fails."""
+        if not self.is_factory:
+            return self.found
+        with self.failure():
+            made = self.found() if self.needs_loop else self.made
+            application = await made if inspect.isawaitable(made) else made
+        self.check(application, "returned an object")
+        return application
+
+    @functools.cached_property
+    def is_factory(self) -> bool:
+        """Whether the object is called for the application: by ``()``, or if it can be called without arguments.
+
+        A callable with ``*args``, such as a decorated application, accepts the arguments of an application, too: it is one.
+        """
+        return self.called or (takes(self.found, 0) and not (self.interface.accepts(self.found) and is_variadic(self.found)))
+
+    def check(self, application: Any, verb: str) -> None:
+        """Raise RunnerError if an object is not an application."""
+        if not self.interface.accepts(application):
+            kind = type(application).__name__
+            raise RunnerError(f"{self.module}:{self.attribute} {verb} of type {kind}; expected {self.expected}")
+
+    @contextlib.contextmanager
+    def failure(self) -> Iterator[None]:
+        """Convert an exception of the application's own code, during its import or later, to the RunnerError to report."""
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            missing = error.name if isinstance(error, ModuleNotFoundError) else None
+            if missing is not None and f"{self.module}.".startswith(f"{missing}."):
+                raise RunnerError(
+                    f"cannot import {self.module}: no module named {missing} in {Path.cwd()} or the environment; "
+                    f"expected {self.attribute} in it, {self.expected}"
+                ) from None
+            error.__traceback__ = skip_runner_frames(error.__traceback__)
+            failed = (
+                f"cannot create {self.module}:{self.attribute}" if self.module in sys.modules else f"cannot import {self.module}"
+            )
+            raise RunnerError(f"{failed}: {''.join(traceback.format_exception_only(error)[-1:]).strip()}") from error
+
+
+class Interface(NamedTuple):
+    """How a server calls an application: what messages call it, and whether an object has it."""
+
+    expected: str
+    accepts: Callable[[Any], bool]
+
+
+def takes(candidate: Any, count: int) -> bool:
+    """Return whether an object can be called with this number of arguments."""
     try:
-        found: Any = importlib.import_module(module)
-        for name in attribute.split("."):
-            found = getattr(found, name, None)
-        made = found() if not options.wsgi and callable(found) and not isinstance(found, Application) else found
-        application = await made if inspect.isawaitable(made) else made
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
-            raise RunnerError(
-                f"cannot import {module}: no module named {error.name} in {Path.cwd()} or the environment; "
-                f"expected {attribute} in it, {expected}"
-            ) from None
-        raise loading_error(module, attribute, error) from error
-    except (Exception, SystemExit) as error:
-        raise loading_error(module, attribute, error) from error
-    if found is None:
-        raise RunnerError(f"module {module} has no {attribute}; expected {expected}")
-    if not (is_wsgi(application) if options.wsgi else isinstance(application, Application)):
-        verb = "is" if application is found else "returned an object"
-        raise RunnerError(f"{module}:{attribute} {verb} of type {type(application).__name__}; expected {expected}")
-    if options.wsgi:
-        return WsgiApplication(application, ContextExecutor(options.threads or DEFAULT_THREADS))
-    application.add_transform(UnbufferedEvents)
-    return cast(Application, application)
+        inspect.signature(candidate).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # implemented in C, without a signature
+        return callable(candidate) and count > 0
+    return True
 
 
-def loading_error(module: str, attribute: str, error: BaseException) -> RunnerError:
-    """Return the error to report for an exception that the application's own code raised, during its import or later."""
-    error.__traceback__ = skip_runner_frames(error.__traceback__)
-    failed = f"cannot import {module}" if module not in sys.modules else f"cannot create {module}:{attribute}"
-    return RunnerError(f"{failed}: {''.join(traceback.format_exception_only(error)[-1:]).strip()}")
+def is_variadic(candidate: Any) -> bool:
+    """Return whether a callable accepts any number of arguments."""
+    try:
+        parameters = inspect.signature(candidate).parameters.values()
+    except ValueError:
+        return True
+    return any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
+
+
+INTERFACES = {
+    "tornado": Interface("a tornado.web.Application", lambda candidate: isinstance(candidate, Application)),
+    "wsgi": Interface("a WSGI callable, which takes (environ, start_response)", lambda candidate: takes(candidate, 2)),
+    "asgi": Interface("an ASGI callable, which takes (scope, receive, send)", lambda candidate: takes(candidate, 3)),
+}
+
+
+def make_event_loop(options: Options) -> asyncio.AbstractEventLoop:
+    """Return a new event loop: uvloop's for an ASGI application in whose environment it is, as with uvicorn."""
+    if options.asgi:
+        with contextlib.suppress(ModuleNotFoundError):
+            loop: asyncio.AbstractEventLoop = importlib.import_module("uvloop").new_event_loop()
+            return loop
+    return asyncio.new_event_loop()
 
 
 def skip_runner_frames(trace: TracebackType | None) -> TracebackType | None:
@@ -79,9 +160,9 @@ def skip_runner_frames(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
-def enable_debug(application: Application | WSGIContainer) -> None:
+def enable_debug(application: Any) -> None:
     """Apply the settings that Tornado applies to an application created with ``debug=True``, and start hot reload."""
-    if isinstance(application, WSGIContainer):
+    if not isinstance(application, Application):
         autoreload.start()
         return
     settings = application.settings

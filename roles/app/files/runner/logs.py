@@ -8,6 +8,7 @@ import contextvars
 import logging
 import logging.handlers
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,11 @@ FLUSH_INTERVAL = 0.1
 
 REQUEST_ID = contextvars.ContextVar("REQUEST_ID", default="")
 """Id that the reverse proxy assigned to the current request; tasks and threads of the request inherit it."""
+
+
+def set_request_id(given: str) -> None:
+    """Set the id of the current request, if it is one."""
+    REQUEST_ID.set(given if re.fullmatch(r"[\w.-]{1,128}", given, re.ASCII) else "")
 
 
 class LineFormatter(logging.Formatter):

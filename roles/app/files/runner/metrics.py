@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import collections
 import itertools
 import resource
 import time
@@ -23,7 +24,7 @@ from .errors import RunnerError, reason
 from .sockets import Listener
 
 if TYPE_CHECKING:
-    from .server import Server
+    from .interface import AppServer
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 """Histogram buckets in seconds: the default of Prometheus' own client libraries."""
@@ -57,6 +58,20 @@ class Histogram:
         return buckets | {"_sum": self.sum, "_count": sum(self.counts)}
 
 
+class Traffic:
+    """The completed requests of a server: how many, by status class, and how long they took."""
+
+    def __init__(self) -> None:
+        """Start with no requests."""
+        self.statuses: collections.Counter[int] = collections.Counter()
+        self.durations = Histogram()
+
+    def record(self, status: int, seconds: float) -> None:
+        """Add a request; the status is 0 if there was no response."""
+        self.statuses[status // 100] += 1
+        self.durations.observe(seconds)
+
+
 class Metrics:
     """Serves the metrics of a process on a Unix socket until the process exits.
 
@@ -64,7 +79,7 @@ class Metrics:
     scraper, which knows the owner of each socket.
     """
 
-    def __init__(self, server: Server, path: Path) -> None:
+    def __init__(self, server: AppServer, path: Path) -> None:
         """Listen on a Unix socket; raise RunnerError if that fails."""
         self.server = server
         self.start_time = time.time()
@@ -106,21 +121,20 @@ class Metrics:
 
     def families(self) -> Iterator[tuple[str, str, str, float | dict[str, float]]]:
         """Yield type, name and description of each metric, and its value, or its values by the suffix of the name."""
-        server = self.server
-        statuses: dict[str, float] = {f'{{status="{name}"}}': server.statuses[number] for number, name in enumerate(STATUSES)}
-        websockets = sum(not stream.closed() for stream in server.websockets)
+        server, traffic = self.server, self.server.traffic
+        statuses: dict[str, float] = {f'{{status="{name}"}}': traffic.statuses[number] for number, name in enumerate(STATUSES)}
         memory = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize()
         files = sum(1 for _file in Path("/proc/self/fd").iterdir()) - 1  # without the descriptor that lists them
         max_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         yield "counter", "tornado_requests_total", "Completed requests by status class of the response.", statuses
-        yield "gauge", "tornado_requests_in_progress", "In-flight requests: response not complete.", len(server.in_flight)
+        yield "gauge", "tornado_requests_in_progress", "In-flight requests: response not complete.", server.in_flight_requests
         yield (
             "histogram",
             "tornado_request_duration_seconds",
             "Time from the request headers to the end of the response.",
-            server.durations.samples(),
+            traffic.durations.samples(),
         )
-        yield "gauge", "tornado_websockets_open", "Open websockets.", websockets
+        yield "gauge", "tornado_websockets_open", "Open websockets.", server.open_websockets
         yield (
             "histogram",
             "tornado_event_loop_lag_seconds",

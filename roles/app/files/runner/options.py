@@ -29,6 +29,7 @@ class Options(argparse.Namespace):
 
     target: tuple[str, str]
     wsgi: bool
+    asgi: bool
     threads: int | None
     socket: Path | None
     socket_mode: int
@@ -60,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="runner",
         usage="%(prog)s MODULE:ATTR (--socket PATH | --port N) [options]",
-        description="Serve a Tornado or WSGI application. The working directory comes first on the module search path.",
+        description="Serve a Tornado, WSGI or ASGI application. The working directory comes first on the module search path.",
         epilog="SIGTERM or SIGINT starts a graceful shutdown; a second signal ends the process immediately. Each log line "
         "contains the environment variables TORNADO_APP, TORNADO_SLOT, TORNADO_PROCESS and TORNADO_RELEASE.",
         allow_abbrev=False,
@@ -69,9 +70,16 @@ def make_parser() -> argparse.ArgumentParser:
         "target",
         metavar="MODULE:ATTR",
         type=parse_target,
-        help="a tornado.web.Application, or a function (plain or async) that returns one; with --wsgi, a WSGI callable",
+        help="a tornado.web.Application, or with --wsgi or --asgi such a callable; or a function without arguments, plain or "
+        "async, that returns one. MODULE:ATTR() calls ATTR in any case",
     )
-    parser.add_argument("--wsgi", action="store_true", help="serve a WSGI callable in a thread pool")
+    interface = parser.add_mutually_exclusive_group()
+    interface.add_argument("--wsgi", action="store_true", help="serve a WSGI callable in a thread pool")
+    interface.add_argument(
+        "--asgi",
+        action="store_true",
+        help="serve an ASGI callable by uvicorn, which uses websockets, httptools and uvloop if installed",
+    )
     parser.add_argument(
         "--threads",
         metavar="N",

@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -20,15 +21,16 @@ Descriptors = tuple[int | None, list[int]]
 """Descriptors of the pid file, if any, and of the listening sockets."""
 
 
-def prepare_reload(watched: list[Path], open_descriptors: Callable[[], Descriptors]) -> None:
-    """Reload on changes of the watched files, too, and pass the open descriptors on."""
+def prepare_reload(watched: list[Path], arguments: list[str], open_descriptors: Callable[[], Descriptors]) -> None:
+    """Reload on changes of the watched files, too, and pass the arguments and the open descriptors on."""
     for path in watched:
         autoreload.watch(str(path.absolute()))
-    autoreload.add_reload_hook(functools.partial(pass_descriptors, Path.cwd(), open_descriptors))
+    autoreload.add_reload_hook(functools.partial(pass_on, Path.cwd(), arguments, open_descriptors))
 
 
-def pass_descriptors(directory: Path, open_descriptors: Callable[[], Descriptors]) -> None:
-    """Keep the descriptors open for the program that replaces this one in the same process."""
+def pass_on(directory: Path, arguments: list[str], open_descriptors: Callable[[], Descriptors]) -> None:
+    """Restore the command line, and keep the descriptors open, for the program that replaces this one in the same process."""
+    sys.argv[1:] = arguments
     lock, listeners = open_descriptors()
     for fd in (*listeners, lock):
         if fd is not None:

@@ -1,22 +1,39 @@
-"""The HTTP server, which tracks in-flight requests and idle connections for metrics and graceful shutdown."""
+"""Tornado's HTTP server, which tracks in-flight requests and idle connections for metrics and graceful shutdown."""
 
 from __future__ import annotations
 
-import collections
-import re
+import gc
+import ssl
 import time
 import weakref
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, cast
 
+import tornado
 from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
 from tornado.iostream import IOStream
+from tornado.web import Application, OutputTransform
+from tornado.websocket import WebSocketHandler
 
-from .logs import REQUEST_ID
-from .metrics import Histogram
-from .sockets import is_readable
+from .interface import SERVICE_RESTART
+from .logs import set_request_id
+from .metrics import Traffic
+from .options import DEFAULT_THREADS, Options
+from .sockets import Listener, is_readable
+from .wsgi import ContextExecutor, WsgiApplication
+
+
+class UnbufferedEvents(OutputTransform):
+    """Disables nginx's buffering for server-sent events, which it would delay over TLS."""
+
+    def transform_first_chunk(self, *args: Any, **kwargs: Any) -> tuple[int, HTTPHeaders, bytes]:
+        """Add the header ``X-Accel-Buffering``, which nginx does not pass on."""
+        status, headers, chunk = super().transform_first_chunk(*args, **kwargs)
+        if headers.get("Content-Type", "").startswith("text/event-stream"):
+            headers.setdefault("X-Accel-Buffering", "no")
+        return status, headers, chunk
 
 
 class RequestObserver(HTTPMessageDelegate):
@@ -34,8 +51,7 @@ class RequestObserver(HTTPMessageDelegate):
 
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> Awaitable[None] | None:
         """Inspect the headers before the application does, in the context that the application inherits."""
-        match = re.fullmatch(r"[\w.-]{1,128}", headers.get("X-Request-ID", ""), re.ASCII) if self.xheaders else None
-        REQUEST_ID.set(match[0] if match else "")
+        set_request_id(headers.get("X-Request-ID", "") if self.xheaders else "")
         self.start_time = time.monotonic()
         if is_handshake(headers):
             self.exchange._disconnect_on_finish = False
@@ -79,8 +95,22 @@ class Server(HTTPServer):
         super().initialize(*args, **kwargs)
         self.observers: dict[HTTP1ServerConnection, RequestObserver] = {}
         self.websockets: weakref.WeakSet[IOStream] = weakref.WeakSet()
-        self.statuses: collections.Counter[int] = collections.Counter()
-        self.durations = Histogram()
+        self.traffic = Traffic()
+
+    @property
+    def name(self) -> str:
+        """Name and version of the software."""
+        return f"Tornado {tornado.version}"
+
+    async def startup(self) -> None:
+        """Do nothing: the application exists."""
+
+    async def shutdown(self) -> None:
+        """Do nothing: these applications are not notified."""
+
+    async def serve_on(self, listeners: Sequence[Listener]) -> None:
+        """Accept connections."""
+        self.add_sockets(listeners)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Track a connection that waits for its first or next request."""
@@ -103,14 +133,43 @@ class Server(HTTPServer):
         """Record status and duration of a completed request, if there was one."""
         if observer is not None and observer.start_time is not None:
             response = observer.exchange._response_start_line
-            self.statuses[0 if response is None else response.code // 100] += 1
-            self.durations.observe(time.monotonic() - observer.start_time)
+            self.traffic.record(0 if response is None else response.code, time.monotonic() - observer.start_time)
 
     @property
     def in_flight(self) -> list[HTTP1Connection]:
         """The exchanges whose request headers were received."""
         exchanges = [observer.exchange for observer in self.observers.values()]
         return [exchange for exchange in exchanges if exchange._request_start_line is not None]
+
+    @property
+    def in_flight_requests(self) -> int:
+        """Number of requests whose headers were received and whose response is not complete."""
+        return len(self.in_flight)
+
+    @property
+    def open_websockets(self) -> int:
+        """Number of open websockets."""
+        return sum(not stream.closed() for stream in self.websockets)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a connection is open that is not a websocket."""
+        return bool(self.observers)
+
+    def close_websockets(self) -> Sequence[IOStream]:
+        """Start the closing handshake of every websocket; return the streams, which close when the clients have responded.
+
+        Tornado keeps no list of its websockets, and they are no longer connections of the server. The garbage collector finds
+        them, once, at shutdown, without a hook in the application or a cost while it serves.
+        """
+        streams = []
+        for candidate in gc.get_objects():
+            # Not isinstance(), which reads an attribute of the object: that would evaluate a lazy proxy.
+            connection = getattr(candidate, "ws_connection", None) if issubclass(type(candidate), WebSocketHandler) else None
+            if connection is not None and connection.stream is not None:
+                connection.close(*SERVICE_RESTART)
+                streams.append(connection.stream)
+        return streams
 
     def disable_keep_alive(self) -> None:
         """Close each connection after its current response, or after the next one if it is idle."""
@@ -126,3 +185,19 @@ class Server(HTTPServer):
             idle = exchange._request_start_line is None and stream.reading() and not stream._read_buffer_size
             if idle and not stream.closed() and not is_readable(stream.socket):
                 stream.close()
+
+
+def make_tornado_server(application: Any, options: Options, tls: ssl.SSLContext | None) -> Server:
+    """Return a server for a Tornado or WSGI application, which does not listen yet."""
+    if options.wsgi:
+        application = WsgiApplication(application, ContextExecutor(options.threads or DEFAULT_THREADS))
+    else:
+        cast(Application, application).add_transform(UnbufferedEvents)
+    return Server(
+        application,
+        xheaders=options.xheaders,
+        trusted_downstream=options.trusted_downstream,
+        max_body_size=options.max_body_size,
+        idle_connection_timeout=options.idle_timeout,
+        ssl_options=tls,
+    )

@@ -15,24 +15,22 @@ import stat
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-import tornado
 from tornado import process
-from tornado.web import Application
-from tornado.wsgi import WSGIContainer
 
-from .application import enable_debug, load_application
+from .application import Target, enable_debug, make_event_loop
 from .draining import drain
 from .errors import RunnerError, log
 from .forking import Children
+from .interface import AppServer
 from .logs import configure_logging, per_process_path
 from .metrics import Metrics
 from .options import Options, parse_arguments
 from .pid_file import PidFile
 from .reloading import Descriptors, inherit_descriptors, prepare_reload, watch_failed_code
 from .replacing import Replacement
-from .server import Server
+from .server import make_tornado_server
 from .sockets import Endpoint, make_tls_context
 
 
@@ -42,6 +40,8 @@ class Runner:
     def __init__(self, options: Options) -> None:
         """Acquire nothing yet."""
         self.options = options
+        self.arguments = sys.argv[1:]
+        self.target = Target(options)
         self.tls: ssl.SSLContext | None = None
         self.pid_file: PidFile | None = None
         self.endpoint: Endpoint | None = None
@@ -65,7 +65,7 @@ class Runner:
                 self.endpoint = Endpoint(options, listeners)
             if options.fork > 1:
                 self.fork()
-            asyncio.run(self.serve())
+            self.run_event_loop()
         except RunnerError as error:
             if self.parent is None:
                 raise
@@ -88,33 +88,41 @@ class Runner:
 
     # Serving
 
+    def run_event_loop(self) -> None:
+        """Load the application, which finds an event loop that does not run yet, then run it."""
+        with asyncio.Runner(loop_factory=lambda: make_event_loop(self.options)) as runner:
+            asyncio.set_event_loop(runner.get_loop())
+            sys.argv[1:] = []  # those of the runner mean nothing to an application that parses its command line
+            try:
+                self.target.load()
+                runner.run(self.serve())
+            except RunnerError as error:
+                if not self.options.debug or error.__cause__ is None:
+                    raise
+                runner.run(self.wait_for_change(error, error.__cause__))
+
     async def serve(self) -> None:
-        """Load the application, serve it until a signal, and drain."""
+        """Create the application, serve it until a signal, and drain."""
         options = self.options
-        try:
-            application = await load_application(options)
-        except RunnerError as error:
-            if not options.debug or error.__cause__ is None:
-                raise
-            await self.wait_for_change(error, error.__cause__)
-            return
+        application = await self.target.application()
         server = self.make_server(application)
+        await server.startup()
         if self.endpoint is None:
             self.endpoint = await self.open_endpoint()
-        server.add_sockets(self.endpoint.listeners)
+        await server.serve_on(self.endpoint.listeners)
         self.serving[0] = 1
         self.handle_signals()
         if self.parent is not None:
             asyncio.get_running_loop().add_reader(self.parent, self.on_parent_exit, self.parent)
-        prepare_reload(options.watch, self.open_descriptors)  # an application's own debug setting also reloads
+        prepare_reload(options.watch, self.arguments, self.open_descriptors)  # an application's own debug setting also reloads
         if options.debug:
             enable_debug(application)
         self.survive_broken_pipes()
         log.info(
-            "serving %s on %s (Tornado %s, Python %s)",
+            "serving %s on %s (%s, Python %s)",
             ":".join(options.target),
             self.endpoint,
-            tornado.version,
+            server.name,
             platform.python_version(),
         )
         if self.replacement is not None:
@@ -122,17 +130,18 @@ class Runner:
         await self.stopping.wait()
         await drain(server, self.endpoint, options, self.exit_now)
 
-    def make_server(self, application: Application | WSGIContainer) -> Server:
+    def make_server(self, application: Any) -> AppServer:
         """Create the server, which does not listen yet, and its metrics."""
         options = self.options
-        server = Server(
-            application,
-            xheaders=options.xheaders,
-            trusted_downstream=options.trusted_downstream,
-            max_body_size=options.max_body_size,
-            idle_connection_timeout=options.idle_timeout,
-            ssl_options=self.tls,
-        )
+        server: AppServer
+        if options.asgi:
+            try:
+                from .asgi import AsgiServer  # imports uvicorn, which the environments of other applications do not have
+            except ModuleNotFoundError as error:
+                raise RunnerError(f"cannot serve an ASGI application: {error.name} is not in the environment") from None
+            server = AsgiServer(application, options, self.tls)
+        else:
+            server = make_tornado_server(application, options, self.tls)
         if options.metrics is not None:
             Metrics(server, per_process_path(options.metrics))
         return server
@@ -185,7 +194,7 @@ class Runner:
     async def wait_for_change(self, error: RunnerError, cause: BaseException) -> None:
         """Log the failure, and wait until the code that caused it changes, which reloads it."""
         log.error("%s; waiting for a change", error, exc_info=cause)
-        prepare_reload(self.options.watch, self.open_descriptors)
+        prepare_reload(self.options.watch, self.arguments, self.open_descriptors)
         self.handle_signals()
         watch_failed_code(cause)
         await self.stopping.wait()

@@ -18,10 +18,10 @@ class SyslogAddress(NamedTuple):
 
 
 def parse_target(text: str) -> tuple[str, str]:
-    """Split ``package.module:attribute``; the attribute may be nested, as in ``shop.web:server.app``."""
+    """Split ``package.module:attribute``; the attribute may be nested, as in ``shop.web:server.app``, and end with ``()``."""
     module, _colon, attribute = text.partition(":")
-    if not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
-        raise argparse.ArgumentTypeError(f"{text!r} is not MODULE:ATTR, such as shop.web:make_app")
+    if not all(part.isidentifier() for part in (*module.split("."), *attribute.removesuffix("()").split("."))):
+        raise argparse.ArgumentTypeError(f"{text!r} is not MODULE:ATTR or MODULE:ATTR(), such as shop.web:make_app")
     return module, attribute
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import inspect
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar, cast
@@ -143,14 +142,3 @@ class ContextExecutor(ThreadPoolExecutor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run ``fn`` in a thread, in the context of the caller."""
         return super().submit(functools.partial(contextvars.copy_context().run, fn, *args, **kwargs))
-
-
-def is_wsgi(candidate: Any) -> bool:
-    """Return whether an object is a WSGI callable, unlike a factory, a Tornado or an ASGI application."""
-    try:
-        inspect.signature(candidate).bind({}, print)
-    except TypeError:
-        return False
-    except ValueError:  # implemented in C, without a signature
-        return callable(candidate)
-    return True

@@ -1,0 +1,132 @@
+"""Conflicts of the apps with what else a host serves: ports, sites, and apps that the inventory does not contain."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
+from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import Listener
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import ExistingNginx
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx_config import ServerBlock, normalize_address
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET
+
+#: Names of a server that is meant for requests without a name of their own.
+_CATCH_ALL = frozenset({"", "_"})
+
+
+@dataclass(frozen=True)
+class Others:
+    """What a host serves besides the apps of the inventory.
+
+    ``live`` are the apps on the host; ``users`` are the user ids of the apps of the inventory that exist there.
+    """
+
+    nginx: ExistingNginx
+    listeners: Sequence[Listener] = ()
+    live: Sequence[str] = ()
+    users: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """The reverse proxy of the apps: ``nginx`` or ``haproxy``, and the addresses that it listens on, by variable."""
+
+    name: str
+    listen: Mapping[str, Sequence[str]]
+
+    @property
+    def addresses(self) -> list[str]:
+        """All addresses, in one form."""
+        return [normalize_address(address) for addresses in self.listen.values() for address in addresses]
+
+
+def coexistence_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, cpus: int) -> Iterator[str]:
+    """Yield what the apps would take from others on the host, or others from them, with the remedy."""
+    yield from _port_problems(apps, others, proxy, cpus)
+    if proxy.name != "nginx":
+        for name in unlisted(apps, others):
+            yield f"{_unlisted(name)}, and this run would remove it from {proxy.name}; {_cure(name)}"
+        return
+    if others.nginx.refused:
+        yield others.nginx.refused
+    for app in apps.values():
+        if app.prefix is None:
+            yield from _name_problems(app, others.nginx.servers, proxy)
+    for name in unlisted(apps, others):
+        if f"{APP_SET}.{name}" not in others.nginx.own and others.nginx.own:
+            yield f"{_unlisted(name)} in the site of another app; {_cure(name)}"
+
+
+def _port_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, cpus: int) -> Iterator[str]:
+    listeners = {listener.port: listener for listener in others.listeners}
+    for variable, addresses in proxy.listen.items():
+        for port in sorted({int(found[0]) for address in addresses if (found := re.search(r"\d+\Z", address))}):
+            listener = listeners.get(port)
+            # PID 1 listens for HAProxy, which a socket unit activates.
+            if listener and listener.unit != f"{proxy.name}.service" and (listener.pid != 1 or proxy.name == "nginx"):
+                stop = f"systemctl disable --now {listener.unit}" if listener.unit.endswith(".service") else "stop it"
+                yield f"{variable}: port {port} is in use by {listener}; {stop}, or choose other ports in {variable}"
+    for app in apps.values():
+        for port in app.ports(cpus):
+            listener = listeners.get(port)
+            if listener and listener.user != others.users.get(app.name):
+                yield f"{VARIABLE}.{app.name}.port: port {port} is in use by {listener}; choose another, or stop it"
+
+
+def _name_problems(app: App, servers: Sequence[ServerBlock], proxy: Proxy) -> Iterator[str]:
+    """Yield the names that another site of the host serves at the same addresses."""
+    for server in servers:
+        shared = [listen for listen in server.listen if listen.address in proxy.addresses]
+        if not shared:
+            continue
+        for name in app.all_domains:
+            if name in server.names:
+                key = "aliases" if name in app.aliases else "domains"
+                yield f"{VARIABLE}.{app.name}.{key}: {name} is already served by {server.place}; remove it in one of them"
+        if not app.all_domains and ({*server.names} <= _CATCH_ALL or any(listen.default for listen in shared)):
+            cure = "set domains, or remove that server"
+            yield f"{VARIABLE}.{app.name}.domains: is missing, and {server.place} already serves all other names; {cure}"
+
+
+def unlisted(apps: Mapping[str, App], others: Others) -> list[str]:
+    """Return the apps that are live on the host and not in the inventory."""
+    return sorted({*others.live} - apps.keys())
+
+
+def kept_sites(apps: Mapping[str, App], others: Others) -> list[str]:
+    """Return the apps outside the inventory whose sites stay, as no app of the inventory has their names."""
+    taken = {name for app in apps.values() if app.prefix is None for name in app.all_domains or [""]}
+    own = others.nginx.own
+    return [name for name in unlisted(apps, others) if not _names(own.get(f"{APP_SET}.{name}", ())) & taken]
+
+
+def _names(names: Sequence[str]) -> set[str]:
+    """Return the names of a site, with the empty one for the site of all other names."""
+    return {"" if name == "~^" else name for name in names}
+
+
+def unlisted_warnings(apps: Mapping[str, App], others: Others, host: str) -> Iterator[str]:
+    """Yield a message about each app that is live on ``host`` and not in the inventory."""
+    kept = kept_sites(apps, others)
+    for name in unlisted(apps, others):
+        then = "it stays as it is" if name in kept else "an app of the inventory takes its domains"
+        yield f"{VARIABLE} has no app {name}, which is live on {host}; {then}; run remove.yml -e app={name} to remove it"
+
+
+def nginx_warnings(nginx: ExistingNginx, host: str) -> Iterator[str]:
+    """Yield what of the nginx of ``host`` is not kept, and why nginx refuses its configuration."""
+    if nginx.replaced:
+        yield f"{host}: these lines of nginx.conf are replaced: {'; '.join(nginx.replaced)}; set nginx_* variables instead"
+    if nginx.error:
+        yield f"{host}: nginx refuses its present configuration: {nginx.error}"
+
+
+def _unlisted(name: str) -> str:
+    return f"{VARIABLE} has no app {name}, which is live on this host"
+
+
+def _cure(name: str) -> str:
+    return f"add its entry, or run remove.yml -e app={name}"

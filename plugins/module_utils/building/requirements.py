@@ -1,0 +1,323 @@
+"""The dependencies that a source declares, and what they refer to at present."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
+from ansible_collections.funnel.tornado.plugins.module_utils.building import locks
+from ansible_collections.funnel.tornado.plugins.module_utils.building.files import (
+    MAX_FILE_BYTES,
+    PDM_LOCK,
+    PIPFILE_LOCK,
+    POETRY_LOCK,
+    PROJECT,
+    PYLOCK,
+    REQUIREMENTS,
+    SETUP,
+    UV_LOCK,
+    content,
+    has_file,
+)
+from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import Builder, BuildError, as_user, build_environment
+
+#: Number of files that requirements.txt may include, also indirectly.
+MAX_INCLUDES = 50
+
+#: A line that includes a requirements or constraints file.
+INCLUDE = re.compile(r"(?:-[rc]\s*=?|--(?:requirement|constraint)[\s=])\s*(\S.*)")
+
+#: The URL of a git repository in a requirement (PEP 508).
+_GIT_URL = re.compile(r"git\+(\S+)")
+
+#: Limits of the query for the branches of dependencies: repositories, and seconds for each.
+MAX_REPOSITORIES = 50
+_QUERY_SECONDS = 60
+
+#: Entries of a directory that are compared to find out whether it has changed.
+_MAX_ENTRIES = 10_000
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """Dependencies: ``entries`` in the format of a requirements file.
+
+    ``origin`` is the file that declares them, for messages. ``constraints`` limit the versions of further dependencies.
+    ``locked``: they are complete, so no versions are resolved. ``local``: some are part of the source, so that other revisions
+    cannot share the environment. ``package``: the source is a package that is installed itself. ``state`` is what they refer to
+    at present: the commits of branches, and files outside of the source.
+    """
+
+    origin: str = ""
+    entries: str = ""
+    constraints: str = ""
+    locked: bool = False
+    local: bool = False
+    package: bool = False
+    state: tuple[str, ...] = ()
+
+
+def read_requirements(layout: Layout, app: App, source: Path, python: Path) -> Requirements:
+    """Return the dependencies that the source declares.
+
+    :raises BuildError: when they cannot be read.
+    """
+    key = f"{VARIABLE}.{app.name}.source"
+    if app.source.package is not None:
+        lines = [f"{app.source.package}=={app.source.version}", *(app.source.requirements or ())]
+        return Requirements("package", "\n".join(lines))
+    try:
+        with as_user(layout.builder):
+            locked = has_file(source, UV_LOCK) and has_file(source, PROJECT)
+            found = _uv_project(source) if locked else requirements_from_files(source)
+        if locked:
+            found = replace(found, entries=_export(layout, app, source, python))
+        with as_user(layout.builder):
+            lines = found.entries.splitlines()
+            local = found.local or any(is_local(source, line) for line in lines)
+            files = tuple(state for line in lines for path in local_paths(source, line) for state in file_state(path, source))
+    except (OSError, ValueError, TreeError) as error:
+        raise BuildError(f"{key}: {error}") from error
+    return replace(found, local=local, state=(*files, *_branch_commits(layout, app, source, lines)))
+
+
+def _uv_project(source: Path) -> Requirements:
+    return Requirements(UV_LOCK, locked=True, package=is_package(source, _project(source)))
+
+
+def _export(layout: Layout, app: App, source: Path, python: Path) -> str:
+    export = ["export", "--quiet", "--frozen", "--no-dev", "--no-emit-project", "--no-editable"]
+    options = ["--no-header", "--no-annotate", "--python", str(python)]
+    return run_uv(layout, app, source, [*export, *options], f"{VARIABLE}.{app.name}.source: {UV_LOCK} cannot be read")
+
+
+def requirements_from_files(source: Path) -> Requirements:
+    """Return the dependencies from the first file that declares them, other than uv.lock.
+
+    :raises ValueError: when they cannot be read.
+    :raises TreeError: when a file is not a regular file of the source, or is too large.
+    """
+    for name, reader in _READERS.items():
+        if has_file(source, name):
+            try:
+                return replace(reader(source), origin=name)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{name} has an unknown format: {error!r}") from error
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}" if name not in str(error) else str(error)) from error
+    if has_file(source, "Pipfile"):
+        raise ValueError(f"the source has a Pipfile without a lock; run `pipenv lock` and add {PIPFILE_LOCK}")
+    return Requirements()
+
+
+def _read_pylock(source: Path) -> Requirements:
+    lock = tomllib.loads(content(source, PYLOCK) or "")
+    package = any(map(locks.is_project, lock.get("packages", []))) and is_package(source, _project(source))
+    return Requirements(entries=_text(locks.pylock_lines(lock)), locked=True, package=package)
+
+
+def _read_requirements_file(source: Path) -> Requirements:
+    return Requirements(entries="\n".join(requirement_lines(source)))
+
+
+def _read_poetry_lock(source: Path) -> Requirements:
+    return _locked_project(source, locks.poetry_packages(tomllib.loads(content(source, POETRY_LOCK) or "")))
+
+
+def _read_pdm_lock(source: Path) -> Requirements:
+    return _locked_project(source, locks.pdm_packages(tomllib.loads(content(source, PDM_LOCK) or "")))
+
+
+def _locked_project(source: Path, packages: Iterator[locks.LockedPackage]) -> Requirements:
+    project = _project(source)
+    locked = locks.lock_project(project, packages)
+    return Requirements(
+        entries=_text(locked.requirements), constraints=_text(locked.constraints), package=is_package(source, project)
+    )
+
+
+def _read_pipfile_lock(source: Path) -> Requirements:
+    lock = json.loads(content(source, PIPFILE_LOCK) or "")
+    return Requirements(entries=_text(locks.pipfile_lines(lock)), locked=True)
+
+
+def _read_project(source: Path) -> Requirements:
+    """Return the dependencies of a project without a lock, which uv resolves when it creates the environment."""
+    project = _project(source)
+    declared = project.get("project", {})
+    package = is_package(source, project)
+    if package and ("dependencies" in declared.get("dynamic", []) or "project" not in project):
+        return Requirements(entries=f"-r {PROJECT}", local=True, package=True)  # its build computes them
+    sources = project.get("tool", {}).get("uv", {}).get("sources", {})
+    lines = [*declared.get("dependencies", []), *_source_lines(sources)]
+    return Requirements(entries="\n".join(lines), package=package)
+
+
+def _source_lines(sources: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the sources of dependencies in ``tool.uv.sources`` in the format of requirements."""
+    for name, value in sources.items():
+        for entry in value if isinstance(value, list) else [value]:
+            if "git" in entry:
+                reference = next((entry[kind] for kind in ("rev", "tag", "branch") if kind in entry), "")
+                yield f"{name} @ git+{entry['git'].removeprefix('git+')}{'@' if reference else ''}{reference}"
+            elif "path" in entry:
+                yield f"{name} @ ./{entry['path']}" if not entry["path"].startswith("/") else f"{name} @ {entry['path']}"
+            else:
+                yield f"{name} @ {json.dumps(entry, sort_keys=True)}"
+
+
+def _read_setup(source: Path) -> Requirements:
+    return Requirements(entries=f"-r {SETUP}", local=True, package=has_file(source, SETUP))
+
+
+#: Readers by the names of files, in the order in which they are looked for.
+_READERS = {
+    PYLOCK: _read_pylock,
+    REQUIREMENTS: _read_requirements_file,
+    POETRY_LOCK: _read_poetry_lock,
+    PDM_LOCK: _read_pdm_lock,
+    PIPFILE_LOCK: _read_pipfile_lock,
+    PROJECT: _read_project,
+    SETUP: _read_setup,
+}
+
+
+def _project(source: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(content(source, PROJECT) or "")
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{PROJECT}: {error}") from error
+
+
+def is_package(source: Path, project: Mapping[str, Any]) -> bool:
+    """Return whether the source, whose pyproject.toml is ``project``, is a package according to its tool or its build system."""
+    for name, key in (("uv", "package"), ("poetry", "package-mode"), ("pdm", "distribution")):
+        value = project.get("tool", {}).get(name, {}).get(key)
+        if value is not None:
+            return bool(value)
+    return "build-system" in project or has_file(source, SETUP)
+
+
+def _text(lines: list[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def requirement_lines(source: Path) -> list[str]:
+    """Return the lines of requirements.txt and the files that it includes, without comments and with continuation lines joined.
+
+    :raises OSError: when a file does not exist.
+    :raises ValueError: when a file is outside the source, or there are too many.
+    :raises TreeError: when one is not a regular file, or is too large.
+    """
+    return list(_included_lines(source, Path(REQUIREMENTS), itertools.count(1)))
+
+
+def _included_lines(source: Path, name: Path, included: Iterator[int]) -> Iterator[str]:
+    for line in tree.read(source / name, MAX_FILE_BYTES, trusted=source).decode().replace("\\\n", " ").splitlines():
+        words = line.partition(" #")[0].split()
+        if not words or words[0].startswith("#"):
+            continue
+        yield " ".join(words)
+        match = INCLUDE.fullmatch(" ".join(words))
+        if not match or "://" in match[1]:
+            continue
+        if next(included, MAX_INCLUDES + 1) > MAX_INCLUDES:
+            raise ValueError(
+                f"{REQUIREMENTS} includes more than {MAX_INCLUDES} files, directly or indirectly, or a file includes itself"
+            )
+        inner = Path(os.path.normpath(name.parent / match[1]))
+        if inner.is_absolute() or ".." in inner.parts:
+            raise ValueError(f"{name}: {' '.join(words)}: the file is outside the source")
+        yield from _included_lines(source, inner, included)
+
+
+def local_paths(source: Path, line: str) -> Iterator[Path]:
+    """Yield the existing files and directories of the host that a line of requirements refers to, other than included files."""
+    if INCLUDE.match(line):
+        return
+    for word in line.split():
+        name = re.sub(r"^(--find-links=|-f=?)", "", word)
+        name = re.sub(r"^file:(//(localhost)?(?=/))?", "", name).partition("[")[0].partition("#")[0]
+        if ("/" in name or name.startswith(".")) and "://" not in name and os.path.lexists(source / name):
+            yield source / name
+
+
+def is_local(source: Path, line: str) -> bool:
+    """Return whether a line of requirements refers to a file or directory of the source."""
+    return any(Path(os.path.normpath(path)).is_relative_to(source) for path in local_paths(source, line))
+
+
+def file_state(path: Path, source: Path) -> Iterator[str]:
+    """Yield what changes with a file or directory outside ``source``, whose own files the revision covers."""
+    if Path(os.path.normpath(path)).is_relative_to(source):
+        return
+    yield from _entry_states(path)
+
+
+def _entry_states(path: Path) -> Iterator[str]:
+    found = path.stat()
+    yield f"{path} {found.st_size} {found.st_mtime_ns}"
+    if path.is_dir():
+        with os.scandir(path) as entries:
+            for entry in sorted(itertools.islice(entries, _MAX_ENTRIES), key=lambda entry: entry.name):
+                state = entry.stat(follow_symlinks=False)
+                yield f"{entry.name} {state.st_size} {state.st_mtime_ns}"
+
+
+def git_references(lines: list[str]) -> list[tuple[str, str]]:
+    """Return the URL and the reference of each git repository in lines of requirements; the reference is empty for HEAD."""
+    found: dict[tuple[str, str], None] = {}
+    for match in (match for line in lines for match in _GIT_URL.finditer(line)):
+        parts = urlsplit(match[1].partition("#")[0].rstrip(";\"'"))
+        path, _at, reference = parts.path.rpartition("@") if "@" in parts.path else (parts.path, "", "")
+        found[urlunsplit((parts.scheme, parts.netloc, path, parts.query, "")), reference] = None
+    return list(found)
+
+
+def _branch_commits(layout: Layout, app: App, source: Path, lines: list[str]) -> Iterator[str]:
+    """Yield the present commit of each branch and tag that the dependencies refer to.
+
+    :raises BuildError: when a repository cannot be reached.
+    """
+    moving = [(url, name) for url, name in git_references(lines) if not re.fullmatch(r"[0-9a-f]{40}", name)]
+    if len(moving) > MAX_REPOSITORIES:
+        raise BuildError(f"{VARIABLE}.{app.name}.source: the dependencies refer to more than {MAX_REPOSITORIES} git repositories")
+    for url, name in moving:
+        failure = f"{VARIABLE}.{app.name}.source: {url}, the git repository of a dependency, cannot be reached from this host"
+        listed = Builder(layout).run(
+            ["git", "-c", "safe.directory=*", "ls-remote", "--", url, name or "HEAD"],
+            failure,
+            directory=source,
+            environment={"GIT_TERMINAL_PROMPT": "0"} | build_environment(),
+            timeout=_QUERY_SECONDS,
+        )
+        yield f"{url}@{name} {listed}"
+
+
+def run_uv(layout: Layout, app: App, source: Path, arguments: list[str], failure: str, *, given: int | None = None) -> str:
+    """Run uv as the builder user in the directory of the source, whose uv settings apply; return its output."""
+    environment = {
+        "UV_CACHE_DIR": str(layout.cache / "uv"),
+        "UV_LINK_MODE": "copy",
+        "UV_PYTHON_DOWNLOADS": "never",
+        "UV_NO_PROGRESS": "1",
+    }
+    return Builder(layout).run(
+        ["uv", *arguments],
+        failure,
+        directory=source,
+        environment=app.build.environment | build_environment() | environment,
+        stdin=given,
+    )

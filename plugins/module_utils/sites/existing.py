@@ -1,0 +1,272 @@
+"""The nginx of a host as the collection found it: the lines of nginx.conf to keep, and the servers of others."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, last_lines, run
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import DIRECTORY, PRIVATE_MODE, SITES
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx_config import (
+    Directive,
+    Listen,
+    NginxSyntaxError,
+    ServerBlock,
+    parse,
+    servers,
+)
+
+NGINX = Path(DIRECTORY)
+
+#: Directory of the sites of earlier versions of the collection.
+EARLIER_SITES = "sites-enabled"
+
+#: The kept lines of nginx.conf outside and inside its http block.
+KEPT_MAIN, KEPT_HTTP = "funnel.main.conf", "funnel.http.conf"
+
+#: First line of the files that the collection renders.
+MANAGED = "# Ansible managed"
+
+#: What identifies a nginx.conf of the collection.
+_OWN = re.compile(r"^\s*log_format funnel ", re.MULTILINE)
+
+#: Directives of the packages of Debian, Ubuntu and nginx.org, which the collection's nginx.conf replaces.
+_PACKAGED = frozenset(
+    {
+        "user www-data",
+        "user nginx",
+        "worker_processes auto",
+        "worker_cpu_affinity auto",
+        "pid /run/nginx.pid",
+        "pid /var/run/nginx.pid",
+        "error_log /var/log/nginx/error.log",
+        "error_log /var/log/nginx/error.log notice",
+        "error_log /var/log/nginx/error.log warn",
+        "include /etc/nginx/modules-enabled/*.conf",
+        "worker_connections 768",
+        "worker_connections 1024",
+        "sendfile on",
+        "tcp_nopush on",
+        "tcp_nodelay on",
+        "keepalive_timeout 65",
+        "types_hash_max_size 2048",
+        "server_tokens build",
+        "server_tokens off",
+        "include /etc/nginx/mime.types",
+        "default_type application/octet-stream",
+        "ssl_protocols TLSv1 TLSv1.1 TLSv1.2 TLSv1.3",
+        "ssl_protocols TLSv1.2 TLSv1.3",
+        "ssl_prefer_server_ciphers on",
+        "ssl_prefer_server_ciphers off",
+        "access_log /var/log/nginx/access.log",
+        "access_log /var/log/nginx/access.log main",
+        "gzip on",
+        "include /etc/nginx/conf.d/*.conf",
+        "include /etc/nginx/sites-enabled/*",
+        "include /etc/nginx/sites-enabled/*.conf",
+    }
+)
+
+#: Directives outside the http block that only the collection's nginx.conf sets.
+_OWN_MAIN = frozenset({"daemon", "error_log", "events", "pid", "user", "worker_processes", "worker_rlimit_nofile"})
+
+#: Directives that sites of apps depend on.
+_OWN_HTTP = frozenset(
+    {
+        "absolute_redirect",
+        "open_file_cache",
+        "open_file_cache_valid",
+        "server_names_hash_bucket_size",
+        "variables_hash_bucket_size",
+        "variables_hash_max_size",
+    }
+)
+
+#: Directives that may occur several times in the http block; of any other, the host's replaces the collection's.
+_REPEATABLE = frozenset({"access_log", "error_log", "include", "log_format", "set_real_ip_from"})
+
+
+@dataclass(frozen=True)
+class ExistingNginx:
+    """What the role needs to know of the nginx of a host.
+
+    ``kept`` are the files with the kept lines of nginx.conf, in the form of the module file_set; ``names`` are the directives
+    in them that replace those of the collection; ``replaced`` are the directives that are not kept. ``obsolete`` are files to
+    remove: sites of earlier versions of the collection, and the welcome page. ``servers`` are those of others, and ``own`` the
+    names of the collection's sites by file. ``refused`` is the reason why the configuration cannot be kept; ``error`` is that of
+    nginx.
+    """
+
+    kept: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    names: Sequence[str] = ()
+    replaced: Sequence[str] = ()
+    obsolete: Sequence[str] = ()
+    servers: Sequence[ServerBlock] = ()
+    own: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    ipv6: bool = True
+    refused: str = ""
+    error: str = ""
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> ExistingNginx:
+        """Return what `to_data` has encoded."""
+        blocks = [
+            ServerBlock(**{**server, "listen": [Listen(**listen) for listen in server["listen"]]})
+            for server in data.get("servers", ())
+        ]
+        return cls(**{**data, "servers": blocks})
+
+    def to_data(self) -> dict[str, Any]:
+        """Return it as JSON-serializable data."""
+        return asdict(self)
+
+
+def existing_nginx(root: Path = NGINX, *, ipv6: Path = Path("/proc/net/if_inet6")) -> ExistingNginx:
+    """Return what is to know of the nginx of this host; nothing is changed."""
+    found = _split(root)
+    dump, error = _dump(root)
+    try:
+        blocks = list(servers(dump))
+    except NginxSyntaxError as problem:
+        blocks, error = [], error or str(problem)
+    earlier = list(_earlier_sites(root))
+    sites = {str(root / SITES), *(str(root / path) for path in earlier)}
+    own: dict[str, list[str]] = {}
+    others = []
+    for block in blocks:
+        if str(Path(block.file).parent) in sites or block.file in sites:
+            own.setdefault(Path(block.file).name.removesuffix(".conf"), []).extend(block.names)
+        elif not (block.file == str(root / "nginx.conf") and found.managed):
+            others.append(block)
+    obsolete = [*earlier, *_welcome_page(root)]
+    welcome = {str(root / path) for path in obsolete}
+    return ExistingNginx(
+        kept={name: {"content": text, "mode": PRIVATE_MODE} for name, text in found.kept.items()},
+        names=found.names,
+        replaced=found.replaced,
+        obsolete=obsolete,
+        servers=[block for block in others if block.file not in welcome],
+        own=own,
+        ipv6=ipv6.exists(),
+        refused=found.refused,
+        error=error,
+    )
+
+
+@dataclass(frozen=True)
+class _Split:
+    managed: bool = True
+    kept: Mapping[str, str] = field(default_factory=dict)
+    names: Sequence[str] = ()
+    replaced: Sequence[str] = ()
+    refused: str = ""
+
+
+def _split(root: Path) -> _Split:
+    """Return the lines of nginx.conf to keep, or those that an earlier run has kept."""
+    path = root / "nginx.conf"
+    text = _read(path)
+    kept = {name: content for name in (KEPT_MAIN, KEPT_HTTP) if (content := _read(root / name))}
+    try:
+        if not text or _OWN.search(text):
+            return _Split(managed=True, kept=kept, names=_replacing(parse(kept.get(KEPT_HTTP, ""))))
+        return split(parse(text))
+    except NginxSyntaxError as error:
+        return _Split(managed=False, refused=f"{path} cannot be parsed: {error}; correct it")
+
+
+def split(directives: Sequence[Directive]) -> _Split:
+    """Return the lines of a nginx.conf to keep, and those that the collection replaces."""
+    main: list[Directive] = []
+    http: list[Directive] = []
+    replaced: list[Directive] = []
+    for directive in directives:
+        if directive.name == "user" and directive.arguments[:1] not in [("www-data",), ("nginx",)]:
+            refused = f"nginx runs as {' '.join(directive.arguments)}, but the sockets of apps are for www-data"
+            cure = "make what it serves readable for www-data, and set user www-data"
+            return _Split(managed=False, refused=f"{NGINX}/nginx.conf:{directive.line}: {refused}; {cure}")
+        if directive.name in {"http", "events"}:
+            for inner in directive.block or ():
+                if _is_custom(inner):
+                    own = directive.name == "events" or inner.name in _OWN_HTTP or _is_access_log(inner)
+                    (replaced if own else http).append(inner)
+        elif _is_custom(directive):
+            (replaced if directive.name in _OWN_MAIN else main).append(directive)
+    files = {KEPT_MAIN: main, KEPT_HTTP: http}
+    return _Split(
+        managed=False,
+        kept={name: _kept_text(lines) for name, lines in files.items() if lines},
+        names=_replacing(http),
+        replaced=[directive.normalized for directive in replaced],
+    )
+
+
+def _is_custom(directive: Directive) -> bool:
+    """Return whether a directive is not one of the package, or of a relative include for it."""
+    absolute = [re.sub(r"^(?=[^/])", f"{NGINX}/", directive.arguments[0])] if directive.name == "include" else directive.arguments
+    return " ".join([directive.name, *absolute]) not in _PACKAGED
+
+
+def _is_access_log(directive: Directive) -> bool:
+    """Return whether a directive writes the access log, whose format the collection reads."""
+    return directive.name == "access_log" and directive.arguments[:1] in [("/var/log/nginx/access.log",), ("off",)]
+
+
+def _replacing(directives: Sequence[Directive]) -> list[str]:
+    """Return the names of the simple directives that replace those of the collection."""
+    return sorted({each.name for each in directives if each.block is None and each.name not in _REPEATABLE})
+
+
+def _kept_text(directives: Sequence[Directive]) -> str:
+    head = "# These lines of the host's own nginx.conf were kept when the collection replaced it. Edit them here.\n"
+    return head + "".join(f"{directive.text}\n" for directive in directives)
+
+
+def _dump(root: Path) -> tuple[str, str]:
+    """Return the configuration that nginx reads, and the reason why it refuses it."""
+    program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+    if program is None or not (root / "nginx.conf").exists():
+        return "", ""
+    try:
+        tested = run([program, "-T", "-q", "-c", str(root / "nginx.conf")], check=False)
+    except CommandError as error:
+        return "", str(error)
+    return (tested.output, "") if tested.status == 0 else ("", last_lines(tested.output, 3))
+
+
+def _earlier_sites(root: Path) -> Iterator[str]:
+    """Yield the files of sites that earlier versions of the collection wrote among those of the host."""
+    directory = root / EARLIER_SITES
+    names = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+    for site in (name for name in names if name.endswith(".conf") and not (directory / name).is_symlink()):
+        if (text := _read(directory / site)).startswith(MANAGED) and "funnel" in text:
+            stem = re.escape(site.removesuffix(".conf"))
+            belongs = re.compile(rf"{stem}\.(conf|([0-9]+\.)?extra|htpasswd|html)")
+            yield from (f"{EARLIER_SITES}/{name}" for name in names if belongs.fullmatch(name))
+
+
+def _welcome_page(root: Path) -> Iterator[str]:
+    """Yield the default site of the package, which may be installed later, unless it was edited."""
+    site = root / "sites-enabled/default"
+    digest = hashlib.md5(_read(site).encode(errors="surrogateescape"), usedforsecurity=False).hexdigest()
+    if not os.path.lexists(site) or (site.is_symlink() and digest in _packaged_digests(site)):
+        yield "sites-enabled/default"
+
+
+def _packaged_digests(site: Path) -> list[str]:
+    """Return the digest that dpkg has recorded of the file that a link points to."""
+    listed = run(["dpkg-query", "--show", "--showformat=${Conffiles}\n", "nginx-common", "nginx"], check=False).output
+    return re.findall(rf"^ {re.escape(str(site.resolve()))} (\w+)", listed, re.MULTILINE)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except (OSError, ValueError):
+        return ""

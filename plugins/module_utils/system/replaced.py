@@ -1,0 +1,50 @@
+"""Copies of the administrator's files that the collection replaces."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from hashlib import md5
+from pathlib import Path
+
+from ansible_collections.funnel.tornado.plugins.module_utils.core import atomic
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, run
+
+#: Directory of the copies, at their paths with the time appended; accessible to root only.
+DIRECTORY = Path("/var/backups/funnel")
+
+#: What the first lines of the collection's configuration files contain.
+_HEADER, _HEADER_BYTES = b"Ansible managed", 200
+
+
+def keep_copies(replacements: Mapping[Path, tuple[bytes, bytes]], *, check_mode: bool, directory: Path = DIRECTORY) -> list[str]:
+    """Copy the files that the collection replaces although neither it nor a package wrote them; return a message for each.
+
+    :arg replacements: the previous and the new content by path.
+    """
+    foreign = {
+        path: before
+        for path, (before, after) in replacements.items()
+        if _HEADER in after[:_HEADER_BYTES] and _HEADER not in before[:_HEADER_BYTES]
+    }
+    packaged = _packaged_files() if foreign else frozenset()
+    messages = []
+    for path, content in foreign.items():
+        if f"{path} {md5(content, usedforsecurity=False).hexdigest()}" in packaged:
+            continue
+        copy = directory / f"{path.relative_to('/')}.{time.strftime('%Y-%m-%dT%H-%M-%S')}"
+        if not check_mode:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            directory.chmod(0o700)
+            atomic.stage_file(copy, content, mode=0o600, uid=-1, gid=-1).replace(copy)
+        messages.append(f"{path} is replaced; its previous content is in {copy}")
+    return messages
+
+
+def _packaged_files() -> frozenset[str]:
+    """Return the configuration files of all packages, each as ``path digest``."""
+    try:
+        listed = run(["dpkg-query", "--show", "--showformat=${Conffiles}\n"], check=False).output
+    except CommandError:
+        return frozenset()
+    return frozenset(line.strip().removesuffix(" obsolete") for line in listed.splitlines())

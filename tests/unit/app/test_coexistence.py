@@ -1,0 +1,139 @@
+"""Conflicts of apps with what else a host serves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils.app.coexistence import (
+    Others,
+    Proxy,
+    coexistence_problems,
+    kept_sites,
+    nginx_warnings,
+    unlisted_warnings,
+)
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
+from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import Listener
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import ExistingNginx
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx_config import Listen, ServerBlock
+
+LISTEN = {"nginx_listen": ["80", "[::]:80"], "nginx_listen_tls": ["443"]}
+NGINX = Proxy("nginx", LISTEN)
+APACHE = Listener(80, "apache2", 812, "apache2.service", 0)
+
+
+def apps(**entries: dict[str, Any]) -> dict[str, App]:
+    base = {"source": {"path": "files/sample_app"}, "run": {"app": "web:make_app"}}
+    return load({name: {**base, **entry} for name, entry in entries.items()})
+
+
+def problems(found: dict[str, App], others: Others, proxy: Proxy = NGINX) -> list[str]:
+    return list(coexistence_problems(found, others, proxy, cpus=2))
+
+
+def server(*names: str, listen: str = "80", default: bool = False) -> Others:
+    return Others(ExistingNginx(servers=[ServerBlock("/etc/nginx/x", 3, names, [Listen(listen, default)])]))
+
+
+def test_a_port_of_another_program_is_reported_with_its_unit() -> None:
+    assert problems(apps(shop={}), Others(ExistingNginx(), [APACHE])) == [
+        "nginx_listen: port 80 is in use by apache2 (pid 812, apache2.service); "
+        "systemctl disable --now apache2.service, or choose other ports in nginx_listen"
+    ]
+
+
+@pytest.mark.parametrize(
+    "listener",
+    [
+        Listener(80, "nginx", 9, "nginx.service", 0),
+        Listener(8080, "apache2", 812, "apache2.service", 0),
+    ],
+)
+def test_ports_of_nginx_and_other_ports_are_no_conflict(listener: Listener) -> None:
+    assert problems(apps(shop={}), Others(ExistingNginx(), [listener])) == []
+
+
+def test_an_nginx_that_systemd_did_not_start_is_reported() -> None:
+    [problem] = problems(apps(shop={}), Others(ExistingNginx(), [Listener(443, "nginx", 7, "", 0)]))
+    assert problem == "nginx_listen_tls: port 443 is in use by nginx (pid 7); stop it, or choose other ports in nginx_listen_tls"
+
+
+def test_a_port_of_an_app_may_be_in_use_by_its_own_processes_only() -> None:
+    found, held = apps(shop={"port": 8000}), [Listener(8000, "python3", 5, "supervisor.service", 990)]
+    assert problems(found, Others(ExistingNginx(), held, ["shop"], {"shop": 990})) == []
+    assert problems(found, Others(ExistingNginx(), held)) == [
+        "tornado_apps.shop.port: port 8000 is in use by python3 (pid 5, supervisor.service); choose another, or stop it"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "others", "message"),
+    [
+        ({"domains": ["a.test"]}, server("a.test"), "tornado_apps.shop.domains: a.test is already served by /etc/nginx/x:3"),
+        (
+            {"domains": ["b.test"], "aliases": ["a.test"]},
+            server("a.test", listen="443"),
+            "tornado_apps.shop.aliases: a.test is already served by /etc/nginx/x:3",
+        ),
+        ({}, server("_"), "tornado_apps.shop.domains: is missing, and /etc/nginx/x:3 already serves all other names"),
+        ({}, server("a.test", default=True), "tornado_apps.shop.domains: is missing, and /etc/nginx/x:3"),
+    ],
+)
+def test_names_that_another_site_serves_are_reported(entry: dict[str, Any], others: Others, message: str) -> None:
+    [problem] = problems(apps(shop=entry), others)
+    assert problem.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("entry", "others"),
+    [
+        ({"domains": ["b.test"]}, server("a.test", default=True)),
+        ({"domains": ["a.test"]}, server("a.test", listen="8080")),
+        ({}, server("a.test")),
+    ],
+)
+def test_sites_with_other_names_or_addresses_are_no_conflict(entry: dict[str, Any], others: Others) -> None:
+    assert problems(apps(shop=entry), others) == []
+
+
+def live(own: dict[str, Sequence[str]], *names: str) -> Others:
+    return Others(ExistingNginx(own=own), live=names)
+
+
+def test_an_app_outside_the_inventory_keeps_its_site_and_is_reported() -> None:
+    others, found = live({"app.shop": ["a.test"], "app.blog": ["b.test"]}, "blog", "shop"), apps(shop={"domains": ["a.test"]})
+    assert kept_sites(found, others) == ["blog"]
+    assert problems(found, others) == []
+    assert list(unlisted_warnings(found, others, "web1")) == [
+        "tornado_apps has no app blog, which is live on web1; it stays as it is; run remove.yml -e app=blog to remove it"
+    ]
+
+
+@pytest.mark.parametrize(("names", "entry"), [(["a.test"], {"domains": ["a.test"]}), (['""', "~^"], {})])
+def test_a_renamed_app_takes_the_names_of_its_predecessor(names: list[str], entry: dict[str, Any]) -> None:
+    others = live({"app.old": names}, "old")
+    assert kept_sites(apps(new=entry), others) == []
+    assert "takes its domains" in next(unlisted_warnings(apps(new=entry), others, "web1"))
+
+
+def test_an_app_that_would_vanish_from_a_shared_configuration_is_refused() -> None:
+    [mounted] = problems(apps(shop={}), live({"app.shop": []}, "api", "shop"))
+    assert mounted.endswith("in the site of another app; add its entry, or run remove.yml -e app=api")
+    [balanced] = problems(apps(shop={}), live({}, "api"), Proxy("haproxy", {"haproxy_listen": ["80"]}))
+    assert "this run would remove it from haproxy" in balanced
+
+
+def test_a_configuration_that_cannot_be_kept_is_refused() -> None:
+    assert problems(apps(shop={}), Others(ExistingNginx(refused="why"))) == ["why"]
+
+
+def test_replaced_lines_and_errors_of_nginx_are_reported() -> None:
+    found = ExistingNginx(replaced=["worker_connections 4000"], error="unknown directive")
+    assert [warning.partition(":")[2] for warning in nginx_warnings(found, "web1")] == [
+        " these lines of nginx.conf are replaced: worker_connections 4000; set nginx_* variables instead",
+        " nginx refuses its present configuration: unknown directive",
+    ]

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
+from ansible_collections.funnel.tornado.plugins.module_utils.building.interpreter import (
+    SYSTEM_PYTHON,
+    Interpreter,
+    PythonRequest,
+    ensure_interpreter,
+    fits,
+    requested_python,
+    require_supported_python,
+)
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError
+
+MINOR = ".".join(platform.python_version_tuple()[:2])
+
+
+def app(**keys: Any) -> App:
+    return load({"shop": {"source": {"path": "."}, "run": {"app": "web:app"}, **keys}})["shop"]
+
+
+@pytest.mark.parametrize(
+    ("files", "version", "origin"),
+    [
+        ({}, "system", "tornado_apps.shop.python.version"),
+        ({".python-version": "3.12\n"}, "3.12", ".python-version"),
+        ({".python-version": "# pyenv\n\n3.12.4\n3.11.9\n"}, "3.12.4", ".python-version"),
+        ({".python-version": "cpython-3.12\n"}, "3.12", ".python-version"),
+        ({".python-version": "system\n"}, "system", ".python-version"),
+        ({"runtime.txt": "python-3.11.9"}, "3.11.9", "runtime.txt"),
+        ({"runtime.txt": "python-3.11.9", ".python-version": "3.12"}, "3.12", ".python-version"),
+        ({".python-version": "\n"}, "system", "tornado_apps.shop.python.version"),
+    ],
+)
+def test_files_of_the_source_select_the_version(tmp_path: Path, files: dict[str, str], version: str, origin: str) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert requested_python(app(), tmp_path) == PythonRequest(version, origin)
+
+
+def test_the_key_takes_precedence_over_files(tmp_path: Path) -> None:
+    (tmp_path / ".python-version").write_text("pypy3.10\n")
+    assert requested_python(app(python={"version": "3.12"}), tmp_path).version == "3.12"
+
+
+@pytest.mark.parametrize("text", ["pypy3.10-7.3.12", "python-2.7.18", "3.13t", "shop-env", "3.x"])
+def test_other_versions_are_refused_with_the_cure(tmp_path: Path, text: str) -> None:
+    (tmp_path / ".python-version").write_text(f"{text}\n")
+    with pytest.raises(BuildError, match=r"tornado_apps\.shop\.python\.version: .*\.python-version asks for .*overrides"):
+        requested_python(app(), tmp_path)
+
+
+def test_the_python_of_the_system_serves_a_file_that_it_satisfies() -> None:
+    for version, origin in ((MINOR, ".python-version"), ("system", "tornado_apps.shop.python.version")):
+        assert ensure_interpreter(app(), PythonRequest(version, origin)) == Interpreter(SYSTEM_PYTHON, platform.python_version())
+
+
+@pytest.mark.parametrize(
+    ("specifiers", "expected"),
+    [
+        ("", True),
+        (">=3.9", True),
+        (">=3.12", False),
+        (">=3.9, <3.11", False),
+        (">=3.9,<4,!=3.11.*", False),
+        ("==3.11.*", True),
+        ("~=3.11", True),
+        ("~=3.10.1", False),
+        ("!=3.11.2", False),
+        ("<=3.11", False),
+        ("^3.12", True),
+    ],
+)
+def test_versions_are_compared_with_requires_python(specifiers: str, *, expected: bool) -> None:
+    assert fits("3.11.2", specifiers) is expected
+
+
+def test_a_python_that_the_project_excludes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'shop'\nrequires-python = '>=3.12'\n")
+    with pytest.raises(BuildError, match=r"python\.version: pyproject.toml requires Python >=3.12; this is 3.11.2"):
+        require_supported_python(app(), tmp_path, Interpreter(SYSTEM_PYTHON, "3.11.2"))
+    require_supported_python(app(), tmp_path, Interpreter(SYSTEM_PYTHON, "3.13.0"))

@@ -1,0 +1,36 @@
+"""The programs that listen on ports."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import tcp_listeners
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_listener_is_found_with_its_process(family: socket.AddressFamily) -> None:
+    with socket.socket(family) as server, socket.socket(family) as silent:
+        for each in (server, silent):
+            each.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
+        server.listen()
+        found = {listener.port: listener for listener in tcp_listeners()}
+        listener = found[server.getsockname()[1]]
+        assert (listener.pid, listener.user) == (os.getpid(), os.geteuid())
+        assert listener.process in str(listener)
+        assert silent.getsockname()[1] not in found
+
+
+def test_the_unit_of_a_listener_is_the_innermost_one(tmp_path: Path) -> None:
+    row = "0: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 4711"
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/tcp").write_text(f"heading\n{row}\n")
+    process = tmp_path / "812"
+    (process / "fd").mkdir(parents=True)
+    (process / "fd/4").symlink_to("socket:[4711]")
+    (process / "cgroup").write_text("0::/system.slice/apache2.service\n")
+    (process / "status").write_text("Name:\tapache2\nUid:\t33\t0\t33\t33\n")
+    assert [str(listener) for listener in tcp_listeners(tmp_path)] == ["apache2 (pid 812, apache2.service)"]

@@ -1,0 +1,103 @@
+"""What is kept of the nginx of a host with a past."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import ExistingNginx, existing_nginx
+
+DEBIAN = """\
+user www-data;
+worker_processes auto;
+pid /run/nginx.pid;
+include /etc/nginx/modules-enabled/*.conf;
+events { worker_connections 768; }
+http {
+    sendfile on;
+    include /etc/nginx/mime.types;
+    access_log /var/log/nginx/access.log;
+    gzip on;
+    include /etc/nginx/conf.d/*.conf;
+    include /etc/nginx/sites-enabled/*;
+}
+"""
+
+MANAGED_SITE = "# Ansible managed\n\nupstream shop { include funnel.keepalive; }\n"
+
+
+def existing(root: Path, text: str) -> ExistingNginx:
+    root.mkdir(exist_ok=True)
+    (root / "nginx.conf").write_text(text)
+    return existing_nginx(root)
+
+
+def test_the_configuration_of_a_package_needs_nothing_to_be_kept(tmp_path: Path) -> None:
+    found = existing(tmp_path, DEBIAN)
+    assert (found.kept, found.names, found.replaced, found.refused) == ({}, [], [], "")
+
+
+def test_own_lines_of_nginx_conf_are_kept(tmp_path: Path) -> None:
+    text = DEBIAN.replace(
+        "http {", "load_module x.so;\nhttp {\n    log_format timed '$x';\n    keepalive_timeout 11;\n    map $a $b { c d; }"
+    )
+    found = existing(tmp_path, text.replace("768", "4000"))
+    contents = {name: [line for line in file["content"].splitlines() if line[0] != "#"] for name, file in found.kept.items()}
+    assert contents == {
+        "funnel.main.conf": ["load_module x.so;"],
+        "funnel.http.conf": ["log_format timed '$x';", "keepalive_timeout 11;", "map $a $b { c d; }"],
+    }
+    assert found.names == ["keepalive_timeout"]
+    assert found.replaced == ["worker_connections 4000"]
+
+
+def test_kept_lines_stay_in_later_runs_and_can_be_edited(tmp_path: Path) -> None:
+    kept = "# a comment\nkeepalive_timeout 12;\n"
+    (tmp_path / "funnel.http.conf").write_text(kept)
+    found = existing(tmp_path, "# Ansible managed\nhttp {\n    log_format funnel 'x';\n    keepalive_timeout 65;\n}\n")
+    assert found.kept == {"funnel.http.conf": {"content": kept, "mode": "0600"}}
+    assert found.names == ["keepalive_timeout"]
+
+
+def test_lines_that_sites_of_apps_depend_on_are_not_kept(tmp_path: Path) -> None:
+    lines = ["open_file_cache_valid 60s", "access_log /var/log/nginx/access.log other", "variables_hash_max_size 1024"]
+    found = existing(tmp_path, DEBIAN.replace("    sendfile on;", "".join(f"    {line};\n" for line in lines)))
+    assert found.replaced == lines
+    assert found.kept == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (DEBIAN.replace("www-data", "web"), "nginx.conf:1: nginx runs as web, but the sockets of apps are for www-data"),
+        ("http {", "nginx.conf cannot be parsed: it ends within a directive"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    assert message in existing(tmp_path, text).refused
+
+
+def test_sites_of_earlier_versions_are_obsolete_but_those_of_the_host_are_not(tmp_path: Path) -> None:
+    sites = tmp_path / "sites-enabled"
+    sites.mkdir()
+    for name in ("app.shop.extra", "app.shop.0.extra", "app.shop.htpasswd", "app.shop.example.com", "app.example.com", "default"):
+        (sites / name).write_text("server {}")
+    (sites / "app.shop.conf").write_text(MANAGED_SITE)
+    (sites / "app.blog.conf").write_text("# Ansible managed\nserver {}\n")
+    obsolete = existing(tmp_path, DEBIAN).obsolete
+    assert obsolete == [f"sites-enabled/app.shop.{end}" for end in ("0.extra", "conf", "extra", "htpasswd")]
+
+
+def test_the_welcome_page_is_obsolete_before_nginx_is_installed(tmp_path: Path) -> None:
+    assert existing_nginx(tmp_path).obsolete == ["sites-enabled/default"]
+
+
+def test_the_kernel_without_ipv6_is_reported(tmp_path: Path) -> None:
+    assert not existing_nginx(tmp_path, ipv6=tmp_path / "none").ipv6
+    assert existing_nginx(tmp_path, ipv6=tmp_path).ipv6
+
+
+def test_it_can_be_sent_to_the_controller(tmp_path: Path) -> None:
+    found = existing(tmp_path, DEBIAN)
+    assert ExistingNginx.from_data(found.to_data()) == found

@@ -1,0 +1,32 @@
+"""Copies of the administrator's files that the collection replaces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ansible_collections.funnel.tornado.plugins.module_utils.system.replaced import keep_copies
+
+NEW = b"# Ansible managed\nb\n"
+
+
+def test_a_file_of_the_administrator_is_copied_and_reported(tmp_path: Path) -> None:
+    [message] = keep_copies({Path("/etc/x.conf"): (b"a\n", NEW)}, check_mode=False, directory=tmp_path / "copies")
+    [copy] = (tmp_path / "copies/etc").iterdir()
+    assert message == f"/etc/x.conf is replaced; its previous content is in {copy}"
+    assert copy.read_bytes() == b"a\n"
+    assert (copy.stat().st_mode & 0o777, (tmp_path / "copies").stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+def test_check_mode_copies_nothing(tmp_path: Path) -> None:
+    assert len(keep_copies({Path("/etc/x.conf"): (b"a\n", NEW)}, check_mode=True, directory=tmp_path / "copies")) == 1
+    assert not (tmp_path / "copies").exists()
+
+
+def test_files_of_the_collection_and_of_packages_are_not_copied(tmp_path: Path) -> None:
+    adduser = Path("/etc/adduser.conf")
+    replacements = {
+        Path("/etc/x.conf"): (NEW, NEW + b"c"),
+        Path("/etc/y"): (b"a", b"without a header"),
+        adduser: (adduser.read_bytes(), NEW),
+    }
+    assert keep_copies(replacements, check_mode=False, directory=tmp_path / "copies") == []

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.reachability import unreachable_domains
+from tests.support.servers import free_port
+
+
+@contextmanager
+def proxy(port: int, status: int = 404) -> Iterator[int]:
+    """Run a web server that forwards challenges to a port, or answers ``status``; yield its own port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b""
+            with socket.create_connection(("127.0.0.1", port), 5) if port else socket.socket() as client:
+                if port:
+                    client.sendall(f"GET {self.path} HTTP/1.0\r\n\r\n".encode())
+                    body = b"".join(iter(lambda: client.recv(4096), b"")).partition(b"\r\n\r\n")[2]
+            self.send_response(200 if port else status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_domain_that_forwards_challenges_to_this_host_is_reachable() -> None:
+    port = free_port()
+    with proxy(port) as http_port:
+        assert unreachable_domains(["127.0.0.1"], port, http_port) == []
+
+
+@pytest.mark.parametrize(("status", "reachable"), [(404, False), (200, False), (503, False), (301, True), (308, True)])
+def test_other_answers_are_reported_except_redirects(status: int, *, reachable: bool) -> None:
+    with proxy(0, status) as http_port:
+        found = unreachable_domains(["127.0.0.1"], free_port(), http_port)
+    expected = f"127.0.0.1 resolves to 127.0.0.1, which does not forward challenges to this host: it answers {status}"
+    assert found == ([] if reachable else [expected])
+
+
+def test_each_unreachable_domain_has_its_reason() -> None:
+    found = unreachable_domains(["no-such-name.invalid", "127.0.0.1"], free_port(), http_port := free_port())
+    assert found == [
+        "no-such-name.invalid does not resolve",
+        f"127.0.0.1 resolves to 127.0.0.1, which does not answer on port {http_port}: Connection refused",
+    ]
