@@ -93,8 +93,15 @@ def options_of(app: App, options: type) -> dict[str, Any]:
     return {
         **{option.name: entry[option.name] for option in dataclasses.fields(options) if option.name in entry},
         "app": app.name,
-        "upstream": {"include": str(layout.live_upstream)},
-        "static": [{"url": static.url, "live": str(layout.live)}] if static else [],
+        "upstream": {"include": str(layout.live_upstream), "affinity": app.affinity},
+        "static": [
+            *([{"url": static.url, "live": str(layout.live)}] if static else []),
+            *(
+                {"url": options.url, "path": str(layout.shared / path), "untrusted": str(layout.home)}
+                for path, options in app.shared_paths.items()
+                if options.url
+            ),
+        ],
         "origin": f"{VARIABLE}.{app.name}",
     }
 

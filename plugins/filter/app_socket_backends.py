@@ -70,6 +70,7 @@ def backend(app: App, cpus: int) -> dict[str, Any]:
         "headers": {**DEFAULT_HEADERS, **app.headers},
         "health": {"path": app.health.path, "status": app.health.status, "headers": app.health.headers},
         "app": app.name,
+        "affinity": app.affinity,
         "read_timeout": app.read_timeout,
         "origin": f"{VARIABLE}.{app.name}",
     }
@@ -82,6 +83,9 @@ def _socket(app: App, process: int) -> str:
 
 def _problems(app: App) -> Iterator[str]:
     blank = App(source=app.source, run=app.run)
+    for path, options in app.shared_paths.items():
+        if options.url:
+            yield f"{VARIABLE}.{app.name}.shared.{path}.url: requires nginx, but app_proxy selects HAProxy; remove it"
     for key in NGINX_KEYS:
         if getattr(app, key) != getattr(blank, key):
             yield f"{VARIABLE}.{app.name}.{key}: requires nginx, but app_proxy selects HAProxy; remove it"

@@ -31,6 +31,11 @@ options:
     type: list
     elements: str
     default: []
+  packages:
+    description: "Set by the action plugin: the packages that the apps need."
+    type: list
+    elements: str
+    default: []
   key:
     description: "Set by the action plugin: the key for the digests in RV(host_state)."
     type: str
@@ -97,6 +102,11 @@ names:
   returned: success
   type: list
   elements: str
+unavailable_packages:
+  description: The packages of O(packages) that are neither installed nor in a package source of the host.
+  returned: success
+  type: list
+  elements: str
 certificates:
   description: Names of the apps whose certificates are on the host.
   returned: success
@@ -132,6 +142,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSH_ENTRIES, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import tcp_listeners
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import link_protection_problem, root_problem
@@ -142,6 +153,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity imp
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import is_managed
 from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import (
     PackagesError,
+    find_unavailable,
     installed_versions,
     require_supported_host,
     upstream_versions,
@@ -154,6 +166,7 @@ ARGUMENTS = {
     "names": {"type": "list", "elements": "str", "default": []},
     "versions": {"type": "dict", "default": {}},
     "roles": {"type": "list", "elements": "str", "default": []},
+    "packages": {"type": "list", "elements": "str", "default": []},
     "key": {"type": "str", "default": "", "no_log": True},
 }
 
@@ -164,10 +177,12 @@ def main() -> None:
     capacity = Capacity.of_host()
     try:
         distribution = require_supported_host()
-    except PackagesError as error:
+        if problem := root_problem() or link_protection_problem():
+            module.fail_json(msg=f"{problem}; nothing was changed")
+        installed = installed_versions()
+        unavailable = find_unavailable([name for name in module.params["packages"] if name not in installed])
+    except (CommandError, PackagesError) as error:
         module.fail_json(msg=str(error))
-    if problem := root_problem() or link_protection_problem():
-        module.fail_json(msg=f"{problem}; nothing was changed")
     cpus = len(os.sched_getaffinity(0))
     module.exit_json(
         changed=False,
@@ -180,7 +195,8 @@ def main() -> None:
         listeners=[asdict(listener) for listener in tcp_listeners()],
         names=sorted(set(taken_names())),
         certificates=installed_names(APP_SET),
-        packages={"codename": distribution.codename, "versions": upstream_versions(installed_versions())},
+        unavailable_packages=unavailable,
+        packages={"codename": distribution.codename, "versions": upstream_versions(installed)},
         nginx=existing_nginx().to_data(),
         host_state=collect_host_state(module.params["key"].encode()).to_data(),
         pushed=sorted(path.stem for path in PUSH_ENTRIES.glob("*.json")),

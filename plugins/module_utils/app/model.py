@@ -8,14 +8,25 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.program import Build, Health, Hooks, Python, Run
+from ansible_collections.funnel.tornado.plugins.module_utils.app.shared import SharedPath, by_path
 from ansible_collections.funnel.tornado.plugins.module_utils.app.source import Source
+from ansible_collections.funnel.tornado.plugins.module_utils.app.workers import WorkerOptions
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.bindings import Services
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import Doc, Hidden, Pattern, Range
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import MOUNT_URL, STATIC_URL, SiteOptions, size_in_bytes
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import (
+    MOUNT_URL,
+    STATIC_URL,
+    Affinity,
+    SiteOptions,
+    size_in_bytes,
+)
+
+#: Name of a Debian package (Debian Policy, 5.6.1). apt-get would take a trailing hyphen as an order to remove the package.
+PACKAGE_NAME = Pattern(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]", 'the name of a Debian package, such as "ffmpeg"')
 
 RELATIVE_PATH = r"(?!.*(^|/)\.\.(/|$))[^/].*"
 
@@ -69,9 +80,8 @@ class Tls:
 class Balance:
     """How load balancers distribute requests to the hosts."""
 
-    sticky: Annotated[
-        bool, Doc("Whether a cookie keeps each client on its host while that host is available (session affinity).")
-    ] = False
+    REPLACED: ClassVar = {"sticky": "was replaced by the key affinity of the app; set affinity: cookie there"}
+
     connections: Annotated[
         int | None,
         Doc("Maximum number of concurrent requests and websockets per host; further ones are queued."),
@@ -104,6 +114,21 @@ class App(SiteOptions):
         Doc("Number of processes of the app; C(auto) starts one per CPU. Twice as many run during a switch."),
         Range(1, MAX_PROCESSES),
     ] = "auto"
+    workers: Annotated[
+        dict[str, WorkerOptions],
+        Doc(
+            "Processes that serve no requests, by name, such as C({queue: {command: celery -A shop worker}}). With "
+            "C(run.procfile), all other types of the Procfile except C(release) are workers, too."
+        ),
+    ] = field(default_factory=dict)
+    affinity: Annotated[
+        Affinity,
+        Doc(
+            "How a client stays with one process, and with its host behind load balancers (session affinity): C(cookie) by a "
+            "cookie that the reverse proxies set, C(address) by its IP address. With C(none), each request goes to the process "
+            "with the fewest requests. For apps that keep the state of a client in memory."
+        ),
+    ] = "none"
     port: Annotated[
         int | None,
         Doc(
@@ -146,6 +171,22 @@ class App(SiteOptions):
         default_factory=Balance
     )
     static: Annotated[Static | None, Doc("Static files that nginx serves; none if unset.")] = None
+    shared: Annotated[
+        list[str] | dict[str, SharedPath],
+        Doc(
+            "Files and directories of the source that the app may write and that persist outside the releases, in "
+            "C(/srv/<app>/shared): a list such as C([instance, db.sqlite3]), or a dict of options by path. The first release "
+            "provides their content. A path that it lacks is created as a directory, unless its name has an extension."
+        ),
+    ] = field(default_factory=list)
+    packages: Annotated[
+        list[str],
+        Doc(
+            "Debian packages that the app needs to run or to be built, such as C([ffmpeg, libpq-dev]). They are installed before "
+            "the build, and never removed."
+        ),
+        PACKAGE_NAME,
+    ] = field(default_factory=list)
     health: Annotated[Health, Doc("Health check that each new process must pass before it gets traffic.")] = field(
         default_factory=Health
     )
@@ -181,6 +222,11 @@ class App(SiteOptions):
     def all_domains(self) -> list[str]:
         """The domains and aliases of the site, which its certificate must cover."""
         return [*self.domains, *self.aliases]
+
+    @property
+    def shared_paths(self) -> dict[str, SharedPath]:
+        """The shared paths with their options, without final slashes."""
+        return by_path(self.shared)
 
     @property
     def max_upload_size(self) -> str:

@@ -12,6 +12,12 @@ SSH_KEY_TYPE = r"ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519
 #: A public key line: type, key in base64 and comment. Options before the type are not allowed.
 PUBLIC_KEY = rf"({SSH_KEY_TYPE}) +[A-Za-z0-9+/]+=*( [^\n]*)?\n?"
 
+#: A requirement of a certain version (PEP 508), with optional extras and marker, or of a URL.
+REQUIREMENT = Pattern(
+    r"[A-Za-z0-9][\w.-]*(\[[\w., -]+\])? *(==[\w.!+-]+ *(;[^\n]*)?|@ *[a-z+]+://[^\s@]+(@[^\s@/]+)?( ;[^\n]*)?)",
+    'a package and its version, such as "gunicorn==23.0.0", or its URL without credentials',
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
@@ -38,6 +44,11 @@ class Source:
         str | None,
         Doc("Python package, optionally with extras, that contains all code of the app."),
         Pattern(r"[A-Za-z0-9][\w.-]*(\[[\w.,-]+\])?", 'the name of a package, such as "shop" or "shop[redis]"'),
+    ] = None
+    requirements: Annotated[
+        list[str] | None,
+        Doc("Further packages beside C(package), such as C([gunicorn==23.0.0]), each with its version."),
+        REQUIREMENT,
     ] = None
     push: Annotated[
         str | None,

@@ -7,11 +7,12 @@ import dataclasses
 import re
 import shlex
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner
 from ansible_collections.funnel.tornado.plugins.module_utils.app.program import PROCESS_TYPE, Build, Health, Hooks
+from ansible_collections.funnel.tornado.plugins.module_utils.app.shared import shared_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.app.source import Source
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.bindings import service_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.core import status_codes
@@ -46,6 +47,7 @@ PLACEHOLDERS = ("port", "process", "socket")
 SOURCE_KEYS = {
     "version": ("git", "package"),
     "checksum": ("archive",),
+    "requirements": ("package",),
     "deploy_key": ("git",),
     "host_key": ("git",),
     "keys": ("push",),
@@ -60,12 +62,15 @@ class HostFacts:
     """The properties of a host that apps are validated against.
 
     ``open_files`` is the highest limit that a process can get; ``taken_names`` are users and directories that do not belong to
-    an app.
+    an app; ``unavailable_packages`` are those that no package source of the host has; ``balanced`` is whether load balancers
+    distribute requests to several hosts.
     """
 
     cpus: int
     open_files: int
     taken_names: frozenset[str] = frozenset()
+    unavailable_packages: frozenset[str] = frozenset()
+    balanced: bool = False
 
 
 def load(entries: object, *, complete: bool = True) -> dict[str, App]:
@@ -111,10 +116,12 @@ def _app_problems(app: App, path: str) -> Iterator[str]:
     """Yield the problems between the keys of one app."""
     yield from _source_problems(app.source, f"{path}.source")
     yield from _run_problems(app, f"{path}.run")
+    yield from _worker_problems(app, f"{path}.workers")
     yield from _debug_problems(app, path)
     yield from _hook_problems(app.hooks, f"{path}.hooks")
     yield from _health_problems(app.health, f"{path}.health")
     yield from _tls_problems(app, f"{path}.tls")
+    yield from shared_problems(app.shared, app.static.path if app.static else None, f"{path}.shared")
     yield from site_problems(app, path)
     yield from part_problems(_part(app))
     if app.prefix is not None and is_reserved(app.prefix):
@@ -170,18 +177,25 @@ def _run_problems(app: App, path: str) -> Iterator[str]:
     if run.threads is not None and run.wsgi is None:
         yield f"{path}.threads: requires run.wsgi"
     if run.procfile is None:
-        if run.scale:
-            yield f"{path}.scale: requires run.procfile"
         return
     if app.port is None:
         yield f"{path}.procfile: requires a port, such as port: 8000, because its processes listen on $PORT"
     if app.source.package is not None:
         yield f"{path}.procfile: requires a source with a Procfile; source.package has none"
-    for name in run.scale:
+
+
+def _worker_problems(app: App, path: str) -> Iterator[str]:
+    for name, worker in app.workers.items():
         if not re.fullmatch(PROCESS_TYPE, name):
-            yield f"{path}.scale.{name}: must be the name of a process type"
-        elif name == run.procfile:
-            yield f"{path}.scale.{name}: is the type that serves requests; set processes instead"
+            yield f"{path}.{name}: a worker's name must have up to 30 letters, digits, _ and -"
+        elif name == app.run.procfile:
+            yield f"{path}.{name}: is the process type that serves requests; set processes instead"
+        elif worker.command is not None:
+            yield from _template_problems(worker.command, ("process",), f"{path}.{name}.command")
+        elif app.run.procfile is None:
+            yield f"{path}.{name}.command: is missing; only the workers of a Procfile have one there"
+        if worker.singleton and worker.count > 1:
+            yield f"{path}.{name}.count: must be at most 1 for a singleton; found {worker.count}"
 
 
 def _debug_problems(app: App, path: str) -> Iterator[str]:
@@ -190,6 +204,8 @@ def _debug_problems(app: App, path: str) -> Iterator[str]:
         yield f"{path}.watch: requires debug: true"
     if app.source.directory is not None and not app.debug:
         yield f"{path}.source.directory: runs in place, for development only, and requires debug: true; deploy path or git"
+    if app.source.directory is not None and app.shared:
+        yield f"{path}.shared: requires releases; source.directory, which runs in place, keeps its own files. Remove it"
     if app.debug and app.run.target is None:
         yield f"{path}.debug: requires run.app, run.wsgi or run.asgi, which the collection's runner serves"
     if app.debug and app.processes not in ("auto", 1):
@@ -240,18 +256,35 @@ def _tls_problems(app: App, path: str) -> Iterator[str]:
         yield f"{path}.hsts: requires a provider; browsers accept HSTS over HTTPS only"
 
 
-def _command_problems(app: App, command: str, path: str) -> Iterator[str]:
+def _template_problems(command: str, valid: Collection[str], path: str) -> Iterator[str]:
+    """Yield the syntax errors of a command, and its placeholders other than ``valid`` ones."""
     try:
         words = shlex.split(command)
-        placeholders = {name for _text, name, _spec, _conversion in string.Formatter().parse(command) if name is not None}
+        placeholders = _placeholders(command)
     except ValueError as error:
         yield f"{path}: {str(error).lower()}; found {command!r}. Write a literal brace twice"
         return
     if not words:
         yield f"{path}: must be a program and its arguments; found {command!r}"
-    for name in sorted(placeholders - set(PLACEHOLDERS)):
-        valid = ", ".join(f"{{{placeholder}}}" for placeholder in PLACEHOLDERS)
-        yield f"{path}: unknown placeholder {{{name}}}; valid are {valid}. Write a literal brace twice"
+    for name in sorted(placeholders - set(valid)):
+        names = ", ".join(f"{{{placeholder}}}" for placeholder in valid)
+        yield f"{path}: unknown placeholder {{{name}}}; use {names}. Write a literal brace twice"
+
+
+def _placeholders(command: str) -> set[str]:
+    """Return the names of the placeholders in a command.
+
+    :raises ValueError: when its braces do not match.
+    """
+    return {name for _text, name, _spec, _conversion in string.Formatter().parse(command) if name is not None}
+
+
+def _command_problems(app: App, command: str, path: str) -> Iterator[str]:
+    problems = list(_template_problems(command, PLACEHOLDERS, path))
+    yield from problems
+    if problems:
+        return
+    placeholders = _placeholders(command)
     if "socket" in placeholders and app.port is not None:
         yield f"{path}: listens on {{socket}}, but the app has a port; remove one of them"
     if "socket" not in placeholders and app.port is None:
@@ -287,7 +320,8 @@ def _part(app: App) -> SitePart:
     """Return the paths that ``app`` serves in its site."""
     path = f"{VARIABLE}.{app.name}"
     static = {f"{path}.static.url": app.static.url} if app.static else {}
-    return SitePart(path, app.prefix or "/", static, {f"{path}.paths.{url}": url for url in app.paths})
+    shared = {f"{path}.shared.{name}.url": shared.url for name, shared in app.shared_paths.items() if shared.url}
+    return SitePart(path, app.prefix or "/", static, {f"{path}.paths.{url}": url for url in app.paths} | shared)
 
 
 def host_problems(apps: Mapping[str, App], host: HostFacts) -> Iterator[str]:
@@ -304,5 +338,13 @@ def host_problems(apps: Mapping[str, App], host: HostFacts) -> Iterator[str]:
         taken.update(dict.fromkeys(ports, app.name))
         if app.name in host.taken_names:
             yield f"{path}: the host already has a user, or a directory in /srv or /var/log, of that name; choose another"
+        if app.affinity != "none" and app.processes == 1 and not host.balanced:
+            yield f"{path}.affinity: has no effect with processes: 1 and no load balancers; remove it, or set more processes"
+        for package in app.packages:
+            if package in host.unavailable_packages:
+                yield (
+                    f"{path}.packages: no package source of this host has {package}; correct the name, or add a source that "
+                    "has it"
+                )
         if app.open_files is not None and app.open_files > host.open_files:
             yield f"{path}.open_files: must be at most {host.open_files}, the limit of this host; found {app.open_files}"

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shlex
 import shutil
 from dataclasses import asdict, dataclass, replace
@@ -25,10 +24,15 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.environmen
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import (
     HealthCheck,
     ReleaseManifest,
+    SharedPath,
     StaticFiles,
+    Worker,
     read_manifest,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.building.missing_packages import advice
 from ansible_collections.funnel.tornado.plugins.module_utils.building.pruning import limit_cache, remove_unfinished
+from ansible_collections.funnel.tornado.plugins.module_utils.building.shared import link_shared_paths
+from ansible_collections.funnel.tornado.plugins.module_utils.building.static_files import publish_static
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSHED_SOURCE, VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import set_owner
@@ -80,6 +84,11 @@ def plan_release(app: App, revision: str, programs: Programs) -> ReleaseManifest
         revision=revision,
         argv=process_command(app),
         runner=app.run.target is not None,
+        workers={
+            name: Worker.from_options(shlex.split(options.command), options)
+            for name, options in app.workers.items()
+            if options.command is not None
+        },
         environment=app.environment,
         processes=app.process_count(len(os.sched_getaffinity(0))),
         port=app.port,
@@ -88,6 +97,7 @@ def plan_release(app: App, revision: str, programs: Programs) -> ReleaseManifest
         health=HealthCheck(app.health.path, app.health.timeout, list(map(str, app.health.status)), app.health.headers),
         host=app.domains[0].removeprefix("*.") if app.domains else "localhost",
         static=StaticFiles(app.static.url, app.static.path) if app.static else None,
+        shared={path: SharedPath(options.url, options.backup) for path, options in app.shared_paths.items()},
         hooks={step: shlex.split(command) for step, command in app.hooks.commands().items()},
         hooks_once=app.hooks.once,
         hooks_timeout=app.hooks.timeout,
@@ -95,10 +105,11 @@ def plan_release(app: App, revision: str, programs: Programs) -> ReleaseManifest
         soak_errors=app.soak_errors,
         keep_releases=app.keep_releases,
     )
-    types = [app.run.procfile, app.run.scale]
+    types = [app.run.procfile, {name: asdict(options) for name, options in app.workers.items()}]
     # The revision covers a file of the source that asks for another version.
     python = platform.python_version() if app.python.version in (None, "system") else app.python.version
-    inputs = [asdict(draft), types, app.secret_environment, programs.launcher, programs.runner, python, app.build.environment]
+    further = [app.source.requirements, app.packages, app.build.environment]
+    inputs = [asdict(draft), types, further, app.secret_environment, programs.launcher, programs.runner, python]
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
     return replace(draft, id=digest)
 
@@ -157,7 +168,8 @@ def build_release(
                     mode=0o750,
                     allow=lambda target: target.is_relative_to(layout.shared) or target.is_relative_to(work / "shared"),
                 )
-            _publish_static(app, work, environment)
+            link_shared_paths(layout, app, source)
+            publish_static(app, work, environment)
         tree.remove(layout.release(planned.id))
         work.rename(layout.release(planned.id))
     except (BuildError, OSError, TreeError) as error:
@@ -227,7 +239,7 @@ def _add_procfile_commands(layout: Layout, app: App, planned: ReleaseManifest, s
         return planned
     with as_user(layout.builder):
         commands = procfile.read_commands(app, source)
-    changes = replace(planned, argv=commands.argv, workers=commands.workers)
+    changes = replace(planned, argv=commands.argv, workers=planned.workers | commands.workers)
     if not commands.release or app.hooks.before_start is not None:
         return changes
     return replace(
@@ -266,41 +278,6 @@ def _compile(layout: Layout, source: Path) -> None:
     Builder(layout).run(command, failure, directory=source, environment={})
 
 
-def _publish_static(app: App, work: Path, environment: Environment) -> None:
-    """Make only the static files readable by nginx, as hard links."""
-    if not app.static:
-        return
-    top = environment.packages if app.source.package is not None else work / "src"
-    files = top / app.static.path
-    key = f"{VARIABLE}.{app.name}.static.path"
-    if not files.is_dir():
-        raise BuildError(f"{key}: the source has no directory {app.static.path}")
-    if not files.resolve().is_relative_to(top.resolve()):
-        raise BuildError(f"{key}: {app.static.path} points outside the source, to {files.resolve()}")
-    versions = work / "versions"
-    versions.mkdir(mode=0o755)
-    for path in sorted(tree.files(files)):
-        target = work / "public" / app.static.url.strip("/") / path.relative_to(files)
-        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        os.link(path, target)
-        _publish_version(path, versions)
-
-
-def _publish_version(path: Path, versions: Path) -> None:
-    """Publish a file and its compressed variant under the version that ``tornado.web.StaticFileHandler`` computes for it.
-
-    The version is the SHA-512 of the content in hexadecimal; the suffix is kept, as nginx derives the MIME type from it.
-    """
-    with path.open("rb") as file:
-        version = hashlib.file_digest(file, "sha512").hexdigest()
-    suffix = re.search(r"\.[A-Za-z0-9]+$", path.name)
-    compressed = path.with_name(f"{path.name}.gz")
-    for source, ending in ((path, ""), (compressed, ".gz")):
-        target = versions / f"{version}{suffix[0] if suffix else ''}{ending}"
-        if source.is_file() and not source.is_symlink() and not target.exists():
-            os.link(source, target)
-
-
 def _write_files(layout: Layout, work: Path, manifest: ReleaseManifest, app: App, programs: Programs, builder: str) -> None:
     """Write the launcher, the runner, and the manifest and secrets, which only the app's user can read."""
     built = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -332,4 +309,6 @@ def _failure_message(layout: Layout, release: str, error: Exception) -> str:
         space = os.statvfs(mount)
         free = f"{space.f_bavail * space.f_frsize >> 20} MiB and {space.f_favail} inodes"
         return f"{failure}: the file system at {mount} is full, {free} are free: {full[0]}"
-    return message if isinstance(error, BuildError) else f"{failure}: {message}"
+    if isinstance(error, BuildError):
+        return message + advice(f"{VARIABLE}.{layout.app}.packages", f"{message}\n{error.output}")
+    return f"{failure}: {message}"

@@ -76,7 +76,8 @@ def read_requirements(layout: Layout, app: App, source: Path, python: Path) -> R
     """
     key = f"{VARIABLE}.{app.name}.source"
     if app.source.package is not None:
-        return Requirements("package", f"{app.source.package}=={app.source.version}\n")
+        lines = [f"{app.source.package}=={app.source.version}", *(app.source.requirements or ())]
+        return Requirements("package", "\n".join(lines))
     try:
         with as_user(layout.builder):
             locked = has_file(source, UV_LOCK) and has_file(source, PROJECT)

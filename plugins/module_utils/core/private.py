@@ -38,7 +38,7 @@ def restrict_directory(path: Path, gid: int, mode: int, user: int | None = None)
             os.fchmod(descriptor, mode)
             return
         try:
-            os.setxattr(descriptor, ACL, _acl(mode, user))  # sets the mode as well
+            os.setxattr(descriptor, ACL, acl(mode, user))  # sets the mode as well
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
@@ -66,7 +66,7 @@ def is_restricted(path: Path, gid: int, mode: int, user: int | None = None) -> b
     with contextlib.suppress(OSError), _opened(path) as descriptor:
         status = os.fstat(descriptor)
         same = (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, gid, mode)
-        return same and (user is None or os.getxattr(descriptor, ACL) == _acl(mode, user))
+        return same and (user is None or os.getxattr(descriptor, ACL) == acl(mode, user))
     return False
 
 
@@ -91,9 +91,11 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _acl(mode: int, user: int) -> bytes:
+def acl(mode: int, user: int, permissions: int | None = None) -> bytes:
+    """Return an access control list that adds a user to ``mode``, by default with the permissions of the group."""
     owner, group, others = mode >> 6 & 7, mode >> 3 & 7, mode & 7
-    entries = [(OWNER, owner, NO_ID), (USER, group, user), (GROUP, group, NO_ID), (MASK, group, NO_ID), (OTHERS, others, NO_ID)]
+    own = group if permissions is None else permissions
+    entries = [(OWNER, owner, NO_ID), (USER, own, user), (GROUP, group, NO_ID), (MASK, group, NO_ID), (OTHERS, others, NO_ID)]
     return struct.pack("<I", ACL_VERSION) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 

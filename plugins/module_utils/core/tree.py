@@ -93,20 +93,6 @@ def names(path: Path, limit: int, *, trusted: Path) -> list[str]:
     return sorted(found)
 
 
-def files(top: Path) -> Iterator[Path]:
-    """Yield the regular files of a tree owned by root; links are neither followed nor yielded."""
-    pending = [top]
-    while pending:
-        directory = pending.pop()
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                path = directory / entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(path)
-                elif entry.is_file(follow_symlinks=False):
-                    yield path
-
-
 def state(path: Path, *, trusted: Path) -> os.stat_result | None:
     """Return the status of a file of any type below ``trusted``, without following it; None if it does not exist.
 

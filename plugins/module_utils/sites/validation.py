@@ -17,6 +17,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import (
     CHALLENGE_URL,
+    ICON_URLS,
     MOUNT_URL,
     NAME,
     OWN_URL,
@@ -25,6 +26,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import 
     Mount,
     NginxOptions,
     PathOptions,
+    Server,
     Site,
     SiteOptions,
     Upstream,
@@ -36,7 +38,10 @@ _LOCATION_PATH = re.compile(r"/((?!\.{1,2}(/|$))[A-Za-z0-9._~-]+(/|$))*")
 
 @dataclass(frozen=True)
 class SitePart:
-    """The paths that one upstream serves in a site, all below ``prefix``; ``static`` and ``paths`` map keys to URL paths."""
+    """The paths that one upstream serves in a site, all below ``prefix``; ``static`` and ``paths`` map keys to URL paths.
+
+    ``paths`` also has the directories that apps write, which contain no favicon.ico and robots.txt of the site.
+    """
 
     origin: str
     prefix: str
@@ -64,6 +69,8 @@ def parse_sites(
             problems.append(f"nginx_trusted_proxies[{i}]: {violation}; found {proxy!r}")
     parsed_upstreams = parse_each(Upstream, upstreams, "nginx_upstreams", problems, NAME)
     parsed_sites = parse_each(Site, sites, "nginx_sites", problems, NAME)
+    for key, upstream in parsed_upstreams.items():
+        problems.extend(_affinity_problems(upstream, f"nginx_upstreams.{key}"))
     by_path: list[tuple[str, Site]] = []
     for key, site in parsed_sites.items():
         path = site.origin or f"nginx_sites.{key}"
@@ -132,7 +139,7 @@ def is_reserved(url: str) -> bool:
 
 def part_problems(part: SitePart) -> Iterator[str]:
     """Yield the paths of a part that are outside its prefix, reserved or duplicate."""
-    taken: set[str] = {"/favicon.ico", "/robots.txt"} if part.static and part.prefix == "/" else set()
+    taken = set(ICON_URLS) if part.static and part.prefix == "/" else set()
     for key, url in part.locations.items():
         if not url.startswith(part.prefix):
             yield f"{key}: must begin with {part.prefix}, the prefix of {part.origin}; found {url!r}"
@@ -169,8 +176,9 @@ def _location_problems(site: Site, path: str) -> Iterator[str]:
 
 
 def _site_part(origin: str, prefix: str, options: Site | Mount) -> SitePart:
-    static = {f"{origin}.static[{i}].url": directory.url for i, directory in enumerate(options.static)}
-    return SitePart(origin, prefix, static, {f"{origin}.paths.{url}": url for url in options.paths})
+    static = {f"{origin}.static[{i}].url": each.url for i, each in enumerate(options.static) if not each.untrusted}
+    others = {f"{origin}.static[{i}].url": each.url for i, each in enumerate(options.static) if each.untrusted}
+    return SitePart(origin, prefix, static, {f"{origin}.paths.{url}": url for url in options.paths} | others)
 
 
 def _mount_problems(site: Site, path: str, upstreams: Mapping[str, Upstream]) -> Iterator[str]:
@@ -191,6 +199,13 @@ def _upstream_problems(upstream: str | Upstream, path: str, upstreams: Mapping[s
     if isinstance(upstream, str) and upstream not in upstreams:
         near = closest_match(upstream, upstreams)
         yield f"{path}.upstream: nginx_upstreams has no {upstream}" + (f"; did you mean {near}?" if near else "")
+    elif isinstance(upstream, Upstream):
+        yield from _affinity_problems(upstream, f"{path}.upstream")
+
+
+def _affinity_problems(upstream: Upstream, path: str) -> Iterator[str]:
+    if upstream.affinity != "none" and any(isinstance(server, Server) and server.backup for server in upstream.servers):
+        yield f"{path}.affinity: cannot have servers with backup, which its hash does not support; remove one of them"
 
 
 def _limit_problems(limits: Limits, path: str) -> Iterator[str]:

@@ -29,10 +29,11 @@ SHOWN_LINES = 20
 
 
 class BuildError(Exception):
-    """A release cannot be built. The message contains the path of the invalid key, if any."""
+    """A release cannot be built. The message contains the path of the invalid key, if any; ``output`` is that of a program."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, output: str = "") -> None:
         """Store the message, with the credentials in URLs masked."""
+        self.output = output
         super().__init__(re.sub(r"(https?://)[^/@\s]+@", r"\1***@", message))
 
 
@@ -180,7 +181,8 @@ class Builder:
             raise BuildError(f"{failure}: {error}") from error
         if result.status != 0:
             output = result.last_lines(SHOWN_LINES)
-            raise BuildError(f"{failure} (exit status {result.status}): {output or 'no output'}")
+            failed = f"{failure} (exit status {result.status}): {output or 'no output'}"
+            raise BuildError(failed, f"{result.output}\n{result.errors}")
         return result.output
 
     def make_directory(self, path: Path) -> None:

@@ -108,6 +108,19 @@ def select_versions(names: object, versions: Mapping[str, str]) -> dict[str, str
     return {name: versions[name] for name in names}
 
 
+def find_unavailable(names: Sequence[str]) -> list[str]:
+    """Return the packages that no source has; update the package lists first if they lack one.
+
+    If the lists cannot be updated, nothing is known, and nothing is returned: the installation reports the reason.
+    """
+    if not names or len(available := candidates(names)) == len(names):
+        return []
+    if _update("--option=APT::Update::Error-Mode=any").status == 0:
+        available = candidates(names)
+        return [name for name in names if name not in available]
+    return []
+
+
 def install(names: Sequence[str], *, lists_max_age: float) -> None:
     """Install packages; first update the package lists if a package is not in them, or after ``lists_max_age`` seconds.
 

@@ -1,8 +1,8 @@
 """Unpacking of untrusted archives: a program that :mod:`archive` runs as the user that builds an app.
 
-``unpacking.py DIRECTORY SUBDIRECTORY [flatten]`` unpacks standard input into SUBDIRECTORY of DIRECTORY; ``flatten`` strips the
-top directory of the archive if it is the only one. Links are created last, so that nothing is written through one. The number and
-the size of members are limited while they are read.
+``unpacking.py DIRECTORY SUBDIRECTORY [flatten [MAX_FILES MAX_BYTES]]`` unpacks standard input into SUBDIRECTORY of DIRECTORY;
+``flatten`` strips the top directory of the archive if it is the only one. Links are created last, so that nothing is written
+through one. The number and the size of members are limited while they are read.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class Unpacking:
     """Unpacks an archive into ``top``, which only this user can access."""
 
     top: Path
+    max_files: int = MAX_FILES
+    max_bytes: int = MAX_BYTES
     files: int = 0
     size: int = 0
     links: dict[Path, str] = field(default_factory=dict)
@@ -114,8 +116,8 @@ class Unpacking:
     def _target(self, name: str) -> Path:
         """Return the path of a member."""
         self.files += 1
-        if self.files > MAX_FILES:
-            raise UnpackError(f"it has more than {MAX_FILES} members")
+        if self.files > self.max_files:
+            raise UnpackError(f"it has more than {self.max_files} members")
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
             raise UnpackError(f"{name} would be unpacked outside of the source's directory")
@@ -129,8 +131,8 @@ class Unpacking:
 
     def _count(self, size: int) -> None:
         self.size += size
-        if self.size > MAX_BYTES:
-            raise UnpackError(f"it has more than {MAX_BYTES >> 20} MiB")
+        if self.size > self.max_bytes:
+            raise UnpackError(f"it has more than {self.max_bytes >> 20} MiB")
 
     def _write(self, target: Path, chunks: Iterator[bytes], mode: int, modified: float) -> None:
         target.unlink(missing_ok=True)  # the last member of a name wins; do not write through a hard link
@@ -173,11 +175,11 @@ def flatten_directory(top: Path) -> None:
     single.rmdir()
 
 
-def main(directory: str, subdirectory: str, flatten: str = "") -> None:
+def main(directory: str, subdirectory: str, flatten: str = "", max_files: str = "", max_bytes: str = "") -> None:
     """Unpack standard input, or exit with a message."""
     try:
         top = make_subdirectory(Path(directory), subdirectory)
-        Unpacking(top).unpack(sys.stdin.buffer)
+        Unpacking(top, int(max_files or MAX_FILES), int(max_bytes or MAX_BYTES)).unpack(sys.stdin.buffer)
         if flatten:
             flatten_directory(top)
     except (UnpackError, *ERRORS) as error:

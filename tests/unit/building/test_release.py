@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tornado.web import StaticFileHandler
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
-from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import Environment
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import (
     Programs,
     _failure_message,
-    _publish_static,
     plan_release,
     process_command,
 )
@@ -48,6 +45,8 @@ def test_equal_inputs_have_equal_release_ids() -> None:
         {"static": {"path": "www"}},
         {"static": {"url": "/assets/"}},
         {"health": {"path": "/up"}},
+        {"shared": ["media"]},
+        {"packages": ["ffmpeg"]},
         {"upload_size": "1m"},
         {"hooks": {"build": "make"}},
         {"hooks": {"before_switch": {"command": "python migrate.py", "once": True}}},
@@ -82,7 +81,9 @@ def test_the_runner_gets_the_largest_upload_size() -> None:
     assert words[words.index("--max-body-size") + 1] == "9m"
 
 
-@pytest.mark.parametrize("keys", [{"run": {"procfile": "api"}}, {"run": {"procfile": "web", "scale": {"worker": 2}}}])
+@pytest.mark.parametrize(
+    "keys", [{"run": {"procfile": "api"}}, {"run": {"procfile": "web"}, "workers": {"worker": {"count": 2}}}]
+)
 def test_procfile_settings_change_the_release_id(keys: dict[str, Any]) -> None:
     assert release(port=8000, **keys) != release(port=8000, run={"procfile": "web"})
 
@@ -157,34 +158,6 @@ def test_full_file_systems_are_reported_first(tmp_path: Path) -> None:
         )
     assert _failure_message(layout, "r1", BuildError("a reason")) == "a reason"
     assert _failure_message(layout, "r1", OSError("a reason")) == "tornado_apps.shop: release r1 cannot be built: a reason"
-
-
-def test_static_files_are_published_by_url_and_by_tornado_version(tmp_path: Path) -> None:
-    work = tmp_path / "release"
-    static = work / "src/www"
-    (static / "css").mkdir(parents=True)
-    (static / "css/a.min.css").write_text("a")
-    (static / "css/a.min.css.gz").write_text("packed")
-    (static / "same.css").write_text("a")
-    (static / "LICENSE").write_text("b")
-    (static / "out.css").symlink_to("/etc/passwd")
-    (static / "away").symlink_to("/etc")
-    (work / "src/secret.py").write_text("c")
-    _publish_static(app(static={"url": "/x/y/", "path": "www"}), work, Environment(tmp_path / "venv", built=False))
-    published = {str(path.relative_to(work / "public")) for path in (work / "public").rglob("*") if path.is_file()}
-    assert published == {"x/y/css/a.min.css", "x/y/css/a.min.css.gz", "x/y/same.css", "x/y/LICENSE"}
-    version = StaticFileHandler.get_content_version(str(static / "same.css"))
-    names = {path.name: path.read_text() for path in (work / "versions").iterdir()}
-    assert (names[f"{version}.css"], names[f"{version}.css.gz"]) == ("a", "packed")
-    assert names[StaticFileHandler.get_content_version(str(static / "LICENSE"))] == "b"
-    assert (work / "public/x/y/LICENSE").stat().st_nlink == 3, "a hard link"
-
-
-def test_static_directories_outside_the_source_are_rejected(tmp_path: Path) -> None:
-    (tmp_path / "src").mkdir()
-    (tmp_path / "src/static").symlink_to("/etc")
-    with pytest.raises(BuildError, match=r"tornado_apps.shop.static.path: static points outside the source, to /etc"):
-        _publish_static(app(static={}), tmp_path, Environment(tmp_path / "venv", built=False))
 
 
 def test_commands_are_split_into_words_without_a_shell() -> None:

@@ -36,7 +36,7 @@ def test_owner_and_mode_are_not_set_through_links(tmp_path: Path) -> None:
 
 def test_an_acl_grants_a_user_the_permissions_of_the_group() -> None:
     words = ["02000000", "01000700ffffffff", "02000100e8030000", "04000100ffffffff", "10000100ffffffff", "20000000ffffffff"]
-    assert private._acl(0o710, 1000).hex() == "".join(words)
+    assert private.acl(0o710, 1000).hex() == "".join(words)
 
 
 @pytest.mark.parametrize(

@@ -321,11 +321,3 @@ def test_replace_link_replaces_a_file_of_any_type(tmp_path: Path, there: str) ->
     tree.replace_link(own / "0.sock", "1.sock", trusted=tmp_path)
     assert (own / "0.sock").readlink() == Path("1.sock")
     assert [path.name for path in own.iterdir()] == ["0.sock"]
-
-
-def test_files_does_not_follow_links(tmp_path: Path) -> None:
-    (tmp_path / "directory").mkdir()
-    (tmp_path / "directory/file").touch()
-    (tmp_path / "link").symlink_to("directory")
-    (tmp_path / "file-link").symlink_to("directory/file")
-    assert list(tree.files(tmp_path)) == [tmp_path / "directory/file"]

@@ -15,9 +15,17 @@ def site(**keys: Any) -> dict[str, Any]:
 
 def test_paths_of_a_site_use_the_live_link() -> None:
     found = site(static={"path": "www"})
-    assert found["upstream"] == {"include": "/srv/shop/live/upstream.conf"}
+    assert found["upstream"] == {"include": "/srv/shop/live/upstream.conf", "affinity": "none"}
     assert found["static"] == [{"url": "/static/", "live": "/srv/shop/live"}]
     assert found["maintenance"]["file"] == "/srv/shop/maintenance"
+
+
+def test_shared_directories_with_a_url_are_served_without_following_links() -> None:
+    found = site(static={}, shared={"media": {"url": "/media/"}, "instance": {}})
+    assert found["static"] == [
+        {"url": "/static/", "live": "/srv/shop/live"},
+        {"url": "/media/", "path": "/srv/shop/shared/media", "untrusted": "/srv/shop"},
+    ]
 
 
 def test_nginx_role_accepts_the_site_of_an_app() -> None:
@@ -29,6 +37,7 @@ def test_nginx_role_accepts_the_site_of_an_app() -> None:
         basic_auth={"ann": "$6$salt$hash"},
         maintenance={"retry_after": 60},
         static={},
+        shared={"media": {"url": "/media/"}},
         extra="etag off;",
     )
     files = site_files({"shop": found}, {}, name="app", options=NginxOptions(["80"], ["443"]))
@@ -65,7 +74,7 @@ def test_app_with_prefix_is_a_mount_of_the_site() -> None:
     assert found.keys() == {"shop"}
     mount = found["shop"]["mounts"]["/api/"]
     assert (mount["upload_size"], mount["read_timeout"], mount["extra"], mount["deny"]) == ("1m", 200, "etag off;", ["192.0.2.1"])
-    assert mount["upstream"] == {"include": "/srv/api/live/upstream.conf"}
+    assert mount["upstream"] == {"include": "/srv/api/live/upstream.conf", "affinity": "none"}
     assert mount["static"] == [{"url": "/api/static/", "live": "/srv/api/live"}]
     assert mount["maintenance_file"] == "/srv/api/maintenance"
     files = site_files(found, {}, name="app", options=NginxOptions(["80"], ["443"]))

@@ -1,0 +1,85 @@
+"""Advice on failed builds: the Debian packages with the compilers, headers and programs that they lacked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+#: The message of a compiler or an interpreter that a header, and of a shell that a program does not exist.
+_HEADER = r"{}: No such file or directory|{} file not found"
+_PROGRAM = (
+    r"\b{0}['\"]?: (?:(?:command )?not found|No such file or directory)|No such file or directory: ['\"]?{0}(?!\S*[\w.])"
+    r"|command ['\"]{0}['\"] failed: No such file"
+)
+
+#: Packages by regular expressions of headers, and of programs.
+HEADERS = {
+    r"Python\.h": "python3-dev",
+    r"(?:libpq-fe|pg_config|postgres_fe)\.h": "libpq-dev",
+    r"(?:mysql|mysql/mysql)\.h": "default-libmysqlclient-dev",
+    r"ffi\.h": "libffi-dev",
+    r"(?:openssl/\w+)\.h": "libssl-dev",
+    r"(?:libxml/\w+)\.h": "libxml2-dev",
+    r"(?:libxslt/\w+)\.h": "libxslt1-dev",
+    r"xmlsec/\w+\.h": "libxmlsec1-dev",
+    r"jpeglib\.h": "libjpeg-dev",
+    r"zlib\.h": "zlib1g-dev",
+    r"(?:lber|ldap)\.h": "libldap-dev",
+    r"sasl/sasl\.h|sasl\.h": "libsasl2-dev",
+    r"yaml\.h": "libyaml-dev",
+    r"curl/curl\.h": "libcurl4-openssl-dev",
+    r"sqlite3\.h": "libsqlite3-dev",
+    r"(?:snappy-c|snappy)\.h": "libsnappy-dev",
+    r"krb5\.h|gssapi(?:/gssapi)?\.h": "libkrb5-dev",
+    r"(?:stdio|stdlib|limits|string)\.h": "build-essential",
+}
+PROGRAMS = {
+    r"(?:\S*/)?(?:\S+-linux-gnu-)?(?:gcc|cc|c\+\+|g\+\+|make)": "build-essential",
+    r"pg_config": "libpq-dev",
+    r"mysql_config": "default-libmysqlclient-dev",
+    r"pkg-config": "pkg-config",
+    r"(?:cargo|rustc)": "cargo",
+    r"cmake": "cmake",
+    r"curl-config": "libcurl4-openssl-dev",
+    r"krb5-config": "libkrb5-dev",
+    r"xml2-config": "libxml2-dev",
+    r"xslt-config": "libxslt1-dev",
+    r"swig": "swig",
+    r"gfortran": "gfortran",
+    r"(?:node|nodejs)": "nodejs",
+    r"npm": "npm",
+    r"git": "git",
+}
+
+#: Packages by messages of common build programs.
+MESSAGES = {
+    r"pg_config executable not found": "libpq-dev",
+    r"(?:mysql_config|mysqlclient|mariadb_config).{0,40}not found|Can not find valid pkg-config name": (
+        "default-libmysqlclient-dev pkg-config"
+    ),
+    r"headers or library files could not be found for jpeg": "libjpeg-dev",
+    r"headers or library files could not be found for zlib": "zlib1g-dev",
+    r"make sure the libxml2 and libxslt development packages are installed": "libxml2-dev libxslt1-dev",
+    r"pkg-config was not found|Did not find pkg-config": "pkg-config",
+    r"can't find Rust compiler|[Cc]argo, the Rust package manager, is not installed": "cargo",
+    r"Package '?libffi'?.{0,40}not found": "libffi-dev",
+    r"Package '?xmlsec1'?.{0,40}not found|xmlsec1 is not installed": "libxmlsec1-dev",
+    r"cannot find -lpq\b": "libpq-dev",
+    r"Unknown compiler\(s\)|[Nn]o acceptable C compiler found": "build-essential",
+}
+
+
+def find_missing_packages(output: str) -> list[str]:
+    """Return the packages with what a failed build lacked, according to its output."""
+    patterns = {_HEADER.format(header, header): package for header, package in HEADERS.items()}
+    patterns |= {_PROGRAM.format(program): package for program, package in PROGRAMS.items()}
+    found: Iterator[str] = (
+        package for pattern, names in (patterns | MESSAGES).items() if re.search(pattern, output) for package in names.split()
+    )
+    return list(dict.fromkeys(found))
+
+
+def advice(key: str, output: str) -> str:
+    """Return a line that names the packages to add to ``key``; empty if none is known to be missing."""
+    packages = find_missing_packages(output)
+    return f"\n{key}: add {', '.join(packages)}, which the build lacks" if packages else ""

@@ -1,0 +1,107 @@
+"""Static files of a release that nginx serves: hard links in directories of their own, by URL path and by content hash."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
+from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import Environment
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError
+
+#: Maximum number of static files, as links to directories can multiply them.
+MAX_FILES = 200_000
+
+
+def publish_static(app: App, work: Path, environment: Environment) -> None:
+    """Make only the static files readable by nginx, as hard links.
+
+    :raises BuildError: when the directory is missing, or a link in it leads to files that nginx must not serve from there.
+    """
+    if not app.static:
+        return
+    top = environment.packages if app.source.package is not None else work / "src"
+    files = top / app.static.path
+    key = f"{VARIABLE}.{app.name}.static.path"
+    if not files.is_dir():
+        raise BuildError(f"{key}: the source has no directory {app.static.path}")
+    if not files.resolve().is_relative_to(top.resolve()):
+        raise BuildError(f"{key}: {app.static.path} points outside the source, to {files.resolve()}")
+    versions = work / "versions"
+    versions.mkdir(mode=0o755)
+    shared = {top / path for path in app.shared_paths}
+    for path, content in _Walk(key, top.resolve(), shared).files(files, files.resolve()):
+        target = work / "public" / app.static.url.strip("/") / path.relative_to(files)
+        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        os.link(content, target)
+        _publish_version(content, path.name, versions)
+
+
+@dataclass
+class _Walk:
+    """Finds static files. Links are followed as Tornado does, so that the same URLs are served.
+
+    ``top``, and everything in it, belongs to root. Links that lead nowhere or to a directory around them are skipped, and so are
+    the paths of ``shared``, which have URLs of their own.
+    """
+
+    key: str
+    top: Path
+    shared: Collection[Path]
+    count: int = 0
+
+    def files(self, directory: Path, real: Path) -> Iterator[tuple[Path, Path]]:
+        """Yield each file of a directory, and the regular file that it is or, as a link, leads to.
+
+        :arg real: the directory without links in its path.
+        :raises BuildError: for a link that leads out of ``top``, or for too many files.
+        """
+        for path in sorted(directory.iterdir()):
+            self.count += 1
+            if self.count > MAX_FILES:
+                raise BuildError(f"{self.key}: there are more than {MAX_FILES} files, including those that links lead to")
+            content = self._content(path, real)
+            if content is None:
+                continue
+            if content.is_dir():
+                yield from self.files(path, content)
+            else:
+                yield path, content
+
+    def _content(self, path: Path, real: Path) -> Path | None:
+        """Return the regular file or directory that a path is or leads to; None if it is skipped."""
+        if path in self.shared:
+            return None
+        if not path.is_symlink():
+            return real / path.name
+        try:
+            content = path.resolve(strict=True)
+        except (OSError, RuntimeError):  # RuntimeError: a loop, before Python 3.13
+            return None
+        if not content.is_relative_to(self.top):
+            raise BuildError(
+                f"{self.key}: {path.name} in {path.parent.name} is a link to {content}, outside the source, which nginx does not "
+                "serve; remove it. If the app writes there, add the path to shared, with a url"
+            )
+        return None if real.is_relative_to(content) else content
+
+
+def _publish_version(path: Path, name: str, versions: Path) -> None:
+    """Publish a file and its compressed variant under the version that ``tornado.web.StaticFileHandler`` computes for it.
+
+    The version is the SHA-512 of the content in hexadecimal; the suffix of ``name`` is kept, as nginx derives the MIME type
+    from it.
+    """
+    with path.open("rb") as file:
+        version = hashlib.file_digest(file, "sha512").hexdigest()
+    suffix = re.search(r"\.[A-Za-z0-9]+$", name)
+    compressed = path.with_name(f"{path.name}.gz")
+    for source, ending in ((path, ""), (compressed, ".gz")):
+        target = versions / f"{version}{suffix[0] if suffix else ''}{ending}"
+        if source.is_file() and not source.is_symlink() and not target.exists():
+            os.link(source, target)

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils.building.missing_packages import advice, find_missing_packages
+
+#: Output of failed builds, by the packages that they lack.
+OUTPUT = {
+    "error: command 'x86_64-linux-gnu-gcc' failed: No such file or directory": ["build-essential"],
+    "error: [Errno 2] No such file or directory: 'gcc'": ["build-essential"],
+    "src/shop.c:1:10: fatal error: Python.h: No such file or directory": ["python3-dev"],
+    "Error: pg_config executable not found.\n\npg_config is required to build psycopg2 from source.": ["libpq-dev"],
+    "./psycopg/psycopg.h:36:10: fatal error: libpq-fe.h: No such file or directory": ["libpq-dev"],
+    "Exception: Can not find valid pkg-config name.\nSpecify MYSQLCLIENT_CFLAGS": ["default-libmysqlclient-dev", "pkg-config"],
+    "/bin/sh: 1: pkg-config: not found\n/bin/sh: 1: mysql_config: not found": ["default-libmysqlclient-dev", "pkg-config"],
+    "c/_cffi_backend.c:15:10: fatal error: ffi.h: No such file or directory": ["libffi-dev"],
+    "Error: Please make sure the libxml2 and libxslt development packages are installed.": ["libxml2-dev", "libxslt1-dev"],
+    "The headers or library files could not be found for jpeg,": ["libjpeg-dev"],
+    "fatal error: lber.h: No such file or directory": ["libldap-dev"],
+    "error: can't find Rust compiler": ["cargo"],
+    "/usr/bin/env: 'node': No such file or directory": ["nodejs"],
+    "sh: 1: npm: not found": ["npm"],
+    "No such file or directory: npm": ["npm"],
+    "build failed: assertion in gcc.py": [],
+    "ModuleNotFoundError: No module named 'git'": [],
+    "fatal error: shop_internal.h: No such file or directory": [],
+}
+
+
+@pytest.mark.parametrize(("output", "packages"), OUTPUT.items())
+def test_packages_are_named_by_what_a_build_lacks(output: str, packages: list[str]) -> None:
+    assert find_missing_packages(output) == packages
+
+
+def test_advice_names_the_key() -> None:
+    expected = "\ntornado_apps.shop.packages: add python3-dev, which the build lacks"
+    assert advice("tornado_apps.shop.packages", "x.c:1: fatal error: Python.h: No such file or directory") == expected
+    assert advice("tornado_apps.shop.packages", "SyntaxError") == ""
