@@ -50,6 +50,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/health":
             self.answer(200 if self.server.healthy else 503, {})
             return
+        if self.path == "/verdict":
+            known = (self.headers["Host"], self.headers["X-Key"]) == ("in.test", "a b")
+            self.answer(401, {}, {"X-Funnel-Health": "healthy" if self.server.healthy and known else "unhealthy"})
+            return
         self.server.received.append(body)
         time.sleep(float(query.get("seconds", ["0"])[0]))
         self.answer(200, {"server": self.server.name, "headers": dict(self.headers), "client": self.client_address[0]})
@@ -57,9 +61,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.do_GET()
 
-    def answer(self, status: int, content: dict[str, Any]) -> None:
+    def answer(self, status: int, content: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         text = json.dumps(content).encode()
         self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
@@ -324,8 +330,8 @@ def test_draining_server_finishes_in_flight_requests(origins: list[Origin]) -> N
         assert {future.result().json_body["server"] for future in slow} == {"web1", "web2"}
 
 
-def test_sticky_client_moves_from_a_draining_server(origins: list[Origin]) -> None:
-    with run_haproxy({"shop": backend(origins, sticky=True)}) as haproxy:
+def test_client_with_a_cookie_moves_from_a_draining_server(origins: list[Origin]) -> None:
+    with run_haproxy({"shop": backend(origins, affinity="cookie")}) as haproxy:
         first = get(haproxy)
         cookie = first.headers["Set-Cookie"].partition(";")[0]
         here = first.json_body["server"]
@@ -338,6 +344,15 @@ def test_sticky_client_moves_from_a_draining_server(origins: list[Origin]) -> No
         assert "funnel_server" in moved.headers["Set-Cookie"]
         execute(f"set server shop/{here} state ready", haproxy.socket)
         assert {get(haproxy, Cookie=cookie).json_body["server"] for _ in range(3)} == {here}
+
+
+def test_client_with_affinity_by_address_moves_from_a_draining_server(origins: list[Origin]) -> None:
+    with run_haproxy({"shop": backend(origins, affinity="address")}) as haproxy:
+        [here] = {get(haproxy).json_body["server"] for _ in range(6)}
+        execute(f"set server shop/{here} state drain", haproxy.socket)
+        assert here not in {get(haproxy).json_body["server"] for _ in range(3)}
+        execute(f"set server shop/{here} state ready", haproxy.socket)
+        assert {get(haproxy).json_body["server"] for _ in range(3)} == {here}
 
 
 def test_requests_above_max_connections_wait_in_the_queue(origins: list[Origin]) -> None:
@@ -394,6 +409,24 @@ def test_monitor_reports_whether_any_server_is_healthy(origins: list[Origin]) ->
         haproxy.wait_for(lambda: monitor(haproxy) == 503)
         web1.healthy = True
         haproxy.wait_for(lambda: monitor(haproxy) == 200)
+
+
+def test_health_check_has_its_headers_and_is_judged_by_status_or_verdict(origins: list[Origin]) -> None:
+    web1, web2 = origins
+    web3 = Origin("web3", 0)
+    origins.append(web3)
+    check = {"path": "/verdict", "host": "shop.test", "headers": {"Host": "in.test", "X-Key": "a b"}}
+    backends = {
+        "shop": backend([web1], health=check | {"verdict": "X-Funnel-Health"}),
+        "blog": backend([web2], domains=["blog.test"], health={"path": "/verdict", "status": [204, "400-401"]}),
+        "wiki": backend([web3], domains=["wiki.test"], health={"path": "/verdict"}),
+    }
+    with run_haproxy(backends) as haproxy:
+        haproxy.wait_for(lambda: status(haproxy, "web3").startswith("DOWN"))
+        assert [status(haproxy, server) for server in ("web1", "web2")] == ["UP", "UP"]
+        web1.healthy = False
+        haproxy.wait_for(lambda: status(haproxy, "web1").startswith("DOWN"))
+        assert status(haproxy, "web2") == "UP"
 
 
 def test_exporter_has_the_metrics_of_the_dashboard(origins: list[Origin]) -> None:
