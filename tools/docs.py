@@ -54,12 +54,14 @@ OPTIONS = {
     ),
     "app_tls": ("bool", "true", "Whether this host terminates TLS for the apps; false behind a load balancer that does."),
     "app_wait": ("int", "60", "Seconds to wait for another deploy of an app on the host."),
+    "app_preempt": ("bool", "false", "Whether to preempt another deploy of an app on the host, instead of waiting for it."),
+    "app_again": ("bool", "false", "Whether to deploy a release that was rolled back from, although its inputs are the same."),
 }
 
 #: Groups of the annotated example: title, and the keys of an entry in their order.
 GROUPS = {
     "Source and environment": ("source", "python", "build", "packages", "env", "secrets", "services"),
-    "Processes": ("run", "processes", "port", "open_files", "debug", "watch"),
+    "Processes": ("run", "processes", "workers", "affinity", "port", "open_files", "debug", "watch"),
     "Deploy": ("health", "hooks", "drain", "soak", "soak_errors", "keep_releases", "shared"),
     "Site": ("domains", "aliases", "prefix", "static", "paths", "headers", "extra"),
     "TLS": ("tls",),
@@ -103,7 +105,11 @@ EXAMPLES: dict[str, Any] = {
     "run.threads": 20,
     "run.command": "python -m shop --socket={socket}",
     "run.procfile": "web",
-    "run.scale": {"worker": 2},
+    "affinity": "cookie",
+    "workers.*.command": "python -m shop.queue --number={process}",
+    "workers.*.count": 2,
+    "workers.*.stop_timeout": 300,
+    "workers.*.stop_signal": "INT",
     "port": 8100,
     "open_files": 16384,
     "debug": True,
@@ -153,12 +159,12 @@ EXAMPLES: dict[str, Any] = {
 ALTERNATIVES = {
     *("source.path", "source.archive", "source.checksum", "source.package", "source.requirements"),
     *("source.push", "source.keys", "source.directory"),
-    *("run.wsgi", "run.asgi", "run.threads", "run.command", "run.procfile", "run.scale", "port", "debug", "watch"),
+    *("run.wsgi", "run.asgi", "run.threads", "run.command", "run.procfile", "port", "debug", "watch"),
     *("prefix", "tls.certificate", "tls.key"),
 }
 
 #: Names in the annotated example for keys that are chosen by the user.
-EXAMPLE_NAMES = {"paths.*": "/live/", "shared.*": "media"}
+EXAMPLE_NAMES = {"paths.*": "/live/", "shared.*": "media", "workers.*": "queue"}
 
 #: Plugins on the page of modules and filters, by kind.
 PLUGINS = {"module": sorted((ROOT / "plugins/modules").glob("*.py")), "filter": sorted((ROOT / "plugins/filter").glob("*.py"))}

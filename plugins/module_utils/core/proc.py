@@ -12,7 +12,7 @@ from pathlib import Path
 PROC = Path("/proc")
 
 #: Fields of /proc/PID/stat, counted from the one after the command name.
-STATE, PARENT, START = 0, 1, 19
+STATE, PARENT, GROUP, START = 0, 1, 2, 19
 
 
 def stat(pid: int) -> list[str] | None:
@@ -31,6 +31,20 @@ def parent(pid: int) -> int:
     return int(fields[PARENT]) if fields else 0
 
 
+def process_group(pid: int) -> int:
+    """Return the process group of a process; 0 if it has exited."""
+    fields = stat(pid)
+    return int(fields[GROUP]) if fields else 0
+
+
+def process_groups() -> dict[int, list[int]]:
+    """Return the processes of each process group."""
+    groups: dict[int, list[int]] = {}
+    for pid in pids():
+        groups.setdefault(process_group(pid), []).append(pid)
+    return groups
+
+
 def uptime(pid: int) -> int:
     """Return the age of a process in seconds; 0 if it has exited."""
     fields = stat(pid)
@@ -44,6 +58,17 @@ def count_open_files(pid: int) -> int:
         return len(list((PROC / str(pid) / "fd").iterdir()))
     except OSError:
         return 0
+
+
+def holds_flock(pid: int, descriptor: int) -> bool:
+    """Return whether a process holds a lock of flock(2) on the file that ``descriptor`` of this process refers to."""
+    wanted, directory = os.fstat(descriptor), PROC / str(pid)
+    with contextlib.suppress(OSError):
+        for path in (directory / "fd").iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                if os.path.samestat(path.stat(), wanted):
+                    return "FLOCK" in (directory / "fdinfo" / path.name).read_text(encoding="utf-8")
+    return False
 
 
 def open_file_limits(pid: int, proc: Path = PROC) -> tuple[int, int]:

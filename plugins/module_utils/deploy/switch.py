@@ -29,8 +29,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import Tr
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door, history, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.access_log import ResponseCounter
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import HealthChecks, require_healthy
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import PreemptedError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import (
-    STOP_MARGIN,
     ProcessGroup,
     ProcessGroupError,
     is_live,
@@ -41,7 +41,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import
     has_inactive_slot,
     is_protected,
     protect,
+    stop_workers,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisor_config import STOP_MARGIN
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 
 #: nginx, which reloads a changed upstream and logs a rejected configuration to its own file.
@@ -73,15 +75,20 @@ class SwitchResult:
 class SwitchRequest:
     """The release to bring live, on behalf of the operator ``by``.
 
-    ``restart`` starts new processes even if the release is live. ``forward``: the hooks before the switch run, unlike at a
-    rollback or a restart; ``once``: also those that run on only one host of the play.
+    ``restart`` starts new processes even if the release is live; ``rollback`` marks the release that it replaces as undone.
+    ``once``: the hooks before the switch that run on only one host of the play run here.
     """
 
     release: str
     by: str = ""
     restart: bool = False
-    forward: bool = True
+    rollback: bool = False
     once: bool = True
+
+    @property
+    def forward(self) -> bool:
+        """Whether this is a deploy, which runs the hooks before the switch, rather than a rollback or a restart."""
+        return not (self.rollback or self.restart)
 
 
 class Switcher:
@@ -99,9 +106,8 @@ class Switcher:
         self.result = SwitchResult(layout.live_slot(), request.release)
         self._unserved = ""
         self.in_use = {request.release, *_slot_releases(layout)}
-        # A process may take as long as its drain to stop.
-        self.stop_timeout = max(read_manifest(layout, release).drain for release in self.in_use) + STOP_MARGIN
-        self.server = supervisord.connect(timeout=self.stop_timeout + STOP_MARGIN)
+        self.stop_timeout = max(read_manifest(layout, release).stop_timeout for release in self.in_use) + STOP_MARGIN
+        self.server = supervisord.connect()
 
     def run(self) -> SwitchResult:
         """Bring the release live.
@@ -130,15 +136,52 @@ class Switcher:
 
     def _switch(self) -> None:
         self._protect()
+        if self._return_to_running_slot():
+            return
         self._complete()
         if self.request.restart or not is_live(self.layout, self.request.release, self.server):
             slot = self.layout.inactive_slot()
             with self._step("clean"):
                 self._clear(slot)
             self._start(slot)
+            self._mark_replaced()
             with self._step("switch"):
                 self._move_traffic(slot)
+            if self.request.rollback:
+                self._record(slot)
             self._complete()
+
+    def _return_to_running_slot(self) -> bool:
+        """If the release was live before and still runs in the inactive slot, move the traffic back to it at once.
+
+        This is the case after a deploy that was preempted or killed while the old slot drained, or the new one was verified.
+        Health is not checked: the release served a moment ago, and an outage of its dependencies must not delay the rollback.
+        """
+        live, inactive = self.layout.live_slot(), self.layout.inactive_slot()
+        if self.layout.live_release() in (None, self.request.release) or self.request.restart:
+            return False
+        if live is None or self.layout.slot_release(inactive) != self.request.release:
+            return False
+        if not self.layout.served_marker(inactive).exists() or not self._process_group(inactive).is_up():
+            return False
+        self._record_live(live)
+        self._mark_replaced()
+        with self._step("switch"):
+            self._return_traffic(live)
+        self._record(inactive)
+        self._reload_nginx(inactive)
+        self._drain_and_stop(live)
+        return True
+
+    def _mark_replaced(self) -> None:
+        """Record that the live release, which is about to be replaced, is rolled back, or was not verified completely."""
+        live, release = self.layout.live_slot(), self.layout.live_release()
+        if live is None or release in (None, self.request.release):
+            return
+        if self.request.rollback:
+            history.mark_undone(self.layout, str(release), "rolled back", self.request.by)
+        elif self.layout.verification_marker(live).exists():
+            history.mark_undone(self.layout, str(release), "replaced before its verification was complete")
 
     def _protect(self) -> None:
         """Complete the live slot of an early version of the collection without a restart: permissions, health check for nginx."""
@@ -184,6 +227,8 @@ class Switcher:
         except (ProcessGroupError, supervisord.SupervisorError) as error:
             self._discard(slot)
             raise SwitchError(f"{self._name()} did not go live: {error}") from error
+        except PreemptedError:
+            raise  # the preempting operation clears the slot; it must not wait for processes to stop
         except BaseException:
             self._discard(slot)
             raise
@@ -207,6 +252,7 @@ class Switcher:
         if live is None:
             self.layout.reload_marker(slot).touch()
         else:
+            self.layout.served_marker(live).touch()
             self._prepare_reload(live, process_group)
         replace_link(self.layout.live, f"slots/{slot}")
 
@@ -227,9 +273,10 @@ class Switcher:
         self._record_live(live)
         self._reload_nginx(live)
         if self.layout.verification_marker(live).exists():
-            # A release that is about to be replaced needs no verification.
             if self.layout.slot_release(live) == self.request.release:
                 self._verify(live)
+            else:
+                self._mark_replaced()
             self.layout.verification_marker(live).unlink()
         if has_inactive_slot(self.layout):
             self._drain_and_stop(self.layout.inactive_slot())
@@ -238,8 +285,11 @@ class Switcher:
         """Record the live release in the link ``current`` and in the history."""
         if not self.layout.current.is_symlink():
             replace_link(self.layout.current, "live/release")
-        release = self.layout.slot_release(slot)
-        if release and history.latest(self.layout) != release:
+        if history.latest(self.layout) != self.layout.slot_release(slot):
+            self._record(slot)
+
+    def _record(self, slot: Slot) -> None:
+        if release := self.layout.slot_release(slot):
             history.record(self.layout, release, read_manifest(self.layout, release).revision, self.request.by)
 
     def _drain_and_stop(self, slot: Slot) -> None:
@@ -247,6 +297,7 @@ class Switcher:
         release = self.layout.slot_release(slot)
         seconds = read_manifest(self.layout, release).drain if release and release in self.in_use else 0
         with self._step("drain"):
+            stop_workers(self.layout, slot, self.server)
             drain_connections(self.layout, slot, seconds)
         with self._step("stop"):
             self._clear(slot)
@@ -267,7 +318,7 @@ class Switcher:
     # Verification and rollback
 
     def _verify(self, slot: Slot) -> None:
-        """Ask the app at its front door, run ``after_switch`` and the soak; roll back if one fails.
+        """Ask the app at its front door, hand over singletons, run ``after_switch`` and the soak; roll back if one fails.
 
         An unreachable supervisord is no fault of the release, so it does not roll back: the next run resumes here.
         """
@@ -276,6 +327,7 @@ class Switcher:
         try:
             with self._step("front_door"):
                 self._ask_front_door()
+            self._hand_over_singletons(self.layout.inactive_slot(), slot)
             if process_group.has_hook("after_switch"):
                 with self._step("after_switch"):
                     process_group.run_hook("after_switch")
@@ -295,6 +347,21 @@ class Switcher:
         self._unserved = front_door.problem(self.layout, patient=True)
         if self._unserved and self.request.forward:
             raise ProcessGroupError(self._unserved)
+
+    def _hand_over_singletons(self, old: Slot, new: Slot) -> None:
+        """Stop the singletons of a slot, which finish their work, then start those of the other one.
+
+        :raises ProcessGroupError: when a new one does not stay up.
+        """
+        groups = [self._process_group(slot) for slot in (old, new) if self.layout.slot_release(slot)]
+        if any(group.singletons for group in groups):
+            with self._step("singletons"):
+                for group in groups:
+                    if group.slot == old:
+                        group.stop_singletons()
+                    else:
+                        group.start_singletons()
+                        HealthChecks(group).wait_for_workers(group.singletons, Deadline(group.manifest.health.timeout))
 
     def _soak(self, process_group: ProcessGroup) -> None:
         """Check the health of every process and the error rate of nginx's responses for ``soak`` seconds.
@@ -325,8 +392,7 @@ class Switcher:
         inactive, release = self.layout.inactive_slot(), self.layout.slot_release(slot)
         with self._step("undo"):
             if self.layout.slot_release(inactive):
-                self._prepare_reload(slot, self._process_group(inactive))
-                replace_link(self.layout.live, f"slots/{inactive}")
+                self._return_traffic(slot)
             else:
                 self.layout.live.unlink()
                 self.layout.current.unlink(missing_ok=True)
@@ -334,7 +400,15 @@ class Switcher:
             history.mark_undone(self.layout, release, reason)
         if self.layout.live_slot():
             self._reload_nginx(inactive)
+            with contextlib.suppress(ProcessGroupError):  # status.yml shows a singleton of the old release that does not stay up
+                self._hand_over_singletons(slot, inactive)
         self._drain_and_stop(slot)
+
+    def _return_traffic(self, slot: Slot) -> None:
+        """Move the traffic from the live ``slot`` back to the inactive one, which still runs."""
+        inactive = self.layout.inactive_slot()
+        self._prepare_reload(slot, self._process_group(inactive))
+        replace_link(self.layout.live, f"slots/{inactive}")
 
     def _name(self) -> str:
         return f"{VARIABLE}.{self.layout.app}: release {self.request.release}"
@@ -345,11 +419,12 @@ def stop_app(layout: Layout) -> None:
 
     :raises SupervisorError: when a process does not end.
     """
-    drain = max((read_manifest(layout, release).drain for release in _slot_releases(layout)), default=0)
-    server = supervisord.connect(timeout=drain + 2 * STOP_MARGIN)
+    manifests = [read_manifest(layout, release) for release in _slot_releases(layout)]
+    server = supervisord.connect()
     for slot in SLOTS:
-        drain_connections(layout, slot, drain)
-        clear_slot(layout, slot, server, drain + STOP_MARGIN)
+        stop_workers(layout, slot, server)
+        drain_connections(layout, slot, max((manifest.drain for manifest in manifests), default=0))
+        clear_slot(layout, slot, server, max((manifest.stop_timeout for manifest in manifests), default=0) + STOP_MARGIN)
 
 
 def _text(file: Path) -> str:

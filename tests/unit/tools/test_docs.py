@@ -53,7 +53,7 @@ VARIANTS: list[set[str]] = [
     {"source.path", "run.wsgi", "run.threads", "tls.provider", "tls.certificate", "tls.key"},
     {"source.archive", "source.checksum", "run.command"},
     {"source.package", "source.requirements", "source.version", "run.app", "prefix"},
-    {"source.push", "source.keys", "run.procfile", "run.scale", "port"},
+    {"source.push", "source.keys", "run.procfile", "port"},
     {"source.directory", "run.asgi", "debug", "watch"},
 ]
 
@@ -76,10 +76,14 @@ def test_every_alternative_of_the_annotated_entry_is_tested() -> None:
     assert set().union(*VARIANTS) >= ALTERNATIVES
 
 
-def test_the_entries_in_the_readme_are_valid() -> None:
-    blocks = re.findall(r"```yaml\n(.*?)```", textwrap.dedent((ROOT / "README.md").read_text()), re.DOTALL)
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [("README.md", ["shop", "shop", "blog", "queue"]), ("docs/frameworks.md", ["api", "shop", "blog"])],
+)
+def test_the_entries_of_a_page_are_valid(page: str, names: list[str]) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", textwrap.dedent((ROOT / page).read_text()), re.DOTALL)
     entries = [found["tornado_apps"] for block in blocks if "tornado_apps" in (found := yaml.safe_load(textwrap.dedent(block)))]
-    assert [name for entry in entries for name in load(entry)] == ["shop", "shop", "blog", "queue"]
+    assert [name for entry in entries for name in load(entry)] == names
 
 
 def test_the_entries_of_apps_that_share_a_site_have_at_most_twelve_lines() -> None:

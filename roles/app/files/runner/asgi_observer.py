@@ -189,10 +189,12 @@ class Exchange(Connection):
     async def reject(self) -> None:
         """Respond that the body is too large, unless the response has begun, which uvicorn then aborts."""
         if not self.rejected and not self.status:
+            self.status = 413
             length = str(len(TOO_LARGE)).encode()
             headers = [(b"content-type", b"text/plain"), (b"content-length", length), (b"connection", b"close")]
-            await self.send({"type": "http.response.start", "status": 413, "headers": headers})
-            await self.send({"type": "http.response.body", "body": TOO_LARGE})
+            await self.forward_send({"type": "http.response.start", "status": self.status, "headers": headers})
+            await self.forward_send({"type": "http.response.body", "body": TOO_LARGE})
+            self.end()
         self.rejected = True
 
 
