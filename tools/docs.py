@@ -54,6 +54,8 @@ OPTIONS = {
     ),
     "app_tls": ("bool", "true", "Whether this host terminates TLS for the apps; false behind a load balancer that does."),
     "app_wait": ("int", "60", "Seconds to wait for another deploy of an app on the host."),
+    "app_preempt": ("bool", "false", "Whether to preempt another deploy of an app on the host, instead of waiting for it."),
+    "app_again": ("bool", "false", "Whether to deploy a release that was rolled back from, although its inputs are the same."),
 }
 
 #: Groups of the annotated example: title, and the keys of an entry in their order.

@@ -28,6 +28,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import ExistingNginx
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import DEFAULT_OPEN_FILES, Capacity
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
+from ansible_collections.funnel.tornado.plugins.plugin_utils.app_selection import unknown_apps
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import KEY
 from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
 
@@ -60,7 +61,7 @@ class ActionModule(ModuleAction):
             problems += self._file_problems(apps)
         except InvalidDataError as error:
             problems += error.problems
-        self._fail_on([*problems, *unknown_apps(arguments["names"], entries)])
+        self._fail_on([*problems, *unknown_apps(arguments["names"], entries if isinstance(entries, dict) else [])])
         packages = sorted({package for app in apps.values() for package in app.packages})
         host = self.run_module({"apps": {}, "key": KEY, "packages": packages}, variables)
         return host if host.get("failed") else self._compare(apps, host, variables)
@@ -120,18 +121,6 @@ class ActionModule(ModuleAction):
     def _fail_on(self, problems: Iterable[str]) -> None:
         if lines := list(problems):
             raise AnsibleActionFail("\n".join(["the inventory has mistakes; nothing was changed", *lines]))
-
-
-def unknown_apps(names: list[str], entries: object) -> list[str]:
-    """Return a message for each of ``names`` that has no entry."""
-    apps = list(entries) if isinstance(entries, dict) else []
-    problems = []
-    for name in names:
-        if name not in apps:
-            match = closest_match(name, apps)
-            hint = f"did you mean {match}?" if match else f"there are {', '.join(apps)}"
-            problems.append(f"{VARIABLE}: no such app {name}; {hint}")
-    return problems
 
 
 def misspelled_variables(variables: dict[str, Any]) -> list[str]:

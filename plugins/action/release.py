@@ -38,6 +38,8 @@ class ActionModule(ModuleAction):
                 "name": {"type": "str", "required": True},
                 "apps": {"type": "dict", "required": True},
                 "version": {"type": "str"},
+                "again": {"type": "bool", "default": False},
+                "preempt": {"type": "bool", "default": False},
                 "wait": {"type": "int", "default": 60},
             }
         )
@@ -50,10 +52,11 @@ class ActionModule(ModuleAction):
         except InvalidDataError as error:
             raise AnsibleActionFail(str(error)) from error
         local = local_source(app, self._loader.get_basedir())
-        result = self._release(app, local, arguments["wait"], task_vars or {})
+        options = {option: arguments[option] for option in ("version", "again", "preempt", "wait")}
+        result = self._release(app, local, options, task_vars or {})
         return {"waiting": False, "settled": False, "once": app.hooks.once != []} | result
 
-    def _release(self, app: App, local: Path | None, wait: int, task_vars: dict[str, Any]) -> dict[str, Any]:
+    def _release(self, app: App, local: Path | None, options: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         arguments = {
             "name": app.name,
             # Text replaces the dict: Ansible would mask each value of its secrets in all output, even a value such as "1".
@@ -63,8 +66,7 @@ class ActionModule(ModuleAction):
             "launcher": (PROGRAMS / "launch.py").read_text(encoding="utf-8"),
             "runner": runner(),
             "builder": operator(),
-            "wait": wait,
-        }
+        } | options
         packed = self._pack(app, local) if local else b""
         if len(packed) <= MAX_INLINE_SOURCE:
             return self.run_module(arguments | ({"content": base64.b64encode(packed).decode()} if local else {}), task_vars)

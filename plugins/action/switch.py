@@ -1,9 +1,10 @@
-"""Action plugin of the switch module: adds the operator, and displays the steps with their durations."""
+"""Action plugin of the switch module: adds the operator, and displays the result of each app with its steps."""
 
 from __future__ import annotations
 
 import getpass
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
@@ -21,13 +22,17 @@ class ActionModule(ModuleAction):
         """Return the result of the module."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args) | {"by": operator()}
-        if problem := name_problem(arguments.get("name")):
-            raise AnsibleActionFail(problem)
+        names = arguments["apps"] if isinstance(arguments.get("apps"), Mapping) else [arguments.get("name")]
+        if problems := list(filter(None, map(name_problem, names))):
+            raise AnsibleActionFail("\n".join(problems))
         result = self.run_module(arguments, task_vars)
-        if result.get("steps"):
-            steps = ", ".join(f"{step['name']} {step['seconds']:.2f} s" for step in result["steps"])
-            host = (task_vars or {}).get("inventory_hostname")
-            self._display.display(f"{host}: {arguments['name']} is release {result['release']} in slot {result['slot']}: {steps}")
+        host = (task_vars or {}).get("inventory_hostname")
+        for name, outcome in result.get("apps", {arguments.get("name"): result}).items():
+            if outcome.get("steps"):
+                steps = ", ".join(f"{step['name']} {step['seconds']:.2f} s" for step in outcome["steps"])
+                self._display.display(f"{host}: {name} is release {outcome['release']} in slot {outcome['slot']}: {steps}")
+            elif outcome.get("failed") and "apps" in result:
+                self._display.error(f"{host}: {outcome['msg']}", wrap_text=False)
         return result
 
 

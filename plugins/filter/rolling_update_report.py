@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
-from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import interruption_report
+from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import interruption_report, is_complete
 
 DOCUMENTATION = r"""
 name: rolling_update_report
@@ -16,7 +16,8 @@ short_description: Report of an interrupted rolling update
 version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 description:
-  - Reports what each host serves, and the commands to continue and to roll back, from the results of the role C(app).
+  - Reports the apps that failed, what each host serves, and the commands to continue and to roll back, from the results of the
+    role C(app).
 positional: _input, hostvars
 options:
   _input:
@@ -33,6 +34,10 @@ options:
     type: list
     elements: str
     required: true
+  finished:
+    description: Whether the rolling update has ended. The report is then empty if all apps were switched on all hosts.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -46,9 +51,12 @@ _value:
 """
 
 
-def rolling_update_report(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], *, inventory: Iterable[str]) -> str:
+def rolling_update_report(
+    hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], *, inventory: Iterable[str], finished: bool = False
+) -> str:
     """Return the report."""
-    return interruption_report(list(hosts), hostvars, " -i ".join(inventory))
+    names = list(hosts)
+    return "" if finished and is_complete(names, hostvars) else interruption_report(names, hostvars, " -i ".join(inventory))
 
 
 FilterModule = filter_module(rolling_update_report)

@@ -26,10 +26,20 @@ options:
   version:
     description: Version to use instead of the version in the entry.
     type: str
+  again:
+    description:
+      - Whether to deploy a release that was rolled back from. Otherwise such a release stays on the host, and the live one stays
+        live, with a warning, or with an error if O(version) names it.
+    type: bool
+    default: false
   wait:
     description: Seconds to wait for another deploy of the app on this host.
     type: int
     default: 60
+  preempt:
+    description: Whether to preempt a deploy of the app that is running, instead of waiting for it.
+    type: bool
+    default: false
   app:
     description: "Set by the action plugin: the entry as JSON."
     type: str
@@ -98,9 +108,15 @@ live:
   returned: success
   type: str
 settled:
-  description: Whether the release is live with all its processes, and no interrupted switch must be completed.
+  description:
+    - Whether nothing is left to do. The release is live with all its processes, and no interrupted switch must be completed; or
+      the release was rolled back from, so it stays inactive.
   returned: success
   type: bool
+content:
+  description: Hash of the release, the same on all hosts with the same desired state, whatever their Python and CPUs.
+  returned: success, if the release is on the host
+  type: str
 revision:
   description:
     - Revision of the source. The commit of a git repository or push, the hash of the files of a path or of an archive, the name
@@ -128,7 +144,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.model import Ap
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.building import git
 from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import directory_revision
-from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import content_hash, read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import (
     Programs,
     build_release,
@@ -138,6 +154,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.release im
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable, printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import LockedError, deploy_lock
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import is_live
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import has_leftovers
@@ -156,6 +173,8 @@ ARGUMENTS = {
     "launcher": {"type": "str", "default": "", "no_log": True},
     "runner": {"type": "str", "default": "", "no_log": True},
     "builder": {"type": "str", "default": ""},
+    "again": {"type": "bool", "default": False},
+    "preempt": {"type": "bool", "default": False},
     "wait": {"type": "int", "default": 60},
 }
 
@@ -174,7 +193,8 @@ def main() -> None:
         if module.check_mode:
             finish(module, layout, release(module, layout, app))
         home_changed = ensure_home(layout)
-        with deploy_lock(layout, module.params["builder"], wait=module.params["wait"]) as note:
+        preempt = "deploy" if module.params["preempt"] else ""
+        with deploy_lock(layout, module.params["builder"], wait=module.params["wait"], preempt=preempt) as note:
             note("the build of a release")
             result = release(module, layout, app)
         if "changed" in result:
@@ -186,10 +206,25 @@ def main() -> None:
 
 def finish(module: AnsibleModule, layout: Layout, result: dict[str, Any]) -> None:
     """Exit with the result and the live release."""
-    release = result.get("id", "")
+    release, rolled_back = result.get("id", ""), result.pop("rolled_back", "")
+    if rolled_back and module.params["version"]:
+        module.fail_json(msg=rolled_back)
+    if rolled_back:
+        module.warn(rolled_back)
     if layout.is_built(release):
-        result["once"] = read_manifest(layout, release).hooks_once != []
-    module.exit_json(live=layout.live_release() or "", settled=is_settled(layout, release), **result)
+        result["content"] = content_hash(layout, read_manifest(layout, release))
+    module.exit_json(live=layout.live_release() or "", settled=bool(rolled_back) or is_settled(layout, release), **result)
+
+
+def rollback_notice(layout: Layout, release: str) -> str:
+    """Return the notice that a release is not brought back, because an operator rolled back from it; empty if none did."""
+    entry, live = history.newest_entries(layout).get(release), layout.live_release()
+    if entry is None or not entry.rollback or release == live:
+        return ""
+    return printable_message(
+        f"{layout.app}: release {release} of revision {entry.revision} was rolled back {entry.rollback}; "
+        f"{f'release {live}' if live else 'no release'} stays live until its inputs change, or until a deploy with -e again=true"
+    )
 
 
 def is_settled(layout: Layout, release: str) -> bool:
@@ -212,6 +247,8 @@ def release(module: AnsibleModule, layout: Layout, app: App) -> dict[str, Any]:
     programs = Programs(module.params["launcher"], json.loads(module.params["runner"]))
     planned = plan_release(app, revision, programs)
     result: dict[str, Any] = {"id": planned.id, "revision": revision, "changed": not layout.is_built(planned.id)}
+    if not module.params["again"] and (notice := rollback_notice(layout, planned.id)):
+        return result | {"changed": False, "rolled_back": notice}
     if not result["changed"]:
         return result
     result["diff"] = difference(layout, f"{planned.summary}\n")

@@ -119,6 +119,8 @@ def _notes(hosts: Mapping[str, Data]) -> Iterator[str]:
         for app in _entries(status, "apps"):
             if app["maintenance"]:
                 yield f"{host}: {app['app']} is in maintenance mode since {app['maintenance']}"
+            for undone in app["undone"]:
+                yield f"{host}: {app['app']}: {undone}"
             if app["awaited"]:
                 yield f"{host}: {app['app']}: awaits its first push"
         if reasons := status["machine"]["reboot"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,11 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
 BATCH = re.compile(r"[1-9]\d*|([1-9]\d?|100)%")
 SECONDS = re.compile(r"\d{1,5}")
 
-#: Variables in which the role app registers the results of its check of the host, its builds and its switches.
+#: Variables in which the role app and the playbooks register the results of the check of a host, of builds, of the deploy history
+#: and of switches.
 CHECK = "app_host"
 BUILDS = "__app_releases"
+HISTORY = "__funnel_history"
 SWITCHES = ("__app_switched_once", "__app_switched")
 
 
@@ -55,8 +57,24 @@ def rolling_update_problems(batch: object = "100%", pause: object = 0, **_others
         yield f"pause: must be seconds, such as 60; found {pause}"
 
 
+def failures(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the apps that failed to switch on a host, with the first message and its host."""
+    failed: dict[str, str] = {}
+    for host in hosts:
+        for app, outcome in _outcomes(hostvars[host]):
+            if outcome.get("failed"):
+                failed.setdefault(app, f"{host}: {outcome['msg']}")
+    return failed
+
+
+def is_complete(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return whether no app failed, and no host was unreachable since the deploy history was read."""
+    lost = [host for host in hosts if any(hostvars[host].get(name, {}).get("unreachable") for name in (HISTORY, *SWITCHES))]
+    return not lost and not failures(hosts, hostvars)
+
+
 def interruption_report(hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]], inventory: str) -> str:
-    """Return what each host serves after an interrupted rolling update, and the commands to continue and to roll back.
+    """Return what each host serves after a rolling update that failed, and the commands to continue and to roll back.
 
     :arg hostvars: the variables of the hosts, with the results registered so far.
     :arg inventory: the location of the inventory, for the commands.
@@ -65,7 +83,10 @@ def interruption_report(hosts: list[str], hostvars: Mapping[str, Mapping[str, An
     for host in hosts:
         for app, release in _live_releases(hostvars[host]).items():
             apps.setdefault(app, {})[host] = release
-    lines = ["the rolling update was interrupted; the hosts now serve:"]
+    failed = failures(hosts, hostvars)
+    lines = [f"{', '.join(failed)} failed; the other apps are complete" if failed else "the rolling update was interrupted"]
+    lines += [f"  {message.splitlines()[0]}" for message in failed.values()]
+    lines.append("the hosts now serve:")
     lines += [f"  {app}: {host} {release}" for app, releases in apps.items() for host, release in releases.items()]
     lines += [f"  {host} was skipped, because it is unreachable" for host in hosts if _is_skipped(hostvars[host])]
     lines.append("to continue: fix the cause and run the same command again")
@@ -74,22 +95,26 @@ def interruption_report(hosts: list[str], hostvars: Mapping[str, Mapping[str, An
 
 
 def _live_releases(variables: Mapping[str, Any]) -> dict[str, LiveRelease]:
-    """Return the live releases of a host by app, from the results of its builds and switches."""
-    releases = {result["item"]: LiveRelease(result["live"], result["live"]) for result in _results(variables, BUILDS)}
-    for result in (result for name in SWITCHES for result in _results(variables, name)):
-        release = releases[result["item"]]
-        release.after = None if result.get("unreachable") else result.get("release", release.before)
+    """Return the live releases of a host by app, from its history or the results of its builds, and of its switches."""
+    found = {app: state["live"] for app, state in variables.get(HISTORY, {}).get("apps", {}).items()}
+    found |= {build["item"]: build["live"] for build in variables.get(BUILDS, {}).get("results", []) if "live" in build}
+    switched = [app for app, _outcome in _outcomes(variables)]
+    is_lost = any(variables.get(name, {}).get("unreachable") for name in SWITCHES)
+    releases = {app: LiveRelease(live, None if is_lost and app not in switched else live) for app, live in found.items()}
+    for app, outcome in _outcomes(variables):
+        before = outcome.get("before", found.get(app, ""))
+        releases[app] = LiveRelease(before, outcome.get("release", before))
     return releases
 
 
+def _outcomes(variables: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the results of the switches of a host by app."""
+    for name in SWITCHES:
+        yield from variables.get(name, {}).get("apps", {}).items()
+
+
 def _is_skipped(variables: Mapping[str, Any]) -> bool:
-    return bool(variables.get(CHECK, {}).get("unreachable"))
-
-
-def _results(variables: Mapping[str, Any], name: str) -> Iterator[Mapping[str, Any]]:
-    for result in variables.get(name, {}).get("results", []):
-        if not result.get("skipped"):
-            yield result
+    return any(variables.get(name, {}).get("unreachable") for name in (CHECK, HISTORY))
 
 
 def _rollback_commands(app: str, releases: Mapping[str, LiveRelease], inventory: str) -> Iterator[str]:

@@ -687,7 +687,11 @@ def test_maintenance_page_is_shown_to_all_but_allowed_clients(
 
 
 @pytest.mark.parametrize(
-    ("app", "state", "message"), [("shpo", "on", "app must be one of"), ("shop", "maybe", "state must be on or off; found maybe")]
+    ("app", "state", "message"),
+    [
+        ("shpo", "on", "tornado_apps: no such app shpo; did you mean shop?"),
+        ("shop", "maybe", "state must be on or off; found maybe"),
+    ],
 )
 def test_invalid_app_or_maintenance_state_is_rejected(
     directory: Path, variables: dict[str, Any], app: str, state: str, message: str

@@ -42,17 +42,17 @@ def test_deploy_in_batches(fleet: Fleet, clients: Clients, tmp_path: Path) -> No
 
 def test_failing_canary_stops_the_deploy_and_passing_one_completes_it(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
     expect_success(deploy("sample", "app_hosts", tmp_path, app_entry(env={"SAMPLE_THEME": "dark"})))
-    light = app_entry(env={"SAMPLE_THEME": "light"})
+    canary = app_entry(env={"SAMPLE_THEME": "canary"})
     with clients("canary with failing check"):
-        status, output = deploy("sample", "app_hosts", tmp_path, light, "-e", "canary=true", "-e", "check=false")
+        status, output = deploy("sample", "app_hosts", tmp_path, canary, "-e", "canary=true", "-e", "check=false")
     assert status != 0
-    assert fleet.themes() == {"web1": "light", "web2": "dark", "web3": "dark"}, output
+    assert fleet.themes() == {"web1": "canary", "web2": "dark", "web3": "dark"}, output
     assert all(f"sample: {name} " in output for name in APP_HOSTS), output
     assert "ansible-playbook funnel.tornado.rollback -i" in output
 
     with clients("canary with passing check"):
-        expect_success(deploy("sample", "app_hosts", tmp_path, light, "-e", "canary=true", "-e", "check=true"))
-    assert set(fleet.themes().values()) == {"light"}
+        expect_success(deploy("sample", "app_hosts", tmp_path, canary, "-e", "canary=true", "-e", "check=true"))
+    assert set(fleet.themes().values()) == {"canary"}
 
     with clients("rollback"):
         expect_success(run_playbook("playbooks/rollback.yml", "app_hosts", "-e", "app=sample"))

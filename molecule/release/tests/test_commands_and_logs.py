@@ -59,8 +59,8 @@ def test_check_mode_reports_the_command_without_running_it(hosts: dict[str, Host
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["app=smaple", "command=true"], "app must be one of sample, plain; found smaple"),
-        (["command=true"], "app must be one of sample, plain; found none"),
+        (["app=smaple", "command=true"], "tornado_apps: no such app smaple; did you mean sample?"),
+        (["command=true"], "app: name the app with -e app=NAME; there are sample, plain"),
         (["app=sample"], "command: must be a program and its arguments; found ''"),
         (["app=sample", "command='sleep 60'", "timeout=1"], "did not end within 1 s"),
     ],

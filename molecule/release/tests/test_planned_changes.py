@@ -115,10 +115,10 @@ def test_deploy_of_new_environment_and_rollback(hosts: dict[str, Host], clients:
     expect_success(deploy("sample", APP_GROUP, tmp_path, variables()))
     before = live_state(hosts)
     with clients("another environment") as loads:
-        expect_success(deploy("sample", APP_GROUP, tmp_path, variables({"env": {"SAMPLE_THEME": "dark"}})))
+        expect_success(deploy("sample", APP_GROUP, tmp_path, variables({"env": {"SAMPLE_THEME": "dim"}})))
     assert switched(before, live_state(hosts))
     assert websockets_reconnected(loads)
-    assert all(b'data-theme="dark"' in Site(address(host)).get("/").body for host in hosts.values())
+    assert all(b'data-theme="dim"' in Site(address(host)).get("/").body for host in hosts.values())
 
     with clients("rollback") as loads:
         expect_success(run_playbook("playbooks/rollback.yml", APP_GROUP, "-e", "app=sample"))

@@ -146,10 +146,10 @@ mount --bind /run/full {directory}
 @pytest.mark.parametrize(
     ("app", "release", "message"),
     [
-        ("", "previous", "app is required: -e app=NAME"),
-        ("sample", "000000000000", "release 000000000000 was never live on this host"),
-        ("sample", "rejected", "was never live on this host"),
-        ("nosuch", "previous", "nosuch: no release is live on this host"),
+        ("", "", "app: name apps with -e app=NAME; there are sample, plain"),
+        ("sample", "000000000000", "release 000000000000 was never live on a host"),
+        ("sample", "rejected", "was never live on a host"),
+        ("smaple", "", "tornado_apps: no such app smaple; did you mean sample?"),
     ],
 )
 def test_rollback_to_release_that_was_never_live_is_rejected(
@@ -158,7 +158,7 @@ def test_rollback_to_release_that_was_never_live_is_rejected(
     if release == "rejected":  # built on the host, but never live
         deploy_rejected(tmp_path, hooks={"before_switch": "false"})
         release = hosts["debian12"].check_output("ls -t /srv/sample/releases | head -n 1")
-    options = [*(["-e", f"app={app}"] if app else []), "-e", f"release={release}"]
+    options = [*(["-e", f"app={app}"] if app else []), *(["-e", f"release={release}"] if release else [])]
     status, output = run_playbook("playbooks/rollback.yml", "debian12", *options)
     assert status != 0
     assert message in re.sub(r"\s+", " ", output)

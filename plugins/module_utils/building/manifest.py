@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,12 @@ from typing import Any, NamedTuple
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import status_codes
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+
+#: Digits of the content hash, by which hosts are compared.
+CONTENT_DIGITS = 12
+
+#: Manifest fields that may differ between hosts with the same desired state.
+HOST_SPECIFIC = frozenset({"id", "processes", "built", "by"})
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,15 @@ def read_manifest(layout: Layout, release: str) -> ReleaseManifest:
     :raises FileNotFoundError: when the release is not on this host.
     """
     return ReleaseManifest.from_json(layout.manifest(release).read_text(encoding="utf-8"))
+
+
+def content_hash(layout: Layout, manifest: ReleaseManifest) -> str:
+    """Return the hash of a release that is the same on all hosts with the same desired state."""
+    directory = layout.release(manifest.id)
+    fields = {key: value for key, value in dataclasses.asdict(manifest).items() if key not in HOST_SPECIFIC}
+    programs = [directory / "launch.py", *directory.glob("runner.py"), *sorted(directory.glob("runner/*.py"))]
+    files = [path.read_text(encoding="utf-8") for path in (directory / "secrets.json", *programs)]
+    return hashlib.sha256(json.dumps([fields, files], sort_keys=True).encode()).hexdigest()[:CONTENT_DIGITS]
 
 
 def _select(kind: type[Any], found: Mapping[str, Any]) -> dict[str, Any]:

@@ -136,6 +136,11 @@ class Layout:
         return self.home / ".lock"
 
     @property
+    def preemption(self) -> Path:
+        """File that names the operation which preempts the holder of the lock, while it waits for the lock."""
+        return self.home / ".preemption"
+
+    @property
     def logs(self) -> Path:
         """Contains ``<slot>-<process>.log``, so that overlapping process groups never rotate the same file."""
         return self.base / "var/log" / self.app
@@ -183,6 +188,10 @@ class Layout:
     def reload_marker(self, slot: str) -> Path:
         """Return the file that exists from the switch to a slot until nginx has loaded its upstream servers."""
         return self.slot(slot) / "reload"
+
+    def served_marker(self, slot: str) -> Path:
+        """Return the file that exists in a slot that has been live, so that traffic may return to it at once."""
+        return self.slot(slot) / "served"
 
     def verification_marker(self, slot: str) -> Path:
         """Return the file that exists while a live slot is being verified and may be rolled back."""

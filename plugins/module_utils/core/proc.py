@@ -46,6 +46,17 @@ def count_open_files(pid: int) -> int:
         return 0
 
 
+def holds_flock(pid: int, descriptor: int) -> bool:
+    """Return whether a process holds a lock of flock(2) on the file that ``descriptor`` of this process refers to."""
+    wanted, directory = os.fstat(descriptor), PROC / str(pid)
+    with contextlib.suppress(OSError):
+        for path in (directory / "fd").iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                if os.path.samestat(path.stat(), wanted):
+                    return "FLOCK" in (directory / "fdinfo" / path.name).read_text(encoding="utf-8")
+    return False
+
+
 def open_file_limits(pid: int, proc: Path = PROC) -> tuple[int, int]:
     """Return the soft and hard limits of open files of a process, proc_pid_limits(5)."""
     lines = (proc / str(pid) / "limits").read_text(encoding="utf-8").splitlines()

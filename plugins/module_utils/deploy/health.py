@@ -105,9 +105,12 @@ class HealthChecks:
         :raises ProcessGroupError: when a process does not run.
         """
         infos = self.group.infos()
-        with ThreadPoolExecutor(MAX_CONCURRENT_CHECKS) as pool:
+        pool = ThreadPoolExecutor(MAX_CONCURRENT_CHECKS)
+        try:
             problems = pool.map(lambda process: self._problem(process, infos.get(process), timeout), processes)
             return dict(zip(processes, problems, strict=True))
+        finally:
+            pool.shutdown(wait=False)  # a rollback that preempts the deploy must not wait for a process that hangs
 
     def _problem(self, process: int, info: supervisord.ProcessInfo | None, timeout: float) -> str:
         """Return why a process is unhealthy; empty if it is healthy. The check takes at most ``timeout``, and TIMEOUT, seconds.

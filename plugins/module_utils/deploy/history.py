@@ -17,7 +17,8 @@ MAX_ENTRIES = 200
 class HistoryEntry:
     """A release that went live: its id, the revision of its source, the time (ISO 8601, UTC) and the operator.
 
-    ``undone`` is the reason why the deploy was rolled back, if it was.
+    ``undone`` is the reason why the release is no rollback target, if any, and ``undone_at`` the time; ``undone_by`` is the
+    operator who rolled back from it.
     """
 
     release: str
@@ -25,6 +26,19 @@ class HistoryEntry:
     at: str
     by: str = ""
     undone: str = ""
+    undone_by: str = ""
+    undone_at: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Why, when and by whom the release was undone."""
+        at = f" at {self.undone_at}" if self.undone_at else ""
+        return f"{self.undone}{at}{f' by {self.undone_by}' if self.undone_by else ''}"
+
+    @property
+    def rollback(self) -> str:
+        """When and by whom this release was rolled back from; empty if it was not."""
+        return f"at {self.undone_at} by {self.undone_by}" if self.undone_by else ""
 
 
 def read(layout: Layout) -> list[HistoryEntry]:
@@ -36,26 +50,48 @@ def read(layout: Layout) -> list[HistoryEntry]:
 
 def record(layout: Layout, release: str, revision: str, by: str) -> None:
     """Add a release that has just gone live."""
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    _write(layout, [*read(layout), HistoryEntry(release, revision, now, by)])
+    _write(layout, [*read(layout), HistoryEntry(release, revision, _now(), by)])
 
 
-def mark_undone(layout: Layout, release: str, reason: str) -> None:
-    """Record in the latest entry, if it is of ``release``, why the deploy was rolled back."""
+def mark_undone(layout: Layout, release: str, reason: str, by: str = "") -> None:
+    """Record in the newest entry of a release why it was undone and, after a rollback, the operator."""
     entries = read(layout)
-    if entries and entries[-1].release == release:
-        _write(layout, [*entries[:-1], replace(entries[-1], undone=reason)])
+    for index in reversed(range(len(entries))):
+        if entries[index].release == release:
+            entries[index] = replace(entries[index], undone=reason, undone_by=by, undone_at=_now())
+            _write(layout, entries)
+            return
 
 
 def latest(layout: Layout) -> str | None:
-    """Return the latest release that went live and was not rolled back."""
+    """Return the latest release that went live and was not undone."""
     return next((entry.release for entry in reversed(read(layout)) if not entry.undone), None)
 
 
+def newest_entries(layout: Layout) -> dict[str, HistoryEntry]:
+    """Return the newest entry of each release, newest release first: it decides whether the release served well."""
+    newest: dict[str, HistoryEntry] = {}
+    for entry in reversed(read(layout)):
+        newest.setdefault(entry.release, entry)
+    return newest
+
+
 def previous(layout: Layout) -> str | None:
-    """Return the rollback target: the latest release before the live one that was not rolled back; None without any."""
+    """Return the rollback target: the newest release that served well, other than the live one; None without any."""
     live = layout.live_release()
-    return next((entry.release for entry in reversed(read(layout)) if entry.release != live and not entry.undone), None)
+    entries = newest_entries(layout).values()
+    return next((entry.release for entry in entries if entry.release != live and not entry.undone), None)
+
+
+def recently_undone(layout: Layout) -> list[HistoryEntry]:
+    """Return the releases that were undone since another one than the live one served well, newest first."""
+    live, undone = layout.live_release(), []
+    for entry in reversed(read(layout)):
+        if entry.undone:
+            undone.append(entry)
+        elif entry.release != live:
+            break
+    return undone
 
 
 def is_private(layout: Layout) -> bool:
@@ -66,6 +102,10 @@ def is_private(layout: Layout) -> bool:
 def make_private(layout: Layout) -> None:
     """Restrict the history to root."""
     _write(layout, read(layout))
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _write(layout: Layout, entries: list[HistoryEntry]) -> None:

@@ -29,6 +29,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import Tr
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door, history, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.access_log import ResponseCounter
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import HealthChecks, require_healthy
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import PreemptedError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import (
     STOP_MARGIN,
     ProcessGroup,
@@ -73,15 +74,20 @@ class SwitchResult:
 class SwitchRequest:
     """The release to bring live, on behalf of the operator ``by``.
 
-    ``restart`` starts new processes even if the release is live. ``forward``: the hooks before the switch run, unlike at a
-    rollback or a restart; ``once``: also those that run on only one host of the play.
+    ``restart`` starts new processes even if the release is live; ``rollback`` marks the release that it replaces as undone.
+    ``once``: the hooks before the switch that run on only one host of the play run here.
     """
 
     release: str
     by: str = ""
     restart: bool = False
-    forward: bool = True
+    rollback: bool = False
     once: bool = True
+
+    @property
+    def forward(self) -> bool:
+        """Whether this is a deploy, which runs the hooks before the switch, rather than a rollback or a restart."""
+        return not (self.rollback or self.restart)
 
 
 class Switcher:
@@ -130,15 +136,52 @@ class Switcher:
 
     def _switch(self) -> None:
         self._protect()
+        if self._return_to_running_slot():
+            return
         self._complete()
         if self.request.restart or not is_live(self.layout, self.request.release, self.server):
             slot = self.layout.inactive_slot()
             with self._step("clean"):
                 self._clear(slot)
             self._start(slot)
+            self._mark_replaced()
             with self._step("switch"):
                 self._move_traffic(slot)
+            if self.request.rollback:
+                self._record(slot)
             self._complete()
+
+    def _return_to_running_slot(self) -> bool:
+        """If the release was live before and still runs in the inactive slot, move the traffic back to it at once.
+
+        This is the case after a deploy that was preempted or killed while the old slot drained, or the new one was verified.
+        Health is not checked: the release served a moment ago, and an outage of its dependencies must not delay the rollback.
+        """
+        live, inactive = self.layout.live_slot(), self.layout.inactive_slot()
+        if self.layout.live_release() in (None, self.request.release) or self.request.restart:
+            return False
+        if live is None or self.layout.slot_release(inactive) != self.request.release:
+            return False
+        if not self.layout.served_marker(inactive).exists() or not self._process_group(inactive).is_up():
+            return False
+        self._record_live(live)
+        self._mark_replaced()
+        with self._step("switch"):
+            self._return_traffic(live)
+        self._record(inactive)
+        self._reload_nginx(inactive)
+        self._drain_and_stop(live)
+        return True
+
+    def _mark_replaced(self) -> None:
+        """Record that the live release, which is about to be replaced, is rolled back, or was not verified completely."""
+        live, release = self.layout.live_slot(), self.layout.live_release()
+        if live is None or release in (None, self.request.release):
+            return
+        if self.request.rollback:
+            history.mark_undone(self.layout, str(release), "rolled back", self.request.by)
+        elif self.layout.verification_marker(live).exists():
+            history.mark_undone(self.layout, str(release), "replaced before its verification was complete")
 
     def _protect(self) -> None:
         """Complete the live slot of an early version of the collection without a restart: permissions, health check for nginx."""
@@ -184,6 +227,8 @@ class Switcher:
         except (ProcessGroupError, supervisord.SupervisorError) as error:
             self._discard(slot)
             raise SwitchError(f"{self._name()} did not go live: {error}") from error
+        except PreemptedError:
+            raise  # the preempting operation clears the slot; it must not wait for processes to stop
         except BaseException:
             self._discard(slot)
             raise
@@ -207,6 +252,7 @@ class Switcher:
         if live is None:
             self.layout.reload_marker(slot).touch()
         else:
+            self.layout.served_marker(live).touch()
             self._prepare_reload(live, process_group)
         replace_link(self.layout.live, f"slots/{slot}")
 
@@ -227,9 +273,10 @@ class Switcher:
         self._record_live(live)
         self._reload_nginx(live)
         if self.layout.verification_marker(live).exists():
-            # A release that is about to be replaced needs no verification.
             if self.layout.slot_release(live) == self.request.release:
                 self._verify(live)
+            else:
+                self._mark_replaced()
             self.layout.verification_marker(live).unlink()
         if has_inactive_slot(self.layout):
             self._drain_and_stop(self.layout.inactive_slot())
@@ -238,8 +285,11 @@ class Switcher:
         """Record the live release in the link ``current`` and in the history."""
         if not self.layout.current.is_symlink():
             replace_link(self.layout.current, "live/release")
-        release = self.layout.slot_release(slot)
-        if release and history.latest(self.layout) != release:
+        if history.latest(self.layout) != self.layout.slot_release(slot):
+            self._record(slot)
+
+    def _record(self, slot: Slot) -> None:
+        if release := self.layout.slot_release(slot):
             history.record(self.layout, release, read_manifest(self.layout, release).revision, self.request.by)
 
     def _drain_and_stop(self, slot: Slot) -> None:
@@ -325,8 +375,7 @@ class Switcher:
         inactive, release = self.layout.inactive_slot(), self.layout.slot_release(slot)
         with self._step("undo"):
             if self.layout.slot_release(inactive):
-                self._prepare_reload(slot, self._process_group(inactive))
-                replace_link(self.layout.live, f"slots/{inactive}")
+                self._return_traffic(slot)
             else:
                 self.layout.live.unlink()
                 self.layout.current.unlink(missing_ok=True)
@@ -335,6 +384,12 @@ class Switcher:
         if self.layout.live_slot():
             self._reload_nginx(inactive)
         self._drain_and_stop(slot)
+
+    def _return_traffic(self, slot: Slot) -> None:
+        """Move the traffic from the live ``slot`` back to the inactive one, which still runs."""
+        inactive = self.layout.inactive_slot()
+        self._prepare_reload(slot, self._process_group(inactive))
+        replace_link(self.layout.live, f"slots/{inactive}")
 
     def _name(self) -> str:
         return f"{VARIABLE}.{self.layout.app}: release {self.request.release}"

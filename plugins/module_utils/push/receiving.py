@@ -111,7 +111,7 @@ def deploy(
         with deploy_lock(layout, by, wait=LOCK_TIMEOUT) as note:
 
             def step(name: str) -> None:
-                note(f"{name} of a push")
+                note(f"{name} of a push", planned.id)
                 report_progress(name)
 
             planned = plan_release(app, pushed.revision, programs)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import ReleaseManifest, read_manifest
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import content_hash, read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_file_limits
@@ -44,20 +42,15 @@ MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
 #: Commands by which the services that read certificates report an invalid configuration.
 CONFIGURATION_CHECKS = {"nginx": "nginx -t", "haproxy": "haproxy -c -f /etc/haproxy/haproxy.cfg"}
 
-#: Digits of the content hash, by which hosts are compared.
-CONTENT_DIGITS = 12
-
-#: Manifest fields that may differ between hosts with the same desired state.
-HOST_SPECIFIC = frozenset({"id", "processes", "built", "by"})
-
 
 @dataclass(frozen=True)
 class AppStatus:
     """The live release of an app; empty fields without one.
 
     ``content`` is a hash of the release without the host's Python and number of CPUs: with the same desired state, it is the same
-    on all hosts. ``since`` and ``by`` are those of the deploy; ``processes`` is the number that the build configured;
-    ``maintenance`` is the time since which the app is in maintenance mode; ``awaited`` marks an app that awaits its first push;
+    on all hosts. ``since`` and ``by`` are those of the deploy; ``processes`` is the number that the build configured; ``undone``
+    are the releases that were rolled back or undone in favor of this one, with the reasons; ``maintenance`` is the time since
+    which the app is in maintenance mode; ``awaited`` marks an app that awaits its first push;
     ``front_door`` is why clients do not reach the app.
     """
 
@@ -71,6 +64,7 @@ class AppStatus:
     processes: int = 0
     tornado: str = ""
     python: str = ""
+    undone: list[str] = field(default_factory=list)
     maintenance: str = ""
     awaited: bool = False
     front_door: str = ""
@@ -203,18 +197,10 @@ def app_status(layout: Layout) -> AppStatus:
         processes=manifest.processes,
         tornado=_tornado_version(layout, environment),
         python=_python_version(layout, environment),
+        undone=[f"release {undone.release}: {undone.reason}" for undone in history.recently_undone(layout)],
         maintenance=maintenance,
         front_door=front_door.problem(layout),
     )
-
-
-def content_hash(layout: Layout, manifest: ReleaseManifest) -> str:
-    """Return the hash of a release that is the same on all hosts with the same desired state."""
-    directory = layout.release(manifest.id)
-    fields = {key: value for key, value in asdict(manifest).items() if key not in HOST_SPECIFIC}
-    programs = [directory / "launch.py", *directory.glob("runner.py"), *sorted(directory.glob("runner/*.py"))]
-    files = [path.read_text(encoding="utf-8") for path in (directory / "secrets.json", *programs)]
-    return hashlib.sha256(json.dumps([fields, files], sort_keys=True).encode()).hexdigest()[:CONTENT_DIGITS]
 
 
 def _tornado_version(layout: Layout, environment: Path) -> str:

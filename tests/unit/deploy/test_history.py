@@ -27,18 +27,42 @@ def test_the_first_release_has_no_previous_one(layout: Layout) -> None:
     assert history.previous(layout) is None
 
 
-def test_two_rollbacks_return_to_the_same_release(layout: Layout) -> None:
-    go_live(layout, "r1")
-    go_live(layout, "r2")
-    assert history.previous(layout) == "r1"
-    go_live(layout, "r1")
-    assert history.previous(layout) == "r2"
+def roll_back(layout: Layout) -> str:
+    """Roll back to the previous release and return it."""
+    target = history.previous(layout)
+    assert target
+    live = layout.live_release()
+    assert live
+    history.mark_undone(layout, live, "rolled back", "bob@desk")
+    go_live(layout, target)
+    return target
 
 
-def test_a_restart_does_not_change_the_previous_release(layout: Layout) -> None:
-    for release in ("r1", "r2", "r2"):
+@pytest.mark.parametrize(
+    ("deploys", "targets"),
+    [
+        (["r1", "r2", "r3"], ["r2", "r1"]),
+        (["r1", "r2", "r1"], ["r2"]),
+        (["r1", "r2", "r2"], ["r1"]),
+    ],
+)
+def test_each_rollback_goes_further_back_until_nothing_is_left(layout: Layout, deploys: list[str], targets: list[str]) -> None:
+    for release in deploys:
         go_live(layout, release)
-    assert history.previous(layout) == "r1"
+    assert [roll_back(layout) for _ in targets] == targets
+    assert history.previous(layout) is None
+
+
+def test_a_rolled_back_release_that_is_deployed_again_is_a_target_again(layout: Layout) -> None:
+    for release in ("r1", "r2"):
+        go_live(layout, release)
+    roll_back(layout)
+    entry = history.newest_entries(layout)["r2"]
+    assert entry.rollback == f"at {entry.undone_at} by bob@desk"
+    for release in ("r2", "r3"):
+        go_live(layout, release)
+    assert history.previous(layout) == "r2"
+    assert history.newest_entries(layout)["r2"].rollback == ""
 
 
 def test_rollback_skips_undone_releases(layout: Layout) -> None:
@@ -47,9 +71,14 @@ def test_rollback_skips_undone_releases(layout: Layout) -> None:
     history.mark_undone(layout, "r2", "half of all responses were 5xx")
     assert history.latest(layout) == "r1"
     go_live(layout, "r3")
-    history.mark_undone(layout, "r1", "is not the latest")
     assert history.previous(layout) == "r1"
     assert [entry.undone for entry in history.read(layout)] == ["", "half of all responses were 5xx", ""]
+    assert history.newest_entries(layout)["r2"].rollback == "", "nobody rolled it back"
+
+
+def test_the_history_of_an_older_version_is_read(layout: Layout) -> None:
+    layout.history.write_text('[{"release": "r1", "revision": "1", "at": "2026-01-02T03:04:05", "by": "bob", "undone": "5xx"}]')
+    assert history.read(layout)[0].undone == "5xx"
 
 
 def test_the_oldest_entries_are_dropped(layout: Layout) -> None:

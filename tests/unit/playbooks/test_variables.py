@@ -1,4 +1,4 @@
-"""Variables of the playbooks must not collide with the user's own."""
+"""Settings of the user, such as variables and the strategy, must not interfere with the playbooks."""
 
 from __future__ import annotations
 
@@ -44,3 +44,10 @@ def test_every_variable_is_private_or_of_a_role(file: str) -> None:
     found = set(content if file.startswith("playbooks/vars/") else variables(content))
     private = tuple(f"__{prefix}_" for prefix in ("funnel", *ROLES))
     assert {name for name in found - role_variables() if not name.startswith(private)} == set()
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.count("/") == 1])
+def test_the_strategy_is_fixed_where_the_order_of_hosts_matters(file: str) -> None:
+    for play in yaml.safe_load((ROOT / file).read_text()):
+        if {"any_errors_fatal", "max_fail_percentage", "serial"} & set(play):
+            assert play["strategy"] == "linear", play["name"]

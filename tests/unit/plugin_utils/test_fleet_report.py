@@ -51,6 +51,7 @@ APP = {
     "tornado": "6.6",
     "python": "3.13.5",
     "maintenance": "",
+    "undone": [],
     "awaited": False,
     "problem": "",
 }
@@ -192,12 +193,16 @@ def test_maintenance_awaited_push_and_reboot_are_notes() -> None:
     found = {
         "web1": result(
             machine=MACHINE | {"reboot": ["it runs the kernel 6.1", "nginx is old"]},
-            apps=[APP | {"maintenance": "2026-01-01T00:00:00Z"}, APP | {"app": "blog", "release": "", "awaited": True}],
+            apps=[
+                APP | {"maintenance": "2026-01-01T00:00:00Z", "undone": ["release 1f2e: rolled back by bob@desk"]},
+                APP | {"app": "blog", "release": "", "awaited": True},
+            ],
         )
     }
     assert fleet_report(found).problems == []
     assert fleet_report(found).notes == [
         "web1: shop is in maintenance mode since 2026-01-01T00:00:00Z",
+        "web1: shop: release 1f2e: rolled back by bob@desk",
         "web1: blog: awaits its first push",
         "web1: needs a reboot (run reboot.yml): it runs the kernel 6.1; nginx is old",
     ]

@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import batches, interruption_report
+from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import (
+    batches,
+    failures,
+    interruption_report,
+    is_complete,
+)
 
 OLD, NEW, OLDER = "0a0a0a0a0a0a", "1b1b1b1b1b1b", "2c2c2c2c2c2c"
 
@@ -17,17 +22,20 @@ def built(live: str = OLD, app: str = "shop") -> dict[str, Any]:
     return {"__app_releases": {"results": [{"item": app, "id": NEW, "live": live}]}}
 
 
-def switched(release: str | None = NEW, live: str = OLD, **result: Any) -> dict[str, Any]:
+def switched(release: str = NEW, live: str = OLD, **result: Any) -> dict[str, Any]:
     """Return the variables of a host whose switch ended with ``release`` live."""
-    ended = {"item": "shop", **({"release": release} if release is not None else {}), **result}
-    return built(live) | {"__app_switched": {"results": [ended]}}
+    return built(live) | {"__app_switched": {"apps": {"shop": {"before": live, "release": release, **result}}}}
+
+
+def failed(live: str = OLD) -> dict[str, Any]:
+    """Return the variables of a host whose switch failed."""
+    return switched(live, live, failed=True, msg="tornado_apps.shop: release 1b1b did not go live: no\nlog")
 
 
 def report(**hosts: dict[str, Any]) -> list[str]:
-    """Return the lines of the report, without the first."""
-    first, *lines = interruption_report(list(hosts), hosts, "prod").splitlines()
-    assert first == "the rolling update was interrupted; the hosts now serve:"
-    return lines
+    """Return the lines of the report after the failures."""
+    lines = interruption_report(list(hosts), hosts, "prod").splitlines()
+    return lines[lines.index("the hosts now serve:") + 1 :]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +68,7 @@ def test_all_mistakes_are_reported_together() -> None:
 
 
 def test_a_failed_canary_leaves_all_hosts_unchanged() -> None:
-    assert report(web1=switched(OLD, failed=True), web2=built()) == [
+    assert report(web1=failed(), web2=built()) == [
         f"  shop: web1 {OLD} (unchanged)",
         f"  shop: web2 {OLD} (unchanged)",
         "to continue: fix the cause and run the same command again",
@@ -68,7 +76,7 @@ def test_a_failed_canary_leaves_all_hosts_unchanged() -> None:
 
 
 def test_an_interrupted_rolling_update_can_be_continued_or_rolled_back() -> None:
-    assert report(web1=switched(), web2=switched(OLD, failed=True), web3=built()) == [
+    assert report(web1=switched(), web2=failed(), web3=built()) == [
         f"  shop: web1 {NEW} (before: {OLD})",
         f"  shop: web2 {OLD} (unchanged)",
         f"  shop: web3 {OLD} (unchanged)",
@@ -85,23 +93,41 @@ def test_hosts_with_different_releases_are_rolled_back_to_their_own() -> None:
 
 
 def test_a_new_host_has_no_release_to_roll_back_to() -> None:
-    lines = report(web1=switched(live=""), web2=switched(None, live="", failed=True))
+    lines = report(web1=switched(live=""), web2=failed(""))
     assert lines == [f"  shop: web1 {NEW} (before: nothing)", "  shop: web2 nothing (unchanged)", lines[2]]
 
 
 def test_a_host_that_became_unreachable_may_need_a_rollback() -> None:
-    lost = {"__app_switched": {"results": [{"item": "shop", "unreachable": True}]}}
+    lost = {"__app_switched": {"unreachable": True, "msg": "timeout"}}
     assert report(web1=built() | lost)[0] == f"  shop: web1 became unreachable; it served {OLD} before"
     assert report(web1=built() | lost)[-1].endswith(f"-e app=shop -e release={OLD}")
 
 
 def test_switches_that_run_once_count_and_skipped_ones_do_not() -> None:
-    first = built() | {
-        "__app_switched_once": {"results": [{"item": "shop", "release": NEW}]},
-        "__app_switched": {"results": []},
-    }
-    second = built() | {"__app_switched_once": {"results": [{"item": "shop", "skipped": True}]}}
-    assert report(web1=first, web2=second)[:2] == [f"  shop: web1 {NEW} (before: {OLD})", f"  shop: web2 {OLD} (unchanged)"]
+    once = {"__app_switched_once": {"apps": {"shop": {"before": OLD, "release": NEW}}}, "__app_switched": {"skipped": True}}
+    second = built() | {"__app_switched_once": {"skipped": True}}
+    assert report(web1=built() | once, web2=second)[:2] == [
+        f"  shop: web1 {NEW} (before: {OLD})",
+        f"  shop: web2 {OLD} (unchanged)",
+    ]
+
+
+def test_a_failed_app_is_named_with_its_host_and_reason() -> None:
+    hosts = {"web1": failed(), "web2": switched()}
+    assert failures(hosts, hosts) == {"shop": "web1: tornado_apps.shop: release 1b1b did not go live: no\nlog"}
+    assert interruption_report(list(hosts), hosts, "prod").splitlines()[:2] == [
+        "shop failed; the other apps are complete",
+        "  web1: tornado_apps.shop: release 1b1b did not go live: no",
+    ]
+    assert not is_complete(hosts, hosts)
+
+
+def test_a_lost_host_makes_a_rollback_incomplete() -> None:
+    history = {"__funnel_history": {"apps": {"shop": {"live": OLD, "releases": []}}}}
+    lost: dict[str, dict[str, Any]] = {"web1": history, "web2": {"__funnel_history": {"unreachable": True}}}
+    assert not is_complete(lost, lost)
+    assert report(**lost)[:2] == [f"  shop: web1 {OLD} (unchanged)", "  web2 was skipped, because it is unreachable"]
+    assert is_complete(["web1"], lost)
 
 
 def test_all_apps_are_reported() -> None:
