@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from tornado import autoreload
 from tornado.web import Application
@@ -144,11 +144,15 @@ INTERFACES = {
 
 
 def make_event_loop(options: Options) -> asyncio.AbstractEventLoop:
-    """Return a new event loop: uvloop's for an ASGI application in whose environment it is, as with uvicorn."""
-    if options.asgi:
-        with contextlib.suppress(ModuleNotFoundError):
-            loop: asyncio.AbstractEventLoop = importlib.import_module("uvloop").new_event_loop()
-            return loop
+    """Return a new event loop, by default uvloop's for an ASGI application in whose environment it is, as with uvicorn."""
+    if options.loop == "uvloop" or (options.loop is None and options.asgi):
+        try:
+            uvloop = importlib.import_module("uvloop")
+        except ModuleNotFoundError:
+            if options.loop is not None:
+                raise RunnerError("cannot use --loop uvloop: it is not in the environment") from None
+        else:
+            return cast(asyncio.AbstractEventLoop, uvloop.new_event_loop())
     return asyncio.new_event_loop()
 
 
