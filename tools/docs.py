@@ -61,7 +61,7 @@ OPTIONS = {
 #: Groups of the annotated example: title, and the keys of an entry in their order.
 GROUPS = {
     "Source and environment": ("source", "python", "build", "packages", "env", "secrets", "services"),
-    "Processes": ("run", "processes", "port", "open_files", "debug", "watch"),
+    "Processes": ("run", "processes", "workers", "affinity", "port", "open_files", "debug", "watch"),
     "Deploy": ("health", "hooks", "drain", "soak", "soak_errors", "keep_releases", "shared"),
     "Site": ("domains", "aliases", "prefix", "static", "paths", "headers", "extra"),
     "TLS": ("tls",),
@@ -106,7 +106,11 @@ EXAMPLES: dict[str, Any] = {
     "run.loop": "uvloop",
     "run.command": "python -m shop --socket={socket}",
     "run.procfile": "web",
-    "run.scale": {"worker": 2},
+    "affinity": "cookie",
+    "workers.*.command": "python -m shop.queue --number={process}",
+    "workers.*.count": 2,
+    "workers.*.stop_timeout": 300,
+    "workers.*.stop_signal": "INT",
     "port": 8100,
     "open_files": 16384,
     "debug": True,
@@ -156,12 +160,12 @@ EXAMPLES: dict[str, Any] = {
 ALTERNATIVES = {
     *("source.path", "source.archive", "source.checksum", "source.package", "source.requirements"),
     *("source.push", "source.keys", "source.directory"),
-    *("run.wsgi", "run.asgi", "run.threads", "run.loop", "run.command", "run.procfile", "run.scale", "port", "debug", "watch"),
+    *("run.wsgi", "run.asgi", "run.threads", "run.loop", "run.command", "run.procfile", "port", "debug", "watch"),
     *("prefix", "tls.certificate", "tls.key"),
 }
 
 #: Names in the annotated example for keys that are chosen by the user.
-EXAMPLE_NAMES = {"paths.*": "/live/", "shared.*": "media"}
+EXAMPLE_NAMES = {"paths.*": "/live/", "shared.*": "media", "workers.*": "queue"}
 
 #: Plugins on the page of modules and filters, by kind.
 PLUGINS = {"module": sorted((ROOT / "plugins/modules").glob("*.py")), "filter": sorted((ROOT / "plugins/filter").glob("*.py"))}

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner
@@ -68,13 +68,13 @@ def app_backends(
     }
 
 
-def backend(app: App, parts: Iterable[App], addresses: Mapping[str, str]) -> dict[str, Any]:
+def backend(app: App, parts: Collection[App], addresses: Mapping[str, str]) -> dict[str, Any]:
     """Return the backend of a site, except TLS; ``parts`` are all apps of the site, including ``app``, which owns it."""
     limit = {} if app.balance.connections is None else {"max_connections": app.balance.connections}
     return {
         "servers": {host: {"address": _bracketed(address), **limit} for host, address in addresses.items()},
         "health": {"path": f"{HEALTH_URL}/{app.name}", "host": HEALTH_HOST, "verdict": HEALTH_HEADER},
-        "sticky": app.balance.sticky,
+        "affinity": next((kind for kind in ("cookie", "address") if kind in {part.affinity for part in parts}), "none"),
         "queue": app.balance.queue,
         "read_timeout": max(seconds for part in parts for seconds in _read_timeouts(part)),
         "origin": f"{VARIABLE}.{app.name}",

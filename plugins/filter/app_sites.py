@@ -93,7 +93,7 @@ def options_of(app: App, options: type) -> dict[str, Any]:
     return {
         **{option.name: entry[option.name] for option in dataclasses.fields(options) if option.name in entry},
         "app": app.name,
-        "upstream": {"include": str(layout.live_upstream)},
+        "upstream": {"include": str(layout.live_upstream), "affinity": app.affinity},
         "static": [
             *([{"url": static.url, "live": str(layout.live)}] if static else []),
             *(

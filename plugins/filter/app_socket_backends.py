@@ -70,6 +70,7 @@ def backend(app: App, cpus: int) -> dict[str, Any]:
         "headers": {**DEFAULT_HEADERS, **app.headers},
         "health": {"path": app.health.path, "status": app.health.status, "headers": app.health.headers},
         "app": app.name,
+        "affinity": app.affinity,
         "read_timeout": app.read_timeout,
         "origin": f"{VARIABLE}.{app.name}",
     }

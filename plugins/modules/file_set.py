@@ -149,6 +149,7 @@ service:
   sample: reload
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,7 @@ SERVICE = {
 
 
 def main() -> None:
+    os.umask(0o022)  # whatever the connection has set
     module = AnsibleModule(
         argument_spec={
             "root": {"type": "path", "default": "/"},

@@ -97,6 +97,10 @@ nginx:
   description: The RV(funnel.tornado.nginx_info#module:nginx) of the host.
   returned: success
   type: dict
+programs:
+  description: Programs of the administrator in supervisord, C(groups), and sections of supervisord.conf that would be C(lost).
+  returned: success
+  type: dict
 names:
   description: Names of users and of directories in C(/srv) and C(/var/log) that do not belong to an app, and thus are reserved.
   returned: success
@@ -158,6 +162,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.packages imp
     require_supported_host,
     upstream_versions,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import existing_programs
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET, installed_names
 
 #: The controller validates all arguments; only the key is sent to the host.
@@ -198,6 +203,7 @@ def main() -> None:
         unavailable_packages=unavailable,
         packages={"codename": distribution.codename, "versions": upstream_versions(installed)},
         nginx=existing_nginx().to_data(),
+        programs=asdict(existing_programs()),
         host_state=collect_host_state(module.params["key"].encode()).to_data(),
         pushed=sorted(path.stem for path in PUSH_ENTRIES.glob("*.json")),
     )

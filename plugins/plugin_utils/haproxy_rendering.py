@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import status_codes
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import (
@@ -26,6 +26,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import 
     HOST_PORT,
     NAME,
     UNTRUSTED_HEADERS,
+    Affinity,
     Domains,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.validation import (
@@ -48,7 +49,7 @@ _TIMEOUT_MARGIN = 5
 #: nginx's keepalive_timeout in seconds. A load balancer that passes TLS through must not close idle connections earlier.
 _NGINX_KEEPALIVE = 65
 
-#: Cookie of sticky backends.
+#: Cookie of backends with affinity.
 COOKIE = "funnel_server"
 
 
@@ -97,9 +98,17 @@ class Health:
 class Backend(Domains):
     """A group of servers and the domains that HAProxy routes to them."""
 
+    REPLACED: ClassVar = {"sticky": "was replaced by affinity; set affinity: cookie"}
+
     servers: Annotated[dict[str, str | Server], Doc("Addresses by server name, or dicts of the following keys."), _ADDRESS]
     health: Annotated[Health, Doc("Health check of the servers.")] = field(default_factory=Health)
-    sticky: Annotated[bool, Doc("Whether a cookie binds each client to its server while that server is healthy.")] = False
+    affinity: Annotated[
+        Affinity,
+        Doc(
+            "How a client stays with one server while that server is healthy (session affinity): C(cookie) by a cookie that "
+            "HAProxy sets, C(address) by its IP address. With C(none), requests go to the server with the fewest."
+        ),
+    ] = "none"
     queue: Annotated[int, Doc("Maximum seconds that a request waits for a connection before it gets 503."), _SECONDS] = 30
     read_timeout: Annotated[
         int,
@@ -254,7 +263,9 @@ def _tls_problems(backend: Backend, path: str, frontend: Frontend) -> Iterator[s
         return
     if not frontend.listen_tls:
         yield f"{path}.tls: requires an address to listen on, such as haproxy_listen_tls: ['443', '[::]:443']"
-    for key, content in (("sticky", "a cookie"), ("hsts", "a header"), ("headers", "headers")):
+    if backend.affinity == "cookie":
+        yield f"{path}.affinity: requires a cookie, which HAProxy cannot add to TLS that it passes through; use address"
+    for key, content in (("hsts", "a header"), ("headers", "headers")):
         if getattr(backend, key):
             yield f"{path}.{key}: requires {content}, which HAProxy cannot add to TLS that it passes through"
     for name, server in backend.servers.items():
@@ -312,7 +323,7 @@ def _backend_variables(name: str, backend: Backend) -> dict[str, Any]:
         server = _server(value)
         shared = [f"weight {server.weight}", *([f"maxconn {server.max_connections}"] if server.max_connections else [])]
         shared += [*(["backup"] if server.backup else []), *proxy]
-        cookie = [f"cookie {_cookie_value(key)}"] if backend.sticky else []
+        cookie = [f"cookie {_cookie_value(key)}"] if backend.affinity == "cookie" else []
         address = server.address if server.address.startswith("unix@") or _port_of(server.address) else f"{server.address}:80"
         servers.append(" ".join([key, address, "check", *shared, *cookie, *passive_check]))
         tls_servers.append(" ".join([key, f"{_host_of(server.address)}:{backend.tls_port}", f"track {name}/{key}", *shared]))
@@ -320,7 +331,7 @@ def _backend_variables(name: str, backend: Backend) -> dict[str, Any]:
         "name": name,
         "servers": servers,
         "tls_servers": tls_servers if backend.tls == "pass" else [],
-        "sticky": backend.sticky,
+        "affinity": backend.affinity,
         "health": backend.health.path,
         "health_headers": _health_headers(backend),
         "health_status": ",".join(map(str, backend.health.status)),

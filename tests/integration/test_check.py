@@ -73,11 +73,11 @@ def test_valid_fleet_passes_without_changes(tmp_path: Path) -> None:
         ),
         (
             fleet(
-                haproxy_backends={"shop": {"servers": {"web1": "192.0.2.11"}, "stiky": True}},
+                haproxy_backends={"shop": {"servers": {"web1": "192.0.2.11"}, "affinty": "cookie"}},
                 web3={"fleet_address": "192.0.2.11"},
             ),
             ["--limit", "lb1"],
-            "haproxy_backends.shop.stiky: unknown key; did you mean sticky?",
+            "haproxy_backends.shop.affinty: unknown key; did you mean affinity?",
         ),
         (fleet(fleet_tls_at="nginx"), [], "fleet_tls_at: must be balancers or app_hosts; found 'nginx'"),
         (

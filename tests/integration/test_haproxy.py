@@ -324,8 +324,8 @@ def test_draining_server_finishes_in_flight_requests(origins: list[Origin]) -> N
         assert {future.result().json_body["server"] for future in slow} == {"web1", "web2"}
 
 
-def test_sticky_client_moves_from_a_draining_server(origins: list[Origin]) -> None:
-    with run_haproxy({"shop": backend(origins, sticky=True)}) as haproxy:
+def test_client_with_a_cookie_moves_from_a_draining_server(origins: list[Origin]) -> None:
+    with run_haproxy({"shop": backend(origins, affinity="cookie")}) as haproxy:
         first = get(haproxy)
         cookie = first.headers["Set-Cookie"].partition(";")[0]
         here = first.json_body["server"]
@@ -338,6 +338,15 @@ def test_sticky_client_moves_from_a_draining_server(origins: list[Origin]) -> No
         assert "funnel_server" in moved.headers["Set-Cookie"]
         execute(f"set server shop/{here} state ready", haproxy.socket)
         assert {get(haproxy, Cookie=cookie).json_body["server"] for _ in range(3)} == {here}
+
+
+def test_client_with_affinity_by_address_moves_from_a_draining_server(origins: list[Origin]) -> None:
+    with run_haproxy({"shop": backend(origins, affinity="address")}) as haproxy:
+        [here] = {get(haproxy).json_body["server"] for _ in range(6)}
+        execute(f"set server shop/{here} state drain", haproxy.socket)
+        assert here not in {get(haproxy).json_body["server"] for _ in range(3)}
+        execute(f"set server shop/{here} state ready", haproxy.socket)
+        assert {get(haproxy).json_body["server"] for _ in range(3)} == {here}
 
 
 def test_requests_above_max_connections_wait_in_the_queue(origins: list[Origin]) -> None:

@@ -198,6 +198,15 @@ def test_a_hook_and_a_command_have_the_environment_of_a_process(
     assert list(release.run.iterdir()) == []
 
 
+def test_a_package_in_the_release_is_importable_and_its_commands_are_found(make: Callable[..., Release], tmp_path: Path) -> None:
+    release = make(environment={"PYTHONPATH": "/own", "NOTE": str(tmp_path / "shop/note")})
+    package = release.directory / "package"
+    package.mkdir()
+    found = release.start("b", "0")["environment"]
+    assert found["PYTHONPATH"] == f"{package}:/own"
+    assert found["PATH"].startswith(f"{package}/bin:{release.directory}/venv/bin:")
+
+
 def test_an_orphan_is_stopped_with_its_process_group_before_its_replacement_starts(make: Callable[..., Release]) -> None:
     release = make()
     for arguments in (("b", "0"), ("b", "0", "mail")):

@@ -88,7 +88,8 @@ def deploy_apps(sources: Path, host: Host, tmp_path_factory: pytest.TempPathFact
         },
         "paas": {
             "source": {"path": str(sources / "procfile")},
-            "run": {"procfile": "web", "scale": {"worker": 2, "idle": 0}},
+            "run": {"procfile": "web"},
+            "workers": {"worker": {"count": 2}, "idle": {"count": 0}},
             "domains": ["paas.test"],
             "processes": 1,
             "port": 8300,

@@ -379,11 +379,12 @@ def mirror(hosts: dict[str, Host], tmp_path: Path) -> None:
 def test_wheelhouse_provides_uv_a_package_and_another_python(hosts: dict[str, Host], sources: Sources, tmp_path: Path) -> None:
     host = hosts["debian13"]
     host.check_output("rm -rf /opt/uv")  # uv must be installed from the wheelhouse, too
-    path = str(sources.tree("other", hello_py=hello("from 3.11"), requirements_txt=f"{TORNADO}\n"))
+    files = {"_python-version": "3.11\n", "hello_py": hello("from 3.11"), "requirements_txt": f"{TORNADO}\n"}
+    path = str(sources.tree("other", **files))
     package = {"run": {"app": "hello_shop:make_app"}, "static": {"path": "hello_shop/static"}}
     entries = {
         "packaged": entry("packaged", {"package": "hello-shop", "version": "1.0"}, **package),
-        "other": entry("other", {"path": path}, python={"version": "3.11"}),
+        "other": entry("other", {"path": path}),  # the host's Python is another one
     }
     python = {
         "python_wheelhouse": str(sources.wheels),

@@ -8,15 +8,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.program import Build, Health, Hooks, Python, Run
 from ansible_collections.funnel.tornado.plugins.module_utils.app.shared import SharedPath, by_path
 from ansible_collections.funnel.tornado.plugins.module_utils.app.source import Source
+from ansible_collections.funnel.tornado.plugins.module_utils.app.workers import WorkerOptions
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.bindings import Services
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import Doc, Hidden, Pattern, Range
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import MOUNT_URL, STATIC_URL, SiteOptions, size_in_bytes
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import (
+    MOUNT_URL,
+    STATIC_URL,
+    Affinity,
+    SiteOptions,
+    size_in_bytes,
+)
 
 #: Name of a Debian package (Debian Policy, 5.6.1). apt-get would take a trailing hyphen as an order to remove the package.
 PACKAGE_NAME = Pattern(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]", 'the name of a Debian package, such as "ffmpeg"')
@@ -73,9 +80,8 @@ class Tls:
 class Balance:
     """How load balancers distribute requests to the hosts."""
 
-    sticky: Annotated[
-        bool, Doc("Whether a cookie keeps each client on its host while that host is available (session affinity).")
-    ] = False
+    REPLACED: ClassVar = {"sticky": "was replaced by the key affinity of the app; set affinity: cookie there"}
+
     connections: Annotated[
         int | None,
         Doc("Maximum number of concurrent requests and websockets per host; further ones are queued."),
@@ -108,6 +114,21 @@ class App(SiteOptions):
         Doc("Number of processes of the app; C(auto) starts one per CPU. Twice as many run during a switch."),
         Range(1, MAX_PROCESSES),
     ] = "auto"
+    workers: Annotated[
+        dict[str, WorkerOptions],
+        Doc(
+            "Processes that serve no requests, by name, such as C({queue: {command: celery -A shop worker}}). With "
+            "C(run.procfile), all other types of the Procfile except C(release) are workers, too."
+        ),
+    ] = field(default_factory=dict)
+    affinity: Annotated[
+        Affinity,
+        Doc(
+            "How a client stays with one process, and with its host behind load balancers (session affinity): C(cookie) by a "
+            "cookie that the reverse proxies set, C(address) by its IP address. With C(none), each request goes to the process "
+            "with the fewest requests. For apps that keep the state of a client in memory."
+        ),
+    ] = "none"
     port: Annotated[
         int | None,
         Doc(

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import status_codes
-from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import Doc, Pattern, Range
 
 ATTRIBUTE = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*(\(\))?"
@@ -52,6 +51,7 @@ class Run:
     """The command of a process, started in the directory of the source."""
 
     EXACTLY_ONE: ClassVar = ("app", "wsgi", "asgi", "command", "procfile")
+    REPLACED: ClassVar = {"scale": "was replaced by the key workers of the app, such as workers: {worker: {count: 2}}"}
 
     app: Annotated[
         str | None,
@@ -96,11 +96,6 @@ class Run:
         Doc("Process type in the source's Procfile that serves requests, such as C(web). A shell runs it, with C(PORT) set."),
         Pattern(PROCESS_TYPE, "the name of a process type"),
     ] = None
-    scale: Annotated[
-        dict[str, int],
-        Doc("Number of processes of each other type in the Procfile, such as C({worker: 2}); 1 if unset, none of C(release)."),
-        Range(0, MAX_PROCESSES),
-    ] = field(default_factory=dict)
 
     @property
     def target(self) -> str | None:

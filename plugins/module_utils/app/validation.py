@@ -7,7 +7,7 @@ import dataclasses
 import re
 import shlex
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner
@@ -62,13 +62,15 @@ class HostFacts:
     """The properties of a host that apps are validated against.
 
     ``open_files`` is the highest limit that a process can get; ``taken_names`` are users and directories that do not belong to
-    an app; ``unavailable_packages`` are those that no package source of the host has.
+    an app; ``unavailable_packages`` are those that no package source of the host has; ``balanced`` is whether load balancers
+    distribute requests to several hosts.
     """
 
     cpus: int
     open_files: int
     taken_names: frozenset[str] = frozenset()
     unavailable_packages: frozenset[str] = frozenset()
+    balanced: bool = False
 
 
 def load(entries: object, *, complete: bool = True) -> dict[str, App]:
@@ -114,6 +116,7 @@ def _app_problems(app: App, path: str) -> Iterator[str]:
     """Yield the problems between the keys of one app."""
     yield from _source_problems(app.source, f"{path}.source")
     yield from _run_problems(app, f"{path}.run")
+    yield from _worker_problems(app, f"{path}.workers")
     yield from _debug_problems(app, path)
     yield from _hook_problems(app.hooks, f"{path}.hooks")
     yield from _health_problems(app.health, f"{path}.health")
@@ -181,18 +184,25 @@ def _run_problems(app: App, path: str) -> Iterator[str]:
         yield from _command_problems(app, run.command, f"{path}.command")
     yield from _server_problems(run, path)
     if run.procfile is None:
-        if run.scale:
-            yield f"{path}.scale: requires run.procfile"
         return
     if app.port is None:
         yield f"{path}.procfile: requires a port, such as port: 8000, because its processes listen on $PORT"
     if app.source.package is not None:
         yield f"{path}.procfile: requires a source with a Procfile; source.package has none"
-    for name in run.scale:
+
+
+def _worker_problems(app: App, path: str) -> Iterator[str]:
+    for name, worker in app.workers.items():
         if not re.fullmatch(PROCESS_TYPE, name):
-            yield f"{path}.scale.{name}: must be the name of a process type"
-        elif name == run.procfile:
-            yield f"{path}.scale.{name}: is the type that serves requests; set processes instead"
+            yield f"{path}.{name}: a worker's name must have up to 30 letters, digits, _ and -"
+        elif name == app.run.procfile:
+            yield f"{path}.{name}: is the process type that serves requests; set processes instead"
+        elif worker.command is not None:
+            yield from _template_problems(worker.command, ("process",), f"{path}.{name}.command")
+        elif app.run.procfile is None:
+            yield f"{path}.{name}.command: is missing; only the workers of a Procfile have one there"
+        if worker.singleton and worker.count > 1:
+            yield f"{path}.{name}.count: must be at most 1 for a singleton; found {worker.count}"
 
 
 def _debug_problems(app: App, path: str) -> Iterator[str]:
@@ -253,18 +263,35 @@ def _tls_problems(app: App, path: str) -> Iterator[str]:
         yield f"{path}.hsts: requires a provider; browsers accept HSTS over HTTPS only"
 
 
-def _command_problems(app: App, command: str, path: str) -> Iterator[str]:
+def _template_problems(command: str, valid: Collection[str], path: str) -> Iterator[str]:
+    """Yield the syntax errors of a command, and its placeholders other than ``valid`` ones."""
     try:
         words = shlex.split(command)
-        placeholders = {name for _text, name, _spec, _conversion in string.Formatter().parse(command) if name is not None}
+        placeholders = _placeholders(command)
     except ValueError as error:
         yield f"{path}: {str(error).lower()}; found {command!r}. Write a literal brace twice"
         return
     if not words:
         yield f"{path}: must be a program and its arguments; found {command!r}"
-    for name in sorted(placeholders - set(PLACEHOLDERS)):
-        valid = ", ".join(f"{{{placeholder}}}" for placeholder in PLACEHOLDERS)
-        yield f"{path}: unknown placeholder {{{name}}}; valid are {valid}. Write a literal brace twice"
+    for name in sorted(placeholders - set(valid)):
+        names = ", ".join(f"{{{placeholder}}}" for placeholder in valid)
+        yield f"{path}: unknown placeholder {{{name}}}; use {names}. Write a literal brace twice"
+
+
+def _placeholders(command: str) -> set[str]:
+    """Return the names of the placeholders in a command.
+
+    :raises ValueError: when its braces do not match.
+    """
+    return {name for _text, name, _spec, _conversion in string.Formatter().parse(command) if name is not None}
+
+
+def _command_problems(app: App, command: str, path: str) -> Iterator[str]:
+    problems = list(_template_problems(command, PLACEHOLDERS, path))
+    yield from problems
+    if problems:
+        return
+    placeholders = _placeholders(command)
     if "socket" in placeholders and app.port is not None:
         yield f"{path}: listens on {{socket}}, but the app has a port; remove one of them"
     if "socket" not in placeholders and app.port is None:
@@ -318,6 +345,8 @@ def host_problems(apps: Mapping[str, App], host: HostFacts) -> Iterator[str]:
         taken.update(dict.fromkeys(ports, app.name))
         if app.name in host.taken_names:
             yield f"{path}: the host already has a user, or a directory in /srv or /var/log, of that name; choose another"
+        if app.affinity != "none" and app.processes == 1 and not host.balanced:
+            yield f"{path}.affinity: has no effect with processes: 1 and no load balancers; remove it, or set more processes"
         for package in app.packages:
             if package in host.unavailable_packages:
                 yield (

@@ -37,6 +37,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.interprete
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.building.requirements import (
     Requirements,
+    file_states,
+    list_paths,
     read_requirements,
     requirement_lines,
     run_uv,
@@ -146,7 +148,9 @@ def directory_revision(app: App, directory: Path) -> str:
         for name in (UV_LOCK, PYLOCK, POETRY_LOCK, PDM_LOCK, PIPFILE_LOCK, PROJECT, SETUP, *VERSION_FILES):
             digest.update((content(directory, name) or "").encode())
         if has_file(directory, REQUIREMENTS):
-            digest.update("\n".join(requirement_lines(directory)).encode())
+            lines = requirement_lines(directory)
+            states = (state for path in list_paths(directory, lines) for state in file_states(path))
+            digest.update("\n".join([*lines, *states]).encode())
     except (OSError, ValueError, TreeError) as error:
         raise BuildError(f"{key}: {error}") from error
     return digest.hexdigest()
@@ -215,7 +219,7 @@ def install_package(layout: Layout, app: App, source: Path, target: Path, enviro
     Builder(layout).make_directory(target)
     options = ["--quiet", "--no-deps", "--compile-bytecode", "--python", str(environment.path / "bin/python")]
     failure = (
-        f"{key}: the source is a package, because its {PROJECT} has a build system, and cannot be installed. Set "
-        "package = false in [tool.uv] if it is none"
+        f"{key}: the source is a package, because its {PROJECT} has a build system, and cannot be installed. If it is none, set "
+        "package = false in [tool.uv], or package-mode = false in [tool.poetry]"
     )
     run_uv(layout, app, source, ["pip", "install", *options, "--target", str(target), "."], failure)

@@ -61,8 +61,8 @@ def requested_python(app: App, source: Path) -> PythonRequest:
         version = re.sub(r"^(cpython|python)[-@]?(?=3)", "", first)
         if not re.fullmatch(PYTHON_VERSION, version):
             raise BuildError(
-                f"{key}: the source's {name} asks for {first!r}; only versions of CPython 3 such as 3.12 are supported. Set this "
-                f'key, for instance to "system", which overrides {name}'
+                f"{key}: the source's {name} asks for {first[:50]!r}; only versions of CPython 3 such as 3.12 are supported. Set "
+                f'this key, for instance to "system", which overrides {name}'
             )
         return PythonRequest(version, name)
     return PythonRequest("system", key)
@@ -115,9 +115,10 @@ def require_supported_python(app: App, source: Path, interpreter: Interpreter) -
     """
     try:
         required = tomllib.loads(content(source, PROJECT) or "").get("project", {}).get("requires-python", "")
-    except ValueError:
+        supported = fits(interpreter.version, required)
+    except (ValueError, AttributeError, RecursionError):
         return  # the reader of the dependencies reports it
-    if not fits(interpreter.version, required):
+    if not supported:
         raise BuildError(
             f"{VARIABLE}.{app.name}.python.version: {PROJECT} requires Python {required}; this is {interpreter.version}. Set a "
             "version that fits"

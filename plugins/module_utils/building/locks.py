@@ -14,6 +14,9 @@ from typing import Any
 #: The groups of packages that an app needs to run.
 _RUNTIME_GROUPS = {"main", "default"}
 
+#: Maximum length of a dependency.
+MAX_LINE = 1000
+
 #: A requirement (PEP 508): its name, its extras, its version or URL, and its marker.
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][\w.-]*)\s*(\[[^\]]*\])?\s*([^;]*?)\s*(?:;\s*(.*\S)\s*)?")
 
@@ -82,9 +85,9 @@ def direct_dependencies(project: Mapping[str, Any]) -> Iterator[tuple[str, str, 
     :raises ValueError: when one cannot be parsed.
     """
     for line in project.get("project", {}).get("dependencies", []):
-        match = _REQUIREMENT.fullmatch(line)
+        match = _REQUIREMENT.fullmatch(line) if len(line) < MAX_LINE else None
         if not match:
-            raise ValueError(f"pyproject.toml has an invalid dependency: {line!r}")
+            raise ValueError(f"pyproject.toml has an invalid dependency: {line[:MAX_LINE]!r}")
         yield match[1], (match[2] or "").replace(" ", ""), match[4] or ""
     for name, value in project.get("tool", {}).get("poetry", {}).get("dependencies", {}).items():
         for entry in value if isinstance(value, list) else [value]:

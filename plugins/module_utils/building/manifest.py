@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ansible_collections.funnel.tornado.plugins.module_utils.app.workers import WorkerOptions
 from ansible_collections.funnel.tornado.plugins.module_utils.core import status_codes
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 
@@ -35,10 +36,24 @@ class HealthCheck:
 
 @dataclass(frozen=True)
 class Worker:
-    """The command of a process type that serves no requests, and its number of processes."""
+    """The command of processes that serve no requests, their number, and how they stop.
+
+    ``stop_timeout`` is in seconds; None is the release's ``drain``.
+    """
 
     argv: list[str]
     count: int
+    stop_timeout: int | None = None
+    stop_signal: str = "TERM"
+    stop_group: bool = True
+    singleton: bool = False
+
+    @classmethod
+    def from_options(cls, argv: list[str], options: WorkerOptions) -> Worker:
+        """Return the worker that runs ``argv`` with the options of the app's entry."""
+        return cls(
+            argv, options.count, options.stop_timeout, options.stop_signal, options.stop_group, singleton=options.singleton
+        )
 
 
 @dataclass(frozen=True)
@@ -98,6 +113,11 @@ class ReleaseManifest:
         """The release, its revision and its number of processes, as a diff shows them."""
         return f"release {self.id} of revision {self.revision}, {self.process_summary}"
 
+    @property
+    def stop_timeout(self) -> int:
+        """The seconds until all processes have stopped or are killed."""
+        return max(self.drain, *(worker.stop_timeout or 0 for worker in self.workers.values()), 0)
+
     def to_json(self) -> str:
         """Return the text of ``release.json``."""
         return json.dumps(dataclasses.asdict(self), indent=1)
@@ -135,6 +155,7 @@ def content_hash(layout: Layout, manifest: ReleaseManifest) -> str:
     """Return the hash of a release that is the same on all hosts with the same desired state."""
     directory = layout.release(manifest.id)
     fields = {key: value for key, value in dataclasses.asdict(manifest).items() if key not in HOST_SPECIFIC}
+    fields["workers"] = {name: worker | {"count": None} for name, worker in fields["workers"].items()}
     programs = [directory / "launch.py", *directory.glob("runner.py"), *sorted(directory.glob("runner/*.py"))]
     files = [path.read_text(encoding="utf-8") for path in (directory / "secrets.json", *programs)]
     return hashlib.sha256(json.dumps([fields, files], sort_keys=True).encode()).hexdigest()[:CONTENT_DIGITS]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.app.program import PROCESS_TYPE
+from ansible_collections.funnel.tornado.plugins.module_utils.app.workers import WorkerOptions
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import Worker
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
@@ -50,12 +51,16 @@ def read_commands(app: App, source: Path) -> ProcfileCommands:
     if served not in types:
         raise BuildError(f"{key}.procfile: {NAME} has no process type {served}; it has {_comma_separated(types)}")
     others = {name: line for name, line in types.items() if name not in (served, RELEASE)}
-    for name in app.run.scale:
-        if name not in others:
-            raise BuildError(f"{key}.scale.{name}: {NAME} has no such worker; it has {_comma_separated(others)}")
-    counts = {name: app.run.scale.get(name, 1) for name in others}
-    workers = {name: Worker(shell_command(line), counts[name]) for name, line in others.items() if counts[name]}
-    release = ["sh", "-c", types[RELEASE]] if RELEASE in types else []
+    for name, worker in app.workers.items():
+        if worker.command is None and name not in others:
+            path = f"{VARIABLE}.{app.name}.workers.{name}"
+            raise BuildError(f"{path}: {NAME} has no such worker; it has {_comma_separated(others)}. Set its command")
+    workers = {
+        name: Worker.from_options(shell_command(line), app.workers.get(name, WorkerOptions()))
+        for name, line in others.items()
+        if name not in app.workers or app.workers[name].command is None
+    }
+    release = ["bash", "-c", types[RELEASE]] if RELEASE in types else []
     return ProcfileCommands(shell_command(types[served]), workers, release)
 
 
@@ -78,8 +83,11 @@ def parse_procfile(text: str) -> dict[str, str]:
 
 
 def shell_command(line: str) -> list[str]:
-    """Return a command that runs ``line`` in a shell, with its braces escaped from the placeholders of the launcher."""
-    return ["sh", "-c", line.replace("{", "{{").replace("}", "}}")]
+    """Return a command that runs ``line`` in a shell, with its braces escaped from the placeholders of the launcher.
+
+    Unlike Debian's sh, bash replaces itself with the last program of the line, which then gets the signals itself.
+    """
+    return ["bash", "-c", line.replace("{", "{{").replace("}", "}}")]
 
 
 def _comma_separated(types: Mapping[str, str]) -> str:

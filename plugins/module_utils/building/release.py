@@ -26,6 +26,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest i
     ReleaseManifest,
     SharedPath,
     StaticFiles,
+    Worker,
     read_manifest,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.building.missing_packages import advice
@@ -83,6 +84,11 @@ def plan_release(app: App, revision: str, programs: Programs) -> ReleaseManifest
         revision=revision,
         argv=process_command(app),
         runner=app.run.target is not None,
+        workers={
+            name: Worker.from_options(shlex.split(options.command), options)
+            for name, options in app.workers.items()
+            if options.command is not None
+        },
         environment=app.environment,
         processes=app.process_count(len(os.sched_getaffinity(0))),
         port=app.port,
@@ -99,7 +105,7 @@ def plan_release(app: App, revision: str, programs: Programs) -> ReleaseManifest
         soak_errors=app.soak_errors,
         keep_releases=app.keep_releases,
     )
-    types = [app.run.procfile, app.run.scale]
+    types = [app.run.procfile, {name: asdict(options) for name, options in app.workers.items()}]
     # The revision covers a file of the source that asks for another version.
     python = platform.python_version() if app.python.version in (None, "system") else app.python.version
     further = [app.source.requirements, app.packages, app.build.environment]
@@ -234,7 +240,7 @@ def _add_procfile_commands(layout: Layout, app: App, planned: ReleaseManifest, s
         return planned
     with as_user(layout.builder):
         commands = procfile.read_commands(app, source)
-    changes = replace(planned, argv=commands.argv, workers=commands.workers)
+    changes = replace(planned, argv=commands.argv, workers=planned.workers | commands.workers)
     if not commands.release or app.hooks.before_start is not None:
         return changes
     return replace(

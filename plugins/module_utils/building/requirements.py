@@ -46,8 +46,12 @@ _GIT_URL = re.compile(r"git\+(\S+)")
 MAX_REPOSITORIES = 50
 _QUERY_SECONDS = 60
 
-#: Entries of a directory that are compared to find out whether it has changed.
+#: Limits of the query for local files of dependencies: paths, and entries of a directory.
+MAX_PATHS = 100
 _MAX_ENTRIES = 10_000
+
+#: Exceptions of reading a file that has another structure than its format.
+_STRUCTURE = (KeyError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -86,15 +90,25 @@ def read_requirements(layout: Layout, app: App, source: Path, python: Path) -> R
             found = replace(found, entries=_export(layout, app, source, python))
         with as_user(layout.builder):
             lines = found.entries.splitlines()
-            local = found.local or any(is_local(source, line) for line in lines)
-            files = tuple(state for line in lines for path in local_paths(source, line) for state in file_state(path, source))
+            paths = list_paths(source, lines)
+            outside = [path for path in paths if not _is_inside(path, source)]
+            states = [state for path in outside for state in file_states(path)]
+        references = git_references(lines)
     except (OSError, ValueError, TreeError) as error:
         raise BuildError(f"{key}: {error}") from error
-    return replace(found, local=local, state=(*files, *_branch_commits(layout, app, source, lines)))
+    commits = _commits(layout, app, source, references)
+    return replace(found, local=found.local or len(paths) > len(outside), state=(*states, *commits))
 
 
 def _uv_project(source: Path) -> Requirements:
-    return Requirements(UV_LOCK, locked=True, package=is_package(source, _project(source)))
+    """Return the requirements of uv.lock, still without entries.
+
+    :raises ValueError: when pyproject.toml cannot be read.
+    """
+    try:
+        return Requirements(UV_LOCK, locked=True, package=is_package(source, _project(source)))
+    except _STRUCTURE as error:
+        raise ValueError(f"{PROJECT} has an unknown format: {error!r}") from error
 
 
 def _export(layout: Layout, app: App, source: Path, python: Path) -> str:
@@ -113,7 +127,7 @@ def requirements_from_files(source: Path) -> Requirements:
         if has_file(source, name):
             try:
                 return replace(reader(source), origin=name)
-            except (KeyError, TypeError, AttributeError) as error:
+            except _STRUCTURE as error:
                 raise ValueError(f"{name} has an unknown format: {error!r}") from error
             except ValueError as error:
                 raise ValueError(f"{name}: {error}" if name not in str(error) else str(error)) from error
@@ -254,19 +268,23 @@ def local_paths(source: Path, line: str) -> Iterator[Path]:
             yield source / name
 
 
-def is_local(source: Path, line: str) -> bool:
-    """Return whether a line of requirements refers to a file or directory of the source."""
-    return any(Path(os.path.normpath(path)).is_relative_to(source) for path in local_paths(source, line))
+def list_paths(source: Path, lines: list[str]) -> list[Path]:
+    """Return the different paths of :func:`local_paths` in all lines.
+
+    :raises ValueError: when there are too many.
+    """
+    found = dict.fromkeys(path for line in lines for path in local_paths(source, line))
+    if len(found) > MAX_PATHS:
+        raise ValueError(f"the dependencies refer to more than {MAX_PATHS} files and directories of the host")
+    return list(found)
 
 
-def file_state(path: Path, source: Path) -> Iterator[str]:
-    """Yield what changes with a file or directory outside ``source``, whose own files the revision covers."""
-    if Path(os.path.normpath(path)).is_relative_to(source):
-        return
-    yield from _entry_states(path)
+def _is_inside(path: Path, source: Path) -> bool:
+    return Path(os.path.normpath(path)).is_relative_to(source)
 
 
-def _entry_states(path: Path) -> Iterator[str]:
+def file_states(path: Path) -> Iterator[str]:
+    """Yield the size and time of a file, or those of a directory and its entries."""
     found = path.stat()
     yield f"{path} {found.st_size} {found.st_mtime_ns}"
     if path.is_dir():
@@ -277,24 +295,28 @@ def _entry_states(path: Path) -> Iterator[str]:
 
 
 def git_references(lines: list[str]) -> list[tuple[str, str]]:
-    """Return the URL and the reference of each git repository in lines of requirements; the reference is empty for HEAD."""
+    """Return the URL and the reference of each git repository in lines of requirements; the reference is empty for HEAD.
+
+    :raises ValueError: when there are too many, or a URL is invalid.
+    """
     found: dict[tuple[str, str], None] = {}
     for match in (match for line in lines for match in _GIT_URL.finditer(line)):
         parts = urlsplit(match[1].partition("#")[0].rstrip(";\"'"))
         path, _at, reference = parts.path.rpartition("@") if "@" in parts.path else (parts.path, "", "")
         found[urlunsplit((parts.scheme, parts.netloc, path, parts.query, "")), reference] = None
+        if len(found) > MAX_REPOSITORIES:
+            raise ValueError(f"the dependencies refer to more than {MAX_REPOSITORIES} git repositories")
     return list(found)
 
 
-def _branch_commits(layout: Layout, app: App, source: Path, lines: list[str]) -> Iterator[str]:
-    """Yield the present commit of each branch and tag that the dependencies refer to.
+def _commits(layout: Layout, app: App, source: Path, references: list[tuple[str, str]]) -> Iterator[str]:
+    """Yield the present commit of each branch and tag.
 
     :raises BuildError: when a repository cannot be reached.
     """
-    moving = [(url, name) for url, name in git_references(lines) if not re.fullmatch(r"[0-9a-f]{40}", name)]
-    if len(moving) > MAX_REPOSITORIES:
-        raise BuildError(f"{VARIABLE}.{app.name}.source: the dependencies refer to more than {MAX_REPOSITORIES} git repositories")
-    for url, name in moving:
+    for url, name in references:
+        if re.fullmatch(r"[0-9a-f]{40}", name):
+            continue
         failure = f"{VARIABLE}.{app.name}.source: {url}, the git repository of a dependency, cannot be reached from this host"
         listed = Builder(layout).run(
             ["git", "-c", "safe.directory=*", "ls-remote", "--", url, name or "HEAD"],

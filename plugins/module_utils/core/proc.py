@@ -12,7 +12,7 @@ from pathlib import Path
 PROC = Path("/proc")
 
 #: Fields of /proc/PID/stat, counted from the one after the command name.
-STATE, PARENT, START = 0, 1, 19
+STATE, PARENT, GROUP, START = 0, 1, 2, 19
 
 
 def stat(pid: int) -> list[str] | None:
@@ -29,6 +29,20 @@ def parent(pid: int) -> int:
     """Return the parent of a process; 0 if it has none."""
     fields = stat(pid)
     return int(fields[PARENT]) if fields else 0
+
+
+def process_group(pid: int) -> int:
+    """Return the process group of a process; 0 if it has exited."""
+    fields = stat(pid)
+    return int(fields[GROUP]) if fields else 0
+
+
+def process_groups() -> dict[int, list[int]]:
+    """Return the processes of each process group."""
+    groups: dict[int, list[int]] = {}
+    for pid in pids():
+        groups.setdefault(process_group(pid), []).append(pid)
+    return groups
 
 
 def uptime(pid: int) -> int:

@@ -249,9 +249,12 @@ class _Parser:
 
     def _mapping(self, schema: Any, data: Mapping[str, object], path: str) -> Any:
         fields = {field.name: (field, annotation, rules) for field, annotation, rules in _fields(schema)}
+        replaced: Mapping[str, str] = getattr(schema, "REPLACED", {})
         before = len(self.problems)
         for key in data:
-            if key not in fields:
+            if key not in fields and key in replaced:
+                self.problems.append(f"{path}.{key}: {replaced[key]}")
+            elif key not in fields:
                 near = closest_match(str(key), fields)
                 right = f"did you mean {near}?" if near else f"valid keys are {', '.join(fields)}"
                 self.problems.append(f"{path}.{key}: unknown key; {right}")

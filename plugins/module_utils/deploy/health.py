@@ -5,7 +5,7 @@ from __future__ import annotations
 import pwd
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -88,7 +88,7 @@ class HealthChecks:
             if info is None or info.pid != pids.get(process):
                 raise self._exit_error(f"process {process}", info, self._log(process))
         self.require()
-        self._wait_for_workers(deadline)
+        self.wait_for_workers(self.group.workers.keys() - self.group.singletons.keys(), deadline)
 
     def require(self) -> None:
         """Check every process once.
@@ -178,13 +178,16 @@ class HealthChecks:
         remedy = "pass it {socket}, or set port, such as port: 8000, and pass it {port}" if ports else "pass it {socket}"
         return f"; it listens on {', '.join(found)}: {remedy}"
 
-    def _wait_for_workers(self, deadline: Deadline) -> None:
-        """Wait until supervisord reports every worker as running, the only health check that workers have."""
+    def wait_for_workers(self, workers: Collection[str], deadline: Deadline) -> None:
+        """Wait until supervisord reports every one of ``workers`` as running, the only health check that workers have.
+
+        :raises ProcessGroupError: when one does not stay up.
+        """
         while True:
             starting = False
             for log, (worker, process) in self.group.logs():
-                info = self.group.infos(worker).get(process) if worker else None
-                if worker and (info is None or info.state not in ("STARTING", "RUNNING")):
+                info = self.group.infos(worker).get(process) if worker in workers else None
+                if worker in workers and (info is None or info.state not in ("STARTING", "RUNNING")):
                     raise self._exit_error(f"{worker} {process}", info, log)
                 starting |= info is not None and info.state == "STARTING"
             if not starting or deadline.expired:
@@ -199,7 +202,7 @@ class HealthChecks:
         """Return the remedy for a program that exited but continues in the background."""
         layout = self.group.layout
         variables = {"TORNADO_APP": layout.app, "TORNADO_SLOT": self.group.slot, "TORNADO_PROCESS": info.name if info else ""}
-        supervised = {each.pid for each in self.group.infos().values()}
+        supervised = {each.pid for worker in ("", *self.group.workers) for each in self.group.infos(worker).values()}
         found = proc.pids_with_environment(pwd.getpwnam(layout.user).pw_uid, variables)
         background = [pid for pid in found if supervised.isdisjoint(proc.ancestry(pid))]
         if not background:

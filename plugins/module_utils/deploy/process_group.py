@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import Worker, read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core import private, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, Layout, Slot, port_of
@@ -17,11 +17,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.front_door import publish_health_check
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import protect
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisor_config import STOP_MARGIN, slot_config
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import server_line
 from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation
-
-#: Seconds beyond ``drain`` after which supervisord kills a process that does not stop.
-STOP_MARGIN = 5
 
 #: Lines of a process's log that an error shows, and the bytes that are read for them.
 MAX_LOG_LINES = 25
@@ -46,31 +44,54 @@ class ProcessGroup:
         self.server = server
         self.manifest = read_manifest(layout, release)
         self.processes = range(self.manifest.processes)
+        self.workers = {name: worker for name, worker in self.manifest.workers.items() if worker.count}
+        self.singletons = {name: worker for name, worker in self.workers.items() if worker.singleton}
+        self._overlapping = {name: worker for name, worker in self.workers.items() if not worker.singleton}
         self._log_starts: dict[Path, int] = {}
 
     def is_up(self) -> bool:
         """Return whether all processes run, with the desired configuration of supervisord."""
         file = self.layout.supervisor_file(self.slot)
-        if not file.exists() or file.read_text(encoding="utf-8") != self._supervisor_config():
+        if not file.exists() or file.read_text(encoding="utf-8") != self._supervisor_config(self.workers):
             return False
-        counts = {self.layout.group(self.slot): len(self.processes), **self._worker_counts()}
+        counts = {self.layout.group(self.slot): len(self.processes)}
+        counts |= {self.layout.group(self.slot, name): worker.count for name, worker in self.workers.items()}
         infos = [info for group in counts for info in supervisord.process_infos(self.server, group)]
         return len(infos) == sum(counts.values()) and all(info.state in ("RUNNING", "STARTING") for info in infos)
 
     # Starting
 
     def start(self) -> None:
-        """Create the slot, which must be clear, and start the processes under supervisord.
+        """Create the slot, which must be clear, and start the processes under supervisord, except singletons.
 
         :raises ProcessGroupError: when a port is in use, or the sockets cannot be protected.
         :raises SupervisorError: when supervisord refuses.
         """
         self._require_free_ports()
         self._create_slot()
-        self._log_starts = {log: self._size(log) for log, _process in self.logs()}
-        private.write(self.layout.supervisor_file(self.slot), self._supervisor_config())
-        for group in (self.layout.group(self.slot), *self._worker_counts()):
-            supervisord.add_group(self.server, group)
+        self._note_log_sizes()
+        self._write_config(self._overlapping)
+        for name in ("", *self._overlapping):
+            supervisord.add_group(self.server, self.layout.group(self.slot, name))
+
+    def start_singletons(self) -> None:
+        """Start the workers that must not run in both slots; those of the other slot must have stopped.
+
+        :raises SupervisorError: when supervisord refuses.
+        """
+        self._note_log_sizes()
+        self._write_config(self.workers)
+        for name in self.singletons:
+            supervisord.add_group(self.server, self.layout.group(self.slot, name))
+
+    def stop_singletons(self) -> None:
+        """Stop them; idempotent. The configuration goes first, so that supervisord does not start them again at a reboot.
+
+        :raises SupervisorError: when one does not end.
+        """
+        self._write_config(self._overlapping)
+        groups = [self.layout.group(self.slot, name) for name in self.singletons]
+        supervisord.remove_groups(self.server, groups, self.manifest.stop_timeout + STOP_MARGIN)
 
     def _create_slot(self) -> None:
         directory = self.layout.slot(self.slot)
@@ -102,33 +123,11 @@ class ProcessGroup:
             port = self.port(process)
             yield f"127.0.0.1:{port}" if port else f"unix:{self.layout.live}/run/{process}.sock"
 
-    def _supervisor_config(self) -> str:
-        programs = [self._program_section(self.layout.group(self.slot), len(self.processes), "")]
-        for worker, entry in self.manifest.workers.items():
-            programs.append(self._program_section(self.layout.group(self.slot, worker), entry.count, worker))
-        return "\n".join(programs)
+    def _supervisor_config(self, workers: Mapping[str, Worker]) -> str:
+        return slot_config(self.layout, self.slot, self.manifest, workers)
 
-    def _program_section(self, group: str, count: int, worker: str) -> str:
-        launcher = self.layout.release(self.release) / "launch.py"
-        return (
-            f"[program:{group}]\ncommand={launcher} {self.slot} %(process_num)d {worker}".rstrip() + "\n"
-            "process_name=%(process_num)d\n"
-            f"numprocs={count}\n"
-            f"user={self.layout.user}\n"
-            "autorestart=true\n"
-            "startretries=100\n"  # FATAL is final; each retry waits a second longer than the last, over an hour in total
-            f"stopwaitsecs={self.manifest.drain + STOP_MARGIN}\n"
-            f"stopasgroup={'false' if self.manifest.runner else 'true'}\n"  # a shell does not forward signals
-            "killasgroup=true\n"
-            "redirect_stderr=true\n"
-            f"stdout_logfile={self.layout.logs}/{self.slot}-{worker and f'{worker}-'}%(process_num)d.log\n"
-            "stdout_logfile_maxbytes=50MB\n"
-            "stdout_logfile_backups=5\n"
-        )
-
-    def _worker_counts(self) -> dict[str, int]:
-        """Return the number of processes of each worker's supervisord group."""
-        return {self.layout.group(self.slot, worker): entry.count for worker, entry in self.manifest.workers.items()}
+    def _write_config(self, workers: Mapping[str, Worker]) -> None:
+        private.write(self.layout.supervisor_file(self.slot), self._supervisor_config(workers))
 
     def port(self, process: int) -> int | None:
         """Return the port that the launcher passes to the process; None for a process that listens on a socket."""
@@ -166,7 +165,7 @@ class ProcessGroup:
 
     def logs(self) -> Iterator[tuple[Path, tuple[str, int]]]:
         """Yield the log of every process with its worker type (empty for processes that serve requests) and number."""
-        counts = {"": len(self.processes)} | {worker: entry.count for worker, entry in self.manifest.workers.items()}
+        counts = {"": len(self.processes)} | {name: worker.count for name, worker in self.workers.items()}
         for worker, count in counts.items():
             for process in range(count):
                 yield self.layout.log(self.slot, process, worker), (worker, process)
@@ -188,6 +187,10 @@ class ProcessGroup:
             if lines != [""]:
                 return "\n".join([f"; {log} ends with", *lines])
         return f"; {log} has no new lines"
+
+    def _note_log_sizes(self) -> None:
+        """Note the sizes of the logs, so that errors show new lines only."""
+        self._log_starts = {log: self._size(log) for log, _process in self.logs()}
 
     def _size(self, log: Path) -> int:
         found = tree.state(log, trusted=self.layout.logs) if self.layout.logs.is_dir() else None

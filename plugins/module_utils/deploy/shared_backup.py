@@ -14,7 +14,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import open_file, set_owner
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import HealthChecks
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import STOP_MARGIN, ProcessGroup
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisor_config import STOP_MARGIN
 from ansible_collections.funnel.tornado.plugins.module_utils.system import shared_data
 from ansible_collections.funnel.tornado.plugins.module_utils.system.shared_data import SharedDataError
 
@@ -123,13 +124,12 @@ class Backups:
         live = self.layout.live_slot()
         if live is None:
             raise SharedDataError(f"{VARIABLE}.{self.layout.app}: no release is live any more")
-        server = supervisord.connect(timeout=self.manifest.drain + 2 * STOP_MARGIN)
+        server = supervisord.connect()
         process_group = ProcessGroup(self.layout, live, self.release, server)
         groups = supervisord.slot_groups(server, self.layout.group(live))
         with self._maintenance():
             try:
-                for group in groups:
-                    supervisord.remove_group(server, group)
+                supervisord.remove_groups(server, groups, self.manifest.stop_timeout + STOP_MARGIN)
                 yield
             finally:
                 for group in groups:

@@ -8,11 +8,12 @@ import operator
 import os
 import pwd
 import signal
+from collections.abc import Iterable
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import private, proc, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import NGINX_GROUP, Layout, Slot
-from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline, poll
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import count_connections
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.front_door import is_published
@@ -75,26 +76,43 @@ def clear_slot(layout: Layout, slot: Slot, server: Any, timeout: float) -> None:
 
     The configuration goes first, so that supervisord does not start the processes again after an interrupted run.
 
-    :arg timeout: seconds until processes that supervisord does not manage are killed.
+    :arg timeout: seconds until processes that do not stop are killed.
     :raises SupervisorError: when a process under supervisord does not end.
     :raises TreeError: when its files cannot be deleted.
     """
     layout.supervisor_file(slot).unlink(missing_ok=True)
-    for group in supervisord.slot_groups(server, layout.group(slot)):
-        supervisord.remove_group(server, group)
+    supervisord.remove_groups(server, supervisord.slot_groups(server, layout.group(slot)), timeout)
     _stop_orphans(layout, slot, timeout)
     tree.remove(layout.slot(slot))
 
 
+def stop_workers(layout: Layout, slot: Slot, server: Any) -> None:
+    """Ask the workers of a slot without traffic to stop, so that they finish their work while its connections drain."""
+    site = layout.group(slot)
+    supervisord.stop_groups(server, [group for group in supervisord.slot_groups(server, site) if group != site])
+
+
 def _stop_orphans(layout: Layout, slot: Slot, timeout: float) -> None:
-    """Stop the orphaned processes of a slot, which a killed supervisord has left running and the present one does not manage."""
+    """Stop the orphaned processes of a slot, which a killed supervisord or a main process has left running.
+
+    Only a main process, which leads its process group, is asked first, because it may let its children finish their work.
+    """
     with contextlib.suppress(KeyError):
         uid = pwd.getpwnam(layout.user).pw_uid
-        environment = {"TORNADO_APP": layout.app, "TORNADO_SLOT": slot}
-        deadline = Deadline(timeout)
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            for pid in proc.pids_with_environment(uid, environment):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
-            remaining = deadline.remaining
-            poll(lambda: proc.pids_with_environment(uid, environment), operator.not_, timeout=remaining, interval=INTERVAL)
+        asked: set[int] = set()
+
+        def ask() -> list[int]:
+            pids = proc.pids_with_environment(uid, {"TORNADO_APP": layout.app, "TORNADO_SLOT": slot})
+            leaders = [pid for pid in pids if proc.process_group(pid) == pid]
+            _signal(set(leaders or pids) - asked, signal.SIGTERM)
+            asked.update(leaders or pids)
+            return pids
+
+        if poll(ask, operator.not_, timeout=timeout, interval=INTERVAL):
+            _signal(ask(), signal.SIGKILL)
+
+
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import http.client
 import xmlrpc.client
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import UnixHTTPConnection
 
 #: The socket of the supervisor role.
@@ -20,6 +22,17 @@ SOCKET = Path("/run/supervisor.sock")
 #: Fault codes of supervisor/xmlrpc.py.
 _BAD_NAME = 10
 _ALREADY_ADDED = 90
+
+#: States of processes that a stop affects, and of those that have ended: supervisor/states.py.
+_RUNNING = frozenset({"STARTING", "RUNNING", "BACKOFF"})
+_STOPPED = frozenset({"STOPPED", "EXITED", "FATAL", "UNKNOWN"})
+
+#: Argument of stopProcessGroup: return before the processes have ended.
+_NO_WAIT = False
+
+#: Seconds that a killed process may take to end, and between two checks of stopping processes.
+_KILL_SECONDS = 10
+_INTERVAL = 0.1
 
 
 class SupervisorError(Exception):
@@ -82,15 +95,23 @@ def add_group(server: xmlrpc.client.ServerProxy, name: str) -> None:
     _call(server, "addProcessGroup", name, accept=_ALREADY_ADDED)
 
 
-def remove_group(server: xmlrpc.client.ServerProxy, name: str) -> None:
-    """Stop the processes of a group, wait for their end, and remove the group; idempotent.
+def stop_groups(server: xmlrpc.client.ServerProxy, names: Collection[str]) -> bool:
+    """Ask the running processes of groups to stop, without waiting; return whether all of them have stopped."""
+    infos = [info for name in names for info in process_infos(server, name)]
+    for name in sorted({info.group for info in infos if info.state in _RUNNING}):
+        _call(server, "stopProcessGroup", name, _NO_WAIT)
+    return all(info.state in _STOPPED for info in infos)
 
-    The timeout of the client must exceed the group's ``stopwaitsecs``.
 
+def remove_groups(server: xmlrpc.client.ServerProxy, names: Collection[str], timeout: float) -> None:
+    """Stop the processes of groups concurrently, wait for their end, and remove the groups; idempotent.
+
+    :arg timeout: seconds after which supervisord has killed the processes that did not stop.
     :raises SupervisorError: when a process does not end.
     """
-    if process_infos(server, name):
-        _call(server, "stopProcessGroup", name)
+    if not poll(lambda: stop_groups(server, names), bool, timeout=timeout + _KILL_SECONDS, interval=_INTERVAL):
+        raise SupervisorError(f"a process of {', '.join(names)} does not end after {timeout:.0f} s, although it was killed")
+    for name in names:
         _call(server, "removeProcessGroup", name, accept=_BAD_NAME)
 
 

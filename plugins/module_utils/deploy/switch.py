@@ -31,7 +31,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.access_log i
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import HealthChecks, require_healthy
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import PreemptedError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import (
-    STOP_MARGIN,
     ProcessGroup,
     ProcessGroupError,
     is_live,
@@ -42,7 +41,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import
     has_inactive_slot,
     is_protected,
     protect,
+    stop_workers,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisor_config import STOP_MARGIN
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 
 #: nginx, which reloads a changed upstream and logs a rejected configuration to its own file.
@@ -105,9 +106,8 @@ class Switcher:
         self.result = SwitchResult(layout.live_slot(), request.release)
         self._unserved = ""
         self.in_use = {request.release, *_slot_releases(layout)}
-        # A process may take as long as its drain to stop.
-        self.stop_timeout = max(read_manifest(layout, release).drain for release in self.in_use) + STOP_MARGIN
-        self.server = supervisord.connect(timeout=self.stop_timeout + STOP_MARGIN)
+        self.stop_timeout = max(read_manifest(layout, release).stop_timeout for release in self.in_use) + STOP_MARGIN
+        self.server = supervisord.connect()
 
     def run(self) -> SwitchResult:
         """Bring the release live.
@@ -297,6 +297,7 @@ class Switcher:
         release = self.layout.slot_release(slot)
         seconds = read_manifest(self.layout, release).drain if release and release in self.in_use else 0
         with self._step("drain"):
+            stop_workers(self.layout, slot, self.server)
             drain_connections(self.layout, slot, seconds)
         with self._step("stop"):
             self._clear(slot)
@@ -317,7 +318,7 @@ class Switcher:
     # Verification and rollback
 
     def _verify(self, slot: Slot) -> None:
-        """Ask the app at its front door, run ``after_switch`` and the soak; roll back if one fails.
+        """Ask the app at its front door, hand over singletons, run ``after_switch`` and the soak; roll back if one fails.
 
         An unreachable supervisord is no fault of the release, so it does not roll back: the next run resumes here.
         """
@@ -326,6 +327,7 @@ class Switcher:
         try:
             with self._step("front_door"):
                 self._ask_front_door()
+            self._hand_over_singletons(self.layout.inactive_slot(), slot)
             if process_group.has_hook("after_switch"):
                 with self._step("after_switch"):
                     process_group.run_hook("after_switch")
@@ -345,6 +347,21 @@ class Switcher:
         self._unserved = front_door.problem(self.layout, patient=True)
         if self._unserved and self.request.forward:
             raise ProcessGroupError(self._unserved)
+
+    def _hand_over_singletons(self, old: Slot, new: Slot) -> None:
+        """Stop the singletons of a slot, which finish their work, then start those of the other one.
+
+        :raises ProcessGroupError: when a new one does not stay up.
+        """
+        groups = [self._process_group(slot) for slot in (old, new) if self.layout.slot_release(slot)]
+        if any(group.singletons for group in groups):
+            with self._step("singletons"):
+                for group in groups:
+                    if group.slot == old:
+                        group.stop_singletons()
+                    else:
+                        group.start_singletons()
+                        HealthChecks(group).wait_for_workers(group.singletons, Deadline(group.manifest.health.timeout))
 
     def _soak(self, process_group: ProcessGroup) -> None:
         """Check the health of every process and the error rate of nginx's responses for ``soak`` seconds.
@@ -383,6 +400,8 @@ class Switcher:
             history.mark_undone(self.layout, release, reason)
         if self.layout.live_slot():
             self._reload_nginx(inactive)
+            with contextlib.suppress(ProcessGroupError):  # status.yml shows a singleton of the old release that does not stay up
+                self._hand_over_singletons(slot, inactive)
         self._drain_and_stop(slot)
 
     def _return_traffic(self, slot: Slot) -> None:
@@ -400,11 +419,12 @@ def stop_app(layout: Layout) -> None:
 
     :raises SupervisorError: when a process does not end.
     """
-    drain = max((read_manifest(layout, release).drain for release in _slot_releases(layout)), default=0)
-    server = supervisord.connect(timeout=drain + 2 * STOP_MARGIN)
+    manifests = [read_manifest(layout, release) for release in _slot_releases(layout)]
+    server = supervisord.connect()
     for slot in SLOTS:
-        drain_connections(layout, slot, drain)
-        clear_slot(layout, slot, server, drain + STOP_MARGIN)
+        stop_workers(layout, slot, server)
+        drain_connections(layout, slot, max((manifest.drain for manifest in manifests), default=0))
+        clear_slot(layout, slot, server, max((manifest.stop_timeout for manifest in manifests), default=0) + STOP_MARGIN)
 
 
 def _text(file: Path) -> str:

@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, last_lines, run
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, run
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import DIRECTORY, PRIVATE_MODE, SITES
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx_config import (
     Directive,
     Listen,
     NginxSyntaxError,
     ServerBlock,
+    error_text,
     parse,
     servers,
 )
@@ -237,7 +238,7 @@ def _dump(root: Path) -> tuple[str, str]:
         tested = run([program, "-T", "-q", "-c", str(root / "nginx.conf")], check=False)
     except CommandError as error:
         return "", str(error)
-    return (tested.output, "") if tested.status == 0 else ("", last_lines(tested.output, 3))
+    return (tested.output, "") if tested.status == 0 else ("", error_text(tested.output))
 
 
 def _earlier_sites(root: Path) -> Iterator[str]:

@@ -28,6 +28,9 @@ _HASH = Pattern(
 #: Path of ACME http-01 challenges. It stays reachable during maintenance and is exempt from redirects and access control.
 CHALLENGE_URL = "/.well-known/acme-challenge/"
 
+#: Files at the top of a site that its first directory of static files holds.
+ICON_URLS = ("/favicon.ico", "/robots.txt")
+
 #: Suffix of the name of an upstream or backend that consists of ACME clients.
 CHALLENGES = ".challenges"
 
@@ -80,6 +83,10 @@ DEFAULT_HEADERS: Mapping[str, str] = {
 }
 
 
+#: How a client stays with one server (session affinity).
+Affinity = Literal["none", "cookie", "address"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Server:
     """One server of an upstream."""
@@ -106,6 +113,13 @@ class Upstream:
     balance: Annotated[
         Literal["least_conn", "round_robin", "ip_hash", "random"], Doc("Load balancing method that selects a server per request.")
     ] = "least_conn"
+    affinity: Annotated[
+        Affinity,
+        Doc(
+            "How a client stays with one server, instead of C(balance): C(cookie) by a cookie that nginx sets, C(address) by its "
+            "IP address. If that server is unreachable, the client gets another."
+        ),
+    ] = "none"
     keepalive: Annotated[int, Doc("Maximum number of idle connections that each worker keeps."), Range(1, 10_000)] = 256
     keepalive_timeout: Annotated[int, Doc("Seconds that an idle connection is kept."), _SECONDS] = 2
 
@@ -184,8 +198,8 @@ class SiteOptions(Domains):
     paths: Annotated[
         dict[str, PathOptions],
         Doc(
-            "Options by path, such as C({/live/: {read_timeout: 3600}}). A path that ends with / covers all below it, any other "
-            "is exact. It inherits unset options, except C(extra), from the nearest path around it."
+            "Options by path, such as C({/live/: {read_timeout: 3600}}). A path that ends with / covers itself without the / and "
+            "all below it, any other is exact. It inherits unset options, except C(extra), from the nearest path around it."
         ),
     ] = field(default_factory=dict)
     headers: Annotated[

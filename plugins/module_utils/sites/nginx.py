@@ -16,6 +16,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import 
     DEFAULT_HEADERS,
     HEALTH_HEADER,
     HEALTH_URL,
+    ICON_URLS,
     RELEASE_HEADER,
     UNTRUSTED_HEADERS,
     Limits,
@@ -50,9 +51,9 @@ def site_files(
     parsed_sites, parsed_upstreams = parse_sites(sites, upstreams, name=name, options=options)
     files: dict[str, dict[str, Any]] = {}
     for key, site in parsed_sites.items():
-        files |= _SiteRenderer(f"{name}.{key}", key, site, options).files()
+        files |= _SiteRenderer(f"{name}.{key}", key, site, options, parsed_upstreams).files()
     if parsed_upstreams:
-        shared = [_upstream_variables(key, upstream) for key, upstream in parsed_upstreams.items()]
+        shared = [_upstream_variables(key, upstream, key) for key, upstream in parsed_upstreams.items()]
         files[f"{SITES}/{name}.conf"] = {
             "template": "upstreams.conf.j2",
             "vars": {"upstreams": shared},
@@ -129,12 +130,16 @@ class _Location:
 
 @dataclass(frozen=True)
 class _SiteRenderer:
-    """Renders one site: ``name`` prefixes its files, ``key`` names the site and its own upstream."""
+    """Renders one site: ``name`` prefixes its files, ``key`` names the site and its own upstream.
+
+    ``shared`` are the upstreams that sites use by name.
+    """
 
     name: str
     key: str
     site: Site
     options: NginxOptions
+    shared: Mapping[str, Upstream]
 
     def files(self) -> dict[str, dict[str, Any]]:
         """Return the files by path.
@@ -227,10 +232,34 @@ class _SiteRenderer:
 
     def _upstreams(self, mounts: Sequence[tuple[_Location, Mount]]) -> Iterator[dict[str, Any]]:
         """Yield the template variables of the site's own upstreams."""
-        own = [(self.key, self.site.upstream), *((location.upstream, mount.upstream) for location, mount in mounts)]
-        for name, upstream in own:
+        own = [
+            (self.key, self.site.upstream, "/"),
+            *((location.upstream, mount.upstream, location.url) for location, mount in mounts),
+        ]
+        for name, upstream, url in own:
             if isinstance(upstream, Upstream):
-                yield _upstream_variables(name, upstream)
+                yield _upstream_variables(name, upstream, self._affinity_name(url))
+
+    def _affinity_name(self, url: str) -> str:
+        """Return the name of the affinity of the site's own upstream at ``url``, which other mounts do not change."""
+        return self.key + url.rstrip("/")
+
+    def _affinity_cookies(self, mounts: Sequence[tuple[_Location, Mount]]) -> Iterator[dict[str, str]]:
+        """Yield the cookies that bind clients to a server of an upstream; that of a shared upstream covers the whole site."""
+        used = [("/", self._upstream_name, self.site.upstream)]
+        used += [(location.url, location.upstream, mount.upstream) for location, mount in mounts]
+        found: dict[str, dict[str, str]] = {}
+        for url, name, upstream in used:
+            own = isinstance(upstream, Upstream)
+            options = upstream if isinstance(upstream, Upstream) else self.shared[name]
+            if options.affinity == "cookie" and name not in found:
+                found[name] = {
+                    "name": _affinity_cookie(self._affinity_name(url) if own else name),
+                    "path": url if own else "/",
+                    "pattern": re.escape(name),
+                    "variable": self._variable(f"affinity__{_escaped(name)}"),
+                }
+        yield from found.values()
 
     def _static(self, locations: Sequence[_Location]) -> Iterator[dict[str, Any]]:
         """Yield the template variables of each directory of static files."""
@@ -260,14 +289,18 @@ class _SiteRenderer:
             "upstreams": list(self._upstreams(mounts)),
             "zones": [*_limit_zones(site.limits, self.name), *(zone for location in locations for zone in location.zones)],
             "guards": [*_flatten(_limit_directives(site.limits, self.name)), *_access_directives(site.allow, site.deny)],
+            # Below a mount, the path without the slash is redirected to the other app.
+            "mount_urls": [url for url in site.mounts if url.rstrip("/") not in site.paths],
             "locations": [
-                {"match": "/", "directives": [], "extra": "", "events": "@events", "upstream": self._upstream_name},
+                {"matches": ["/"], "directives": [], "extra": "", "events": "@events", "upstream": self._upstream_name},
                 *map(self._location_variables, locations),
             ],
             "static": list(self._static(locations)),
             "own_policy": "content-security-policy" in {name.lower() for name in site.headers},
             "icon_directory": self._icon_directory(),
+            "icon_urls": ICON_URLS,
             "headers": list(self._headers()),
+            "affinity_cookies": list(self._affinity_cookies(mounts)),
             "password_file": self._path("htpasswd") if site.basic_auth else "",
             "maintenance_page": f"{DIRECTORY}/{self._path('html')}",
             "maintenance_applies": self._variable("in_maintenance"),
@@ -288,9 +321,28 @@ class _SiteRenderer:
             "extra": self._path("extra") if site.extra else "",
         }
 
+    def _matches(self, location: _Location) -> Iterator[str]:
+        """Yield the parameters of the location blocks: a path that ends with a slash also covers itself without the slash.
+
+        Otherwise nginx would redirect a request for that, and clients would drop the body of a POST.
+        """
+        if not location.url.endswith("/"):
+            yield f"= {location.url}"
+            return
+        bare = location.url.rstrip("/")
+        taken = {*ICON_URLS, *self.site.paths, *(url for mount in self.site.mounts.values() for url in mount.paths)}
+        # An exact location can neither contain others nor map the rest of the path to a directory.
+        if (
+            bare not in taken
+            and not isinstance(location.options, Mount)
+            and not re.search(r"\b(location|alias)\b", location.options.extra)
+        ):
+            yield f"= {bare}"
+        yield f"^~ {location.url}"
+
     def _location_variables(self, location: _Location) -> dict[str, Any]:
         return {
-            "match": f"^~ {location.url}" if location.url.endswith("/") else f"= {location.url}",
+            "matches": list(self._matches(location)),
             "directives": _flatten(location.directives),
             "extra": location.options.extra and location.snippet,
             # The named location of event streams: proxy_buffering accepts no variable.
@@ -300,8 +352,7 @@ class _SiteRenderer:
 
     def _variable(self, word: str) -> str:
         """Return the name of an nginx variable that is unique to the site; invalid characters are replaced by their code."""
-        escaped = (re.sub(r"[^a-z0-9]", lambda found: f"_{ord(found[0]):x}", part) for part in self.name.split("."))
-        return f"$funnel_{'__'.join(escaped)}__{word}"
+        return f"$funnel_{_escaped(self.name)}__{word}"
 
     def _listen(self) -> Iterator[str]:
         site, options = self.site, self.options
@@ -324,6 +375,15 @@ class _SiteRenderer:
 
     def _header(self, name: str, value: str, source: str, match: str) -> dict[str, str]:
         return {"name": name, "value": value, "source": source, "match": match, "variable": self._variable(_variable_word(name))}
+
+
+def _escaped(name: str) -> str:
+    """Return a name in the form of nginx variables: dots become two underscores, other characters their code."""
+    return "__".join(re.sub(r"[^a-z0-9]", lambda found: f"_{ord(found[0]):x}", part) for part in name.split("."))
+
+
+def _affinity_cookie(name: str) -> str:
+    return f"funnel_{_escaped(name)}"
 
 
 def _nearest_parent(url: str, locations: Iterable[_Location]) -> _Location | None:
@@ -368,10 +428,14 @@ def _variable_word(header: str) -> str:
     return header.lower().replace("-", "_")
 
 
-def _upstream_variables(name: str, upstream: Upstream) -> dict[str, Any]:
+def _upstream_variables(name: str, upstream: Upstream, affinity_name: str) -> dict[str, Any]:
+    """Return the template variables of an upstream; ``affinity_name`` names its cookie and the variable of its hash key."""
+    cookie = _affinity_cookie(affinity_name)
+    keys = {"none": "", "cookie": f"$funnel_affinity_{_escaped(affinity_name)}", "address": "$remote_addr"}
     servers = [Server(address=server) if isinstance(server, str) else server for server in upstream.servers]
     lines = [server_line(server.address, server.weight, backup=server.backup) for server in servers]
     variables = {**dataclasses.asdict(upstream), "name": name, "servers": lines}
+    variables |= {"affinity_key": keys[upstream.affinity], "cookie": cookie if upstream.affinity == "cookie" else ""}
     if upstream.include:
         variables["include"] = _included(upstream.include)
     return variables

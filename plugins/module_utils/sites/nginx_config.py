@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import last_lines
+
 #: White space and comments, and the tokens between them: punctuation, quoted words, and words, which may contain ${variable}.
 _TOKEN = re.compile(
     r"""(?P<skipped>\s+|\#[^\n]*)
@@ -165,3 +167,13 @@ def normalize_address(address: str) -> str:
         address = f"{address}:80"
     host, _colon, port = address.rpartition(":")
     return port if host in {"*", "0.0.0.0"} else address  # noqa: S104  # compares an address
+
+
+def error_text(output: str) -> str:
+    r"""Return the output of a failed ``nginx -t`` without times and process ids.
+
+    >>> error_text('2026/11/28 19:07:12 [emerg] 1#1: unknown directive "x" in /etc/nginx/nginx.conf:1\nnginx: ... test failed')
+    'unknown directive "x" in /etc/nginx/nginx.conf:1'
+    """
+    found = re.findall(r"\[(?:emerg|crit|alert)\] (?:\d+#\d+: )?(.*)", output)
+    return "; ".join(dict.fromkeys(found)) or last_lines(output, 3)

@@ -17,6 +17,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import (
     CHALLENGE_URL,
+    ICON_URLS,
     MOUNT_URL,
     NAME,
     OWN_URL,
@@ -25,10 +26,12 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import 
     Mount,
     NginxOptions,
     PathOptions,
+    Server,
     Site,
     SiteOptions,
     Upstream,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.name_resolution import resolution_problems
 
 #: A path as written in a location of nginx, which compares it with the normalized path of a request.
 _LOCATION_PATH = re.compile(r"/((?!\.{1,2}(/|$))[A-Za-z0-9._~-]+(/|$))*")
@@ -67,6 +70,8 @@ def parse_sites(
             problems.append(f"nginx_trusted_proxies[{i}]: {violation}; found {proxy!r}")
     parsed_upstreams = parse_each(Upstream, upstreams, "nginx_upstreams", problems, NAME)
     parsed_sites = parse_each(Site, sites, "nginx_sites", problems, NAME)
+    for key, upstream in parsed_upstreams.items():
+        problems.extend(_affinity_problems(upstream, f"nginx_upstreams.{key}"))
     by_path: list[tuple[str, Site]] = []
     for key, site in parsed_sites.items():
         path = site.origin or f"nginx_sites.{key}"
@@ -93,6 +98,11 @@ def site_problems(site: SiteOptions, path: str) -> Iterator[str]:
             yield f"{path}.basic_auth.{user}: a user name must not contain colons or blanks"
     yield from _limit_problems(site.limits, f"{path}.limits")
     yield from _path_problems(site.paths, f"{path}.paths")
+    for key, extra in {
+        "extra": site.extra,
+        **{f"paths.{url}.extra": options.extra for url, options in site.paths.items()},
+    }.items():
+        yield from resolution_problems(extra, f"{path}.{key}")
 
 
 def domain_problems(site: Domains, path: str) -> Iterator[str]:
@@ -135,7 +145,7 @@ def is_reserved(url: str) -> bool:
 
 def part_problems(part: SitePart) -> Iterator[str]:
     """Yield the paths of a part that are outside its prefix, reserved or duplicate."""
-    taken: set[str] = {"/favicon.ico", "/robots.txt"} if part.static and part.prefix == "/" else set()
+    taken = set(ICON_URLS) if part.static and part.prefix == "/" else set()
     for key, url in part.locations.items():
         if not url.startswith(part.prefix):
             yield f"{key}: must begin with {part.prefix}, the prefix of {part.origin}; found {url!r}"
@@ -195,6 +205,13 @@ def _upstream_problems(upstream: str | Upstream, path: str, upstreams: Mapping[s
     if isinstance(upstream, str) and upstream not in upstreams:
         near = closest_match(upstream, upstreams)
         yield f"{path}.upstream: nginx_upstreams has no {upstream}" + (f"; did you mean {near}?" if near else "")
+    elif isinstance(upstream, Upstream):
+        yield from _affinity_problems(upstream, f"{path}.upstream")
+
+
+def _affinity_problems(upstream: Upstream, path: str) -> Iterator[str]:
+    if upstream.affinity != "none" and any(isinstance(server, Server) and server.backup for server in upstream.servers):
+        yield f"{path}.affinity: cannot have servers with backup, which its hash does not support; remove one of them"
 
 
 def _limit_problems(limits: Limits, path: str) -> Iterator[str]:

@@ -81,6 +81,7 @@ class AppStatus:
 class ProcessStatus:
     """A process: ``uptime`` in seconds, ``rss`` in bytes; ``health`` is the HTTP status of the health check, 0 for no answer.
 
+    ``rss`` is the sum over the process and its children; ``open_files`` is that of the one that has the most open.
     ``accepted`` is whether ``health.status`` contains it. ``live`` is true in the live slot. ``worker`` is the process type of a
     worker, which has no connections and no health check.
     """
@@ -126,11 +127,12 @@ def process_statuses(layouts: Sequence[Layout], server: Any) -> Iterator[Process
 
     :raises SupervisorError: when supervisord does not answer.
     """
+    members = proc.process_groups()
     with ThreadPoolExecutor(MAX_CONCURRENT_CHECKS) as pool:
         checks: list[tuple[Layout, Future[ProcessStatus]]] = []
         for layout in layouts:
             try:
-                checks += [(layout, pool.submit(_process_status, *process)) for process in _supervised(layout, server)]
+                checks += [(layout, pool.submit(_process_status, *process, members)) for process in _supervised(layout, server)]
             except (OSError, *MALFORMED) as error:
                 yield Failure(f"{layout.app}: cannot read its processes: {error}")
         for layout, check in checks:
@@ -295,9 +297,13 @@ def certificate_statuses(
         )
 
 
-def _process_status(process_group: ProcessGroup, worker: str, info: supervisord.ProcessInfo) -> ProcessStatus:
+def _process_status(
+    process_group: ProcessGroup, worker: str, info: supervisord.ProcessInfo, members: Mapping[int, Sequence[int]]
+) -> ProcessStatus:
     layout, slot, number = process_group.layout, process_group.slot, int(info.name)
     alive = info.pid > 0 and proc.stat(info.pid) is not None
+    # supervisord makes each process the leader of a process group, which has its children, such as the program of a shell.
+    pids = members.get(info.pid, [])
     health = 0 if worker else _health(process_group, number)
     return ProcessStatus(
         app=layout.app,
@@ -311,9 +317,9 @@ def _process_status(process_group: ProcessGroup, worker: str, info: supervisord.
         uptime=proc.uptime(info.pid) if alive else 0,
         restarts=_restarts(layout, layout.starts(slot, number, worker)),
         connections=0 if worker else _connections(process_group, number, info.pid),
-        open_files=proc.count_open_files(info.pid),
+        open_files=max(map(proc.count_open_files, pids), default=0),
         open_files_limit=open_file_limits(info.pid)[0] if alive else 0,
-        rss=proc.rss(info.pid),
+        rss=sum(map(proc.rss, pids)),
         health=health,
         accepted=process_group.manifest.health.accepts(health),
     )

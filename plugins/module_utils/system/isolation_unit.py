@@ -20,8 +20,8 @@ from typing import Any
 #: Bytes of the length prefix of messages.
 LENGTH = 4
 
-#: Out-of-memory score of the program, which the kernel must kill before the process that reports it.
-_OOM_SCORE = 500
+#: Out-of-memory score of the program, such as a build, which the kernel must kill before the apps.
+_OOM_SCORE = 700
 
 
 def send(control: socket.socket, message: dict[str, Any], descriptor: int | None = None) -> None:

@@ -1,7 +1,7 @@
 """Launcher: starts the processes, workers, hooks and commands of the release in whose directory it is, as the app's user.
 
 ``launch.py SLOT PROCESS``       a process that serves requests; called by supervisord
-``launch.py SLOT PROCESS TYPE``  a worker, of another process type of the Procfile; called by supervisord
+``launch.py SLOT PROCESS NAME``  a worker, which serves no requests; called by supervisord
 ``launch.py --hook STEP [SLOT]`` the hook of a step of a deploy
 ``launch.py --run PROGRAM ...``  a command of an operator
 
@@ -36,6 +36,9 @@ PACKAGE = HERE / "package"
 OOM_SCORE = Path("/proc/self/oom_score_adj")
 """Priority with which the kernel kills this process when memory runs out: proc(5)."""
 
+APP_OOM_SCORE = 500
+"""The app with the most memory is killed first, and before what serves it, databases and everything else on the host."""
+
 STOP_MARGIN = 5
 """Seconds beyond ``drain`` until an orphan is killed, as many as supervisord gives its own processes."""
 
@@ -64,8 +67,14 @@ def start_process(slot: str, process: str, worker: str = "") -> NoReturn:
     elif orphans:
         if process != "0" and not worker:
             wait_for_previous(placeholders(first_port, slot, int(process) - 1, run), release["health"]["timeout"])
+        timeout = program.get("stop_timeout")
         for pid in orphans:
-            stop_group(pid, release["drain"] + STOP_MARGIN)
+            stop(
+                pid,
+                signal.Signals[f"SIG{program.get('stop_signal', 'TERM')}"],
+                group=program.get("stop_group", True),
+                seconds=(release["drain"] if timeout is None else timeout) + STOP_MARGIN,
+            )
     if not release["runner"] and not worker and not values["port"]:
         share_socket(values, release["health"]["timeout"])
     identity = {"TORNADO_SLOT": slot, "TORNADO_PROCESS": process, "TORNADO_PROCESSES": str(program["count"])}
@@ -95,8 +104,8 @@ def execute(argv: list[str], release: dict[str, Any], identity: dict[str, str]) 
     if release["open_files"]:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (release["open_files"], hard))
-    if int(OOM_SCORE.read_text(encoding="utf-8")) < 0:  # the protection of supervisord does not extend to its processes
-        OOM_SCORE.write_text("0", encoding="utf-8")
+    if int(OOM_SCORE.read_text(encoding="utf-8")) < APP_OOM_SCORE:
+        OOM_SCORE.write_text(str(APP_OOM_SCORE), encoding="utf-8")
     os.umask(0o007)  # nginx's group, which the directory passes on, needs to write to a socket
     os.chdir(HERE / "src")
     try:
@@ -203,11 +212,11 @@ def share_socket(values: dict[str, str], seconds: float) -> None:
     os._exit(0)
 
 
-def stop_group(leader: int, seconds: float) -> None:
-    """Terminate the process group that supervisord made of a process; kill it after ``seconds``."""
+def stop(leader: int, number: signal.Signals, *, group: bool, seconds: float) -> None:
+    """Signal a process, or its process group, which supervisord made of it; kill the group after ``seconds``."""
     end = time.monotonic() + seconds
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(leader, signal.SIGTERM)
+        (os.killpg if group else os.kill)(leader, number)
         while time.monotonic() < end:
             time.sleep(0.05)
             os.killpg(leader, 0)

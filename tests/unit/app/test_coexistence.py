@@ -20,6 +20,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.validation impo
 from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import Listener
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import ExistingNginx
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx_config import Listen, ServerBlock
+from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import ExistingPrograms
 
 LISTEN = {"nginx_listen": ["80", "[::]:80"], "nginx_listen_tls": ["443"]}
 NGINX = Proxy("nginx", LISTEN)
@@ -98,6 +99,19 @@ def test_names_that_another_site_serves_are_reported(entry: dict[str, Any], othe
 )
 def test_sites_with_other_names_or_addresses_are_no_conflict(entry: dict[str, Any], others: Others) -> None:
     assert problems(apps(shop=entry), others) == []
+
+
+def test_a_program_with_the_name_of_a_slot_is_reported() -> None:
+    programs = ExistingPrograms({"shop-a": "/etc/x.conf", "shop-b.mail": "/etc/x.conf", "blog-a": "/etc/y", "shop": "/etc/y"})
+    assert problems(apps(shop={}), Others(ExistingNginx(), programs=programs)) == [
+        f"tornado_apps.shop: /etc/x.conf has a program {name}, the name of a slot of this app; rename one of them"
+        for name in ("shop-a", "shop-b.mail")
+    ]
+
+
+def test_sections_of_supervisord_conf_that_would_be_lost_are_refused() -> None:
+    [problem] = problems(apps(shop={}), Others(ExistingNginx(), programs=ExistingPrograms(lost=["[program:x]"])))
+    assert problem.startswith("/etc/supervisor/supervisord.conf has [program:x], which would be lost; move it")
 
 
 def live(own: dict[str, Sequence[str]], *names: str) -> Others:

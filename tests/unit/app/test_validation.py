@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -220,20 +221,40 @@ def test_unquoted_off_which_yaml_parses_as_false_is_accepted() -> None:
             "tornado_apps.shop.run.loop: requires run.app, run.wsgi or run.asgi",
         ),
         (
-            {"shop": entry(run={"app": "a:b", "scale": {"worker": 1}})},
-            "tornado_apps.shop.run.scale: requires run.procfile",
+            {"shop": entry(run={"procfile": "web", "scale": {"worker": 1}}, port=8000)},
+            "tornado_apps.shop.run.scale: was replaced by the key workers of the app, such as workers: {worker: {count: 2}}",
         ),
         (
             {"shop": entry(run={"procfile": "web"})},
             "tornado_apps.shop.run.procfile: requires a port, such as port: 8000, because its processes listen on $PORT",
         ),
         (
-            {"shop": entry(run={"procfile": "web", "scale": {"web": 2}}, port=8000)},
-            "tornado_apps.shop.run.scale.web: is the type that serves requests; set processes instead",
+            {"shop": entry(run={"procfile": "web"}, workers={"web": {"count": 2}}, port=8000)},
+            "tornado_apps.shop.workers.web: is the process type that serves requests; set processes instead",
         ),
         (
-            {"shop": entry(run={"procfile": "web", "scale": {"worker": -1}}, port=8000)},
-            "tornado_apps.shop.run.scale.worker: must be from 0 to 256; found -1",
+            {"shop": entry(workers={"queue": {"command": "python q.py", "count": -1}})},
+            "tornado_apps.shop.workers.queue.count: must be from 0 to 256; found -1",
+        ),
+        (
+            {"shop": entry(workers={"queue": {"count": 2}})},
+            "tornado_apps.shop.workers.queue.command: is missing; only the workers of a Procfile have one there",
+        ),
+        (
+            {"shop": entry(workers={"beat": {"command": "celery beat", "count": 2, "singleton": True}})},
+            "tornado_apps.shop.workers.beat.count: must be at most 1 for a singleton; found 2",
+        ),
+        (
+            {"shop": entry(workers={"queue": {"command": "q {port}"}})},
+            "tornado_apps.shop.workers.queue.command: unknown placeholder {port}; use {process}. Write a literal brace twice",
+        ),
+        (
+            {"shop": entry(workers={"queue": {"command": "q", "stop_signal": "SIGTERM"}})},
+            'tornado_apps.shop.workers.queue.stop_signal: must be "TERM" or "INT" or ',
+        ),
+        (
+            {"shop": entry(workers={"a.b": {"command": "q"}})},
+            "tornado_apps.shop.workers.a.b: a worker's name must have up to 30 letters, digits, _ and -",
         ),
         (
             {"shop": entry(run={"procfile": "web"}, source={"package": "shop", "version": "1"}, port=8000)},
@@ -364,7 +385,19 @@ def test_unquoted_off_which_yaml_parses_as_false_is_accepted() -> None:
         ),
         (
             {"shop": command("python app.py --port={prot}", port=8000)},
-            "tornado_apps.shop.run.command: unknown placeholder {prot}; valid are {port}, {process}, {socket}.",
+            "tornado_apps.shop.run.command: unknown placeholder {prot}; use {port}, {process}, {socket}.",
+        ),
+        (
+            {"shop": entry(affinity="cookies")},
+            'tornado_apps.shop.affinity: must be "none" or "cookie" or "address"; found \'cookies\'',
+        ),
+        (
+            {"shop": entry(affinity="cookie", processes=1)},
+            "tornado_apps.shop.affinity: has no effect with processes: 1 and no load balancers; remove it, or set more processes",
+        ),
+        (
+            {"shop": entry(balance={"sticky": False})},
+            "tornado_apps.shop.balance.sticky: was replaced by the key affinity of the app; set affinity: cookie there",
         ),
         ({"shop": command("python 'app.py", port=8000)}, "tornado_apps.shop.run.command: no closing quotation; found"),
         (
@@ -385,6 +418,12 @@ def test_a_mistake_is_reported_with_its_path_and_remedy(entries: object, expecte
     found = problems(entries)
     assert len(found) == 1
     assert found[0].startswith(expected)
+
+
+def test_affinity_is_useful_for_one_process_per_host_behind_load_balancers_and_harmless_on_one_cpu() -> None:
+    behind_balancers = dataclasses.replace(HOST, balanced=True)
+    assert not list(host_problems(load({"shop": entry(affinity="cookie", processes=1)}), behind_balancers))
+    assert not list(host_problems(load({"shop": entry(affinity="address")}), dataclasses.replace(HOST, cpus=1)))
 
 
 def test_all_mistakes_are_reported_at_once() -> None:

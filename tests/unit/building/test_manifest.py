@@ -64,6 +64,12 @@ def test_release_json_of_older_versions_is_readable_and_unknown_keys_are_ignored
     assert ReleaseManifest.from_json(OLD) == MANIFEST
 
 
+def test_the_slowest_process_decides_when_all_have_stopped() -> None:
+    assert MANIFEST.stop_timeout == 20
+    slow = dataclasses.replace(MANIFEST, workers={"mail": Worker(["mail"], 1, 90), "other": Worker(["other"], 1)})
+    assert slow.stop_timeout == 90
+
+
 def test_missing_keys_get_defaults() -> None:
     manifest = ReleaseManifest.from_json('{"app": "shop", "id": "1f2e", "revision": "r1", "health": {"path": "/up"}}')
     assert manifest == ReleaseManifest(app="shop", id="1f2e", revision="r1", health=HealthCheck("/up"))
@@ -72,7 +78,8 @@ def test_missing_keys_get_defaults() -> None:
 
 def test_the_launcher_finds_its_keys_in_release_json() -> None:
     written = json.loads(MANIFEST.to_json())
-    assert written["workers"]["mail"] == {"argv": ["sh", "-c", "mail"], "count": 3}
+    stop = {"stop_timeout": None, "stop_signal": "TERM", "stop_group": True}
+    assert written["workers"]["mail"] == {"argv": ["sh", "-c", "mail"], "count": 3, "singleton": False} | stop
     assert written["health"]["timeout"] == 10
     assert written["hooks"]["before_switch"] == ["python", "migrate.py"]
     keys = ("app", "id", "argv", "runner", "environment", "processes", "port", "open_files", "drain")

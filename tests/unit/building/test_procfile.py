@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import Worker
 from ansible_collections.funnel.tornado.plugins.module_utils.building.procfile import (
     ProcfileCommands,
     parse_procfile,
@@ -22,15 +24,15 @@ release: python migrate.py
 """
 
 
-def commands(directory: Path, text: str | None = TEXT, **run: Any) -> ProcfileCommands:
+def commands(directory: Path, text: str | None = TEXT, workers: dict[str, Any] | None = None, **run: Any) -> ProcfileCommands:
     if text is not None:
         (directory / "Procfile").write_text(text)
-    entry = {"source": {"path": "."}, "port": 8000, "run": {"procfile": "web", **run}}
+    entry = {"source": {"path": "."}, "port": 8000, "run": {"procfile": "web", **run}, "workers": workers or {}}
     return read_commands(load({"shop": entry})["shop"], directory)
 
 
 def test_a_shell_runs_the_served_process_type(tmp_path: Path) -> None:
-    assert commands(tmp_path).argv == ["sh", "-c", "python app.py --port=$PORT"]
+    assert commands(tmp_path).argv == ["bash", "-c", "python app.py --port=$PORT"]
 
 
 def test_other_process_types_except_release_are_workers(tmp_path: Path) -> None:
@@ -39,18 +41,26 @@ def test_other_process_types_except_release_are_workers(tmp_path: Path) -> None:
 
 
 def test_release_is_a_command_that_is_not_a_process(tmp_path: Path) -> None:
-    assert commands(tmp_path, "web: a\nrelease: python migrate.py ${A}\n").release == ["sh", "-c", "python migrate.py ${A}"]
+    assert commands(tmp_path, "web: a\nrelease: python migrate.py ${A}\n").release == ["bash", "-c", "python migrate.py ${A}"]
     assert commands(tmp_path, "web: a\n").release == []
 
 
 def test_braces_are_escaped_from_the_launcher(tmp_path: Path) -> None:
     words = commands(tmp_path).workers["worker"].argv
-    assert [word.format(port="no") for word in words] == ["sh", "-c", 'rq worker "${QUEUE:-default}"']
+    assert [word.format(port="no") for word in words] == ["bash", "-c", 'rq worker "${QUEUE:-default}"']
 
 
-def test_scale_sets_the_number_of_workers(tmp_path: Path) -> None:
-    found = commands(tmp_path, scale={"worker": 3, "mailer": 0}).workers
-    assert {name: worker.count for name, worker in found.items()} == {"worker": 3}
+def test_workers_of_the_entry_set_options_of_those_of_the_procfile(tmp_path: Path) -> None:
+    options = {"worker": {"count": 3, "stop_timeout": 60}, "mailer": {"command": "python other.py"}}
+    found = commands(tmp_path, workers=options).workers
+    shell = ["bash", "-c", 'rq worker "${{QUEUE:-default}}"']
+    assert found == {"worker": Worker(shell, 3, stop_timeout=60, stop_group=False)}, "the other one has a command of its own"
+
+
+def test_the_program_of_a_shell_command_replaces_the_shell(tmp_path: Path) -> None:
+    for line in ("exec cat /proc/$$/comm", "A=1 cat /proc/$$/comm", "cd / && cat /proc/$$/comm", "A=1; cat /proc/$$/comm"):
+        (tmp_path / "Procfile").write_text(f"web: {line}\n")
+        assert subprocess.check_output(commands(tmp_path, None).argv, text=True) == "cat\n", line
 
 
 @pytest.mark.parametrize(
@@ -64,10 +74,10 @@ def test_scale_sets_the_number_of_workers(tmp_path: Path) -> None:
         ),
         (
             TEXT,
-            {"scale": {"wroker": 1}},
-            "tornado_apps.shop.run.scale.wroker: Procfile has no such worker; it has mailer, worker",
+            {"workers": {"wroker": {"count": 1}}},
+            "tornado_apps.shop.workers.wroker: Procfile has no such worker; it has mailer, worker. Set its command",
         ),
-        (TEXT, {"scale": {"release": 1}}, "scale.release: Procfile has no such worker; it has mailer, worker"),
+        (TEXT, {"workers": {"release": {}}}, "workers.release: Procfile has no such worker; it has mailer, worker."),
         ("web python app.py", {}, "Procfile: line 1 must have the form name: command; found 'web python app.py'"),
     ],
 )

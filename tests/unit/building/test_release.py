@@ -81,7 +81,9 @@ def test_the_runner_gets_the_largest_upload_size() -> None:
     assert words[words.index("--max-body-size") + 1] == "9m"
 
 
-@pytest.mark.parametrize("keys", [{"run": {"procfile": "api"}}, {"run": {"procfile": "web", "scale": {"worker": 2}}}])
+@pytest.mark.parametrize(
+    "keys", [{"run": {"procfile": "api"}}, {"run": {"procfile": "web"}, "workers": {"worker": {"count": 2}}}]
+)
 def test_procfile_settings_change_the_release_id(keys: dict[str, Any]) -> None:
     assert release(port=8000, **keys) != release(port=8000, run={"procfile": "web"})
 

@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.building.requirements import (
-    file_state,
+    file_states,
     git_references,
-    is_local,
     is_package,
-    local_paths,
+    list_paths,
     requirement_lines,
     requirements_from_files,
 )
@@ -73,7 +72,7 @@ def test_included_requirements_are_inlined(tmp_path: Path) -> None:
 def test_local_requirements_are_detected(tmp_path: Path, line: str, *, local: bool) -> None:
     (tmp_path / "lib").mkdir()
     (tmp_path / "base.txt").touch()
-    assert is_local(tmp_path, line) is local
+    assert bool(list_paths(tmp_path, [line])) is local
 
 
 def test_excessive_includes_are_rejected(tmp_path: Path) -> None:
@@ -174,15 +173,21 @@ def test_sources_of_uv_are_requirements(tmp_path: Path) -> None:
     assert lines[-1] == "tool @ ./libs/tool"
 
 
-def test_files_outside_the_source_have_a_state_that_changes_with_them(tmp_path: Path) -> None:
-    source, wheel = tmp_path / "src", tmp_path / "a.whl"
-    source.mkdir()
-    (source / "in.whl").touch()
-    wheel.write_text("1")
+def test_the_state_of_a_file_changes_with_it(tmp_path: Path) -> None:
+    wheel = tmp_path / "a.whl"
     states = []
     for text in ("1", "22"):
         wheel.write_text(text)
-        states.append([state for path in local_paths(source, f"a @ file://{wheel}") for state in file_state(path, source)])
+        [path] = list_paths(tmp_path / "src", [f"a @ file://{wheel}"] * 2)
+        states.append(list(file_states(path)))
     assert states[0] != states[1]
-    assert not [state for path in local_paths(source, "./in.whl") for state in file_state(path, source)]
-    assert len([state for path in local_paths(source, f"-f {tmp_path}") for state in file_state(path, source)]) == 3
+    assert len(list(file_states(tmp_path))) == 2, "a directory has the state of its entries"
+
+
+def test_paths_and_repositories_of_dependencies_are_limited(tmp_path: Path) -> None:
+    for number in range(101):
+        (tmp_path / f"{number}.whl").touch()
+    with pytest.raises(ValueError, match="more than 100 files"):
+        list_paths(tmp_path, [f"./{number}.whl" for number in range(101)])
+    with pytest.raises(ValueError, match="more than 50 git repositories"):
+        git_references([f"git+https://a.test/{number}" for number in range(51)])

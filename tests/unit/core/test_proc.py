@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -53,6 +54,16 @@ def test_open_sockets_of_a_process_are_found() -> None:
         inode = os.fstat(opened.fileno()).st_ino
         assert proc.holds_socket(os.getpid(), {inode})
     assert not proc.holds_socket(os.getpid(), {inode})
+
+
+def test_a_process_group_contains_the_children_of_its_leader() -> None:
+    with subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, process_group=0) as process:
+        assert process.stdout
+        child = int(process.stdout.readline())
+        assert proc.process_group(child) == process.pid
+        assert sorted(proc.process_groups()[process.pid]) == sorted([process.pid, child])
+        os.killpg(process.pid, signal.SIGKILL)
+    assert proc.process_group(NOBODY) == 0
 
 
 def test_any_command_name_is_parsed() -> None:

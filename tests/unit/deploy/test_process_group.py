@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import ReleaseManifest, Worker
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import MAX_LOG_BYTES, ProcessGroup
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import connect
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import SupervisorError, connect
 
 MANIFEST = ReleaseManifest(app="shop", id="1f2e", revision="r1", processes=2, drain=30, runner=True)
 
@@ -24,7 +24,7 @@ def process_group(base: Path, **keys: Any) -> ProcessGroup:
 
 def programs(group: ProcessGroup) -> dict[str, dict[str, str]]:
     parser = configparser.RawConfigParser()
-    parser.read_string(group._supervisor_config())
+    parser.read_string(group._supervisor_config(group.workers))
     return {name: dict(parser[name]) for name in parser.sections()}
 
 
@@ -65,6 +65,27 @@ def test_workers_have_groups_whose_names_no_app_can_have(tmp_path: Path) -> None
 @pytest.mark.parametrize(("runner", "stops_group"), [(True, "false"), (False, "true")])
 def test_a_shell_is_stopped_together_with_its_children(tmp_path: Path, *, runner: bool, stops_group: str) -> None:
     assert programs(process_group(tmp_path, runner=runner))["program:shop-b"]["stopasgroup"] == stops_group
+
+
+def test_a_worker_is_stopped_as_its_entry_says(tmp_path: Path) -> None:
+    workers = {"mail": Worker(["m"], 1, 600, "INT", stop_group=False), "old": Worker(["o"], 1), "off": Worker(["x"], 0)}
+    found = programs(process_group(tmp_path, workers=workers))
+    keys = ("stopsignal", "stopwaitsecs", "stopasgroup", "killasgroup")
+    assert [found["program:shop-b.mail"][key] for key in keys] == ["INT", "605", "false", "true"]
+    assert [found["program:shop-b.old"][key] for key in keys] == ["TERM", "35", "true", "true"]
+    assert "program:shop-b.off" not in found
+
+
+def test_a_slot_starts_and_reboots_without_singletons_until_they_are_handed_over(tmp_path: Path) -> None:
+    group = process_group(tmp_path, workers={"queue": Worker(["q"], 1), "beat": Worker(["b"], 1, singleton=True)})
+    file = group.layout.supervisor_file("b")
+    file.parent.mkdir(parents=True)
+    with pytest.raises(SupervisorError):
+        group.start_singletons()
+    assert ["shop-b.queue]" in file.read_text(), "shop-b.beat]" in file.read_text()] == [True, True]
+    with pytest.raises(SupervisorError):
+        group.stop_singletons()
+    assert ["shop-b.queue]" in file.read_text(), "shop-b.beat]" in file.read_text()] == [True, False]
 
 
 def test_slots_share_their_socket_paths_in_nginx_but_not_their_ports(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord 
     connect,
     process_infos,
     reload_config,
-    remove_group,
+    remove_groups,
+    stop_groups,
 )
 
 
@@ -31,6 +32,7 @@ class Supervisord:
         self.files = {"shop-a"}
         self.stopped: list[str] = []
         self.delay = 0.0
+        self.ends = True
 
     def reload_config(self) -> list[list[list[str]]]:
         if "broken" in self.files:
@@ -45,7 +47,8 @@ class Supervisord:
         self.groups.add(name)
         return True
 
-    def stop(self, name: Any, /) -> list[Any]:
+    def stop(self, name: Any, wait: Any, /) -> list[Any]:
+        assert not wait
         time.sleep(self.delay)
         self.stopped.append(name)
         return []
@@ -56,9 +59,13 @@ class Supervisord:
         self.groups.discard(name)
         return True
 
+    def state(self, group: str) -> str:
+        ended = "STOPPED" if self.ends else "STOPPING"
+        return ended if group in self.stopped else "RUNNING"
+
     def infos(self) -> list[dict[str, object]]:
         return [
-            {"name": "0", "group": group, "statename": "RUNNING", "pid": 7, "spawnerr": "", "logfile": "/x"}
+            {"name": "0", "group": group, "statename": self.state(group), "pid": 7, "spawnerr": "", "logfile": "/x"}
             for group in sorted(self.groups)
         ]
 
@@ -113,8 +120,8 @@ def test_adding_a_group_is_idempotent(supervisord: Supervisord) -> None:
 
 def test_removing_a_group_stops_it_and_is_idempotent(supervisord: Supervisord) -> None:
     server = connect(Path("s.sock"))
-    remove_group(server, "shop-a")
-    remove_group(server, "shop-a")
+    remove_groups(server, ["shop-a"], 5)
+    remove_groups(server, ["shop-a"], 5)
     assert (supervisord.groups, supervisord.stopped) == (set(), ["shop-a"])
 
 
@@ -124,10 +131,25 @@ def test_invalid_files_are_reported_with_supervisords_reason(supervisord: Superv
         add_group(connect(Path("s.sock")), "broken")
 
 
-def test_waiting_for_a_group_to_stop_is_bounded(supervisord: Supervisord) -> None:
+def test_stopping_groups_does_not_wait_for_their_processes(supervisord: Supervisord) -> None:
+    supervisord.ends = False
+    server = connect(Path("s.sock"))
+    assert not stop_groups(server, ["shop-a"])
+    assert not stop_groups(server, ["shop-a"])
+    assert supervisord.stopped == ["shop-a"], "a stopping process is not asked again"
+
+
+def test_waiting_for_groups_to_stop_is_bounded(supervisord: Supervisord, monkeypatch: pytest.MonkeyPatch) -> None:
+    supervisord.ends = False
+    monkeypatch.setattr("ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord._KILL_SECONDS", 0)
+    with pytest.raises(SupervisorError, match=r"a process of shop-a does not end after 0 s, although it was killed"):
+        remove_groups(connect(Path("s.sock")), ["shop-a"], 0.2)
+
+
+def test_an_answer_of_supervisord_is_awaited_for_a_limited_time(supervisord: Supervisord) -> None:
     supervisord.delay = 1.0
-    with pytest.raises(SupervisorError, match=r"did not answer stopProcessGroup\(shop-a\) in time"):
-        remove_group(connect(Path("s.sock"), timeout=0.2), "shop-a")
+    with pytest.raises(SupervisorError, match=r"did not answer stopProcessGroup\(shop-a, False\) in time"):
+        stop_groups(connect(Path("s.sock"), timeout=0.2), ["shop-a"])
 
 
 def test_an_unreachable_supervisord_is_reported_with_its_socket(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ def site(**keys: Any) -> dict[str, Any]:
 
 def test_paths_of_a_site_use_the_live_link() -> None:
     found = site(static={"path": "www"})
-    assert found["upstream"] == {"include": "/srv/shop/live/upstream.conf"}
+    assert found["upstream"] == {"include": "/srv/shop/live/upstream.conf", "affinity": "none"}
     assert found["static"] == [{"url": "/static/", "live": "/srv/shop/live"}]
     assert found["maintenance"]["file"] == "/srv/shop/maintenance"
 
@@ -74,7 +74,7 @@ def test_app_with_prefix_is_a_mount_of_the_site() -> None:
     assert found.keys() == {"shop"}
     mount = found["shop"]["mounts"]["/api/"]
     assert (mount["upload_size"], mount["read_timeout"], mount["extra"], mount["deny"]) == ("1m", 200, "etag off;", ["192.0.2.1"])
-    assert mount["upstream"] == {"include": "/srv/api/live/upstream.conf"}
+    assert mount["upstream"] == {"include": "/srv/api/live/upstream.conf", "affinity": "none"}
     assert mount["static"] == [{"url": "/api/static/", "live": "/srv/api/live"}]
     assert mount["maintenance_file"] == "/srv/api/maintenance"
     files = site_files(found, {}, name="app", options=NginxOptions(["80"], ["443"]))

@@ -83,7 +83,7 @@ def test_single_server_has_no_passive_health_check() -> None:
 
 def test_server_options() -> None:
     server = {"address": "[2001:db8::1]", "weight": 50, "max_connections": 9, "backup": True}
-    lines = section(render({"shop": {"servers": {"web1": server}, "proxy_protocol": True, "sticky": True}}), "backend shop")
+    lines = section(render({"shop": {"servers": {"web1": server}, "proxy_protocol": True, "affinity": "cookie"}}), "backend shop")
     [cookie] = [line.split()[-1] for line in lines if line.startswith("server")]
     assert f"server web1 [2001:db8::1]:80 check weight 50 maxconn 9 backup send-proxy-v2 cookie {cookie}" in lines
     assert "web1" not in cookie
@@ -162,11 +162,12 @@ def test_socket_backends_require_group_www_data_and_no_chroot() -> None:
     [
         ({}, PLAIN, ["haproxy_backends: is empty; add a backend, such as {shop: {servers: {web1: 192.0.2.11}}}"]),
         (
-            {"a b": SHOP, "shop": {**SHOP, "stiky": True, "queue": 0}},
+            {"a b": SHOP, "shop": {**SHOP, "affinty": "cookie", "sticky": True, "queue": 0}},
             PLAIN,
             [
                 "haproxy_backends.a b: must be a name of letters, digits, _ and -",
-                "haproxy_backends.shop.stiky: unknown key; did you mean sticky?",
+                "haproxy_backends.shop.affinty: unknown key; did you mean affinity?",
+                "haproxy_backends.shop.sticky: was replaced by affinity; set affinity: cookie",
                 "haproxy_backends.shop.queue: must be from 1 to 86400; found 0",
             ],
         ),
@@ -182,7 +183,7 @@ def test_socket_backends_require_group_www_data_and_no_chroot() -> None:
             ],
         ),
         (
-            {"a": {"servers": {"x": "unix@/run/x.sock"}, "tls": "pass", "sticky": True, "origin": "tornado_apps.a"}},
+            {"a": {"servers": {"x": "unix@/run/x.sock"}, "tls": "pass", "affinity": "cookie", "origin": "tornado_apps.a"}},
             Frontend(["80x"], [], ["shop.pem"]),
             [
                 "haproxy_listen[0]: must be a port, such as \"80\", or address:port; found '80x'",
@@ -190,7 +191,7 @@ def test_socket_backends_require_group_www_data_and_no_chroot() -> None:
                 "haproxy_certificates: require an address to listen on, such as haproxy_listen_tls: ['443', '[::]:443']",
                 "haproxy_certificates: a passes TLS through, so HAProxy cannot terminate it; remove one of them",
                 "tornado_apps.a.tls: requires an address to listen on, such as haproxy_listen_tls: ['443', '[::]:443']",
-                "tornado_apps.a.sticky: requires a cookie, which HAProxy cannot add to TLS that it passes through",
+                "tornado_apps.a.affinity: requires a cookie, which HAProxy cannot add to TLS that it passes through; use address",
                 "tornado_apps.a.servers.x: is a socket; TLS passthrough requires a host",
             ],
         ),
@@ -218,7 +219,8 @@ ENTRY = {
     "domains": ["shop.example.com"],
     "aliases": ["www.example.com"],
     "tls": {"provider": "self_signed", "hsts": 9},
-    "balance": {"sticky": True, "connections": 50, "queue": 5},
+    "affinity": "cookie",
+    "balance": {"connections": 50, "queue": 5},
     "paths": {"/live/": {"read_timeout": 3600}},
 }
 
@@ -231,7 +233,7 @@ def test_app_backend_has_all_hosts() -> None:
             "web2": {"address": "[2001:db8::2]", "max_connections": 50},
         },
         "health": {"path": "/.funnel/health/shop", "host": "funnel.invalid", "verdict": "X-Funnel-Health"},
-        "sticky": True,
+        "affinity": "cookie",
         "queue": 5,
         "read_timeout": 3600,
         "origin": "tornado_apps.shop",
@@ -246,12 +248,14 @@ def test_app_backend_has_all_hosts() -> None:
 
 
 def test_app_with_tls_at_the_app_hosts_uses_passthrough() -> None:
-    entry = {**ENTRY, "balance": {}}
+    entry = {**ENTRY, "affinity": "address", "balance": {}}
     found = app_backends({"shop": entry, "blog": APP}, HOSTS, "app_hosts")
     assert found["shop"]["domains"] == ["shop.example.com", "www.example.com"]
     assert (found["shop"]["tls"], found["blog"]["tls"]) == ("pass", "end")
     assert found["shop"]["proxy_protocol"]
-    haproxy_files(found, PLAIN)
+    lines = render(found, PLAIN)
+    for name in ("shop", "shop.tls"):
+        assert {"balance source", "hash-type consistent"} <= set(section(lines, f"backend {name}"))
 
 
 def test_app_with_prefix_shares_the_backend_of_its_site() -> None:
@@ -259,6 +263,15 @@ def test_app_with_prefix_shares_the_backend_of_its_site() -> None:
     found = app_backends({"shop": ENTRY, "api": api}, HOSTS)
     assert list(found) == ["shop"]
     assert found["shop"]["read_timeout"] == 9000
+
+
+@pytest.mark.parametrize(
+    ("of_site", "of_part", "expected"),
+    [("none", "address", "address"), ("address", "cookie", "cookie"), ("cookie", "none", "cookie"), ("none", "none", "none")],
+)
+def test_backend_has_the_strictest_affinity_of_the_apps_of_its_site(of_site: str, of_part: str, expected: str) -> None:
+    api = {**APP, "prefix": "/api/", "domains": ["shop.example.com"], "affinity": of_part}
+    assert app_backends({"shop": {**ENTRY, "affinity": of_site}, "api": api}, HOSTS)["shop"]["affinity"] == expected
 
 
 def test_each_process_is_a_server_with_haproxy_as_the_reverse_proxy() -> None:
@@ -269,6 +282,7 @@ def test_each_process_is_a_server_with_haproxy_as_the_reverse_proxy() -> None:
         "1": "unix@/srv/shop/live/run/1.sock",
     }
     lines = section(render(found, TLS), "backend shop")
+    assert len({line.rpartition(" cookie ")[2] for line in lines if line.startswith("server ")}) == 2
     assert 'http-after-response set-header X-Shop "1" if !{ res.hdr(X-Shop) -m found }' in lines
     assert 'http-after-response set-header X-Content-Type-Options "nosniff"' in {line.partition(" if ")[0] for line in lines}
     assert not [line for line in lines if "X-Frame-Options" in line]

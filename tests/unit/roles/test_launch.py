@@ -11,7 +11,7 @@ import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import _base_environment
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, port_of
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import STOP_MARGIN
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisor_config import STOP_MARGIN
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import ENVIRONMENT
 from tests.support.programs import load
 
@@ -38,7 +38,7 @@ def test_a_build_hook_has_the_environment_of_the_releases_other_programs(tmp_pat
     }
 
 
-@pytest.mark.parametrize(("inherited", "kept"), [("-100", "0"), ("0", "0"), ("200", "200")])
+@pytest.mark.parametrize(("inherited", "kept"), [("-100", "500"), ("0", "500"), ("700", "700")])
 def test_a_process_does_not_inherit_the_oom_protection_of_supervisord(tmp_path: Path, inherited: str, kept: str) -> None:
     launch: Any = load("launch")
     launch.HERE, launch.OOM_SCORE = tmp_path, tmp_path / "oom_score_adj"

@@ -102,6 +102,24 @@ def test_extra_lines_of_a_path_keep_the_site_headers() -> None:
         assert sorted(inside[own + 1 :]) == sorted(server), "the site headers follow those of the path"
 
 
+def test_path_that_ends_with_a_slash_covers_itself_without_it() -> None:
+    guarded = {"deny": ["192.0.2.1"], "upload_size": "9m"}
+    paths = {"/a/": guarded, "/c": {}, "/c/": {"read_timeout": 9}, "/robots.txt/": {}, "/d/": {"extra": "location /d/e/ {}"}}
+    lines = site(paths=paths, mounts={"/m/": {"upstream": API, "paths": {"/m/n/": {"read_timeout": 9}}}})
+    for location, expected in {
+        "= /a": ["deny 192.0.2.1;", "client_max_body_size 9m;", "proxy_pass http://shop;"],
+        "^~ /a/": ["deny 192.0.2.1;", "client_max_body_size 9m;", "proxy_pass http://shop;"],
+        "= /c": ["proxy_pass http://shop;"],
+        "= /m/n": ["proxy_read_timeout 9s;", "proxy_pass http://shop.0;"],
+        "= /m": ["return 308 /m/$is_args$args;"],
+    }.items():
+        inside = [line for line in block(lines, f"location {location}") if not line.startswith("set ")]
+        assert inside == expected, location
+    opened = [line for line in lines if line.startswith("location")]
+    assert len(set(opened)) == len(opened)
+    assert not {"location = /d {", "location = /robots.txt {"} & set(opened)
+
+
 def test_event_streams_are_unbuffered_unless_the_path_sets_buffering() -> None:
     lines = site(paths={"/a/": {"read_timeout": 9}, "/b/": {"buffering": True}, "/c/": {"buffering": False}})
     assert block(lines, "location @events.0") == ["proxy_buffering off;", "proxy_read_timeout 9s;", "proxy_pass http://shop;"]
@@ -344,6 +362,50 @@ def test_upstream_sets_the_balancing_method_before_keepalive() -> None:
         "keepalive_timeout 2s;",
         "include funnel.keepalive;",
     ]
+
+
+def test_client_stays_with_a_server_by_a_cookie_of_its_upstream() -> None:
+    api = {**API, "affinity": "cookie"}
+    shop = {"include": "/srv/shop/live/upstream.conf", "affinity": "cookie"}
+    lines = site(upstream=shop, mounts={"/a/": {"upstream": API}, "/my-api/": {"upstream": api, "extra": "etag off;"}})
+    assert block(lines, "map $cookie_funnel_shop $funnel_affinity_shop") == [
+        "default $cookie_funnel_shop;",
+        '"" $request_id;',
+    ]
+    assert "hash $funnel_affinity_shop;" in block(lines, "upstream shop")
+    assert "least_conn;" in block(lines, "upstream shop.0")
+    assert "hash $funnel_affinity_shop_2fmy_2dapi;" in block(lines, "upstream shop.1")
+    variable = "$funnel_nginx__shop__affinity__shop__1"
+    default, rule = block(lines, f'map "$proxy_host $cookie_funnel_shop_2fmy_2dapi:$upstream_http_cache_control" {variable}')
+    pattern, value = re.findall(r'"~\*(.*)" "(.*)";', rule)[0]
+    assert value == "funnel_shop_2fmy_2dapi=$request_id; Path=/my-api/; HttpOnly; SameSite=Lax$funnel_secure"
+    for source, sets in {
+        "shop.1 :": True,
+        "shop.1 :private, max-age=60": True,
+        "shop.1 :public, max-age=60": False,
+        "shop.1 4f2e:": False,
+        "shop :": False,
+        " :": False,
+    }.items():
+        assert bool(re.search(pattern, source, re.IGNORECASE)) == sets, source
+    assert default == 'default "";'
+    setting = f"add_header Set-Cookie {variable} always;"
+    assert setting in block(lines, "server")
+    assert setting in block(lines, "location ^~ /my-api/"), "a location with an add_header of its own inherits none"
+
+
+def test_a_shared_upstream_has_one_cookie_for_the_site() -> None:
+    sites = {"shop": {**SHOP, "upstream": "api", "mounts": {"/api/": {"upstream": "api"}}}}
+    found = files(sites, {"api": {**API, "affinity": "cookie"}})
+    entry = found["funnel/nginx.shop.conf"]
+    cookies = [line for line in render(entry["template"], entry["vars"]) if "funnel_api=" in line]
+    assert [re.findall(r"Path=(.*?);", line) for line in cookies] == [["/"]]
+
+
+def test_client_stays_with_a_server_by_its_address() -> None:
+    lines = site(upstream={**API, "affinity": "address"})
+    assert "hash $remote_addr;" in block(lines, "upstream shop")
+    assert not [line for line in lines if "Set-Cookie" in line]
 
 
 def test_included_upstream_file_may_be_missing() -> None:
