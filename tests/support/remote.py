@@ -24,6 +24,7 @@ import testinfra
 import yaml
 from cryptography import x509
 from testinfra.host import Host
+from testinfra.utils.ansible_runner import AnsibleRunner
 from tornado.httpclient import HTTPRequest
 from tornado.netutil import DefaultExecutorResolver, OverrideResolver
 from tornado.websocket import WebSocketClientConnection, websocket_connect
@@ -152,11 +153,10 @@ class Site:
 
 
 def hosts(*names: str) -> dict[str, Host]:
-    """Return the named hosts of a scenario, or the two app hosts, by name."""
+    """Return the named hosts of a scenario, or all app hosts, by name."""
     inventory = os.environ["MOLECULE_INVENTORY_FILE"]
-    return {
-        name: testinfra.get_host(f"ansible://{name}", ansible_inventory=inventory) for name in names or ("debian12", "debian13")
-    }
+    selected = names or AnsibleRunner.get_runner(inventory).get_hosts("app_hosts")
+    return {name: testinfra.get_host(f"ansible://{name}", ansible_inventory=inventory) for name in selected}
 
 
 def address(host: Host) -> str:

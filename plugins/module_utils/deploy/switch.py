@@ -185,12 +185,13 @@ class Switcher:
             history.mark_undone(self.layout, str(release), "replaced before its verification was complete")
 
     def _protect(self) -> None:
-        """Complete the live slot of an early version of the collection without a restart: permissions, health check for nginx."""
+        """Complete slots of an early version of the collection without a restart: permissions, and the health check for nginx."""
         live = self.layout.live_slot()
-        release = self.layout.live_release()
-        if live and release in self.in_use and not front_door.is_published(self.layout, live):
-            with self._step("publish"):
-                front_door.publish_health_check(self.layout, live, read_manifest(self.layout, str(release)))
+        for slot in SLOTS:
+            release = self.layout.slot_release(slot)
+            if release and release in self.in_use and not front_door.is_published(self.layout, slot):
+                with self._step("publish"):
+                    front_door.publish_health_check(self.layout, slot, read_manifest(self.layout, release))
         if (live is None or is_protected(self.layout, live)) and history.is_private(self.layout):
             return
         with self._step("protect"):
