@@ -287,6 +287,11 @@ class App(SiteOptions):
         digest = hashlib.sha256(repr((self.tls.provider, self.tls.challenge, sorted(names))).encode()).hexdigest()
         return f"{re.sub('[^a-z0-9]+', '-', names[0].replace('*', 'any'))}-{digest[:6]}"
 
+    @property
+    def may_run_once(self) -> bool:
+        """Whether a hook before the switch runs on one host only; C(release) of a Procfile, which only the build reads, does."""
+        return self.hooks.once != [] or self.run.procfile is not None
+
     def process_count(self, cpus: int) -> int:
         """Return the number of processes of a slot on a host with ``cpus`` CPUs."""
         if self.processes == "auto":
