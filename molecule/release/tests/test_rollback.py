@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,8 +46,12 @@ UPGRADE = (
 )
 
 
+#: Makes releases that no earlier run has rolled back.
+RUN = uuid.uuid4().hex
+
+
 def entry(theme: str, **keys: Any) -> dict[str, Any]:
-    return apps(sample={"processes": 1, "drain": 300, "env": {"SAMPLE_THEME": theme}} | keys)
+    return apps(sample={"processes": 1, "drain": 300, "env": {"SAMPLE_THEME": theme, "RUN": RUN}} | keys)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,12 @@ def restore_entries(tmp_path_factory: pytest.TempPathFactory, hosts: dict[str, H
     assert [find_leftovers(host, "sample") for host in hosts.values()] == [[] for _ in hosts]
 
 
+#: Makes releases that no earlier run has rolled back.
+RUN = uuid.uuid4().hex
+
+
 def entry(theme: str) -> dict[str, Any]:
-    return apps(sample={"drain": 1, "processes": 1, "env": {"SAMPLE_THEME": theme}})
+    return apps(sample={"drain": 1, "processes": 1, "env": {"SAMPLE_THEME": theme, "RUN": RUN}})
 
 
 def themes(hosts: dict[str, Host]) -> list[str]:
