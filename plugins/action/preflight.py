@@ -75,6 +75,7 @@ class ActionModule(ModuleAction):
             host["live"],
             host["users"],
             ExistingPrograms(**host["programs"]),
+            host["balanced"],
         )
         facts = HostFacts(
             host["cpus"],

@@ -97,6 +97,11 @@ nginx:
   description: The RV(funnel.tornado.nginx_info#module:nginx) of the host.
   returned: success
   type: dict
+balanced:
+  description: Names of the backends of HAProxy on the host.
+  returned: success
+  type: list
+  elements: str
 programs:
   description: Programs of the administrator in supervisord, C(groups), and sections of supervisord.conf that would be C(lost).
   returned: success
@@ -140,6 +145,7 @@ packages:
 
 import os
 import pwd
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -204,9 +210,16 @@ def main() -> None:
         packages={"codename": distribution.codename, "versions": upstream_versions(installed)},
         nginx=existing_nginx().to_data(),
         programs=asdict(existing_programs()),
+        balanced=balanced_backends(),
         host_state=collect_host_state(module.params["key"].encode()).to_data(),
         pushed=sorted(path.stem for path in PUSH_ENTRIES.glob("*.json")),
     )
+
+
+def balanced_backends(file: Path = Path("/etc/haproxy/haproxy.cfg")) -> list[str]:
+    """Return the names of the backends of HAProxy on this host."""
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    return re.findall(r"^backend (\S+)", text, re.MULTILINE)
 
 
 def taken_names() -> Iterator[str]:

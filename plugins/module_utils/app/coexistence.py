@@ -22,7 +22,7 @@ _CATCH_ALL = frozenset({"", "_"})
 class Others:
     """What a host serves besides the apps of the inventory.
 
-    ``live`` are the apps on the host; ``users`` are the user ids of the apps of the inventory that exist there.
+    ``live`` are the apps on the host, and ``users`` the ids of their users. ``balanced`` are the backends of its HAProxy.
     """
 
     nginx: ExistingNginx
@@ -30,6 +30,7 @@ class Others:
     live: Sequence[str] = ()
     users: Mapping[str, int] = field(default_factory=dict)
     programs: ExistingPrograms = field(default_factory=ExistingPrograms)
+    balanced: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def coexistence_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, 
     yield from _port_problems(apps, others, proxy, cpus)
     yield from _program_problems(apps, others.programs)
     if proxy.name != "nginx":
-        for name in unlisted(apps, others):
+        for name in sorted({*others.balanced}.intersection(unlisted(apps, others))):
             yield f"{_unlisted(name)}, and this run would remove it from {proxy.name}; {_cure(name)}"
         return
     if others.nginx.refused:
@@ -58,9 +59,10 @@ def coexistence_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, 
     for app in apps.values():
         if app.prefix is None:
             yield from _name_problems(app, others.nginx.servers, proxy)
-    for name in unlisted(apps, others):
-        if f"{APP_SET}.{name}" not in others.nginx.own and others.nginx.own:
-            yield f"{_unlisted(name)} in the site of another app; {_cure(name)}"
+    sites = [f"{APP_SET}.{name}" for name in apps]
+    mounted = {name for site in sites for name in others.nginx.apps.get(site, ())}
+    for name in mounted.intersection(unlisted(apps, others)):
+        yield f"{_unlisted(name)} in the site of another app; {_cure(name)}"
 
 
 def _port_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, cpus: int) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import last_lines
@@ -134,12 +134,20 @@ class ServerBlock:
         return f"{self.file}:{self.line}"
 
 
-def servers(dump: str) -> Iterator[ServerBlock]:
-    """Yield the servers of HTTP in the output of ``nginx -T``, in the order of its files."""
+def dumped_files(dump: str) -> dict[str, str]:
+    """Return the files in the output of ``nginx -T`` by path, in its order."""
     _head, *parts = _FILE.split(dump)
-    for file, text in zip(parts[::2], parts[1::2], strict=True):
-        # The mark of the file ends with a line break.
-        for directive in parse(text.removeprefix("\n")):
+    # The mark of a file ends with a line break.
+    return {file: text.removeprefix("\n") for file, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def servers(files: Mapping[str, str]) -> Iterator[ServerBlock]:
+    """Yield the servers of HTTP in configuration files.
+
+    :raises NginxSyntaxError: when a file is not valid.
+    """
+    for file, text in files.items():
+        for directive in parse(text):
             found = directive.block if directive.name == "http" and directive.block is not None else [directive]
             yield from (_server(file, block) for block in found if block.name == "server" and block.block is not None)
 

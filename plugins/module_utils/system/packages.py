@@ -16,7 +16,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import
 
 #: The oldest supported Debian release, and the supported Ubuntu releases.
 OLDEST_DEBIAN = 12
-UBUNTU = ("22.04", "24.04")
+UBUNTU = ("22.04", "24.04", "26.04")
 
 #: Minimum Python version of the modules, and of Tornado 6.6.
 OLDEST_PYTHON = (3, 11)
@@ -83,7 +83,7 @@ def require_supported_host(base: Path = Path("/"), python: tuple[int, int] = sys
     distribution = Distribution.of_host(base)
     host = f"host {platform.node()} runs"
     if not distribution.supported:
-        supported = f"Debian 12 and 13, Ubuntu {' and '.join(UBUNTU)}"
+        supported = f"Debian 12 and 13, Ubuntu {', '.join(UBUNTU[:-1])} and {UBUNTU[-1]}"
         raise PackagesError(f"{host} {distribution.name or 'an unknown system'}; funnel.tornado supports {supported}")
     if python < OLDEST_PYTHON:
         oldest = ".".join(map(str, OLDEST_PYTHON))

@@ -135,10 +135,16 @@ def test_a_renamed_app_takes_the_names_of_its_predecessor(names: list[str], entr
 
 
 def test_an_app_that_would_vanish_from_a_shared_configuration_is_refused() -> None:
-    [mounted] = problems(apps(shop={}), live({"app.shop": []}, "api", "shop"))
+    sites = {"app.shop": ["api", "shop"], "app.other": ["mounted", "other"]}
+    found = Others(ExistingNginx(own={"app.shop": [], "app.other": ["b.test"]}, apps=sites), live=["api", "mounted", "other"])
+    [mounted] = problems(apps(shop={"domains": ["a.test"]}), found)
     assert mounted.endswith("in the site of another app; add its entry, or run remove.yml -e app=api")
-    [balanced] = problems(apps(shop={}), live({}, "api"), Proxy("haproxy", {"haproxy_listen": ["80"]}))
-    assert "this run would remove it from haproxy" in balanced
+
+    balanced = Others(ExistingNginx(), live=["api", "plain"], balanced=["api", "shop"])
+    [problem] = problems(apps(shop={}), balanced, Proxy("haproxy", {"haproxy_listen": ["80"]}))
+    assert problem.startswith(
+        "tornado_apps has no app api, which is live on this host, and this run would remove it from haproxy"
+    )
 
 
 def test_a_configuration_that_cannot_be_kept_is_refused() -> None:
