@@ -14,7 +14,7 @@ SCENARIO ?= default
 # One more than the number of processors: a scenario spends a third of its time waiting.
 JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 # The parts that fail most often come first, then the longest.
-PARTS := lint unit molecule-edge molecule-fleet molecule-release molecule-services integration molecule-default judges molecule-roles molecule-consumer
+PARTS := lint unit molecule-edge molecule-fleet molecule-release molecule-services integration molecule-default judges molecule-roles molecule-hosts molecule-consumer
 CHECKED := lint unit molecule-default integration
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -28,8 +28,8 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 .PHONY: demo
-demo: $(VENV)/installed ## boot and provision a Debian host on this machine, and print its URL
-	@$(HOSTS) up --fleet demo demo1
+demo: $(VENV)/installed ## boot and provision a host on this machine, and print its URL; RELEASE=noble for Ubuntu 24.04
+	@$(HOSTS) up --fleet demo demo1$(RELEASE:%=:%)
 	@ansible-playbook site.yml -i inventories/demo
 	@$(HOSTS) list --fleet demo | awk '$$1 == "demo1" {print "http://" $$2 "/"}'
 

@@ -204,7 +204,7 @@ class Fleet:
         """
         for name, release in requests.items():
             if release and name in self.hosts and self.hosts[name].release != release:
-                raise ToolError(f"{name} exists with Debian {self.hosts[name].release}: remove it first, with `down`")
+                raise ToolError(f"{name} exists with {RELEASES[self.hosts[name].release]}: remove it first, with `down`")
         new = {name: release or "bookworm" for name, release in requests.items() if name not in self.hosts}
         started = time.monotonic()
         try:
@@ -218,7 +218,7 @@ class Fleet:
                 host = self.hosts[name]
                 self._wait(host)
                 seconds = f" after {time.monotonic() - started:.1f} s" if name in booted else ""
-                say(f"{name}: Debian {RELEASES[host.release]} ({host.release}) runs at {host.address}{seconds}")
+                say(f"{name}: {RELEASES[host.release]} ({host.release}) runs at {host.address}{seconds}")
         except BaseException:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Boots Debian hosts on this machine, for the demo and the tests. See `python3 -m tools.hosts --help`."""
+"""Boots Debian and Ubuntu hosts on this machine, for the demo and the tests. See `python3 -m tools.hosts --help`."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def parse_name(text: str) -> str:
 def parse_host(text: str) -> tuple[str, str | None]:
     """Parse `NAME[:RELEASE]` into name and code name; a release may be given by its number."""
     name, _, release = text.partition(":")
-    code_names = {number: code_name for code_name, number in RELEASES.items()}
+    code_names = {title.split()[1]: code_name for code_name, title in RELEASES.items()}
     release = code_names.get(release, release)
     if release and release not in RELEASES:
-        supported = ", ".join(f"{code_name} ({number})" for code_name, number in RELEASES.items())
-        raise argparse.ArgumentTypeError(f"Debian {release!r} is not supported; choose one of {supported}")
+        supported = ", ".join(f"{code_name} ({title})" for code_name, title in RELEASES.items())
+        raise argparse.ArgumentTypeError(f"the release {release!r} is not supported; choose one of {supported}")
     return parse_name(name), release or None
 
 
@@ -89,7 +89,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--fleet", type=parse_name, default="demo", help="name of the fleet (default: demo)")
-    parser = argparse.ArgumentParser(prog="python3 -m tools.hosts", description="Debian hosts for the demo and the tests")
+    parser = argparse.ArgumentParser(
+        prog="python3 -m tools.hosts", description="Debian and Ubuntu hosts for the demo and the tests"
+    )
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", parents=[common], help="boot hosts; running hosts are not touched")

@@ -1,4 +1,4 @@
-"""Root file systems of bare Debian releases, built once with mmdebstrap and cached as tar archives.
+"""Root file systems of bare Debian and Ubuntu releases, built once with mmdebstrap and cached as tar archives.
 
 A recipe has all inputs: the mirrors of the machine's apt, its additional CA certificates and the packages. The archive is named
 by a hash of the recipe, so a changed recipe is rebuilt.
@@ -12,21 +12,29 @@ import json
 import os
 import re
 import time
+import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tools.packages import ToolError, run, say
 
-RELEASES = {"bookworm": "12", "trixie": "13"}
+RELEASES = {"bookworm": "Debian 12", "trixie": "Debian 13", "noble": "Ubuntu 24.04", "resolute": "Ubuntu 26.04"}
 CACHE = Path("/var/cache/funnel-hosts")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+# Debian has no package of Ubuntu's keys. This is the key of 2018: F6EC B376 2474 EDA9 D21B 7022 8719 20D1 991B C93C.
+UBUNTU_KEY = Path(__file__).with_name("ubuntu-archive.asc")
+UBUNTU_KEYRING = "/usr/share/keyrings/ubuntu-archive-keyring.gpg"
+UBUNTU_MIRROR = "http://archive.ubuntu.com/ubuntu"
 CERTIFICATES = Path("/usr/local/share/ca-certificates")
 # The minimum that Ansible requires: the roles install the rest, including python3-apt.
 PACKAGES = ("ca-certificates", "dbus", "iproute2", "openssh-server", "python3", "systemd", "systemd-sysv")
+# Packages that minbase has on Debian, but not on Ubuntu.
+UBUNTU_PACKAGES = ("apt", "ubuntu-keyring")
 # Options for the access of the machine's apt to its mirrors.
 APT_OPTIONS = ("Acquire::http::Proxy", "Acquire::https::Proxy", "Acquire::Check-Date", "Acquire::Check-Valid-Until")
+MIRROR_TIMEOUT = 10.0  # seconds
 UNUSED_AFTER = 14 * 24 * 3600.0  # seconds
 
 
@@ -59,6 +67,11 @@ class Recipe:
         'chroot "$1" update-ca-certificates',
         'chroot "$1" systemctl enable systemd-networkd.service',
     )
+
+    @property
+    def title(self) -> str:
+        """The release for messages, such as `Debian 12 (bookworm)`."""
+        return f"{RELEASES[self.release]} ({self.release})"
 
     @property
     def archive(self) -> Path:
@@ -125,6 +138,29 @@ def debian_lines(sources: Iterable[Source], release: str) -> tuple[str, ...]:
     return tuple(f"deb [signed-by={KEYRING}] {mirrors[kind]} {release}{kind} main" for kind in sorted(mirrors))
 
 
+def ubuntu_lines(mirror: str, release: str, key: Path) -> tuple[str, ...]:
+    """Return the source lines of an Ubuntu release, verified with `key`."""
+    suites = (release, f"{release}-updates", f"{release}-security")
+    return tuple(f"deb [signed-by={key}] {mirror} {suite} main universe" for suite in suites)
+
+
+def ubuntu_mirror(sources: Iterable[Source], release: str) -> str:
+    """Return the machine's own mirror of Ubuntu, the one beside its mirror of Debian if there is one, or Ubuntu's archive."""
+    uris = [source.uri.rstrip("/") for source in sources]
+    candidates = [uri for uri in uris if uri.endswith("/ubuntu")]
+    candidates += [uri.removesuffix("debian") + "ubuntu" for uri in uris if uri.endswith("/debian")]
+    return next((uri for uri in dict.fromkeys(candidates) if has_release(uri, release)), UBUNTU_MIRROR)
+
+
+def has_release(mirror: str, release: str) -> bool:
+    """Return whether a mirror has a release."""
+    try:
+        urllib.request.build_opener().open(f"{mirror}/dists/{release}/Release", timeout=MIRROR_TIMEOUT).close()
+    except (OSError, ValueError):  # an unreachable mirror, or one of an unknown kind
+        return False
+    return True
+
+
 def machine_sources(etc: Path = Path("/etc/apt")) -> list[Source]:
     """Return the sources of the machine's apt."""
     sources = []
@@ -145,12 +181,20 @@ def _mirror(uri: str) -> str:
 def machine_recipe(release: str) -> Recipe:
     """Return the recipe of a release for this machine."""
     options = run(["apt-config", "dump", *APT_OPTIONS], "read the settings of apt").splitlines()
-    return Recipe(
+    sources = machine_sources()
+    recipe = Recipe(
         release=release,
-        sources=debian_lines(machine_sources(), release),
+        sources=(),
         apt_options=tuple(option for option in options if not option.endswith('"";')),
         certificates={path.name: path.read_text() for path in sorted(CERTIFICATES.glob("*.crt"))},
     )
+    if not RELEASES[release].startswith("Ubuntu"):
+        return replace(recipe, sources=debian_lines(sources, release))
+    # apt reads the key by an absolute path, which must not depend on the clone; the host has its own copy.
+    key = CACHE / UBUNTU_KEY.name
+    lines = ubuntu_lines(ubuntu_mirror(sources, release), release, key)
+    keyring = f'sed --in-place s,{key},{UBUNTU_KEYRING}, "$1"/etc/apt/sources.list'
+    return replace(recipe, sources=lines, packages=(*PACKAGES, *UBUNTU_PACKAGES), hooks=(*recipe.hooks, keyring))
 
 
 @contextmanager
@@ -185,11 +229,11 @@ def cached(recipe: Recipe) -> Path:
     archive, partial = recipe.archive, recipe.archive.with_suffix(f".{os.getpid()}.partial")
     with locked(archive.with_suffix(".lock")):
         if not archive.exists():
-            title = f"Debian {RELEASES[recipe.release]} ({recipe.release})"
-            say(f"Building a root file system of {title}; this takes about half a minute and happens once")
+            say(f"Building a root file system of {recipe.title}; this takes about half a minute and happens once")
+            (CACHE / UBUNTU_KEY.name).write_bytes(UBUNTU_KEY.read_bytes())
             try:
                 # mmdebstrap passes a descriptor to sh by its number, and Debian's sh supports only one digit: inherit none.
-                run(recipe.command(partial), f"build a root file system of {title}", close_fds=True)
+                run(recipe.command(partial), f"build a root file system of {recipe.title}", close_fds=True)
                 partial.rename(archive)
             finally:
                 partial.unlink(missing_ok=True)

@@ -27,6 +27,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners impo
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, closest_match
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import ExistingNginx
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import DEFAULT_OPEN_FILES, Capacity
+from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import ExistingPrograms
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
 from ansible_collections.funnel.tornado.plugins.plugin_utils.app_selection import unknown_apps
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import KEY
@@ -73,6 +74,8 @@ class ActionModule(ModuleAction):
             [Listener(**listener) for listener in host["listeners"]],
             host["live"],
             host["users"],
+            ExistingPrograms(**host["programs"]),
+            host["balanced"],
         )
         facts = HostFacts(
             host["cpus"],

@@ -122,14 +122,17 @@ def _tier_problems(balancers: Sequence[str], hosts: Sequence[str], hostvars: Map
         return []
     try:
         addresses = fleet_inventory.fleet_addresses(hosts, hostvars)
-        fleet_inventory.fleet_addresses(balancers, hostvars)
+        own = fleet_inventory.fleet_addresses(balancers, hostvars)
     except InvalidDataError as error:
         return error.problems
+    floating = {host: str(hostvars[host].get("keepalived_address") or "") for host in balancers}
     apps = hostvars[hosts[0]].get("tornado_apps", {}) if hosts else {}
     backends = {host: hostvars[host].get("haproxy_backends") for host in balancers}
-    return fleet_inventory.tier_problems(
-        apps, addresses, backends, hostvars[balancers[0]].get("fleet_tls_at", fleet_inventory.TLS_AT[0])
-    )
+    tls_at = hostvars[balancers[0]].get("fleet_tls_at", fleet_inventory.TLS_AT[0])
+    return [
+        *fleet_inventory.floating_ip_problems(own, floating),
+        *fleet_inventory.tier_problems(apps, addresses, backends, tls_at),
+    ]
 
 
 FilterModule = filter_module(fleet_problems)

@@ -122,6 +122,7 @@ services:
   sample: [nginx]
 """
 
+import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -149,6 +150,7 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def main() -> None:
+    os.umask(0o022)  # whatever the connection has set
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     params = module.params
     account = Account(params["acme_directory"], params["acme_email"], params["acme_eab_key_id"], params["acme_eab_hmac_key"])

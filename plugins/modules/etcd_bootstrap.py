@@ -85,6 +85,7 @@ EXAMPLES = r"""
 
 RETURN = r""" # """
 
+import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -101,6 +102,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd impo
 
 
 def main() -> None:
+    os.umask(0o022)  # whatever the connection has set
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},

@@ -80,6 +80,7 @@ alone:
   type: bool
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ ASSUMED_VERSION = "3.5.0"
 
 
 def main() -> None:
+    os.umask(0o022)  # whatever the connection has set
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},

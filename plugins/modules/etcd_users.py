@@ -77,6 +77,8 @@ revoked:
   sample: 5f0c1d2e3a4b5c6d
 """
 
+import os
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.etcd_model import (
@@ -93,6 +95,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd impo
 
 
 def main() -> None:
+    os.umask(0o022)  # whatever the connection has set
     module = AnsibleModule(
         argument_spec={
             "root_password": {"type": "str", "default": "", "no_log": True},

@@ -149,11 +149,13 @@ service:
   sample: reload
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import error_text
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_entries import parse_files
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import (
@@ -176,6 +178,7 @@ SERVICE = {
 
 
 def main() -> None:
+    os.umask(0o022)  # whatever the connection has set
     module = AnsibleModule(
         argument_spec={
             "root": {"type": "path", "default": "/"},
@@ -193,7 +196,7 @@ def main() -> None:
     try:
         result = apply(module.params, check_mode=module.check_mode)
     except FileSetError as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=error_text(error))
     for warning in result.warnings:
         module.warn(warning)
     module.exit_json(

@@ -87,6 +87,7 @@ tried:
   type: bool
 """
 
+import os
 import platform
 from typing import Any
 
@@ -101,6 +102,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd impo
 
 
 def main() -> None:
+    os.umask(0o022)  # whatever the connection has set
     module = AnsibleModule(
         argument_spec={
             "allow": {"type": "list", "elements": "dict", "default": []},

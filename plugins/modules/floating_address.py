@@ -80,6 +80,7 @@ priority:
 """
 
 import dataclasses
+import os
 import platform
 from typing import Any
 
@@ -91,6 +92,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.network.keepalived 
 
 
 def main() -> None:
+    os.umask(0o022)  # whatever the connection has set
     module = AnsibleModule(
         argument_spec={
             "address": {"type": "str", "required": True},

@@ -53,6 +53,8 @@ files:
   sample: [/etc/sysctl.d/50-funnel.conf, /proc/812/limits]
 """
 
+import os
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSetError
@@ -61,6 +63,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd impo
 
 
 def main() -> None:
+    os.umask(0o022)  # whatever the connection has set
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     try:
         result = apply(Limits(**module.params), check_mode=module.check_mode)

@@ -83,6 +83,7 @@ upgraded:
   sample: ["nginx 1.22.1-9 -> 1.22.1-9+deb12u1"]
 """
 
+import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -101,6 +102,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.packages imp
 
 
 def main() -> None:
+    os.umask(0o022)  # whatever the connection has set
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "list", "elements": "str", "required": True},

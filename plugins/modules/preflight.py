@@ -97,6 +97,15 @@ nginx:
   description: The RV(funnel.tornado.nginx_info#module:nginx) of the host.
   returned: success
   type: dict
+balanced:
+  description: Names of the backends of HAProxy on the host.
+  returned: success
+  type: list
+  elements: str
+programs:
+  description: Programs of the administrator in supervisord, C(groups), and sections of supervisord.conf that would be C(lost).
+  returned: success
+  type: dict
 names:
   description: Names of users and of directories in C(/srv) and C(/var/log) that do not belong to an app, and thus are reserved.
   returned: success
@@ -136,6 +145,7 @@ packages:
 
 import os
 import pwd
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -158,6 +168,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.packages imp
     require_supported_host,
     upstream_versions,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import existing_programs
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET, installed_names
 
 #: The controller validates all arguments; only the key is sent to the host.
@@ -198,9 +209,17 @@ def main() -> None:
         unavailable_packages=unavailable,
         packages={"codename": distribution.codename, "versions": upstream_versions(installed)},
         nginx=existing_nginx().to_data(),
+        programs=asdict(existing_programs()),
+        balanced=balanced_backends(),
         host_state=collect_host_state(module.params["key"].encode()).to_data(),
         pushed=sorted(path.stem for path in PUSH_ENTRIES.glob("*.json")),
     )
+
+
+def balanced_backends(file: Path = Path("/etc/haproxy/haproxy.cfg")) -> list[str]:
+    """Return the names of the backends of HAProxy on this host."""
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    return re.findall(r"^backend (\S+)", text, re.MULTILINE)
 
 
 def taken_names() -> Iterator[str]:

@@ -151,6 +151,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.release im
     live_pushed_source,
     plan_release,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import error_text
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable, printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
@@ -200,7 +201,7 @@ def main() -> None:
         if "changed" in result:
             result["changed"] |= home_changed
     except (BuildError, InvalidDataError, LockedError, OSError) as error:
-        module.fail_json(msg=printable_message(str(error)))
+        module.fail_json(msg=printable_message(error_text(error)))
     finish(module, layout, result)
 
 

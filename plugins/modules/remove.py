@@ -51,6 +51,8 @@ removed:
   sample: [/srv/shop, /var/log/shop, user shop]
 """
 
+import os
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import name_problem
@@ -67,6 +69,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.accounts imp
 
 def main() -> None:
     """Remove the parts of the app that exist."""
+    os.umask(0o022)  # whatever the connection has set
     module = AnsibleModule(
         argument_spec={"name": {"type": "str", "required": True}, "wait": {"type": "int", "default": 60}},
         supports_check_mode=True,

@@ -66,6 +66,7 @@ output:
 """
 
 import json
+import os
 import resource
 import shlex
 
@@ -87,6 +88,7 @@ ARGUMENTS = {
 
 def main() -> None:
     """Run the command, unless in check mode."""
+    os.umask(0o022)  # whatever the connection has set
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     layout, timeout = Layout(module.params["name"]), module.params["timeout"]
     release = layout.live_release()

@@ -40,7 +40,9 @@ options:
       - The module fails if the host is still unhealthy. By default, it does not wait.
     type: int
   machine_only:
-    description: Whether to report only the resources of the host and the reasons to reboot it.
+    description:
+      - Whether to report only the resources of the host and the reasons to reboot it.
+      - Fails if a service of O(services) refuses its configuration, and thus would not start after a reboot.
     type: bool
     default: false
   certificates:
@@ -137,11 +139,12 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable_data, printable_message
+from ansible_collections.funnel.tornado.plugins.module_utils.core.private import root_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.network import nftables
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.haproxy_runtime import HaproxyError
-from ansible_collections.funnel.tornado.plugins.module_utils.status import apps, machine
+from ansible_collections.funnel.tornado.plugins.module_utils.status import apps, configuration, machine
 from ansible_collections.funnel.tornado.plugins.module_utils.status.host_health import wait_until_healthy
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
@@ -176,6 +179,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
+    if problem := root_problem():
+        module.fail_json(msg=problem)
     if (timeout := params["health_timeout"]) is not None:
         unhealthy = wait_until_healthy(params["names"], params["services"], mongodb_port=params["mongodb_port"], timeout=timeout)
         if problems := list(map(printable_message, unhealthy)):
@@ -183,9 +188,15 @@ def main() -> None:
     host = machine.machine_status()
     machine_data = {**dataclasses.asdict(host), "problem": host.problem}
     if params["machine_only"]:
+        if invalid := [f"{name}: {reason}" for name in params["services"] if (reason := configuration.configuration_error(name))]:
+            module.fail_json(msg=f"{printable_message('; '.join(invalid))}; correct this first, as a reboot would stop it")
         problems = [host.problem] if host.problem else []
         module.exit_json(changed=False, status=printable_data({"machine": machine_data}), problems=printable_data(problems))
     problems = [problem for problem in (host.problem, nftables.drift()) if problem]
+    try:
+        problems += [*configuration.service_problems(params["services"]), *configuration.overridden_settings(params["services"])]
+    except UNREADABLE as error:
+        problems.append(str(error))
 
     def read(collect: Callable[[], Iterable[Part]]) -> list[dict[str, Any]] | None:
         try:

@@ -95,6 +95,7 @@ path:
   sample: /opt/uv/0.13.8/bin/uv
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import SO
 
 
 def main() -> None:
+    os.umask(0o022)  # whatever the connection has set
     module = AnsibleModule(
         argument_spec={
             "version": {"type": "str", "required": True},

@@ -73,6 +73,18 @@ def fleet_sources(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]
     return {host: _resolve_all(_address(host, hostvars.get(host, {}))) for host in hosts}
 
 
+def floating_ip_problems(own: Mapping[str, str], floating: Mapping[str, str]) -> Iterator[str]:
+    """Yield the load balancers whose own address is of another family than their floating IP, to which VRRP cannot refer."""
+    for host, text in floating.items():
+        try:
+            version = ipaddress.ip_interface(text).version
+        except ValueError:  # none, or one that keepalived's role reports
+            continue
+        if version != ipaddress.ip_address(own[host]).version:
+            found = f"keepalived_address {text} is IPv{version}, but the address of the host within the fleet is {own[host]}"
+            yield f"{host}: {found}; set fleet_address to its IPv{version} address, or choose another floating IP"
+
+
 def resolve(address: str) -> str | None:
     """Return the IP address of an address or a name: the first IPv4 address, or the first IPv6 address if it has no other."""
     return next(iter(_resolve_all(address)), None)

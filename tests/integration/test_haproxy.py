@@ -50,6 +50,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/health":
             self.answer(200 if self.server.healthy else 503, {})
             return
+        if self.path == "/verdict":
+            known = (self.headers["Host"], self.headers["X-Key"]) == ("in.test", "a b")
+            self.answer(401, {}, {"X-Funnel-Health": "healthy" if self.server.healthy and known else "unhealthy"})
+            return
         self.server.received.append(body)
         time.sleep(float(query.get("seconds", ["0"])[0]))
         self.answer(200, {"server": self.server.name, "headers": dict(self.headers), "client": self.client_address[0]})
@@ -57,9 +61,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.do_GET()
 
-    def answer(self, status: int, content: dict[str, Any]) -> None:
+    def answer(self, status: int, content: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         text = json.dumps(content).encode()
         self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
@@ -403,6 +409,24 @@ def test_monitor_reports_whether_any_server_is_healthy(origins: list[Origin]) ->
         haproxy.wait_for(lambda: monitor(haproxy) == 503)
         web1.healthy = True
         haproxy.wait_for(lambda: monitor(haproxy) == 200)
+
+
+def test_health_check_has_its_headers_and_is_judged_by_status_or_verdict(origins: list[Origin]) -> None:
+    web1, web2 = origins
+    web3 = Origin("web3", 0)
+    origins.append(web3)
+    check = {"path": "/verdict", "host": "shop.test", "headers": {"Host": "in.test", "X-Key": "a b"}}
+    backends = {
+        "shop": backend([web1], health=check | {"verdict": "X-Funnel-Health"}),
+        "blog": backend([web2], domains=["blog.test"], health={"path": "/verdict", "status": [204, "400-401"]}),
+        "wiki": backend([web3], domains=["wiki.test"], health={"path": "/verdict"}),
+    }
+    with run_haproxy(backends) as haproxy:
+        haproxy.wait_for(lambda: status(haproxy, "web3").startswith("DOWN"))
+        assert [status(haproxy, server) for server in ("web1", "web2")] == ["UP", "UP"]
+        web1.healthy = False
+        haproxy.wait_for(lambda: status(haproxy, "web1").startswith("DOWN"))
+        assert status(haproxy, "web2") == "UP"
 
 
 def test_exporter_has_the_metrics_of_the_dashboard(origins: list[Origin]) -> None:

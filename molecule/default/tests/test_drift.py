@@ -9,7 +9,7 @@ from testinfra.host import Host
 
 from tests.support.remote import Site, address, expect_success, processes, run_site
 
-HOST = "debian13"
+HOST = "ubuntu26"
 
 testinfra_hosts = [f"ansible://{HOST}"]
 

@@ -12,7 +12,7 @@ from testinfra.host import Host
 
 from tests.support.remote import Site, address, apps, run_site
 
-HOST = "debian12"
+HOST = "ubuntu24"
 testinfra_hosts = [f"ansible://{HOST}"]
 
 

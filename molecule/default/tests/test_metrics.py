@@ -16,7 +16,7 @@ from tests.support.metrics import dashboard_metrics, names, total
 from tests.support.remote import Site, address, apps, deploy, eventually, expect_success, hosts, processes, python, run_playbook
 
 #: The host that the tests change; the other host runs other exporter versions.
-HOST = "debian13"
+HOST = "ubuntu26"
 
 NODE, NGINX, TORNADO = 9100, 9113, 8406
 

@@ -178,7 +178,7 @@ def test_listening_sockets_have_the_configured_backlog(host: Host) -> None:
         ("sample", "touch /srv/sample/current/src/sample_app/web.py"),
         ("sample", "rm /srv/sample/current/release.json"),
         ("sample", "touch /srv/sample/current/venv/bin/python"),
-        ("sample", "ln -sfn /tmp /srv/sample/live"),
+        ("sample", "rm /srv/sample/live"),
         ("sample", "cat /srv/plain/current/secrets.json"),
         ("www-data", "cat /srv/sample/current/secrets.json"),
         ("www-data", "cat /srv/sample/current/src/sample_app/web.py"),

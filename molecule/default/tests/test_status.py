@@ -13,7 +13,7 @@ from testinfra.host import Host
 from tests.support.browser import chromium, is_too_wide, show_as
 from tests.support.remote import Site, address, processes, run_playbook
 
-HOST = "debian13"
+HOST = "ubuntu26"
 
 testinfra_hosts = [f"ansible://{HOST}"]
 

@@ -10,7 +10,7 @@ import pytest
 from testinfra.host import Host
 
 from tests.support.load import Load, table
-from tests.support.remote import VARIABLES, Site, address, deploy, expect_success, run_site
+from tests.support.remote import VARIABLES, Site, address, deploy, expect_success, extra_vars, run_playbook, run_site
 
 HOST = "debian13"
 testinfra_hosts = [f"ansible://{HOST}"]
@@ -24,8 +24,10 @@ def variables(**keys: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def site(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Serve the app with HAProxy; restore nginx after the module."""
+    """Serve the app with HAProxy; restore nginx, and the app on ports that it does not serve, after the module."""
     directory = tmp_path_factory.mktemp("haproxy")
+    remaining = {"tornado_apps": variables()["tornado_apps"]}
+    expect_success(run_playbook("playbooks/remove.yml", HOST, "-e", "app=plain", *extra_vars(directory, remaining)))
     host.check_output("systemctl stop nginx")
     try:
         expect_success(run_site(HOST, directory, variables()))

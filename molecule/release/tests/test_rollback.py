@@ -21,6 +21,7 @@ from tests.support.remote import (
     expect_success,
     extra_vars,
     find_leftovers,
+    processes,
     run_playbook,
     run_site,
     start_playbook,
@@ -43,6 +44,10 @@ UPGRADE = (
     "GET /ws HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
+
+
+#: Workers of the drained slot, which ends one as soon as the drain begins and the other, a singleton, before.
+WORKERS = {"queue": {"command": "sleep 1000"}, "clock": {"command": "sleep 1000", "singleton": True}}
 
 
 def entry(theme: str, **keys: Any) -> dict[str, Any]:
@@ -106,10 +111,10 @@ def assert_instant(host: Host, release: str) -> None:
 
 @pytest.mark.parametrize(("step", "keys"), [("drain", {}), ("soak", {"soak": 60})])
 def test_rollback_preempts_a_deploy_after_its_switch(host: Host, tmp_path: Path, step: str, keys: dict[str, Any]) -> None:
-    expect_success(deploy("sample", HOST, tmp_path, entry("light")))
+    expect_success(deploy("sample", HOST, tmp_path, entry("light", workers=WORKERS)))
     good = live(host)
     with open_websocket(host):
-        with running_deploy(host, tmp_path, entry(f"bad-{step}", **keys), step) as run:
+        with running_deploy(host, tmp_path, entry(f"bad-{step}", workers=WORKERS, **keys), step) as run:
             bad = live(host)
             assert bad != good
             output = rollback()
@@ -123,6 +128,7 @@ def test_rollback_preempts_a_deploy_after_its_switch(host: Host, tmp_path: Path,
     assert [found["release"] for found in history(host)[-2:]] == [bad, good]
     assert history(host)[-2]["undone"] == "rolled back"
     assert "@" in history(host)[-2]["undone_by"]
+    assert {name.partition(".")[2] for name in processes(host, "sample")} == {"", "queue:0", "clock:0"}
 
 
 def test_rollback_returns_to_the_slot_that_a_killed_deploy_still_drains(host: Host, tmp_path: Path) -> None:

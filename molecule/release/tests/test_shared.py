@@ -110,7 +110,7 @@ class Notes:
                 "media": {"url": "/media/"},
                 "static/uploads": {"url": "/static/uploads/", "backup": False},
             },
-            "hooks": {"before_switch": "python migrate.py"},
+            "hooks": {"before_start": "python migrate.py"},
         }
 
     def deploy(self, version: str, **keys: Any) -> tuple[int, str]:
@@ -162,7 +162,9 @@ def test_data_survive_deploys_rollbacks_and_restarts(host: Host, notes: Notes, s
     expect_success(notes.playbook("restart.yml", "-e", "app=notes"))
     assert seen(site) == ("one", ["first", "second"])
     assert site.get("/media/welcome.txt").body == b"welcome", "the content of the first release"
-    assert site.get("/media/migrated.txt").body == b"migrated", "a hook before the switch finds and changes the data"
+    assert site.get("/media/migrated.txt").body == b"migrated", (
+        "a hook finds and changes the data before the first process starts"
+    )
     lines = host.check_output(
         "python3 -c %s",
         f"import sqlite3; print(sqlite3.connect('{SHARED}/log.sqlite3').execute('select text from lines').fetchall())",
@@ -229,19 +231,18 @@ def test_backup_is_restored_by_name_or_file(host: Host, notes: Notes, site: Site
     assert not any(name.startswith("static") or name.endswith(("-wal", "-shm")) for name in names), names
     post(site, "/notes", b"after the backup")
     post(site, "/upload/after.txt", b"after")
-    status, output = notes.playbook("restore.yml", "-e", "app=notes", "-e", "shared=latest")
+    restore = ("restore.yml", "-e", "app=notes", "-e", f"host={HOST}")
+    status, output = notes.playbook(*restore, "-e", "shared=latest")
     assert status != 0
     assert re.search(r"has data in instance, log\.sqlite3, media; set force=true", " ".join(output.split())), output
-    expect_success(notes.playbook("restore.yml", "-e", "app=notes", "-e", "shared=latest", "-e", "force=true"))
+    expect_success(notes.playbook(*restore, "-e", "shared=latest", "-e", "force=true"))
     assert seen(site) == before
     assert site.get("/media/photo.jpg").body == b"\xff\xd8\xff"
     assert site.get("/media/after.txt").status == 404
     post(site, "/upload/after.txt", b"after")
     assert site.get("/media/after.txt").body == b"after", "nginx reads new files in the restored directory"
     post(site, "/notes", b"after the restore")
-    expect_success(
-        notes.playbook("restore.yml", "-e", "app=notes", "-e", f"shared={fetched}", "-e", f"host={HOST}", "-e", "force=true")
-    )
+    expect_success(notes.playbook(*restore, "-e", f"shared={fetched}", "-e", "force=true"))
     assert seen(site) == before
     assert host.run("test -e /srv/notes/maintenance").rc != 0
     assert host.check_output("find %s -name '.funnel*'", SHARED) == ""

@@ -11,6 +11,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import Listener
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import ExistingNginx
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx_config import ServerBlock, normalize_address
+from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import ExistingPrograms
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET
 
 #: Names of a server that is meant for requests without a name of their own.
@@ -21,13 +22,15 @@ _CATCH_ALL = frozenset({"", "_"})
 class Others:
     """What a host serves besides the apps of the inventory.
 
-    ``live`` are the apps on the host; ``users`` are the user ids of the apps of the inventory that exist there.
+    ``live`` are the apps on the host, and ``users`` the ids of their users. ``balanced`` are the backends of its HAProxy.
     """
 
     nginx: ExistingNginx
     listeners: Sequence[Listener] = ()
     live: Sequence[str] = ()
     users: Mapping[str, int] = field(default_factory=dict)
+    programs: ExistingPrograms = field(default_factory=ExistingPrograms)
+    balanced: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,9 @@ class Proxy:
 def coexistence_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, cpus: int) -> Iterator[str]:
     """Yield what the apps would take from others on the host, or others from them, with the remedy."""
     yield from _port_problems(apps, others, proxy, cpus)
+    yield from _program_problems(apps, others.programs)
     if proxy.name != "nginx":
-        for name in unlisted(apps, others):
+        for name in sorted({*others.balanced}.intersection(unlisted(apps, others))):
             yield f"{_unlisted(name)}, and this run would remove it from {proxy.name}; {_cure(name)}"
         return
     if others.nginx.refused:
@@ -55,9 +59,10 @@ def coexistence_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, 
     for app in apps.values():
         if app.prefix is None:
             yield from _name_problems(app, others.nginx.servers, proxy)
-    for name in unlisted(apps, others):
-        if f"{APP_SET}.{name}" not in others.nginx.own and others.nginx.own:
-            yield f"{_unlisted(name)} in the site of another app; {_cure(name)}"
+    sites = [f"{APP_SET}.{name}" for name in apps]
+    mounted = {name for site in sites for name in others.nginx.apps.get(site, ())}
+    for name in mounted.intersection(unlisted(apps, others)):
+        yield f"{_unlisted(name)} in the site of another app; {_cure(name)}"
 
 
 def _port_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, cpus: int) -> Iterator[str]:
@@ -74,6 +79,15 @@ def _port_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, cpus: 
             listener = listeners.get(port)
             if listener and listener.user != others.users.get(app.name):
                 yield f"{VARIABLE}.{app.name}.port: port {port} is in use by {listener}; choose another, or stop it"
+
+
+def _program_problems(apps: Mapping[str, App], programs: ExistingPrograms) -> Iterator[str]:
+    for name, file in programs.groups.items():
+        app = re.fullmatch(r"(.+)-[ab](?:\..*)?", name)
+        if app and app[1] in apps:
+            yield f"{VARIABLE}.{app[1]}: {file} has a program {name}, the name of a slot of this app; rename one of them"
+    for section in programs.lost:
+        yield f"/etc/supervisor/supervisord.conf has {section}, which would be lost; move it to a file in /etc/supervisor/conf.d"
 
 
 def _name_problems(app: App, servers: Sequence[ServerBlock], proxy: Proxy) -> Iterator[str]:

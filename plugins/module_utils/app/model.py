@@ -255,6 +255,11 @@ class App(SiteOptions):
         values = {*self.secret_environment.values(), self.source.deploy_key or ""}
         return {value for value in values if len(value) >= MIN_SECRET_LENGTH}
 
+    @property
+    def may_run_once(self) -> bool:
+        """Whether a hook before the switch runs on one host only; C(release) of a Procfile, which only the build reads, does."""
+        return self.hooks.once != [] or self.run.procfile is not None
+
     def process_count(self, cpus: int) -> int:
         """Return the number of processes of a slot on a host with ``cpus`` CPUs."""
         if self.processes == "auto":

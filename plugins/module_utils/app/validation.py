@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner
-from ansible_collections.funnel.tornado.plugins.module_utils.app.program import PROCESS_TYPE, Build, Health, Hooks
+from ansible_collections.funnel.tornado.plugins.module_utils.app.program import PROCESS_TYPE, Build, Health, Hooks, Run
 from ansible_collections.funnel.tornado.plugins.module_utils.app.shared import shared_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.app.source import Source
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.bindings import service_problems
@@ -170,12 +170,19 @@ def _is_complete_key(key: str) -> bool:
         return False
 
 
+def _server_problems(run: Run, path: str) -> Iterator[str]:
+    """Yield the options of the collection's runner that have no effect."""
+    if run.threads is not None and run.wsgi is None:
+        yield f"{path}.threads: requires run.wsgi"
+    if run.loop is not None and run.target is None:
+        yield f"{path}.loop: requires run.app, run.wsgi or run.asgi, which the collection's runner serves"
+
+
 def _run_problems(app: App, path: str) -> Iterator[str]:
     run = app.run
     if run.command is not None:
         yield from _command_problems(app, run.command, f"{path}.command")
-    if run.threads is not None and run.wsgi is None:
-        yield f"{path}.threads: requires run.wsgi"
+    yield from _server_problems(run, path)
     if run.procfile is None:
         return
     if app.port is None:

@@ -97,9 +97,8 @@ def deploy_lock(layout: Layout, by: str, *, wait: float = 0, preempt: str = "", 
             holder = replace(holder, doing=step, release=release)
             with contextlib.suppress(OSError):  # a full disk must not prevent a rollback
                 file.truncate(0)
-                file.seek(0)
-                file.write(json.dumps(asdict(holder)))
-                file.flush()
+                # Not buffered: closing the file would fail again, and hide the first error.
+                os.pwrite(file.fileno(), json.dumps(asdict(holder)).encode(), 0)
 
         def end_deploy(_number: int, _frame: object) -> None:
             request = _read(layout.preemption)

@@ -11,13 +11,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, last_lines, run
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, run
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import DIRECTORY, PRIVATE_MODE, SITES
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx_config import (
     Directive,
     Listen,
     NginxSyntaxError,
     ServerBlock,
+    dumped_files,
+    error_text,
     parse,
     servers,
 )
@@ -35,6 +37,9 @@ MANAGED = "# Ansible managed"
 
 #: What identifies a nginx.conf of the collection.
 _OWN = re.compile(r"^\s*log_format funnel ", re.MULTILINE)
+
+#: A path of the live release of an app.
+_LIVE = re.compile(r"/srv/([a-z][\w-]*)/live/")
 
 #: Directives of the packages of Debian, Ubuntu and nginx.org, which the collection's nginx.conf replaces.
 _PACKAGED = frozenset(
@@ -98,9 +103,9 @@ class ExistingNginx:
 
     ``kept`` are the files with the kept lines of nginx.conf, in the form of the module file_set; ``names`` are the directives
     in them that replace those of the collection; ``replaced`` are the directives that are not kept. ``obsolete`` are files to
-    remove: sites of earlier versions of the collection, and the welcome page. ``servers`` are those of others, and ``own`` the
-    names of the collection's sites by file. ``refused`` is the reason why the configuration cannot be kept; ``error`` is that of
-    nginx.
+    remove: sites of earlier versions of the collection, and the welcome page. ``servers`` are those of others; ``own`` are the
+    names of the collection's sites by file, and ``apps`` the apps that each of them serves. ``refused`` is the reason why the
+    configuration cannot be kept; ``error`` is that of nginx.
     """
 
     kept: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -109,6 +114,7 @@ class ExistingNginx:
     obsolete: Sequence[str] = ()
     servers: Sequence[ServerBlock] = ()
     own: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    apps: Mapping[str, Sequence[str]] = field(default_factory=dict)
     ipv6: bool = True
     refused: str = ""
     error: str = ""
@@ -131,8 +137,9 @@ def existing_nginx(root: Path = NGINX, *, ipv6: Path = Path("/proc/net/if_inet6"
     """Return what is to know of the nginx of this host; nothing is changed."""
     found = _split(root)
     dump, error = _dump(root)
+    files = dumped_files(dump)
     try:
-        blocks = list(servers(dump))
+        blocks = list(servers(files))
     except NginxSyntaxError as problem:
         blocks, error = [], error or str(problem)
     earlier = list(_earlier_sites(root))
@@ -153,6 +160,11 @@ def existing_nginx(root: Path = NGINX, *, ipv6: Path = Path("/proc/net/if_inet6"
         obsolete=obsolete,
         servers=[block for block in others if block.file not in welcome],
         own=own,
+        apps={
+            Path(file).name.removesuffix(".conf"): sorted({*_LIVE.findall(text)})
+            for file, text in files.items()
+            if str(Path(file).parent) in sites or file in sites
+        },
         ipv6=ipv6.exists(),
         refused=found.refused,
         error=error,
@@ -237,7 +249,7 @@ def _dump(root: Path) -> tuple[str, str]:
         tested = run([program, "-T", "-q", "-c", str(root / "nginx.conf")], check=False)
     except CommandError as error:
         return "", str(error)
-    return (tested.output, "") if tested.status == 0 else ("", last_lines(tested.output, 3))
+    return (tested.output, "") if tested.status == 0 else ("", error_text(tested.output))
 
 
 def _earlier_sites(root: Path) -> Iterator[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import last_lines
 
 #: White space and comments, and the tokens between them: punctuation, quoted words, and words, which may contain ${variable}.
 _TOKEN = re.compile(
@@ -132,12 +134,20 @@ class ServerBlock:
         return f"{self.file}:{self.line}"
 
 
-def servers(dump: str) -> Iterator[ServerBlock]:
-    """Yield the servers of HTTP in the output of ``nginx -T``, in the order of its files."""
+def dumped_files(dump: str) -> dict[str, str]:
+    """Return the files in the output of ``nginx -T`` by path, in its order."""
     _head, *parts = _FILE.split(dump)
-    for file, text in zip(parts[::2], parts[1::2], strict=True):
-        # The mark of the file ends with a line break.
-        for directive in parse(text.removeprefix("\n")):
+    # The mark of a file ends with a line break.
+    return {file: text.removeprefix("\n") for file, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def servers(files: Mapping[str, str]) -> Iterator[ServerBlock]:
+    """Yield the servers of HTTP in configuration files.
+
+    :raises NginxSyntaxError: when a file is not valid.
+    """
+    for file, text in files.items():
+        for directive in parse(text):
             found = directive.block if directive.name == "http" and directive.block is not None else [directive]
             yield from (_server(file, block) for block in found if block.name == "server" and block.block is not None)
 
@@ -165,3 +175,13 @@ def normalize_address(address: str) -> str:
         address = f"{address}:80"
     host, _colon, port = address.rpartition(":")
     return port if host in {"*", "0.0.0.0"} else address  # noqa: S104  # compares an address
+
+
+def error_text(output: str) -> str:
+    r"""Return the output of a failed ``nginx -t`` without times and process ids.
+
+    >>> error_text('2026/11/28 19:07:12 [emerg] 1#1: unknown directive "x" in /etc/nginx/nginx.conf:1\nnginx: ... test failed')
+    'unknown directive "x" in /etc/nginx/nginx.conf:1'
+    """
+    found = re.findall(r"\[(?:emerg|crit|alert)\] (?:\d+#\d+: )?(.*)", output)
+    return "; ".join(dict.fromkeys(found)) or last_lines(output, 3)

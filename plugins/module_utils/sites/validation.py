@@ -31,6 +31,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import 
     SiteOptions,
     Upstream,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.name_resolution import resolution_problems
 
 #: A path as written in a location of nginx, which compares it with the normalized path of a request.
 _LOCATION_PATH = re.compile(r"/((?!\.{1,2}(/|$))[A-Za-z0-9._~-]+(/|$))*")
@@ -97,6 +98,11 @@ def site_problems(site: SiteOptions, path: str) -> Iterator[str]:
             yield f"{path}.basic_auth.{user}: a user name must not contain colons or blanks"
     yield from _limit_problems(site.limits, f"{path}.limits")
     yield from _path_problems(site.paths, f"{path}.paths")
+    for key, extra in {
+        "extra": site.extra,
+        **{f"paths.{url}.extra": options.extra for url, options in site.paths.items()},
+    }.items():
+        yield from resolution_problems(extra, f"{path}.{key}")
 
 
 def domain_problems(site: Domains, path: str) -> Iterator[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import
 
 #: The oldest supported Debian release, and the supported Ubuntu releases.
 OLDEST_DEBIAN = 12
-UBUNTU = ("22.04", "24.04")
+UBUNTU = ("22.04", "24.04", "26.04")
 
 #: Minimum Python version of the modules, and of Tornado 6.6.
 OLDEST_PYTHON = (3, 11)
@@ -33,6 +34,9 @@ _APT_GET = (
     "--option=Dpkg::Options::=--force-confold",
     "--option=Acquire::Retries=3",
 )
+#: Services that packages start with a configuration of their own: nginx with a welcome page, which also needs IPv6.
+_DEFERRED = frozenset({"nginx"})
+
 _ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "APT_LISTCHANGES_FRONTEND": "none", "NEEDRESTART_SUSPEND": "1"}
 
 
@@ -79,7 +83,7 @@ def require_supported_host(base: Path = Path("/"), python: tuple[int, int] = sys
     distribution = Distribution.of_host(base)
     host = f"host {platform.node()} runs"
     if not distribution.supported:
-        supported = f"Debian 12 and 13, Ubuntu {' and '.join(UBUNTU)}"
+        supported = f"Debian 12 and 13, Ubuntu {', '.join(UBUNTU[:-1])} and {UBUNTU[-1]}"
         raise PackagesError(f"{host} {distribution.name or 'an unknown system'}; funnel.tornado supports {supported}")
     if python < OLDEST_PYTHON:
         oldest = ".".join(map(str, OLDEST_PYTHON))
@@ -132,9 +136,23 @@ def install(names: Sequence[str], *, lists_max_age: float) -> None:
         available = candidates(names)
         if missing := [name for name in names if name not in available]:
             raise PackagesError(f"no package source of this host has {', '.join(missing)}:\n{last_lines(updated, 8)}")
-    result = run([*_APT_GET, "install", *names], timeout=1800, environment=_ENVIRONMENT, check=False)
+    with _not_started(_DEFERRED.intersection(names)):
+        result = run([*_APT_GET, "install", *names], timeout=1800, environment=_ENVIRONMENT, check=False)
     if result.status != 0:
         raise PackagesError(f"apt-get install {' '.join(names)} failed:\n{last_lines(result.output)}")
+
+
+@contextlib.contextmanager
+def _not_started(services: Collection[str]) -> Iterator[None]:
+    """Mask services meanwhile; the next installation or a reboot removes the mask of an interrupted run."""
+    if not services:
+        yield
+        return
+    run(["systemctl", "mask", "--runtime", *services], check=False)
+    try:
+        yield
+    finally:
+        run(["systemctl", "unmask", "--runtime", *services], check=False)
 
 
 def upgradable(names: Sequence[str], *, lists_max_age: float) -> dict[str, tuple[str, str]]:

@@ -31,6 +31,9 @@ SQLITE_COMPANIONS = ("-wal", "-shm", "-journal")
 
 ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 
+#: Flags of reading: follow no link, and do not wait for the writer of a pipe.
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
 #: Mask of new files: those of the processes of the app, see launch.py.
 UMASK = 0o007
 
@@ -117,16 +120,14 @@ def add(archive: tarfile.TarFile, path: Path, name: str, copy: Path) -> None:
     if not member.isreg():
         archive.addfile(member)
         return
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+    with os.fdopen(os.open(path, READ), "rb") as file:
         archive.addfile(member, file)
 
 
 def is_database(path: Path) -> bool:
     """Return whether a path is a database of SQLite."""
-    with contextlib.suppress(OSError):
-        if stat.S_ISREG(os.lstat(path).st_mode):
-            with path.open("rb") as file:
-                return file.read(len(SQLITE)) == SQLITE
+    with contextlib.suppress(OSError), os.fdopen(os.open(path, READ), "rb") as file:
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.read(len(SQLITE)) == SQLITE
     return False
 
 

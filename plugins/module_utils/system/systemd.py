@@ -92,6 +92,11 @@ def query(name: str) -> ServiceState:
     )
 
 
+def age(state: ServiceState) -> float:
+    """Return the seconds since a unit became active."""
+    return time.time() - state.started_at
+
+
 def required_action(service: ServiceSpec, state: ServiceState, *, changed: bool, listener_changed: bool = False) -> str:
     """Return the required action: ``start``, ``reload``, ``restart``, ``enable``, ``deferred`` or none (``""``).
 
@@ -119,6 +124,7 @@ def activate(service: ServiceSpec, before: ServiceState, action: str) -> None:
     log_size = service.log.stat().st_size if service.log and service.log.exists() else 0
     try:
         if not before.enabled:
+            run(["systemctl", "unmask", "--runtime", unit_name(service.name)])  # of an interrupted installation
             run(["systemctl", "enable", unit_name(service.name)])
         if action in {"start", "reload", "restart"}:
             old_workers = set(_serving_workers(before.main_pid))

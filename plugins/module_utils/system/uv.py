@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -34,6 +33,10 @@ system-certs = true
 
 #: Options of the module for the sources of downloads.
 SOURCES = ("index_url", "extra_index_urls", "ca_bundle", "proxy", "no_proxy", "mirror", "downloads_json")
+
+
+#: Mode bits that let all users read and execute a file, or enter a directory.
+_PUBLIC = 0o555
 
 
 class UvError(Exception):
@@ -121,7 +124,12 @@ class Uv:
     def is_up_to_date(self) -> bool:
         """Return whether it is installed, linked and the only version."""
         linked = self.link.is_symlink() and self.link.readlink() == self.program
-        return linked and os.access(self.program, os.X_OK) and not self.other_paths()
+        return linked and self._is_executable() and not self.other_paths()
+
+    def _is_executable(self) -> bool:
+        """Return whether all users can execute it: builds run as the users of apps."""
+        paths = (self.home, self.directory, self.program.parent, self.program)
+        return all(path.exists() and path.stat().st_mode & _PUBLIC == _PUBLIC for path in paths)
 
     def install(self, hashes: Sequence[str], environment: Mapping[str, str]) -> None:
         """Install this version if it is missing, link it, and remove other versions.
@@ -131,8 +139,9 @@ class Uv:
         :raises UvError: if pip cannot download it, or it does not run.
         """
         try:
-            if not os.access(self.program, os.X_OK):
+            if not self._is_executable():
                 self._download(hashes, environment)
+                self.home.chmod(0o755)
             atomic.replace_link(self.link, self.program)
             for other in self.other_paths():
                 shutil.rmtree(other)

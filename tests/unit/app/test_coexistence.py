@@ -20,6 +20,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.validation impo
 from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import Listener
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import ExistingNginx
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx_config import Listen, ServerBlock
+from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import ExistingPrograms
 
 LISTEN = {"nginx_listen": ["80", "[::]:80"], "nginx_listen_tls": ["443"]}
 NGINX = Proxy("nginx", LISTEN)
@@ -100,6 +101,19 @@ def test_sites_with_other_names_or_addresses_are_no_conflict(entry: dict[str, An
     assert problems(apps(shop=entry), others) == []
 
 
+def test_a_program_with_the_name_of_a_slot_is_reported() -> None:
+    programs = ExistingPrograms({"shop-a": "/etc/x.conf", "shop-b.mail": "/etc/x.conf", "blog-a": "/etc/y", "shop": "/etc/y"})
+    assert problems(apps(shop={}), Others(ExistingNginx(), programs=programs)) == [
+        f"tornado_apps.shop: /etc/x.conf has a program {name}, the name of a slot of this app; rename one of them"
+        for name in ("shop-a", "shop-b.mail")
+    ]
+
+
+def test_sections_of_supervisord_conf_that_would_be_lost_are_refused() -> None:
+    [problem] = problems(apps(shop={}), Others(ExistingNginx(), programs=ExistingPrograms(lost=["[program:x]"])))
+    assert problem.startswith("/etc/supervisor/supervisord.conf has [program:x], which would be lost; move it")
+
+
 def live(own: dict[str, Sequence[str]], *names: str) -> Others:
     return Others(ExistingNginx(own=own), live=names)
 
@@ -121,10 +135,16 @@ def test_a_renamed_app_takes_the_names_of_its_predecessor(names: list[str], entr
 
 
 def test_an_app_that_would_vanish_from_a_shared_configuration_is_refused() -> None:
-    [mounted] = problems(apps(shop={}), live({"app.shop": []}, "api", "shop"))
+    sites = {"app.shop": ["api", "shop"], "app.other": ["mounted", "other"]}
+    found = Others(ExistingNginx(own={"app.shop": [], "app.other": ["b.test"]}, apps=sites), live=["api", "mounted", "other"])
+    [mounted] = problems(apps(shop={"domains": ["a.test"]}), found)
     assert mounted.endswith("in the site of another app; add its entry, or run remove.yml -e app=api")
-    [balanced] = problems(apps(shop={}), live({}, "api"), Proxy("haproxy", {"haproxy_listen": ["80"]}))
-    assert "this run would remove it from haproxy" in balanced
+
+    balanced = Others(ExistingNginx(), live=["api", "plain"], balanced=["api", "shop"])
+    [problem] = problems(apps(shop={}), balanced, Proxy("haproxy", {"haproxy_listen": ["80"]}))
+    assert problem.startswith(
+        "tornado_apps has no app api, which is live on this host, and this run would remove it from haproxy"
+    )
 
 
 def test_a_configuration_that_cannot_be_kept_is_refused() -> None:

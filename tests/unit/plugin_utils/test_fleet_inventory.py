@@ -11,7 +11,12 @@ import yaml
 from ansible_collections.funnel.tornado.plugins.filter.fleet_hosts import fleet_hosts
 from ansible_collections.funnel.tornado.plugins.filter.fleet_problems import fleet_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
-from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_inventory import acme_group, fleet_addresses, resolve
+from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_inventory import (
+    acme_group,
+    fleet_addresses,
+    floating_ip_problems,
+    resolve,
+)
 
 ROOT = Path(__file__).parents[3]
 
@@ -189,3 +194,12 @@ def test_every_playbook_rejects_an_inventory_without_its_groups() -> None:
         while "ansible.builtin.import_playbook" in first[0]:
             first = playbooks[path.parent / first[0]["ansible.builtin.import_playbook"]]
         assert any("required=" in str(play.get("hosts")) for play in first), path
+
+
+def test_a_floating_ip_of_another_family_than_its_host_is_reported() -> None:
+    own = {"lb1": "2001:db8::1", "lb2": "192.0.2.2", "lb3": "192.0.2.3", "lb4": "192.0.2.4"}
+    floating = {"lb1": "192.0.2.9/24", "lb2": "192.0.2.9", "lb3": "", "lb4": "not an address"}
+    assert list(floating_ip_problems(own, floating)) == [
+        "lb1: keepalived_address 192.0.2.9/24 is IPv4, but the address of the host within the fleet is 2001:db8::1; "
+        "set fleet_address to its IPv4 address, or choose another floating IP"
+    ]

@@ -8,6 +8,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx_config 
     Listen,
     NginxSyntaxError,
     ServerBlock,
+    dumped_files,
     parse,
     servers,
 )
@@ -62,7 +63,7 @@ server {
 }
 server { root /x; }
 """
-    assert list(servers(dump)) == [
+    assert list(servers(dumped_files(dump))) == [
         ServerBlock(
             "/etc/nginx/nginx.conf",
             5,

@@ -32,7 +32,7 @@ def test_debian_12_and_later_are_supported(host: Path, number: str) -> None:
     require_supported_host(host)
 
 
-@pytest.mark.parametrize(("number", "codename"), [("22.04", "jammy"), ("24.04", "noble")])
+@pytest.mark.parametrize(("number", "codename"), [("22.04", "jammy"), ("24.04", "noble"), ("26.04", "resolute")])
 def test_ubuntu_lts_releases_are_supported(host: Path, number: str, codename: str) -> None:
     (host / "etc/os-release").write_text(UBUNTU.format(number, codename))
     assert require_supported_host(host).codename == codename
@@ -60,7 +60,7 @@ def test_an_old_python_is_refused_with_a_remedy(host: Path) -> None:
 def test_other_systems_are_refused_with_their_name(host: Path, os_release: str, name: str) -> None:
     if os_release:
         (host / "etc/os-release").write_text(os_release)
-    supported = "Debian 12 and 13, Ubuntu 22.04 and 24.04"
+    supported = "Debian 12 and 13, Ubuntu 22.04, 24.04 and 26.04"
     with pytest.raises(PackagesError, match=rf"host \S+ runs {name}; funnel.tornado supports {supported}"):
         require_supported_host(host)
 

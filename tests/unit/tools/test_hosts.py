@@ -15,7 +15,19 @@ from tools import fleet
 from tools.fleet import Fleet, Host, free_network, own_files, reachable_resolvers
 from tools.hosts import inventory, parse_arguments, parse_host
 from tools.packages import ToolError
-from tools.rootfs import KEYRING, Recipe, Source, debian_lines, locked, machine_sources, parse_deb822, parse_one_line
+from tools.rootfs import (
+    KEYRING,
+    UBUNTU_MIRROR,
+    Recipe,
+    Source,
+    debian_lines,
+    locked,
+    machine_sources,
+    parse_deb822,
+    parse_one_line,
+    ubuntu_lines,
+    ubuntu_mirror,
+)
 
 DEBIAN = "http://mirror.example.com/debian"
 SECURITY = "http://mirror.example.com/debian-security"
@@ -86,6 +98,25 @@ def test_release_uses_the_mirrors_and_suites_of_the_machine() -> None:
 def test_missing_mirror_of_debian_is_an_error() -> None:
     with pytest.raises(ToolError, match="no mirror of Debian"):
         debian_lines([Source("https://other.example.com", "nodistro", ("main",))], "bookworm")
+
+
+def test_ubuntu_uses_the_mirror_beside_that_of_debian(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, beside = "http://ubuntu.example.com/ubuntu", "http://mirror.example.com/ubuntu"
+    machine = [Source(DEBIAN, "bookworm", ("main",)), Source(f"{own}/", "noble", ("main",))]
+    answering: list[str] = [own, beside]
+    monkeypatch.setattr("tools.rootfs.has_release", lambda mirror, _release: mirror in answering)
+    assert ubuntu_mirror(machine, "noble") == own
+    answering.remove(own)
+    assert ubuntu_mirror(machine, "noble") == beside
+    answering.clear()
+    assert ubuntu_mirror(machine, "noble") == UBUNTU_MIRROR
+
+
+def test_ubuntu_is_verified_with_its_own_key() -> None:
+    assert ubuntu_lines("http://mirror.example.com/ubuntu", "noble", Path("/key.asc")) == tuple(
+        f"deb [signed-by=/key.asc] http://mirror.example.com/ubuntu {suite} main universe"
+        for suite in ("noble", "noble-updates", "noble-security")
+    )
 
 
 def test_every_change_of_a_recipe_changes_its_archive() -> None:

@@ -1,0 +1,156 @@
+"""A host with a past: what it served stays served, and what cannot stay is refused before anything changes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+from tests.support.remote import Site, address, deploy, eventually, expect_success, run_playbook, run_site
+
+HOST = "web"
+testinfra_hosts = [f"ansible://{HOST}"]
+
+#: What the host serves before the collection: names of nginx sites, with the answer; any other name gets that of the default.
+SERVED = {
+    "old.test": b"old\n",
+    "app.example.test": b"example",
+    "confd.test": b"mapped",
+    "inline.test": b"inline",
+    "unknown.test": b"default",
+}
+
+WEB = """
+import os
+import tornado.web
+
+class Handler(tornado.web.RequestHandler):
+    def get(self):
+        self.write(os.environ.get("GREETING", "none"))
+
+def make_app():
+    return tornado.web.Application([("/", Handler)])
+"""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    directory = tmp_path_factory.mktemp("app")
+    (directory / "web.py").write_text(WEB)
+    (directory / "requirements.txt").write_text("tornado==6.6.1\n")
+    return str(directory)
+
+
+def entries(source: str, **domains: str) -> dict[str, Any]:
+    """Return ``tornado_apps`` with an app for each of ``domains``."""
+    keys = {"source": {"path": source}, "run": {"app": "web:make_app"}, "processes": 1, "env": {"GREETING": "grüße"}, "drain": 1}
+    return {"tornado_apps": {name: {**keys, "domains": [domain]} for name, domain in domains.items()}}
+
+
+def refused(finished: tuple[int, str]) -> str:
+    """Return the output of a run that was refused before anything changed, with collapsed white space."""
+    status, output = finished
+    assert status != 0, output
+    assert "changed=0" in output
+    return re.sub(r"\s+", " ", output)
+
+
+def served(host: Host) -> dict[str, bytes]:
+    return {name: Site(address(host), name).get("/").body for name in SERVED}
+
+
+@pytest.fixture
+def apache(host: Host) -> Iterator[None]:
+    """Let another program listen on port 80."""
+    host.run_expect([0], "systemd-run --quiet --unit=apache2 python3 -m http.server 80 --directory /var/empty")
+    eventually(lambda: host.run("grep -q :0050 /proc/net/tcp").rc == 0)
+    yield
+    host.run_expect([0], "systemctl stop apache2")
+
+
+@pytest.mark.usefixtures("apache")
+def test_a_port_of_another_program_is_refused_before_anything_is_installed(host: Host, tmp_path: Path, source: str) -> None:
+    output = refused(run_site(HOST, tmp_path, entries(source, shop="shop.test")))
+    assert re.search(r"nginx_listen: port 80 is in use by python3 \(pid \d+, apache2.service\)", output)
+    assert "systemctl disable --now apache2.service" in output
+    host.run_expect([1], "test -e /usr/sbin/nginx")
+
+
+def test_a_connection_without_root_is_refused(host: Host, tmp_path: Path, source: str) -> None:
+    host.run_expect([0], "useradd --create-home ann && cp -r /root/.ssh /home/ann/ && chown -R ann: /home/ann/.ssh")
+    output = refused(run_site(HOST, tmp_path, entries(source, shop="shop.test"), "-e", "ansible_user=ann"))
+    assert "must run as root, but the tasks run as ann: set ansible_become: true" in output
+
+
+def test_what_the_host_serves_stays_served(host: Host, tmp_path: Path, source: str) -> None:
+    host.run_expect([0], Path(__file__).with_name("past.sh").read_text())
+    original = host.check_output("cat /etc/nginx/nginx.conf")
+    assert served(host) == SERVED
+
+    output = expect_success(run_site(HOST, tmp_path, entries(source, shop="shop.test")))
+    assert "these lines of nginx.conf are replaced: worker_connections 999" in re.sub(r"\s+", " ", output)
+    assert served(host) == SERVED
+    assert Site(address(host), "shop.test").get("/").body.decode() == "grüße"
+    [copy] = host.check_output("ls /var/backups/funnel/etc/nginx/").splitlines()
+    assert host.check_output(f"cat /var/backups/funnel/etc/nginx/{copy}") == original
+    assert "changed=0" in expect_success(run_site(HOST, tmp_path, entries(source, shop="shop.test")))
+
+    host.run_expect([0], "systemctl restart nginx supervisor")  # as after a reboot, with the sandbox of the units
+    assert served(host) == SERVED
+    assert eventually(lambda: host.run("curl -s http://127.0.0.1:8090/").stdout) == "old\n"
+    host.run_expect([0], "test -s /var/log/nginx/old.log")
+    eventually(lambda: Site(address(host), "shop.test").get("/").status == 200)
+
+
+def test_names_and_programs_of_others_are_refused(host: Host, tmp_path: Path, source: str) -> None:
+    host.run_expect([0], "printf '[program:blog-a]\\ncommand=cat\\n' > /etc/supervisor/conf.d/other.conf")
+    variables = entries(source, shop="old.test", blog="inline.test")
+    variables["tornado_apps"]["site"] = {**variables["tornado_apps"]["shop"], "domains": []}
+    output = refused(run_site(HOST, tmp_path, variables))
+    host.run_expect([0], "rm /etc/supervisor/conf.d/other.conf")
+    assert "tornado_apps.shop.domains: old.test is already served by /etc/nginx/sites-enabled/old.test:1" in output
+    assert "tornado_apps.blog.domains: inline.test is already served by /etc/nginx/funnel.http.conf:" in output
+    assert (
+        "tornado_apps.site.domains: is missing, and /etc/nginx/sites-enabled/default:1 already serves all other names" in output
+    )
+    assert "tornado_apps.blog: /etc/supervisor/conf.d/other.conf has a program blog-a" in output
+    assert served(host) == SERVED
+
+
+def test_an_app_outside_the_inventory_stays_served_until_it_is_removed(host: Host, tmp_path: Path, source: str) -> None:
+    shop, blog = Site(address(host), "shop.test"), Site(address(host), "blog.test")
+    other = entries(source, blog="blog.test")
+    warning = f"tornado_apps has no app shop, which is live on {HOST}; it stays as it is; run remove.yml -e app=shop to remove it"
+    for finished in (deploy("blog", HOST, tmp_path, other), run_site(HOST, tmp_path, other)):
+        assert warning in re.sub(r"\s+", " ", expect_success(finished))
+        assert (shop.get("/").status, blog.get("/").status) == (200, 200)
+
+    expect_success(run_playbook("playbooks/remove.yml", HOST, "-e", "app=shop", "-e", '{"tornado_apps": {}}'))
+    assert shop.get("/").body == SERVED["unknown.test"]
+    assert blog.get("/").status == 200
+    assert served(host) == SERVED
+
+
+def test_status_names_what_would_not_survive_a_reboot(host: Host) -> None:
+    for path, text in {
+        "/etc/sysctl.d/99-x.conf": "net.core.somaxconn=256",
+        "/etc/systemd/system/supervisor.service.d/90-x.conf": "[Service]\\nLimitNOFILE=999",
+        "/etc/nginx/conf.d/x.conf": "bogus on;",
+    }.items():
+        host.run_expect([0], f"printf '{text}\\n' > {path}")
+    host.run_expect([0], "systemctl daemon-reload; systemctl disable --quiet supervisor")
+    status, output = run_playbook("playbooks/status.yml", HOST)
+    found = re.sub(r"\s+", " ", output)
+    assert status != 0
+    assert "will not start after a reboot: unknown directive" in found
+    assert "/etc/nginx/conf.d/x.conf:1" in found
+    assert "/etc/sysctl.d/99-x.conf overrides /etc/sysctl.d/50-funnel.conf" in found
+    assert "/etc/systemd/system/supervisor.service.d/90-x.conf sets a limit of 999 open files instead of 16384" in found
+    assert "supervisor: is not enabled, and will not start after a reboot" in found
+    status, output = run_playbook("playbooks/reboot.yml", HOST)
+    assert status != 0
+    assert "correct this first, as a reboot would stop it" in re.sub(r"\s+", " ", output)

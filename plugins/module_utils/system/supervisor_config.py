@@ -1,0 +1,62 @@
+"""The programs of the administrator in the configuration of supervisord."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+#: Sections of supervisord.conf that the collection sets, too.
+_OWN = frozenset({"include", "rpcinterface:supervisor", "supervisorctl", "supervisord", "unix_http_server"})
+
+#: Sections that define a group of processes.
+_GROUP = re.compile(r"(?:program|fcgi-program|eventlistener|group):\s*(\S+)")
+
+#: What the configuration of a release of an app contains.
+_RELEASE = re.compile(r"^command=/srv/[\w-]+/releases/", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class ExistingPrograms:
+    """Files by name of the process groups that are not of apps, and sections that a new supervisord.conf would lack."""
+
+    groups: dict[str, str] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+
+
+def existing_programs(root: Path = Path("/etc/supervisor")) -> ExistingPrograms:
+    """Return the programs of the administrator."""
+    main = root / "supervisord.conf"
+    text = _read(main)
+    lost = [] if "Ansible managed" in text[:200] else list(_lost(_parse(text)))
+    groups = dict(_groups(main, text))
+    for path in sorted((root / "conf.d").glob("*.conf")):
+        groups |= {} if _RELEASE.search(text := _read(path)) else dict(_groups(path, text))
+    return ExistingPrograms(groups, lost)
+
+
+def _lost(parser: configparser.RawConfigParser) -> Iterator[str]:
+    yield from (f"[{section}]" for section in parser.sections() if section not in _OWN)
+    files = parser.get("include", "files", fallback="").split()
+    yield from (f"[include] {pattern}" for pattern in files if not pattern.endswith("conf.d/*.conf"))
+
+
+def _groups(path: Path, text: str) -> Iterator[tuple[str, str]]:
+    for section in _parse(text).sections():
+        if found := _GROUP.fullmatch(section.strip()):
+            yield found[1], str(path)
+
+
+def _parse(text: str) -> configparser.RawConfigParser:
+    parser = configparser.RawConfigParser(strict=False, inline_comment_prefixes=(";", "#"), allow_no_value=True)
+    try:
+        parser.read_string(text)
+    except configparser.Error:
+        return configparser.RawConfigParser()
+    return parser
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

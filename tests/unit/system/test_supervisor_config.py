@@ -1,0 +1,45 @@
+"""The programs of the administrator in supervisord."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import ExistingPrograms, existing_programs
+
+PACKAGE = """\
+; supervisor config file
+[unix_http_server]
+file=/var/run/supervisor.sock   ; (the path to the socket file)
+[supervisord]
+[rpcinterface:supervisor]
+[supervisorctl]
+[include]
+files = /etc/supervisor/conf.d/*.conf
+"""
+
+
+def host(root: Path, main: str, **files: str) -> ExistingPrograms:
+    (root / "conf.d").mkdir()
+    (root / "supervisord.conf").write_text(main)
+    for name, text in files.items():
+        (root / f"conf.d/{name}.conf").write_text(text)
+    return existing_programs(root)
+
+
+def test_the_configuration_of_the_package_loses_nothing(tmp_path: Path) -> None:
+    assert host(tmp_path, PACKAGE) == ExistingPrograms()
+
+
+def test_programs_in_conf_d_have_their_files(tmp_path: Path) -> None:
+    app = "[program:shop-a]\ncommand=/srv/shop/releases/0123456789ab/launch.py a %(process_num)d\n"
+    found = host(tmp_path, PACKAGE, mine="[program:shop-b]\n[group: web ]\n", app=app)
+    assert found.groups == {name: str(tmp_path / "conf.d/mine.conf") for name in ("shop-b", "web")}
+
+
+def test_sections_that_a_new_file_would_lack_are_found(tmp_path: Path) -> None:
+    main = PACKAGE.replace("conf.d/*.conf", "conf.d/*.conf /opt/*.ini") + "[program:x]\n[inet_http_server]\n"
+    assert host(tmp_path, main).lost == ["[program:x]", "[inet_http_server]", "[include] /opt/*.ini"]
+
+
+def test_the_collections_own_file_loses_nothing(tmp_path: Path) -> None:
+    assert host(tmp_path, "; Ansible managed\n[program:x]\n").lost == []
