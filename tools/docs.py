@@ -103,6 +103,7 @@ EXAMPLES: dict[str, Any] = {
     "run.wsgi": "shop.wsgi:application",
     "run.asgi": "shop.asgi:application",
     "run.threads": 20,
+    "run.loop": "uvloop",
     "run.command": "python -m shop --socket={socket}",
     "run.procfile": "web",
     "affinity": "cookie",
@@ -141,6 +142,8 @@ EXAMPLES: dict[str, Any] = {
     "headers": {"Permissions-Policy": "camera=()"},
     "extra": "gzip off;",
     "tls.provider": "acme",
+    "tls.challenge": "dns",
+    "tls.names": ["*.example.com", "*.shop.example.com"],
     "tls.certificate": "files/shop.pem",
     "tls.key": "files/shop.key",
     "tls.hsts": 31536000,
@@ -159,7 +162,7 @@ EXAMPLES: dict[str, Any] = {
 ALTERNATIVES = {
     *("source.path", "source.archive", "source.checksum", "source.package", "source.requirements"),
     *("source.push", "source.keys", "source.directory"),
-    *("run.wsgi", "run.asgi", "run.threads", "run.command", "run.procfile", "port", "debug", "watch"),
+    *("run.wsgi", "run.asgi", "run.threads", "run.loop", "run.command", "run.procfile", "port", "debug", "watch"),
     *("prefix", "tls.certificate", "tls.key"),
 }
 

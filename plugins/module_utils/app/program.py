@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import status_codes
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import Doc, Pattern, Range
@@ -73,6 +73,13 @@ class Run:
             "runner serves it with uvicorn."
         ),
         Pattern(ATTRIBUTE, 'module:attribute, such as "shop.asgi:application"'),
+    ] = None
+    loop: Annotated[
+        Literal["asyncio", "uvloop"] | None,
+        Doc(
+            "Event loop of C(app), C(wsgi) or C(asgi): Python's C(asyncio), or C(uvloop), which takes less CPU time and is added "
+            "to the dependencies. If unset, C(asgi) uses uvloop if the app depends on it, and all others asyncio."
+        ),
     ] = None
     threads: Annotated[
         int | None, Doc("Threads per process for C(wsgi), that is its concurrent requests; 10 if unset."), Range(1, 1000)

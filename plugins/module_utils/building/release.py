@@ -122,13 +122,14 @@ def process_command(app: App) -> list[str]:
         return shlex.split(app.run.command)
     listen = ["--socket", "{socket}"] if app.uses_sockets else ["--port", "{port}"]
     interface = ["--wsgi"] if app.run.wsgi is not None else ["--asgi"] if app.run.asgi is not None else []
+    loop = ["--loop", app.run.loop] if app.run.loop is not None else []
     threads = ["--threads", str(app.run.threads)] if app.run.threads is not None else []
     syslog = app.services.syslog
     logs = ["--log-to", "stderr", "--log-to", f"udp://{syslog.host}:{syslog.port}"] if syslog else []
     debug = ["--debug", *(word for file in app.watch for word in ("--watch", file))] if app.debug else []
     sizes = ["--max-body-size", app.max_upload_size, "--drain", str(app.drain)]
     own = ["--pid-file", "{run}/{process}.pid", "--metrics", "{run}/{process}.metrics"]
-    options = [*interface, *threads, *listen, "--xheaders", *sizes, *logs, *debug, *own]
+    options = [*interface, *loop, *threads, *listen, "--xheaders", *sizes, *logs, *debug, *own]
     return ["python", "{release}/runner", str(app.run.target), *options]
 
 

@@ -18,4 +18,5 @@ RUNNER_PACKAGES: Mapping[str, Mapping[str, str]] = {
 def runner_packages(app: App) -> Mapping[str, str]:
     """Return the requirements of the runner by the directory of the package; empty if the app has a server of its own."""
     kinds = (kind for kind in RUNNER_PACKAGES if getattr(app.run, kind) is not None)
-    return {package: requirement for kind in kinds for package, requirement in RUNNER_PACKAGES[kind].items()}
+    packages = {package: requirement for kind in kinds for package, requirement in RUNNER_PACKAGES[kind].items()}
+    return packages | ({"uvloop": "uvloop>=0.17"} if app.run.loop == "uvloop" else {})

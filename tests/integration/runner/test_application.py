@@ -93,6 +93,11 @@ def test_factories_may_use_the_event_loop_before_or_while_it_runs(serve: Serve, 
     assert {name: process.fetch("/").body for name, process in processes.items()} == bodies
 
 
+def test_import_may_need_the_running_event_loop(serve: Serve, tmp_path: Path) -> None:
+    process = serve(target="web:make_app", cwd=write_app(tmp_path, more="asyncio.get_running_loop()"))
+    assert process.fetch("/").body == b"one"
+
+
 def test_application_finds_a_command_line_without_arguments(serve: Serve, tmp_path: Path) -> None:
     """Also after a hot reload, which needs the arguments again."""
     process = serve("--debug", target="web:make_loop_app", cwd=write_app(tmp_path, more=FACTORIES))

@@ -178,6 +178,33 @@ def test_missing_uvicorn_is_reported(spawn: Serve, tmp_path: Path) -> None:
     assert "cannot serve an ASGI application: uvicorn is not in the environment" in process.lines[0]
 
 
+def test_loop_is_selected(serve: Serve, spawn: Serve, tmp_path: Path) -> None:
+    """By default, uvloop is used for ASGI applications only."""
+    more = """
+        async def asgi(scope, receive, send):
+            await send({"type": "http.response.start", "status": 200})
+            await send({"type": "http.response.body", "body": type(asyncio.get_running_loop()).__module__.encode()})
+
+        class Main(RequestHandler):
+            def get(self):
+                self.write(type(asyncio.get_running_loop()).__module__)
+    """
+    write_app(tmp_path, more=more)
+    expected = {
+        "": b"asyncio.unix_events",
+        "--loop=uvloop": b"uvloop",
+        "--asgi": b"uvloop",
+        "--asgi --loop=asyncio": b"asyncio.unix_events",
+    }
+    for words, module in expected.items():
+        process = serve(*words.split(), target="web:asgi" if "--asgi" in words else "web:make_app", cwd=tmp_path)
+        assert process.fetch("/").body == module, words
+    (tmp_path / "uvloop.py").write_text(WITHOUT)
+    process = spawn("--port", "0", "--loop", "uvloop", target="web:make_app", cwd=tmp_path)
+    assert process.wait() == 1
+    assert "cannot use --loop uvloop: it is not in the environment" in process.lines[0]
+
+
 def test_lifespan_events_surround_the_requests(asgi: Serve) -> None:
     process = asgi()
     assert process.fetch("/").status == 200

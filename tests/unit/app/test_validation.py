@@ -217,6 +217,10 @@ def test_unquoted_off_which_yaml_parses_as_false_is_accepted() -> None:
             "tornado_apps.shop.run.threads: requires run.wsgi",
         ),
         (
+            {"shop": entry(run={"command": "a {socket}", "loop": "uvloop"})},
+            "tornado_apps.shop.run.loop: requires run.app, run.wsgi or run.asgi",
+        ),
+        (
             {"shop": entry(run={"procfile": "web", "scale": {"worker": 1}}, port=8000)},
             "tornado_apps.shop.run.scale: was replaced by the key workers of the app, such as workers: {worker: {count: 2}}",
         ),
@@ -276,7 +280,7 @@ def test_unquoted_off_which_yaml_parses_as_false_is_accepted() -> None:
         ),
         (
             {"shop": entry(tls={"provider": "acme"}, domains=["*.a.example"])},
-            "tornado_apps.shop.tls.provider: acme validates each name over HTTP, which *.a.example does not support; use files",
+            "tornado_apps.shop.tls.provider: acme validates each name over HTTP, which *.a.example does not support; set",
         ),
         (
             {"shop": entry(tls={"provider": "files", "key": "k.pem"}, domains=["a.example"])},

@@ -108,8 +108,8 @@ def test_the_runner_serves_apps_on_unix_sockets() -> None:
 
 
 def test_the_runner_serves_asgi_by_uvicorn() -> None:
-    words = process_command(app(run={"asgi": "shop.asgi:make_app()"}))
-    assert words[:4] == ["python", "{release}/runner", "shop.asgi:make_app()", "--asgi"]
+    words = process_command(app(run={"asgi": "shop.asgi:make_app()", "loop": "asyncio"}))
+    assert words[:6] == ["python", "{release}/runner", "shop.asgi:make_app()", "--asgi", "--loop", "asyncio"]
 
 
 def test_the_runner_serves_wsgi_with_threads() -> None:

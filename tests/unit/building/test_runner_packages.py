@@ -15,6 +15,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.runner_pac
         ({"app": "a:b"}, ["tornado"]),
         ({"wsgi": "a:b"}, ["tornado"]),
         ({"asgi": "a:b"}, ["tornado", "uvicorn", "websockets"]),
+        ({"app": "a:b", "loop": "uvloop"}, ["tornado", "uvloop"]),
         ({"command": "x {socket}"}, []),
     ],
 )

@@ -54,7 +54,7 @@ VARIANTS: list[set[str]] = [
     {"source.archive", "source.checksum", "run.command"},
     {"source.package", "source.requirements", "source.version", "run.app", "prefix"},
     {"source.push", "source.keys", "run.procfile", "port"},
-    {"source.directory", "run.asgi", "debug", "watch"},
+    {"source.directory", "run.asgi", "run.loop", "debug", "watch"},
 ]
 
 

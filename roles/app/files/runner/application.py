@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import importlib
 import inspect
 import sys
@@ -12,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from tornado import autoreload
 from tornado.web import Application
@@ -27,9 +26,9 @@ NO_RUNNING_LOOP = "no running event loop"
 class Target:
     """The object that MODULE:ATTR names: the application, or its factory.
 
-    A plain factory is called before the event loop runs, as in a program that calls it and then starts the loop: it may use
-    `asyncio.run` or ``IOLoop.current().run_sync``, whose resources belong to the loop that serves. An asynchronous factory, and
-    one that requires a running loop, is called in it.
+    Import and factory run before the event loop does, as in a program that calls the factory and then starts the loop: they may
+    use `asyncio.run` or ``IOLoop.current().run_sync``, whose resources belong to the loop that serves. What fails because no
+    loop runs is repeated in it, where an asynchronous factory runs in any case.
     """
 
     def __init__(self, options: Options) -> None:
@@ -38,8 +37,8 @@ class Target:
         self.attribute = attribute.removesuffix("()")
         self.called = attribute != self.attribute
         self.interface = INTERFACES["wsgi" if options.wsgi else "asgi" if options.asgi else "tornado"]
-        self.found: Any = None
         self.made: Any = None
+        self.is_factory = False
         self.needs_loop = False
 
     @property
@@ -50,39 +49,30 @@ class Target:
     def load(self) -> None:
         """Import the module, and call the factory if there is one; raise RunnerError if that fails."""
         with self.failure():
-            self.found = importlib.import_module(self.module)
-            for name in self.attribute.split("."):
-                self.found = getattr(self.found, name, None)
-        if self.found is None:
-            raise RunnerError(f"module {self.module} has no {self.attribute}; expected {self.expected}")
-        if not self.is_factory:
-            self.check(self.found, "is")
-            return
-        with self.failure():
             try:
-                self.made = self.found()
+                self.made = self.make()
             except RuntimeError as error:
                 if str(error) != NO_RUNNING_LOOP:
                     raise
                 self.needs_loop = True
 
     async def application(self) -> Any:
-        """Return the application; raise RunnerError if its factory fails."""
-        if not self.is_factory:
-            return self.found
+        """Return the application; raise RunnerError if that fails."""
         with self.failure():
-            made = self.found() if self.needs_loop else self.made
-            application = await made if inspect.isawaitable(made) else made
-        self.check(application, "returned an object")
+            made = self.make() if self.needs_loop else self.made
+            application = await made if self.is_factory and inspect.isawaitable(made) else made
+        self.check(application, "returned an object" if self.is_factory else "is")
         return application
 
-    @functools.cached_property
-    def is_factory(self) -> bool:
-        """Whether the object is called for the application: by ``()``, or if it can be called without arguments.
-
-        A callable with ``*args``, such as a decorated application, accepts the arguments of an application, too: it is one.
-        """
-        return self.called or (takes(self.found, 0) and not (self.interface.accepts(self.found) and is_variadic(self.found)))
+    def make(self) -> Any:
+        """Return the object, or what it returns if it is a factory."""
+        found: Any = importlib.import_module(self.module)
+        for name in self.attribute.split("."):
+            found = getattr(found, name, None)
+        if found is None:
+            raise RunnerError(f"module {self.module} has no {self.attribute}; expected {self.expected}")
+        self.is_factory = self.called or is_factory(found, self.interface)
+        return found() if self.is_factory else found
 
     def check(self, application: Any, verb: str) -> None:
         """Raise RunnerError if an object is not an application."""
@@ -95,6 +85,8 @@ class Target:
         """Convert an exception of the application's own code, during its import or later, to the RunnerError to report."""
         try:
             yield
+        except RunnerError:
+            raise
         except (Exception, SystemExit) as error:
             missing = error.name if isinstance(error, ModuleNotFoundError) else None
             if missing is not None and f"{self.module}.".startswith(f"{missing}."):
@@ -114,6 +106,14 @@ class Interface(NamedTuple):
 
     expected: str
     accepts: Callable[[Any], bool]
+
+
+def is_factory(found: Any, interface: Interface) -> bool:
+    """Return whether an object can be called without arguments, and is not an application itself.
+
+    A callable with ``*args``, such as a decorated application, accepts the arguments of an application, too: it is one.
+    """
+    return takes(found, 0) and not (interface.accepts(found) and is_variadic(found))
 
 
 def takes(candidate: Any, count: int) -> bool:
@@ -144,11 +144,15 @@ INTERFACES = {
 
 
 def make_event_loop(options: Options) -> asyncio.AbstractEventLoop:
-    """Return a new event loop: uvloop's for an ASGI application in whose environment it is, as with uvicorn."""
-    if options.asgi:
-        with contextlib.suppress(ModuleNotFoundError):
-            loop: asyncio.AbstractEventLoop = importlib.import_module("uvloop").new_event_loop()
-            return loop
+    """Return a new event loop, by default uvloop's for an ASGI application in whose environment it is, as with uvicorn."""
+    if options.loop == "uvloop" or (options.loop is None and options.asgi):
+        try:
+            uvloop = importlib.import_module("uvloop")
+        except ModuleNotFoundError:
+            if options.loop is not None:
+                raise RunnerError("cannot use --loop uvloop: it is not in the environment") from None
+        else:
+            return cast(asyncio.AbstractEventLoop, uvloop.new_event_loop())
     return asyncio.new_event_loop()
 
 

@@ -31,6 +31,7 @@ class Options(argparse.Namespace):
     wsgi: bool
     asgi: bool
     threads: int | None
+    loop: str | None
     socket: Path | None
     socket_mode: int
     port: int | None
@@ -85,6 +86,11 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         type=parse_count,
         help=f"with --wsgi: maximum concurrent requests; further ones wait (default: {DEFAULT_THREADS})",
+    )
+    parser.add_argument(
+        "--loop",
+        choices=("asyncio", "uvloop"),
+        help="event loop (default: uvloop with --asgi if it is installed, otherwise asyncio)",
     )
     _add_listening(parser)
     _add_requests(parser)
