@@ -54,7 +54,7 @@ class ActionModule(ModuleAction):
         local = local_source(app, self._loader.get_basedir())
         options = {option: arguments[option] for option in ("version", "again", "preempt", "wait")}
         result = self._release(app, local, options, task_vars or {})
-        return {"waiting": False, "settled": False, "once": app.hooks.once != []} | result
+        return {"waiting": False, "settled": False, "once": app.may_run_once} | result
 
     def _release(self, app: App, local: Path | None, options: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         arguments = {

@@ -25,8 +25,8 @@ options:
     description:
       - V(ready) puts the server in service; health checks decide whether it gets requests.
       - V(drain) sends it no new requests and lets in-flight ones finish (connection draining); health checks continue.
-      - V(maint) is the same without health checks. It replaces V(drain) in sticky backends, because HAProxy still sends requests
-        with a server's cookie to that server while it is draining.
+      - V(maint) is the same without health checks. It replaces V(drain) in backends with affinity by a cookie, because HAProxy
+        still sends requests with a server's cookie to that server while it is draining.
     type: str
     choices: [ready, drain, maint]
   weight:

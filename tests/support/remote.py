@@ -183,9 +183,12 @@ import fcntl, json, pathlib, subprocess, sys
 app = sys.argv[1]
 home = pathlib.Path("/srv", app)
 live = (home / "live").readlink().name
-count = json.loads((home / "live/release/release.json").read_text())["processes"]
+release = json.loads((home / "live/release/release.json").read_text())
+workers = {name: worker["count"] for name, worker in release["workers"].items()}
+count = release["processes"] + sum(workers.values())
 releases = [path for path in (home / "releases").iterdir() if not path.name.startswith(".")]
-run = {f"{number}.{kind}" for number in range(count) for kind in ("sock", "pid", "starts", "metrics")}
+run = {f"{number}.{kind}" for number in range(release["processes"]) for kind in ("sock", "pid", "starts", "metrics")}
+run |= {f"{name}.{number}.starts" for name, total in workers.items() for number in range(total)}
 left = [path for path in home.glob(".*") if path.name != ".lock"]
 left += (home / "releases").glob(".*")
 left += set((home / "environments").iterdir()) - {(path / "venv").resolve() for path in releases}
@@ -200,8 +203,9 @@ with (home / ".lock").open() as lock:
     except BlockingIOError:
         left.append("the lock")
 status = subprocess.run(["supervisorctl", "status"], stdout=subprocess.PIPE, text=True).stdout.splitlines()
+names = {f"{app}-{live}", *(f"{app}-{live}.{name}" for name in workers)}
 groups = [line.split() for line in status if line.startswith(f"{app}-")]
-left += [" ".join(row) for row in groups if row[1] != "RUNNING" or not row[0].startswith(f"{app}-{live}:")]
+left += [" ".join(row) for row in groups if row[1] != "RUNNING" or row[0].partition(":")[0] not in names]
 supervised = {int(row[3].rstrip(",")) for row in groups if row[1] == "RUNNING"}
 processes = set()
 for path in pathlib.Path("/proc").glob("[0-9]*"):

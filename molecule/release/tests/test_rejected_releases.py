@@ -39,7 +39,7 @@ CODE_FAULTS = {
     ),
     "answers 500": (
         "HealthHandler.get = lambda self: self.send_error(500)",
-        r"process \d answered GET /healthz with 500 within 10 s \(health.timeout\).*500 GET /healthz",
+        r"process \d answered GET /healthz with 500 Internal Server Error.* within 10 s \(health.timeout\).*500 GET /healthz",
     ),
     "never answers": (
         "HealthHandler.get = lambda self: asyncio.sleep(60)",

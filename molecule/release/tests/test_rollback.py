@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.support.remote import (
     expect_success,
     extra_vars,
     find_leftovers,
+    processes,
     run_playbook,
     run_site,
     start_playbook,
@@ -45,8 +47,15 @@ UPGRADE = (
 )
 
 
+#: Workers of the drained slot, which ends one as soon as the drain begins and the other, a singleton, before.
+WORKERS = {"queue": {"command": "sleep 1000"}, "clock": {"command": "sleep 1000", "singleton": True}}
+
+#: Makes releases that no earlier run has rolled back.
+RUN = uuid.uuid4().hex
+
+
 def entry(theme: str, **keys: Any) -> dict[str, Any]:
-    return apps(sample={"processes": 1, "drain": 300, "env": {"SAMPLE_THEME": theme}} | keys)
+    return apps(sample={"processes": 1, "drain": 300, "env": {"SAMPLE_THEME": theme, "RUN": RUN}} | keys)
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +115,10 @@ def assert_instant(host: Host, release: str) -> None:
 
 @pytest.mark.parametrize(("step", "keys"), [("drain", {}), ("soak", {"soak": 60})])
 def test_rollback_preempts_a_deploy_after_its_switch(host: Host, tmp_path: Path, step: str, keys: dict[str, Any]) -> None:
-    expect_success(deploy("sample", HOST, tmp_path, entry("light")))
+    expect_success(deploy("sample", HOST, tmp_path, entry("light", workers=WORKERS)))
     good = live(host)
     with open_websocket(host):
-        with running_deploy(host, tmp_path, entry(f"bad-{step}", **keys), step) as run:
+        with running_deploy(host, tmp_path, entry(f"bad-{step}", workers=WORKERS, **keys), step) as run:
             bad = live(host)
             assert bad != good
             output = rollback()
@@ -123,6 +132,7 @@ def test_rollback_preempts_a_deploy_after_its_switch(host: Host, tmp_path: Path,
     assert [found["release"] for found in history(host)[-2:]] == [bad, good]
     assert history(host)[-2]["undone"] == "rolled back"
     assert "@" in history(host)[-2]["undone_by"]
+    assert {name.partition(".")[2] for name in processes(host, "sample")} == {"", "queue:0", "clock:0"}
 
 
 def test_rollback_returns_to_the_slot_that_a_killed_deploy_still_drains(host: Host, tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_rejected_database_password_is_reported_and_previous_release_stays(
     status, output = run_site("debian12", tmp_path, {"tornado_apps": entries})
     assert status != 0
     assert "failed: [debian12]" in output
-    assert re.search(r"did not go live: process [01] answered GET /readyz with 503 within 20 s", output)
+    assert re.search(r"did not go live: process [01] answered GET /readyz with 503 Service Unavailable.* within 20 s", output)
     assert "the database rejected the credentials of this app: Authentication failed" in output
     assert "not-the-word" not in output
     assert sites["debian12"].get("/whoami").json["release"] == release

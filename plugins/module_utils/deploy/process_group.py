@@ -54,10 +54,15 @@ class ProcessGroup:
         file = self.layout.supervisor_file(self.slot)
         if not file.exists() or file.read_text(encoding="utf-8") != self._supervisor_config(self.workers):
             return False
-        counts = {self.layout.group(self.slot): len(self.processes)}
-        counts |= {self.layout.group(self.slot, name): worker.count for name, worker in self.workers.items()}
-        infos = [info for group in counts for info in supervisord.process_infos(self.server, group)]
-        return len(infos) == sum(counts.values()) and all(info.state in ("RUNNING", "STARTING") for info in infos)
+        return self.serves() and all(self._runs(name, worker.count) for name, worker in self.workers.items())
+
+    def serves(self) -> bool:
+        """Return whether the processes that serve requests run, even if workers do not."""
+        return self._runs("", len(self.processes))
+
+    def _runs(self, worker: str, count: int) -> bool:
+        states = [info.state for info in self.infos(worker).values()]
+        return len(states) == count and all(state in ("RUNNING", "STARTING") for state in states)
 
     # Starting
 
@@ -74,15 +79,21 @@ class ProcessGroup:
         for name in ("", *self._overlapping):
             supervisord.add_group(self.server, self.layout.group(self.slot, name))
 
-    def start_singletons(self) -> None:
-        """Start the workers that must not run in both slots; those of the other slot must have stopped.
+    def start_workers(self) -> None:
+        """Start the workers that do not run: singletons, and those that were asked to stop, once they have ended.
 
-        :raises SupervisorError: when supervisord refuses.
+        The singletons of the other slot must have stopped.
+
+        :raises SupervisorError: when supervisord refuses, or a worker does not end.
         """
         self._note_log_sizes()
         self._write_config(self.workers)
-        for name in self.singletons:
-            supervisord.add_group(self.server, self.layout.group(self.slot, name))
+        groups = [
+            self.layout.group(self.slot, name) for name, worker in self.workers.items() if not self._runs(name, worker.count)
+        ]
+        supervisord.remove_groups(self.server, groups, self.manifest.stop_timeout + STOP_MARGIN)
+        for group in groups:
+            supervisord.add_group(self.server, group)
 
     def stop_singletons(self) -> None:
         """Stop them; idempotent. The configuration goes first, so that supervisord does not start them again at a reboot.

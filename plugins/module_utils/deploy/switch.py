@@ -162,7 +162,7 @@ class Switcher:
             return False
         if live is None or self.layout.slot_release(inactive) != self.request.release:
             return False
-        if not self.layout.served_marker(inactive).exists() or not self._process_group(inactive).is_up():
+        if not self.layout.served_marker(inactive).exists() or not self._process_group(inactive).serves():
             return False
         self._record_live(live)
         self._mark_replaced()
@@ -170,6 +170,7 @@ class Switcher:
             self._return_traffic(live)
         self._record(inactive)
         self._reload_nginx(inactive)
+        self._return_workers(live, inactive)
         self._drain_and_stop(live)
         return True
 
@@ -328,7 +329,7 @@ class Switcher:
         try:
             with self._step("front_door"):
                 self._ask_front_door()
-            self._hand_over_singletons(self.layout.inactive_slot(), slot)
+            self._hand_over_workers(self.layout.inactive_slot(), slot)
             if process_group.has_hook("after_switch"):
                 with self._step("after_switch"):
                     process_group.run_hook("after_switch")
@@ -349,20 +350,24 @@ class Switcher:
         if self._unserved and self.request.forward:
             raise ProcessGroupError(self._unserved)
 
-    def _hand_over_singletons(self, old: Slot, new: Slot) -> None:
-        """Stop the singletons of a slot, which finish their work, then start those of the other one.
+    def _hand_over_workers(self, old: Slot, new: Slot) -> None:
+        """Stop the singletons of a slot, which finish their work, then start the workers of the other one that do not run.
 
-        :raises ProcessGroupError: when a new one does not stay up.
+        :raises ProcessGroupError: when one does not stay up.
         """
-        groups = [self._process_group(slot) for slot in (old, new) if self.layout.slot_release(slot)]
-        if any(group.singletons for group in groups):
-            with self._step("singletons"):
-                for group in groups:
-                    if group.slot == old:
-                        group.stop_singletons()
-                    else:
-                        group.start_singletons()
-                        HealthChecks(group).wait_for_workers(group.singletons, Deadline(group.manifest.health.timeout))
+        before = self._process_group(old) if self.layout.slot_release(old) else None
+        after = self._process_group(new)
+        if (after.workers and not after.is_up()) or (before and before.singletons):
+            with self._step("workers"):
+                if before:
+                    before.stop_singletons()
+                after.start_workers()
+                HealthChecks(after).wait_for_workers(after.workers, Deadline(after.manifest.health.timeout))
+
+    def _return_workers(self, old: Slot, new: Slot) -> None:
+        """Hand over the workers to the slot that has the traffic again; status.yml shows those that do not stay up."""
+        with contextlib.suppress(ProcessGroupError):
+            self._hand_over_workers(old, new)
 
     def _soak(self, process_group: ProcessGroup) -> None:
         """Check the health of every process and the error rate of nginx's responses for ``soak`` seconds.
@@ -401,8 +406,7 @@ class Switcher:
             history.mark_undone(self.layout, release, reason)
         if self.layout.live_slot():
             self._reload_nginx(inactive)
-            with contextlib.suppress(ProcessGroupError):  # status.yml shows a singleton of the old release that does not stay up
-                self._hand_over_singletons(slot, inactive)
+            self._return_workers(slot, inactive)
         self._drain_and_stop(slot)
 
     def _return_traffic(self, slot: Slot) -> None:

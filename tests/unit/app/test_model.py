@@ -60,3 +60,9 @@ def test_to_entry_round_trips_through_load() -> None:
 
 def test_slots_use_distinct_ports() -> None:
     assert list(shop(port=8000).ports(cpus=2)) == [8000, 8001, 8002, 8003]
+
+
+def test_procfile_may_have_a_release_command_that_runs_once() -> None:
+    assert not shop(hooks={"before_switch": "migrate"}).may_run_once
+    assert shop(hooks={"before_switch": {"command": "migrate", "once": True}}).may_run_once
+    assert shop(run={"procfile": "web"}, port=8000).may_run_once

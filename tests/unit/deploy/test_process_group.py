@@ -81,7 +81,7 @@ def test_a_slot_starts_and_reboots_without_singletons_until_they_are_handed_over
     file = group.layout.supervisor_file("b")
     file.parent.mkdir(parents=True)
     with pytest.raises(SupervisorError):
-        group.start_singletons()
+        group.start_workers()
     assert ["shop-b.queue]" in file.read_text(), "shop-b.beat]" in file.read_text()] == [True, True]
     with pytest.raises(SupervisorError):
         group.stop_singletons()
