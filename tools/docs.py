@@ -142,6 +142,8 @@ EXAMPLES: dict[str, Any] = {
     "headers": {"Permissions-Policy": "camera=()"},
     "extra": "gzip off;",
     "tls.provider": "acme",
+    "tls.challenge": "dns",
+    "tls.names": ["*.example.com", "*.shop.example.com"],
     "tls.certificate": "files/shop.pem",
     "tls.key": "files/shop.key",
     "tls.hsts": 31536000,

@@ -13,6 +13,7 @@ from ansible.parsing.dataloader import DataLoader
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import NAME, CertificateRequest, parse_requests
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.dns import parse_dns
 from ansible_collections.funnel.tornado.plugins.plugin_utils.certificate_validation import certificate_problems, key_problems
 from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
 from ansible_collections.funnel.tornado.plugins.plugin_utils.source_packing import SourceError, locate
@@ -38,7 +39,12 @@ class ActionModule(ModuleAction):
         except InvalidDataError as error:
             raise AnsibleActionFail(str(error)) from error
         pems, file_problems = read_files(requests, self._loader)
-        if problems := [*account_problems(arguments), *set_problems(arguments), *file_problems]:
+        if problems := [
+            *account_problems(arguments),
+            *dns_problems(arguments, requests),
+            *set_problems(arguments),
+            *file_problems,
+        ]:
             raise AnsibleActionFail("\n".join(problems))
         arguments["wanted"] = {name: asdict(request) for name, request in requests.items()}
         arguments["chains"] = {name: chain for name, (chain, _key) in pems.items()}
@@ -88,6 +94,16 @@ def _mode_problems(key_file: Path) -> list[str]:
     if not mode & 0o077 or encrypted:
         return []
     return [f"is readable by other users (mode {mode:04o}); chmod 600 or use Ansible Vault"]
+
+
+def dns_problems(arguments: Mapping[str, Any], requests: Mapping[str, CertificateRequest]) -> list[str]:
+    """Return the problems of the DNS plugin, and of certificates that require one."""
+    try:
+        dns = parse_dns(arguments.get("acme_dns"))
+    except InvalidDataError as error:
+        return error.problems
+    needing = [request.origin for request in requests.values() if request.challenge == "dns"]
+    return [f"{origin}.challenge: dns requires certificates_acme_dns, which is missing" for origin in needing if dns is None]
 
 
 def set_problems(arguments: Mapping[str, Any]) -> list[str]:

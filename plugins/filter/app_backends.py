@@ -93,7 +93,7 @@ def terminated_tls(app: App, acme_peers: Sequence[str]) -> dict[str, Any]:
         "aliases": app.aliases,
         "redirect": app.tls.provider != "off" and app.tls.redirect,
         "hsts": app.tls.hsts,
-        "acme_clients": acme_clients(acme_peers) if app.tls.provider == "acme" else [],
+        "acme_clients": acme_clients(acme_peers) if app.tls.answers_challenges else [],
     }
 
 

@@ -111,11 +111,11 @@ def site_tls(app: App, acme_peers: Sequence[str]) -> dict[str, Any] | None:
     if app.tls.provider == "off":
         return None
     return {
-        "certificate": str(chain_path(APP_SET, app.name)),
-        "key": str(key_path(APP_SET, app.name)),
+        "certificate": str(chain_path(APP_SET, app.certificate_name)),
+        "key": str(key_path(APP_SET, app.certificate_name)),
         "redirect": app.tls.redirect,
         "hsts": app.tls.hsts,
-        "acme_clients": acme_clients(acme_peers) if app.tls.provider == "acme" else [],
+        "acme_clients": acme_clients(acme_peers) if app.tls.answers_challenges else [],
     }
 
 

@@ -28,6 +28,7 @@ options:
   wanted:
     description:
       - The desired certificates by name. Each has C(provider), V(self_signed), V(files) or V(acme), and C(domains), a list.
+        V(acme) takes C(challenge), V(http) or V(dns), which supports wildcards.
         V(files) also requires C(certificate) and C(key), paths of PEM files on the controller (relative to the working
         directory of ansible-playbook, then to the playbook). The optional C(origin) is the variable that the entry was
         derived from, for messages.
@@ -63,6 +64,14 @@ options:
     description: HMAC key of the external account.
     type: str
     default: ""
+  acme_dns:
+    description:
+      - How certbot sets the DNS records that validate certificates with C(challenge=dns). C(plugin) is C(cloudflare),
+        C(digitalocean), C(dnsimple), C(gandi), C(gehirn), C(google), C(linode), C(ovh), C(rfc2136), C(route53) or C(sakuracloud).
+      - C(credentials) are the options of its credentials file without their prefix C(dns_<plugin>_), which only root can read on
+        the host; C(propagation) is the time in seconds until all name servers have a record.
+    type: json
+    default: "{}"
   acme_self_check:
     description: Whether to verify first that a challenge for each name would reach this host, so that mistakes do not count
       against the rate limits of the ACME server.
@@ -122,6 +131,7 @@ services:
   sample: [nginx]
 """
 
+import json
 import os
 from typing import Any
 
@@ -131,6 +141,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.acme import AcmeClient
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certbot import Account
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.dns import parse_dns
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import CertificatesError, CertificateStore, Pem
 
 ARGUMENTS: dict[str, Any] = {
@@ -143,6 +154,7 @@ ARGUMENTS: dict[str, Any] = {
     "acme_email": {"type": "str", "default": ""},
     "acme_eab_key_id": {"type": "str", "default": ""},
     "acme_eab_hmac_key": {"type": "str", "default": "", "no_log": True},
+    "acme_dns": {"type": "json", "default": "{}", "no_log": True},
     "acme_self_check": {"type": "bool", "default": True},
     "chains": {"type": "dict", "default": {}},
     "keys": {"type": "dict", "default": {}, "no_log": True},
@@ -159,7 +171,7 @@ def main() -> None:
             params["set"],
             parse_requests(params["wanted"]),
             params["services"],
-            AcmeClient(account, params["acme_self_check"]),
+            AcmeClient(account, params["acme_self_check"], parse_dns(json.loads(params["acme_dns"])), params["set"]),
             {name: Pem(chain, params["keys"][name]) for name, chain in params["chains"].items()},
             check_mode=module.check_mode,
             keep=params["keep"],

@@ -135,6 +135,7 @@ environment:
 import base64
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,7 @@ def main() -> None:
         preempt = "deploy" if module.params["preempt"] else ""
         with deploy_lock(layout, module.params["builder"], wait=module.params["wait"], preempt=preempt) as note:
             note("the build of a release")
-            result = release(module, layout, app)
+            result = release(module, layout, app, lambda release: note("the build of a release", release))
         if "changed" in result:
             result["changed"] |= home_changed
     except (BuildError, InvalidDataError, LockedError, OSError) as error:
@@ -236,7 +237,9 @@ def is_settled(layout: Layout, release: str) -> bool:
         return False  # the switch reports it
 
 
-def release(module: AnsibleModule, layout: Layout, app: App) -> dict[str, Any]:
+def release(
+    module: AnsibleModule, layout: Layout, app: App, on_build: Callable[[str], None] = lambda _release: None
+) -> dict[str, Any]:
     """Return the module's result; ``needs_source`` makes the action plugin send the source and run the module again."""
     pushed = live_pushed_source(layout) if app.source.push is not None else None
     if app.source.push is not None and pushed is None:
@@ -258,6 +261,7 @@ def release(module: AnsibleModule, layout: Layout, app: App) -> dict[str, Any]:
     archive = pushed.archive if pushed else sent_source(module)
     if archive is None and (app.source.path is not None or (app.source.archive is not None and not app.source.archive_is_url)):
         return {"needs_source": True}
+    on_build(planned.id)
     environment = build_release(layout, app, planned, programs, archive, module.params["builder"])
     return result | {"environment": "built" if environment.built else "reused"}
 

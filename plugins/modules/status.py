@@ -12,7 +12,7 @@ version_added: 0.1.0
 description:
   - Reports the resources of the host, the reasons to reboot it, its services, and the live release of every app.
   - Reports release, state, uptime, restarts, connections, open files, memory and health check of every process of every app.
-  - Reports issuer and remaining days of every certificate. A certificate is a problem when it expires within 14 days, is
+  - Reports issuer and remaining days of every certificate. A certificate is a problem when its renewal is overdue, is
     temporary, does not cover all domains, was not loaded by the service that serves it, or if it or its key is missing.
   - Reports the servers of HAProxy where that is one of the O(services).
   - Also reports apps of the host that are not in O(names), as problems.

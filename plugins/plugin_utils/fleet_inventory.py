@@ -129,7 +129,7 @@ def tier_problems(
 
 
 def acme_group(groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the group of the hosts that terminate TLS if an app has certificates of an ACME server, or an empty string."""
+    """Return the group of the hosts that terminate TLS if they answer challenges of an ACME server, or an empty string."""
     app_hosts, balancers = groups.get("app_hosts", ()), groups.get("balancers", ())
     if not any(_uses_acme(hostvars[host].get(VARIABLE)) for host in app_hosts):
         return ""
@@ -139,7 +139,7 @@ def acme_group(groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Mappi
 def _uses_acme(apps: object) -> bool:
     entries = apps.values() if isinstance(apps, Mapping) else ()
     settings = [entry.get("tls") for entry in entries if isinstance(entry, Mapping)]
-    return any(isinstance(tls, Mapping) and tls.get("provider") == "acme" for tls in settings)
+    return any(isinstance(tls, Mapping) and tls.get("provider") == "acme" and tls.get("challenge") != "dns" for tls in settings)
 
 
 def _server_identities(backends: Mapping[str, Any]) -> Iterator[str]:

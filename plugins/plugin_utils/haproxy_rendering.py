@@ -127,7 +127,7 @@ class Backend(Domains):
         list[str],
         Doc(
             "Addresses, C(host:port), of ACME clients, one of which answers each http-01 challenge for the domains: that of this "
-            "host, C(127.0.0.1:8402) with the role certificates, then those of other load balancers with the same domains."
+            "host, C(127.0.0.1:402) with the role certificates, then those of other load balancers with the same domains."
         ),
         HOST_PORT,
     ] = field(default_factory=list)

@@ -69,7 +69,7 @@ SITES = {
     "closed": {
         "domains": ["closed.test"],
         "upstream": live_upstream("sample"),
-        "tls": {"certificate": CERTIFICATE, "key": CERTIFICATE, "challenges": CHALLENGES, "redirect": False},
+        "tls": {"certificate": CERTIFICATE, "key": CERTIFICATE, "acme_clients": ["127.0.0.1:402"], "redirect": False},
         "static": [{"url": "/static/", "path": "/usr/share/nginx/html"}],
         "allow": [UNUSED_ADDRESS],
         "deny": ["192.0.2.2"],
@@ -492,8 +492,19 @@ def test_rate_limits_apply_to_all_locations(host: Host, path: str, headers: dict
     assert 429 in [slow.request("GET", path, headers=headers).status for _ in range(3)]
 
 
+@pytest.fixture
+def acme_client(host: Host) -> Iterator[None]:
+    """Run a server in place of an ACME client that has a challenge."""
+    host.check_output(f"systemd-run --unit=acme-client python3 -m http.server --directory {CHALLENGES} 402")
+    eventually(lambda: ":402 " in host.check_output("ss -Hltn"))
+    yield
+    host.check_output("systemctl stop acme-client")
+
+
+@pytest.mark.usefixtures("acme_client")
 def test_acme_challenges_are_always_accessible(host: Host) -> None:
     url = "/.well-known/acme-challenge/token"
+    assert Site(address(host), "closed.test").get(f"{url}x").status == 404
     for https in (False, True):
         site = Site(address(host), "closed.test", https=https)
         assert (site.get(url).status, site.get(url).body, site.get("/").status) == (200, b"proof\n", 403)

@@ -49,23 +49,26 @@ MISDIRECTED = "misdirected-{{ inventory_hostname }}.edge.test"
 
 ACME = {"provider": "acme"}
 
-#: An ACME server that requires a contact address, which pebble cannot.
-REQUIRES_CONTACT = """
-import http.server, json, ssl
+#: An ACME server that refuses every request with the status, the type and the message of its arguments, which pebble cannot.
+REFUSING = """
+import http.server, json, ssl, sys
+port, refusal, kind, detail = sys.argv[1:]
 class Handler(http.server.BaseHTTPRequestHandler):
     def answer(self, status=200, **body):
         self.send_response(status)
         self.send_header("Replay-Nonce", "bm9uY2U")
         self.send_header("Content-Type", "application/json" if status == 200 else "application/problem+json")
+        if status == 429:
+            self.send_header("Retry-After", "7200")
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(json.dumps(body).encode())
     def do_GET(self):
-        self.answer(**{name: f"https://acme:14003/{name}" for name in ("newNonce", "newAccount", "newOrder")})
+        self.answer(**{name: f"https://acme:{port}/{name}" for name in ("newNonce", "newAccount", "newOrder")})
     do_HEAD = do_GET
     def do_POST(self):
-        self.answer(400, type="urn:ietf:params:acme:error:invalidContact", detail="An e-mail address is needed")
-server = http.server.HTTPServer(("", 14003), Handler)
+        self.answer(int(refusal), type="urn:ietf:params:acme:error:" + kind, detail=detail)
+server = http.server.HTTPServer(("", int(port)), Handler)
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain("/etc/ssl/pebble.pem", "/etc/ssl/private/acme.key")
 server.socket = context.wrap_socket(server.socket, server_side=True)
@@ -92,7 +95,7 @@ def app_hosts() -> dict[str, Host]:
 
 @pytest.fixture(scope="module", autouse=True)
 def acme(app_hosts: dict[str, Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """Add the domains to the DNS of the ACME servers, start without the app, and remove it after the module."""
+    """Add the domains to the DNS of the ACME servers and to the hosts, start without the app, and remove it after the module."""
     directory = tmp_path_factory.mktemp("apps")
     server = hosts("acme")["acme"]
     records = {name(host, template): address(target) for host, target in app_hosts.items() for template in (NAME, WWW)}
@@ -100,12 +103,16 @@ def acme(app_hosts: dict[str, Host], tmp_path_factory: pytest.TempPathFactory) -
     for domain, target in records.items():
         entry = json.dumps({"host": domain, "addresses": [target]}).encode()
         urllib.request.urlopen(f"http://{address(server)}:8055/add-a", entry, timeout=10).close()
+    lines = "\n".join(f"{target} {domain}" for domain, target in records.items())
+    for host in app_hosts.values():
+        host.run_expect([0], f"printf '%s\n' '{lines}' >> /etc/hosts")
     expect_success(run_site(APP_GROUP, directory, {}))
     yield server
     expect_success(deploy("sample", APP_GROUP, directory, {}))
     expect_success(run_playbook("playbooks/remove.yml", APP_GROUP, "-e", "app=shop"))
     for host in app_hosts.values():
-        assert host.run("ls /etc/ssl/funnel/* /etc/letsencrypt/renewal/* /etc/letsencrypt/renewal-hooks/deploy/*").stdout == ""
+        left = ("ssl/funnel", "letsencrypt/renewal", "letsencrypt/renewal-hooks/deploy", "letsencrypt/funnel")
+        assert host.run(f"cd /etc && ls {' '.join(f'{directory}/*' for directory in left)}").stdout == ""
 
 
 def site(host: Host, domain: str, ca: Path | None = None) -> Site:
@@ -299,11 +306,30 @@ def test_stopped_renewal_timer_is_started(app_hosts: dict[str, Host], issued: di
         machine.run_expect([0], "systemctl is-enabled certbot.timer && systemctl is-active certbot.timer")
 
 
+def test_name_that_does_not_reach_the_host_is_found_without_the_ca(
+    acme: Host, app_hosts: dict[str, Host], issued: dict[str, int], tmp_path: Path
+) -> None:
+    lines = "journalctl --unit pebble@14000 | wc -l"
+    before = acme.check_output(lines)
+    output = deploy_rejected(tmp_path, shop(ACME, NAME, MISDIRECTED, "no-such-name.edge.test"))
+    for host in app_hosts:
+        assert (
+            f"{name(host, MISDIRECTED)} resolves to {address(acme)}, which does not answer on port 80: Connection refused; "
+            "no-such-name.edge.test does not resolve; the ACME server was not asked." in output
+        )
+    assert acme.check_output(lines) == before
+    status, output = run_playbook("playbooks/status.yml", APP_GROUP, *extra_vars(tmp_path, shop(ACME, NAME, MISDIRECTED)))
+    assert status != 0
+    assert re.search(r"shop: the certificate does not cover misdirected-\S+; the attempt of .* UTC failed: misdirected-", output)
+    assert serials(app_hosts) == issued
+
+
 def test_failed_validation_keeps_the_previous_certificate(
     app_hosts: dict[str, Host], issued: dict[str, int], tmp_path: Path
 ) -> None:
     with monitor(app_hosts, fetch_https):
-        output = deploy_rejected(tmp_path, shop(ACME, NAME, MISDIRECTED))
+        unchecked = shop(ACME, NAME, MISDIRECTED) | {"certificates_acme_self_check": False}
+        output = deploy_rejected(tmp_path, unchecked)
     for host in app_hosts:
         message = f"tornado_apps.shop.tls: no certificate was issued; the previous one stays in use: {name(host, MISDIRECTED)}: "
         assert message in output
@@ -340,14 +366,32 @@ def test_external_account_binding_is_reported_and_its_key_stays_secret(
     assert serials(app_hosts).items().isdisjoint(issued.items())
 
 
+@contextmanager
+def refusing_server(acme: Host, port: int, status: int, kind: str, detail: str) -> Iterator[dict[str, str]]:
+    """Run an ACME server that refuses every request; yield the variables that select it."""
+    acme.run_expect([0], f"systemd-run --unit=refusing python3 -c %s {port} {status} {kind} '{detail}'", REFUSING)
+    try:
+        yield {"certificates_acme_directory": f"https://acme:{port}/dir"}
+    finally:
+        acme.run_expect([0], "systemctl stop refusing")
+
+
+def test_rate_limit_of_the_ca_is_respected_by_later_runs(
+    acme: Host, issued: dict[str, int], app_hosts: dict[str, Host], tmp_path: Path
+) -> None:
+    with refusing_server(acme, 14005, 429, "rateLimited", "too many certificates already issued") as server:
+        output = deploy_rejected(tmp_path, shop(ACME, server=server))
+    assert "too many certificates already issued" in output
+    output = deploy_rejected(tmp_path, shop(ACME, server=server))
+    assert output.count("UTC failed; the next attempt is possible after") >= len(app_hosts), "the server is down, but not asked"
+    assert serials(app_hosts) == issued
+
+
 def test_required_contact_address_is_reported(
     acme: Host, issued: dict[str, int], app_hosts: dict[str, Host], tmp_path: Path
 ) -> None:
-    acme.run_expect([0], "systemd-run --unit=requires-contact python3 -c %s", REQUIRES_CONTACT)
-    try:
-        output = deploy_rejected(tmp_path, shop(ACME, server={"certificates_acme_directory": "https://acme:14003/dir"}))
-    finally:
-        acme.run_expect([0], "systemctl stop requires-contact")
+    with refusing_server(acme, 14003, 400, "invalidContact", "An e-mail address is needed") as server:
+        output = deploy_rejected(tmp_path, shop(ACME, server=server))
     assert output.count("To fix: set certificates_acme_email to an address that the server accepts") >= len(app_hosts)
     assert serials(app_hosts) == issued
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def test_deploy_in_batches(fleet: Fleet, clients: Clients, tmp_path: Path) -> No
 
 def test_failing_canary_stops_the_deploy_and_passing_one_completes_it(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
     expect_success(deploy("sample", "app_hosts", tmp_path, app_entry(env={"SAMPLE_THEME": "dark"})))
-    canary = app_entry(env={"SAMPLE_THEME": "canary"})
+    canary = app_entry(env={"SAMPLE_THEME": "canary", "RUN": uuid.uuid4().hex})  # not rolled back before
     with clients("canary with failing check"):
         status, output = deploy("sample", "app_hosts", tmp_path, canary, "-e", "canary=true", "-e", "check=false")
     assert status != 0

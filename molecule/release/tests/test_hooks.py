@@ -53,6 +53,7 @@ def live(host: Host) -> str:
 def test_hooks_run_in_order_and_once_hooks_run_before_other_hosts_switch(hosts: dict[str, Host], tmp_path: Path) -> None:
     hooks = {
         "build": "sh -c 'id -un > sample_app/static/built.txt'",
+        "before_start": {"command": RECORD_LIVE_LINK.format(step="start"), "once": True},
         "before_switch": {"command": RECORD_LIVE_LINK.format(step="before"), "once": True},
         "after_switch": RECORD_LIVE_LINK.format(step="after"),
     }
@@ -62,6 +63,7 @@ def test_hooks_run_in_order_and_once_hooks_run_before_other_hosts_switch(hosts: 
     first, second = hosts.values()
     releases = [Site(address(host)).get("/whoami").json["release"] for host in (first, second)]
     assert take_hook_records(first) == [
+        ["start", releases[0], before["debian12"], "not-for-others"],
         ["before", releases[0], before["debian12"], "not-for-others"],
         ["after", releases[0], live(first), "not-for-others"],
     ]
@@ -70,7 +72,7 @@ def test_hooks_run_in_order_and_once_hooks_run_before_other_hosts_switch(hosts: 
     steps = re.findall(r"^(debian1\d): sample is release \w+ in slot [ab]: (.*)$", output, re.MULTILINE)
     assert [name for name, _ in steps] == ["debian12", "debian13"]
     assert [re.sub(r" [\d.]+ s", "", completed) for _, completed in steps] == [
-        "clean, start, health, before_switch, switch, front_door, after_switch, drain, stop, prune",
+        "clean, before_start, start, health, before_switch, switch, front_door, after_switch, drain, stop, prune",
         "clean, start, health, switch, front_door, after_switch, drain, stop, prune",
     ]
     assert Site(address(second)).get("/static/built.txt").body == b"_sample\n"

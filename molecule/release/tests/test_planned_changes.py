@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -115,7 +116,9 @@ def test_deploy_of_new_environment_and_rollback(hosts: dict[str, Host], clients:
     expect_success(deploy("sample", APP_GROUP, tmp_path, variables()))
     before = live_state(hosts)
     with clients("another environment") as loads:
-        expect_success(deploy("sample", APP_GROUP, tmp_path, variables({"env": {"SAMPLE_THEME": "dim"}})))
+        expect_success(
+            deploy("sample", APP_GROUP, tmp_path, variables({"env": {"SAMPLE_THEME": "dim", "RUN": uuid.uuid4().hex}}))
+        )
     assert switched(before, live_state(hosts))
     assert websockets_reconnected(loads)
     assert all(b'data-theme="dim"' in Site(address(host)).get("/").body for host in hosts.values())

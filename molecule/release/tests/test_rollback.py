@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,9 +50,12 @@ UPGRADE = (
 #: Workers of the drained slot, which ends one as soon as the drain begins and the other, a singleton, before.
 WORKERS = {"queue": {"command": "sleep 1000"}, "clock": {"command": "sleep 1000", "singleton": True}}
 
+#: Makes releases that no earlier run has rolled back.
+RUN = uuid.uuid4().hex
+
 
 def entry(theme: str, **keys: Any) -> dict[str, Any]:
-    return apps(sample={"processes": 1, "drain": 300, "env": {"SAMPLE_THEME": theme}} | keys)
+    return apps(sample={"processes": 1, "drain": 300, "env": {"SAMPLE_THEME": theme, "RUN": RUN}} | keys)
 
 
 @pytest.fixture(scope="module")

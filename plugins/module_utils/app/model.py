@@ -6,6 +6,8 @@ The argument specs and the reference documentation are generated from it.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
@@ -16,7 +18,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.source import S
 from ansible_collections.funnel.tornado.plugins.module_utils.app.workers import WorkerOptions
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.bindings import Services
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, VARIABLE
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import Doc, Hidden, Pattern, Range
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import DOMAIN, Doc, Hidden, Pattern, Range
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import (
     MOUNT_URL,
     STATIC_URL,
@@ -24,6 +26,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import 
     SiteOptions,
     size_in_bytes,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CertificateRequest
 
 #: Name of a Debian package (Debian Policy, 5.6.1). apt-get would take a trailing hyphen as an order to remove the package.
 PACKAGE_NAME = Pattern(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]", 'the name of a Debian package, such as "ffmpeg"')
@@ -57,6 +60,21 @@ class Tls:
             "C(acme) gets one from an ACME server such as Let's Encrypt."
         ),
     ] = "off"
+    challenge: Annotated[
+        Literal["http", "dns"],
+        Doc(
+            "With C(acme): the server validates the names by C(http), on port 80, or by C(dns), with C(certificates_acme_dns), "
+            "which also supports wildcards, and names that the server cannot connect to."
+        ),
+    ] = "http"
+    names: Annotated[
+        list[str],
+        Doc(
+            "Names of the certificate, if not those of the site, such as C(*.example.com). Apps with the same names share one "
+            "certificate."
+        ),
+        DOMAIN,
+    ] = field(default_factory=list)
     certificate: Annotated[
         str | None,
         Doc(
@@ -74,6 +92,11 @@ class Tls:
         Doc("Seconds that browsers must use HTTPS only (C(Strict-Transport-Security)). It cannot be revoked."),
         Range(0, 126_144_000),
     ] = 0
+
+    @property
+    def answers_challenges(self) -> bool:
+        """Whether the hosts answer http-01 challenges of an ACME server."""
+        return self.provider == "acme" and self.challenge == "http"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +279,15 @@ class App(SiteOptions):
         return {value for value in values if len(value) >= MIN_SECRET_LENGTH}
 
     @property
+    def certificate_name(self) -> str:
+        """The name of the certificate of the site, which apps with the same names share."""
+        names = self.tls.names
+        if not names:
+            return self.name
+        digest = hashlib.sha256(repr((self.tls.provider, self.tls.challenge, sorted(names))).encode()).hexdigest()
+        return f"{re.sub('[^a-z0-9]+', '-', names[0].replace('*', 'any'))}-{digest[:6]}"
+
+    @property
     def may_run_once(self) -> bool:
         """Whether a hook before the switch runs on one host only; C(release) of a Procfile, which only the build reads, does."""
         return self.hooks.once != [] or self.run.procfile is not None
@@ -276,19 +308,26 @@ def site_owner(app: App, apps: Iterable[App]) -> App | None:
     return next((other for other in apps if other.prefix is None and set(other.domains) == set(app.domains)), None)
 
 
+def certificate_requests(apps: Iterable[App]) -> dict[str, CertificateRequest]:
+    """Return the certificates of ``apps`` by `App.certificate_name`."""
+    requests: dict[str, CertificateRequest] = {}
+    for app in apps:
+        if app.tls.provider != "off":
+            request = CertificateRequest(
+                provider=app.tls.provider,
+                domains=app.tls.names or app.all_domains,
+                challenge=app.tls.challenge,
+                certificate=app.tls.certificate,
+                key=app.tls.key,
+                origin=f"{VARIABLE}.{app.name}.tls",
+            )
+            requests.setdefault(app.certificate_name, request)
+    return requests
+
+
 def app_certificates(apps: Mapping[str, App]) -> dict[str, dict[str, Any]]:
-    """Return the certificates of ``apps`` by app, in the form of ``certificates_wanted`` of the role certificates."""
-    return {
-        app.name: {
-            "provider": app.tls.provider,
-            "domains": app.all_domains,
-            "certificate": app.tls.certificate,
-            "key": app.tls.key,
-            "origin": f"{VARIABLE}.{app.name}.tls",
-        }
-        for app in apps.values()
-        if app.tls.provider != "off"
-    }
+    """Return the certificates of ``apps`` in the form of ``certificates_wanted`` of the role certificates."""
+    return {name: dataclasses.asdict(request) for name, request in certificate_requests(apps.values()).items()}
 
 
 def to_entry(app: App) -> dict[str, Any]:

@@ -14,8 +14,9 @@ PUBLIC_KEY = rf"({SSH_KEY_TYPE}) +[A-Za-z0-9+/]+=*( [^\n]*)?\n?"
 
 #: A requirement of a certain version (PEP 508), with optional extras and marker, or of a URL.
 REQUIREMENT = Pattern(
-    r"[A-Za-z0-9][\w.-]*(\[[\w., -]+\])? *(==[\w.!+-]+ *(;[^\n]*)?|@ *[a-z+]+://[^\s@]+(@[^\s@/]+)?( ;[^\n]*)?)",
-    'a package and its version, such as "gunicorn==23.0.0", or its URL without credentials',
+    r"[A-Za-z0-9][\w.-]*(\[[\w., -]+\])? *"
+    r"(==[\w.!+-]+ *|@ *(https?://[^\s@]+|[a-z]+\+[a-z]+://[^\s@]+@[0-9a-f]{40}(#\S+)?)( +|$))(;[^\n]*)?",
+    'a package and its version, such as "gunicorn==23.0.0", or its URL without credentials, with the commit for a repository',
 )
 
 

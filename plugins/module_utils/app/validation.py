@@ -10,7 +10,7 @@ import string
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, Tls, certificate_requests, site_owner
 from ansible_collections.funnel.tornado.plugins.module_utils.app.program import PROCESS_TYPE, Build, Health, Hooks, Run
 from ansible_collections.funnel.tornado.plugins.module_utils.app.shared import shared_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.app.source import Source
@@ -26,7 +26,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.validation im
     part_problems,
     site_problems,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import request_problems
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import is_covered, request_problems
 
 #: Name of an app, and also of its user, its directories and its supervisord group.
 APP_NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
@@ -258,7 +258,14 @@ def _health_problems(health: Health, path: str) -> Iterator[str]:
 def _tls_problems(app: App, path: str) -> Iterator[str]:
     """Yield the keys that conflict with the provider of the certificate."""
     tls = app.tls
-    yield from request_problems(tls.provider, app.all_domains, tls.certificate, tls.key, path)
+    for request in certificate_requests([app]).values():
+        yield from request_problems(request, path)
+    if tls.provider == "off":
+        for key, provider in (("certificate", "files"), ("key", "files"), ("challenge", "acme"), ("names", "acme")):
+            if getattr(tls, key) != getattr(Tls(), key):
+                yield f"{path}.{key}: requires provider: {provider}; found off"
+    if missing := [domain for domain in app.all_domains if tls.names and not is_covered(domain, tls.names)]:
+        yield f"{path}.names: must cover all domains of the site; {', '.join(missing)} is missing"
     if tls.hsts and tls.provider == "off":
         yield f"{path}.hsts: requires a provider; browsers accept HSTS over HTTPS only"
 

@@ -200,7 +200,7 @@ def _install(layout: Layout, app: App, source: Path, path: Path, requirements: R
 def _install_runner_packages(layout: Layout, app: App, source: Path, path: Path) -> None:
     """Install the packages of the runner that the app does not depend on; versions that are installed already stay."""
     with as_user(layout.builder):
-        [packages] = path.glob("lib/python3*/site-packages")
+        packages = Environment(path, built=True).packages
         missing = [requirement for name, requirement in runner_packages(app).items() if not (packages / name).is_dir()]
     if missing:
         failure = f"{VARIABLE}.{app.name}.run: {', '.join(missing)}, which the runner needs, cannot be installed"

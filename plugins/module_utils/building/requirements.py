@@ -79,14 +79,10 @@ def read_requirements(layout: Layout, app: App, source: Path, python: Path) -> R
     :raises BuildError: when they cannot be read.
     """
     key = f"{VARIABLE}.{app.name}.source"
-    if app.source.package is not None:
-        lines = [f"{app.source.package}=={app.source.version}", *(app.source.requirements or ())]
-        return Requirements("package", "\n".join(lines))
     try:
         with as_user(layout.builder):
-            locked = has_file(source, UV_LOCK) and has_file(source, PROJECT)
-            found = _uv_project(source) if locked else requirements_from_files(source)
-        if locked:
+            found = _declared(app, source)
+        if found.origin == UV_LOCK:
             found = replace(found, entries=_export(layout, app, source, python))
         with as_user(layout.builder):
             lines = found.entries.splitlines()
@@ -98,6 +94,15 @@ def read_requirements(layout: Layout, app: App, source: Path, python: Path) -> R
         raise BuildError(f"{key}: {error}") from error
     commits = _commits(layout, app, source, references)
     return replace(found, local=found.local or len(paths) > len(outside), state=(*states, *commits))
+
+
+def _declared(app: App, source: Path) -> Requirements:
+    if app.source.package is not None:
+        lines = [f"{app.source.package}=={app.source.version}", *(app.source.requirements or ())]
+        return Requirements("package", "\n".join(lines))
+    if has_file(source, UV_LOCK) and has_file(source, PROJECT):
+        return _uv_project(source)
+    return requirements_from_files(source)
 
 
 def _uv_project(source: Path) -> Requirements:

@@ -23,11 +23,11 @@ def deployed_apps(base: Path = Path("/")) -> list[Layout]:
 def rollback_state(layout: Layout) -> dict[str, Any]:
     """Return the ``live`` release of an app, its ``releases``, newest first, and the release that is ``starting``.
 
-    ``starting`` is empty without a deploy that has not switched yet. A release has the keys of the history's newest entry,
-    ``built`` and ``content``, which is the same on all hosts with the same desired state.
+    ``starting`` is empty without a deploy that builds or starts another release than the live one. A release has the keys of the
+    history's newest entry, ``built`` and ``content``, which is the same on all hosts with the same desired state.
     """
     live, holder = layout.live_release() or "", preemptible_holder(layout)
-    starting = "" if holder is None or holder.release == live else holder.release or holder.doing
+    starting = holder.release if holder and holder.release != live else ""
     entries = list(history.newest_entries(layout).values())[:MAX_RELEASES]
     return {"live": live, "starting": starting, "releases": [_release(layout, entry) for entry in entries]}
 

@@ -275,7 +275,7 @@ class Tls:
         list[str],
         Doc(
             "Addresses, C(host:port), of ACME clients, one of which answers each http-01 challenge for the site: that of this "
-            "host, C(127.0.0.1:8402) with the role certificates, then those of other hosts with the same names."
+            "host, C(127.0.0.1:402) with the role certificates, then those of other hosts with the same names."
         ),
         HOST_PORT,
     ] = field(default_factory=list)

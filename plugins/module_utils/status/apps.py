@@ -21,13 +21,13 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health impor
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CertificateRequest
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.issuance import last_failure
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import (
-    EXPIRY_WARNING_DAYS,
     CertificateFiles,
-    format_date,
     is_any_newer,
     read_pair,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.x509 import format_date
 
 #: Maximum number of bytes read from a file of process starts: tens of thousands of lines.
 MAX_STARTS_SIZE = 1_000_000
@@ -238,8 +238,8 @@ class CertificateStatus:
     """The certificate of an app.
 
     ``kind`` is the provider, ``temporary`` until an ACME server issues the first certificate, or ``missing`` without a usable
-    one; ``days`` are left until it expires; ``lacking`` are domains that it does not cover; ``stale`` are services that have not
-    loaded it.
+    one; ``days`` are left until it expires, which is ``overdue`` if too few; ``lacking`` are domains that it does not cover;
+    ``stale`` are services that have not loaded it; ``failure`` is that of the last order.
     """
 
     app: str
@@ -250,22 +250,26 @@ class CertificateStatus:
     days: int
     lacking: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
+    overdue: bool = False
+    failure: str = ""
 
     @property
     def problem(self) -> str:
         """The problem, if any, in words."""
+        cure = self.failure or "run site.yml to issue one or to see why that fails"
         if self.kind == "missing":
             return f"{self.app}: the certificate or its key is missing; run site.yml to create them"
         if self.kind == "temporary":
-            return f"{self.app}: the certificate is temporary; run site.yml to issue one or to see why that fails"
+            return f"{self.app}: the certificate is temporary; {cure}"
         if self.lacking:
-            domains = ", ".join(self.lacking)
-            return f"{self.app}: the certificate does not cover {domains}; run site.yml to issue one or to see why that fails"
+            return f"{self.app}: the certificate does not cover {', '.join(self.lacking)}; {cure}"
         if self.stale:
             services, checks = " and ".join(self.stale), " and ".join(CONFIGURATION_CHECKS[name] for name in self.stale)
             return f"{self.app}: {services} still serves the previous certificate; {checks} shows why, site.yml reloads it"
-        if self.days < EXPIRY_WARNING_DAYS:
+        if self.overdue:
             return f"{self.app}: the certificate expires on {self.until}, in {self.days} days; its renewal is overdue"
+        if self.failure:
+            return f"{self.app}: the certificate could not be replaced; {self.failure}"
         return ""
 
 
@@ -293,6 +297,8 @@ def certificate_statuses(
             until=format_date(found.expires),
             days=found.days_left(time.time()),
             lacking=found.missing(request.domains),
+            overdue=found.is_overdue(time.time()),
+            failure=last_failure(files.record) if request.provider == "acme" else "",
             stale=[name for name, read_at in readers.items() if is_any_newer([files.chain], read_at)],
         )
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import File
 from ansible_collections.funnel.tornado.plugins.module_utils.tls import certbot, issuance
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CertificateRequest
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.dns import DnsChallenge
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.reachability import unreachable_domains
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.x509 import read
 
 #: How to correct a domain that the self-check rejects.
 _UNREACHABLE = (
@@ -19,10 +23,15 @@ _UNREACHABLE = (
 
 @dataclass(frozen=True)
 class AcmeClient:
-    """Orders certificates with certbot; ``self_check``: whether to find unreachable domains before the ACME server does."""
+    """Orders certificates of a set with certbot.
+
+    ``self_check``: whether to find unreachable domains before the ACME server does; ``dns``: how to set records of challenges.
+    """
 
     account: certbot.Account
     self_check: bool = True
+    dns: DnsChallenge | None = None
+    set_name: str = ""
     base: Path = Path("/")
 
     def is_issued(self, lineage: certbot.Lineage, request: CertificateRequest) -> bool:
@@ -37,22 +46,49 @@ class AcmeClient:
         record, order, now = self._record(lineage), self._order(request), time.time()
         if blocked := record.blocked(order, now):
             raise certbot.CertbotError(blocked.describe())
-        if self.self_check and (reasons := unreachable_domains(request.domains)):
+        dns = self.dns if request.challenge == "dns" else None
+        if self.self_check and not dns and (reasons := unreachable_domains(request.domains)):
             reason = f"{'; '.join(reasons)}; {_UNREACHABLE}"
             self._save(lineage, record.rejected(order, reason, now))
             raise certbot.CertbotError(reason)
         try:
-            lineage.issue(request.domains, self.account, certbot.STANDALONE)
+            authenticator = dns.options(self.set_name) if dns else certbot.STANDALONE
+            lineage.issue(request.domains, self.account, authenticator, dns.environment(self.set_name) if dns else {})
         except certbot.CertbotError as error:
             self._save(lineage, record.failed(order, str(error), now, error.retry_after))
             raise
         self._save(lineage, issuance.Record(issued=order))
+        if issued := read(lineage.chain):
+            lineage.schedule_renewal(issued.lifetime)
+
+    def files(self, requests: Iterable[CertificateRequest]) -> list[File]:
+        """Return the files that issuance and renewals by DNS require on the host."""
+        if self.dns is None or not any(request.challenge == "dns" for request in requests):
+            return []
+        path = self.base / self.dns.path(self.set_name).relative_to("/")
+        files = [File(str(path), self.dns.content().encode(), mode=0o600, secret=True)]
+        if environment := self.dns.environment(self.set_name):
+            lines = "".join(f"Environment={name}={value}\n" for name, value in environment.items())
+            files.append(File(str(_unit_path(self.set_name, self.base)), f"[Service]\n{lines}".encode()))
+        return files
 
     def _order(self, request: CertificateRequest) -> issuance.Order:
-        return issuance.Order(self.account.server, tuple(sorted(request.domains)), "http")
+        challenge = f"dns-{self.dns.plugin}" if self.dns and request.challenge == "dns" else request.challenge
+        return issuance.Order(self.account.server, tuple(sorted(request.domains)), challenge)
 
     def _record(self, lineage: certbot.Lineage) -> issuance.Record:
         return issuance.load(issuance.record_path(lineage.name, self.base))
 
     def _save(self, lineage: certbot.Lineage, record: issuance.Record) -> None:
         issuance.save(issuance.record_path(lineage.name, self.base), record)
+
+
+def acme_paths(set_name: str, base: Path = Path("/")) -> list[Path]:
+    """Return the existing files of `AcmeClient.files` for a set."""
+    found = (base / issuance.DIRECTORY.relative_to("/")).glob(f"{set_name}.*.ini")
+    unit = _unit_path(set_name, base)
+    return [*sorted(found), *([unit] if unit.exists() else [])]
+
+
+def _unit_path(set_name: str, base: Path) -> Path:
+    return base / f"etc/systemd/system/{certbot.SERVICE}.d/50-funnel-{set_name}.conf"

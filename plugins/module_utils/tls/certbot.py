@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import tempfile
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.atomic import stage_file
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, CommandResult, last_lines, run
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CHALLENGE_PORT
@@ -19,8 +21,14 @@ ISSUE_TIMEOUT = 300.0
 #: Maximum wait for another certbot process to finish.
 LOCK_TIMEOUT = 120.0
 
+#: Lifetimes in seconds: of certificates that certbot renews in time by itself, and of those that it should renew at half-time.
+DEFAULT_LIFETIME, SHORT_LIFETIME = 89 * 86_400, 10 * 86_400
+
 #: The timer of Debian's package that renews certificates. The package starts it; an administrator may have stopped it since.
 TIMER = "certbot.timer"
+
+#: The service that the timer starts.
+SERVICE = "certbot.service"
 
 #: certbot 1 of Ubuntu 22.04 creates RSA keys by default.
 KEY = ("--key-type", "ecdsa", "--elliptic-curve", "secp256r1")
@@ -54,8 +62,17 @@ _ADVICE = {
     ),
     "contact|e-?mail": "set certificates_acme_email to an address that the server accepts",
     _RATE_LIMITED: "wait; use certificates_acme_staging: true for tests in the meantime",
+    "signature|TSIG|NOTAUTH|BADKEY|base domain|credential|Unauthorized|Forbidden|invalid .*token|dns_": (
+        "correct the credentials in certificates_acme_dns, and allow this host to connect to the name server or its API"
+    ),
+    "CERTIFICATE_VERIFY_FAILED": "make this host trust the certificate of the server: update-ca-certificates(8)",
     "[Cc]onnection|resolve|timed out|SSL": "set another certificates_acme_directory, or allow this host to connect to the server",
 }
+
+
+#: Advice after a failed challenge.
+_FIX_HTTP = "make these names resolve to this host and allow connections to its port 80"
+_FIX_DNS_RECORDS = "check that certificates_acme_dns sets records at the name servers of these names, and raise its propagation"
 
 
 class CertbotError(Exception):
@@ -116,7 +133,9 @@ class Lineage:
         """Return whether the certificate has been issued and is renewed."""
         return self.configuration.exists() and self.chain.exists() and self.key.exists()
 
-    def issue(self, domains: Sequence[str], account: Account, authenticator: Sequence[str]) -> None:
+    def issue(
+        self, domains: Sequence[str], account: Account, authenticator: Sequence[str], environment: Mapping[str, str]
+    ) -> None:
         """Issue a certificate for ``domains``, replacing the previous one; ``authenticator`` are the options that select it.
 
         :raises CertbotError: if no certificate was issued; the previous one is kept.
@@ -129,11 +148,23 @@ class Lineage:
             secrets.flush()
             options = ["certonly", "--non-interactive", "--config", secrets.name, *account.options()]
             try:
-                issued = _certbot([*options, *request, *method])
+                issued = _certbot([*options, *request, *method], environment)
             except CommandError as error:
                 raise CertbotError(str(error)) from error
         if issued.status != 0:
-            raise CertbotError(explain_failure(issued.output), _retry_after(issued.output, LOG))
+            raise CertbotError(explain_failure(issued.output), retry_after(issued.output, LOG))
+
+    def schedule_renewal(self, lifetime: float) -> None:
+        """Have a certificate of ``lifetime`` seconds renewed when a third of it is left, or half of a few days, like certbot 4.
+
+        Earlier versions renew 30 days before the expiry, and so a short-lived certificate each time.
+        """
+        if lifetime < DEFAULT_LIFETIME:
+            hours = int(lifetime / (2 if lifetime < SHORT_LIFETIME else 3) / 3600)
+            text = re.sub(r"\A(#? ?renew_before_expiry = .*\n)?", "", self.configuration.read_text(encoding="utf-8"))
+            line = f"renew_before_expiry = {hours} hours\n"
+            staged = stage_file(self.configuration, f"{line}{text}".encode(), mode=0o644, uid=os.geteuid(), gid=os.getegid())
+            staged.replace(self.configuration)
 
     def delete(self) -> None:
         """Delete the certificate if it exists, which also ends its renewal.
@@ -146,17 +177,17 @@ class Lineage:
                 raise CommandError(f"certbot did not delete {self.name}: {explain_failure(deleted.output)}")
 
 
-def _certbot(arguments: Sequence[str]) -> CommandResult:
+def _certbot(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> CommandResult:
     """Run certbot; while another instance runs, such as that of the timer, retry."""
     return poll(
-        lambda: run(["certbot", *arguments], timeout=ISSUE_TIMEOUT, check=False),
+        lambda: run(["certbot", *arguments], timeout=ISSUE_TIMEOUT, environment=environment, check=False),
         lambda result: "Another instance of Certbot" not in result.output,
         timeout=LOCK_TIMEOUT,
         interval=2,
     )
 
 
-def _retry_after(output: str, log: Path) -> float:
+def retry_after(output: str, log: Path) -> float:
     """Return for how many seconds a server that limits the rate accepts no order, which only the log has."""
     if not re.search(_RATE_LIMITED, output, re.IGNORECASE) or not log.exists():
         return 0.0
@@ -192,7 +223,8 @@ def explain_failure(output: str) -> str:
     found = re.findall(r"Domain: +(\S+)\s+Type: +(\S+)\s+Detail: +(.*)", output)
     if found:
         reasons = "; ".join(f"{domain}: {detail} ({kind})" for domain, kind, detail in found)
-        return f"{reasons}. To fix: make these names resolve to this host and allow connections to its port 80"
+        by_dns = re.search(r"authenticator: dns-", output)
+        return f"{reasons}. To fix: {_FIX_DNS_RECORDS if by_dns else _FIX_HTTP}"
     lines = [
         re.sub(_NOISE, "", line.strip()) for line in output.splitlines() if not line.strip().startswith(_IRRELEVANT_PREFIXES)
     ]

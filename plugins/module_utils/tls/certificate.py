@@ -18,8 +18,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import 
 DIRECTORY = Path("/etc/ssl/funnel")
 
 #: The port on which certbot answers http-01 challenges while it runs. nginx and HAProxy forward challenges to it, on their host
-#: and on each other host that obtains certificates for the same names, because the ACME server may ask any of them.
-CHALLENGE_PORT = 8402
+#: and on each other host that obtains certificates for the same names, because the ACME server may ask any of them. Only root
+#: can listen there: an app that answers challenges could get certificates for the domains of others.
+CHALLENGE_PORT = 402
 
 #: The set of the role app, whose certificates have the names of their apps.
 APP_SET = "app"
@@ -59,6 +60,7 @@ class CertificateRequest:
 
     provider: Annotated[Literal["self_signed", "files", "acme"], Doc("Source of the certificate.")]
     domains: Annotated[list[str], Doc("Domains that the certificate covers."), DOMAIN]
+    challenge: Annotated[Literal["http", "dns"], Doc("With C(acme): how the server validates the domains.")] = "http"
     certificate: Annotated[str | None, Doc("With C(files): PEM file of the chain on the controller.")] = None
     key: Annotated[str | None, Doc("With C(files): PEM file of the private key on the controller.")] = None
     origin: Annotated[str, Doc("Variable that the request was derived from, for messages.")] = ""
@@ -72,9 +74,7 @@ def parse_requests(entries: Mapping[str, object]) -> dict[str, CertificateReques
     problems: list[str] = []
     parsed = parse_each(CertificateRequest, entries, VARIABLE, problems, NAME)
     for name, request in parsed.items():
-        problems.extend(
-            request_problems(request.provider, request.domains, request.certificate, request.key, f"{VARIABLE}.{name}")
-        )
+        problems.extend(request_problems(request, f"{VARIABLE}.{name}"))
     if problems:
         raise InvalidDataError(problems)
     return {name: replace(request, origin=request.origin or f"{VARIABLE}.{name}") for name, request in parsed.items()}
@@ -86,16 +86,21 @@ def is_covered(domain: str, names: Collection[str]) -> bool:
     return domain in names or (not domain.startswith("*.") and wildcard in names)
 
 
-def request_problems(provider: str, domains: Sequence[str], certificate: str | None, key: str | None, path: str) -> Iterator[str]:
+def request_problems(request: CertificateRequest, path: str) -> Iterator[str]:
     """Yield the missing keys and those that the provider does not accept, each with its path below ``path``."""
-    for name, value in (("certificate", certificate), ("key", key)):
-        if value is not None and provider != "files":
-            yield f"{path}.{name}: requires provider: files; found {provider}"
-        if value is None and provider == "files":
+    for name, value in (("certificate", request.certificate), ("key", request.key)):
+        if value is not None and request.provider != "files":
+            yield f"{path}.{name}: requires provider: files; found {request.provider}"
+        if value is None and request.provider == "files":
             yield f"{path}.{name}: is missing; provider: files requires certificate and key, PEM files on the controller"
-    if provider != "off" and not domains:
+    if request.challenge == "dns" and request.provider != "acme":
+        yield f"{path}.challenge: requires provider: acme; found {request.provider}"
+    if not request.domains:
         yield f"{path}: requires domains for the certificate to cover"
-    if provider == "acme":
-        for domain in domains:
+    if request.provider == "acme" and request.challenge == "http":
+        for domain in request.domains:
             if domain.startswith("*."):
-                yield f"{path}.provider: acme validates each name over HTTP, which {domain} does not support; use files"
+                yield (
+                    f"{path}.provider: acme validates each name over HTTP, which {domain} does not support; set challenge: dns "
+                    "and certificates_acme_dns"
+                )

@@ -90,6 +90,12 @@ def load(path: Path) -> Record:
         return Record()
 
 
+def last_failure(path: Path) -> str:
+    """Return the failure of the last order in words; an empty string after a success."""
+    failure = load(path).failure
+    return failure.describe() if failure else ""
+
+
 def save(path: Path, record: Record) -> None:
     """Write a record, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -15,12 +15,18 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import retry
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll, retry
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import CHALLENGE_URL
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CHALLENGE_PORT
 
 #: Timeout of one request in seconds, and of waiting for the port while certbot uses it.
 TIMEOUT, PORT_TIMEOUT = 5.0, 30.0
+
+#: Seconds that a proxy may take to load its configuration, and keepalived to take the floating IP.
+SETTLING = 10.0
+
+#: The reason of a name that is misspelled or not yet in the DNS.
+UNRESOLVED = "does not resolve"
 
 #: Names that are checked at the same time.
 _PARALLEL = 16
@@ -29,8 +35,10 @@ _PARALLEL = 16
 _OWN_ERRORS = (errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
-def unreachable_domains(domains: Sequence[str], port: int = CHALLENGE_PORT, http_port: int = 80) -> list[str]:
-    """Return the reason for each domain at which a challenge would not reach this host.
+def unreachable_domains(
+    domains: Sequence[str], port: int = CHALLENGE_PORT, http_port: int = 80, settling: float = SETTLING
+) -> list[str]:
+    """Return the reason for each domain at which a challenge would not reach this host within ``settling`` seconds.
 
     While certbot uses the ``port``, nothing can be checked, so no domain has one.
     """
@@ -39,16 +47,22 @@ def unreachable_domains(domains: Sequence[str], port: int = CHALLENGE_PORT, http
         server = retry(lambda: _server(port, token), OSError, lambda _: True, timeout=PORT_TIMEOUT, interval=1)
     except OSError:
         return []
+
+    def reasons() -> list[str]:
+        found = executor.map(lambda domain: _reason(domain, http_port, token), domains)
+        return [f"{domain} {reason}" for domain, reason in zip(domains, found, strict=True) if reason]
+
     with _running(server), ThreadPoolExecutor(min(_PARALLEL, len(domains))) as executor:
-        reasons = list(executor.map(lambda domain: _reason(domain, http_port, token), domains))
-    return [f"{domain} {reason}" for domain, reason in zip(domains, reasons, strict=True) if reason]
+        return poll(
+            reasons, lambda found: not found or any(UNRESOLVED in reason for reason in found), timeout=settling, interval=1
+        )
 
 
 def _reason(domain: str, port: int, token: str) -> str:
     try:
         addresses = {str(info[4][0]) for info in socket.getaddrinfo(domain, port, type=socket.SOCK_STREAM)}
     except (OSError, UnicodeError):
-        return "does not resolve"
+        return UNRESOLVED
     reasons = {address: reason for address in sorted(addresses) if (reason := _answer(address, port, domain, token))}
     return "; ".join(f"resolves to {address}, which {reason}" for address, reason in reasons.items())
 

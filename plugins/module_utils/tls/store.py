@@ -6,8 +6,6 @@ a reload only. Until certbot has issued one, the previous certificate or a self-
 
 from __future__ import annotations
 
-import re
-import ssl
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,23 +22,20 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set imp
     Transaction,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.tls import certbot, issuance
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.acme import AcmeClient
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.acme import AcmeClient, acme_paths
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import (
     CertificateRequest,
     chain_path,
     installed_names,
-    is_covered,
     key_path,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.x509 import Certificate, read
 
 #: Validity of a self-signed certificate in days: the maximum that browsers accept.
 SELF_SIGNED_DAYS = 397
 
 #: A self-signed certificate with fewer days left is replaced.
 RENEWAL_DAYS = 30
-
-#: A certificate with fewer days left is a problem: it should have been renewed.
-EXPIRY_WARNING_DAYS = 14
 
 #: Commands that check the configuration of services, including their certificates.
 CHECKS: Mapping[str, Sequence[str]] = {
@@ -50,8 +45,6 @@ CHECKS: Mapping[str, Sequence[str]] = {
 
 #: Error logs of services that do not log to the journal.
 LOGS = {"nginx": Path("/var/log/nginx/error.log")}
-
-_DAY = 86_400
 
 
 class CertificatesError(Exception):
@@ -90,58 +83,6 @@ class CertificateFiles:
     def temporary(self) -> bool:
         """Whether the installed certificate was not issued by certbot."""
         return not self.chain.is_symlink()
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """The first certificate of a PEM file; ``expires`` is a Unix timestamp."""
-
-    names: frozenset[str]
-    issuer: str
-    expires: float
-    self_signed: bool
-    public_key: str
-
-    def days_left(self, now: float) -> int:
-        """Return the whole days until the certificate expires; negative if it has expired."""
-        return int((self.expires - now) // _DAY)
-
-    def missing(self, domains: Iterable[str]) -> list[str]:
-        """Return the ``domains`` that the certificate does not cover."""
-        return [domain for domain in domains if not is_covered(domain, self.names)]
-
-    def describe(self) -> str:
-        """Return a summary of one line."""
-        issuer = "self-signed" if self.self_signed else f"issued by {self.issuer}"
-        return f"{', '.join(sorted(self.names))}, {issuer}, until {format_date(self.expires)}"
-
-
-def format_date(timestamp: float) -> str:
-    """Return the date of a Unix timestamp in UTC."""
-    return time.strftime("%Y-%m-%d", time.gmtime(timestamp))
-
-
-def read(path: Path) -> Certificate | None:
-    """Return the first certificate of a PEM file; None if there is none.
-
-    :raises CommandError: if openssl is not installed.
-    """
-    if not path.exists():
-        return None
-    show = ["-noout", "-enddate", "-subject", "-issuer", "-nameopt", "RFC2253", "-ext", "subjectAltName", "-pubkey"]
-    shown = run(["openssl", "x509", "-in", str(path), *show], check=False)
-    if shown.status != 0:
-        return None
-    value = dict(line.split("=", 1) for line in shown.output.splitlines() if re.match("(notAfter|subject|issuer)=", line))
-    names = re.search(r"Subject Alternative Name:.*\n(.*)", shown.output)
-    public = re.search(r"-----BEGIN PUBLIC KEY-----.*-----END PUBLIC KEY-----", shown.output, re.DOTALL)
-    return Certificate(
-        names=frozenset(re.findall(r"dns:([^,\s]+)", names[1].lower() if names else "")),
-        issuer=value["issuer"],
-        expires=ssl.cert_time_to_seconds(value["notAfter"]),
-        self_signed=value["issuer"] == value["subject"],
-        public_key=public[0] if public else "",
-    )
 
 
 def read_pair(files: CertificateFiles) -> Certificate | None:
@@ -230,10 +171,13 @@ class CertificateStore:
         try:
             described = {name: self._describe(name) for name in self.requests}
             files = [file for name in self.requests for file in self._desired_files(name)]
-            changes = FileSet(self.base, [*files, *self._hook()], absent=self._absent_hook()).changes()
+            acme_files = self.client.files(self.requests.values())
+            changes = FileSet(self.base, [*files, *acme_files, *self._hook()], absent=self._absent_files(acme_files)).changes()
             reloaded = self._apply(changes)
             timer = self._enable_renewal()
             pending = [name for name in self.requests if self._is_pending(name)]
+            if not self.check_mode:
+                self._forget_failures(self.requests.keys() - {*pending})
         except (CommandError, FileSetError, OSError, systemd.ServiceError) as error:
             raise CertificatesError(str(error)) from error
         paths = {change.path for change in changes}
@@ -310,7 +254,14 @@ class CertificateStore:
         if not self.client.is_issued(files.lineage, request):
             return True
         issued = read(files.lineage.chain)
-        return issued is None or issued.missing(request.domains) != [] or issued.expires < time.time()
+        return issued is None or issued.missing(request.domains) != [] or issued.is_overdue(time.time())
+
+    def _forget_failures(self, names: Iterable[str]) -> None:
+        """Forget the failed orders of certificates that are as requested again."""
+        for path in (self._files(name).record for name in names):
+            record = issuance.load(path)
+            if record.failure:
+                issuance.save(path, replace(record, failure=None))
 
     def _issue(self, name: str) -> str:
         """Issue a certificate; return the problem, or an empty string."""
@@ -330,8 +281,11 @@ class CertificateStore:
         hook = certbot.render_hook(self.set_name, checks)
         return [File(str(certbot.hook_path(self.set_name, self.base)), hook.encode(), mode=0o755)]
 
-    def _absent_hook(self) -> list[str]:
-        return [] if self._hook() else [str(certbot.hook_path(self.set_name, self.base))]
+    def _absent_files(self, acme_files: Sequence[File]) -> list[str]:
+        """Return the files of ACME that no certificate needs any more."""
+        needed = {file.path for file in acme_files}
+        hook = [] if self._hook() else [str(certbot.hook_path(self.set_name, self.base))]
+        return [*hook, *(str(path) for path in acme_paths(self.set_name, self.base) if str(path) not in needed)]
 
     def _enable_renewal(self) -> list[str]:
         """Enable certbot's timer if certificates need it; return the units that were started, or would be."""
@@ -404,7 +358,8 @@ def remove_certificate(files: CertificateFiles) -> None:
     for path in (files.chain, files.key, files.record):
         path.unlink(missing_ok=True)
     if not certbot.lineage_names(f"{files.set_name}.", files.base):
-        certbot.hook_path(files.set_name, files.base).unlink(missing_ok=True)
+        for path in (certbot.hook_path(files.set_name, files.base), *acme_paths(files.set_name, files.base)):
+            path.unlink(missing_ok=True)
 
 
 def _pair(files: CertificateFiles, pem: Pem) -> list[File]:

@@ -79,6 +79,14 @@ def test_paths_outside_the_source_or_with_special_characters_are_rejected(path: 
             "source.requirements[0]: must be a package and",
         ),
         ({"source": {"package": "a", "version": "1", "requirements": ["-r x"]}}, "source.requirements[0]: must be a package and"),
+        (
+            {"source": {"package": "a", "version": "1", "requirements": ["b @ git+https://git.test/b.git@main"]}},
+            "source.requirements[0]: must be a package and",
+        ),
+        (
+            {"source": {"package": "a", "version": "1", "requirements": ["b @ https://ann:secret@a.test/b.whl"]}},
+            "source.requirements[0]: must be a package and",
+        ),
         ({"source": {"package": "a", "version": "1", "requirements": ["a>=1"]}}, "source.requirements[0]: must be a package and"),
     ],
 )
@@ -95,7 +103,10 @@ def test_shared_paths_below_static_and_of_a_mounted_app_may_have_urls_of_their_o
 
 def test_further_requirements_have_a_version_or_a_url() -> None:
     lines = ["gunicorn==23.0.0", "psycopg[binary, pool]==3.2.9", 'uvloop==0.21.0; python_version < "3.14"']
-    lines += ["lib @ git+https://git.example.com/lib.git@0123abc", "x @ https://example.com/x-1.0.whl"]
+    lines += [
+        "lib @ git+https://git.example.com/lib.git@4123067c0b1f7ff0b2c9e2a1d0a9a8a7b6c5d4e3",
+        "x @ https://example.com/x-1.0.whl",
+    ]
     source = {"package": "shop", "version": "1.0", "requirements": lines}
     assert load({"shop": entry(source=source)})["shop"].source.requirements == lines
 

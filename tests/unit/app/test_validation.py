@@ -280,7 +280,7 @@ def test_unquoted_off_which_yaml_parses_as_false_is_accepted() -> None:
         ),
         (
             {"shop": entry(tls={"provider": "acme"}, domains=["*.a.example"])},
-            "tornado_apps.shop.tls.provider: acme validates each name over HTTP, which *.a.example does not support; use files",
+            "tornado_apps.shop.tls.provider: acme validates each name over HTTP, which *.a.example does not support; set",
         ),
         (
             {"shop": entry(tls={"provider": "files", "key": "k.pem"}, domains=["a.example"])},

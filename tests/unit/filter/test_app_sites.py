@@ -49,7 +49,7 @@ def test_nginx_role_accepts_the_site_of_an_app() -> None:
         "key": "/etc/ssl/funnel/app.shop.key",
         "redirect": True,
         "hsts": 60,
-        "acme_clients": ["127.0.0.1:8402"],
+        "acme_clients": ["127.0.0.1:402"],
     }
 
 

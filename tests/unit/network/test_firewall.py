@@ -67,10 +67,10 @@ def allowed(
 def test_hosts_that_terminate_tls_exchange_acme_challenges(tls_at: str, open_at: set[str]) -> None:
     acme: dict[str, Any] = {"fleet_tls_at": tls_at, "tornado_apps": {"shop": {"tls": {"provider": "acme"}}}}
     found = {host: allowed(host, everywhere=acme) for host in ("lb1", "web1", "db1")}
-    assert {host for host, rules in found.items() if "tcp 8402" in rules} == open_at
-    assert found["lb1"].get("tcp 8402", addresses("lb2")) == addresses("lb2")
+    assert {host for host, rules in found.items() if "tcp 402" in rules} == open_at
+    assert found["lb1"].get("tcp 402", addresses("lb2")) == addresses("lb2")
     alone = {"app_hosts": ["web1"]}
-    assert "tcp 8402" not in allowed("web1", alone, everywhere=acme), "there is no other host"
+    assert "tcp 402" not in allowed("web1", alone, everywhere=acme), "there is no other host"
 
 
 def test_each_tier_allows_only_the_required_traffic() -> None:

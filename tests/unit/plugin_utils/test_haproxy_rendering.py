@@ -295,9 +295,9 @@ def test_load_balancers_forward_challenges_to_each_other() -> None:
     challenges = "use_backend shop.challenges if { path_beg /.well-known/acme-challenge/ } { var(txn.name) -m str "
     assert rules[0] == challenges + "shop.example.com }", "before the rule for the domain"
     assert section(lines, "backend shop.challenges")[-3:] == [
-        "server client1 127.0.0.1:8402",
-        "server client2 192.0.2.2:8402",
-        "server client3 [2001:db8::2]:8402",
+        "server client1 127.0.0.1:402",
+        "server client2 192.0.2.2:402",
+        "server client3 [2001:db8::2]:402",
     ]
     entry = {**APP, "domains": ["shop.example.com"], "tls": {"provider": "acme"}}
     passed = app_backends({"shop": entry}, HOSTS, "app_hosts", ["192.0.2.2"])

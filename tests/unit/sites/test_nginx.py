@@ -738,7 +738,7 @@ def test_only_sites_with_acme_certificates_answer_challenges_over_http() -> None
     assert is_redirected("$funnel_insecure", challenge)
     assert not is_redirected("$funnel_insecure_acme", challenge)
     maintenance = {"file": "/srv/shop/maintenance"}
-    for clients, variable in (([], "$funnel_insecure"), (["127.0.0.1:8402"], "$funnel_insecure_acme")):
+    for clients, variable in (([], "$funnel_insecure"), (["127.0.0.1:402"], "$funnel_insecure_acme")):
         lines = site(domains=["a.test"], tls={**TLS, "acme_clients": clients}, maintenance=maintenance)
         assert f"if ({variable}) {{" in lines
         [opened] = [python_pattern(line.split('"')[1]) for line in lines if line.startswith("if ($uri ~ ")]
@@ -845,15 +845,15 @@ def test_basic_auth_is_a_secret_file_readable_by_nginx() -> None:
 
 def test_aliases_and_http_redirect_to_the_first_domain_over_https() -> None:
     lines = site(
-        domains=["a.test", "b.test"], aliases=["c.test"], tls={**TLS, "acme_clients": ["127.0.0.1:8402", "[2001:db8::2]:8402"]}
+        domains=["a.test", "b.test"], aliases=["c.test"], tls={**TLS, "acme_clients": ["127.0.0.1:402", "[2001:db8::2]:402"]}
     )
     first, second = (i for i, line in enumerate(lines) if line == "server {")
     for part in (lines[first:second], lines[second:]):
         assert {"listen 80;", "listen 443 ssl;", "ssl_certificate /etc/ssl/shop.pem;"} <= set(part)
         assert "proxy_pass http://nginx.shop.challenges;" in block(part, "location ^~ /.well-known/acme-challenge/")
     assert block(lines, "upstream nginx.shop.challenges") == [
-        "server 127.0.0.1:8402 max_fails=0;",
-        "server [2001:db8::2]:8402 max_fails=0 backup;",
+        "server 127.0.0.1:402 max_fails=0;",
+        "server [2001:db8::2]:402 max_fails=0 backup;",
     ]
     assert block(lines[first:second], "if ($funnel_insecure_acme)") == ["return 308 https://$host$request_uri;"]
     assert block(lines[second:], "location /") == ["return 308 https://a.test$request_uri;"]

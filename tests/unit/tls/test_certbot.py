@@ -11,6 +11,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.tls.certbot import 
     explain_failure,
     lineage_names,
     render_hook,
+    retry_after,
 )
 
 #: Output of certbot 2.1 and 4.0.
@@ -107,3 +108,34 @@ def test_hook_reloads_active_services_whose_configuration_check_passes(
         ["sh", "-c", render_hook("app", {"web": [check]})], env=environment, capture_output=True, text=True, check=False
     )
     assert (finished.stdout, finished.returncode) == (expected, status)
+
+
+@pytest.mark.parametrize(("days", "expected"), [(90, "# renew_before_expiry = 30 days"), (45, "360 hours"), (6, "72 hours")])
+def test_short_lived_certificates_are_renewed_by_the_share_of_their_lifetime(tmp_path: Path, days: int, expected: str) -> None:
+    lineage = Lineage("app.shop", tmp_path)
+    lineage.configuration.parent.mkdir(parents=True)
+    lineage.configuration.write_text("# renew_before_expiry = 30 days\nversion = 2.1.0\n")
+    for _renewal in range(2):
+        lineage.schedule_renewal(days * 86_400)
+    first, second = lineage.configuration.read_text().splitlines()
+    assert first in (expected, f"renew_before_expiry = {expected}")
+    assert second == "version = 2.1.0"
+
+
+LOG = """2026-11-28 19:00:00,000:DEBUG:acme.client:Received response:
+HTTP 201
+Retry-After: 3
+2026-11-28 19:00:01,000:DEBUG:acme.client:Received response:
+HTTP 429
+Retry-After: 7200
+"""
+
+
+@pytest.mark.parametrize(
+    ("output", "seconds"), [("urn:ietf:params:acme:error:rateLimited :: too many certificates", 7200), ("Connection refused", 0)]
+)
+def test_rate_limited_order_waits_as_long_as_the_server_asks(tmp_path: Path, output: str, seconds: float) -> None:
+    log = tmp_path / "letsencrypt.log"
+    assert retry_after(output, log) == 0
+    log.write_text(LOG)
+    assert retry_after(output, log) == seconds

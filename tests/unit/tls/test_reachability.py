@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CHALLENGE_PORT
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.reachability import unreachable_domains
 from tests.support.servers import free_port
 
 
 @contextmanager
-def proxy(port: int, status: int = 404) -> Iterator[int]:
+def proxy(port: int, status: int = 404, own_port: int = 0) -> Iterator[int]:
     """Run a web server that forwards challenges to a port, or answers ``status``; yield its own port."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -30,7 +33,7 @@ def proxy(port: int, status: int = 404) -> Iterator[int]:
         def log_message(self, *_arguments: object) -> None:
             pass
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
+    server = HTTPServer(("127.0.0.1", own_port), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server.server_port
@@ -39,22 +42,35 @@ def proxy(port: int, status: int = 404) -> Iterator[int]:
         server.server_close()
 
 
+def test_only_root_can_answer_challenges() -> None:
+    assert CHALLENGE_PORT < 1024
+
+
 def test_domain_that_forwards_challenges_to_this_host_is_reachable() -> None:
     port = free_port()
     with proxy(port) as http_port:
         assert unreachable_domains(["127.0.0.1"], port, http_port) == []
 
 
+def test_proxy_that_starts_meanwhile_is_waited_for() -> None:
+    port, http_port = free_port(), free_port()
+    with ThreadPoolExecutor() as executor:
+        found = executor.submit(unreachable_domains, ["127.0.0.1"], port, http_port, settling=20)
+        time.sleep(0.5)
+        with proxy(port, own_port=http_port):
+            assert found.result() == []
+
+
 @pytest.mark.parametrize(("status", "reachable"), [(404, False), (200, False), (503, False), (301, True), (308, True)])
 def test_other_answers_are_reported_except_redirects(status: int, *, reachable: bool) -> None:
     with proxy(0, status) as http_port:
-        found = unreachable_domains(["127.0.0.1"], free_port(), http_port)
+        found = unreachable_domains(["127.0.0.1"], free_port(), http_port, settling=0)
     expected = f"127.0.0.1 resolves to 127.0.0.1, which does not forward challenges to this host: it answers {status}"
     assert found == ([] if reachable else [expected])
 
 
 def test_each_unreachable_domain_has_its_reason() -> None:
-    found = unreachable_domains(["no-such-name.invalid", "127.0.0.1"], free_port(), http_port := free_port())
+    found = unreachable_domains(["no-such-name.invalid", "127.0.0.1"], free_port(), http_port := free_port(), settling=0)
     assert found == [
         "no-such-name.invalid does not resolve",
         f"127.0.0.1 resolves to 127.0.0.1, which does not answer on port {http_port}: Connection refused",

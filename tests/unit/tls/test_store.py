@@ -21,18 +21,18 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set imp
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.acme import AcmeClient
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certbot import Account, hook_path
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import installed_names, parse_requests
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.issuance import Order, Record, record_path, save
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.issuance import Order, Record, load, record_path, save
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import (
     SELF_SIGNED_DAYS,
     CertificateFiles,
     CertificatesError,
     CertificateStore,
     Pem,
-    read,
     read_pair,
     remove_certificate,
     self_signed,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.x509 import read
 from tests.support.pki import Authority
 
 SERVER = "https://acme.test/dir"
@@ -146,6 +146,9 @@ def test_previous_certificate_stays_until_acme_has_issued_one(tmp_path: Path) ->
         ({}, False),
         ({"server": "https://staging.test/dir"}, True),
         ({"days": (-90, -1)}, True),
+        ({"days": (-77, 13)}, True),
+        ({"days": (-5, 2)}, False),
+        ({"days": (-6, 1)}, True),
     ],
 )
 def test_certificate_is_pending_when_server_expiry_or_names_require_it(
@@ -303,8 +306,25 @@ def test_missing_outdated_and_expiring_certificates_are_problems(tmp_path: Path)
     assert state("acme").problem == "shop: the certificate is temporary; run site.yml to issue one or to see why that fails"
     create_issued(tmp_path, "shop", "shop.test", days=(-80, 10))
     write_files(make_store(tmp_path, shop=entry("acme"))._desired_files("shop"))
+    record = record_path("app.shop", tmp_path)
+    save(record, Record().failed(Order(SERVER, ("shop.test", "www.shop.test"), "http"), "refused", 0))
+    assert state("acme", "shop.test", "www.shop.test").problem == (
+        "shop: the certificate does not cover www.shop.test; the attempt of 1970-01-01 00:00 UTC failed: refused"
+    )
     assert state("acme").kind == "acme"
     assert "in 9 days; its renewal is overdue" in state("acme").problem
+
+
+def test_failure_is_forgotten_when_the_entry_is_as_issued_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_program(tmp_path / "bin", monkeypatch, "systemctl", "exit 0")
+    create_issued(tmp_path, "shop", "shop.test")
+    record = record_path("app.shop", tmp_path)
+    save(record, load(record).failed(Order(SERVER, ("shop.test", "typo.test"), "http"), "refused", 0))
+    make_store(tmp_path, shop=entry("acme", "shop.test", "typo.test")).install()
+    assert load(record).failure
+    make_store(tmp_path, shop=entry("acme")).install()
+    assert load(record).failure is None
+    assert load(record).issued
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,90 @@
+"""Rollbacks of several hosts have one target, also for hosts that never got the faulty release or lack the target."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+from tests.support.remote import (
+    APP_GROUP,
+    Site,
+    address,
+    apps,
+    deploy,
+    expect_success,
+    extra_vars,
+    find_leftovers,
+    run_playbook,
+    run_site,
+)
+
+#: Makes a host forget all releases but the live one, like a host that was replaced.
+FORGET = """
+python3 -c '
+import json, pathlib, shutil
+home = pathlib.Path("/srv/sample")
+history = home / "history.json"
+history.write_text(json.dumps(json.loads(history.read_text())[-1:]))
+live = (home / "live/release").resolve()
+for release in (home / "releases").iterdir():
+    if release != live:
+        shutil.rmtree(release)
+'
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def restore_entries(tmp_path_factory: pytest.TempPathFactory, hosts: dict[str, Host]) -> Iterator[None]:
+    yield
+    expect_success(run_site(APP_GROUP, tmp_path_factory.mktemp("own"), {}, "-e", "again=true"))
+    assert [find_leftovers(host, "sample") for host in hosts.values()] == [[] for _ in hosts]
+
+
+#: Makes releases that no earlier run has rolled back.
+RUN = uuid.uuid4().hex
+
+
+def entry(theme: str) -> dict[str, Any]:
+    return apps(sample={"drain": 1, "processes": 1, "env": {"SAMPLE_THEME": theme, "RUN": RUN}})
+
+
+def themes(hosts: dict[str, Host]) -> list[str]:
+    """Return the theme that each host serves."""
+    pages = [Site(address(host)).get("/").body.decode() for host in hosts.values()]
+    return re.findall(r'data-theme="(\w+)"', "\n".join(pages))
+
+
+def rollback(directory: Path, theme: str) -> tuple[int, str]:
+    """Roll back while the inventory has the entry with a theme."""
+    status, output = run_playbook("playbooks/rollback.yml", APP_GROUP, "-e", "app=sample", *extra_vars(directory, entry(theme)))
+    return status, re.sub(r"\s+", " ", output)
+
+
+def test_rollback_after_a_failed_canary_and_on_a_replaced_host(hosts: dict[str, Host], tmp_path: Path) -> None:
+    for theme in ("oldest", "good"):
+        expect_success(deploy("sample", APP_GROUP, tmp_path, entry(theme)))
+    status, output = deploy("sample", APP_GROUP, tmp_path, entry("canary"), "-e", "canary=true", "-e", "check=false")
+    assert status != 0, output
+    assert themes(hosts) == ["canary", "good"]
+    status, output = rollback(tmp_path, "canary")
+    assert status == 0, output
+    assert re.search(r"debian12: \w{12} -> \w{12}.*debian13: \w{12} stays", output), output
+    assert themes(hosts) == ["good", "good"]
+
+    expect_success(deploy("sample", APP_GROUP, tmp_path, entry("bad")))
+    hosts["debian13"].check_output(FORGET)
+    status, output = rollback(tmp_path, "bad")
+    assert status != 0, output
+    assert "sample: this host lacks release" in output
+    assert "nothing was rolled back" in output
+    assert themes(hosts) == ["bad", "bad"]
+    status, output = rollback(tmp_path, "good")
+    assert status == 0, output
+    assert "-> builds the release, which this host lacks" in output
+    assert themes(hosts) == ["good", "good"]

@@ -1,0 +1,56 @@
+"""Operations that are refused before they change anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import ReleaseManifest
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.operation import Operation, perform
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    """Return an app with the live release r1, to which an operator rolled back from r2."""
+    layout = Layout("shop", base=tmp_path)
+    for release in ("r1", "r2", "r3"):
+        layout.release(release).mkdir(parents=True)
+        layout.manifest(release).write_text(ReleaseManifest("shop", release, f"revision of {release}").to_json())
+    layout.slot("a").mkdir(parents=True)
+    layout.live.symlink_to("slots/a")
+    (layout.slot("a") / "release").symlink_to("../../releases/r1")
+    for release in ("r1", "r2"):
+        history.record(layout, release, f"revision of {release}", "alice@desk")
+    history.mark_undone(layout, "r2", "rolled back", "bob@desk")
+    return layout
+
+
+def test_a_deploy_that_was_built_before_a_rollback_does_not_override_it(layout: Layout) -> None:
+    result = perform(Operation(by="alice@desk", replaced={"shop": "r2"}), layout, "r3")
+    assert (result["failed"], result["release"]) == (True, "r1")
+    assert result["msg"].startswith("shop: release r2, which this deploy was to replace, was rolled back at 20")
+    assert result["msg"].endswith(" by bob@desk; run it again to deploy nevertheless")
+
+
+def test_a_rollback_without_a_release_that_served_well_is_refused(layout: Layout) -> None:
+    result = perform(Operation(rollback=True), layout, "previous")
+    assert result["msg"] == f"shop: this host has no earlier release that served well; {layout.history} lists all"
+    assert history.latest(layout) == "r1"
+
+
+@pytest.mark.parametrize(
+    ("release", "message"),
+    [("r4", "shop: release r4 is not on this host; deploy its version again"), ("", "shop: release  is not")],
+)
+def test_a_release_that_is_not_on_the_host_is_refused(layout: Layout, release: str, message: str) -> None:
+    assert perform(Operation(rollback=True), layout, release)["msg"].startswith(message)
+
+
+def test_an_app_that_is_not_on_the_host_is_refused(tmp_path: Path) -> None:
+    for release in ("live", "previous", "r1"):
+        assert (
+            perform(Operation(restart=True), Layout("shop", tmp_path), release)["msg"] == "shop: no release is live on this host"
+        )
