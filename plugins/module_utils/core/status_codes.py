@@ -29,6 +29,6 @@ def prefixes(accepted: Sequence[str]) -> list[str]:
 
 def _prefixes(first: int, last: int) -> Iterator[str]:
     while first <= last:
-        width = next(width for width in (100, 10, 1) if first % width == 0 and first + width - 1 <= last)
+        width = next((width for width in (100, 10) if first % width == 0 and first + width - 1 <= last), 1)
         yield str(first // width)
         first += width
