@@ -35,7 +35,8 @@ def publish_static(app: App, work: Path, environment: Environment) -> None:
     versions = work / "versions"
     versions.mkdir(mode=0o755)
     shared = {top / path for path in app.shared_paths}
-    for path, content in _Walk(key, top.resolve(), shared).files(files, files.resolve()):
+    root = files.resolve()
+    for path, content in _Walk(key, top.resolve(), root, shared).files(files, root):
         target = work / "public" / app.static.url.strip("/") / path.relative_to(files)
         target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         os.link(content, target)
@@ -46,12 +47,13 @@ def publish_static(app: App, work: Path, environment: Environment) -> None:
 class _Walk:
     """Finds static files. Links are followed as Tornado does, so that the same URLs are served.
 
-    ``top``, and everything in it, belongs to root. Links that lead nowhere or to a directory around them are skipped, and so are
-    the paths of ``shared``, which have URLs of their own.
+    ``top``, and everything in it, belongs to root; ``root`` is the directory of the static files. Links that lead nowhere, to
+    code of the source or to a directory around them are skipped, and so are the paths of ``shared``, which have URLs of their own.
     """
 
     key: str
     top: Path
+    root: Path
     shared: Collection[Path]
     count: int = 0
 
@@ -88,7 +90,7 @@ class _Walk:
                 f"{self.key}: {path.name} in {path.parent.name} is a link to {content}, outside the source, which nginx does not "
                 "serve; remove it. If the app writes there, add the path to shared, with a url"
             )
-        return None if real.is_relative_to(content) else content
+        return content if content.is_relative_to(self.root) and not real.is_relative_to(content) else None
 
 
 def _publish_version(path: Path, name: str, versions: Path) -> None:

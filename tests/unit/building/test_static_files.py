@@ -59,24 +59,27 @@ def static(tmp_path: Path) -> Path:
     return directory
 
 
-def test_links_to_files_of_the_source_are_published(tmp_path: Path, static: Path) -> None:
-    (tmp_path / "src/assets").mkdir()
-    (tmp_path / "src/assets/logo.svg").write_text("logo")
+def test_links_to_static_files_are_published(tmp_path: Path, static: Path) -> None:
     (static / "b.css").symlink_to("css/a.css")
     (static / "chain.css").symlink_to("b.css")
     (static / "styles").symlink_to("css")
-    (static / "logo.svg").symlink_to("../assets/logo.svg")
     (static / "bundle").symlink_to("css/a.css")
     assert publish(tmp_path) == {
         "css/a.css": "a",
         "b.css": "a",
         "chain.css": "a",
         "styles/a.css": "a",
-        "logo.svg": "logo",
         "bundle": "a",
     }
     version = StaticFileHandler.get_content_version(str(static / "bundle"))
     assert {path.name for path in (tmp_path / "versions").iterdir()} >= {f"{version}.css", version}
+
+
+def test_links_to_code_of_the_source_are_skipped(tmp_path: Path, static: Path) -> None:
+    (tmp_path / "src/web.py").write_text("code")
+    (static / "web.py").symlink_to("../web.py")
+    (static / "above").symlink_to("..")
+    assert publish(tmp_path) == {"css/a.css": "a"}
 
 
 def test_links_that_lead_nowhere_or_to_a_directory_around_them_are_skipped(tmp_path: Path, static: Path) -> None:
