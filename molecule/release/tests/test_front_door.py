@@ -156,12 +156,14 @@ def test_last_answer_of_an_unhealthy_process_is_shown_once(site: Site, source: P
 def test_deploy_that_clients_do_not_reach_is_undone(site: Site, host: Host, source: Path, tmp_path: Path) -> None:
     status = ["playbooks/status.yml", HOST, "-e", f"json={tmp_path}/status.json"]
     live = host.check_output("readlink /srv/door/live/release")
-    host.check_output("sed -i 's/server_name door.test;/&\\n    return 404;/' /etc/nginx/funnel/app.door.conf && nginx -s reload")
+    edit = "sed -i 's/server_name door.test;/&\\n    return 404;/' /etc/nginx/funnel/app.door.conf && nginx -s reload"
+    host.check_output(edit)
     try:
         output = deploy_rejected(tmp_path, entry(source, env={"CHECK": "check1", "OTHER": "1"}))
         reason = "http://door.test does not reach the app: nginx answered /.funnel/health/door with 404 Not Found"
         assert re.search(rf"release \w+ was live for \d+ s and was rolled back: {re.escape(reason)}", output), output
         assert host.check_output("readlink /srv/door/live/release") == live
+        host.check_output(edit)  # the deploy has restored the site
         run_playbook(*status)
         assert any(reason in problem for problem in json.loads((tmp_path / "status.json").read_text())["problems"])
     finally:
