@@ -47,8 +47,8 @@ def publish_static(app: App, work: Path, environment: Environment) -> None:
 class _Walk:
     """Finds static files. Links are followed as Tornado does, so that the same URLs are served.
 
-    ``top``, and everything in it, belongs to root; ``root`` is the directory of the static files. Links that lead nowhere, to
-    code of the source or to a directory around them are skipped, and so are the paths of ``shared``, which have URLs of their own.
+    ``top``, and everything in it, belongs to root; ``root`` is the directory of the static files. Links that lead nowhere, to a
+    directory around them or to other files of the source are skipped, as are the paths of ``shared``, which have their own URLs.
     """
 
     key: str
