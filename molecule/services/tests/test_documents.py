@@ -161,7 +161,7 @@ def test_rejected_database_password_is_reported_and_previous_release_stays(
     release = sites["debian12"].get("/whoami").json["release"]
     status, output = run_site("debian12", tmp_path, {"tornado_apps": entries})
     assert status != 0
-    assert "failed: [debian12]" in output
+    assert "debian12: tornado_apps.sample: release" in output
     assert re.search(r"did not go live: process [01] answered GET /readyz with 503 Service Unavailable.* within 20 s", output)
     assert "the database rejected the credentials of this app: Authentication failed" in output
     assert "not-the-word" not in output
