@@ -158,7 +158,7 @@ def test_full_paths_are_passed_and_longest_prefix_wins(site: Site) -> None:
     assert seen["path"] == "/api/next/open/seen"
     assert site.get("/api/nowhere").json["error"]["status"] == 404, "the API must respond"
     moved = site.get("/api")
-    assert (moved.status, moved.headers["location"]) == (301, "/api/")
+    assert (moved.status, moved.headers["location"]) == (308, "/api/"), "the method is preserved"
 
 
 def test_spoofed_headers_are_ignored_below_a_prefix(host: Host, site: Site) -> None:

@@ -18,8 +18,8 @@ CHECKS: Mapping[str, Sequence[str]] = {
     "haproxy": ("/usr/sbin/haproxy", "-c", "-q", "-f", "/etc/haproxy/haproxy.cfg"),
 }
 
-#: A service that systemd has restarted this often, the last time less than so many seconds ago, restarts in a loop.
-LOOP_RESTARTS, LOOP_SECONDS = 3, 60.0
+#: A service that systemd has restarted this often within so many seconds restarts in a loop.
+LOOP_RESTARTS, LOOP_SECONDS = 6, 60
 
 #: Directories of kernel settings: systemd applies the files of all of them in the order of their names, sysctl.d(5).
 SYSCTL_DIRECTORIES = ("etc/sysctl.d", "run/sysctl.d", "usr/local/lib/sysctl.d", "usr/lib/sysctl.d")
@@ -39,8 +39,8 @@ def service_problems(names: Sequence[str]) -> Iterator[str]:
             yield f"{name}: its configuration is invalid, so that {then}: {reason}"
         elif not state.active:
             yield f"{name}: its last log lines are: {_last_words(name)}"
-        elif (restarts := _restarts(name)) >= LOOP_RESTARTS and systemd.age(state) < LOOP_SECONDS:
-            yield f"{name}: restarts in a loop, {restarts} times by now: {_last_words(name)}"
+        elif systemd.age(state) < LOOP_SECONDS and (restarts := _recent_restarts(name)) >= LOOP_RESTARTS:
+            yield f"{name}: restarts in a loop, {restarts} times in the last {LOOP_SECONDS} s: {_last_words(name)}"
         if not state.enabled:
             yield f"{name}: is not enabled, and will not start after a reboot; run site.yml"
 
@@ -56,8 +56,11 @@ def configuration_error(name: str) -> str:
     return error_text(tested.output) if tested.status != 0 else ""
 
 
-def _restarts(name: str) -> int:
-    return int(run(["systemctl", "show", "--property=NRestarts", "--value", systemd.unit_name(name)]).output.strip() or 0)
+def _recent_restarts(name: str) -> int:
+    """Return how often systemd has restarted a service lately, which its counter of all restarts does not tell."""
+    options = [f"--unit={systemd.unit_name(name)}", f"--since=-{LOOP_SECONDS}s", "--lines=1000"]
+    journal = run(["journalctl", *options, "--no-pager", "--quiet", "--output=cat"], check=False).output
+    return journal.count("Scheduled restart job")
 
 
 def _last_words(name: str) -> str:
