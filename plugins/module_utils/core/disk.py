@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 #: Directories to which the collection writes.
-DIRECTORIES = ("/", "/etc", "/opt", "/run", "/srv", "/tmp", "/var", "/var/lib", "/var/log")  # noqa: S108  # only measured
+DIRECTORIES = ("/", "/etc", "/opt", "/run", "/srv", tempfile.gettempdir(), "/var", "/var/lib", "/var/log")
 
 #: The texts of ENOSPC and EDQUOT.
 _FULL = (os.strerror(28), os.strerror(122))
@@ -24,8 +26,8 @@ def error_text(
         return text
     full: dict[int, str] = {}
     for directory in directories:
-        if os.path.isdir(directory):  # noqa: PTH112  # paths are only displayed
+        if Path(directory).is_dir():
             found = measure(directory)
             if found.f_bavail * found.f_frsize < _MIN_FREE or (found.f_files and not found.f_favail):
-                full.setdefault(os.stat(directory).st_dev, directory)  # noqa: PTH116
+                full.setdefault(Path(directory).stat().st_dev, directory)
     return f"{text}; full: {', '.join(full.values())}; free some space, then run this again" if full else text

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import PROC
+from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import PROC, socket_inodes
 
 #: Columns of /proc/net/tcp, and the state of a listener: proc(5) and the kernel's tcp_states.h.
 _LOCAL, _STATE, _INODE, _LISTEN = 1, 3, 9, "0A"
@@ -37,30 +36,20 @@ def tcp_listeners(proc: Path = PROC) -> list[Listener]:
     for pid in sorted(int(path.name) for path in proc.iterdir() if path.name.isdigit()):
         if len(found) == len(set(ports.values())):
             break
-        for inode in _sockets(proc / str(pid)):
-            if inode in ports and ports[inode] not in found:
+        for inode in socket_inodes(pid, proc) & ports.keys():
+            if ports[inode] not in found:
                 with contextlib.suppress(OSError):  # it has exited
                     found[ports[inode]] = _listener(proc / str(pid), ports[inode])
     return [found[port] for port in sorted(found)]
 
 
-def _listening(proc: Path) -> Iterator[tuple[str, int]]:
+def _listening(proc: Path) -> Iterator[tuple[int, int]]:
     """Yield the inode and the port of each listening socket."""
     for table in (proc / "net/tcp", proc / "net/tcp6"):
         for line in table.read_text(encoding="utf-8").splitlines()[1:] if table.exists() else ():
             row = line.split()
             if row[_STATE] == _LISTEN:
-                yield row[_INODE], int(row[_LOCAL].rpartition(":")[2], 16)
-
-
-def _sockets(process: Path) -> Iterator[str]:
-    """Yield the inodes of the sockets that a process has open."""
-    with contextlib.suppress(OSError), os.scandir(process / "fd") as descriptors:
-        for descriptor in descriptors:
-            with contextlib.suppress(OSError):
-                target = os.readlink(descriptor.path)  # noqa: PTH115  # there may be tens of thousands
-                if target.startswith("socket:["):
-                    yield target[8:-1]
+                yield int(row[_INODE]), int(row[_LOCAL].rpartition(":")[2], 16)
 
 
 def _listener(process: Path, port: int) -> Listener:

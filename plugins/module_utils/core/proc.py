@@ -134,11 +134,11 @@ def holds_socket(pid: int, inodes: set[int]) -> bool:
     return not inodes.isdisjoint(socket_inodes(pid))
 
 
-def socket_inodes(pid: int) -> set[int]:
-    """Return the inodes of the sockets that a process has open."""
+def socket_inodes(pid: int, base: Path | None = None) -> set[int]:
+    """Return the inodes of the sockets that a process has open; ``base`` differs from `PROC` in tests only."""
     found = set()
     with contextlib.suppress(OSError):
-        for descriptor in (PROC / str(pid) / "fd").iterdir():
+        for descriptor in ((base or PROC) / str(pid) / "fd").iterdir():
             with contextlib.suppress(OSError):
                 if match := re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink())):
                     found.add(int(match[1]))
