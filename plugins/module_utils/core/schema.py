@@ -146,7 +146,7 @@ def parse_each(
 
 def keys(schema: Any, path: str = "") -> Iterator[Key]:
     """Yield the keys of ``schema``, nested keys after the key that contains them."""
-    for field, annotation, rules in _fields(schema):
+    for field, annotation, rules in fields(schema):
         name = f"{path}{field.name}"
         doc = "".join(rule.text for rule in rules if isinstance(rule, Doc))
         bounds = ", ".join(_bounds(rules))
@@ -164,7 +164,7 @@ def closest_match(word: str, candidates: Iterable[str]) -> str | None:
 
 
 @functools.cache
-def _fields(schema: type) -> list[tuple[dataclasses.Field[Any], Any, tuple[Any, ...]]]:
+def fields(schema: type) -> list[tuple[dataclasses.Field[Any], Any, tuple[Any, ...]]]:
     """Return each field of ``schema`` with its bare type and the rules that ``Annotated`` adds.
 
     Fields with ``metadata={"internal": True}`` cannot be set by data.
@@ -180,7 +180,7 @@ def _fields(schema: type) -> list[tuple[dataclasses.Field[Any], Any, tuple[Any, 
 
 def _nested(annotation: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Yield the schemas in ``annotation`` with their paths; the path of dictionary values ends with ``*``."""
-    for kind in _members(annotation):
+    for kind in members(annotation):
         if dataclasses.is_dataclass(kind):
             yield path, kind
         elif get_origin(kind) is dict:
@@ -191,7 +191,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
+def members(annotation: Any) -> tuple[Any, ...]:
     """Return the members of a union, or ``annotation`` itself."""
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
@@ -199,7 +199,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 def _type_name(annotation: Any) -> str:
     """Return the name of the type in Ansible's documentation."""
     names: list[str] = []
-    for kind in _members(annotation):
+    for kind in members(annotation):
         if get_origin(kind) is Literal:
             names.extend(f'"{word}"' for word in get_args(kind))
         elif get_origin(kind) is list:
@@ -226,7 +226,7 @@ class _Parser:
         self.problems = problems
 
     def value(self, annotation: Any, data: object, path: str, rules: tuple[Any, ...] = ()) -> Any:
-        for kind in _members(annotation):
+        for kind in members(annotation):
             if _fits(kind, data):
                 return self._checked(kind, data, path, rules)
         self._reject(path, data, f"must be {_type_name(annotation)}", rules)
@@ -248,18 +248,18 @@ class _Parser:
         return data
 
     def _mapping(self, schema: Any, data: Mapping[str, object], path: str) -> Any:
-        fields = {field.name: (field, annotation, rules) for field, annotation, rules in _fields(schema)}
+        known = {field.name: (field, annotation, rules) for field, annotation, rules in fields(schema)}
         replaced: Mapping[str, str] = getattr(schema, "REPLACED", {})
         before = len(self.problems)
         for key in data:
-            if key not in fields and key in replaced:
+            if key not in known and key in replaced:
                 self.problems.append(f"{path}.{key}: {replaced[key]}")
-            elif key not in fields:
-                near = closest_match(str(key), fields)
-                right = f"did you mean {near}?" if near else f"valid keys are {', '.join(fields)}"
+            elif key not in known:
+                near = closest_match(str(key), known)
+                right = f"did you mean {near}?" if near else f"valid keys are {', '.join(known)}"
                 self.problems.append(f"{path}.{key}: unknown key; {right}")
         values = {}
-        for name, (field, annotation, rules) in fields.items():
+        for name, (field, annotation, rules) in known.items():
             if name in data:
                 values[name] = self.value(annotation, data[name], f"{path}.{name}", rules)
             elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
