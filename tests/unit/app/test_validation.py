@@ -439,3 +439,31 @@ def test_invalid_secrets_are_not_quoted() -> None:
 
 def test_load_does_not_check_host_limits() -> None:
     assert load({"shop": entry(open_files=1_000_000)})["shop"].open_files == 1_000_000
+
+
+def test_mistakes_of_schema_and_rules_are_reported_together() -> None:
+    keys = entry(drian=5, drain=-1, watch=["a.yml"], hooks={"build": "'"}, tls={"hsts": 60, "redirect": "no"}, env={"A-B": "x"})
+    found = problems({"shop": keys})
+    assert [problem.split(": ", 1)[0].removeprefix("tornado_apps.shop.") for problem in found] == [
+        *("drian", "tls.redirect", "drain", "watch", "hooks.build", "tls.hsts", "env.A-B"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "path"),
+    [
+        ({"run": {"command": "serve"}, "port": "8100"}, "port"),
+        ({"run": {"command": "serve"}, "prot": 8100}, "prot"),
+        ({"watch": ["a.yml"], "debug": "yes"}, "debug"),
+        ({"source": {"gti": "x", "version": "1"}}, "source.gti"),
+        ({"source": {"path": ".", "git": "x", "checksum": "sha256:0"}}, "source.checksum"),
+        ({"tls": {"provider": "acmee", "challenge": "dns"}}, "tls.provider"),
+        ({"services": {"mongodb": {"hosts": ["db"]}}, "env": {"MONGODB_URI": "x"}}, "services.mongodb.database"),
+        ({"processes": 2.5, "debug": True}, "processes"),
+    ],
+    ids=str,
+)
+def test_rules_about_an_invalid_key_wait_until_it_is_corrected(keys: dict[str, Any], path: str) -> None:
+    found = problems({"shop": entry(**keys)})
+    assert found[0].startswith(f"tornado_apps.shop.{path}: ")
+    assert all("set exactly one" in problem for problem in found[1:])
