@@ -224,6 +224,12 @@ def _type_name(annotation: Any) -> str:
     return " or ".join(names)
 
 
+def _requirement(annotation: Any) -> str:
+    """Return the type that a value must have, with the first key of a dict as an example."""
+    first = [fields(kind)[0][0].name for path, kind in _nested(annotation, "") if not path]
+    return f"must be {_type_name(annotation)}" + "".join(f", such as {{{name}: ...}}" for name in first)
+
+
 def _bounds(rules: tuple[Any, ...]) -> Iterator[str]:
     for rule in rules:
         if isinstance(rule, Range):
@@ -243,7 +249,7 @@ class _Parser:
         for kind in members(annotation):
             if _fits(kind, data):
                 return self._checked(kind, data, path, rules)
-        return self._reject(path, data, f"must be {_type_name(annotation)}", rules)
+        return self._reject(path, data, _requirement(annotation), rules)
 
     def _checked(self, kind: Any, data: Any, path: str, rules: tuple[Any, ...]) -> Any:
         if dataclasses.is_dataclass(kind):
@@ -272,7 +278,7 @@ class _Parser:
             if name in data:
                 values[name] = self.value(annotation, data[name], f"{path}.{name}", rules)
             elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-                self.problems.append(f"{path}.{name}: is required; must be {_type_name(annotation)}")
+                self.problems.append(f"{path}.{name}: is required; {_requirement(annotation)}")
                 invalid.add(name)
         invalid.update(self._exactly_one(schema, data, path))
         invalid.update(name for name, value in values.items() if value is _INVALID)
