@@ -304,12 +304,12 @@ class Operator:
         def record() -> None:
             app.undone[bad] = app.entry
             app.undone.pop(mark, None)
-            app.live, app.entry = mark, entry
+            app.live, app.entry = mark, entry | {"domains": app.domains}  # which belong to the site, not to a release
             app.code, app.setting = (int(number) for number in mark.split("."))
-            app.processes, app.health, app.domains = entry["processes"], entry["health"]["path"], entry["domains"]
+            app.processes, app.health = entry["processes"], entry["health"]["path"]
 
         again = Command(ROLLBACK, operation.command.apps, {"app": MAIN, "release": release})
-        reloads = entry["domains"] != app.entry["domains"] or entry["processes"] != app.entry["processes"]
+        reloads = any(entry[key] != app.entry[key] for key in ("health", "processes"))
         return Operation(f"rollback to {mark}", operation.command, {MAIN: mark}, reloads=reloads, again=again, on_success=record)
 
 
