@@ -39,10 +39,10 @@ BROKEN_HOOKS = ("build", "before_switch", "after_switch")
 
 #: The step of a deploy that a rollback preempts, and the keys that prolong it; open websockets prolong the drain.
 PREEMPTED: dict[str, dict[str, Any]] = {
-    "build": {"hooks": {"build": "sleep 30"}},
-    "before_switch": {"hooks": {"before_switch": "sleep 30"}},
-    "soak": {"soak": 30},
-    "drain": {"drain": 30},
+    "build": {"hooks": {"build": "sleep 120"}},
+    "before_switch": {"hooks": {"before_switch": "sleep 120"}},
+    "soak": {"soak": 120},
+    "drain": {"drain": 120},
 }
 
 
