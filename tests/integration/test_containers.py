@@ -53,6 +53,7 @@ def project() -> Iterator[Project]:
     """Build the image and start the services."""
     engine = Engine()
     try:
+        engine.make_image()
         running = Project(engine)
         running.compose("build", network=False)
         running.compose("up", "--detach")

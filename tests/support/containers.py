@@ -44,6 +44,8 @@ graphroot = "{directory}/storage/images"
 runroot = "{directory}/storage/run"
 """
 
+#: Prints the process that owns the namespaces, which may be a child of sudo.
+NAMESPACES = 'echo $$; exec unshare --mount --net --pid --fork --mount-proc sh -c "$0" "$1"'
 #: Prepares the namespaces, and holds them until its input ends: then the kernel kills all processes in them.
 HOLDER = """
 set -e
@@ -71,19 +73,17 @@ class Engine:
     """A container engine with storage, processes and a network of its own, which end with it."""
 
     def __init__(self) -> None:
-        """Prepare the namespaces and the image ``localhost/servers``, with Python, mongod and etcd."""
+        """Prepare the namespaces."""
         install(PACKAGES)
         self.root = as_root("run containers")
         self.directory = Path(tempfile.mkdtemp(prefix="containers-"))
         for name, text in (("containers.conf", CONTAINERS), ("storage.conf", STORAGE)):
             (self.directory / name).write_text(text.format(directory=self.directory))
-        unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "sh", "-c", HOLDER, str(self.directory)]
-        self.holder = subprocess.Popen([*self.root, *unshare], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = ["sh", "-c", NAMESPACES, HOLDER, str(self.directory)]
+        self.holder = subprocess.Popen([*self.root, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.holder.stdout is not None
+        self.pid = int(self.holder.stdout.readline())
         assert self.holder.stdout.readline() == "ready\n"
-        children = Path(f"/proc/{self.holder.pid}/task/{self.holder.pid}/children").read_text().split()
-        self.pid = int(children[0]) if self.root else self.holder.pid
-        self.make_image()
 
     def close(self) -> None:
         """Kill all containers, and remove all files."""
@@ -91,7 +91,7 @@ class Engine:
         run([*self.root, "rm", "--recursive", "--force", "--one-file-system", str(self.directory)], "remove the images")
 
     def make_image(self) -> None:
-        """Import a root file system of Debian, and add mongod and the package index of this machine."""
+        """Make the image ``localhost/servers`` of Debian with Python, mongod, etcd and the package index of this machine."""
         recipe = machine_recipe("bookworm")
         hooks = tuple(hook for hook in recipe.hooks if "certificates" in hook)
         archive = cached(replace(recipe, packages=IMAGE_PACKAGES, hooks=hooks))
