@@ -132,7 +132,7 @@ def serve_repository(host: Host, source: Path, key: str, directory: Path) -> Non
         ["git", "-C", str(source), "add", "."],
         ["git", "-C", str(source), "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "--quiet", "-mFirst"],
         ["git", "-C", str(source), "tag", "v1.0.0"],
-        ["git", "-C", str(source), "bundle", "create", "--quiet", str(repository), "main", "v1.0.0"],
+        ["git", "-C", str(source), "bundle", "create", "--quiet", str(repository), "HEAD", "main", "v1.0.0"],
     ]
     for command in commands:
         subprocess.run(command, check=True, capture_output=True, timeout=30)
