@@ -16,6 +16,9 @@ HOSTS = {
     "ubuntu2404": ["notes", "library", "guestbook", "lab", "dashboard", "pipeline", "primes", "shop"],
 }
 
+#: Seconds in which a process must become healthy.
+HEALTH_TIMEOUT = 240
+
 #: The password or token of each variable in a vault.
 SECRET = "correct-horse-battery-staple"
 
@@ -36,6 +39,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         **{f"vault_{name}": SECRET for name in ("gallery_password", "guestbook_secret_key", "lab_token")},
     }
     found = entries()
+    for keys in found.values():
+        # All apps of a host start at once, on processors that other scenarios use, too.
+        keys["health"] = {**keys.get("health", {}), "timeout": HEALTH_TIMEOUT}
     assert sorted(found) == sorted(name for names in HOSTS.values() for name in names)
     project = Project(
         directory,
