@@ -139,8 +139,9 @@ def serve_repository(host: Host, source: Path, key: str, directory: Path) -> Non
     content = b64encode(repository.read_bytes()).decode()
     host.check_output("printf %s | base64 -d > /srv/bundle", content)
     host.check_output(
-        "id git || useradd --home-dir /srv/git --shell /usr/bin/git-shell git; install -d -o git -g git /srv/git && "
-        "cd /srv/git && rm -rf %s && install -d -m 700 -o git -g git .ssh && echo %s > .ssh/authorized_keys && git clone --quiet --bare /srv/bundle %s && "
-        "chown -R git: .",
-        f"{source.name}.git", key, f"{source.name}.git",
+        "id git || useradd --home-dir /srv/git --shell /usr/bin/git-shell git; "
+        "install -d -o git -g git /srv/git && install -d -m 700 -o git -g git /srv/git/.ssh && "
+        "echo %s > /srv/git/.ssh/authorized_keys && rm -rf /srv/git/%s && "
+        "git clone --quiet --bare /srv/bundle /srv/git/%s && chown -R git: /srv/git",
+        key, repository.name, repository.name,
     )  # fmt: skip
