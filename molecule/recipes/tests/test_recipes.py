@@ -87,8 +87,8 @@ def test_django_admin_adds_a_photo(project: Project, users: dict[str, User]) -> 
         return found[1]
 
     login = "/admin/login/?next=/admin/"
-    form = {"username": "admin", "password": "correct-horse-battery-staple"}
-    assert user.post(login, csrfmiddlewaretoken=token(login), **form).headers.get("location") == "/admin/"
+    logged_in = user.post(login, csrfmiddlewaretoken=token(login), username="admin", password="correct-horse-battery-staple")
+    assert logged_in.headers.get("location") == "/admin/"
     assert user.get("/static/admin/css/base.css").status == 200
     add = "/admin/photos/photo/add/"
     added = user.post(add, files={"file": ("cat.png", COVER)}, csrfmiddlewaretoken=token(add), title="Cat")
