@@ -3,7 +3,8 @@
 A fleet is a set of connected hosts: one bridge, one /24 with outbound access, one SSH key. Its name belongs to this clone: fleets
 of the same name in other clones have their own bridges, networks and directories.
 
-A host is a root file system in which systemd-nspawn boots Debian's systemd, without a container engine or image registry. Its
+A host is a root file system in which systemd-nspawn boots Debian's systemd, without a container engine or image registry: an
+overlay of its own disk over the layers of a bare release and of a snapshot, mounted as long as the host runs. Its
 state is read from its control group, never from a process ID, which may be stale. A host that does not run (for example after a
 reboot of the machine) counts as powered off: `up` boots it, `down` removes it.
 
@@ -20,6 +21,7 @@ import signal
 import socket
 import subprocess
 import time
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from configparser import ConfigParser
@@ -27,8 +29,10 @@ from dataclasses import asdict, dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
+from tools import snapshots
 from tools.packages import ToolError, run, say
-from tools.rootfs import RELEASES, cached, locked, machine_recipe
+from tools.rootfs import RELEASES, cached, locked, machine_recipe, remove, remove_unused
+from tools.snapshots import Snapshot
 
 CLONE = Path(__file__).resolve().parent.parent
 STATE = Path("/var/lib/funnel-hosts")
@@ -47,12 +51,27 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 NETWORK = IPv4Network("10.213.0.0/16")
 BOOT_TIMEOUT = 90.0  # seconds; two to five are usual
 HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
+# The directories in which each host has files of its own, and their modes, which hide those of the layers below.
+DIRECTORIES = {
+    "etc": 0o755,
+    "etc/ssh": 0o755,
+    "etc/systemd": 0o755,
+    "etc/systemd/network": 0o755,
+    "root": 0o700,
+    "root/.ssh": 0o700,
+}
+# The options of the overlay: programs rename directories of lower layers, and need not wait until files are on the disk of this
+# machine, whose memory outlives a host. The kernel marks a volatile overlay in its work directory and mounts it only once.
+OVERLAY = "redirect_dir=on,volatile"
 # systemd-nspawn exits with 133 when the host reboots. Interrupted connections would keep the network link of the host, and its
 # name, for a minute.
 BOOT_LOOP = """
 echo $$ > "$1/cgroup.procs" || exit
-link=$2
-shift 2
+rm -rf "$2/work"
+mkdir "$2/work"
+mount -t overlay -o "$3,upperdir=$2/disk,workdir=$2/work" overlay "$2/root" || exit
+link=$4
+shift 4
 while ip link delete "$link" 2> /dev/null; systemd-nspawn "$@"; [ $? -eq 133 ]; do :; done
 """
 # Many machines have a smaller MTU than the bridge: without clamping, larger packets are lost.
@@ -74,12 +93,13 @@ table ip {table} {{
 
 @dataclass(frozen=True)
 class Host:
-    """A host of a fleet: name, code name of its Debian release, IPv4 address, and mounted directories of this machine."""
+    """A host of a fleet: name, code name of its release, IPv4 address, mounted directories of this machine, and lower layers."""
 
     name: str
     release: str
     address: str
     binds: Sequence[str] = ()
+    layers: Sequence[str] = ()
 
 
 def free_network(taken: Iterable[IPv4Network], first: int) -> IPv4Network:
@@ -132,11 +152,6 @@ def shared_files() -> dict[str, str]:
     }
 
 
-def remove(directory: Path) -> None:
-    """Remove a directory, except file systems that are mounted in it."""
-    run(["rm", "--recursive", "--force", "--one-file-system", str(directory)], f"remove {directory}")
-
-
 class Fleet:
     """The hosts of one fleet of this clone, with their network and files."""
 
@@ -167,9 +182,13 @@ class Fleet:
         partial.write_text(json.dumps(state, indent=2))
         partial.rename(self.directory / "fleet.json")
 
-    def root(self, name: str) -> Path:
-        """Return the root file system of a host."""
-        return self.directory / "hosts" / name / "root"
+    def files(self, name: str) -> Path:
+        """Return the directory of a host: its disk, the mount point of its root file system, and its console log."""
+        return self.directory / "hosts" / name
+
+    def disk(self, name: str) -> Path:
+        """Return the disk of a host: the upper layer of its root file system, with its own and its changed files."""
+        return self.files(name) / "disk"
 
     def running(self, name: str) -> bool:
         """Return whether a host has processes."""
@@ -196,21 +215,25 @@ class Fleet:
         except subprocess.TimeoutExpired:
             return subprocess.CompletedProcess(argv, 255, "", f"no answer within {BOOT_TIMEOUT:.0f} s")
 
-    def up(self, requests: Mapping[str, str | None], binds: Sequence[str] = ()) -> None:
+    def up(self, requests: Mapping[str, str | None], binds: Sequence[str] = (), snapshot: str | None = None) -> None:
         """Boot hosts, given as name to release; running hosts are not touched.
 
-        New hosts have the directories `binds` of this machine, at the same paths. Raises `ToolError` if a host exists with
-        another release, or cannot be created or booted; new hosts are then removed.
+        New hosts have the directories `binds` of this machine, at the same paths. They start from the `snapshot` of a host
+        with their name, if it has one. Raises `ToolError` if a host exists with another release, or cannot be created or
+        booted; new hosts are then removed.
         """
+        found = snapshots.find(CLONE, snapshot) if snapshot else {}
         for name, release in requests.items():
             if release and name in self.hosts and self.hosts[name].release != release:
                 raise ToolError(f"{name} exists with {RELEASES[self.hosts[name].release]}: remove it first, with `down`")
-        new = {name: release or "bookworm" for name, release in requests.items() if name not in self.hosts}
+            if release and name in found and found[name].release != release:
+                raise ToolError(f"the snapshot {snapshot} of {name} has {RELEASES[found[name].release]}")
+        new = {name: release for name, release in requests.items() if name not in self.hosts}
         started = time.monotonic()
         try:
             with locked(LOCK):
                 self._connect()
-            self._create(new, binds)
+            self._create(new, binds, found)
             booted = [name for name in requests if not self.running(name)]
             for name in booted:
                 self._boot(self.hosts[name])
@@ -239,7 +262,7 @@ class Fleet:
             self._write_names()
             self.save()
         with ThreadPoolExecutor() as pool:
-            list(pool.map(remove, [self.root(name).parent for name in names]))
+            list(pool.map(remove, map(self.files, names)))
         if self.hosts:
             return
         self._kill(CGROUP / self.mark)
@@ -270,6 +293,33 @@ class Fleet:
             time.sleep(0.1)
         self._wait(host)
 
+    def snapshot(self, key: str, names: Sequence[str]) -> None:
+        """Power hosts off, and turn them into snapshots with the name `key`, from which `up` starts new hosts.
+
+        Raises `ToolError` if the snapshot exists, or a host does not power off.
+        """
+        if snapshots.directory(CLONE, key).exists():
+            raise ToolError(f"the snapshot {key} exists: choose another name")
+        for name in names:
+            self.ssh(self.hosts[name], "systemctl poweroff")
+        deadline = time.monotonic() + BOOT_TIMEOUT
+        while on := list(filter(self.running, names)):
+            if time.monotonic() > deadline:
+                raise ToolError(f"{', '.join(on)} did not power off within {BOOT_TIMEOUT:.0f} s")
+            time.sleep(0.1)
+        hosts = {name: self.hosts[name] for name in names}
+        with locked(LOCK):
+            disks = {name: (self.disk(name), Snapshot(host.release, host.layers)) for name, host in hosts.items()}
+            snapshots.save(CLONE, key, disks)
+            snapshots.remove_stale(CLONE, key, self._used_layers())
+        self.down(names)
+
+    @staticmethod
+    def _used_layers() -> set[str]:
+        """Return the layers of all hosts of this machine."""
+        states = [json.loads(path.read_text()) for path in STATE.glob("*/fleet.json")]
+        return {layer for state in states for host in state["hosts"] for layer in host.get("layers", [])}
+
     def _connect(self) -> None:
         """Set up the network of the fleet: address range, bridge, masquerading, and SSH key."""
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -293,56 +343,70 @@ class Fleet:
         # ssh takes a key only if it belongs to the user who runs it.
         os.chown(self.key, int(os.environ.get("SUDO_UID", "0")), int(os.environ.get("SUDO_GID", "0")))
 
-    def _create(self, new: dict[str, str], binds: Sequence[str]) -> None:
-        """Create root file systems of new hosts, given as name to release, and add them to the whole fleet."""
+    def _create(self, new: Mapping[str, str | None], binds: Sequence[str], found: Mapping[str, Snapshot]) -> None:
+        """Create new hosts, given as name to release, from the snapshots `found` or bare, and add them to the fleet."""
         if not new or self.network is None:
             return
         shared = shared_files() | {"root/.ssh/authorized_keys": self.key.with_suffix(".pub").read_text()}
-        releases = sorted(set(new.values()))
+        bare = {name: release or "bookworm" for name, release in new.items() if name not in found}
+        releases = sorted(set(bare.values()))
+        with ThreadPoolExecutor() as pool:
+            roots = dict(zip(releases, pool.map(cached, map(machine_recipe, releases)), strict=True))
+        start = {name: found.get(name) or Snapshot(bare[name], [str(roots[bare[name]])]) for name in new}
         taken = {host.address for host in self.hosts.values()}
         free = (str(address) for address in list(self.network)[11:-1] if str(address) not in taken)
-        hosts = [Host(name, release, next(free), binds) for name, release in new.items()]
-        with ThreadPoolExecutor() as pool:
-            archives = dict(zip(releases, pool.map(cached, map(machine_recipe, releases)), strict=True))
-            files = [shared | own_files(host, self.network) for host in hosts]
-            list(pool.map(self._extract, hosts, [archives[host.release] for host in hosts], files))
+        hosts = [Host(name, start[name].release, next(free), binds, start[name].layers) for name in new]
+        for host in hosts:
+            files = shared | own_files(host, self.network)
+            # A bare host gets its ID when it boots for the first time.
+            self._format(host, files | ({"etc/machine-id": f"{uuid.uuid4().hex}\n"} if host.name in found else {}))
         self.hosts |= {host.name: host for host in hosts}
         self._write_names()
         self.save()
+        with locked(LOCK):
+            remove_unused(self._used_layers() | snapshots.layers())
 
     def _write_names(self) -> None:
         """Write the names of all hosts to their /etc/hosts, and their keys to known_hosts of this machine."""
         names = "".join(f"{host.address} {host.name}\n" for host in self.hosts.values())
         for host in self.hosts.values():
             self._write(host, {"etc/hosts": f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{names}"})
-        keys = {host.address: self.root(host.name) / f"{HOST_KEY}.pub" for host in self.hosts.values()}
+        keys = {host.address: self.disk(host.name) / f"{HOST_KEY}.pub" for host in self.hosts.values()}
         self.known_hosts.write_text("".join(f"{address} {key.read_text()}" for address, key in keys.items()))
 
-    def _extract(self, host: Host, archive: Path, files: Mapping[str, str]) -> None:
-        root = self.root(host.name)
-        remove(root.parent)  # the remains of a killed run
-        root.mkdir(parents=True)
-        tar = ["tar", "--extract", "--numeric-owner", "--xattrs", "--xattrs-include=*"]
-        run([*tar, f"--file={archive}", f"--directory={root}"], f"create the root file system of {host.name}")
-        keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", host.name, "-f", str(root / HOST_KEY)]
+    def _format(self, host: Host, files: Mapping[str, str]) -> None:
+        """Create the disk of a host with its own files."""
+        remove(self.files(host.name))  # the remains of a killed run
+        for path in (self.files(host.name) / "root", self.disk(host.name)):
+            path.mkdir(parents=True)
+        for name, mode in DIRECTORIES.items():
+            (self.disk(host.name) / name).mkdir(mode=mode)
+        keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", host.name, "-f", str(self.disk(host.name) / HOST_KEY)]
         run(keygen, "create an SSH host key")
-        (root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
         self._write(host, files)
 
     def _write(self, host: Host, files: Mapping[str, str]) -> None:
+        """Write files of a host: into its mounted root file system, which other processes do not see, or to its disk."""
+        root = self.disk(host.name)
+        if self.running(host.name):
+            loop = (CGROUP / self.mark / host.name / "cgroup.procs").read_text().split()[0]
+            root = Path(f"/proc/{loop}/root{self.files(host.name)}/root")
         for name, text in files.items():
-            path = self.root(host.name) / name
+            path = root / name
             path.unlink(missing_ok=True)
             path.write_text(text)
 
     def _boot(self, host: Host) -> None:
         cgroup = CGROUP / self.mark / host.name
         cgroup.mkdir(parents=True, exist_ok=True)
-        nspawn = [f"--directory={self.root(host.name)}", f"--machine={self._machine(host)}", f"--hostname={host.name}"]
+        files = self.files(host.name)
+        overlay = f"lowerdir={':'.join(host.layers)},{OVERLAY}"
+        nspawn = [f"--directory={files / 'root'}", f"--machine={self._machine(host)}", f"--hostname={host.name}"]
         nspawn += ["--boot", "--quiet", "--keep-unit", "--register=no", "--settings=no", "--resolv-conf=off"]
         nspawn += [f"--network-bridge={self.mark}", *(f"--bind={path}" for path in host.binds)]
         with self._log(host).open("a") as log:
-            argv = ["sh", "-c", BOOT_LOOP, "boot", str(cgroup), self._link(host), *nspawn]
+            unshare = ["unshare", "--mount", "--propagation=slave"]
+            argv = [*unshare, "sh", "-c", BOOT_LOOP, "boot", str(cgroup), str(files), overlay, self._link(host), *nspawn]
             loop = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         while not self.running(host.name) and loop.poll() is None:
             time.sleep(0.01)
@@ -369,7 +433,7 @@ class Fleet:
         return True
 
     def _log(self, host: Host) -> Path:
-        return self.directory / "hosts" / host.name / "console.log"
+        return self.files(host.name) / "console.log"
 
     def _last_console_line(self, host: Host) -> str:
         lines = self._log(host).read_text(errors="replace").split("\n")

@@ -104,12 +104,18 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         default=[],
         help="mount this directory into new hosts, at the same path (repeatable)",
     )
+    up.add_argument(
+        "--from", dest="snapshot", metavar="SNAPSHOT", type=parse_name, help="start new hosts from their snapshots of this name"
+    )
     listing = commands.add_parser("list", parents=[common], help="list name, address, release and state of each host")
     listing.add_argument("--json", action="store_true", help="print JSON in the format of Molecule's instance_config.yml")
     reboot = commands.add_parser("reboot", parents=[common], help="reboot hosts and wait until they run")
     reboot.add_argument("names", nargs="+", metavar="NAME")
     off = commands.add_parser("off", parents=[common], help="cut the power of hosts; `up` boots them again")
     off.add_argument("names", nargs="+", metavar="NAME")
+    snapshot = commands.add_parser("snapshot", parents=[common], help="turn hosts into snapshots, for `up --from`")
+    snapshot.add_argument("snapshot", type=parse_name, metavar="SNAPSHOT", help="name of the snapshots")
+    snapshot.add_argument("names", nargs="+", metavar="NAME")
     ssh = commands.add_parser("ssh", parents=[common], help="run a command, or a shell, on a host as root")
     ssh.add_argument("names", nargs=1, metavar="NAME")
     ssh.add_argument("remote", nargs=argparse.REMAINDER, metavar="COMMAND")
@@ -151,13 +157,15 @@ def perform(arguments: argparse.Namespace) -> None:
     with locked(fleet.lock):
         fleet.load()
         if arguments.command == "up":
-            fleet.up(dict(arguments.requests), arguments.bind)
+            fleet.up(dict(arguments.requests), arguments.bind, arguments.snapshot)
             return
         names = arguments.names or list(fleet.hosts)
         require_hosts(fleet, names)
         if arguments.command == "down":
             fleet.down(names)
             say(f"Removed {', '.join(names) or 'all remains'}")
+        elif arguments.command == "snapshot":
+            fleet.snapshot(arguments.snapshot, names)
         else:
             action = fleet.off if arguments.command == "off" else fleet.reboot
             for name in names:

@@ -1,7 +1,7 @@
-"""Root file systems of bare Debian and Ubuntu releases, built once with mmdebstrap and cached as tar archives.
+"""Root file systems of bare Debian and Ubuntu releases, built once with mmdebstrap; hosts share them as a lower layer.
 
-A recipe has all inputs: the mirrors of the machine's apt, its additional CA certificates and the packages. The archive is named
-by a hash of the recipe, so a changed recipe is rebuilt.
+A recipe has all inputs: the mirrors of the machine's apt, its additional CA certificates and the packages. The root file system
+is named by a hash of the recipe, so a changed recipe is rebuilt.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import re
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -74,17 +74,17 @@ class Recipe:
         return f"{RELEASES[self.release]} ({self.release})"
 
     @property
-    def archive(self) -> Path:
-        """The path of the cached root file system."""
+    def root(self) -> Path:
+        """The path of the cached root file system, in a directory of its own that is closed to other users."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-        return CACHE / f"{self.release}-{digest[:12]}.tar"
+        return CACHE / f"{self.release}-{digest[:12]}" / "root"
 
     def command(self, output: Path) -> list[str]:
-        """Return the command line that builds the root file system as a tar archive at `output`."""
+        """Return the command line that builds the root file system in the directory `output`."""
         return [
             "mmdebstrap",
             "--variant=minbase",
-            "--format=tar",
+            "--format=directory",
             f"--include={','.join(self.packages)}",
             *(f"--aptopt={option}" for option in self.apt_options),
             *(f"--customize-hook={hook}" for hook in self.hooks),
@@ -220,25 +220,37 @@ def locked(path: Path) -> Iterator[None]:
             return
 
 
-def cached(recipe: Recipe) -> Path:
-    """Return the archive of a root file system, and build it if it is not cached. Unused archives are removed.
+def remove(directory: Path) -> None:
+    """Remove a directory, except file systems that are mounted in it."""
+    run(["rm", "--recursive", "--force", "--one-file-system", str(directory)], f"remove {directory}")
 
-    Raises `ToolError` if the build fails; no partial archive remains.
+
+def cached(recipe: Recipe) -> Path:
+    """Return a root file system, and build it if it is not cached.
+
+    Raises `ToolError` if the build fails; no partial root file system remains.
     """
-    # The name is unique to this process: a builder whose parent was killed keeps writing to its own file.
-    archive, partial = recipe.archive, recipe.archive.with_suffix(f".{os.getpid()}.partial")
-    with locked(archive.with_suffix(".lock")):
-        if not archive.exists():
+    # The name is unique to this process: a builder whose parent was killed keeps writing to its own directory.
+    directory = recipe.root.parent
+    partial = directory.with_suffix(f".{os.getpid()}.partial")
+    with locked(directory.with_suffix(".lock")):
+        if not directory.exists():
             say(f"Building a root file system of {recipe.title}; this takes about half a minute and happens once")
             (CACHE / UBUNTU_KEY.name).write_bytes(UBUNTU_KEY.read_bytes())
             try:
+                partial.mkdir()
                 # mmdebstrap passes a descriptor to sh by its number, and Debian's sh supports only one digit: inherit none.
-                run(recipe.command(partial), f"build a root file system of {recipe.title}", close_fds=True)
-                partial.rename(archive)
+                run(recipe.command(partial / "root"), f"build a root file system of {recipe.title}", close_fds=True)
+                partial.chmod(0o700)
+                partial.rename(directory)
             finally:
-                partial.unlink(missing_ok=True)
-        archive.touch()
-    for other in (*CACHE.glob("*.tar"), *CACHE.glob("*.partial")):
-        if time.time() - other.stat().st_mtime > UNUSED_AFTER:
-            other.unlink(missing_ok=True)
-    return archive
+                remove(partial)
+        os.utime(directory)
+    return recipe.root
+
+
+def remove_unused(used: Collection[str]) -> None:
+    """Remove root file systems that were not requested for two weeks, except `used` ones, and the remains of killed builds."""
+    for root in CACHE.glob("*-*/root"):
+        if str(root) not in used and time.time() - root.parent.stat().st_mtime > UNUSED_AFTER:
+            remove(root.parent)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.snapshots import directory
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -133,6 +135,29 @@ def test_two_clones_boot_separate_hosts_concurrently(clone: Path, tmp_path: Path
         for copy in clones:
             run(copy, *command, "down", "--all")
     assert [used_resources(mark(copy)) for copy in clones] == [set(), set()]
+
+
+def test_host_starts_from_a_snapshot_with_an_identity_of_its_own(clone: Path) -> None:
+    hosts = ["python3", "-m", "tools.hosts"]
+    look = ["cat", "/root/kept", "/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub"]
+    try:
+        run(clone, *hosts, "up", "web1")
+        # A directory of the bare release is renamed, which an overlay must support.
+        run(clone, *hosts, "ssh", "web1", "mv /usr/share/doc /usr/share/moved; echo kept > /root/kept")
+        before = run(clone, *hosts, "ssh", "web1", *look).splitlines()
+        run(clone, *hosts, "snapshot", "before", "web1")
+        assert run(clone, *hosts, "list") == ""
+        run(clone, *hosts, "up", "--from", "before", "web1", "web2")
+        after = run(clone, *hosts, "ssh", "web1", *look).splitlines()
+        assert before[0] == after[0] == "kept"
+        assert not set(before[1:]) & set(after[1:]), "the ID and the key are those of another host"
+        assert run(clone, *hosts, "ssh", "web1", "ls -d /usr/share/moved /usr/share/doc || true") == "/usr/share/moved\n"
+        assert run(clone, *hosts, "ssh", "web2", "ls /root") == "", "a host without a snapshot is bare"
+        assert "web2" in run(clone, *hosts, "ssh", "web1", "cat /etc/hosts")
+    finally:
+        run(clone, *hosts, "down", "--all")
+        shutil.rmtree(directory(clone, "before").parent, ignore_errors=True)
+    assert used_resources(mark(clone)) == set()
 
 
 def test_interrupted_boot_cleans_up(clone: Path) -> None:

@@ -119,7 +119,7 @@ def test_ubuntu_is_verified_with_its_own_key() -> None:
     )
 
 
-def test_every_change_of_a_recipe_changes_its_archive() -> None:
+def test_every_change_of_a_recipe_changes_its_root_file_system() -> None:
     recipe = Recipe("bookworm", (f"deb {DEBIAN} bookworm main",), (), {})
     others = [
         dataclasses.replace(recipe, release="trixie"),
@@ -129,9 +129,9 @@ def test_every_change_of_a_recipe_changes_its_archive() -> None:
         dataclasses.replace(recipe, packages=(*recipe.packages, "vim")),
         dataclasses.replace(recipe, hooks=()),
     ]
-    assert len({variant.archive for variant in [recipe, *others]}) == 1 + len(others)
-    assert recipe.archive == dataclasses.replace(recipe).archive
-    assert recipe.archive.name.startswith("bookworm-")
+    assert len({variant.root for variant in [recipe, *others]}) == 1 + len(others)
+    assert recipe.root == dataclasses.replace(recipe).root
+    assert recipe.root.parent.name.startswith("bookworm-")
 
 
 def test_first_free_network_is_used_with_wraparound() -> None:
@@ -234,7 +234,7 @@ def test_host_is_forgotten_after_an_interrupted_removal(monkeypatch: pytest.Monk
     demo = Fleet("demo")
     demo.hosts = {name: Host(name, "bookworm", f"10.213.0.{number}") for number, name in enumerate(("demo1", "demo2"), 11)}
     for name in demo.hosts:
-        key = demo.root(name) / fleet.HOST_KEY
+        key = demo.disk(name) / fleet.HOST_KEY
         key.parent.mkdir(parents=True)
         key.with_suffix(".pub").write_text("ssh-ed25519 AAAA\n")
 
