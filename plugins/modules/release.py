@@ -149,6 +149,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest i
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import (
     Programs,
     build_release,
+    choose_undamaged,
     live_pushed_source,
     plan_release,
 )
@@ -250,9 +251,11 @@ def release(
         return {"changed": True, "id": "", "revision": "", "diff": difference(layout, unresolved)}
     programs = Programs(module.params["launcher"], json.loads(module.params["runner"]))
     planned = plan_release(app, revision, programs)
-    result: dict[str, Any] = {"id": planned.id, "revision": revision, "changed": not layout.is_built(planned.id)}
+    result: dict[str, Any] = {"id": planned.id, "revision": revision}
     if not module.params["again"] and (notice := rollback_notice(layout, planned.id)):
         return result | {"changed": False, "rolled_back": notice}
+    planned = choose_undamaged(layout, planned)
+    result |= {"id": planned.id, "changed": not layout.is_built(planned.id)}
     if not result["changed"]:
         return result
     result["diff"] = difference(layout, f"{planned.summary}\n")

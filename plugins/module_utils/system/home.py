@@ -118,6 +118,9 @@ def _ensure_directory(path: Path, mode: int, owner: str, group: str) -> bool:
         state = path.stat()
         if (state.st_mode & 0o7777, state.st_uid, state.st_gid) == (mode, uid, gid):
             return False
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
+        kind = "a symbolic link" if path.is_symlink() else "a file"
+        raise BuildError(f"{path} must be a directory, but is {kind}; move it away, or mount the other directory there")
     path.mkdir(mode=0o700, exist_ok=True)
     private.set_owner(path, uid, gid, mode)
     return True
