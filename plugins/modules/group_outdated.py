@@ -13,7 +13,7 @@ description:
     to a group unless all of them are up to date. The host is not contacted.
   - "Together with C(meta: end_play), a play compares its hosts with tasks that the next play runs on the outdated ones only."
   - A host also counts as outdated if a task fails, or uses an action of another collection and is not skipped.
-version_added: 0.2.0
+version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:
   key:
