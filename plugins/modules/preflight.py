@@ -167,7 +167,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing impo
 from ansible_collections.funnel.tornado.plugins.module_utils.status.apps import live_apps
 from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import collect_host_state
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
-from ansible_collections.funnel.tornado.plugins.module_utils.system.home import is_managed
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import build_environment, is_managed
 from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import (
     PackagesError,
     find_unavailable,
@@ -230,6 +230,7 @@ def find_settled(inputs: str) -> dict[str, dict[str, str]]:
     """Return the settled releases among those with these inputs, by app."""
     if not inputs:
         return {}
+    os.environ.update(build_environment())  # certificates and proxy for git
     data = json.loads(inputs)
     return settled_releases(data["apps"], data["revisions"], Programs(data["launcher"], json.loads(data["runner"])))
 

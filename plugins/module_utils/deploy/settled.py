@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
+from ansible_collections.funnel.tornado.plugins.module_utils.building import git
 from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import directory_revision
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import content_hash, read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs, live_pushed_source, plan_release
@@ -50,7 +51,7 @@ def fixed_revision(app: App, local: str) -> str | None:
 def settled_releases(entries: Mapping[str, Any], revisions: Mapping[str, str], programs: Programs) -> dict[str, dict[str, str]]:
     """Return the settled releases by app, with their ids, revisions and contents.
 
-    Apps that something else deploys at the moment, or whose revision depends on a repository, are omitted.
+    Apps that something else deploys at the moment are omitted.
 
     :arg entries: the complete entries of the apps.
     :arg revisions: the hashes of the sources on the controller, by app.
@@ -69,11 +70,13 @@ def _settled_release(app: App, local: str, programs: Programs) -> dict[str, str]
     layout = Layout(app.name)
     if not is_complete(layout) or read_holder(layout) is not None:
         return None
-    if app.source.push is None:
-        revision = fixed_revision(app, local)
-    else:
+    if app.source.push is not None:
         pushed = live_pushed_source(layout)
         revision = pushed.revision if pushed else None
+    elif app.source.git is not None:
+        revision = git.query_commit(layout, app)
+    else:
+        revision = fixed_revision(app, local)
     if revision is None:
         return None
     release = plan_release(app, revision, programs).id
