@@ -108,18 +108,15 @@ class CallbackModule(CallbackBase):
         report, task, found = self.report, result.task, result.result
         if report is None or "results" in found:
             return
-        name, host = task.resolved_action or task.action, result.host.get_name()
+        name, host = task.action, result.host.get_name()
         if name == f"{COLLECTION}.release" and "item" in found:
             report.add_release(host, str(found["item"]), found)
         elif name == f"{COLLECTION}.switch" and "apps" in found:
             report.add_switches(host, found["apps"])
             if self.notifier and any(outcome.get("undone") for outcome in found["apps"].values()):
                 self.notifier.send(report.message("undo"))
-        elif name == f"{COLLECTION}.file_set" and (report.check or not result.task_fields.get("check_mode")):
-            arguments = result.task_fields.get("args")
-            service = arguments.get("service") if isinstance(arguments, Mapping) else None
-            if isinstance(service, Mapping):
-                report.add_service(host, str(service.get("name", "")), str(found.get("service", "")))
+        elif name == f"{COLLECTION}.file_set" and (report.check or not task.check_mode):  # not the check before the switch
+            report.add_service(host, found.get("service_name", ""), found.get("service", ""))
 
     def v2_playbook_on_stats(self, stats: AggregateStats) -> None:
         """Display the report and send the last notification."""
