@@ -48,7 +48,7 @@ class CallbackModule(CallbackBase):
         if self.report is not None or not operation:
             return
         manager = play.get_variable_manager()
-        hosts = [host for host in manager._inventory.get_hosts("app_hosts") if host]
+        hosts = manager._inventory.get_hosts("app_hosts")
         variables = manager.get_vars(play=play, host=hosts[0] if hosts else None)
         templar = Templar(loader=play.get_loader(), variables=variables)
 
