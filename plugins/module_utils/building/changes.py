@@ -15,7 +15,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 FIRST, CODE, DEPENDENCIES, COLLECTION, BUILD = "first release", "code", "dependencies", "collection", "build settings"
 
 #: Keys of the entry by field of the manifest, where the names differ; an empty one is part of another field.
-KEYS = {"revision": CODE, "host": "domains", "hooks_once": "hooks", "hooks_timeout": "hooks.timeout", "runner": "run"}
+KEYS = {"revision": CODE, "host": "domains", "hooks_timeout": "hooks.timeout", "runner": "run"}
 
 #: Keys of the entry by option of the runner.
 RUNNER_KEYS = {
@@ -70,6 +70,8 @@ def _manifest_reasons(before: Mapping[str, Any], after: Mapping[str, Any], app: 
             continue
         if name == "environment":
             yield from _variables("env", old, new, app.services.environment)
+        elif name == "hooks_once":
+            yield from (f"hooks.{step}" for step in {*old} ^ {*new})
         elif name == "argv" and before["runner"] and after["runner"]:
             yield from (RUNNER_KEYS.get(option, "run") for option in _changed(_options(old), _options(new)))
         elif name == "argv":

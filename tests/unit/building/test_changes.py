@@ -65,6 +65,7 @@ def reasons(layout: Layout, entry: App, revision: str = "r1", programs: Programs
         ({"domains": ["a.test"]}, {"domains": ["b.test"]}, ["domains"]),
         ({}, {"health": {"path": "/up", "status": [200, 401]}}, ["health.path", "health.status"]),
         ({"hooks": {"build": "make"}}, {"hooks": {"build": "make all", "timeout": 9}}, ["hooks.build", "hooks.timeout"]),
+        ({}, {"hooks": {"before_switch": {"command": "true", "once": True}}}, ["hooks.before_switch"]),
         ({}, {"workers": {"queue": {"command": "python -m shop.queue"}}}, ["workers.queue"]),
         ({}, {"services": {"syslog": {"host": "logs1"}}}, ["services"]),
         ({}, {"packages": ["ffmpeg"]}, ["build settings"]),
