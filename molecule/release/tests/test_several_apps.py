@@ -48,7 +48,7 @@ def assert_reported(hooks: Hooks, output: str, names: list[str]) -> None:
     body = hooks.received[1][2]
     assert body["seconds"] > 0
     deployed = {host: change["reasons"] for change in body["changes"] for host in change["hosts"] if change["app"] == "sample"}
-    assert deployed == dict.fromkeys(names, ["env.NEW"])
+    assert deployed == {name: ["env.NEW"] for name in names}
     assert "t0ken" not in output
 
 
