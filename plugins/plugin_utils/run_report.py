@@ -279,4 +279,4 @@ def _json(row: Row) -> dict[str, Any]:
 
 def _first_line(message: object) -> str:
     lines = str(message).strip().splitlines()
-    return lines[0][:MESSAGE_LENGTH] if lines else ""
+    return lines[0].rstrip(":")[:MESSAGE_LENGTH] if lines else ""

@@ -99,7 +99,7 @@ def test_failures_show_what_was_tried_and_why_it_failed() -> None:
     for host in WEB[:4]:
         run.add_release(host, "shop", built())
     run.add_switches("web1", {"shop": switched()})
-    run.add_switches("web2", {"shop": failed("shop: was live for 2 s\nlog", undone=True)})
+    run.add_switches("web2", {"shop": failed("shop: was live for 2 s:\nlog", undone=True)})
     run.add_switches("web3", {"shop": failed("shop: did not go live")})
     run.add_unreachable("web4")
     run.add_release("web1", "blog", {"failed": True, "msg": "tornado_apps.blog: no disk"})
