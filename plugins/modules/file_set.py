@@ -154,6 +154,11 @@ service:
   returned: success
   type: str
   sample: reload
+service_name:
+  description: Name of the service.
+  returned: if the host was not known to be up to date
+  type: str
+  sample: nginx
 """
 
 import os

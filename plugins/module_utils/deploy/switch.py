@@ -62,6 +62,10 @@ class SwitchError(Exception):
     """A release did not go live or was rolled back; the previous one is live. The message has the process and its log."""
 
 
+class UndoneError(SwitchError):
+    """A release was live, and was rolled back by the switch itself."""
+
+
 @dataclass
 class SwitchResult:
     """The result: ``steps`` are ``{name, seconds}`` in order; ``changed`` is False if there was nothing to do."""
@@ -347,7 +351,7 @@ class Switcher:
         except ProcessGroupError as error:
             seconds = time.monotonic() - began
             self._roll_back(slot, str(error).splitlines()[0])
-            raise SwitchError(f"{self._name()} was live for {seconds:.0f} s and was rolled back: {error}") from error
+            raise UndoneError(f"{self._name()} was live for {seconds:.0f} s and was rolled back: {error}") from error
 
     def _ask_front_door(self) -> None:
         """Require that the reverse proxy serves the release. A rollback or restart stays live: the old slot is no better served.
