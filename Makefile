@@ -97,9 +97,9 @@ newest: ## unit tests and the default scenario, with the newest ansible-core on 
 	@$(MAKE) --no-print-directory VENV=.cache/newest PYTHON=$(NEWEST) unit molecule
 
 .PHONY: bench
-bench: $(VENV)/installed ## benchmarks, compared to a manual setup
+bench: $(VENV)/installed ## benchmarks, compared to a manual setup; PART=static measures one part
 	@$(PYTHON) -m tools.packages wrk
-	@$(VENV)/bin/python -m tests.bench
+	@$(VENV)/bin/python -m tests.bench $(PART)
 
 .PHONY: docs
 docs: $(VENV)/installed ## generate the reference of keys, variables, modules and filters
