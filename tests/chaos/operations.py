@@ -39,10 +39,10 @@ BROKEN_HOOKS = ("build", "before_switch", "after_switch")
 
 #: The step of a deploy that a rollback preempts, and the keys that prolong it; open websockets prolong the drain.
 PREEMPTED: dict[str, dict[str, Any]] = {
-    "build": {"hooks": {"build": "sleep 30"}},
-    "before_switch": {"hooks": {"before_switch": "sleep 30"}},
-    "soak": {"soak": 30},
-    "drain": {"drain": 30},
+    "build": {"hooks": {"build": "sleep 120"}},
+    "before_switch": {"hooks": {"before_switch": "sleep 120"}},
+    "soak": {"soak": 120},
+    "drain": {"drain": 120},
 }
 
 
@@ -115,7 +115,7 @@ class Operator:
         entry = {
             "source": {"path": str(path) if path.exists() else self.source(str(app.code))},
             "run": {"app": "sample_app.web:make_app"},
-            "health": {"path": app.health, "timeout": 15},
+            "health": {"path": app.health, "timeout": 30},
             "domains": app.domains,
             "processes": app.processes,
             "drain": 2,
@@ -304,12 +304,12 @@ class Operator:
         def record() -> None:
             app.undone[bad] = app.entry
             app.undone.pop(mark, None)
-            app.live, app.entry = mark, entry
+            app.live, app.entry = mark, entry | {"domains": app.domains}  # which belong to the site, not to a release
             app.code, app.setting = (int(number) for number in mark.split("."))
-            app.processes, app.health, app.domains = entry["processes"], entry["health"]["path"], entry["domains"]
+            app.processes, app.health = entry["processes"], entry["health"]["path"]
 
         again = Command(ROLLBACK, operation.command.apps, {"app": MAIN, "release": release})
-        reloads = entry["domains"] != app.entry["domains"] or entry["processes"] != app.entry["processes"]
+        reloads = any(entry[key] != app.entry[key] for key in ("health", "processes"))
         return Operation(f"rollback to {mark}", operation.command, {MAIN: mark}, reloads=reloads, again=again, on_success=record)
 
 
