@@ -356,8 +356,13 @@ class Switcher:
     def _ask_front_door(self) -> None:
         """Require that the reverse proxy serves the release. A rollback or restart stays live: the old slot is no better served.
 
+        The replacement of a damaged slot also stays live; the sites of a run, which may be damaged as well, are applied next.
+
         :raises ProcessGroupError: when it does not.
         """
+        old = self.layout.inactive_slot()
+        if self.layout.slot(old).exists() and not is_usable(self.layout, old):
+            return
         self._unserved = front_door.problem(self.layout, patient=True)
         if self._unserved and self.request.forward:
             raise ProcessGroupError(self._unserved)
