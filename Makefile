@@ -91,6 +91,10 @@ molecule-%: $(VENV)/installed
 	@trap '$(HOSTS) down --all --fleet molecule-$*; exit 130' INT TERM; \
 		MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/.cache/molecule/$* molecule test --scenario-name $*
 
+.PHONY: chaos
+chaos: $(VENV)/installed ## random operations and faults under load; SEED=n MINUTES=m RELEASE=noble; STEPS=3,5-7 replays steps
+	@$(VENV)/bin/python -m tests.chaos $(SEED:%=--seed %) $(MINUTES:%=--minutes %) $(STEPS:%=--steps %) $(RELEASE:%=--release %)
+
 .PHONY: newest
 newest: ## unit tests and the default scenario, with the newest ansible-core on the newest Python
 	@[[ "$(NEWEST)" ]] || { echo "Python 3.12 or newer is required; found neither python3.13 nor python3.12" >&2; exit 1; }

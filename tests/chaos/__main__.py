@@ -1,0 +1,91 @@
+"""Random operations and faults on a host under load (``make chaos``), with checks of what clients and the host show.
+
+The steps are drawn by this program: the stateful testing of Hypothesis begins each of its many examples with a fresh state, which
+is a minute of booting and provisioning here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import secrets
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tests.chaos.host import Host
+from tests.chaos.sequence import Sequence, summary
+
+#: The seed that every run of the test suite has, besides a random one.
+FIXED_SEED = 1
+
+#: Lines of the last playbook that a failure prints.
+SHOWN_LINES = 60
+
+
+def parse_steps(text: str) -> list[int]:
+    """Return step numbers such as ``3,5-7``."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def shortened(steps: list[int]) -> Iterator[list[int]]:
+    """Yield shorter sequences that end with the step that failed."""
+    for count in (1, 2, 4, 8):
+        if count < len(steps):
+            yield steps[-count:]
+
+
+def main() -> int:
+    """Boot a host, run the seeds, and remove the host; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, action="append", help=f"replay a seed (default: {FIXED_SEED}, and a random one)")
+    parser.add_argument("--minutes", type=float, default=1.0, help="duration of each seed (default: %(default)g)")
+    parser.add_argument("--steps", type=parse_steps, help="run only these steps of a seed, such as 3,5-7")
+    parser.add_argument("--release", default="bookworm", help="release of the host (default: %(default)s)")
+    parser.add_argument("--fleet", default="chaos", help="name of the fleet (default: %(default)s)")
+    parser.add_argument("--keep", action="store_true", help="leave the host running; the next run uses it")
+    arguments = parser.parse_args()
+    total: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as directory:
+        host = Host(arguments.fleet, arguments.release, Path(directory))
+        try:
+            for seed in arguments.seed or (FIXED_SEED, secrets.randbelow(10**6)):
+                sequence = Sequence(host, seed)
+                if not run(sequence, arguments.steps or itertools.count(1), arguments.minutes):
+                    report(sequence, shorten=not arguments.steps)
+                    return 1
+                total += sequence.counts
+        finally:
+            if not arguments.keep:
+                host.power("down", "--all")
+    sys.stdout.write(f"no violation; {summary(total)}\n")
+    return 0
+
+
+def run(sequence: Sequence, steps: Iterable[int], minutes: float) -> bool:
+    """Run steps of a sequence."""
+    sequence.note(f"seed {sequence.seed}")
+    return sequence.run(steps, minutes)
+
+
+def report(sequence: Sequence, *, shorten: bool) -> None:
+    """Print how to replay a failure, and the shortest sequence of its steps that fails as well."""
+    lines = sequence.output.splitlines()[-SHOWN_LINES:]
+    sys.stdout.write("\n".join(["", "the last playbook:", *lines, "", "history:", *sequence.history, ""]))
+    steps = list(range(1, sequence.counts["steps"] + 1))
+    sys.stdout.write(f"replay: make chaos SEED={sequence.seed} STEPS=1-{len(steps)}\n")
+    for fewer in shortened(steps) if shorten else ():
+        again = Sequence(sequence.host, sequence.seed)
+        if not run(again, fewer, 60):
+            sys.stdout.write(f"shorter: make chaos SEED={sequence.seed} STEPS={','.join(map(str, fewer))}\n")
+            return
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""The host under test: its power, commands as root, and playbooks of an operator."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.support.ansible_server import Run, Server
+from tools import hosts as hosts_tool
+from tools.fleet import CLONE as ROOT
+from tools.fleet import Fleet
+
+NAME = "app1"
+
+#: Maximum duration of a playbook in seconds.
+TIMEOUT = 240.0
+
+#: Plain output, and a connection per task, as a host that loses power would leave a persistent connection hanging.
+ENVIRONMENT = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_SSH_EXTRA_ARGS": ""}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A playbook with its options and the desired apps."""
+
+    playbook: str
+    apps: Mapping[str, Mapping[str, Any]]
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """Return the command as an operator types it, without the inventory."""
+        return " ".join([self.playbook, *(f"-e {name}={value}" for name, value in self.options.items())])
+
+
+class Host:
+    """One booted host, provisioned by its first playbook."""
+
+    def __init__(self, fleet: str, release: str, directory: Path) -> None:
+        """Boot the host; ``directory`` receives the inventory and the variables of each run."""
+        self.fleet_name, self.directory = fleet, directory
+        self.power("up", f"{NAME}:{release}")
+        self.fleet = Fleet(fleet)
+        self.address = self.fleet.hosts[NAME].address
+        self.inventory = directory / "inventory.yml"
+        found: Any = hosts_tool.inventory(self.fleet, "app_hosts")
+        self.inventory.write_text(yaml.safe_dump({"app_hosts": {"hosts": found["_meta"]["hostvars"]}}))
+        self.environment = os.environ | ENVIRONMENT
+        self.server = Server(ROOT, self.environment)
+        self.runs = 0
+
+    def power(self, command: str, *names: str) -> None:
+        """Run the command ``up``, ``off``, ``reboot`` or ``down`` of ``tools.hosts``."""
+        subprocess.run(
+            [sys.executable, "-m", "tools.hosts", command, "--fleet", self.fleet_name, *(names or (NAME,))],
+            cwd=ROOT,
+            check=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=200,
+        )
+
+    def run(self, *command: str, seconds: float = 60) -> str:
+        """Run a command as root and return its output. Raises `OSError` if it fails or the host does not answer."""
+        argv = self.fleet.ssh_command(self.fleet.hosts[NAME], shlex.join(command))
+        try:
+            done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=seconds, stdin=subprocess.DEVNULL)
+        except subprocess.TimeoutExpired as error:
+            raise OSError(str(error)) from error
+        if done.returncode != 0:
+            raise OSError(f"{command[0]}: exit status {done.returncode}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def python(self, code: str, *arguments: str) -> Any:
+        """Run Python code as root and return its output, parsed as JSON."""
+        return json.loads(self.run("python3", "-c", code, *arguments))
+
+    def start(self, command: Command) -> Run:
+        """Start a playbook."""
+        self.runs += 1
+        variables = self.directory / f"variables-{self.runs}.yml"
+        variables.write_text(yaml.safe_dump({"limits_open_files": 16384, "tornado_apps": command.apps}))
+        argv = ["ansible-playbook", command.playbook, "-i", str(self.inventory), "-e", f"@{variables}"]
+        for name, value in command.options.items():
+            argv += ["-e", f"{name}={value}"]
+        return self.server.start(argv, ROOT, self.environment)
+
+
+def finish(run: Run) -> tuple[int, str]:
+    """Wait for the end of a playbook; return its exit status and output."""
+    try:
+        output, _ = run.communicate(TIMEOUT)
+    except subprocess.TimeoutExpired:
+        run.kill()
+        output, _ = run.communicate(30)
+        return run.wait(30), f"{output}\nkilled after {TIMEOUT:g} s"
+    return run.wait(30), output
+
+
+def now() -> float:
+    """Return the time, which the hosts share with this machine."""
+    return time.time()
