@@ -128,11 +128,11 @@ def test_streamlit_keeps_the_session_and_reads_an_upload(users: dict[str, User],
     browser.get(f"http://{users['explorer'].site.name}/")
     shows(browser, "Explorer 1")
     for count in (1, 2, 3):
-        [button] = [one for one in browser.find_elements(By.CSS_SELECTOR, "button") if one.text == "Add"]
-        button.click()
+        WebDriverWait(browser, 40).until(lambda _: browser.execute_script(PRESS, "Add"))
         shows(browser, f"Count: {count}")
     file = tmp_path / "words.txt"
     file.write_text("one two three four")
+    WebDriverWait(browser, 40).until(lambda _: browser.find_elements(By.CSS_SELECTOR, "input[type=file]"))
     browser.find_element(By.CSS_SELECTOR, "input[type=file]").send_keys(str(file))
     shows(browser, "4 words")
 
@@ -151,6 +151,11 @@ FIND = """(function find(root) {
   return [...root.querySelectorAll("*")].flatMap((one) =>
     [...(one.matches("button.bk-btn") ? [one] : []), ...(one.shadowRoot ? find(one.shadowRoot) : [])]);
 })"""
+
+#: Presses the button with a text, and returns whether there is one; pages replace their elements while they load.
+PRESS = """const button = [...document.querySelectorAll("button")].find((one) => one.innerText.trim() === arguments[0]);
+button?.click();
+return Boolean(button);"""
 
 TEXT = """return (function text(root) {
   return [...root.childNodes].map((one) => (one.nodeType === 3 ? one.data : "") +
