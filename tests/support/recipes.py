@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 import uuid
 from base64 import b64encode
 from collections.abc import Mapping
@@ -99,8 +98,7 @@ class Project:
             for variables in hosts.values()
             for app, keys in variables["tornado_apps"].items()
         }
-        self.seconds: dict[str, float] = {}
-        # The package index of this machine, as that of pip in tools/fleet.py.
+        # The hosts trust the additional CA certificates of this machine, but Node has its own.
         (directory / "ticker/.npmrc").write_text("cafile=/etc/ssl/certs/ca-certificates.crt\n")
         inventory = {"app_hosts": {"hosts": {name: dict(variables) for name, variables in hosts.items()}}}
         (self.directory / "hosts.yml").write_text(yaml.safe_dump(inventory, sort_keys=False))
@@ -109,9 +107,7 @@ class Project:
         """Run a playbook of the collection, and return its output."""
         command = ["ansible-playbook", str(ROOT / playbook), "-i", "hosts.yml", *options]
         environ = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
-        began = time.monotonic()
         done = subprocess.run(command, cwd=self.directory, env=environ, capture_output=True, text=True, timeout=900)
-        self.seconds[playbook] = time.monotonic() - began
         assert done.returncode == 0, "\n".join((done.stdout + done.stderr).splitlines()[-80:])
         return done.stdout
 
