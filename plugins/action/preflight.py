@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,12 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ansible_collections.funnel.tornado.plugins.action.certificates import read_files
-from ansible_collections.funnel.tornado.plugins.action.release import local_source, with_versions
+from ansible_collections.funnel.tornado.plugins.action.release import (
+    entry_digest,
+    local_source,
+    release_inputs,
+    with_versions,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.app.coexistence import (
     Others,
     Proxy,
@@ -64,8 +70,14 @@ class ActionModule(ModuleAction):
             problems += error.problems
         self._fail_on([*problems, *unknown_apps(arguments["names"], entries if isinstance(entries, dict) else [])])
         packages = sorted({package for app in apps.values() for package in app.packages})
-        host = self.run_module({"apps": {}, "key": KEY, "packages": packages}, variables)
-        return host if host.get("failed") else self._compare(apps, host, variables)
+        named = [apps[name] for name in arguments["names"] or apps]
+        inputs = json.dumps(release_inputs(named, self._loader.get_basedir()))
+        host = self.run_module({"apps": {}, "key": KEY, "packages": packages, "releases": inputs}, variables)
+        if host.get("failed"):
+            return host
+        for name, release in host["host_state"]["releases"].items():
+            release["entry"] = entry_digest(apps[name])
+        return self._compare(apps, host, variables)
 
     def _compare(self, apps: Mapping[str, App], host: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Return the host state with warnings; fail with every conflict of the apps with the host and what else it serves."""

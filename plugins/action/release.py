@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.validation impo
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.plugin_utils import source_packing
+from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import KEY, load_host_state
 from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
 
 #: Directory of the launcher and the runner, which are copied into each release.
@@ -51,6 +55,11 @@ class ActionModule(ModuleAction):
             app = load({name: entries[name]}, complete=False)[name]
         except InvalidDataError as error:
             raise AnsibleActionFail(str(error)) from error
+        known = load_host_state(self._templar, task_vars or {}).releases.get(name, {})
+        if known.get("entry") == entry_digest(app) and not (arguments["again"] or arguments["preempt"]):
+            release = {"id": known["id"], "live": known["id"], "revision": known["revision"], "content": known["content"]}
+            return {"changed": False, "waiting": False, "settled": True, "once": app.may_run_once} | release
+        self.require_host()
         local = local_source(app, self._loader.get_basedir())
         options = {option: arguments[option] for option in ("version", "again", "preempt", "wait")}
         result = self._release(app, local, options, task_vars or {})
@@ -63,7 +72,7 @@ class ActionModule(ModuleAction):
             "apps": {},
             "app": json.dumps(build_entry(app)),
             "revision": revision(app, local) if local else "",
-            "launcher": (PROGRAMS / "launch.py").read_text(encoding="utf-8"),
+            "launcher": launcher(),
             "runner": runner(),
             "builder": operator(),
         } | options
@@ -87,6 +96,30 @@ class ActionModule(ModuleAction):
         result = super().run_module(arguments, task_vars)
         result.pop("invocation", None)
         return result
+
+
+def release_inputs(apps: Iterable[App], playbook: str) -> dict[str, Any]:
+    """Return what a host needs to determine which releases of ``apps`` are settled.
+
+    A source that cannot be sent is omitted: the build reports it.
+    """
+    revisions, entries = {}, {}
+    for app in apps:
+        with contextlib.suppress(AnsibleActionFail):
+            local = local_source(app, playbook)
+            revisions[app.name] = revision(app, local) if local else ""
+            entries[app.name] = build_entry(app)
+    return {"apps": entries, "revisions": revisions, "launcher": launcher(), "runner": runner()}
+
+
+def entry_digest(app: App) -> str:
+    """Return a digest of the entry of an app, which does not help to guess the secrets in it."""
+    return hashlib.blake2b(json.dumps(build_entry(app), sort_keys=True).encode(), key=KEY.encode()).hexdigest()
+
+
+def launcher() -> str:
+    """Return the text of the launcher."""
+    return (PROGRAMS / "launch.py").read_text(encoding="utf-8")
 
 
 def runner() -> str:

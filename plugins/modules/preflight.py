@@ -36,6 +36,10 @@ options:
     type: list
     elements: str
     default: []
+  releases:
+    description: "Set by the action plugin: the inputs of the releases as JSON."
+    type: str
+    default: ""
   key:
     description: "Set by the action plugin: the key for the digests in RV(host_state)."
     type: str
@@ -130,9 +134,9 @@ host_state:
   description:
     - >-
       The state of everything that the roles of an app host manage: digests of configuration files, which only the controller can
-      compare, states of services, kernel settings, and the version of uv.
-    - In the variable C(__funnel_host_state), it lets M(funnel.tornado.file_set), M(funnel.tornado.limits) and
-      M(funnel.tornado.uv) skip a host that is up to date.
+      compare, states of services, kernel settings, the version of uv, and the apps whose releases are live and up to date.
+    - In the variable C(__funnel_host_state), it lets M(funnel.tornado.file_set), M(funnel.tornado.limits),
+      M(funnel.tornado.release) and M(funnel.tornado.uv) skip a host that is up to date.
   returned: success
   type: dict
 packages:
@@ -143,24 +147,27 @@ packages:
   type: dict
 """
 
+import json
 import os
 import pwd
 import re
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSH_ENTRIES, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import tcp_listeners
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import link_protection_problem, root_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.settled import settled_releases
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import existing_nginx
 from ansible_collections.funnel.tornado.plugins.module_utils.status.apps import live_apps
 from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import collect_host_state
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
-from ansible_collections.funnel.tornado.plugins.module_utils.system.home import is_managed
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import build_environment, is_managed
 from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import (
     PackagesError,
     find_unavailable,
@@ -171,13 +178,14 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.packages imp
 from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import existing_programs
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET, installed_names
 
-#: The controller validates all arguments; only the key is sent to the host.
+#: The controller validates all arguments; only the last three are sent to the host.
 ARGUMENTS = {
     "apps": {"type": "dict", "required": True},
     "names": {"type": "list", "elements": "str", "default": []},
     "versions": {"type": "dict", "default": {}},
     "roles": {"type": "list", "elements": "str", "default": []},
     "packages": {"type": "list", "elements": "str", "default": []},
+    "releases": {"type": "str", "default": "", "no_log": True},
     "key": {"type": "str", "default": "", "no_log": True},
 }
 
@@ -211,9 +219,20 @@ def main() -> None:
         nginx=existing_nginx().to_data(),
         programs=asdict(existing_programs()),
         balanced=balanced_backends(),
-        host_state=collect_host_state(module.params["key"].encode()).to_data(),
+        host_state=replace(
+            collect_host_state(module.params["key"].encode()), releases=find_settled(module.params["releases"])
+        ).to_data(),
         pushed=sorted(path.stem for path in PUSH_ENTRIES.glob("*.json")),
     )
+
+
+def find_settled(inputs: str) -> dict[str, dict[str, str]]:
+    """Return the settled releases among those with these inputs, by app."""
+    if not inputs:
+        return {}
+    os.environ.update(build_environment())  # certificates and proxy for git
+    data = json.loads(inputs)
+    return settled_releases(data["apps"], data["revisions"], Programs(data["launcher"], json.loads(data["runner"])))
 
 
 def balanced_backends(file: Path = Path("/etc/haproxy/haproxy.cfg")) -> list[str]:

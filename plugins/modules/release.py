@@ -14,6 +14,8 @@ description:
     A release is an immutable build of an app in C(/srv/<app>/releases/<id>): its code, virtual environment and configuration. A
     build does not affect the live release.
   - The id is a hash of the inputs, so that equal inputs are built once.
+  - The host is not contacted if the variable C(__funnel_host_state), the RV(funnel.tornado.preflight#module:host_state) of a
+    check in the same run, shows that the release is live and complete.
 options:
   name:
     description: The app, a key of O(apps).
@@ -144,7 +146,6 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.building import git
-from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import directory_revision
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import content_hash, read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import (
     Programs,
@@ -158,9 +159,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.printable impo
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import LockedError, deploy_lock
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import is_live
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import has_leftovers
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import SupervisorError, connect
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.settled import fixed_revision, is_settled
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError, build_environment, ensure_home
 
 ARGUMENTS = {
@@ -229,14 +228,6 @@ def rollback_notice(layout: Layout, release: str) -> str:
     )
 
 
-def is_settled(layout: Layout, release: str) -> bool:
-    """Return whether a switch to the release would have nothing to do."""
-    try:
-        return layout.is_built(release) and is_live(layout, release, connect()) and not has_leftovers(layout)
-    except SupervisorError:
-        return False  # the switch reports it
-
-
 def release(
     module: AnsibleModule, layout: Layout, app: App, on_build: Callable[[str], None] = lambda _release: None
 ) -> dict[str, Any]:
@@ -277,16 +268,9 @@ def sent_source(module: AnsibleModule) -> Path | None:
 
 def find_revision(module: AnsibleModule, layout: Layout, app: App) -> str | None:
     """Return the revision of the source; None if only a fetch can resolve it."""
-    source = app.source
-    if source.git is not None:
+    if app.source.git is not None:
         return git.query_commit(layout, app) if module.check_mode else git.fetch_commit(layout, app)
-    if source.directory is not None:
-        return directory_revision(app, Path(source.directory))
-    if source.package is not None:
-        return f"{source.package}=={source.version}"
-    if source.archive_is_url:
-        return str(source.checksum).removeprefix("sha256:")
-    return str(module.params["revision"])
+    return fixed_revision(app, str(module.params["revision"]))
 
 
 def difference(layout: Layout, after: str) -> dict[str, str]:

@@ -10,20 +10,34 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 
+class DriftError(Exception):
+    """The controller cannot tell without the host that a task changes nothing."""
+
+
 class ModuleAction(ActionBase):
-    """Action plugin for the module ``MODULE``."""
+    """Action plugin for the module ``MODULE``.
+
+    With ``compares``, it raises :class:`DriftError` instead of contacting the host.
+    """
 
     MODULE: str
+    compares = False
 
     def run_module(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """Run the module on the host and return its result.
 
         In UTF-8 mode, so that names and contents of files do not depend on the locale of the host.
         """
+        self.require_host()
         given = self._task.environment or []
         self._task.environment = [{"PYTHONUTF8": "1"}, *(given if isinstance(given, list) else [given])]
         result: dict[str, Any] = self._execute_module(f"funnel.tornado.{self.MODULE}", arguments, task_vars=task_vars)
         return result
+
+    def require_host(self) -> None:
+        """Raise :class:`DriftError` if the host must not be contacted."""
+        if self.compares:
+            raise DriftError(self.MODULE)
 
     @contextlib.contextmanager
     def transfer(self, source: Path | bytes) -> Iterator[str]:

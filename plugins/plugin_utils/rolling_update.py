@@ -95,8 +95,9 @@ def interruption_report(hosts: list[str], hostvars: Mapping[str, Mapping[str, An
 
 
 def _live_releases(variables: Mapping[str, Any]) -> dict[str, LiveRelease]:
-    """Return the live releases of a host by app, from its history or the results of its builds, and of its switches."""
-    found = {app: state["live"] for app, state in variables.get(HISTORY, {}).get("apps", {}).items()}
+    """Return the live releases of a host by app, from its check or history, the results of its builds, and of its switches."""
+    found = {app: release["id"] for app, release in variables.get(CHECK, {}).get("host_state", {}).get("releases", {}).items()}
+    found |= {app: state["live"] for app, state in variables.get(HISTORY, {}).get("apps", {}).items()}
     found |= {build["item"]: build["live"] for build in variables.get(BUILDS, {}).get("results", []) if "live" in build}
     switched = [app for app, _outcome in _outcomes(variables)]
     is_lost = any(variables.get(name, {}).get("unreachable") for name in SWITCHES)

@@ -13,8 +13,12 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -43,6 +47,37 @@ def test_processes_share_one_port(start: Start) -> None:
     second = app.fetch("/whoami").json["pid"]
     os.kill(first, signal.SIGCONT)
     assert len({app.pid, first, second}) == 3
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_finishes_in_flight_requests(start: Start, processes: int) -> None:
+    app = start(f"--proc={processes}")
+    app.wait_for(" serving http://", times=processes)
+    with ThreadPoolExecutor() as pool, closing(HTTPConnection("127.0.0.1", app.port, timeout=PATIENCE)) as idle:
+        idle.request("GET", "/healthz")
+        idle.getresponse().read()
+        response = pool.submit(app.fetch, "/sleep?seconds=2")
+        time.sleep(0.5)
+        os.kill(app.pid, signal.SIGTERM)
+        app.wait_for(" stopping: ", times=processes)
+        assert response.result(PATIENCE).status == 200
+    assert app.popen.wait(PATIENCE) == 0
+    assert [line for line in app.lines if " stopping: 1 in-flight requests" in line]
+
+
+def test_health_check_of_a_container_fails_without_a_healthy_app(start: Start) -> None:
+    app = start()
+    command = [sys.executable, "-B", "-m", "sample_app.healthcheck"]
+    for port, expected in ((app.port, ""), (free_port(), "no response: [Errno 111] Connection refused\n")):
+        ended = subprocess.run(command, cwd=ROOT, env={"PORT": str(port)}, capture_output=True, text=True, timeout=PATIENCE)
+        assert (ended.returncode, ended.stderr) == (int(bool(expected)), expected)
+
+
+def test_processes_stop_when_their_parent_is_killed(start: Start) -> None:
+    app = start("--proc=2")
+    app.wait_for(" serving http://", times=2)
+    os.kill(app.pid, signal.SIGKILL)
+    app.wait_for(" stopping: 0 in-flight requests", times=2)
 
 
 #: Serves with a task that ignores its cancellation, as a driver's may.

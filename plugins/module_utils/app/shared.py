@@ -41,26 +41,31 @@ def is_directory(path: str) -> bool:
     return path.endswith("/") or not PurePosixPath(path).suffix
 
 
+def shared_keys(shared: Sequence[str] | Mapping[str, SharedPath], path: str) -> Iterator[tuple[str, str]]:
+    """Yield each of the shared paths at ``path`` with its key: the index in a list, and the path in a dict."""
+    for number, name in enumerate(shared):
+        yield (f"{path}.{name}" if isinstance(shared, Mapping) else f"{path}[{number}]"), name
+
+
 def shared_problems(shared: Sequence[str] | Mapping[str, SharedPath], static: str | None, path: str) -> Iterator[str]:
     """Yield the problems of the shared paths at ``path``.
 
     :arg static: the directory of static files.
     """
     taken: list[PurePosixPath] = []
-    for name in shared:
-        key = f"{path}.{name}"
+    for key, name in shared_keys(shared, path):
         here = PurePosixPath(name)
         if not _PATH.fullmatch(name):
             yield (
                 f"{key}: must be a path inside the source, relative to it, of letters, digits and . _ -, such as instance or "
-                "data/db.sqlite3"
+                f"data/db.sqlite3; found {name!r}"
             )
             continue
         if RESERVED.fullmatch(here.parts[0]):
             yield f"{key}: the name {here.parts[0]} is reserved; choose another"
         for other in taken:
             if other == here:
-                yield f"{key}: is listed twice"
+                yield f"{key}: {here} is listed twice"
             elif other in here.parents or here in other.parents:
                 inner, outer = (here, other) if other in here.parents else (other, here)
                 yield f"{key}: {inner} lies in {outer}, which is shared as well; keep {outer}"

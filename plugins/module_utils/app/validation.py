@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
+import contextlib
 import re
 import shlex
 import string
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, Tls, certificate_requests, site_owner
@@ -17,7 +17,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.source import S
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.bindings import service_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.core import status_codes
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, parse
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, InvalidKeyError, parse
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.validation import (
     SitePart,
     domain_conflicts,
@@ -89,13 +89,10 @@ def load(entries: object, *, complete: bool = True) -> dict[str, App]:
             problems.append(problem)
         elif name in RESERVED_NAMES:
             problems.append(f"{path}: the name {name} is reserved for a service of this collection; choose another")
-        try:
-            app = dataclasses.replace(parse(App, entry, path), name=str(name))
-        except InvalidDataError as error:
-            problems.extend(error.problems)
-        else:
+        app, mistakes = _parse_app(str(name), entry, path)
+        problems.extend(mistakes)
+        if app is not None:
             apps[app.name] = app
-            problems.extend(_app_problems(app, path))
     if complete:
         problems.extend(domain_conflicts((f"{VARIABLE}.{app.name}", app) for app in apps.values() if app.prefix is None))
         if len(apps) == len(entries):  # otherwise the site's owner may be an app that failed to parse
@@ -103,6 +100,16 @@ def load(entries: object, *, complete: bool = True) -> dict[str, App]:
     if problems:
         raise InvalidDataError(problems)
     return apps
+
+
+def _parse_app(name: str, entry: object, path: str) -> tuple[App | None, list[str]]:
+    """Return the app of an entry and its problems; no app if a key is invalid, but also the problems between the valid keys."""
+    try:
+        app = parse(App, entry, path, name=name)
+    except InvalidDataError as error:
+        between = _app_problems(error.partial, path) if isinstance(error.partial, App) else ()
+        return None, [*error.problems, *between]
+    return app, list(_app_problems(app, path))
 
 
 def name_problem(name: object, path: str = "") -> str:
@@ -113,33 +120,52 @@ def name_problem(name: object, path: str = "") -> str:
 
 
 def _app_problems(app: App, path: str) -> Iterator[str]:
-    """Yield the problems between the keys of one app."""
-    yield from _source_problems(app.source, f"{path}.source")
-    yield from _run_problems(app, f"{path}.run")
-    yield from _worker_problems(app, f"{path}.workers")
-    yield from _debug_problems(app, path)
-    yield from _hook_problems(app.hooks, f"{path}.hooks")
-    yield from _health_problems(app.health, f"{path}.health")
-    yield from _tls_problems(app, f"{path}.tls")
-    yield from shared_problems(app.shared, app.static.path if app.static else None, f"{path}.shared")
-    yield from site_problems(app, path)
-    yield from part_problems(_part(app))
+    """Yield the problems between the keys of one app. A rule ends where it reads an invalid key, which is reported already."""
+    for rule in RULES:
+        with contextlib.suppress(InvalidKeyError):
+            yield from rule(app, path)
+
+
+def _prefix_problem(app: App, path: str) -> Iterator[str]:
     if app.prefix is not None and is_reserved(app.prefix):
         yield f"{path}.prefix: {app.prefix} is reserved for the site itself; choose another path"
-    problems = list(service_problems(app.services, f"{path}.services"))
-    yield from problems
-    yield from _build_problems(app.build, f"{path}.build.env")
-    service_variables = {} if problems else app.services.environment | app.services.secret_environment
+
+
+def _environment_problems(app: App, path: str) -> Iterator[str]:
+    """Yield the environment variables with invalid names, or that the collection sets itself."""
     for key in [*app.env, *app.secrets]:
         where = "secrets" if key in app.secrets else "env"
         if not ENV_VARIABLE.fullmatch(key):
             yield f"{path}.{where}.{key}: {VARIABLE_RULE}"
         elif key == "PORT" or key.startswith("TORNADO_"):
             yield f"{path}.{where}.{key}: is set by the launcher; choose another name"
-        elif key in service_variables:
-            yield f"{path}.{where}.{key}: is set by services; remove it here"
     for key in sorted(app.env.keys() & app.secrets.keys()):
         yield f"{path}.secrets.{key}: is also in env; keep one of them"
+    if any(service_problems(app.services, path)):
+        return
+    for key in app.services.environment | app.services.secret_environment:
+        for where, variables in (("env", app.env), ("secrets", app.secrets)):
+            if key in variables:
+                yield f"{path}.{where}.{key}: is set by services; remove it here"
+
+
+#: The rules between the keys of one app.
+RULES: tuple[Callable[[App, str], Iterable[str]], ...] = (
+    lambda app, path: _source_problems(app.source, f"{path}.source"),
+    lambda app, path: _run_problems(app, f"{path}.run"),
+    lambda app, path: _worker_problems(app, f"{path}.workers"),
+    lambda app, path: _debug_problems(app, path),
+    lambda app, path: _hook_problems(app.hooks, f"{path}.hooks"),
+    lambda app, path: _health_problems(app.health, f"{path}.health"),
+    lambda app, path: _tls_problems(app, f"{path}.tls"),
+    lambda app, path: shared_problems(app.shared, app.static.path if app.static else None, f"{path}.shared"),
+    lambda app, path: site_problems(app, path),
+    lambda app, _path: part_problems(_part(app)),
+    lambda app, path: _prefix_problem(app, path),
+    lambda app, path: service_problems(app.services, f"{path}.services"),
+    lambda app, path: _build_problems(app.build, f"{path}.build.env"),
+    lambda app, path: _environment_problems(app, path),
+)
 
 
 def _source_problems(source: Source, path: str) -> Iterator[str]:

@@ -29,7 +29,9 @@ class MongoDB:
         Pattern(rf"{_HOST}({_PORT})?", 'a host, such as "db1.example.com" or "10.0.0.7:27018"'),
     ]
     database: Annotated[
-        str, Doc("Name of the database."), Pattern(r"[^/\\. \"$*<>:|?\0]{1,63}", "a name of at most 63 letters, digits, _ or -")
+        str,
+        Doc("Name of the database."),
+        Pattern(r"[^/\\. \x22$*<>:|?\x00]{1,63}", "a name of at most 63 letters, digits, _ or -"),
     ]
     user: Annotated[str | None, Doc("User of the app. Requires C(password).")] = None
     password: Annotated[str | None, Doc("Password of the user; keep it in a vault. Never shown or logged."), Hidden] = None

@@ -20,9 +20,9 @@ import inspect
 import ipaddress
 import re
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -94,10 +94,18 @@ class Hidden:
 class InvalidDataError(ValueError):
     """Data violates its schema. The message contains all ``problems``, one per line."""
 
-    def __init__(self, problems: list[str]) -> None:
-        """Store ``problems``, each formatted as ``path: requirement; found value``."""
+    def __init__(self, problems: list[str], partial: object = None) -> None:
+        """Store ``problems``, each formatted as ``path: requirement; found value``.
+
+        :arg partial: an instance of the schema with the valid keys, whose other keys raise `InvalidKeyError` when they are read.
+        """
         super().__init__("\n".join(problems))
         self.problems = problems
+        self.partial = partial
+
+
+class InvalidKeyError(Exception):
+    """A key was read whose value violates its schema; the violation is reported already."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +120,21 @@ class Key:
     text: str
 
 
-def parse(schema: type[T], data: object, path: str) -> T:
+#: Takes the place of a value that violates its schema.
+_INVALID = object()
+
+
+def parse(schema: type[T], data: object, path: str, **internal: object) -> T:
     """Return ``data`` as an instance of ``schema``.
 
     :arg path: path of the data, such as ``tornado_apps.shop``, with which each problem starts.
-    :raises InvalidDataError: with all problems.
+    :arg internal: values of fields that data cannot set.
+    :raises InvalidDataError: with all problems, and the valid keys.
     """
     problems: list[str] = []
-    result = _Parser(problems).value(schema, data, path)
+    result = _Parser(problems, internal).value(schema, data, path)
     if problems:
-        raise InvalidDataError(problems)
+        raise InvalidDataError(problems, None if result is _INVALID else result)
     return result  # type: ignore[no-any-return]  # the type depends on `schema`
 
 
@@ -146,7 +159,7 @@ def parse_each(
 
 def keys(schema: Any, path: str = "") -> Iterator[Key]:
     """Yield the keys of ``schema``, nested keys after the key that contains them."""
-    for field, annotation, rules in _fields(schema):
+    for field, annotation, rules in fields(schema):
         name = f"{path}{field.name}"
         doc = "".join(rule.text for rule in rules if isinstance(rule, Doc))
         bounds = ", ".join(_bounds(rules))
@@ -164,7 +177,7 @@ def closest_match(word: str, candidates: Iterable[str]) -> str | None:
 
 
 @functools.cache
-def _fields(schema: type) -> list[tuple[dataclasses.Field[Any], Any, tuple[Any, ...]]]:
+def fields(schema: type) -> list[tuple[dataclasses.Field[Any], Any, tuple[Any, ...]]]:
     """Return each field of ``schema`` with its bare type and the rules that ``Annotated`` adds.
 
     Fields with ``metadata={"internal": True}`` cannot be set by data.
@@ -180,7 +193,7 @@ def _fields(schema: type) -> list[tuple[dataclasses.Field[Any], Any, tuple[Any, 
 
 def _nested(annotation: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Yield the schemas in ``annotation`` with their paths; the path of dictionary values ends with ``*``."""
-    for kind in _members(annotation):
+    for kind in members(annotation):
         if dataclasses.is_dataclass(kind):
             yield path, kind
         elif get_origin(kind) is dict:
@@ -191,7 +204,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
+def members(annotation: Any) -> tuple[Any, ...]:
     """Return the members of a union, or ``annotation`` itself."""
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
@@ -199,7 +212,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 def _type_name(annotation: Any) -> str:
     """Return the name of the type in Ansible's documentation."""
     names: list[str] = []
-    for kind in _members(annotation):
+    for kind in members(annotation):
         if get_origin(kind) is Literal:
             names.extend(f'"{word}"' for word in get_args(kind))
         elif get_origin(kind) is list:
@@ -209,6 +222,12 @@ def _type_name(annotation: Any) -> str:
         elif kind is not types.NoneType:
             names.append(kind.__name__)
     return " or ".join(names)
+
+
+def _requirement(annotation: Any) -> str:
+    """Return the type that a value must have, with the first key of a dict as an example."""
+    first = [fields(kind)[0][0].name for path, kind in _nested(annotation, "") if not path]
+    return f"must be {_type_name(annotation)}" + "".join(f", such as {{{name}: ...}}" for name in first)
 
 
 def _bounds(rules: tuple[Any, ...]) -> Iterator[str]:
@@ -222,15 +241,15 @@ def _bounds(rules: tuple[Any, ...]) -> Iterator[str]:
 class _Parser:
     """Converts data and collects the problems."""
 
-    def __init__(self, problems: list[str]) -> None:
+    def __init__(self, problems: list[str], internal: Mapping[str, object]) -> None:
         self.problems = problems
+        self.internal = internal
 
     def value(self, annotation: Any, data: object, path: str, rules: tuple[Any, ...] = ()) -> Any:
-        for kind in _members(annotation):
+        for kind in members(annotation):
             if _fits(kind, data):
                 return self._checked(kind, data, path, rules)
-        self._reject(path, data, f"must be {_type_name(annotation)}", rules)
-        return None
+        return self._reject(path, data, _requirement(annotation), rules)
 
     def _checked(self, kind: Any, data: Any, path: str, rules: tuple[Any, ...]) -> Any:
         if dataclasses.is_dataclass(kind):
@@ -238,48 +257,77 @@ class _Parser:
         if get_origin(kind) is Literal:
             return _word(data)
         if get_origin(kind) is list:
-            return [self.value(get_args(kind)[0], item, f"{path}[{i}]", rules) for i, item in enumerate(data)]
+            items = [self.value(get_args(kind)[0], item, f"{path}[{i}]", rules) for i, item in enumerate(data)]
+            return _INVALID if _INVALID in items else items
         if get_origin(kind) is dict:
-            return {str(key): self.value(get_args(kind)[1], item, f"{path}.{key}", rules) for key, item in data.items()}
+            values = {str(key): self.value(get_args(kind)[1], item, f"{path}.{key}", rules) for key, item in data.items()}
+            return _INVALID if _INVALID in values.values() else values
         for rule in rules:
             violation = rule.violation(data) if isinstance(rule, Range | Pattern | Network) else None
             if violation:
-                self._reject(path, data, violation, rules)
+                return self._reject(path, data, violation, rules)
         return data
 
     def _mapping(self, schema: Any, data: Mapping[str, object], path: str) -> Any:
-        fields = {field.name: (field, annotation, rules) for field, annotation, rules in _fields(schema)}
-        replaced: Mapping[str, str] = getattr(schema, "REPLACED", {})
+        known = {field.name: (field, annotation, rules) for field, annotation, rules in fields(schema)}
         before = len(self.problems)
-        for key in data:
-            if key not in fields and key in replaced:
-                self.problems.append(f"{path}.{key}: {replaced[key]}")
-            elif key not in fields:
-                near = closest_match(str(key), fields)
-                right = f"did you mean {near}?" if near else f"valid keys are {', '.join(fields)}"
-                self.problems.append(f"{path}.{key}: unknown key; {right}")
-        values = {}
-        for name, (field, annotation, rules) in fields.items():
+        invalid = set(self._unknown_keys(schema, data, known, path))
+        values = dict(self.internal)
+        self.internal = {}
+        for name, (field, annotation, rules) in known.items():
             if name in data:
                 values[name] = self.value(annotation, data[name], f"{path}.{name}", rules)
             elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-                self.problems.append(f"{path}.{name}: is required; must be {_type_name(annotation)}")
-        self._exactly_one(schema, data, path)
-        return schema(**values) if len(self.problems) == before else None
+                self.problems.append(f"{path}.{name}: is required; {_requirement(annotation)}")
+                invalid.add(name)
+        invalid.update(self._exactly_one(schema, data, path))
+        invalid.update(name for name, value in values.items() if value is _INVALID)
+        return schema(**values) if len(self.problems) == before else _partial(schema, values, invalid)
 
-    def _exactly_one(self, schema: Any, data: Mapping[str, object], path: str) -> None:
+    def _unknown_keys(self, schema: Any, data: Mapping[str, object], known: Collection[str], path: str) -> Iterator[str]:
+        """Report the unknown keys, and yield the keys that they probably misspell."""
+        replaced: Mapping[str, str] = getattr(schema, "REPLACED", {})
+        for key in data:
+            if key in replaced:
+                self.problems.append(f"{path}.{key}: {replaced[key]}")
+            elif key not in known:
+                near = closest_match(str(key), known)
+                right = f"did you mean {near}?" if near else f"valid keys are {', '.join(known)}"
+                self.problems.append(f"{path}.{key}: unknown key; {right}")
+                if near:
+                    yield near
+
+    def _exactly_one(self, schema: Any, data: Mapping[str, object], path: str) -> Collection[str]:
+        """Report if the data has none or several of the keys of which exactly one is valid, and return these keys."""
         choices: tuple[str, ...] = getattr(schema, "EXACTLY_ONE", ())
         given = [name for name in choices if name in data]
-        if choices and len(given) != 1:
-            found = " and ".join(given) if given else "none"
-            self.problems.append(f"{path}: set exactly one of {', '.join(choices)}; found {found}")
+        if not choices or len(given) == 1:
+            return ()
+        found = " and ".join(given) if given else "none"
+        self.problems.append(f"{path}: set exactly one of {', '.join(choices)}; found {found}")
+        return choices
 
-    def _reject(self, path: str, data: object, violation: str, rules: tuple[Any, ...]) -> None:
+    def _reject(self, path: str, data: object, violation: str, rules: tuple[Any, ...]) -> object:
         hidden = any(isinstance(rule, Hidden) or rule is Hidden for rule in rules)
         shown = "(not shown)" if hidden else repr(data)
         if len(shown) > QUOTED_LENGTH:
             shown = f"{shown[:QUOTED_LENGTH]}..."
         self.problems.append(f"{path}: {violation}; found {shown}")
+        return _INVALID
+
+
+def _partial(schema: Any, values: Mapping[str, object], invalid: Collection[str]) -> Any:
+    """Return an instance of ``schema`` with ``values`` and defaults, whose ``invalid`` keys raise `InvalidKeyError`."""
+    kind = type(schema.__name__, (schema,), dict.fromkeys(invalid, property(_raise_invalid_key)))
+    instance: Any = object.__new__(kind)
+    for field in dataclasses.fields(schema):
+        if field.name not in invalid:  # `schema` is frozen
+            object.__setattr__(instance, field.name, values.get(field.name, _default(field)))
+    return instance
+
+
+def _raise_invalid_key(_instance: object) -> NoReturn:
+    raise InvalidKeyError
 
 
 def _fits(kind: Any, data: object) -> bool:

@@ -39,7 +39,7 @@ class HostState:
     """The state of a host; an empty one stands for a state that was not collected.
 
     ``directories`` are those whose ``files`` were all collected; ``open_files`` are the limits of running services by name;
-    ``kernel`` has the kernel settings; ``uv`` is the installed version.
+    ``kernel`` has the kernel settings; ``uv`` is the installed version; ``releases`` are the settled ones by app.
     """
 
     directories: Sequence[Path] = ()
@@ -48,6 +48,7 @@ class HostState:
     open_files: Mapping[str, int] = field(default_factory=dict)
     kernel: Mapping[str, int] = field(default_factory=dict)
     uv: str = ""
+    releases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> HostState:
@@ -59,6 +60,7 @@ class HostState:
             open_files=data.get("open_files", {}),
             kernel=data.get("kernel", {}),
             uv=data.get("uv", ""),
+            releases=data.get("releases", {}),
         )
 
     def to_data(self) -> dict[str, Any]:

@@ -53,7 +53,27 @@ def ensure_home(layout: Layout) -> bool:
     changed = _ensure_user(layout)
     changed |= _ensure_builder(layout)
     _discard_foreign_cache(layout)
-    directories = {
+    for path, (mode, owner, group) in _directories(layout).items():
+        changed |= _ensure_directory(path, mode, owner, group)
+    return changed
+
+
+def is_complete(layout: Layout) -> bool:
+    """Return whether :func:`ensure_home` would change nothing."""
+    try:
+        return (
+            is_managed(layout)
+            and not is_locked(layout.user)
+            and pwd.getpwnam(layout.builder).pw_dir == str(layout.cache)
+            and all(_is_directory(path, *state) for path, state in _directories(layout).items())
+        )
+    except KeyError:
+        return False
+
+
+def _directories(layout: Layout) -> dict[Path, tuple[int, str, str]]:
+    """Return the directories of an app with their modes, owners and groups."""
+    return {
         layout.home: (0o711, "root", "root"),
         layout.releases: (0o711, "root", "root"),
         layout.environments: (0o711, "root", "root"),
@@ -62,9 +82,6 @@ def ensure_home(layout: Layout) -> bool:
         layout.shared: (0o750, layout.user, layout.user),
         layout.logs: (0o750, "root", layout.user),
     }
-    for path, (mode, owner, group) in directories.items():
-        changed |= _ensure_directory(path, mode, owner, group)
-    return changed
 
 
 def _ensure_user(layout: Layout) -> bool:
@@ -113,14 +130,19 @@ def _discard_foreign_cache(layout: Layout) -> None:
 
 def _ensure_directory(path: Path, mode: int, owner: str, group: str) -> bool:
     """Create or correct a directory; its owner is set before its mode grants access."""
-    uid, gid = pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid
-    if path.is_dir() and not path.is_symlink():
-        state = path.stat()
-        if (state.st_mode & 0o7777, state.st_uid, state.st_gid) == (mode, uid, gid):
-            return False
+    if _is_directory(path, mode, owner, group):
+        return False
     path.mkdir(mode=0o700, exist_ok=True)
-    private.set_owner(path, uid, gid, mode)
+    private.set_owner(path, pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid, mode)
     return True
+
+
+def _is_directory(path: Path, mode: int, owner: str, group: str) -> bool:
+    """Return whether a path is a directory with this mode, owner and group."""
+    if not path.is_dir() or path.is_symlink():
+        return False
+    state, uid, gid = path.stat(), pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid
+    return (state.st_mode & 0o7777, state.st_uid, state.st_gid) == (mode, uid, gid)
 
 
 @contextlib.contextmanager

@@ -38,25 +38,26 @@ def test_missing_paths_with_an_extension_are_files(path: str, *, directory: bool
 
 @pytest.mark.parametrize("path", ["/srv/data", "../data", "a/../../b", ".", "./a", "a//b", "a b", "a;b", "", "/"])
 def test_paths_outside_the_source_or_with_special_characters_are_rejected(path: str) -> None:
-    assert problems(shared=[path]) == [
-        f"tornado_apps.shop.shared.{path}: must be a path inside the source, relative to it, of letters, digits and . _ -, such "
-        "as instance or data/db.sqlite3"
+    assert problems(shared=["media", path]) == [
+        "tornado_apps.shop.shared[1]: must be a path inside the source, relative to it, of letters, digits and . _ -, such as "
+        f"instance or data/db.sqlite3; found {path!r}"
     ]
 
 
 @pytest.mark.parametrize(
     ("keys", "problem"),
     [
-        ({"shared": ["media", "media/"]}, "shared.media/: is listed twice"),
+        ({"shared": ["media", "media/"]}, "shared[1]: media is listed twice"),
         (
             {"shared": ["data", "data/db.sqlite3"]},
-            "shared.data/db.sqlite3: data/db.sqlite3 lies in data, which is shared as well",
+            "shared[1]: data/db.sqlite3 lies in data, which is shared as well",
         ),
-        ({"shared": ["a/b", "a"]}, "shared.a: a/b lies in a, which is shared as well; keep a"),
-        ({"shared": [".funnel-restore"]}, "shared..funnel-restore: the name .funnel-restore is reserved"),
-        ({"static": {}, "shared": ["static"]}, "shared.static: contains static, the static.path, which each release has"),
-        ({"static": {"path": "www/static"}, "shared": ["www"]}, "shared.www: contains www/static, the static.path"),
-        ({"static": {}, "shared": ["static/uploads"]}, "shared.static/uploads: lies in static, the static.path; set its url"),
+        ({"shared": ["a/b", "a"]}, "shared[1]: a/b lies in a, which is shared as well; keep a"),
+        ({"shared": [".funnel-restore"]}, "shared[0]: the name .funnel-restore is reserved"),
+        ({"static": {}, "shared": ["static"]}, "shared[0]: contains static, the static.path, which each release has"),
+        ({"static": {"path": "www/static"}, "shared": ["www"]}, "shared[0]: contains www/static, the static.path"),
+        ({"static": {}, "shared": ["static/uploads"]}, "shared[0]: lies in static, the static.path; set its url"),
+        ({"shared": {"../x": {}}}, "shared.../x: must be a path inside the source"),
         ({"shared": {"db.sqlite3": {"url": "/db/"}}}, "shared.db.sqlite3.url: requires a directory"),
         ({"shared": {"media": {"url": "/media"}}}, "shared.media.url: must be a path between slashes"),
         ({"shared": {"media": {"urls": "/media/"}}}, "shared.media.urls: unknown key; did you mean url?"),

@@ -171,7 +171,7 @@ def test_unquoted_off_which_yaml_parses_as_false_is_accepted() -> None:
     ("entries", "expected"),
     [
         (["shop"], "tornado_apps: must be a dict of apps by name; found list"),
-        ({"shop": "app"}, "tornado_apps.shop: must be dict; found 'app'"),
+        ({"shop": "app"}, "tornado_apps.shop: must be dict, such as {source: ...}; found 'app'"),
         ({"Shop": entry()}, "tornado_apps.Shop: an app name must be a lowercase letter followed by up to 30 of a-z 0-9 _ -"),
         (
             {"nginx": entry()},
@@ -181,7 +181,7 @@ def test_unquoted_off_which_yaml_parses_as_false_is_accepted() -> None:
             {"backup": entry()},
             "tornado_apps.backup: the host already has a user, or a directory in /srv or /var/log, of that name",
         ),
-        ({"shop": {"run": {"app": "a:b"}}}, "tornado_apps.shop.source: is required; must be dict"),
+        ({"shop": {"run": {"app": "a:b"}}}, "tornado_apps.shop.source: is required; must be dict, such as {path: ...}"),
         ({"shop": entry(domain=["a.example"])}, "tornado_apps.shop.domain: unknown key; did you mean domains?"),
         ({"shop": entry(name="other")}, "tornado_apps.shop.name: unknown key;"),
         (
@@ -439,3 +439,72 @@ def test_invalid_secrets_are_not_quoted() -> None:
 
 def test_load_does_not_check_host_limits() -> None:
     assert load({"shop": entry(open_files=1_000_000)})["shop"].open_files == 1_000_000
+
+
+def test_mistakes_of_schema_and_rules_are_reported_together() -> None:
+    keys = entry(drian=5, drain=-1, watch=["a.yml"], hooks={"build": "'"}, tls={"hsts": 60, "redirect": "no"}, env={"A-B": "x"})
+    found = problems({"shop": keys})
+    assert [problem.split(": ", 1)[0].removeprefix("tornado_apps.shop.") for problem in found] == [
+        *("drian", "tls.redirect", "drain", "watch", "hooks.build", "tls.hsts", "env.A-B"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "path"),
+    [
+        ({"run": {"command": "serve"}, "port": "8100"}, "port"),
+        ({"run": {"command": "serve"}, "prot": 8100}, "prot"),
+        ({"watch": ["a.yml"], "debug": "yes"}, "debug"),
+        ({"source": {"gti": "x", "version": "1"}}, "source.gti"),
+        ({"source": {"path": ".", "git": "x", "checksum": "sha256:0"}}, "source.checksum"),
+        ({"tls": {"provider": "acmee", "challenge": "dns"}}, "tls.provider"),
+        ({"services": {"mongodb": {"hosts": ["db"]}}, "env": {"MONGODB_URI": "x"}}, "services.mongodb.database"),
+        ({"processes": 2.5, "debug": True}, "processes"),
+    ],
+    ids=str,
+)
+def test_rules_about_an_invalid_key_wait_until_it_is_corrected(keys: dict[str, Any], path: str) -> None:
+    found = problems({"shop": entry(**keys)})
+    assert found[0].startswith(f"tornado_apps.shop.{path}: ")
+    assert all("set exactly one" in problem for problem in found[1:])
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ({"source": "../shop"}, "source: must be dict, such as {path: ...}; found '../shop'"),
+        ({"run": "python app.py"}, "run: must be dict, such as {app: ...}; found 'python app.py'"),
+        ({"run": {"app": "shop/web.py"}}, 'run.app: must be module:attribute, such as "shop.web:make_app"; found'),
+        ({"run": {"command": "python app.py --port=8000"}}, "run.command: must listen on {socket}, or the app must have a port"),
+        ({"python": "3.12"}, "python: must be dict, such as {version: ...}; found '3.12'"),
+        ({"python": {"version": "python3.12"}}, 'python.version: must be "system" or a version, such as "3.13"; found'),
+        ({"tls": "acme"}, "tls: must be dict, such as {provider: ...}; found 'acme'"),
+        ({"tls": {"provider": "letsencrypt"}}, 'tls.provider: must be "off" or "self_signed" or "files" or "acme"; found'),
+        ({"static": "/static"}, "static: must be dict, such as {url: ...}; found '/static'"),
+        ({"static": {"path": "/srv/static"}}, "static.path: must be a directory inside the source, relative to it; found"),
+        ({"health": "/healthz"}, "health: must be dict, such as {path: ...}; found '/healthz'"),
+        ({"health": {"status": [700]}}, "health.status[0]: must be from 200 to 499; found 700"),
+        ({"workers": {"q": "celery -A shop"}}, "workers.q: must be dict, such as {command: ...}; found 'celery -A shop'"),
+        (
+            {"workers": {"q": {"command": "x", "count": 2, "singleton": True}}},
+            "workers.q.count: must be at most 1 for a singleton",
+        ),
+        ({"services": {"mongodb": "mongodb://db/x"}}, "services.mongodb: must be dict, such as {hosts: ...}; found"),
+        ({"services": {"redis": {}}}, "services.redis: unknown key; valid keys are mongodb, etcd, syslog"),
+        ({"domains": "shop.example.com"}, "domains: must be list of str; found 'shop.example.com'"),
+        ({"domains": ["https://shop.example.com/"]}, "domains[0]: must be a domain name in lower case; found"),
+        ({"affinity": "sticky"}, 'affinity: must be "none" or "cookie" or "address"; found \'sticky\''),
+        ({"affinity": "cookie", "processes": 1}, "affinity: has no effect with processes: 1 and no load balancers; remove it"),
+        ({"env": ["SIZE=1"]}, "env: must be dict; found ['SIZE=1']"),
+        ({"drain": "30s"}, "drain: must be int; found '30s'"),
+        ({"upload_size": "10MB"}, "upload_size: must be a size, such as \"50m\"; found '10MB'"),
+        ({"prefix": "api"}, "prefix: must be a path between slashes, such as \"/api/\"; found 'api'"),
+        ({"port": 80}, "port: must be from 1024 to 65535; found 80"),
+        ({"limits": {"requests": "10r/s"}}, "limits.requests: must be int; found '10r/s'"),
+        ({"debug": "true"}, "debug: must be bool; found 'true'"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_a_frequent_mistake_has_one_message_with_its_key_and_the_cure(keys: dict[str, Any], problem: str) -> None:
+    (found,) = problems({"shop": entry(**keys)})
+    assert found.startswith(f"tornado_apps.shop.{problem}")

@@ -149,7 +149,7 @@ def test_all_problems_of_the_variables_are_reported_at_once() -> None:
         "firewall_allow[3].comment: must be at most 128 ASCII characters, without quotes and backslashes; found 'a \"b\"'",
         "firewall_allow[4].port: is missing; udp requires it",
         "firewall_allow[5].port: is not supported by vrrp",
-        "firewall_allow[6]: must be dict; found 80",
+        "firewall_allow[6]: must be dict, such as {protocol: ...}; found 80",
         "firewall_ssh_port: must be int; found 'ssh'",
         f"firewall_ssh_sources[0]: {network}; found '0.0.0.0/33'",
     ]

@@ -75,6 +75,11 @@ def test_a_failed_canary_leaves_all_hosts_unchanged() -> None:
     ]
 
 
+def test_hosts_that_were_up_to_date_are_reported() -> None:
+    up_to_date = {"app_host": {"host_state": {"releases": {"shop": {"id": NEW}}}}}
+    assert report(web1=up_to_date, web2=failed())[:2] == [f"  shop: web1 {NEW} (unchanged)", f"  shop: web2 {OLD} (unchanged)"]
+
+
 def test_an_interrupted_rolling_update_can_be_continued_or_rolled_back() -> None:
     assert report(web1=switched(), web2=failed(), web3=built()) == [
         f"  shop: web1 {NEW} (before: {OLD})",
