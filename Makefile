@@ -14,7 +14,7 @@ SCENARIO ?= default
 # One more than the number of processors: a scenario spends a third of its time waiting.
 JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 # The parts that fail most often come first, then the longest.
-PARTS := lint unit molecule-edge molecule-fleet molecule-release molecule-services integration molecule-default judges molecule-roles molecule-hosts molecule-consumer
+PARTS := lint unit molecule-edge molecule-fleet molecule-release molecule-services molecule-recipes integration molecule-default judges molecule-roles molecule-hosts molecule-consumer
 CHECKED := lint unit molecule-default integration
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -101,9 +101,9 @@ newest: ## unit tests and the default scenario, with the newest ansible-core on 
 	@$(MAKE) --no-print-directory VENV=.cache/newest PYTHON=$(NEWEST) unit molecule
 
 .PHONY: bench
-bench: $(VENV)/installed ## benchmarks, compared to a manual setup
+bench: $(VENV)/installed ## benchmarks, compared to a manual setup; PART=static measures one part
 	@$(PYTHON) -m tools.packages wrk
-	@$(VENV)/bin/python -m tests.bench
+	@$(VENV)/bin/python -m tests.bench $(PART)
 
 .PHONY: docs
 docs: $(VENV)/installed ## generate the reference of keys, variables, modules and filters

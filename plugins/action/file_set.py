@@ -19,7 +19,7 @@ class ActionModule(ModuleAction):
 
     MODULE = "file_set"
 
-    _VALID_ARGS = frozenset({"root", "files", "owns", "absent", "keep", "check", "service", "front_doors"})
+    _VALID_ARGS = frozenset({"root", "files", "owns", "absent", "keep", "later", "check", "service", "front_doors"})
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the result of the module, or of the comparison with the host state.
@@ -45,7 +45,8 @@ class ActionModule(ModuleAction):
         # Secrets are passed in an option with no_log.
         arguments["secret_contents"] = {path: entry.pop("content") for path, entry in rendered.items() if entry.get("secret")}
         arguments["files"] = rendered
-        return self.run_module(arguments, task_vars)
+        name = service.get("name", "") if isinstance(service, dict) else ""
+        return {"service_name": name} | self.run_module(arguments, task_vars)
 
     def render(self, path: str, entry: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Return an entry with its ``template`` and ``vars`` replaced by the rendered ``content``."""

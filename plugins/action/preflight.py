@@ -30,8 +30,11 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.model import Ap
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import HostFacts, host_problems, load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import Listener
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, closest_match
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, closest_match, parse_each
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import ExistingNginx
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import Upstream
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.name_resolution import resolution_problems
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.validation import server_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import DEFAULT_OPEN_FILES, Capacity
 from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import ExistingPrograms
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
@@ -62,6 +65,7 @@ class ActionModule(ModuleAction):
         entries = with_versions(arguments["apps"], arguments["versions"])
         problems = misspelled_variables(variables)
         problems += (problem for role in arguments["roles"] for problem in self._role_problems(role, variables))
+        problems += self._resolution_problems(variables)
         apps: dict[str, App] = {}
         try:
             apps = load(entries)
@@ -128,6 +132,12 @@ class ActionModule(ModuleAction):
         ]["options"]
         given = self._templar.template({name: variables[name] for name in options if name in variables})
         return list(ArgumentSpecValidator(options).validate(given).error_messages)
+
+    def _resolution_problems(self, variables: dict[str, Any]) -> list[str]:
+        """Return the names in the variables of the role nginx that could keep it from starting."""
+        problems = list(resolution_problems(str(self._variable("nginx_extra", variables) or ""), "nginx_extra"))
+        upstreams = parse_each(Upstream, self._variable("nginx_upstreams", variables) or {}, "nginx_upstreams", problems)
+        return problems + [text for key, each in upstreams.items() for text in server_problems(each, f"nginx_upstreams.{key}")]
 
     def _file_problems(self, apps: Mapping[str, App]) -> list[str]:
         """Return the problems with files on the controller that ``apps`` name: certificates, keys and sources."""

@@ -12,14 +12,13 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 
-from ansible_collections.funnel.tornado.plugins.action.switch import operator
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, to_entry
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.plugin_utils import source_packing
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import KEY, load_host_state
-from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
+from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction, operator
 
 #: Directory of the launcher and the runner, which are copied into each release.
 PROGRAMS = Path(__file__).parents[2] / "roles/app/files"

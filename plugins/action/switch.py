@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
-import platform
 from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import name_problem
-from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
+from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction, operator
 
 
 class ActionModule(ModuleAction):
@@ -34,8 +32,3 @@ class ActionModule(ModuleAction):
             elif outcome.get("failed") and "apps" in result:
                 self._display.error(f"{host}: {outcome['msg']}", wrap_text=False)
         return result
-
-
-def operator() -> str:
-    """Return the operator of this run as ``user@controller``."""
-    return f"{getpass.getuser()}@{platform.node()}"

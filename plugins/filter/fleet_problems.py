@@ -15,8 +15,9 @@ from ansible.module_utils.parsing.convert_bool import boolean
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.network import firewall
-from ansible_collections.funnel.tornado.plugins.plugin_utils import fleet_inventory
+from ansible_collections.funnel.tornado.plugins.plugin_utils import fleet_inventory, notifications
 from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
+from ansible_collections.funnel.tornado.plugins.plugin_utils.notifications import notification_problems
 from ansible_collections.funnel.tornado.plugins.plugin_utils.role_variables import role_variable_problems
 from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import rolling_update_problems
 
@@ -67,6 +68,7 @@ def fleet_problems(
         *rolling_update_problems(**rolling_update or {}),
         *role_variable_problems(hosts, role_options()),
         *_firewall_problems(hosts.values()),
+        *_notification_problems(hosts, groups.get("app_hosts", [])),
         *_tier_problems(groups.get("balancers", []), groups.get("app_hosts", []), hostvars),
     ]
 
@@ -115,6 +117,11 @@ def _firewall_problems(hosts: Iterable[Mapping[str, Any]]) -> Iterable[str]:
         except InvalidDataError as error:
             problems += error.problems
     return dict.fromkeys(problems)
+
+
+def _notification_problems(hosts: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> Iterable[str]:
+    """Return the mistakes in the notifications, which a run takes from its first app host."""
+    return [problem for name in names[:1] for problem in notification_problems(hosts[name].get(notifications.VARIABLE) or [])]
 
 
 def _tier_problems(balancers: Sequence[str], hosts: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:

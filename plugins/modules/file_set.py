@@ -53,6 +53,13 @@ options:
     type: list
     elements: str
     default: []
+  later:
+    description:
+      - Globs of files that a later task of the same run applies. If O(check) rejects one of them, because it is damaged, the
+        files of this task are written nevertheless, with a warning, and the service keeps its present configuration.
+    type: list
+    elements: str
+    default: []
   check:
     description:
       - Command of the daemon's checker; C({root}) is replaced by the path of the staged copy of O(root).
@@ -147,6 +154,11 @@ service:
   returned: success
   type: str
   sample: reload
+service_name:
+  description: Name of the service.
+  returned: if the host was not known to be up to date
+  type: str
+  sample: nginx
 """
 
 import os
@@ -186,6 +198,7 @@ def main() -> None:
             "owns": {"type": "list", "elements": "str", "default": []},
             "absent": {"type": "list", "elements": "str", "default": []},
             "keep": {"type": "list", "elements": "str", "default": []},
+            "later": {"type": "list", "elements": "str", "default": []},
             "check": {"type": "list", "elements": "str", "default": []},
             "service": {"type": "dict", "options": SERVICE},
             "front_doors": {"type": "list", "elements": "str", "default": []},
@@ -224,7 +237,7 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> FileSetResult:
         listener=service["listener"],
         timeout=service["timeout"],
     )
-    file_set = FileSet(root, files, params["owns"], params["absent"], params["keep"])
+    file_set = FileSet(root, files, params["owns"], params["absent"], params["keep"], params["later"])
     return converge(
         file_set,
         check=params["check"],

@@ -127,6 +127,15 @@ revision:
   returned: success
   type: str
   sample: 8f2b1c0d9e3a4b5c6d7e8f9a0b1c2d3e4f5a6b7c
+reasons:
+  description:
+    - Why the release differs from the live one, empty if it is the live one. V(code), V(dependencies), V(collection) for another
+      version of the collection, V(first release), and the names of changed keys of the entry.
+    - Check mode cannot compare the dependencies of code that is not on the host.
+  returned: success, if the app has a release
+  type: list
+  elements: str
+  sample: [code, env.SAMPLE_THEME]
 environment:
   description: Whether the virtual environment was V(built), or V(reused) from a release with the same dependencies.
   returned: when the release was built
@@ -146,10 +155,12 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.building import git
+from ansible_collections.funnel.tornado.plugins.module_utils.building.changes import change_reasons
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import content_hash, read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import (
     Programs,
     build_release,
+    choose_undamaged,
     live_pushed_source,
     plan_release,
 )
@@ -241,20 +252,23 @@ def release(
         return {"changed": True, "id": "", "revision": "", "diff": difference(layout, unresolved)}
     programs = Programs(module.params["launcher"], json.loads(module.params["runner"]))
     planned = plan_release(app, revision, programs)
-    result: dict[str, Any] = {"id": planned.id, "revision": revision, "changed": not layout.is_built(planned.id)}
+    result: dict[str, Any] = {"id": planned.id, "revision": revision}
     if not module.params["again"] and (notice := rollback_notice(layout, planned.id)):
         return result | {"changed": False, "rolled_back": notice}
+    planned = choose_undamaged(layout, planned)
+    result |= {"id": planned.id, "changed": not layout.is_built(planned.id)}
     if not result["changed"]:
-        return result
+        return result | {"reasons": change_reasons(layout, app, planned, programs)}
     result["diff"] = difference(layout, f"{planned.summary}\n")
     if module.check_mode:
-        return result
+        return result | {"reasons": change_reasons(layout, app, planned, programs)}
     archive = pushed.archive if pushed else sent_source(module)
     if archive is None and (app.source.path is not None or (app.source.archive is not None and not app.source.archive_is_url)):
         return {"needs_source": True}
     on_build(planned.id)
     environment = build_release(layout, app, planned, programs, archive, module.params["builder"])
-    return result | {"environment": "built" if environment.built else "reused"}
+    reasons = change_reasons(layout, app, planned, programs)
+    return result | {"environment": "built" if environment.built else "reused", "reasons": reasons}
 
 
 def sent_source(module: AnsibleModule) -> Path | None:

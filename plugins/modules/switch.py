@@ -115,6 +115,10 @@ release:
   description: Id of the live release, also after a failure.
   returned: always
   type: str
+undone:
+  description: Whether the release was live, and the switch rolled it back.
+  returned: failure
+  type: bool
 steps:
   description: The steps that were carried out, in order, with their durations in seconds.
   returned: success

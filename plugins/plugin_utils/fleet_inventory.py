@@ -22,7 +22,7 @@ PLAYBOOK_GROUPS = (*GROUPS, "metrics")
 MISSPELLING_CUTOFF = 0.8
 
 #: Variables of the inventory that the playbooks read, apart from those of roles, with their types.
-VARIABLES = {"fleet_address": "str", "fleet_tls_at": "str"}
+VARIABLES = {"fleet_address": "str", "fleet_notifications": "list", "fleet_tls_at": "str"}
 
 #: The hosts that can terminate TLS: the values of ``fleet_tls_at``.
 TLS_AT = ("balancers", "app_hosts")

@@ -1,8 +1,10 @@
-"""Base class of action plugins that run a module, and send it files that the host lacks."""
+"""Base class of action plugins that run a module, and send it files that the host lacks; the operator of a run."""
 
 from __future__ import annotations
 
 import contextlib
+import getpass
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,3 +54,8 @@ class ModuleAction(ActionBase):
             yield path
         finally:
             self._remove_tmp_path(directory)
+
+
+def operator() -> str:
+    """Return the operator of this run as ``user@controller``."""
+    return f"{getpass.getuser()}@{platform.node()}"

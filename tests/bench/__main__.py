@@ -13,7 +13,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from tests.bench import memory, switching
+from tests.bench import memory, static, switching
 from tests.bench.hosts import ROOT, booted, run
 from tests.bench.operations import HOSTS, Operations
 from tests.bench.serving import Serving
@@ -21,7 +21,7 @@ from tests.bench.table import Table, say
 
 PAGE = ROOT / "docs/benchmarks.md"
 ROUNDS = 5
-PARTS = ("install", "operate", "serve", "switch")
+PARTS = ("install", "operate", "serve", "static", "switch")
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
         if "install" in parts:
             operations.install(arguments.rounds)
         else:
-            operations.prepare()
+            operations.prepare(HOSTS if "operate" in parts else HOSTS[:1])
         if "operate" in parts:
             operations.operate(arguments.rounds)
         if {"install", "operate"} & set(parts):
@@ -49,6 +49,8 @@ def main() -> None:
             serving = Serving(fleet, HOSTS[0])
             serving.measure(arguments.rounds)
             tables += [serving.table(), sizes]
+        if "static" in parts:
+            tables.append(static.measure(fleet, HOSTS[0], arguments.rounds))
         if "switch" in parts:
             tables.append(switching.measure(fleet, HOSTS[0], arguments.rounds))
     text = "\n".join(map(str, tables))

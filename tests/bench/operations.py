@@ -62,11 +62,11 @@ class Operations:
                 self.time(INSTALL, count, hosts)
         self.costs[INSTALL] = self.run(INSTALL, HOSTS[-1:], "-vvv")
 
-    def prepare(self) -> None:
-        """Provision all hosts without measuring."""
-        self.fleet.boot(PLAIN, *HOSTS)
+    def prepare(self, hosts: list[str]) -> None:
+        """Provision the hosts without measuring."""
+        self.fleet.boot(PLAIN, *hosts)
         self.fleet.install()
-        self.run(INSTALL, HOSTS)
+        self.run(INSTALL, hosts)
 
     def operate(self, rounds: int) -> None:
         """Measure operations on serving hosts."""

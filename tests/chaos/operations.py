@@ -115,7 +115,7 @@ class Operator:
         entry = {
             "source": {"path": str(path) if path.exists() else self.source(str(app.code))},
             "run": {"app": "sample_app.web:make_app"},
-            "health": {"path": app.health, "timeout": 30},
+            "health": {"path": app.health, "timeout": 60},
             "domains": app.domains,
             "processes": app.processes,
             "drain": 2,

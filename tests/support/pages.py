@@ -21,19 +21,39 @@ from tools.docs import ROOT
 #: All pages, except the changelog and the feature list.
 PAGES = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "docs/operations/*.md", "roles/*/README.md", "files/*/README.md", ".github/*.md")
+    for pattern in (
+        "*.md",
+        "docs/*.md",
+        "docs/operations/*.md",
+        "docs/recipes/*.md",
+        "roles/*/README.md",
+        "files/*/README.md",
+        ".github/*.md",
+    )
     for path in ROOT.glob(pattern)
     if path.name not in ("CHANGELOG.md", "seeds.md")
 )
 
 #: Pages whose commands must be complete; the README of a role may have placeholders.
-GUIDES = [path for path in PAGES if path.parent in (ROOT, ROOT / "docs", ROOT / "docs/operations")]
+GUIDES = [path for path in PAGES if path.parent in (ROOT, ROOT / "docs", ROOT / "docs/operations", ROOT / "docs/recipes")]
 
 #: Third-party programs that a command in the clone may begin with.
 PROGRAMS = {"ansible-galaxy", "curl", "export", "git", "molecule", "pytest"}
 
 #: Programs that a command on a host may begin with: those of Debian and of the roles.
-HOST_PROGRAMS = {"cat", "df", "du", "grep", "ip", "journalctl", "ls", "supervisorctl", "tail", "/usr/local/sbin/keepalived-check"}
+HOST_PROGRAMS = {
+    "cat",
+    "chown",
+    "df",
+    "du",
+    "grep",
+    "ip",
+    "journalctl",
+    "ls",
+    "supervisorctl",
+    "tail",
+    "/usr/local/sbin/keepalived-check",
+}
 
 #: Keys whose values are Jinja expressions without braces.
 EXPRESSIONS = {"changed_when", "failed_when", "that", "until", "when"}

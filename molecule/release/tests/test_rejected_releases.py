@@ -23,6 +23,7 @@ from tests.support.remote import (
     run_playbook,
     sample_app_source,
 )
+from tests.support.webhook import Hooks
 
 #: Short waits and light load, which suffice for failing deploys.
 QUICK = {"drain": 1, "processes": 2, "health": {"path": "/healthz", "timeout": 10}}
@@ -82,9 +83,11 @@ def assert_hosts_unchanged(hosts: dict[str, Host], tmp_path: Path) -> Iterator[N
     assert after == before
 
 
-def deploy_rejected(directory: Path, **keys: Any) -> str:
+def deploy_rejected(directory: Path, notified: Hooks | None = None, **keys: Any) -> str:
     """Deploy the sample app with changed ``keys``, expect a failure, and return the output with plain whitespace and quotes."""
-    status, output = deploy("sample", APP_GROUP, directory, apps(sample=QUICK | keys))
+    notifications = [{"webhook": notified.url()}] if notified else []
+    variables = apps(sample=QUICK | keys) | {"fleet_notifications": notifications}
+    status, output = deploy("sample", APP_GROUP, directory, variables)
     assert status != 0, output
     return re.sub(r"\s+", " ", output.replace("''", "'").replace("\\'", "'"))
 
@@ -103,9 +106,11 @@ def test_faulty_release_is_rejected(hosts: dict[str, Host], clients: Clients, tm
 
 @pytest.mark.parametrize("step", HOOKS)
 def test_release_with_failing_hook_is_rejected(clients: Clients, tmp_path: Path, step: str) -> None:
-    with clients(f"fails its hook {step}", **LIGHT_LOAD):
-        output = deploy_rejected(tmp_path, hooks={step: "sh -c 'echo no such table; exit 3'"})
+    with clients(f"fails its hook {step}", **LIGHT_LOAD), Hooks() as hooks:
+        output = deploy_rejected(tmp_path, hooks, hooks={step: "sh -c 'echo no such table; exit 3'"})
     assert re.search(HOOKS[step], output), output
+    assert (hooks.events[0], hooks.events[-1]) == ("start", "failure")
+    assert ("undo" in hooks.events) == (step == "after_switch")
 
 
 def test_unresolvable_requirements_are_rejected(clients: Clients, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from testinfra.host import Host
 
 from tests.support.remote import APP_GROUP, ROOT, Site, address, apps, expect_success, extra_vars, processes, run_playbook
+from tests.support.webhook import Hooks
 
 THIRD: dict[str, Any] = {
     "source": {"path": str(ROOT / "files/sample_app")},
@@ -32,11 +33,33 @@ def restore_entries(tmp_path: Path) -> Iterator[None]:
     expect_success(run_playbook("playbooks/deploy.yml", APP_GROUP, *extra_vars(tmp_path, {})))
 
 
+def assert_reported(hooks: Hooks, output: str, names: list[str]) -> None:
+    """Verify that the table and the notifications of the run show what changed, why, and what failed."""
+    release, seconds = r"\w{12}", r"[\d.]+ s"
+    for name in names:
+        failed = "failed" if name == names[0] else "not switched"
+        for row in (
+            rf"sample +{name} +{release} +{release} +env.NEW +nginx +{seconds} +deployed",
+            rf"third +{name} +- +{release} +first release +nginx +{seconds} +deployed",
+            rf"plain +{name} +{release} +{release} +hooks.before_switch +nginx +- +{failed}",
+        ):
+            assert re.search(f"^{row}$", output, re.MULTILINE), output
+    assert [body["event"] for _path, _headers, body in hooks.received] == ["start", "failure"]
+    body = hooks.received[1][2]
+    assert body["seconds"] > 0
+    deployed = {host: change["reasons"] for change in body["changes"] for host in change["hosts"] if change["app"] == "sample"}
+    assert deployed == {name: ["env.NEW"] for name in names}
+    assert "t0ken" not in output
+
+
 def test_failing_app_leaves_the_others_complete_and_restart_is_concurrent(hosts: dict[str, Host], tmp_path: Path) -> None:
     plain = {name: processes(host, "plain") for name, host in hosts.items()}
     variables = apps(sample={"headers": {"X-Changed": "yes"}, "env": {"NEW": "release"}}, plain=FAILING, third=THIRD)
-    status, output = run_playbook("playbooks/deploy.yml", APP_GROUP, *extra_vars(tmp_path, variables))
+    with Hooks() as hooks:
+        variables |= {"fleet_notifications": [{"webhook": hooks.url("/200?t0ken")}]}
+        status, output = run_playbook("playbooks/deploy.yml", APP_GROUP, *extra_vars(tmp_path, variables))
     assert status != 0, output
+    assert_reported(hooks, output, list(hosts))
     assert "plain failed; the other apps are complete" in output
     assert "debian12: tornado_apps.plain: release" in output
     report = output.partition("the hosts now serve:")[2]
@@ -49,6 +72,7 @@ def test_failing_app_leaves_the_others_complete_and_restart_is_concurrent(hosts:
         assert processes(host, "plain") == plain[name]
 
     output = expect_success(run_playbook("playbooks/restart.yml", "debian13", *extra_vars(tmp_path, variables)))
+    assert re.search(r"^third +debian13 +(\w{12}) +\1 +restart +- +[\d.]+ s +restarted$", output, re.MULTILINE), output
     assert set(re.findall(r"^debian13: (\w+) is release", output, re.MULTILINE)) == {"sample", "plain", "third"}
     host = hosts["debian13"]
     began = [int(line) for line in host.check_output("stat --format=%Y /srv/*/live/run").splitlines()]

@@ -110,7 +110,7 @@ class Hook:
     command: Annotated[str, Doc("Program and arguments, run without a shell.")]
     once: Annotated[
         bool,
-        Doc("Whether only the first host of the play runs the command, and switches, before any other host starts the release."),
+        Doc("Whether only the first host with the app runs the command, and switches, before any other host starts the release."),
     ] = False
 
 
@@ -130,7 +130,7 @@ class Hooks:
         Doc(
             "Command that runs before the first process of the release starts, such as a migration that the new code needs. It "
             "runs as the app's user while the old release serves. If it fails, the deploy fails. It does not run at a rollback "
-            "or restart. If unset, C(run.procfile) runs the Procfile's C(release) here, on the first host of the play only."
+            "or restart. If unset, C(run.procfile) runs the Procfile's C(release) here, on the first host with the app only."
         ),
     ] = None
     before_switch: Annotated[

@@ -27,6 +27,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.files impo
     content,
     has_file,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.building.integrity import MAX_REPAIRS, is_intact, seal
 from ansible_collections.funnel.tornado.plugins.module_utils.building.interpreter import (
     SYSTEM_PYTHON,
     UV_PYTHONS,
@@ -80,7 +81,7 @@ def ensure_environment(layout: Layout, app: App, source: Path, revision: str) ->
     """
     interpreter = _choose_interpreter(layout, app, source)
     requirements = read_requirements(layout, app, source, interpreter.path)
-    path = layout.environments / _digest(app, interpreter, requirements, revision)
+    path = _choose_path(layout, _digest(app, interpreter, requirements, revision))
     if _is_complete(path):
         return Environment(path, built=False, package=requirements.package)
     builder = Builder(layout)
@@ -97,10 +98,17 @@ def ensure_environment(layout: Layout, app: App, source: Path, revision: str) ->
             path, f"{VARIABLE}.{app.name}.source", allow=lambda outside: _is_interpreter(outside, interpreter.path)
         )
         _mark_complete(path)
+        seal(path)
     except BaseException:
         tree.remove(path)
         raise
     return Environment(path, built=True, package=requirements.package)
+
+
+def _choose_path(layout: Layout, digest: str) -> Path:
+    """Return the path of an environment; not that of a damaged one, which processes of the live release still use."""
+    paths = [layout.environments / f"{digest}{f'.{count}' if count else ''}" for count in range(MAX_REPAIRS)]
+    return next((path for path in paths if not _is_complete(path) or is_intact(path)), paths[0])
 
 
 def _choose_interpreter(layout: Layout, app: App, source: Path) -> Interpreter:

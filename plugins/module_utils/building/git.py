@@ -194,23 +194,27 @@ class _Repository:
         return self.mirror.exists() and self.run("cat-file", "-e", f"{commit}^{{commit}}").returncode == 0
 
     def fetch(self, version: str | None) -> None:
-        """Fetch all branches and tags, and the commit ``version`` if none of them contains it and the server allows it."""
-        fetched = self._fetch_all()
+        """Fetch all branches and tags, and the commit ``version`` if none of them contains it and the server allows it.
+
+        Without ``version``, fetch the default branch, too; HEAD of a repository may name a branch that does not exist.
+        """
+        default = [] if version else [f"+HEAD:{DEFAULT_BRANCH}"]
+        fetched = self._fetch_all(default)
         if fetched.returncode != 0 and self.git("ls-remote", "--", self.url).returncode == 0:
             # A killed fetch may have left an incomplete mirror or a lock. No other process uses the mirror now.
             tree.remove(self.mirror)
-            fetched = self._fetch_all()
+            fetched = self._fetch_all(default)
         if fetched.returncode != 0:
             raise BuildError(f"{self.key}.git: {self.url} cannot be fetched from this host: {last_lines(fetched.stderr)}")
         if version and COMMIT.fullmatch(version) and not self.has(version):
             self.run("fetch", "--quiet", "--", self.url, version)
 
-    def _fetch_all(self) -> subprocess.CompletedProcess[str]:
+    def _fetch_all(self, default: list[str]) -> subprocess.CompletedProcess[str]:
         if not self.mirror.exists():
             self.mirror.parent.mkdir(parents=True, exist_ok=True)
             self.git("init", "--quiet", "--bare", str(self.mirror))
             private.set_owner(self.mirror, os.geteuid(), os.getegid(), 0o700)
-        references = [f"+HEAD:{DEFAULT_BRANCH}", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
+        references = [*default, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
         return self.run("fetch", "--quiet", "--prune", "--force", "--", self.url, *references)
 
     def export(self, commit: str, unpack: Unpack, directory: str, counter: Iterator[int]) -> None:

@@ -146,9 +146,13 @@ class ReleaseManifest:
 def read_manifest(layout: Layout, release: str) -> ReleaseManifest:
     """Return the manifest of a release on this host.
 
-    :raises FileNotFoundError: when the release is not on this host.
+    :raises OSError: when the release is not on this host, or damaged.
     """
-    return ReleaseManifest.from_json(layout.manifest(release).read_text(encoding="utf-8"))
+    text = layout.manifest(release).read_text(encoding="utf-8")
+    try:
+        return ReleaseManifest.from_json(text)
+    except (TypeError, ValueError) as error:
+        raise OSError(f"{layout.manifest(release)} is damaged: {error}") from error
 
 
 def content_hash(layout: Layout, manifest: ReleaseManifest) -> str:

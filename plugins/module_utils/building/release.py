@@ -21,6 +21,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.environmen
     ensure_environment,
     install_package,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.building.integrity import MAX_REPAIRS, is_damaged, seal
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import (
     HealthCheck,
     ReleaseManifest,
@@ -114,6 +115,19 @@ def plan_release(app: App, revision: str, programs: Programs) -> ReleaseManifest
     return replace(draft, id=digest)
 
 
+def choose_undamaged(layout: Layout, planned: ReleaseManifest) -> ReleaseManifest:
+    """Return the planned release or, if that is damaged on this host, one of the same inputs with another id.
+
+    Processes of the damaged release keep running until the new one is live, as in any deploy.
+    """
+    ids = [planned.id]
+    while len(ids) < MAX_REPAIRS:
+        ids.append(hashlib.sha256(ids[-1].encode()).hexdigest()[:ID_DIGITS])
+    usable = [release for release in ids if not is_damaged(layout, release)]
+    built = (release for release in usable if layout.is_built(release))
+    return replace(planned, id=next(built, next(iter(usable), planned.id)))
+
+
 def process_command(app: App) -> list[str]:
     """Return the command of one process, with placeholders for the launcher; empty if the Procfile of the source defines it."""
     if app.run.procfile is not None:
@@ -171,6 +185,7 @@ def build_release(
                 )
             link_shared_paths(layout, app, source)
             publish_static(app, work, environment)
+        seal(work)
         tree.remove(layout.release(planned.id))
         work.rename(layout.release(planned.id))
     except (BuildError, OSError, TreeError) as error:

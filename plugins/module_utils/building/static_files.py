@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import re
@@ -17,9 +18,13 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.home import 
 #: Maximum number of static files, as links to directories can multiply them.
 MAX_FILES = 200_000
 
+#: Suffixes of files that nginx compresses, and their maximum total size per release; nginx compresses others per request.
+COMPRESSIBLE = (".css", ".html", ".js", ".json", ".map", ".mjs", ".svg", ".txt", ".webmanifest", ".xml")
+MAX_COMPRESSED_BYTES = 32 << 20
+
 
 def publish_static(app: App, work: Path, environment: Environment) -> None:
-    """Make only the static files readable by nginx, as hard links.
+    """Make only the static files readable by nginx, as hard links, with a compressed variant beside each file of text.
 
     :raises BuildError: when the directory is missing, or a link in it leads to files that nginx must not serve from there.
     """
@@ -36,11 +41,22 @@ def publish_static(app: App, work: Path, environment: Environment) -> None:
     versions.mkdir(mode=0o755)
     shared = {top / path for path in app.shared_paths}
     root = files.resolve()
+    budget = MAX_COMPRESSED_BYTES
+    variants: set[Path] = set()
     for path, content in _Walk(key, top.resolve(), root, shared).files(files, root):
         target = work / "public" / app.static.url.strip("/") / path.relative_to(files)
         target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         os.link(content, target)
-        _publish_version(content, path.name, versions)
+        version = _publish_version(content, path.name, versions)
+        variant = version.with_name(f"{version.name}.gz")
+        size = content.stat().st_size
+        if path.suffix in COMPRESSIBLE and size <= budget and not variant.exists():
+            budget -= size
+            if _compress(content, variant):
+                variants.add(variant)
+        # A variant in the source has an own name.
+        if variant in variants and not os.path.lexists(path.with_name(f"{path.name}.gz")):
+            os.link(variant, target.with_name(f"{target.name}.gz"))
 
 
 @dataclass
@@ -93,17 +109,34 @@ class _Walk:
         return content if content.is_relative_to(self.root) and not real.is_relative_to(content) else None
 
 
-def _publish_version(path: Path, name: str, versions: Path) -> None:
+def _publish_version(path: Path, name: str, versions: Path) -> Path:
     """Publish a file and its compressed variant under the version that ``tornado.web.StaticFileHandler`` computes for it.
 
     The version is the SHA-512 of the content in hexadecimal; the suffix of ``name`` is kept, as nginx derives the MIME type
-    from it.
+    from it. Return the path of the published file.
     """
     with path.open("rb") as file:
         version = hashlib.file_digest(file, "sha512").hexdigest()
     suffix = re.search(r"\.[A-Za-z0-9]+$", name)
+    published = versions / f"{version}{suffix[0] if suffix else ''}"
     compressed = path.with_name(f"{path.name}.gz")
-    for source, ending in ((path, ""), (compressed, ".gz")):
-        target = versions / f"{version}{suffix[0] if suffix else ''}{ending}"
+    for source, target in ((path, published), (compressed, published.with_name(f"{published.name}.gz"))):
         if source.is_file() and not source.is_symlink() and not target.exists():
             os.link(source, target)
+    return published
+
+
+def _compress(path: Path, target: Path) -> bool:
+    """Write the compressed variant of a file if it is smaller, and return whether it is.
+
+    It has the time of the file, so that its ETag changes with the file only.
+    """
+    content = path.read_bytes()
+    compressed = gzip.compress(content, mtime=0)
+    if len(compressed) >= len(content):
+        return False
+    target.write_bytes(compressed)
+    target.chmod(0o644)
+    modified = path.stat().st_mtime_ns
+    os.utime(target, ns=(modified, modified))
+    return True

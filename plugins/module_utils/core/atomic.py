@@ -29,7 +29,12 @@ def stage_file(path: Path, content: bytes, *, mode: int, uid: int, gid: int) -> 
 
 
 def stage_link(path: Path, target: str | Path) -> Path:
-    """Create a symbolic link to ``target`` beside ``path`` and return it, ready to be renamed to ``path``."""
+    """Create a symbolic link to ``target`` beside ``path`` and return it, ready to be renamed to ``path``.
+
+    :raises IsADirectoryError: if there is a directory in its place, which a link cannot replace.
+    """
+    if path.is_dir() and not path.is_symlink():
+        raise IsADirectoryError(f"{path} must be a symbolic link, but is a directory; move it away")
     staged = path.with_name(f".{path.name}.new")
     staged.unlink(missing_ok=True)  # left behind by an interrupted run
     staged.symlink_to(target)

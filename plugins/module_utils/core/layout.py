@@ -158,8 +158,9 @@ class Layout:
         return self.release(release) / "release.json"
 
     def is_built(self, release: str) -> bool:
-        """Return whether a release exists; it is renamed into place, so an incomplete build does not count."""
-        return self.manifest(release).exists()
+        """Return whether a release exists with a complete manifest; it is renamed into place, so no incomplete build counts."""
+        manifest = self.manifest(release)
+        return manifest.is_file() and manifest.read_bytes().endswith(b"}")
 
     def slot(self, slot: str) -> Path:
         """Directory of one slot."""

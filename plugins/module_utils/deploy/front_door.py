@@ -64,13 +64,14 @@ def is_published(layout: Layout, slot: str) -> bool:
 def problem(layout: Layout, *, patient: bool = False) -> str:
     """Return why clients do not reach the live release of an app through its front door; empty if they do.
 
-    It is also empty if no active reverse proxy of this host has a site of the app, as before the first deploy.
+    It is also empty if no active reverse proxy of this host has a site of the app, as before the first deploy, or if the release
+    is damaged.
 
     :arg patient: whether to wait some seconds until a reverse proxy has noticed the release.
     """
     release = layout.live_release()
     found = next(_front_doors(layout), None)
-    if release is None or found is None:
+    if release is None or found is None or not layout.is_built(release):
         return ""
     proxy, door = found
     manifest = read_manifest(layout, release)

@@ -42,10 +42,13 @@ class HistoryEntry:
 
 
 def read(layout: Layout) -> list[HistoryEntry]:
-    """Return the history, oldest entry first."""
+    """Return the history, oldest entry first; an empty one if the file is missing or damaged."""
     if not layout.history.exists():
         return []
-    return [HistoryEntry(**entry) for entry in json.loads(layout.history.read_text(encoding="utf-8"))]
+    try:
+        return [HistoryEntry(**entry) for entry in json.loads(layout.history.read_text(encoding="utf-8"))]
+    except (TypeError, ValueError):
+        return []
 
 
 def record(layout: Layout, release: str, revision: str, by: str) -> None:

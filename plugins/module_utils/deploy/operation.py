@@ -17,7 +17,12 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import 
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import is_live
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import has_leftovers
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import SupervisorError, connect
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import Switcher, SwitchError, SwitchRequest
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import (
+    Switcher,
+    SwitchError,
+    SwitchRequest,
+    UndoneError,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
 
 #: Concurrent switches per CPU: a switch mostly waits.
@@ -79,7 +84,7 @@ def perform(operation: Operation, layout: Layout, release: str) -> dict[str, Any
             note = f"{{}} of release {request.release}".format
             result = Switcher(layout, request, lambda step: note_step(note(step), request.release)).run()
     except (LockedError, OSError, SwitchError, SupervisorError, ServiceError) as error:
-        return _failure(layout, live, str(error))
+        return _failure(layout, live, str(error)) | {"undone": isinstance(error, UndoneError)}
     return {"before": live, "diff": _difference(layout, before, _describe_live(layout))} | dataclasses.asdict(result)
 
 

@@ -16,7 +16,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import Address
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.front_door import publish_health_check
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import protect
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import is_usable, protect
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisor_config import STOP_MARGIN, slot_config
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import server_line
 from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation
@@ -50,7 +50,9 @@ class ProcessGroup:
         self._log_starts: dict[Path, int] = {}
 
     def is_up(self) -> bool:
-        """Return whether all processes run, with the desired configuration of supervisord."""
+        """Return whether all processes run, with the desired configuration of supervisord, where nginx can reach them."""
+        if not is_usable(self.layout, self.slot):
+            return False
         file = self.layout.supervisor_file(self.slot)
         if not file.exists() or file.read_text(encoding="utf-8") != self._supervisor_config(self.workers):
             return False

@@ -12,7 +12,12 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.validation impo
 from ansible_collections.funnel.tornado.plugins.module_utils.building import git
 from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import directory_revision
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import content_hash, read_manifest
-from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs, live_pushed_source, plan_release
+from ansible_collections.funnel.tornado.plugins.module_utils.building.release import (
+    Programs,
+    choose_undamaged,
+    live_pushed_source,
+    plan_release,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import read_holder
@@ -79,7 +84,7 @@ def _settled_release(app: App, local: str, programs: Programs) -> dict[str, str]
         revision = fixed_revision(app, local)
     if revision is None:
         return None
-    release = plan_release(app, revision, programs).id
+    release = choose_undamaged(layout, plan_release(app, revision, programs)).id
     if not is_settled(layout, release):
         return None
     return {"id": release, "revision": revision, "content": content_hash(layout, read_manifest(layout, release))}

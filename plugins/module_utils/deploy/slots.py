@@ -49,12 +49,25 @@ def is_protected(layout: Layout, slot: Slot) -> bool:
 
 
 def has_leftovers(layout: Layout) -> bool:
-    """Return whether an interrupted switch is incomplete, or an early version of the collection wrote the live slot."""
+    """Return whether a switch is incomplete: it was interrupted, or the live slot is damaged or of an early version."""
     live = layout.live_slot()
     markers = [layout.reload_marker(live), layout.verification_marker(live)] if live else []
+    if live and not is_recorded(layout, live):
+        return True
     is_open = (live is not None and not is_protected(layout, live)) or not history.is_private(layout)
     outdated = is_open or (live is not None and not is_published(layout, live))
     return has_inactive_slot(layout) or any(marker.exists() for marker in markers) or outdated
+
+
+def is_usable(layout: Layout, slot: Slot) -> bool:
+    """Return whether a slot has what nginx needs of it: the servers, and the directory of their sockets."""
+    run = layout.run(slot)
+    return run.is_dir() and not run.is_symlink() and layout.upstream(slot).is_file() and layout.upstream(slot).stat().st_size > 0
+
+
+def is_recorded(layout: Layout, live: Slot) -> bool:
+    """Return whether the history and the link for operators name the live release."""
+    return layout.current.is_symlink() and history.latest(layout) == layout.slot_release(live)
 
 
 def has_inactive_slot(layout: Layout) -> bool:

@@ -40,6 +40,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import
     drain_connections,
     has_inactive_slot,
     is_protected,
+    is_recorded,
+    is_usable,
     protect,
     stop_workers,
 )
@@ -58,6 +60,10 @@ MIN_SOAK_RESPONSES = 10
 
 class SwitchError(Exception):
     """A release did not go live or was rolled back; the previous one is live. The message has the process and its log."""
+
+
+class UndoneError(SwitchError):
+    """A release was live, and was rolled back by the switch itself."""
 
 
 @dataclass
@@ -192,10 +198,11 @@ class Switcher:
             if release and release in self.in_use and not front_door.is_published(self.layout, slot):
                 with self._step("publish"):
                     front_door.publish_health_check(self.layout, slot, read_manifest(self.layout, release))
-        if (live is None or is_protected(self.layout, live)) and history.is_private(self.layout):
+        exposed = live is not None and is_usable(self.layout, live) and not is_protected(self.layout, live)
+        if not exposed and history.is_private(self.layout):
             return
         with self._step("protect"):
-            if live:
+            if live and exposed:
                 protect(self.layout, live)
             history.make_private(self.layout)
 
@@ -251,7 +258,7 @@ class Switcher:
         live = self.layout.live_slot()
         process_group = self._process_group(slot)
         self.layout.verification_marker(slot).touch()
-        if live is None:
+        if live is None or not is_usable(self.layout, live):
             self.layout.reload_marker(slot).touch()
         else:
             self.layout.served_marker(live).touch()
@@ -285,13 +292,17 @@ class Switcher:
 
     def _record_live(self, slot: Slot) -> None:
         """Record the live release in the link ``current`` and in the history."""
+        if is_recorded(self.layout, slot):
+            return
+        self.result.changed = True
         if not self.layout.current.is_symlink():
             replace_link(self.layout.current, "live/release")
         if history.latest(self.layout) != self.layout.slot_release(slot):
             self._record(slot)
 
     def _record(self, slot: Slot) -> None:
-        if release := self.layout.slot_release(slot):
+        release = self.layout.slot_release(slot)
+        if release and self.layout.is_built(release):  # not if it is damaged, and about to be replaced
             history.record(self.layout, release, read_manifest(self.layout, release).revision, self.request.by)
 
     def _drain_and_stop(self, slot: Slot) -> None:
@@ -303,7 +314,8 @@ class Switcher:
             drain_connections(self.layout, slot, seconds)
         with self._step("stop"):
             self._clear(slot)
-            if live := self.layout.live_slot():
+            live = self.layout.live_slot()
+            if live and self.layout.slot_release(live) in self.in_use:
                 self._process_group(live).remove_socket_aliases()
 
     def _clear(self, slot: Slot) -> None:
@@ -339,7 +351,7 @@ class Switcher:
         except ProcessGroupError as error:
             seconds = time.monotonic() - began
             self._roll_back(slot, str(error).splitlines()[0])
-            raise SwitchError(f"{self._name()} was live for {seconds:.0f} s and was rolled back: {error}") from error
+            raise UndoneError(f"{self._name()} was live for {seconds:.0f} s and was rolled back: {error}") from error
 
     def _ask_front_door(self) -> None:
         """Require that the reverse proxy serves the release. A rollback or restart stays live: the old slot is no better served.
@@ -355,7 +367,7 @@ class Switcher:
 
         :raises ProcessGroupError: when one does not stay up.
         """
-        before = self._process_group(old) if self.layout.slot_release(old) else None
+        before = self._process_group(old) if self.layout.slot_release(old) in self.in_use else None
         after = self._process_group(new)
         if (after.workers and not after.is_up()) or (before and before.singletons):
             with self._step("workers"):
@@ -366,8 +378,9 @@ class Switcher:
 
     def _return_workers(self, old: Slot, new: Slot) -> None:
         """Hand over the workers to the slot that has the traffic again; status.yml shows those that do not stay up."""
-        with contextlib.suppress(ProcessGroupError):
-            self._hand_over_workers(old, new)
+        if self.layout.slot_release(new) in self.in_use:
+            with contextlib.suppress(ProcessGroupError):
+                self._hand_over_workers(old, new)
 
     def _soak(self, process_group: ProcessGroup) -> None:
         """Check the health of every process and the error rate of nginx's responses for ``soak`` seconds.
@@ -412,7 +425,8 @@ class Switcher:
     def _return_traffic(self, slot: Slot) -> None:
         """Move the traffic from the live ``slot`` back to the inactive one, which still runs."""
         inactive = self.layout.inactive_slot()
-        self._prepare_reload(slot, self._process_group(inactive))
+        if self.layout.slot_release(inactive) in self.in_use:
+            self._prepare_reload(slot, self._process_group(inactive))
         replace_link(self.layout.live, f"slots/{inactive}")
 
     def _name(self) -> str:

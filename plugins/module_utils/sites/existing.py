@@ -79,7 +79,7 @@ _PACKAGED = frozenset(
 )
 
 #: Directives outside the http block that only the collection's nginx.conf sets.
-_OWN_MAIN = frozenset({"daemon", "error_log", "events", "pid", "user", "worker_processes", "worker_rlimit_nofile"})
+_OWN_MAIN = frozenset({"daemon", "error_log", "events", "pcre_jit", "pid", "user", "worker_processes", "worker_rlimit_nofile"})
 
 #: Directives that sites of apps depend on.
 _OWN_HTTP = frozenset(

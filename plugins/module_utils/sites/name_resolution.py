@@ -8,8 +8,11 @@ from collections.abc import Iterator, Sequence
 
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx_config import Directive, NginxSyntaxError, parse
 
-#: Directives that pass a request to a server.
+#: Directives that pass a request to a server; the directive server of an upstream, which has no block, names one, too.
 _PASSES = frozenset({"fastcgi_pass", "grpc_pass", "memcached_pass", "proxy_pass", "scgi_pass", "uwsgi_pass"})
+
+#: The reason and the simplest cure.
+_RISK = "nginx resolves {name} when it starts, and serves no site at all if that fails, such as at a boot; use its address"
 
 
 def resolution_problems(extra: str, path: str) -> Iterator[str]:
@@ -22,16 +25,21 @@ def resolution_problems(extra: str, path: str) -> Iterator[str]:
     except NginxSyntaxError:
         return
     for name in dict.fromkeys(_names(directives)):
-        yield (
-            f"{path}: nginx resolves {name} when it starts, and serves no site at all if that fails, such as at a boot; use its "
-            f'address, or resolve it at run time: resolver ADDRESS; set $backend "{name}"; and $backend in the place of the name'
-        )
+        cure = f'resolve it at run time: resolver ADDRESS; set $backend "{name}"; and $backend in the place of the name'
+        yield f"{path}: {_RISK.format(name=name)}, or {cure}"
+
+
+def server_problem(address: str, path: str) -> str:
+    """Return why the server of an upstream could keep nginx from starting; empty if its address has no name to resolve."""
+    name = _host(address)
+    return name and f"{path}: {_RISK.format(name=name)}"
 
 
 def _names(directives: Sequence[Directive]) -> Iterator[str]:
     for directive in directives:
         yield from _names(directive.block or ())
-        if directive.name in _PASSES and directive.arguments and (name := _host(directive.arguments[0])):
+        passes = directive.name in _PASSES or (directive.name == "server" and directive.block is None)
+        if passes and directive.arguments and "resolve" not in directive.arguments and (name := _host(directive.arguments[0])):
             yield name
 
 

@@ -31,7 +31,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import 
     SiteOptions,
     Upstream,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.name_resolution import resolution_problems
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.name_resolution import resolution_problems, server_problem
 
 #: A path as written in a location of nginx, which compares it with the normalized path of a request.
 _LOCATION_PATH = re.compile(r"/((?!\.{1,2}(/|$))[A-Za-z0-9._~-]+(/|$))*")
@@ -71,7 +71,7 @@ def parse_sites(
     parsed_upstreams = parse_each(Upstream, upstreams, "nginx_upstreams", problems, NAME)
     parsed_sites = parse_each(Site, sites, "nginx_sites", problems, NAME)
     for key, upstream in parsed_upstreams.items():
-        problems.extend(_affinity_problems(upstream, f"nginx_upstreams.{key}"))
+        problems.extend(server_problems(upstream, f"nginx_upstreams.{key}"))
     by_path: list[tuple[str, Site]] = []
     for key, site in parsed_sites.items():
         path = site.origin or f"nginx_sites.{key}"
@@ -206,10 +206,14 @@ def _upstream_problems(upstream: str | Upstream, path: str, upstreams: Mapping[s
         near = closest_match(upstream, upstreams)
         yield f"{path}.upstream: nginx_upstreams has no {upstream}" + (f"; did you mean {near}?" if near else "")
     elif isinstance(upstream, Upstream):
-        yield from _affinity_problems(upstream, f"{path}.upstream")
+        yield from server_problems(upstream, f"{path}.upstream")
 
 
-def _affinity_problems(upstream: Upstream, path: str) -> Iterator[str]:
+def server_problems(upstream: Upstream, path: str) -> Iterator[str]:
+    """Yield the servers of an upstream with names that nginx would resolve when it starts, and a conflict with its affinity."""
+    for i, server in enumerate(upstream.servers):
+        if problem := server_problem(server.address if isinstance(server, Server) else server, f"{path}.servers[{i}]"):
+            yield problem
     if upstream.affinity != "none" and any(isinstance(server, Server) and server.backup for server in upstream.servers):
         yield f"{path}.affinity: cannot have servers with backup, which its hash does not support; remove one of them"
 

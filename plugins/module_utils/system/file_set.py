@@ -35,6 +35,9 @@ VERIFICATION_SECONDS = 10.0
 
 _DIFF_BYTES = 1 << 20
 
+#: An absolute path in the output of a check.
+_PATH = re.compile(r"/[^\s\":]+")
+
 
 class FileSetError(Exception):
     """The files are invalid, were rejected by the check or broke the service. The message says what was not changed."""
@@ -133,7 +136,7 @@ class FileSet:
     """Desired files below ``root``, or elsewhere if their paths are absolute, and files that must not exist.
 
     ``owns`` are globs: matching files that are not in ``files`` are removed, unless they match a glob of ``keep``. ``absent`` are
-    paths of single files.
+    paths of single files. ``later`` are globs of files that a later task of the run repairs, if the check rejects one of them.
     """
 
     root: Path
@@ -141,6 +144,7 @@ class FileSet:
     owns: Sequence[str] = ()
     absent: Sequence[str] = ()
     keep: Sequence[str] = ()
+    later: Sequence[str] = ()
 
     def desired(self, glob: Callable[[Path, str], Iterable[Path]]) -> dict[Path, File | None]:
         """Return the desired file, or None, by path, sorted; ``glob`` finds existing files below a directory."""
@@ -178,19 +182,26 @@ class FileSet:
                     target.write_bytes(change.after.content)
             yield copy
 
-    def check(self, command: Sequence[str], changes: Sequence[Change]) -> None:
+    def check(self, command: Sequence[str], changes: Sequence[Change]) -> str:
         """Run the daemon's check on a staged copy, whose path replaces ``{root}`` in ``command``.
 
+        :returns: the output of the check if it rejects a file that a later task repairs; otherwise an empty text.
         :raises FileSetError: with the output of the check, the live paths and the rejected line.
         """
+        if empty := [path for pattern in self.later for path in _glob(self.root, pattern) if not path.lstat().st_size]:
+            return f"{empty[0]} is empty"  # truncated, which the check may accept
         with self.staged(changes) as copy:
             try:
                 finished = run([word.replace("{root}", str(copy)) for word in command], check=False)
             except CommandError as error:
                 raise FileSetError(f"{error}\n{self.root} was not changed.") from error
-            if finished.status != 0:
-                output = last_lines(finished.output.replace(str(copy), str(self.root)))
-                raise FileSetError(f"{self._rejected_line(output)}{output}\n{self.root} was not changed.")
+            if finished.status == 0:
+                return ""
+            output = last_lines(finished.output.replace(str(copy), str(self.root)))
+        named = [Path(path) for line in output.splitlines() if "[warn]" not in line for path in _PATH.findall(line)]
+        if any(path.match(str(self.root / pattern)) for path in named for pattern in self.later):
+            return output
+        raise FileSetError(f"{self._rejected_line(output)}{output}\n{self.root} was not changed.")
 
     def _rejected_line(self, output: str) -> str:
         """Return a line with the file that the ``output`` of a check names, its label and the text of the rejected line."""
@@ -319,9 +330,13 @@ def converge(
             )
         installed = shutil.which(check[0] if check else "") and (state is None or state.exists)
         complete = all(Path(path).exists() for file in file_set.files for path in file.needs)
-        if changes and check and ((installed and complete) or not check_mode):
-            file_set.check(check, changes)
+        rejected = ""
+        if (changes or (action and file_set.later)) and check and ((installed and complete) or not check_mode):
+            rejected = file_set.check(check, changes)
+        action = "" if rejected else action
         result = _result(changes, service, action)
+        if rejected:
+            result.warnings.append(f"files of a later task are damaged, which applies all of them together:\n{rejected}")
         files = [(each.path, each.before, each.after) for each in changes if each.before and not each.before.is_link]
         contents = {path: (before.content, after.content) for path, before, after in files if after}
         result.warnings.extend(keep_copies(contents, check_mode=check_mode))

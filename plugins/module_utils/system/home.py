@@ -132,6 +132,9 @@ def _ensure_directory(path: Path, mode: int, owner: str, group: str) -> bool:
     """Create or correct a directory; its owner is set before its mode grants access."""
     if _is_directory(path, mode, owner, group):
         return False
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
+        kind = "a symbolic link" if path.is_symlink() else "a file"
+        raise BuildError(f"{path} must be a directory, but is {kind}; move it away, or mount the other directory there")
     path.mkdir(mode=0o700, exist_ok=True)
     private.set_owner(path, pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid, mode)
     return True

@@ -18,14 +18,14 @@ _HEADER, _HEADER_BYTES = b"Ansible managed", 200
 
 
 def keep_copies(replacements: Mapping[Path, tuple[bytes, bytes]], *, check_mode: bool, directory: Path = DIRECTORY) -> list[str]:
-    """Copy the files that the collection replaces although neither it nor a package wrote them; return a message for each.
+    """Copy the files that the collection replaces although neither it nor a package wrote them; return messages.
 
     :arg replacements: the previous and the new content by path.
     """
     foreign = {
         path: before
         for path, (before, after) in replacements.items()
-        if _HEADER in after[:_HEADER_BYTES] and _HEADER not in before[:_HEADER_BYTES]
+        if before and _HEADER in after[:_HEADER_BYTES] and _HEADER not in before[:_HEADER_BYTES]
     }
     packaged = _packaged_files() if foreign else frozenset()
     messages = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -124,12 +125,19 @@ class Uv:
     def is_up_to_date(self) -> bool:
         """Return whether it is installed, linked and the only version."""
         linked = self.link.is_symlink() and self.link.readlink() == self.program
-        return linked and self._is_executable() and not self.other_paths()
+        readable = not UV_ENVIRONMENT.parent.is_dir() or _is_public(UV_ENVIRONMENT.parent)
+        return linked and readable and self._is_executable() and not self.other_paths()
 
     def _is_executable(self) -> bool:
         """Return whether all users can execute it: builds run as the users of apps."""
         paths = (self.home, self.directory, self.program.parent, self.program)
-        return all(path.exists() and path.stat().st_mode & _PUBLIC == _PUBLIC for path in paths)
+        return all(path.exists() and _is_public(path) for path in paths) and self._is_complete()
+
+    def _is_complete(self) -> bool:
+        """Return whether the executable has the size that its package records."""
+        recorded = [path.read_text(encoding="utf-8") for path in self.directory.glob("uv-*.dist-info/RECORD")]
+        sizes = re.findall(r"^(?:\S*/)?bin/uv,[^,]*,(\d+)$", "".join(recorded), re.MULTILINE)
+        return not sizes or self.program.stat().st_size == int(sizes[0])
 
     def install(self, hashes: Sequence[str], environment: Mapping[str, str]) -> None:
         """Install this version if it is missing, link it, and remove other versions.
@@ -142,6 +150,8 @@ class Uv:
             if not self._is_executable():
                 self._download(hashes, environment)
                 self.home.chmod(0o755)
+            if UV_ENVIRONMENT.parent.is_dir():
+                UV_ENVIRONMENT.parent.chmod(0o755)
             atomic.replace_link(self.link, self.program)
             for other in self.other_paths():
                 shutil.rmtree(other)
@@ -174,6 +184,10 @@ class Uv:
 
 
 _PIP_ENVIRONMENT = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_ROOT_USER_ACTION": "ignore"}
+
+
+def _is_public(path: Path) -> bool:
+    return path.stat().st_mode & _PUBLIC == _PUBLIC
 
 
 def _set(values: Mapping[str, str]) -> dict[str, str]:

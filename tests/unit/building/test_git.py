@@ -70,6 +70,13 @@ def test_versions_are_branches_tags_commits_or_the_default_branch(shop: Path, la
         assert query_commit(layout, app(shop, version)) == expected
 
 
+def test_versions_are_fetched_from_a_repository_whose_default_branch_does_not_exist(shop: Path, layout: Layout) -> None:
+    git(shop, "symbolic-ref", "HEAD", "refs/heads/renamed")
+    assert fetch_commit(layout, app(shop, "main")) == git(shop, "rev-parse", "main")
+    with pytest.raises(BuildError, match="couldn't find remote ref HEAD"):
+        fetch_commit(layout, app(shop))
+
+
 def test_branches_are_fetched_and_cached_commits_are_not(shop: Path, layout: Layout) -> None:
     first = fetch_commit(layout, app(shop, "main"))
     second = commit(shop, web="2")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gzip
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ def publish(work: Path, **keys: Any) -> dict[str, str]:
     """Publish the directory `static` of the source in `work`; return the content of the files by path."""
     publish_static(app(static={}, **keys), work, Environment(work / "venv", built=False))
     public = work / "public/static"
-    return {str(path.relative_to(public)): path.read_text() for path in public.rglob("*") if path.is_file()}
+    return {str(path.relative_to(public)): path.read_text(errors="replace") for path in public.rglob("*") if path.is_file()}
 
 
 def test_static_files_are_published_by_url_and_by_tornado_version(tmp_path: Path) -> None:
@@ -42,6 +44,35 @@ def test_static_files_are_published_by_url_and_by_tornado_version(tmp_path: Path
     assert (names[f"{version}.css"], names[f"{version}.css.gz"]) == ("a", "packed")
     assert names[StaticFileHandler.get_content_version(str(static / "LICENSE"))] == "b"
     assert (work / "public/x/y/LICENSE").stat().st_nlink == 3, "a hard link"
+
+
+def test_text_is_published_with_a_compressed_variant_of_the_same_age(tmp_path: Path, static: Path) -> None:
+    text = b"body { margin: 0 }\n" * 100
+    for name in ("style.css", "same.css", "packed.css", "picture.png", "noise.js"):
+        (static / name).write_bytes(text)
+        os.utime(static / name, (1_700_000_000, 1_700_000_000))
+    (static / "noise.js").write_bytes(noise := os.urandom(1000))
+    (static / "packed.css").write_bytes(text + b"/* */")
+    (static / "packed.css.gz").write_bytes(b"from the source")
+    publish_static(app(static={}), tmp_path, Environment(tmp_path / "venv", built=False))
+    public, versions = tmp_path / "public/static", tmp_path / "versions"
+    found = {path.name: path for path in public.glob("*.gz")}
+    assert found.keys() == {"style.css.gz", "same.css.gz", "packed.css.gz"}
+    assert found["packed.css.gz"].read_bytes() == b"from the source"
+    version = StaticFileHandler.get_content_version(str(static / "style.css"))
+    for path in (found["style.css.gz"], found["same.css.gz"], versions / f"{version}.css.gz"):
+        assert gzip.decompress(path.read_bytes()) == text
+        assert (path.stat().st_mtime, path.stat().st_mode & 0o777) == (1_700_000_000, 0o644)
+    assert (public / "noise.js").read_bytes() == noise
+
+
+def test_files_beyond_the_limit_of_compression_are_published_without_a_variant(
+    tmp_path: Path, static: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(static_files, "MAX_COMPRESSED_BYTES", 2500)
+    for number in range(4):
+        (static / f"{number}.txt").write_text(f"{number}" * 1000)
+    assert {name for name in publish(tmp_path) if name.endswith(".gz")} == {"0.txt.gz", "1.txt.gz"}
 
 
 def test_static_directories_outside_the_source_are_rejected(tmp_path: Path) -> None:

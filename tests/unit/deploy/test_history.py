@@ -85,3 +85,11 @@ def test_the_oldest_entries_are_dropped(layout: Layout) -> None:
     for number in range(history.MAX_ENTRIES + 1):
         go_live(layout, f"r{number}")
     assert history.read(layout)[0].release == "r1"
+
+
+@pytest.mark.parametrize("text", ["", "[{", '[{"other": 1}]'])
+def test_a_damaged_history_counts_as_empty(tmp_path: Path, text: str) -> None:
+    layout = Layout("shop", base=tmp_path)
+    layout.home.mkdir(parents=True)
+    layout.history.write_text(text)
+    assert history.read(layout) == []

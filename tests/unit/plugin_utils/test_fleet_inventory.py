@@ -203,3 +203,11 @@ def test_a_floating_ip_of_another_family_than_its_host_is_reported() -> None:
         "lb1: keepalived_address 192.0.2.9/24 is IPv4, but the address of the host within the fleet is 2001:db8::1; "
         "set fleet_address to its IPv4 address, or choose another floating IP"
     ]
+
+
+def test_mistakes_in_notifications_are_reported_once_and_without_urls() -> None:
+    wrong = {"fleet_notifications": [{"webhook": "t0ken"}]}
+    assert problems(web1=wrong, web2=wrong) == ["fleet_notifications[0].webhook: must be a URL; found (not shown)"]
+    assert problems(web1={"fleet_notification": []}) == [
+        "fleet_notification of web1: no such variable of the role fleet; did you mean fleet_notifications?"
+    ]

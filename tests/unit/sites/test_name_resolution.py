@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.name_resolution import resolution_problems
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.name_resolution import resolution_problems, server_problem
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.name_resoluti
         "proxy_pass http://search.internal:9200/x/;",
         "location /s/ { if ($a) { uwsgi_pass search.internal:1; } }",
         "grpc_pass grpcs://search.internal;",
+        "upstream search { server 192.0.2.1; server search.internal:9200 weight=2; }",
     ],
 )
 def test_a_name_that_could_keep_nginx_from_starting_is_reported(line: str) -> None:
@@ -30,8 +31,21 @@ def test_a_name_that_could_keep_nginx_from_starting_is_reported(line: str) -> No
         "proxy_pass http://unix:/run/a.sock:/;",
         'set $backend "search.internal"; proxy_pass http://$backend:9200;',
         "add_header X http://search.internal;",
+        "upstream search { zone s 64k; server search.internal resolve; }",
+        "server { listen 80; server_name search.internal; }",
         "proxy_pass",
     ],
 )
 def test_addresses_upstreams_and_variables_need_no_resolution_at_the_start(line: str) -> None:
     assert list(resolution_problems(line, "x")) == []
+
+
+def test_a_server_of_an_upstream_must_be_an_address() -> None:
+    assert (
+        server_problem("192.0.2.1:80", "x")
+        == server_problem("unix:/run/a.sock", "x")
+        == server_problem("localhost:80", "x")
+        == ""
+    )
+    problem = server_problem("db.internal:80", "nginx_upstreams.db.servers[0]")
+    assert problem.startswith("nginx_upstreams.db.servers[0]: nginx resolves db.internal when it starts")

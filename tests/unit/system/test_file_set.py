@@ -127,6 +127,18 @@ def test_rejected_files_change_nothing_and_are_reported_with_line_and_variable(r
     assert tree(root) == before
 
 
+def test_damaged_files_of_a_later_task_do_not_prevent_the_repair_of_others(root: Path) -> None:
+    (root / "sites/mine.old.conf").write_text("broken\n")
+    desired = FileSet(root, [file("main.conf", "new\n")], later=["sites/mine.*"])
+    result = converge(desired, check=CHECK)
+    assert (root / "main.conf").read_text() == "new\n"
+    assert f"[emerg] broken directive in {root}/sites/mine.old.conf:1" in result.warnings[0]
+    (root / "sites/theirs.conf").write_text("broken\n")
+    (root / "sites/mine.old.conf").write_text("fine\n")
+    with pytest.raises(FileSetError, match=r"broken directive in .*theirs"):
+        converge(FileSet(root, [file("main.conf", "newer\n")], later=["sites/mine.*"]), check=CHECK)
+
+
 def test_rejected_secrets_are_not_quoted(root: Path) -> None:
     with pytest.raises(FileSetError) as caught:
         converge(FileSet(root, [file("a.conf", "broken hunter2\n", secret=True)]), check=CHECK)

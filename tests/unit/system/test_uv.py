@@ -18,6 +18,14 @@ def test_uv_is_up_to_date_if_installed_linked_and_the_only_version(tmp_path: Pat
     uv.install([], {})  # already installed: nothing is downloaded
     assert uv.link.readlink() == uv.program
     assert uv.is_up_to_date()
+    record = uv.directory / "uv-1.2.3.dist-info/RECORD"
+    record.parent.mkdir()
+    record.write_text("../../bin/uv,sha256=abc,10\nuv/__init__.py,,5\n")
+    assert uv.is_up_to_date(), "it has ten bytes"
+    record.write_text("../../bin/uv,sha256=abc,11\nuv/__init__.py,,5\n")
+    assert not uv.is_up_to_date(), "it is truncated"
+    record.unlink()
+    record.parent.rmdir()
     (tmp_path / "uv/1.2.2").mkdir()
     assert not uv.is_up_to_date()
     uv.install([], {})

@@ -21,6 +21,7 @@ from tests.support.pages import (
     quoted_messages,
     untested_parts,
 )
+from tests.support.recipes import RECIPES, recipe
 from tools.docs import ALTERNATIVES, EXAMPLES, ROOT, example, pages, role_page
 
 
@@ -76,14 +77,20 @@ def test_every_alternative_of_the_annotated_entry_is_tested() -> None:
     assert set().union(*VARIANTS) >= ALTERNATIVES
 
 
-@pytest.mark.parametrize(
-    ("page", "names"),
-    [("README.md", ["shop", "shop", "blog", "queue"]), ("docs/frameworks.md", ["api", "shop", "blog"])],
-)
-def test_the_entries_of_a_page_are_valid(page: str, names: list[str]) -> None:
-    blocks = re.findall(r"```yaml\n(.*?)```", textwrap.dedent((ROOT / page).read_text()), re.DOTALL)
+def test_the_entries_of_the_readme_are_valid() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", textwrap.dedent((ROOT / "README.md").read_text()), re.DOTALL)
     entries = [found["tornado_apps"] for block in blocks if "tornado_apps" in (found := yaml.safe_load(textwrap.dedent(block)))]
-    assert [name for entry in entries for name in load(entry)] == names
+    assert [name for entry in entries for name in load(entry)] == ["shop", "shop", "blog", "queue"]
+
+
+@pytest.mark.parametrize("page", RECIPES, ids=relative)
+def test_the_entry_of_a_recipe_is_short_and_valid(page: Path) -> None:
+    text = recipe(page)
+    assert len(text.splitlines()) <= 15
+    [app] = load(yaml.safe_load(text)["tornado_apps"]).values()
+    assert (ROOT / f"molecule/recipes/apps/{app.name}").is_dir()
+    assert f"(../../molecule/recipes/apps/{app.name})" in page.read_text()
+    assert f"({page.name})" in (page.parent / "README.md").read_text()
 
 
 def test_the_entries_of_apps_that_share_a_site_have_at_most_twelve_lines() -> None:

@@ -72,7 +72,8 @@ class RequestObserver(HTTPMessageDelegate):
 
 def is_handshake(headers: HTTPHeaders | None) -> bool:
     """Return whether a request is a websocket handshake."""
-    return headers is not None and headers.get("Upgrade", "").lower() == "websocket"
+    # get_list() is cheaper than get(), which raises and catches an exception for most requests.
+    return headers is not None and [value.lower() for value in headers.get_list("Upgrade")] == ["websocket"]
 
 
 class Server(HTTPServer):
