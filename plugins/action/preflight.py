@@ -72,9 +72,10 @@ class ActionModule(ModuleAction):
             problems += self._file_problems(apps)
         except InvalidDataError as error:
             problems += error.problems
-        self._fail_on([*problems, *unknown_apps(arguments["names"], entries if isinstance(entries, dict) else [])])
+        names = [str(name) for name in arguments["names"]]
+        self._fail_on([*problems, *self._unknown_apps(names, entries, variables)])
         packages = sorted({package for app in apps.values() for package in app.packages})
-        named = [apps[name] for name in arguments["names"] or apps]
+        named = [app for name, app in apps.items() if name in names or not names]
         inputs = json.dumps(release_inputs(named, self._loader.get_basedir()))
         host = self.run_module({"apps": {}, "key": KEY, "packages": packages, "releases": inputs}, variables)
         if host.get("failed"):
@@ -113,6 +114,15 @@ class ActionModule(ModuleAction):
         if not limit and host["open_files"] < DEFAULT_OPEN_FILES:
             warnings.append(f"{name} allows {host['open_files']} open files per process, and so limits_open_files is that")
         return host | {"unlisted": kept_sites(apps, others), "warnings": [*host.get("warnings", ()), *warnings]}
+
+    def _unknown_apps(self, names: list[str], entries: object, variables: dict[str, Any]) -> list[str]:
+        """Return a message for each of ``names`` that no host has: hosts may have different apps."""
+        own = list(entries) if isinstance(entries, dict) else []
+        if {*names} <= {*own}:
+            return []
+        others = [variables["hostvars"][host].get(VARIABLE) for host in variables["groups"].get("app_hosts", ())]
+        known = [*own, *(name for apps in others if isinstance(apps, Mapping) for name in apps)]
+        return unknown_apps(names, dict.fromkeys(known))
 
     def _proxy(self, variables: dict[str, Any]) -> Proxy:
         """Return the reverse proxy with its addresses."""

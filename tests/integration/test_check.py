@@ -39,7 +39,7 @@ def check(directory: Path, inventory: dict[str, Any], *options: str, playbook: s
     file.write_text(yaml.safe_dump(inventory))
     command = ["ansible-playbook", f"playbooks/{playbook}.yml", "-i", str(file), *options]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | PLAIN_ENV, capture_output=True, text=True, check=False, timeout=120)
-    assert re.search(r"changed=[1-9]", done.stdout) is None, done.stdout
+    assert "--check" in options or re.search(r"changed=[1-9]", done.stdout) is None, done.stdout
     return done.returncode, re.sub(r"\s+", " ", done.stdout + done.stderr)
 
 
@@ -150,6 +150,16 @@ def test_unknown_app_is_rejected(tmp_path: Path, playbook: str) -> None:
     status, output = check(tmp_path, fleet(), "-e", "app=shpo", "-e", "command=true", "-e", "state=on", playbook=playbook)
     assert status != 0
     assert "tornado_apps: no such app shpo; did you mean shop?" in output
+
+
+def test_deploy_accepts_an_app_that_only_some_hosts_have(tmp_path: Path) -> None:
+    inventory = fleet()
+    inventory["app_hosts"]["hosts"]["web2"]["tornado_apps"] = {"blog": SHOP}
+    status, output = check(tmp_path, inventory, "-e", "app=shop,blgo", "--check", playbook="deploy")
+    assert status != 0
+    assert "tornado_apps: no such app blgo; did you mean blog?" in output
+    _status, output = check(tmp_path, inventory, "-e", "app=shop,blog", "--check", playbook="deploy")
+    assert re.search(r"blog web2 - \w+ first release .* shop web1, web3 - \w+ first release", output), output
 
 
 @pytest.mark.parametrize(("playbook", "message"), [("remove", "app: name the apps to remove"), ("restore", "name the backup")])
