@@ -21,8 +21,10 @@ MAX_REPAIRS = 20
 
 
 def seal(directory: Path) -> None:
-    """Record the state of all files of a tree that only root can write."""
-    (directory / SEAL).write_text(_digest(directory), encoding="utf-8")
+    """Record the state of all files of a tree that only root can write, for root alone."""
+    digest = _digest(directory)
+    (directory / SEAL).touch(mode=0o600)
+    (directory / SEAL).write_text(digest, encoding="utf-8")
 
 
 def is_intact(directory: Path) -> bool:

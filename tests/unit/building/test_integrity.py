@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.building.integrity import is_damaged, is_intact, seal
+from ansible_collections.funnel.tornado.plugins.module_utils.building.integrity import SEAL, is_damaged, is_intact, seal
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import ReleaseManifest
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import choose_undamaged
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
@@ -44,6 +44,10 @@ def test_every_damage_of_a_tree_is_found(tree: Path, damage: Callable[[Path], ob
     assert is_intact(tree)
     damage(tree)
     assert not is_intact(tree)
+
+
+def test_record_is_for_root_alone(tree: Path) -> None:
+    assert (tree / SEAL).stat().st_mode & 0o777 == 0o600
 
 
 def test_compiled_bytecode_and_trees_without_a_record_are_intact(tree: Path, tmp_path: Path) -> None:
