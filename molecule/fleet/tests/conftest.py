@@ -12,8 +12,9 @@ from tests.support.fleet import NAME, SCHEMES, Clients, Fleet, Traffic
 from tests.support.load import Load, Result, Shape, table
 from tests.support.remote import eventually
 
-#: Seconds after which clients must not notice a fault any more.
-RECOVERY_TIME = 3.0
+#: Seconds after which clients must not notice a fault any more: HAProxy notices a silent host after at most 1 s (interval) +
+#: 1 s (timeout) + 0.3 s (interval after a failure) + 1 s (timeout).
+RECOVERY_TIME = 4.0
 
 #: Seconds for which requests sent before a fault are still in flight.
 IN_FLIGHT = 0.2

@@ -1,4 +1,8 @@
-"""ACME certificates at the load balancers: renewal and failover under load, and a load balancer that loses its certificate."""
+"""ACME certificates at the load balancers: renewal and failover under load, and a load balancer that loses its certificate.
+
+The modules run in the order of their names: this one after the move of TLS to the load balancers, and before the first reboot of
+the ACME server's host, after which that server knows no account.
+"""
 
 from __future__ import annotations
 
