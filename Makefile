@@ -14,7 +14,7 @@ SCENARIO ?= default
 # One more than the number of processors: a scenario spends a third of its time waiting.
 JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 # The parts that fail most often come first, then the longest.
-PARTS := lint unit molecule-edge molecule-fleet molecule-release molecule-services molecule-recipes integration molecule-default judges molecule-roles molecule-hosts molecule-consumer
+PARTS := lint unit molecule-release molecule-edge molecule-fleet molecule-services molecule-recipes integration molecule-default judges molecule-roles molecule-hosts molecule-consumer
 CHECKED := lint unit molecule-default integration
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
