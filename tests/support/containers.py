@@ -94,8 +94,8 @@ class Engine:
         """Make the image ``localhost/servers`` of Debian with Python, mongod, etcd and the package index of this machine."""
         recipe = machine_recipe("bookworm")
         hooks = tuple(hook for hook in recipe.hooks if "certificates" in hook)
-        archive = cached(replace(recipe, packages=IMAGE_PACKAGES, hooks=hooks))
-        self.run("podman", "import", "--quiet", str(archive), "localhost/debian")
+        root = cached(replace(recipe, packages=IMAGE_PACKAGES, hooks=hooks))
+        self.run("sh", "-c", 'tar --directory "$0" --create . | podman import --quiet - localhost/debian', str(root))
         context = self.directory / "servers"
         context.mkdir()
         (context / "Containerfile").write_text(CONTAINERFILE)
