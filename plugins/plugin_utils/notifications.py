@@ -123,10 +123,10 @@ class Notifier:
         """Wait until all messages are sent, at most as long as the timeout; return which could not be sent, and why."""
         self._write({"end": True})
         try:
-            output, _ = self._process.communicate(timeout=self._patience)
+            output = self._process.communicate(timeout=self._patience)[0]
         except subprocess.TimeoutExpired:
             self._process.kill()
-            output, _ = self._process.communicate()
+            output = self._process.communicate()[0]
             return [*output.splitlines(), f"{VARIABLE}: some notifications may not have been sent within {self._patience} s"]
         if self._process.returncode:
             return [*output.splitlines(), f"{VARIABLE}: the process that sends them failed"]

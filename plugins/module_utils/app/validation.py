@@ -149,22 +149,36 @@ def _environment_problems(app: App, path: str) -> Iterator[str]:
                 yield f"{path}.{where}.{key}: is set by services; remove it here"
 
 
+def _debug_problems(app: App, path: str) -> Iterator[str]:
+    """Yield the conflicts with debug, in which a process reloads when code changes."""
+    if app.watch and not app.debug:
+        yield f"{path}.watch: requires debug: true"
+    if app.source.directory is not None and not app.debug:
+        yield f"{path}.source.directory: runs in place, for development only, and requires debug: true; deploy path or git"
+    if app.source.directory is not None and app.shared:
+        yield f"{path}.shared: requires releases; source.directory, which runs in place, keeps its own files. Remove it"
+    if app.debug and app.run.target is None:
+        yield f"{path}.debug: requires run.app, run.wsgi or run.asgi, which the collection's runner serves"
+    if app.debug and app.processes not in ("auto", 1):
+        yield f"{path}.processes: must be 1 with debug, because only a single process can reload; found {app.processes}"
+
+
 #: The rules between the keys of one app.
 RULES: tuple[Callable[[App, str], Iterable[str]], ...] = (
     lambda app, path: _source_problems(app.source, f"{path}.source"),
     lambda app, path: _run_problems(app, f"{path}.run"),
     lambda app, path: _worker_problems(app, f"{path}.workers"),
-    lambda app, path: _debug_problems(app, path),
+    _debug_problems,
     lambda app, path: _hook_problems(app.hooks, f"{path}.hooks"),
     lambda app, path: _health_problems(app.health, f"{path}.health"),
     lambda app, path: _tls_problems(app, f"{path}.tls"),
     lambda app, path: shared_problems(app.shared, app.static.path if app.static else None, f"{path}.shared"),
-    lambda app, path: site_problems(app, path),
+    site_problems,
     lambda app, _path: part_problems(_part(app)),
-    lambda app, path: _prefix_problem(app, path),
+    _prefix_problem,
     lambda app, path: service_problems(app.services, f"{path}.services"),
     lambda app, path: _build_problems(app.build, f"{path}.build.env"),
-    lambda app, path: _environment_problems(app, path),
+    _environment_problems,
 )
 
 
@@ -229,20 +243,6 @@ def _worker_problems(app: App, path: str) -> Iterator[str]:
             yield f"{path}.{name}.command: is missing; only the workers of a Procfile have one there"
         if worker.singleton and worker.count > 1:
             yield f"{path}.{name}.count: must be at most 1 for a singleton; found {worker.count}"
-
-
-def _debug_problems(app: App, path: str) -> Iterator[str]:
-    """Yield the conflicts with debug, in which a process reloads when code changes."""
-    if app.watch and not app.debug:
-        yield f"{path}.watch: requires debug: true"
-    if app.source.directory is not None and not app.debug:
-        yield f"{path}.source.directory: runs in place, for development only, and requires debug: true; deploy path or git"
-    if app.source.directory is not None and app.shared:
-        yield f"{path}.shared: requires releases; source.directory, which runs in place, keeps its own files. Remove it"
-    if app.debug and app.run.target is None:
-        yield f"{path}.debug: requires run.app, run.wsgi or run.asgi, which the collection's runner serves"
-    if app.debug and app.processes not in ("auto", 1):
-        yield f"{path}.processes: must be 1 with debug, because only a single process can reload; found {app.processes}"
 
 
 def _hook_problems(hooks: Hooks, path: str) -> Iterator[str]:

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
+from ansible_collections.funnel.tornado.plugins.module_utils.building.integrity import is_damaged
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import ReleaseManifest, read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 
 #: Reasons that are no keys of an entry. ``BUILD`` stands for all that affects a build and is not in the manifest.
 FIRST, CODE, DEPENDENCIES, COLLECTION, BUILD = "first release", "code", "dependencies", "collection", "build settings"
+DAMAGE = "damaged files"
 
 #: Keys of the entry by field of the manifest, where the names differ; an empty one is part of another field.
 KEYS = {"revision": CODE, "host": "domains", "hooks_timeout": "hooks.timeout", "runner": "run"}
@@ -42,7 +44,11 @@ def change_reasons(layout: Layout, app: App, planned: ReleaseManifest, programs:
     live = layout.live_release()
     if live == planned.id:
         return []
-    if live is None or not layout.is_built(live):
+    if live is None:
+        return [FIRST]
+    if is_damaged(layout, live):
+        return [DAMAGE]
+    if not layout.is_built(live):
         return [FIRST]
     built = layout.is_built(planned.id)
     before, after = read_manifest(layout, live), read_manifest(layout, planned.id) if built else planned

@@ -10,6 +10,7 @@ import pytest
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.building.changes import change_reasons
+from ansible_collections.funnel.tornado.plugins.module_utils.building.integrity import seal
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import LAUNCHER_SHEBANG, Programs, plan_release
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 
@@ -29,6 +30,7 @@ def build(layout: Layout, entry: App, revision: str = "r1", programs: Programs =
     for name, text in programs.runner.items():
         (directory / "runner" / name).write_text(text)
     (directory / "secrets.json").write_text(json.dumps(entry.secret_environment))
+    (layout.environments / environment).mkdir(parents=True, exist_ok=True)
     (directory / "venv").symlink_to(f"../../environments/{environment}")
     layout.manifest(planned.id).write_text(replace(planned, built="now", by="ann@desk").to_json())
     return planned.id
@@ -105,3 +107,13 @@ def test_commands_of_a_procfile_are_compared_when_they_are_known(layout: Layout)
     assert reasons(layout, entry, "r2") == ["code"]
     add_command(build(layout, entry, "r2"), "python web.py --fast")
     assert reasons(layout, entry, "r2") == ["code", "run"]
+
+
+def test_damage_of_the_live_release_is_a_reason(layout: Layout) -> None:
+    live = build(layout, app())
+    serve(layout, live)
+    seal(layout.release(live))
+    (layout.release(live) / "launch.py").unlink()
+    assert change_reasons(layout, app(), replace(plan_release(app(), "r1", PROGRAMS), id="replacement"), PROGRAMS) == [
+        "damaged files"
+    ]
