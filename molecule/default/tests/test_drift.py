@@ -36,7 +36,7 @@ find /srv/sample /var/log/sample -maxdepth 1 ! -name live ! -name '*.log*' -prin
 #: Damage of different kinds, one for each path.
 DELETED_AND_REPLACED = """
 rm /etc/uv/uv.toml /etc/security/limits.d/50-funnel.conf /etc/sysctl.d/50-funnel.conf /etc/supervisor/supervisord.conf
-rm /etc/nginx/funnel.keepalive /etc/nginx/funnel/app.sample.health /etc/supervisor/conf.d/sample-?.conf /usr/local/bin/uv
+rm /etc/nginx/funnel.keepalive /etc/supervisor/conf.d/sample-?.conf /usr/local/bin/uv
 rm -r /etc/systemd/system/nginx.service.d /var/log/sample /srv/sample/live/run /srv/sample/cache
 rm /srv/sample/history.json /srv/sample/current /srv/sample/live/release/launch.py
 echo other > /usr/local/bin/uv
@@ -45,6 +45,7 @@ systemctl disable --quiet supervisor
 apt-get remove --yes -qq logrotate > /dev/null 2>&1
 """
 TRUNCATED_AND_OPENED = """
+rm /etc/nginx/funnel/app.sample.health
 truncate --size=0 /etc/uv/environment /etc/nginx/funnel/app.sample.conf /opt/uv/*/bin/uv /srv/sample/history.json
 truncate --size=100 /srv/sample/live/release/release.json
 chmod 0700 /etc/uv
@@ -112,18 +113,6 @@ def test_site_restores_stopped_service_and_changed_settings(host: Host, tmp_path
     assert changed_tasks(tmp_path) == []
 
 
-@pytest.mark.parametrize("damage", [DELETED_AND_REPLACED, TRUNCATED_AND_OPENED])
-def test_site_repairs_whatever_it_laid_down(host: Host, tmp_path: Path, damage: str) -> None:
-    before = host.check_output(LISTING)
-    host.run_expect([0], f"set -e\n{damage}")
-    assert host.check_output(LISTING) != before
-    expect_success(run_site(HOST, tmp_path, {}))
-    assert host.check_output(LISTING).splitlines() == before.splitlines()
-    assert find_leftovers(host, "sample") == []
-    assert Site(address(host)).get("/whoami").status == 200
-    host.run_expect([0], "nginx -t -q && logrotate --version && systemctl is-enabled supervisor")
-
-
 def test_up_to_date_host_is_queried_once_and_leaves_the_run(tmp_path: Path) -> None:
     found = tasks(expect_success(run_site(HOST, tmp_path, {}, "-vvv")))
     sent = {name: text.count("SSH: EXEC") for name, text in found.items() if "funnel.tornado.metrics" not in name}
@@ -138,3 +127,15 @@ def test_up_to_date_host_is_queried_once_and_leaves_the_run(tmp_path: Path) -> N
         "Group the hosts that the tasks below would change",
         "Report what each host serves and how to continue or roll back",
     ]
+
+
+@pytest.mark.parametrize("damage", [DELETED_AND_REPLACED, TRUNCATED_AND_OPENED])
+def test_site_repairs_whatever_it_laid_down(host: Host, tmp_path: Path, damage: str) -> None:
+    before = host.check_output(LISTING)
+    host.run_expect([0], f"set -e\n{damage}")
+    assert host.check_output(LISTING) != before
+    expect_success(run_site(HOST, tmp_path, {}))
+    assert host.check_output(LISTING).splitlines() == before.splitlines()
+    assert find_leftovers(host, "sample") == []
+    assert Site(address(host)).get("/whoami").status == 200
+    host.run_expect([0], "nginx -t -q && logrotate --version && systemctl is-enabled supervisor")
