@@ -359,7 +359,7 @@ def _apply(
     transaction.apply()
     try:
         _reload_units(changes)
-        if service and state and action:
+        if service and state and action not in {"", "deferred"}:
             systemd.activate(service, state, action)
         if changes:
             _require_no_new_problem(find_problems, known)

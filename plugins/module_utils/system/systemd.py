@@ -109,7 +109,9 @@ def required_action(service: ServiceSpec, state: ServiceState, *, changed: bool,
     if not state.active:
         return "start"
     if changed and service.on_change == "restart_if_idle":
-        return "deferred" if proc.children(state.main_pid) else "restart"
+        if not proc.children(state.main_pid):
+            return "restart"
+        return "deferred" if state.enabled else "enable"  # the next run finds the change that is still deferred
     if changed and service.on_change != "none":
         return service.on_change
     return "" if state.enabled else "enable"

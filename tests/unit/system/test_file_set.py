@@ -337,3 +337,11 @@ def test_failed_roll_back_leaves_no_staged_file(root: Path) -> None:
     with pytest.raises(IsADirectoryError):
         transaction.roll_back()
     assert [path.name for path in root.glob(".*")] == []
+
+
+def test_a_disabled_service_is_enabled_before_its_restart_is_deferred() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        state = systemd.ServiceState(exists=True, active=True, enabled=False, main_pid=os.getpid(), started_at=0.0, loaded_at=0.0)
+        required = systemd.required_action(systemd.ServiceSpec("x", "restart_if_idle"), state, changed=True)
+        child.kill()
+    assert required == "enable"
