@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
 from testinfra.host import Host
 
-from tests.support.remote import Site, address, expect_success, find_leftovers, processes, run_site
+from tests.support.remote import Site, address, expect_success, processes, run_site
 
 HOST = "ubuntu26"
 
@@ -19,42 +18,6 @@ FOREIGN_SITE = "server { listen 80; server_name foreign.test; return 200 foreign
 
 #: A path that nginx rejects itself.
 REJECTED_PATH = "/.."
-
-#: Paths that the collection lays down on an app host.
-OWNED = (
-    "/etc/nginx /etc/supervisor/supervisord.conf /etc/uv /etc/security/limits.d /etc/sysctl.d /etc/systemd/system /opt/uv"
-    " /usr/local/bin/uv"
-)
-
-#: Lists them with types, modes, owners, link targets and checksums, then the directories of an app.
-LISTING = f"""
-find {OWNED} ! -name '*.pyc' -printf '%p %y %m %u:%g %l\\n' | sort
-find {OWNED} -type f ! -name '*.pyc' -exec md5sum {{}} + | sort
-find /srv/sample /var/log/sample -maxdepth 1 ! -name live ! -name '*.log*' -printf '%p %y %m %u:%g\\n' | sort
-"""
-
-#: Damage of different kinds, one for each path.
-DELETED_AND_REPLACED = """
-rm /etc/uv/uv.toml /etc/security/limits.d/50-funnel.conf /etc/sysctl.d/50-funnel.conf /etc/supervisor/supervisord.conf
-rm /etc/nginx/funnel.keepalive /etc/supervisor/conf.d/sample-?.conf /usr/local/bin/uv
-rm -r /etc/systemd/system/nginx.service.d /var/log/sample /srv/sample/live/run /srv/sample/cache
-rm /srv/sample/history.json /srv/sample/current /srv/sample/live/release/launch.py
-echo other > /usr/local/bin/uv
-ln -s /etc/hostname /etc/uv/uv.toml
-systemctl disable --quiet supervisor
-apt-get remove --yes -qq logrotate > /dev/null 2>&1
-"""
-TRUNCATED_AND_OPENED = """
-rm /etc/nginx/funnel/app.sample.health
-truncate --size=0 /etc/uv/environment /etc/nginx/funnel/app.sample.conf /opt/uv/*/bin/uv /srv/sample/history.json
-truncate --size=100 /srv/sample/live/release/release.json
-chmod 0700 /etc/uv
-chmod 0777 /etc/nginx/nginx.conf /srv/sample/environments /var/log/sample /srv/sample/live/
-chown nobody /etc/security/limits.d/50-funnel.conf /srv/sample/releases
-rm -r /srv/sample/live/upstream.conf /srv/sample/live/check /srv/sample/live/release/venv/bin
-ln -sf /dev/null /etc/sysctl.d/50-funnel.conf
-echo '; edited' >> /etc/supervisor/supervisord.conf
-"""
 
 SUPERVISORD = "$(systemctl show --property MainPID --value supervisor)"
 
@@ -127,15 +90,3 @@ def test_up_to_date_host_is_queried_once_and_leaves_the_run(tmp_path: Path) -> N
         "Group the hosts that the tasks below would change",
         "Report what each host serves and how to continue or roll back",
     ]
-
-
-@pytest.mark.parametrize("damage", [DELETED_AND_REPLACED, TRUNCATED_AND_OPENED])
-def test_site_repairs_whatever_it_laid_down(host: Host, tmp_path: Path, damage: str) -> None:
-    before = host.check_output(LISTING)
-    host.run_expect([0], f"set -e\n{damage}")
-    assert host.check_output(LISTING) != before
-    expect_success(run_site(HOST, tmp_path, {}))
-    assert host.check_output(LISTING).splitlines() == before.splitlines()
-    assert find_leftovers(host, "sample") == []
-    assert Site(address(host)).get("/whoami").status == 200
-    host.run_expect([0], "nginx -t -q && logrotate --version && systemctl is-enabled supervisor")
