@@ -130,7 +130,8 @@ revision:
 reasons:
   description:
     - Why the release differs from the live one, empty if it is the live one. V(code), V(dependencies), V(collection) for another
-      version of the collection, V(first release), and the names of changed keys of the entry.
+      version of the collection, V(damaged files) of the live release, V(first release), and the names of changed keys of the
+      entry.
     - Check mode cannot compare the dependencies of code that is not on the host.
   returned: success, if the app has a release
   type: list

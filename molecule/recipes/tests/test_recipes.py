@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import re
-import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -246,7 +245,6 @@ def test_private_repository_is_served(users: dict[str, User]) -> None:
 def test_update_under_load_keeps_all_data(project: Project, users: dict[str, User]) -> None:
     before = {app: data(users[app], path) for app, path in UPDATED.items()}
     task = users["thumbnails"].post("/thumbnails", size="200", seconds="8").json["id"]
-    time.sleep(1)  # the worker has the task
     for app in UPDATED:
         project.release(app, 2)
     shape = {"connections": 2, "polls": 0, "websockets": 0, "get": "/", "post": "", "pause": 0.2}
