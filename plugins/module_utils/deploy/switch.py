@@ -28,7 +28,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.private import
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door, history, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.access_log import ResponseCounter
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import HealthChecks, require_healthy
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import HealthChecks
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import PreemptedError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import (
     ProcessGroup,
@@ -390,18 +390,17 @@ class Switcher:
     def _soak(self, process_group: ProcessGroup) -> None:
         """Check the health of every process and the error rate of nginx's responses for ``soak`` seconds.
 
-        :raises ProcessGroupError: when a process is unhealthy or was restarted, or the error rate exceeds ``soak_errors``.
+        :raises ProcessGroupError: when a process is unhealthy or was restarted, a worker included, or the error rate exceeds
+            ``soak_errors``.
         """
         limit = process_group.manifest.soak_errors
         deadline = Deadline(process_group.manifest.soak)
         responses = ResponseCounter(self._upstream_addresses(process_group.slot).__contains__)
-        pids = process_group.pids()
+        health = HealthChecks(process_group)
+        health.require_stable()
         while not deadline.expired:
             time.sleep(min(SOAK_INTERVAL, deadline.remaining))
-            restarted = [process for process, pid in process_group.pids().items() if pid not in (0, pids[process])]
-            if restarted:
-                raise ProcessGroupError(f"process {restarted[0]} exited and was restarted")
-            require_healthy(process_group)
+            health.require_stable()
             responses.read()
             if responses.total >= MIN_SOAK_RESPONSES and responses.error_percentage > limit:
                 share = f"{responses.error_percentage:.0f} % of {responses.total} responses were 5xx"
