@@ -49,6 +49,12 @@ options:
     description: Whether this host runs the hooks that are configured with C(once).
     type: bool
     default: true
+  defer:
+    description:
+      - Whether to leave the verification of an app that nothing served before, from its front door to C(soak), to a second call
+        without this option, when the site of the app has been applied. RV(apps) then has C(deferred) for the app.
+    type: bool
+    default: false
   preempt:
     description: Whether to preempt a deploy of the app that is running, instead of waiting for it.
     type: bool
@@ -125,6 +131,10 @@ steps:
   type: list
   elements: dict
   sample: [{name: start, seconds: 1.204}, {name: switch, seconds: 0.001}]
+deferred:
+  description: Whether the verification was left to a second call, see O(defer).
+  returned: success
+  type: bool
 pruned:
   description: Ids of the old releases that were removed.
   returned: success
@@ -148,6 +158,7 @@ ARGUMENTS = {
     "rollback": {"type": "bool", "default": False},
     "restart": {"type": "bool", "default": False},
     "once": {"type": "bool", "default": True},
+    "defer": {"type": "bool", "default": False},
     "preempt": {"type": "bool", "default": False},
     "wait": {"type": "int", "default": 60},
     "by": {"type": "str", "default": ""},
@@ -165,7 +176,7 @@ def main() -> None:
     )
     os.umask(0o022)  # nginx must be able to enter the new directories, whatever the umask of root
     params = module.params
-    options = ("by", "rollback", "restart", "once", "wait", "preempt", "replaced")
+    options = ("by", "rollback", "restart", "once", "defer", "wait", "preempt", "replaced")
     operation = Operation(check=module.check_mode, **{option: params[option] for option in options})
     if params["name"]:
         finish(module, perform(operation, Layout(params["name"]), params["release"]))

@@ -17,7 +17,7 @@ SECONDS = re.compile(r"\d{1,5}")
 CHECK = "app_host"
 BUILDS = "__app_releases"
 HISTORY = "__funnel_history"
-SWITCHES = ("__app_switched_once", "__app_switched")
+SWITCHES = ("__app_switched_once", "__app_switched", "__app_verified")
 
 
 @dataclass
@@ -102,8 +102,9 @@ def _live_releases(variables: Mapping[str, Any]) -> dict[str, LiveRelease]:
     switched = [app for app, _outcome in _outcomes(variables)]
     is_lost = any(variables.get(name, {}).get("unreachable") for name in SWITCHES)
     releases = {app: LiveRelease(live, None if is_lost and app not in switched else live) for app, live in found.items()}
+    first: dict[str, str] = {}
     for app, outcome in _outcomes(variables):
-        before = outcome.get("before", found.get(app, ""))
+        before = first.setdefault(app, outcome.get("before", found.get(app, "")))
         releases[app] = LiveRelease(before, outcome.get("release", before))
     return releases
 

@@ -78,7 +78,11 @@ class RunReport:
     def add_switches(self, host: str, results: Mapping[str, Mapping[str, Any]]) -> None:
         """Add the results of the module switch, by app."""
         for app, result in results.items():
-            self._switches[app, host] = result
+            if first := self._switches.get((app, host)):  # whose release is now verified
+                steps = [*first.get("steps", ()), *result.get("steps", ())]
+                self._switches[app, host] = {**result, "before": first["before"], "changed": True, "steps": steps}
+            else:
+                self._switches[app, host] = result
             if any(step["name"] == "reload" for step in result.get("steps", ())):
                 self.add_service(host, "nginx", "reload")
 

@@ -111,6 +111,20 @@ def deploy_rejected(directory: Path, variables: dict[str, Any]) -> str:
     return re.sub(r"\s+", " ", output.replace("''", "'"))
 
 
+def test_first_release_that_clients_do_not_reach_is_stopped(host: Host, source: Path, tmp_path: Path) -> None:
+    """The next test deploys the same release with another site."""
+    output = deploy_rejected(tmp_path, entry(source, extra="return 410;"))
+    reason = "http://door.test does not reach the app: nginx answered /.funnel/health/door with 410 Gone"
+    stopped = r"release \w+ was live for \d+ s and was stopped, without an earlier release to roll back to: "
+    assert re.search(stopped + re.escape(reason), output), output
+    assert "door: debian12 nothing (unchanged)" in output
+    assert "door-" not in host.run("supervisorctl status").stdout
+    assert not host.exists("/srv/door/live")
+    run_playbook("playbooks/status.yml", HOST, "-e", f"json={tmp_path}/status.json")
+    problems = json.loads((tmp_path / "status.json").read_text())["problems"]
+    assert any(re.search(rf"door: has no live release; release \w+: {re.escape(reason)}", problem) for problem in problems)
+
+
 def test_socket_that_a_program_restricts_to_its_user_is_served_also_after_a_crash(site: Site, host: Host) -> None:
     assert {site.get().body for _ in range(10)} == {b"check1"}
     before = processes(host, "door")

@@ -200,3 +200,22 @@ def test_release_with_crashing_worker_is_rejected(host: Host, sources: Path, tmp
     assert "worker 0 does not stay up" in collapsed
     assert "No module named" in collapsed
     assert processes(host, "paas") == before
+
+
+def test_release_whose_worker_exits_during_soak_is_rolled_back(host: Host, sources: Path, tmp_path: Path) -> None:
+    before = processes(host, "paas")
+    entry = {
+        "source": {"path": str(sources / "procfile")},
+        "run": {"procfile": "web"},
+        "domains": ["paas.test"],
+        "processes": 1,
+        "port": 8300,
+        "soak": 60,
+        "workers": {"brief": {"command": "sh -c 'sleep 6; echo no more work; exit 3'"}},
+    }
+    status, output = deploy("paas", HOST, tmp_path, apps(paas=entry))
+    assert status != 0
+    collapsed = re.sub(r"\s+", " ", output)
+    assert re.search(r"was live for \d+ s and was rolled back: brief 0 (exited and was restarted|does not stay up)", collapsed)
+    assert "no more work" in collapsed
+    assert processes(host, "paas") == before

@@ -219,8 +219,8 @@ class App(SiteOptions):
     soak: Annotated[
         int,
         Doc(
-            "Seconds that a new release is monitored after the switch. If a process is unhealthy or restarts, or too many "
-            "responses are errors, the deploy is rolled back."
+            "Seconds that a new release is monitored after the switch. If a process is unhealthy, it or a worker restarts, or "
+            "too many responses are errors, the deploy is rolled back."
         ),
         Range(0, 3600),
     ] = 0

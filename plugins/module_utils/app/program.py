@@ -190,4 +190,11 @@ class Health:
         ),
         Pattern(r"[ !#&-\[\]-~]*", 'one line of ASCII characters without " \\ $ and %'),
     ] = field(default_factory=dict)
-    timeout: Annotated[int, Doc("Seconds within which a new process must become healthy."), Range(1, 600)] = 30
+    timeout: Annotated[
+        int,
+        Doc(
+            "Seconds within which a new process must become healthy. Time in which it waits for a CPU does not count, up to four "
+            "times as long."
+        ),
+        Range(1, 600),
+    ] = 30

@@ -5,6 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+#: The option of a compiler for the headers of the distribution's Python, which a build needs together with the compiler.
+_PYTHON_HEADERS = r"-I/usr/include/python3"
+
+#: The message of a compiler about a header, and of a linker about a library, whatever package has it.
+_UNKNOWN = r"fatal error: (\S+\.h(?:pp)?): No such file or directory|cannot find (-l\S+?)(?::|$)"
+
 #: The message of a compiler or an interpreter that a header, and of a shell that a program does not exist.
 _HEADER = r"{}: No such file or directory|{} file not found"
 _PROGRAM = (
@@ -14,7 +20,7 @@ _PROGRAM = (
 
 #: Packages by regular expressions of headers, and of programs.
 HEADERS = {
-    r"Python\.h": "python3-dev",
+    r"(?:Python|pyconfig)\.h": "python3-dev",
     r"(?:libpq-fe|pg_config|postgres_fe)\.h": "libpq-dev",
     r"(?:mysql|mysql/mysql)\.h": "default-libmysqlclient-dev",
     r"ffi\.h": "libffi-dev",
@@ -76,10 +82,15 @@ def find_missing_packages(output: str) -> list[str]:
     found: Iterator[str] = (
         package for pattern, names in (patterns | MESSAGES).items() if re.search(pattern, output) for package in names.split()
     )
-    return list(dict.fromkeys(found))
+    packages = list(dict.fromkeys(found))
+    if "build-essential" in packages and re.search(_PYTHON_HEADERS, output):
+        packages.append("python3-dev")
+    return list(dict.fromkeys(packages))
 
 
 def advice(key: str, output: str) -> str:
-    """Return a line that names the packages to add to ``key``; empty if none is known to be missing."""
-    packages = find_missing_packages(output)
-    return f"\n{key}: add {', '.join(packages)}, which the build lacks" if packages else ""
+    """Return a line with what to add to ``key``; empty if nothing is known to be missing."""
+    if packages := find_missing_packages(output):
+        return f"\n{key}: add {', '.join(packages)}, which the build lacks"
+    unknown = [header or library for header, library in re.findall(_UNKNOWN, output, re.MULTILINE)]
+    return f"\n{key}: add the Debian package with {unknown[0]}, which the build lacks" if unknown else ""

@@ -52,6 +52,20 @@ def uptime(pid: int) -> int:
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) - started)
 
 
+def cpu_wait(pid: int) -> float:
+    """Return the seconds that a process, or one of its threads or descendants, was ready to run without a free CPU.
+
+    It is the longest such time, not the sum, so it is at most the age of the process.
+    """
+    found = [0.0]
+    for each in pids() if pid else ():
+        if pid in ancestry(each):
+            for task in (PROC / str(each) / "task").glob("*/schedstat"):
+                with contextlib.suppress(OSError):  # ended meanwhile
+                    found.append(int(task.read_text(encoding="utf-8").split()[1]) / 1e9)
+    return max(found)
+
+
 def count_open_files(pid: int) -> int:
     """Return the number of open files of a process; 0 if it has exited."""
     try:

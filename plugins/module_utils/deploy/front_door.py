@@ -85,9 +85,17 @@ def problem(layout: Layout, *, patient: bool = False) -> str:
 
 
 def problems(apps: Sequence[str]) -> dict[str, str]:
-    """Return the problems of the front doors of apps, by app; see :func:`problem`."""
-    found = {app: problem(Layout(app)) for app in apps}
+    """Return the problems of the front doors of apps, by app; see :func:`problem`.
+
+    Releases that are not verified yet are omitted: a switch decides on them.
+    """
+    found = {app: problem(layout) for app in apps if not _is_unverified(layout := Layout(app))}
     return {f"{VARIABLE}.{app}": reason for app, reason in found.items() if reason}
+
+
+def _is_unverified(layout: Layout) -> bool:
+    live = layout.live_slot()
+    return live is not None and layout.verification_marker(live).exists()
 
 
 def _front_doors(layout: Layout) -> Iterator[tuple[str, FrontDoor]]:

@@ -27,6 +27,11 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import
 #: a moment later, for example when its first connection to a database fails.
 STABILITY_SECONDS = 1.2
 
+#: A process that waits for a CPU gets that time in addition to `health.timeout`, which is for what it does itself: up to this
+#: multiple of the timeout, and unless it is shorter than this time in seconds.
+MAX_STARVED = 4
+MIN_EXTENSION = 0.5
+
 #: Processes checked concurrently: a process that does not respond delays few others.
 MAX_CONCURRENT_CHECKS = 64
 
@@ -64,6 +69,8 @@ class HealthChecks:
         # Sizes of the log before the second and the latest check: messages omit the lines in between.
         self._repeated: dict[int, tuple[int, int]] = {}
         self._checked: set[int] = set()
+        # Process ids at the first check of a soaking release, by log.
+        self._pids: dict[Path, int] = {}
 
     def wait(self) -> None:
         """Wait until the health check of every process succeeds, and check once more that all are stable.
@@ -72,12 +79,20 @@ class HealthChecks:
         """
         timeout = self.manifest.health.timeout
         deadline = Deadline(timeout)
+        starved = 0.0
         waiting = list(self.group.processes)
         while waiting:
             problems = self._problems(waiting, max(deadline.remaining, 1.0))
             waiting = [process for process, problem in problems.items() if problem]
             if waiting and deadline.expired:
-                raise self._error(waiting[0], problems[waiting[0]], f" within {timeout} s (health.timeout)")
+                pids = self.group.pids()
+                longest = max(proc.cpu_wait(pids.get(process, 0)) for process in waiting)
+                extension = min(longest, MAX_STARVED * timeout) - starved
+                if extension < MIN_EXTENSION:
+                    more = f", not counting {starved:.0f} s without a free CPU" if starved else ""
+                    raise self._error(waiting[0], problems[waiting[0]], f" within {timeout} s (health.timeout){more}")
+                starved += extension
+                deadline = Deadline(extension)
             if waiting:
                 time.sleep(INTERVAL)
         pids = self.group.pids()
@@ -89,6 +104,21 @@ class HealthChecks:
                 raise self._exit_error(f"process {process}", info, self._log(process))
         self.require()
         self.wait_for_workers(self.group.workers.keys() - self.group.singletons.keys(), deadline)
+
+    def require_stable(self) -> None:
+        """Check every process once, and that none was restarted since the first call, workers included.
+
+        :raises ProcessGroupError: when a process is unhealthy or was restarted.
+        """
+        infos = {worker: self.group.infos(worker) for worker in ("", *self.group.workers)}
+        for log, (worker, process) in self.group.logs():
+            name = f"{worker or 'process'} {process}"
+            info = infos[worker].get(process)
+            if info is None or info.state not in ("STARTING", "RUNNING"):
+                raise self._exit_error(name, info, log)
+            if info.pid != self._pids.setdefault(log, info.pid):
+                raise ProcessGroupError(f"{name} exited and was restarted{self.group.log_end(log)}")
+        self.require()
 
     def require(self) -> None:
         """Check every process once.
@@ -168,10 +198,14 @@ class HealthChecks:
     def _wrong_address(self, process: int) -> str:
         """Return where a process listens instead of at its address, with the remedy; empty if it listens there, or nowhere."""
         info = self.group.infos().get(process)
-        found = listening_addresses(info.pid) if info else []
+        run = f"{self.group.layout.run(self.group.slot)}/"
+        # The sockets of the runner are there, such as the one for metrics.
+        found = [each for each in listening_addresses(info.pid) if not each.startswith(run)] if info else []
         port = self.group.port(process)
         if not found or any(each == str(self.group.address(process)) or (port and each.endswith(f":{port}")) for each in found):
             return ""
+        if self.manifest.runner:
+            return f"; it listens on {', '.join(found)}: let it return the application without listening itself"
         if port:
             return f"; it listens on {', '.join(found)}: let it listen on 127.0.0.1 and {{port}}, which is also $PORT"
         ports = not any(each.startswith(("/", "@")) for each in found)

@@ -40,6 +40,7 @@ class Operation:
     rollback: bool = False
     restart: bool = False
     once: bool = True
+    defer: bool = False
     wait: float = 60
     preempt: bool = False
     check: bool = False
@@ -115,7 +116,7 @@ def _build_request(operation: Operation, layout: Layout, release: str) -> Switch
         release = history.previous(layout) or ""
         if not release:
             raise SwitchError(f"{layout.app}: this host has no earlier release that served well; {layout.history} lists all")
-    return SwitchRequest(release, operation.by, operation.restart, operation.rollback, operation.once)
+    return SwitchRequest(release, operation.by, operation.restart, operation.rollback, operation.once, operation.defer)
 
 
 def _require_no_rollback(layout: Layout, expected: str) -> None:

@@ -28,7 +28,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.private import
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door, history, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.access_log import ResponseCounter
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import HealthChecks, require_healthy
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import HealthChecks
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import PreemptedError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import (
     ProcessGroup,
@@ -68,13 +68,17 @@ class UndoneError(SwitchError):
 
 @dataclass
 class SwitchResult:
-    """The result: ``steps`` are ``{name, seconds}`` in order; ``changed`` is False if there was nothing to do."""
+    """The result: ``steps`` are ``{name, seconds}`` in order; ``changed`` is False if there was nothing to do.
+
+    ``deferred`` is whether the verification was left to another switch, see :class:`SwitchRequest`.
+    """
 
     slot: str | None
     release: str
     changed: bool = False
     steps: list[dict[str, Any]] = field(default_factory=list)
     pruned: list[str] = field(default_factory=list)
+    deferred: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,8 @@ class SwitchRequest:
     """The release to bring live, on behalf of the operator ``by``.
 
     ``restart`` starts new processes even if the release is live; ``rollback`` marks the release that it replaces as undone.
-    ``once``: the hooks before the switch that run on only one host of the play run here.
+    ``once``: the hooks before the switch that run on only one host of the play run here. ``defer``: leave the verification of
+    an app that nothing served before to another switch, which follows when the site of the app has been applied.
     """
 
     release: str
@@ -90,6 +95,7 @@ class SwitchRequest:
     restart: bool = False
     rollback: bool = False
     once: bool = True
+    defer: bool = False
 
     @property
     def forward(self) -> bool:
@@ -283,6 +289,9 @@ class Switcher:
         self._reload_nginx(live)
         if self.layout.verification_marker(live).exists():
             if self.layout.slot_release(live) == self.request.release:
+                if self.request.defer and not has_inactive_slot(self.layout):
+                    self.result.deferred = True
+                    return
                 self._verify(live)
             else:
                 self._mark_replaced()
@@ -351,7 +360,9 @@ class Switcher:
         except ProcessGroupError as error:
             seconds = time.monotonic() - began
             self._roll_back(slot, str(error).splitlines()[0])
-            raise UndoneError(f"{self._name()} was live for {seconds:.0f} s and was rolled back: {error}") from error
+            rolled_back, stopped = " s and was rolled back", " s and was stopped, without an earlier release to roll back to"
+            result = rolled_back if self.layout.live_slot() else stopped
+            raise UndoneError(f"{self._name()} was live for {seconds:.0f}{result}: {error}") from error
 
     def _ask_front_door(self) -> None:
         """Require that the reverse proxy serves the release. A rollback or restart stays live: the old slot is no better served.
@@ -390,18 +401,17 @@ class Switcher:
     def _soak(self, process_group: ProcessGroup) -> None:
         """Check the health of every process and the error rate of nginx's responses for ``soak`` seconds.
 
-        :raises ProcessGroupError: when a process is unhealthy or was restarted, or the error rate exceeds ``soak_errors``.
+        :raises ProcessGroupError: when a process is unhealthy or was restarted, a worker included, or the error rate exceeds
+            ``soak_errors``.
         """
         limit = process_group.manifest.soak_errors
         deadline = Deadline(process_group.manifest.soak)
         responses = ResponseCounter(self._upstream_addresses(process_group.slot).__contains__)
-        pids = process_group.pids()
+        health = HealthChecks(process_group)
+        health.require_stable()
         while not deadline.expired:
             time.sleep(min(SOAK_INTERVAL, deadline.remaining))
-            restarted = [process for process, pid in process_group.pids().items() if pid not in (0, pids[process])]
-            if restarted:
-                raise ProcessGroupError(f"process {restarted[0]} exited and was restarted")
-            require_healthy(process_group)
+            health.require_stable()
             responses.read()
             if responses.total >= MIN_SOAK_RESPONSES and responses.error_percentage > limit:
                 share = f"{responses.error_percentage:.0f} % of {responses.total} responses were 5xx"

@@ -74,7 +74,9 @@ class AppStatus:
         """The problem, if any, in words."""
         if self.front_door:
             return f"{self.app}: {self.front_door}"
-        return "" if self.release or self.awaited else f"{self.app}: has no live release"
+        if self.release or self.awaited:
+            return ""
+        return f"{self.app}: has no live release{''.join(f'; {reason}' for reason in self.undone[:1])}"
 
 
 @dataclass(frozen=True)
@@ -183,8 +185,10 @@ def app_status(layout: Layout) -> AppStatus:
     """Return the status of an app."""
     maintenance = iso_time(layout.maintenance.stat().st_mtime) if layout.maintenance.exists() else ""
     release, slot = layout.live_release(), layout.live_slot()
+    undone = [f"release {entry.release}: {entry.reason}" for entry in history.recently_undone(layout)]
     if release is None or slot is None:
-        return AppStatus(layout.app, maintenance=maintenance, awaited=policy.entry_file(layout.app).exists())
+        awaited = policy.entry_file(layout.app).exists()
+        return AppStatus(layout.app, undone=undone, maintenance=maintenance, awaited=awaited)
     manifest = read_manifest(layout, release)
     deployed = next((entry for entry in reversed(history.read(layout)) if entry.release == release), None)
     environment = layout.environments / (layout.release(release) / "venv").readlink().name
@@ -199,7 +203,7 @@ def app_status(layout: Layout) -> AppStatus:
         processes=manifest.processes,
         tornado=_tornado_version(layout, environment),
         python=_python_version(layout, environment),
-        undone=[f"release {undone.release}: {undone.reason}" for undone in history.recently_undone(layout)],
+        undone=undone,
         maintenance=maintenance,
         front_door=front_door.problem(layout),
     )

@@ -160,7 +160,7 @@ def make_subdirectory(top: Path, subdirectory: str) -> Path:
         path /= part
         path.mkdir(exist_ok=True)
         if part == ".." or path.is_symlink():
-            raise UnpackError(f"{subdirectory}: {part} is not a directory of the source")
+            raise UnpackError(f"{part} is not a directory of the source")
     return path
 
 
@@ -183,7 +183,8 @@ def main(directory: str, subdirectory: str, flatten: str = "", max_files: str = 
         if flatten:
             flatten_directory(top)
     except (UnpackError, *ERRORS) as error:
-        raise SystemExit(str(error)) from None
+        inside = str(PurePosixPath(subdirectory))
+        raise SystemExit(str(error) if inside == "." else f"{inside}: {error}") from None
 
 
 if __name__ == "__main__":

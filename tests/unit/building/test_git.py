@@ -192,6 +192,16 @@ def test_export_ignores_filters_in_gitattributes(shop: Path, layout: Layout, tmp
     assert ran.exists(), "git itself runs the filter"
 
 
+def test_pointers_of_git_lfs_in_a_commit_are_refused_by_name(shop: Path, layout: Layout, tmp_path: Path) -> None:
+    """The filter that git-lfs would have configured on the controller has no effect on a host."""
+    (shop / ".gitattributes").write_text("*.png filter=lfs diff=lfs merge=lfs -text\n")
+    (shop / "static").mkdir()
+    (shop / "static/logo.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+    commit(shop)
+    with pytest.raises(unpacking.UnpackError, match=r"^static/logo\.png is a Git LFS pointer instead of the file"):
+        export_commit(layout, app(shop), fetch_commit(layout, app(shop)), unpacker(tmp_path / "src"))
+
+
 def test_nested_submodules_are_exported(nested: Path, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_ALLOW_PROTOCOL", "file")
     pinned = fetch_commit(layout, app(nested))

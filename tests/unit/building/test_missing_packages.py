@@ -9,6 +9,11 @@ OUTPUT = {
     "error: command 'x86_64-linux-gnu-gcc' failed: No such file or directory": ["build-essential"],
     "error: [Errno 2] No such file or directory: 'gcc'": ["build-essential"],
     "src/shop.c:1:10: fatal error: Python.h: No such file or directory": ["python3-dev"],
+    "x86_64-linux-gnu-gcc -I/usr/include/python3.11 -c a.c\nerror: command 'x86_64-linux-gnu-gcc' failed: No such file": [
+        "build-essential",
+        "python3-dev",
+    ],
+    "x.c:55:14: fatal error: pyconfig.h: No such file or directory": ["python3-dev"],
     "Error: pg_config executable not found.\n\npg_config is required to build psycopg2 from source.": ["libpq-dev"],
     "./psycopg/psycopg.h:36:10: fatal error: libpq-fe.h: No such file or directory": ["libpq-dev"],
     "Exception: Can not find valid pkg-config name.\nSpecify MYSQLCLIENT_CFLAGS": ["default-libmysqlclient-dev", "pkg-config"],
@@ -36,3 +41,17 @@ def test_advice_names_the_key() -> None:
     expected = "\ntornado_apps.shop.packages: add python3-dev, which the build lacks"
     assert advice("tornado_apps.shop.packages", "x.c:1: fatal error: Python.h: No such file or directory") == expected
     assert advice("tornado_apps.shop.packages", "SyntaxError") == ""
+
+
+@pytest.mark.parametrize(
+    ("output", "name"),
+    [
+        ("src/x.c:3:10: fatal error: magic.h: No such file or directory", "magic.h"),
+        ("/usr/bin/ld: cannot find -lgmp: No such file or directory", "-lgmp"),
+        ("/usr/bin/ld: cannot find -lgmp", "-lgmp"),
+    ],
+)
+def test_what_no_known_package_has_is_named(output: str, name: str) -> None:
+    assert advice("tornado_apps.shop.packages", output) == (
+        f"\ntornado_apps.shop.packages: add the Debian package with {name}, which the build lacks"
+    )

@@ -76,6 +76,18 @@ def test_any_command_name_is_parsed() -> None:
         process.kill()
 
 
+def test_time_without_a_free_cpu_is_measured_also_of_child_processes() -> None:
+    busy = "while :; do :; done & while :; do :; done & while :; do :; done & wait"
+    command = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0))), "sh", "-c", busy]
+    with subprocess.Popen(command, process_group=0) as process:
+        try:
+            time.sleep(1)
+            assert 0.3 < proc.cpu_wait(process.pid) < 10
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert proc.cpu_wait(process.pid) == proc.cpu_wait(0) == 0
+
+
 def test_resource_usage_is_0_after_a_process_has_exited(tmp_path: Path) -> None:
     before = proc.count_open_files(os.getpid())
     with (tmp_path / "one").open("w"):

@@ -98,6 +98,14 @@ def test_the_error_of_nginx_is_the_reason(layout: Layout) -> None:
     )
 
 
+def test_releases_that_are_not_verified_yet_are_no_problem_of_the_sites(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front_door, "Layout", lambda _app: layout)
+    with nginx(layout, 404, {}):
+        assert front_door.problems(["shop"]).keys() == {"tornado_apps.shop"}
+        layout.verification_marker("a").touch()
+        assert front_door.problems(["shop"]) == {}
+
+
 def test_haproxy_is_asked_for_the_health_path_itself(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(systemd, "query", lambda name: SimpleNamespace(active=name == "haproxy"))
     with nginx(layout, 204, {"X-Release": RELEASE}, proxy="haproxy"):

@@ -102,6 +102,13 @@ def test_a_new_host_has_no_release_to_roll_back_to() -> None:
     assert lines == [f"  shop: web1 {NEW} (before: nothing)", "  shop: web2 nothing (unchanged)", lines[2]]
 
 
+def test_a_first_release_that_is_undone_by_its_verification_is_not_live() -> None:
+    verified = {"shop": {"before": NEW, "release": "", "failed": True, "undone": True, "msg": "no"}}
+    undone = switched(live="") | {"__app_verified": {"apps": verified}}
+    assert report(web1=undone)[0] == "  shop: web1 nothing (unchanged)"
+    assert failures(["web1"], {"web1": undone}) == {"shop": "web1: no"}
+
+
 def test_a_host_that_became_unreachable_may_need_a_rollback() -> None:
     lost = {"__app_switched": {"unreachable": True, "msg": "timeout"}}
     assert report(web1=built() | lost)[0] == f"  shop: web1 became unreachable; it served {OLD} before"

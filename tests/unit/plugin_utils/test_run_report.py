@@ -47,6 +47,17 @@ def test_consecutive_hosts_are_a_range(hosts: Sequence[str], expected: str) -> N
     assert host_ranges(hosts) == expected
 
 
+def test_first_release_and_its_verification_are_one_row() -> None:
+    run = report(hosts=["web1"])
+    for app in ("shop", "blog"):
+        run.add_release("web1", app, built(live="", reasons=["first release"]))
+    run.add_switches("web1", {app: switched(2, before="", deferred=True) for app in ("shop", "blog")})
+    run.add_switches("web1", {"shop": switched(3, before=NEW), "blog": failed("no", before=NEW, release="", undone=True)})
+    rows = {row.app: row for row in run.rows()}
+    assert (rows["shop"].before, rows["shop"].after, rows["shop"].seconds, rows["shop"].result) == ("", NEW, 5, "deployed")
+    assert (rows["blog"].before, rows["blog"].after, rows["blog"].result) == ("", NEW, "undone")
+
+
 def test_equal_changes_of_hosts_are_one_row() -> None:
     run = report()
     for number, host in enumerate(WEB):

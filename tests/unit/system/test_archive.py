@@ -132,6 +132,13 @@ def test_pointers_of_git_lfs_are_refused_by_name(tmp_path: Path, tree: Path, end
         unpacked(packed, tmp_path / "src")
 
 
+def test_pointers_of_git_lfs_in_a_submodule_are_refused_with_its_path(tmp_path: Path, tree: Path) -> None:
+    (tree / "logo.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+    (tmp_path / "src").mkdir()
+    with pytest.raises(BuildError, match=r"vendor/lib: \S*logo\.png is a Git LFS pointer"):
+        unpacked(tarred(tmp_path / "shop.tar", tree), tmp_path / "src", subdirectory="./vendor/lib")
+
+
 @pytest.mark.parametrize("ending", ["tar", "zip"])
 def test_nothing_is_written_through_a_link(tmp_path: Path, ending: str) -> None:
     (tmp_path / "outside").mkdir()

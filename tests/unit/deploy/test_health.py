@@ -1,0 +1,91 @@
+"""Health checks of processes that wait for a CPU, and of workers during the soak."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import HealthCheck, ReleaseManifest, Worker
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import HealthChecks
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup, ProcessGroupError
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import ProcessInfo
+
+#: The name of the app, which is also its user: one that every host has.
+APP = "daemon"
+
+MANIFEST = ReleaseManifest(app=APP, id="1f2e", revision="r1", health=HealthCheck(timeout=1))
+
+
+class Group(ProcessGroup):
+    """A process group whose processes a test starts instead of supervisord."""
+
+    def __init__(self, base: Path, **keys: Any) -> None:
+        layout = Layout(APP, base=base)
+        layout.release("1f2e").mkdir(parents=True)
+        layout.run("b").mkdir(parents=True)
+        layout.manifest("1f2e").write_text(replace(MANIFEST, **keys).to_json())
+        super().__init__(layout, "b", "1f2e", None)
+        self.found: dict[str, ProcessInfo] = {}
+
+    def infos(self, worker: str = "") -> dict[int, ProcessInfo]:
+        """Return the process of the test, if it is one of the worker."""
+        return {0: self.found[worker]} if worker in self.found else {}
+
+    def run(self, pid: int, worker: str = "", state: str = "RUNNING") -> None:
+        """Set the only process of a worker, or the one that serves requests."""
+        self.found[worker] = ProcessInfo("0", f"{APP}-b", state, pid, "exit status 1" if state == "BACKOFF" else "")
+
+
+@pytest.fixture
+def busy() -> Iterator[int]:
+    """Start a process that never listens, and shares one CPU with five others."""
+    command = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0))), "sh", "-c", "while :; do :; done"]
+    processes = [subprocess.Popen(command) for _number in range(6)]
+    yield processes[0].pid
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def test_a_process_that_waits_for_a_cpu_gets_more_time_to_become_healthy(tmp_path: Path, busy: int) -> None:
+    group = Group(tmp_path, processes=1)
+    group.run(busy)
+    began = time.monotonic()
+    with pytest.raises(ProcessGroupError, match=r"within 1 s \(health.timeout\), not counting [1-4] s without a free CPU"):
+        HealthChecks(group).wait()
+    assert time.monotonic() - began > 2
+
+
+def test_a_process_that_only_waits_for_something_else_gets_no_more_time(tmp_path: Path) -> None:
+    group = Group(tmp_path, processes=1)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        group.run(process.pid)
+        try:
+            with pytest.raises(ProcessGroupError, match=re.escape("within 1 s (health.timeout);")):
+                HealthChecks(group).wait()
+        finally:
+            process.kill()
+
+
+def test_a_worker_that_crashes_or_is_restarted_is_not_stable(tmp_path: Path) -> None:
+    group = Group(tmp_path, processes=0, workers={"queue": Worker(["q"], 1)})
+    health = HealthChecks(group)
+    group.run(100, "queue")
+    health.require_stable()
+    health.require_stable()
+    group.run(0, "queue", "BACKOFF")
+    with pytest.raises(ProcessGroupError, match=r"queue 0 does not stay up \(exit status 1\)"):
+        health.require_stable()
+    group.run(101, "queue")
+    with pytest.raises(ProcessGroupError, match=r"queue 0 exited and was restarted; /\S+/b-queue-0\.log has no new lines"):
+        health.require_stable()
