@@ -14,7 +14,11 @@ from ansible.parsing.dataloader import DataLoader
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import NAME, CertificateRequest, parse_requests
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.dns import parse_dns
-from ansible_collections.funnel.tornado.plugins.plugin_utils.certificate_validation import certificate_problems, key_problems
+from ansible_collections.funnel.tornado.plugins.plugin_utils.certificate_validation import (
+    account_problems,
+    certificate_problems,
+    key_problems,
+)
 from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
 from ansible_collections.funnel.tornado.plugins.plugin_utils.source_packing import SourceError, locate
 
@@ -110,11 +114,3 @@ def set_problems(arguments: Mapping[str, Any]) -> list[str]:
     """Return the problem of an invalid set name."""
     violation = NAME.violation(str(arguments.get("set")))
     return [f"certificates_set: {violation}; found {arguments.get('set')!r}"] if violation else []
-
-
-def account_problems(arguments: Mapping[str, Any]) -> list[str]:
-    """Return the problem of an incomplete external account binding."""
-    names = ("certificates_acme_eab_key_id", "certificates_acme_eab_hmac_key")
-    missing = [name for name in names if not arguments.get(name.removeprefix("certificates_"))]
-    present = set(names) - {*missing}
-    return [f"{present.pop()}: requires {missing[0]}, which is missing"] if len(missing) == 1 else []

@@ -26,7 +26,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.coexistence imp
     nginx_warnings,
     unlisted_warnings,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, app_certificates
+from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, app_certificates, certificate_requests
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import HostFacts, host_problems, load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import Listener
@@ -38,6 +38,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.validation im
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import DEFAULT_OPEN_FILES, Capacity
 from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import ExistingPrograms
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.dns import VARIABLE as DNS
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.dns import parse_dns
 from ansible_collections.funnel.tornado.plugins.plugin_utils.app_selection import unknown_apps
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import KEY
 from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction
@@ -67,19 +69,25 @@ class ActionModule(ModuleAction):
         problems += (problem for role in arguments["roles"] for problem in self._role_problems(role, variables))
         problems += self._resolution_problems(variables)
         apps: dict[str, App] = {}
+        dns_packages: set[str] = set()
         try:
             apps = load(entries)
             problems += self._file_problems(apps)
+            dns_packages = self._dns_packages(apps, variables)
         except InvalidDataError as error:
             problems += error.problems
         names = [str(name) for name in arguments["names"]]
         self._fail_on([*problems, *self._unknown_apps(names, entries, variables)])
-        packages = sorted({package for app in apps.values() for package in app.packages})
+        packages = sorted({package for app in apps.values() for package in app.packages} | dns_packages)
         named = [app for name, app in apps.items() if name in names or not names]
         inputs = json.dumps(release_inputs(named, self._loader.get_basedir()))
         host = self.run_module({"apps": {}, "key": KEY, "packages": packages, "releases": inputs}, variables)
         if host.get("failed"):
             return host
+        self._fail_on(
+            f"{DNS}.plugin: no package source of this host has {package}; choose another plugin, or add a source that has it"
+            for package in dns_packages.intersection(host["unavailable_packages"])
+        )
         for name, release in host["host_state"]["releases"].items():
             release["entry"] = entry_digest(apps[name])
         return self._compare(apps, host, variables)
@@ -130,6 +138,12 @@ class ActionModule(ModuleAction):
         listen = {f"{name}_listen": ["80"], f"{name}_listen_tls": ["443"]}
         given = {variable: self._variable(variable, variables) for variable in listen}
         return Proxy(name, {variable: listen[variable] if given[variable] is None else given[variable] for variable in listen})
+
+    def _dns_packages(self, apps: Mapping[str, App], variables: dict[str, Any]) -> set[str]:
+        """Return the package of the DNS plugin if this host terminates TLS and gets certificates by DNS."""
+        requests = certificate_requests(apps.values()).values() if self._variable("app_tls", variables) in (None, True) else ()
+        dns = parse_dns(self._variable(DNS, variables)) if any(request.challenge == "dns" for request in requests) else None
+        return {dns.package} if dns else set()
 
     def _variable(self, name: str, variables: dict[str, Any]) -> Any:
         """Return the value of a variable of the inventory; None if it is not set."""

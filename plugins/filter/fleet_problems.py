@@ -13,9 +13,13 @@ from ansible.errors import AnsibleError
 from ansible.module_utils.common.yaml import yaml_load
 from ansible.module_utils.parsing.convert_bool import boolean
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.network import firewall
+from ansible_collections.funnel.tornado.plugins.module_utils.tls import dns
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.dns import parse_dns
 from ansible_collections.funnel.tornado.plugins.plugin_utils import fleet_inventory, notifications
+from ansible_collections.funnel.tornado.plugins.plugin_utils.certificate_validation import account_problems
 from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 from ansible_collections.funnel.tornado.plugins.plugin_utils.notifications import notification_problems
 from ansible_collections.funnel.tornado.plugins.plugin_utils.role_variables import role_variable_problems
@@ -68,6 +72,7 @@ def fleet_problems(
         *rolling_update_problems(**rolling_update or {}),
         *role_variable_problems(hosts, role_options()),
         *_firewall_problems(hosts.values()),
+        *_acme_problems(groups, hosts),
         *_notification_problems(hosts, groups.get("app_hosts", [])),
         *_tier_problems(groups.get("balancers", []), groups.get("app_hosts", []), hostvars),
     ]
@@ -116,6 +121,25 @@ def _firewall_problems(hosts: Iterable[Mapping[str, Any]]) -> Iterable[str]:
                 )
         except InvalidDataError as error:
             problems += error.problems
+    return dict.fromkeys(problems)
+
+
+def _acme_problems(groups: Mapping[str, Sequence[str]], hosts: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
+    """Return the mistakes in the variables about ACME of the hosts that terminate TLS, without duplicates."""
+    app_hosts, group = groups.get("app_hosts", ()), fleet_inventory.tls_group(groups, hosts)
+    problems: list[str] = []
+    for host in groups.get(group, ()):
+        variables = hosts[host]
+        account = {name: variables.get(f"certificates_{name}") for name in ("acme_eab_key_id", "acme_eab_hmac_key")}
+        problems += account_problems(account)
+        try:
+            has_dns = parse_dns(variables.get(dns.VARIABLE)) is not None
+        except InvalidDataError as error:
+            problems += error.problems
+            continue
+        apps = hosts[host if host in app_hosts else app_hosts[0]].get(VARIABLE) if app_hosts else {}
+        needing = fleet_inventory.acme_apps(apps, "dns") if not has_dns else []
+        problems += (f"{VARIABLE}.{app}.tls.challenge: dns requires {dns.VARIABLE}, which is missing" for app in needing)
     return dict.fromkeys(problems)
 
 

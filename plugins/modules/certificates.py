@@ -137,6 +137,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import error_text
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.acme import AcmeClient
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certbot import Account
@@ -178,7 +179,7 @@ def main() -> None:
         )
         result = store.issue() if params["issue"] else store.install()
     except (CertificatesError, InvalidDataError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=error_text(error))
     module.exit_json(
         changed=result.changed,
         pending=result.pending,

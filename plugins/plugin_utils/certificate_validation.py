@@ -6,9 +6,10 @@ Requires ``cryptography``, a dependency of ansible-core on the controller; hosts
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
+from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import is_covered
 
@@ -94,3 +95,11 @@ def _public_bytes(key: object) -> bytes:
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return serialized
+
+
+def account_problems(arguments: Mapping[str, Any]) -> list[str]:
+    """Return the problem of an incomplete external account binding."""
+    names = ("certificates_acme_eab_key_id", "certificates_acme_eab_hmac_key")
+    missing = [name for name in names if not arguments.get(name.removeprefix("certificates_"))]
+    present = set(names) - {*missing}
+    return [f"{present.pop()}: requires {missing[0]}, which is missing"] if len(missing) == 1 else []

@@ -128,18 +128,24 @@ def tier_problems(
             yield f"{host}: is in app_hosts but in no backend of any load balancer; add {addresses[host]} to haproxy_backends"
 
 
-def acme_group(groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the group of the hosts that terminate TLS if they answer challenges of an ACME server, or an empty string."""
-    app_hosts, balancers = groups.get("app_hosts", ()), groups.get("balancers", ())
-    if not any(_uses_acme(hostvars[host].get(VARIABLE)) for host in app_hosts):
-        return ""
+def tls_group(groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the group of the hosts that terminate TLS."""
+    balancers = groups.get("balancers", ())
     return str(hostvars[balancers[0]].get("fleet_tls_at", TLS_AT[0])) if balancers else "app_hosts"
 
 
-def _uses_acme(apps: object) -> bool:
-    entries = apps.values() if isinstance(apps, Mapping) else ()
-    settings = [entry.get("tls") for entry in entries if isinstance(entry, Mapping)]
-    return any(isinstance(tls, Mapping) and tls.get("provider") == "acme" and tls.get("challenge") != "dns" for tls in settings)
+def acme_group(groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the group of the hosts that terminate TLS if they answer challenges of an ACME server, or an empty string."""
+    used = any(acme_apps(hostvars[host].get(VARIABLE), "http") for host in groups.get("app_hosts", ()))
+    return tls_group(groups, hostvars) if used else ""
+
+
+def acme_apps(apps: object, challenge: str) -> list[str]:
+    """Return the names of the apps whose certificates are validated by a challenge."""
+    entries = apps.items() if isinstance(apps, Mapping) else ()
+    settings = {name: entry.get("tls") for name, entry in entries if isinstance(entry, Mapping)}
+    acme = {name: tls for name, tls in settings.items() if isinstance(tls, Mapping) and tls.get("provider") == "acme"}
+    return [str(name) for name, tls in acme.items() if tls.get("challenge", "http") == challenge]
 
 
 def _server_identities(backends: Mapping[str, Any]) -> Iterator[str]:

@@ -26,6 +26,10 @@ class CommandError(Exception):
     """A program is missing, timed out or failed. The message contains its name and the last lines of its output."""
 
 
+class CommandTimeoutError(CommandError):
+    """A program did not end in time."""
+
+
 def run(
     argv: Sequence[str],
     *,
@@ -60,7 +64,7 @@ def run(
             output, _errors = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired as error:
             os.killpg(process.pid, signal.SIGKILL)
-            raise CommandError(
+            raise CommandTimeoutError(
                 f"{' '.join(argv)} did not end within {timeout:g} s:\n{last_lines(_text(error.output))}"
             ) from error
     done = CommandResult(process.returncode, output)

@@ -20,6 +20,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import MAX_CONCURRENT_CHECKS, ask
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
+from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
+from ansible_collections.funnel.tornado.plugins.module_utils.tls import certbot
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CertificateRequest
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.issuance import last_failure
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import (
@@ -286,6 +288,7 @@ def certificate_statuses(
     :arg readers: unix time of the last (re)load of each service that reads certificates.
     :raises CommandError: when the host has no openssl.
     """
+    renewals = certbot.failed_renewals() if any(request.provider == "acme" for request in requests.values()) else {}
     for app, request in requests.items():
         files = CertificateFiles(set_name, app, base)
         found = read_pair(files)
@@ -302,9 +305,17 @@ def certificate_statuses(
             days=found.days_left(time.time()),
             lacking=found.missing(request.domains),
             overdue=found.is_overdue(time.time()),
-            failure=last_failure(files.record) if request.provider == "acme" else "",
+            failure=_last_failure(files, renewals) if request.provider == "acme" else "",
             stale=[name for name, read_at in readers.items() if is_any_newer([files.chain], read_at)],
         )
+
+
+def _last_failure(files: CertificateFiles, renewals: Mapping[str, str]) -> str:
+    """Return the failure of the last order or renewal of a certificate in words; an empty string after a success."""
+    failure, reason = last_failure(files.record), renewals.get(files.lineage.name)
+    if failure or reason is None or is_any_newer([files.lineage.chain], systemd.query(certbot.SERVICE).loaded_at):
+        return failure
+    return f"its renewal failed: {reason} {certbot.TIMER} repeats it; {certbot.LOG} shows why"
 
 
 def _process_status(

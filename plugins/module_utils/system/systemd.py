@@ -67,7 +67,7 @@ class ServiceState:
 
 def unit_name(name: str) -> str:
     """Return the full name of a unit: a service unless the suffix differs."""
-    return name if name.endswith((".timer", ".socket")) else f"{name}.service"
+    return name if name.endswith((".service", ".timer", ".socket")) else f"{name}.service"
 
 
 def query(name: str) -> ServiceState:

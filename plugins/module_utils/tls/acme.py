@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -49,13 +50,16 @@ class AcmeClient:
         dns = self.dns if request.challenge == "dns" else None
         if self.self_check and not dns and (reasons := unreachable_domains(request.domains)):
             reason = f"{'; '.join(reasons)}; {_UNREACHABLE}"
-            self._save(lineage, record.rejected(order, reason, now))
+            self._save_failure(lineage, record.rejected(order, reason, now))
             raise certbot.CertbotError(reason)
         try:
-            authenticator = dns.options(self.set_name) if dns else certbot.STANDALONE
-            lineage.issue(request.domains, self.account, authenticator, dns.environment(self.set_name) if dns else {})
+            if dns:
+                options, environment = dns.options(self.set_name), dns.environment(self.set_name)
+                lineage.issue(request.domains, self.account, options, environment, dns.propagation or 0)
+            else:
+                lineage.issue(request.domains, self.account, certbot.STANDALONE)
         except certbot.CertbotError as error:
-            self._save(lineage, record.failed(order, str(error), now, error.retry_after))
+            self._save_failure(lineage, record.failed(order, str(error), now, error.retry_after))
             raise
         self._save(lineage, issuance.Record(issued=order))
         if issued := read(lineage.chain):
@@ -81,6 +85,10 @@ class AcmeClient:
 
     def _save(self, lineage: certbot.Lineage, record: issuance.Record) -> None:
         issuance.save(issuance.record_path(lineage.name, self.base), record)
+
+    def _save_failure(self, lineage: certbot.Lineage, record: issuance.Record) -> None:
+        with contextlib.suppress(OSError):  # such as a full disk, which certbot has reported
+            self._save(lineage, record)
 
 
 def acme_paths(set_name: str, base: Path = Path("/")) -> list[Path]:

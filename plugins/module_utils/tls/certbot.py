@@ -11,11 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.atomic import stage_file
-from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, CommandResult, last_lines, run
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import (
+    CommandError,
+    CommandResult,
+    CommandTimeoutError,
+    last_lines,
+    run,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CHALLENGE_PORT
 
-#: Timeout of issuing one certificate; certbot itself gives up on a single response after 45 s.
+#: Timeout of issuing one certificate, in addition to the propagation of DNS records; certbot itself gives up on a single response
+#: after 45 s.
 ISSUE_TIMEOUT = 300.0
 
 #: Maximum wait for another certbot process to finish.
@@ -52,6 +59,9 @@ _NOISE = r"Unable to register an account with ACME server\. | Please .*|^\w*Erro
 
 _RATE_LIMITED = "rateLimited|too many"
 
+#: What certbot 2.1 prints instead of an error of the ACME server, whose class Python 3.11 cannot raise again.
+_HIDDEN_ERROR = "can't set attribute"
+
 #: certbot's log, and the number of characters at its end that the last attempt surely fits into.
 LOG, LOG_TAIL = Path("/var/log/letsencrypt/letsencrypt.log"), 65_536
 
@@ -60,6 +70,7 @@ _ADVICE = {
     "external ?account": (
         "set certificates_acme_eab_key_id and certificates_acme_eab_hmac_key, which the operator of the server provides"
     ),
+    "rejectedIdentifier|forbidden by policy": "remove the names that the server does not certify, or use another server",
     "contact|e-?mail": "set certificates_acme_email to an address that the server accepts",
     _RATE_LIMITED: "wait; use certificates_acme_staging: true for tests in the meantime",
     "signature|TSIG|NOTAUTH|BADKEY|base domain|credential|Unauthorized|Forbidden|invalid .*token|dns_": (
@@ -69,6 +80,9 @@ _ADVICE = {
     "[Cc]onnection|resolve|timed out|SSL": "set another certificates_acme_directory, or allow this host to connect to the server",
 }
 
+
+#: The reason of an order that certbot could not finish in time.
+_SLOW = "did not complete the order in time. To fix: run this again when it, or the name servers of a DNS challenge, are faster"
 
 #: Advice after a failed challenge.
 _FIX_HTTP = "make these names resolve to this host and allow connections to its port 80"
@@ -134,10 +148,16 @@ class Lineage:
         return self.configuration.exists() and self.chain.exists() and self.key.exists()
 
     def issue(
-        self, domains: Sequence[str], account: Account, authenticator: Sequence[str], environment: Mapping[str, str]
+        self,
+        domains: Sequence[str],
+        account: Account,
+        authenticator: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        propagation: float = 0.0,
     ) -> None:
         """Issue a certificate for ``domains``, replacing the previous one; ``authenticator`` are the options that select it.
 
+        :arg propagation: seconds that certbot waits for DNS records.
         :raises CertbotError: if no certificate was issued; the previous one is kept.
         """
         request = ["--cert-name", self.name, *(word for domain in domains for word in ("--domain", domain)), *KEY]
@@ -148,11 +168,14 @@ class Lineage:
             secrets.flush()
             options = ["certonly", "--non-interactive", "--config", secrets.name, *account.options()]
             try:
-                issued = _certbot([*options, *request, *method], environment)
+                issued = _certbot([*options, *request, *method], environment, ISSUE_TIMEOUT + propagation)
+            except CommandTimeoutError as error:
+                raise CertbotError(f"{account.server} {_SLOW}") from error
             except CommandError as error:
                 raise CertbotError(str(error)) from error
         if issued.status != 0:
-            raise CertbotError(explain_failure(issued.output), retry_after(issued.output, LOG))
+            output = visible_output(issued.output, LOG)
+            raise CertbotError(explain_failure(output), retry_after(output, LOG))
 
     def schedule_renewal(self, lifetime: float) -> None:
         """Have a certificate of ``lifetime`` seconds renewed when a third of it is left, or half of a few days, like certbot 4.
@@ -177,22 +200,46 @@ class Lineage:
                 raise CommandError(f"certbot did not delete {self.name}: {explain_failure(deleted.output)}")
 
 
-def _certbot(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> CommandResult:
+def _certbot(
+    arguments: Sequence[str], environment: Mapping[str, str] | None = None, timeout: float = ISSUE_TIMEOUT
+) -> CommandResult:
     """Run certbot; while another instance runs, such as that of the timer, retry."""
     return poll(
-        lambda: run(["certbot", *arguments], timeout=ISSUE_TIMEOUT, environment=environment, check=False),
+        lambda: run(["certbot", *arguments], timeout=timeout, environment=environment, check=False),
         lambda result: "Another instance of Certbot" not in result.output,
         timeout=LOCK_TIMEOUT,
         interval=2,
     )
 
 
+def visible_output(output: str, log: Path) -> str:
+    """Return the output of a failed order, with the error of the ACME server that certbot 2.1 only writes to its log."""
+    found = re.findall(r"^acme\.messages\.Error: (.+)", _tail(log), re.MULTILINE) if _HIDDEN_ERROR in output else []
+    return str(found[-1]) if found else output
+
+
 def retry_after(output: str, log: Path) -> float:
     """Return for how many seconds a server that limits the rate accepts no order, which only the log has."""
-    if not re.search(_RATE_LIMITED, output, re.IGNORECASE) or not log.exists():
-        return 0.0
-    found = re.findall(r"^Retry-After: (\d+)", log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:], re.MULTILINE)
+    limited = re.search(_RATE_LIMITED, output, re.IGNORECASE)
+    found = re.findall(r"^Retry-After: (\d+)", _tail(log), re.MULTILINE) if limited else []
     return float(found[-1]) if found else 0.0
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:] if log.exists() else ""
+
+
+def failed_renewals() -> dict[str, str]:
+    """Return the lineages that the last run of certbot's timer could not renew, with the reasons.
+
+    :raises CommandError: if systemctl or journalctl is not installed.
+    """
+    shown = run(["systemctl", "show", "--property=Result,InvocationID", SERVICE]).output
+    state = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    if state.get("Result", "success") == "success" or not state.get("InvocationID"):
+        return {}
+    log = run(["journalctl", "--quiet", "--output=cat", f"_SYSTEMD_INVOCATION_ID={state['InvocationID']}"], check=False).output
+    return dict(re.findall(r"Failed to renew certificate (\S+) with error: (.+)", log))
 
 
 def is_renewal_enabled() -> bool:

@@ -18,11 +18,13 @@ VARIABLE = "certificates_acme_dns"
 #: JSON; ``route53`` uses the role of the EC2 instance without credentials.
 CREDENTIALS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "cloudflare": ((), ("api_token", "api_key", "email")),
+    "desec": (("token",), ()),
     "digitalocean": (("token",), ()),
     "dnsimple": (("token",), ()),
     "gandi": ((), ("token", "api_key", "sharing_id")),
     "gehirn": (("api_token", "api_secret"), ()),
     "google": (("type", "client_email", "private_key", "token_uri"), ("*",)),
+    "infomaniak": (("token",), ()),
     "linode": (("key",), ("version",)),
     "ovh": (("endpoint", "application_key", "application_secret", "consumer_key"), ()),
     "rfc2136": (("server", "name", "secret"), ("port", "algorithm", "sign_query")),
@@ -38,11 +40,13 @@ class DnsChallenge:
     plugin: Annotated[
         Literal[
             "cloudflare",
+            "desec",
             "digitalocean",
             "dnsimple",
             "gandi",
             "gehirn",
             "google",
+            "infomaniak",
             "linode",
             "ovh",
             "rfc2136",
@@ -59,6 +63,11 @@ class DnsChallenge:
         Doc("Seconds until all name servers have a new record; the default of the plugin if unset, mostly 10 to 60."),
         Range(0, 3600),
     ] = None
+
+    @property
+    def package(self) -> str:
+        """The package of the plugin; not each distribution has all of them."""
+        return f"python3-certbot-dns-{self.plugin}"
 
     def path(self, set_name: str) -> Path:
         """Return the path of the credentials file on the host."""

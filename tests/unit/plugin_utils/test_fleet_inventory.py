@@ -211,3 +211,28 @@ def test_mistakes_in_notifications_are_reported_once_and_without_urls() -> None:
     assert problems(web1={"fleet_notification": []}) == [
         "fleet_notification of web1: no such variable of the role fleet; did you mean fleet_notifications?"
     ]
+
+
+WILD = SHOP | {"tls": {"provider": "acme", "challenge": "dns", "names": ["*.shop.test"]}}
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, ["tornado_apps.shop.tls.challenge: dns requires certificates_acme_dns, which is missing"]),
+        ({"certificates_acme_dns": {"plugin": "digitalocean", "credentials": {"token": "x"}}}, []),
+        (
+            {"certificates_acme_dns": {"plugin": "digitalocean"}},
+            ["certificates_acme_dns.credentials.token: is missing; digitalocean requires token"],
+        ),
+        (
+            {"certificates_acme_dns": {"plugin": "route53"}, "certificates_acme_eab_key_id": "x"},
+            ["certificates_acme_eab_key_id: requires certificates_acme_eab_hmac_key, which is missing"],
+        ),
+    ],
+)
+def test_mistakes_about_acme_are_found_where_tls_ends(variables: dict[str, Any], expected: list[str]) -> None:
+    apps: dict[str, Any] = {"tornado_apps": {"shop": WILD}}
+    assert problems(web1=apps, web2=apps, lb1=variables, lb2=variables) == expected
+    alone = {"web1": apps | variables, "web2": apps | variables}
+    assert problems({"balancers": []}, **alone) == expected

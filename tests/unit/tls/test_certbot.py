@@ -12,6 +12,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.tls.certbot import 
     lineage_names,
     render_hook,
     retry_after,
+    visible_output,
 )
 
 #: Output of certbot 2.1 and 4.0.
@@ -41,6 +42,12 @@ INVALID_CONTACT = """Saving debug log to /var/log/letsencrypt/letsencrypt.log
 Unable to register an account with ACME server. The ACME server believes None is an invalid email address. Please try.
 Ask for help or search for solutions at https://community.letsencrypt.org. See the logfile /var/log/letsencrypt/letsencrypt.log.
 """
+REJECTED = """Saving debug log to /var/log/letsencrypt/letsencrypt.log
+Requesting a certificate for shop.test and blocked.test
+An unexpected error occurred:
+Order included an identifier for which issuance is forbidden by policy: blocked.test
+Ask for help or search for solutions at https://community.letsencrypt.org. See the logfile /var/log/letsencrypt/letsencrypt.log.
+"""
 
 
 @pytest.mark.parametrize(
@@ -64,6 +71,11 @@ Ask for help or search for solutions at https://community.letsencrypt.org. See t
             INVALID_CONTACT,
             "The ACME server believes None is an invalid email address. "
             "To fix: set certificates_acme_email to an address that the server accepts",
+        ),
+        (
+            REJECTED,
+            "Order included an identifier for which issuance is forbidden by policy: blocked.test. "
+            "To fix: remove the names that the server does not certify, or use another server",
         ),
         ("Saving debug log to x\nSomething new.\n", "Something new"),
     ],
@@ -139,3 +151,25 @@ def test_rate_limited_order_waits_as_long_as_the_server_asks(tmp_path: Path, out
     assert retry_after(output, log) == 0
     log.write_text(LOG)
     assert retry_after(output, log) == seconds
+
+
+#: Log of certbot 2.1 on Debian 12.
+HIDDEN_LOG = """acme.messages.Error: urn:ietf:params:acme:error:malformed :: an earlier order
+acme.messages.Error: urn:ietf:params:acme:error:rateLimited :: There were too many requests :: too many certificates for shop.test
+
+During handling of the above exception, another exception occurred:
+AttributeError: can't set attribute
+"""
+
+
+def test_error_that_certbot_hides_is_read_from_its_log(tmp_path: Path) -> None:
+    hidden, log = "An unexpected error occurred:\nAttributeError: can't set attribute\n", tmp_path / "letsencrypt.log"
+    assert visible_output(hidden, log) == hidden
+    log.write_text(HIDDEN_LOG + LOG)
+    output = visible_output(hidden, log)
+    assert explain_failure(output) == (
+        "urn:ietf:params:acme:error:rateLimited :: There were too many requests :: too many certificates for shop.test. "
+        "To fix: wait; use certificates_acme_staging: true for tests in the meantime"
+    )
+    assert retry_after(output, log) == 7200
+    assert visible_output(SERVER_DOWN, log) == SERVER_DOWN

@@ -18,9 +18,11 @@ from ansible.template import Templar, trust_as_template
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.status.apps import CertificateStatus, certificate_statuses
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import File
+from ansible_collections.funnel.tornado.plugins.module_utils.tls import certbot, issuance
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.acme import AcmeClient
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certbot import Account, hook_path
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import installed_names, parse_requests
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.dns import parse_dns
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.issuance import Order, Record, load, record_path, save
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import (
     SELF_SIGNED_DAYS,
@@ -291,7 +293,9 @@ def test_hook_is_removed_with_the_last_certificate(tmp_path: Path) -> None:
     assert not hook.exists()
 
 
-def test_missing_outdated_and_expiring_certificates_are_problems(tmp_path: Path) -> None:
+def test_missing_outdated_and_expiring_certificates_are_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_program(tmp_path / "bin", monkeypatch, "systemctl", "echo Result=success")
+
     def state(provider: str, *domains: str, read_at: float = time.time() + 60) -> CertificateStatus:
         requests = parse_requests({"shop": entry(provider, *domains)})
         return next(certificate_statuses(requests, "app", {"nginx": read_at}, tmp_path))
@@ -313,6 +317,66 @@ def test_missing_outdated_and_expiring_certificates_are_problems(tmp_path: Path)
     )
     assert state("acme").kind == "acme"
     assert "in 9 days; its renewal is overdue" in state("acme").problem
+
+
+#: certbot.service, which failed this many seconds after the boot.
+FAILED_RENEWAL = """
+case "$*" in
+    *InvocationID*) printf '%s\\n' Result=exit-code InvocationID=4123067c ;;
+    *) printf '%s\\n' LoadState=loaded ActiveState=failed UnitFileState=static MainPID=0 \\
+        ActiveEnterTimestampMonotonic=0 StateChangeTimestampMonotonic={} ;;
+esac
+"""
+LOG = "echo 'Failed to renew certificate app.shop with error: Some challenges have failed.'"
+
+
+def test_failed_renewal_is_a_problem_until_the_certificate_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_issued(tmp_path, "shop", "shop.test")
+    write_files(make_store(tmp_path, shop=entry("acme"))._desired_files("shop"))
+    install_program(tmp_path / "bin", monkeypatch, "journalctl", LOG)
+
+    def problem(failed_at: float) -> str:
+        microseconds = int(failed_at * 1e6)
+        install_program(tmp_path / "bin", monkeypatch, "systemctl", FAILED_RENEWAL.format(microseconds))
+        [found] = certificate_statuses(parse_requests({"shop": entry("acme")}), "app", {}, tmp_path)
+        return found.problem
+
+    assert problem(time.clock_gettime(time.CLOCK_MONOTONIC) + 60) == (
+        "shop: the certificate could not be replaced; its renewal failed: Some challenges have failed. certbot.timer repeats it; "
+        "/var/log/letsencrypt/letsencrypt.log shows why"
+    )
+    assert problem(0) == "", "the certificate is newer"
+
+
+def test_order_that_takes_too_long_is_ended_and_keeps_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_program(tmp_path / "bin", monkeypatch, "certbot", "sleep 60")
+    monkeypatch.setattr(certbot, "ISSUE_TIMEOUT", 0.2)
+    with pytest.raises(CertificatesError, match=r"acme\.test/dir did not complete the order in time\. To fix: run this again"):
+        make_store(tmp_path, shop=entry("acme")).issue()
+    failure = load(record_path("app.shop", tmp_path)).failure
+    assert failure
+    assert failure.reason.startswith("https://acme.test/dir did not complete")
+
+
+def test_order_may_take_the_propagation_of_dns_records_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_program(tmp_path / "bin", monkeypatch, "certbot", "sleep 1; echo ValueError: ended by itself; exit 1")
+    monkeypatch.setattr(certbot, "ISSUE_TIMEOUT", 0.2)
+    dns = parse_dns({"plugin": "digitalocean", "credentials": {"token": "x"}, "propagation": 60})
+    shop = make_store(tmp_path, shop=entry("acme") | {"challenge": "dns"})
+    with pytest.raises(CertificatesError, match="ended by itself"):
+        replace(shop, client=replace(shop.client, dns=dns, set_name="app")).issue()
+
+
+def test_full_disk_does_not_hide_the_reason_of_certbot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = "OSError: [Errno 28] No space left on device: '/etc/letsencrypt/keys'"
+    install_program(tmp_path / "bin", monkeypatch, "certbot", f'echo "{full}"; exit 1')
+
+    def refuse(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device", "record")
+
+    monkeypatch.setattr(issuance, "save", refuse)
+    with pytest.raises(CertificatesError, match=r"no certificate was issued; .*No space left on device: '/etc/letsencrypt/keys'"):
+        make_store(tmp_path, shop=entry("acme")).issue()
 
 
 def test_failure_is_forgotten_when_the_entry_is_as_issued_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,17 @@ def test_the_entries_of_the_development_inventory_are_valid() -> None:
     assert all(app.debug and Path(str(app.source.directory)).is_dir() for app in apps.values())
 
 
+def test_the_production_inventory_uses_acme() -> None:
+    entries = yaml.safe_load((ROOT / "inventories/prod/group_vars/all.yml").read_text())["tornado_apps"]
+    assert {entry["tls"]["provider"] for entry in entries.values()} == {"acme"}
+
+
+def test_the_page_on_certificates_begins_with_one_screen_of_answers() -> None:
+    screen = (ROOT / "docs/operations/certificates.md").read_text().partition("\n## ")[0].splitlines()
+    assert len(screen) <= 30
+    assert len([line for line in screen if line.startswith("| ") and "?" in line]) > 10
+
+
 @pytest.mark.parametrize("page", GUIDES, ids=relative)
 def test_commands_refer_to_existing_files_and_options(page: Path) -> None:
     found = {command: command_problem(command) for command in commands(page)}
