@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fleet import APP_HOSTS, BALANCERS, Clients, Fleet, app_entry
-from tests.support.remote import deploy, eventually, expect_success, run_playbook
+from tests.support.fleet import APP_HOSTS, BALANCERS, NAME, Clients, Fleet, app_entry
+from tests.support.remote import Site, address, deploy, eventually, expect_success, run_playbook
 from tests.support.upgrades import publish_newer_packages, versions
 
 #: Prints an ID that is unique to each boot.
@@ -28,7 +28,7 @@ def boot_ids(fleet: Fleet) -> dict[str, str]:
 def restore_entry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Restore the scenario's entry after the module."""
     yield
-    expect_success(deploy("sample", "app_hosts", tmp_path_factory.mktemp("restore"), app_entry()))
+    expect_success(deploy("sample", "all", tmp_path_factory.mktemp("restore"), app_entry()))
 
 
 def test_deploy_in_batches(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
@@ -58,6 +58,18 @@ def test_failing_canary_stops_the_deploy_and_passing_one_completes_it(fleet: Fle
     with clients("rollback"):
         expect_success(run_playbook("playbooks/rollback.yml", "app_hosts", "-e", "app=sample"))
     assert set(fleet.themes().values()) == {"dark"}
+
+
+def test_deploy_that_changes_domains_changes_the_load_balancers(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
+    def served(name: str) -> set[int]:
+        return {Site(address(host), name).get("/whoami").status for host in fleet.balancers.values()}
+
+    with clients("domain added"):
+        expect_success(deploy("sample", "all", tmp_path, app_entry(domains=[NAME, "new.test"])))
+    assert served("new.test") == {200}
+    with clients("first domain removed", host="new.test"):
+        expect_success(deploy("sample", "all", tmp_path, app_entry(domains=["new.test"])))
+    assert (served(NAME), served("new.test")) == ({404}, {200})
 
 
 def test_unhealthy_release_stops_at_the_canary(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
