@@ -82,6 +82,8 @@ class Sequence:
         before = {app.name: app.live for app in self.operator.apps.values()}
         for removed in [app for app, mark in operation.outcome.items() if not mark]:
             self.retire(self.clients.pop(removed))
+        if operation.first:
+            self.expect(operation.first.command)
         windows = self.perform(operation, fault, random)
         operation.on_success()
         self.follow_apps()
@@ -133,6 +135,8 @@ class Sequence:
         self.note(f"  exit status {', '.join(str(status) for status, _ in finished)} after {now() - began:.1f} s")
         if operation.preempts and finished[1][0] != 0:
             raise ViolationError(f"{operation.second} exits with {finished[1][0]}")
+        if operation.at and finished[0][0] == 0:
+            raise ViolationError(f"{operation.command} was not preempted during {operation.at}")
         if not checks.wait_for(lambda: checks.answers(self.host, self.operator.apps[MAIN].domains[0]), checks.RECOVERY):
             raise ViolationError(f"the site does not answer {checks.RECOVERY:g} s after the fault")
         windows = [] if fault is None or fault.quiet else [(began, now())]
