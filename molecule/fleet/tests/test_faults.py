@@ -155,7 +155,7 @@ def test_full_disk_blocks_only_deploys(fleet: Fleet, clients: Clients, disk_full
         disk_full()
         status, output = deploy("sample", "app_hosts", tmp_path, app_entry(env={"NEW": "requires a build"}))
         assert status != 0
-        assert f"failed: [{VICTIM}]" in output
+        assert f"fatal: [{VICTIM}]: FAILED!" in output
         assert "the file system at /srv/sample/releases is full" in output
         assert fleet.releases() == before
     assert set(traffic.loads) == set(SCHEMES)

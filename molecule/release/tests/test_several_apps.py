@@ -1,4 +1,4 @@
-"""Several apps in one run: a failing one does not hold up the others, and a restart switches them concurrently."""
+"""Several apps in one run: they are built and switched concurrently, in the order of dependencies, and fail independently."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ THIRD: dict[str, Any] = {
     "health": {"path": "/healthz"},
     "processes": 1,
     "drain": 1,
+    "depends_on": ["sample"],
 }
+
+#: Writes when the build of an app began and ended.
+TIMED_BUILD = {"build": "sh -c 'date +%s.%N > built; sleep 2; date +%s.%N >> built'"}
 
 FAILING: dict[str, Any] = {"hooks": {"before_switch": {"command": "false", "once": True}}}
 
@@ -39,7 +43,7 @@ def assert_reported(hooks: Hooks, output: str, names: list[str]) -> None:
     for name in names:
         failed = "failed" if name == names[0] else "not switched"
         for row in (
-            rf"sample +{name} +{release} +{release} +env.NEW +nginx +{seconds} +deployed",
+            rf"sample +{name} +{release} +{release} +env.NEW, hooks.build +nginx +{seconds} +deployed",
             rf"third +{name} +- +{release} +first release +nginx +{seconds} +deployed",
             rf"plain +{name} +{release} +{release} +hooks.before_switch +nginx +- +{failed}",
         ):
@@ -48,13 +52,14 @@ def assert_reported(hooks: Hooks, output: str, names: list[str]) -> None:
     body = hooks.received[1][2]
     assert body["seconds"] > 0
     deployed = {host: change["reasons"] for change in body["changes"] for host in change["hosts"] if change["app"] == "sample"}
-    assert deployed == {name: ["env.NEW"] for name in names}
+    assert deployed == {name: ["env.NEW", "hooks.build"] for name in names}
     assert "t0ken" not in output
 
 
 def test_failing_app_leaves_the_others_complete_and_restart_is_concurrent(hosts: dict[str, Host], tmp_path: Path) -> None:
     plain = {name: processes(host, "plain") for name, host in hosts.items()}
-    variables = apps(sample={"headers": {"X-Changed": "yes"}, "env": {"NEW": "release"}}, plain=FAILING, third=THIRD)
+    sample = {"headers": {"X-Changed": "yes"}, "env": {"NEW": "release"}, "hooks": TIMED_BUILD}
+    variables = apps(sample=sample, plain=FAILING, third=THIRD | {"hooks": TIMED_BUILD})
     with Hooks() as hooks:
         variables |= {"fleet_notifications": [{"webhook": hooks.url("/200?t0ken")}]}
         status, output = run_playbook("playbooks/deploy.yml", APP_GROUP, *extra_vars(tmp_path, variables))
@@ -70,6 +75,11 @@ def test_failing_app_leaves_the_others_complete_and_restart_is_concurrent(hosts:
         assert Site(address(host), "third.test").get("/healthz").status == 200
         assert Site(address(host)).get("/healthz").headers["x-changed"] == "yes"
         assert processes(host, "plain") == plain[name]
+        builds = [host.check_output(f"cat /srv/{app}/live/release/src/built").split() for app in ("sample", "third")]
+        began, ended = zip(*builds, strict=True)
+        assert max(map(float, began)) < min(map(float, ended)), "the builds overlap"
+        switched = [float(host.check_output(f"stat --format=%.Y /srv/{app}/live")) for app in ("sample", "third")]
+        assert switched[0] < switched[1]
 
     output = expect_success(run_playbook("playbooks/restart.yml", "debian13", *extra_vars(tmp_path, variables)))
     reloads = "nginx" if re.search(r"\breload [\d.]+ s", output) else "-"
@@ -77,5 +87,6 @@ def test_failing_app_leaves_the_others_complete_and_restart_is_concurrent(hosts:
     assert re.search(row, output, re.MULTILINE), output
     assert set(re.findall(r"^debian13: (\w+) is release", output, re.MULTILINE)) == {"sample", "plain", "third"}
     host = hosts["debian13"]
-    began = [int(line) for line in host.check_output("stat --format=%Y /srv/*/live/run").splitlines()]
-    assert max(began) - min(began) <= 2, "each takes longer than that to become stable"
+    began = [int(host.check_output(f"stat --format=%Y /srv/{app}/live/run")) for app in ("sample", "plain", "third")]
+    assert abs(began[0] - began[1]) <= 2, "each takes longer than that to become stable"
+    assert began[2] > began[0]
