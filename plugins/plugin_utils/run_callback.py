@@ -118,7 +118,8 @@ class CallbackModule(CallbackBase):
             if self.notifier and any(outcome.get("undone") for outcome in found["apps"].values()):
                 self.notifier.send(report.message("undo"))
         elif name == f"{COLLECTION}.file_set" and (report.check or not task.check_mode):  # not the check before the switch
-            report.add_service(host, found.get("service_name", ""), found.get("service", ""))
+            files = (*found.get("files", ()), *found.get("removed", ()))
+            report.add_service(host, found.get("service_name", ""), found.get("service", ""), files)
 
     def v2_playbook_on_stats(self, stats: AggregateStats) -> None:
         """Display the report and send the last notification."""
