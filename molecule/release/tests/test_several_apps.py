@@ -87,6 +87,6 @@ def test_failing_app_leaves_the_others_complete_and_restart_is_concurrent(hosts:
     assert re.search(row, output, re.MULTILINE), output
     assert set(re.findall(r"^debian13: (\w+) is release", output, re.MULTILINE)) == {"sample", "plain", "third"}
     host = hosts["debian13"]
-    began = [int(host.check_output(f"stat --format=%Y /srv/{app}/live/run")) for app in ("sample", "plain", "third")]
-    assert abs(began[0] - began[1]) <= 2, "each takes longer than that to become stable"
-    assert began[2] > began[0]
+    started = [int(host.check_output(f"stat --format=%Y /srv/{app}/live/run")) for app in ("sample", "plain", "third")]
+    assert abs(started[0] - started[1]) <= 2, "each takes longer than that to become stable"
+    assert started[2] > started[0]
