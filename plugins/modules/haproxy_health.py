@@ -28,7 +28,7 @@ extends_documentation_fragment: funnel.tornado.attributes
 attributes:
   check_mode:
     support: full
-    description: Does not wait for servers, because nothing has changed.
+    description: Compares the backends only, because releases that a run would make live are not.
   diff_mode: {support: none}
 seealso:
   - module: funnel.tornado.haproxy_server
@@ -73,7 +73,7 @@ def main() -> None:
     expected = {name: Expected(**entry) for name, entry in module.params["backends"].items()}
     outdated = outdated_backends(expected)
     try:
-        problems = wait_until_up(expected, outdated, timeout=0 if module.check_mode else module.params["timeout"])
+        problems = [] if module.check_mode else wait_until_up(expected, outdated, timeout=module.params["timeout"])
     except HaproxyError as error:
         problems = [str(error)]
     module.exit_json(changed=False, outdated=outdated, problems=problems)
