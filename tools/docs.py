@@ -63,7 +63,7 @@ OPTIONS = {
 GROUPS = {
     "Source and environment": ("source", "python", "build", "packages", "env", "secrets", "services"),
     "Processes": ("run", "processes", "workers", "affinity", "port", "open_files", "debug", "watch"),
-    "Deploy": ("health", "hooks", "drain", "soak", "soak_errors", "keep_releases", "shared"),
+    "Deploy": ("health", "hooks", "drain", "soak", "soak_errors", "keep_releases", "depends_on", "shared"),
     "Site": ("domains", "aliases", "prefix", "static", "paths", "headers", "extra"),
     "TLS": ("tls",),
     "Limits and access": ("upload_size", "read_timeout", "limits", "allow", "deny", "basic_auth"),
@@ -74,6 +74,7 @@ GROUPS = {
 #: Values of the annotated example, where the default does not show the use of a key.
 EXAMPLES: dict[str, Any] = {
     "source.path": "../shop",
+    "depends_on": ["accounts"],
     "source.git": "git@git.example.com:shop.git",
     "source.archive": "https://example.com/shop-1.4.0.tar.gz",
     "source.package": "shop[redis]",

@@ -6,7 +6,7 @@ import base64
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,60 +29,114 @@ MAX_INLINE_SOURCE = 200_000
 
 
 class ActionModule(ModuleAction):
-    """Builds a release; sends the source only to a host that lacks the release."""
+    """Builds releases; sends a source only to a host that lacks the release, and needs no host for those that are settled."""
 
     MODULE = "release"
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the module's result."""
+        """Return the result of the app, or the results of several."""
         super().run(tmp, task_vars)
         _result, arguments = self.validate_argument_spec(
             argument_spec={
-                "name": {"type": "str", "required": True},
+                "name": {"type": "str"},
+                "names": {"type": "list", "elements": "str"},
                 "apps": {"type": "dict", "required": True},
                 "version": {"type": "str"},
+                "versions": {"type": "dict", "default": {}},
                 "again": {"type": "bool", "default": False},
                 "preempt": {"type": "bool", "default": False},
                 "wait": {"type": "int", "default": 60},
-            }
+            },
+            required_one_of=[("name", "names")],
+            mutually_exclusive=[("name", "names")],
         )
+        name, variables = arguments["name"], task_vars or {}
+        names = [name] if name else arguments["names"]
+        versions = {name: arguments["version"]} if name else arguments["versions"]
+        apps = self._load(names, with_versions(arguments["apps"], versions))
+        results = {} if arguments["again"] or arguments["preempt"] else self._settled(apps, variables)
+        options = {option: arguments[option] for option in ("again", "preempt", "wait")}
+        rest = [app for app in apps if app.name not in results]
+        found = self._build(rest, versions, options, variables) if rest else {}
+        if found and "results" not in found:
+            return found  # the module could not run
+        built = {result["item"]: result for result in found.pop("results", ())}
+        for app in rest:
+            results[app.name] = {"waiting": False, "settled": False, "once": app.may_run_once} | built[app.name]
+        if name:
+            return found | {key: value for key, value in results[name].items() if key != "item"}
+        return found | summary([results[each] for each in names])
+
+    def _load(self, names: Iterable[str], entries: Any) -> list[App]:
+        """Return the named apps.
+
+        :raises AnsibleActionFail: with all mistakes.
+        """
+        if missing := [name for name in names if name not in entries]:
+            raise AnsibleActionFail(f"{VARIABLE}: no such app {', '.join(missing)}")
         try:
-            name = arguments["name"]
-            entries = with_versions(arguments["apps"], {name: arguments["version"]})
-            if name not in entries:
-                raise AnsibleActionFail(f"{VARIABLE}: no such app {name}")
-            app = load({name: entries[name]}, complete=False)[name]
+            loaded = load({name: entries[name] for name in names}, complete=False)
         except InvalidDataError as error:
             raise AnsibleActionFail(str(error)) from error
-        known = load_host_state(self._templar, task_vars or {}).releases.get(name, {})
-        if known.get("entry") == entry_digest(app) and not (arguments["again"] or arguments["preempt"]):
-            release = {"id": known["id"], "live": known["id"], "revision": known["revision"], "content": known["content"]}
-            return {"changed": False, "waiting": False, "settled": True, "once": app.may_run_once} | release
-        self.require_host()
-        local = local_source(app, self._loader.get_basedir())
-        options = {option: arguments[option] for option in ("version", "again", "preempt", "wait")}
-        result = self._release(app, local, options, task_vars or {})
-        return {"waiting": False, "settled": False, "once": app.may_run_once} | result
+        return [loaded[name] for name in names]
 
-    def _release(self, app: App, local: Path | None, options: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
-        arguments = {
-            "name": app.name,
+    def _settled(self, apps: Iterable[App], task_vars: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return the results of the apps that the collected state of the host shows to be up to date."""
+        known = load_host_state(self._templar, task_vars).releases
+        return {
+            app.name: {
+                "item": app.name,
+                "changed": False,
+                "waiting": False,
+                "settled": True,
+                "once": app.may_run_once,
+                "id": found["id"],
+                "live": found["id"],
+                "revision": found["revision"],
+                "content": found["content"],
+            }
+            for app in apps
+            if (found := known.get(app.name, {})) and found.get("entry") == entry_digest(app)
+        }
+
+    def _build(
+        self, apps: Iterable[App], versions: Mapping[str, str | None], options: dict[str, Any], task_vars: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return the result of the module, which gets small sources at once, and large ones if the host needs them."""
+        self.require_host()
+        builds: dict[str, dict[str, Any]] = {}
+        large: dict[str, bytes] = {}
+        room = MAX_INLINE_SOURCE
+        for app in apps:
+            local = local_source(app, self._loader.get_basedir())
             # Text replaces the dict: Ansible would mask each value of its secrets in all output, even a value such as "1".
-            "apps": {},
-            "app": json.dumps(build_entry(app)),
-            "revision": revision(app, local) if local else "",
-            "launcher": launcher(),
-            "runner": runner(),
-            "builder": operator(),
-        } | options
-        packed = self._pack(app, local) if local else b""
-        if len(packed) <= MAX_INLINE_SOURCE:
-            return self.run_module(arguments | ({"content": base64.b64encode(packed).decode()} if local else {}), task_vars)
-        result = self.run_module(arguments, task_vars)
-        if not result.pop("needs_source", False):
+            builds[app.name] = {"app": build_entry(app), "version": versions.get(app.name)}
+            if local is None:
+                continue
+            packed = self._pack(app, local)
+            builds[app.name]["revision"] = revision(app, local)
+            if len(packed) <= room:
+                room -= len(packed)
+                builds[app.name]["content"] = base64.b64encode(packed).decode()
+            else:
+                large[app.name] = packed
+        result = self._run(builds, options, task_vars)
+        lacking = [found["item"] for found in result.get("results", ()) if found.get("needs_source")]
+        if not lacking:
             return result
-        with self.transfer(packed) as path:
-            return self.run_module(arguments | {"archive": path}, task_vars)
+        with contextlib.ExitStack() as files:
+            sent = {name: builds[name] | {"archive": files.enter_context(self.transfer(large[name]))} for name in lacking}
+            second = self._run(sent, options, task_vars)
+        if "results" not in second:
+            return second
+        rest = [found for found in result["results"] if found["item"] not in sent]
+        warnings = [*result.get("warnings", ()), *second.get("warnings", ())]
+        changed = result["changed"] or second["changed"]
+        return second | {"results": rest + second["results"], "changed": changed} | ({"warnings": warnings} if warnings else {})
+
+    def _run(self, builds: Mapping[str, Any], options: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        programs = {"launcher": launcher(), "runner": runner(), "builder": operator()}
+        return self.run_module({"apps": {}, "builds": json.dumps(builds), **programs, **options}, task_vars)
 
     def _pack(self, app: App, local: Path) -> bytes:
         try:
@@ -95,6 +149,15 @@ class ActionModule(ModuleAction):
         result = super().run_module(arguments, task_vars)
         result.pop("invocation", None)
         return result
+
+
+def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the result of a task for the results of several apps."""
+    diffs = [diff for result in results if (diff := result.pop("diff", None))]
+    problems = [str(result["msg"]) for result in results if result.get("failed")]
+    changed = any(result["changed"] for result in results)
+    failure = {"failed": True, "msg": "\n".join(problems)} if problems else {}
+    return {"changed": changed, "results": results, "diff": diffs} | failure
 
 
 def release_inputs(apps: Iterable[App], playbook: str) -> dict[str, Any]:

@@ -8,7 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
-from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import interruption_report, is_complete
+from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import (
+    backend_problems,
+    interruption_report,
+    is_complete,
+)
 
 DOCUMENTATION = r"""
 name: rolling_update_report
@@ -35,9 +39,16 @@ options:
     elements: str
     required: true
   finished:
-    description: Whether the rolling update has ended. The report is then empty if all apps were switched on all hosts.
+    description:
+      - Whether the rolling update has ended. The report is then empty if all apps were switched on all hosts, and all backends
+        are up.
     type: bool
     default: false
+  balancers:
+    description: Names of the load balancers, whose answers about the backends are reported.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -52,11 +63,19 @@ _value:
 
 
 def rolling_update_report(
-    hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], *, inventory: Iterable[str], finished: bool = False
+    hosts: Iterable[str],
+    hostvars: Mapping[str, Mapping[str, Any]],
+    *,
+    inventory: Iterable[str],
+    finished: bool = False,
+    balancers: Iterable[str] = (),
 ) -> str:
     """Return the report."""
-    names = list(hosts)
-    return "" if finished and is_complete(names, hostvars) else interruption_report(names, hostvars, " -i ".join(inventory))
+    names, down = list(hosts), list(backend_problems(balancers, hostvars))
+    lines = ["not all backends are up at the load balancers:", *(f"  {problem}" for problem in down)] if down else []
+    if not finished or not is_complete(names, hostvars):
+        lines.append(interruption_report(names, hostvars, " -i ".join(inventory)))
+    return "\n".join(lines)
 
 
 FilterModule = filter_module(rolling_update_report)

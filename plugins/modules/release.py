@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: release
-short_description: Build a release of an app
+short_description: Build releases of apps
 version_added: 0.1.0
 description:
   - >-
@@ -18,16 +18,25 @@ description:
     check in the same run, shows that the release is live and complete.
 options:
   name:
-    description: The app, a key of O(apps).
+    description: The app, a key of O(apps); O(names) names several.
     type: str
-    required: true
+  names:
+    description:
+      - Apps that are built concurrently, one for each CPU, as far as the host has 512 MiB of free memory for each. All builds are
+        completed, also if one fails.
+    type: list
+    elements: str
   apps:
     description: The value of C(tornado_apps).
     type: dict
     required: true
   version:
-    description: Version to use instead of the version in the entry.
+    description: Version to use instead of the version in the entry, with O(name).
     type: str
+  versions:
+    description: Versions to use instead of those in the entries, by app, with O(names).
+    type: dict
+    default: {}
   again:
     description:
       - Whether to deploy a release that was rolled back from. Otherwise such a release stays on the host, and the live one stays
@@ -42,20 +51,10 @@ options:
     description: Whether to preempt a deploy of the app that is running, instead of waiting for it.
     type: bool
     default: false
-  app:
-    description: "Set by the action plugin: the entry as JSON."
+  builds:
+    description: "Set by the action plugin: the entry and the source of each app, as JSON."
     type: str
     default: ""
-  revision:
-    description: "Set by the action plugin: the hash of a source on the controller."
-    type: str
-    default: ""
-  archive:
-    description: "Set by the action plugin: a file with that source."
-    type: path
-  content:
-    description: "Set by the action plugin: that source in Base64, if it is small."
-    type: str
   launcher:
     description: "Set by the action plugin: the launcher, which starts the processes of the app."
     type: str
@@ -87,9 +86,20 @@ EXAMPLES = r"""
   funnel.tornado.release:
     name: shop
     apps: "{{ tornado_apps }}"
+
+- name: Build the releases of all apps
+  funnel.tornado.release:
+    names: "{{ tornado_apps | list }}"
+    apps: "{{ tornado_apps }}"
+  register: built
 """
 
 RETURN = r"""
+results:
+  description: With O(names), the following values for each app, which is C(item), and C(msg) for a build that failed.
+  returned: with O(names), also after a failure
+  type: list
+  elements: dict
 once:
   description: Whether a hook of the app runs on one host before the others switch.
   returned: success
@@ -148,6 +158,7 @@ import base64
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -169,20 +180,20 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import er
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable, printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.workers import memory_limit, run_concurrently
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import LockedError, deploy_lock
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.settled import fixed_revision, is_settled
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError, build_environment, ensure_home
 
 ARGUMENTS = {
-    "name": {"type": "str", "required": True},
+    "name": {"type": "str"},
+    "names": {"type": "list", "elements": "str"},
     "apps": {"type": "dict", "required": True},
     "version": {"type": "str"},
-    "app": {"type": "str", "default": "", "no_log": True},
-    "revision": {"type": "str", "default": ""},
+    "versions": {"type": "dict", "default": {}},
     # no_log keeps large texts out of the host's journal, to which Ansible writes the options of a module.
-    "archive": {"type": "path"},
-    "content": {"type": "str", "no_log": True},
+    "builds": {"type": "str", "default": "", "no_log": True},
     "launcher": {"type": "str", "default": "", "no_log": True},
     "runner": {"type": "str", "default": "", "no_log": True},
     "builder": {"type": "str", "default": ""},
@@ -192,41 +203,82 @@ ARGUMENTS = {
 }
 
 
+#: Memory that must be free for each concurrent build.
+BUILD_MEMORY = 512 << 20
+
+
+@dataclass(frozen=True)
+class Build:
+    """The build of an app, as the action plugin requests it: ``content`` is a small source in Base64, ``archive`` a file."""
+
+    app: App
+    revision: str = ""
+    version: str | None = None
+    archive: str | None = None
+    content: str | None = None
+
+
 def main() -> None:
-    """Plan the release, and build it if it does not exist."""
-    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    """Plan the releases, and build those that do not exist."""
+    module = AnsibleModule(ARGUMENTS, supports_check_mode=True, mutually_exclusive=[("name", "names")])
     os.umask(0o022)  # independent of root's umask: nginx must traverse the directories
     os.environ.update(build_environment())  # certificates and proxy for downloads
     try:
-        name = module.params["name"]
-        app = load({name: json.loads(module.params["app"])}, complete=False)[name]
-        secrets = app.sensitive_values
-        module.no_log_values.update(secrets, map(printable, secrets))  # the output of a build may contain them
-        layout = Layout(app.name)
+        builds = [Build(load({name: entry.pop("app")}, complete=False)[name], **entry) for name, entry in requested(module)]
+    except InvalidDataError as error:
+        module.fail_json(msg=printable_message(str(error)))
+    secrets = [secret for build in builds for secret in build.app.sensitive_values]
+    module.no_log_values.update(secrets, map(printable, secrets))  # the output of a build may contain them
+    _ = module.tmpdir  # created by this process, which removes it, rather than by a child
+    limit = min(len(os.sched_getaffinity(0)), memory_limit(BUILD_MEMORY))
+    found = run_concurrently(lambda build: perform(module, build), builds, limit)
+    results = [result or killed(build) for build, result in zip(builds, found, strict=True)]
+    for result in results:
+        if warning := result.pop("warning", ""):
+            module.warn(warning)
+    module.exit_json(changed=any(result["changed"] for result in results), results=results)
+
+
+def requested(module: AnsibleModule) -> list[tuple[str, dict[str, Any]]]:
+    """Return the names and arguments of the builds."""
+    return list(json.loads(module.params["builds"]).items())
+
+
+def killed(build: Build) -> dict[str, Any]:
+    """Return the result of a build whose process was killed."""
+    name = build.app.name
+    return {"item": name, "changed": False, "failed": True, "msg": f"{name}: the build was killed; run the same command again"}
+
+
+def perform(module: AnsibleModule, build: Build) -> dict[str, Any]:
+    """Return the result of an app, with ``failed`` and ``msg`` after a failure."""
+    layout = Layout(build.app.name)
+    try:
         if module.check_mode:
-            finish(module, layout, release(module, layout, app))
-        home_changed = ensure_home(layout)
-        preempt = "deploy" if module.params["preempt"] else ""
-        with deploy_lock(layout, module.params["builder"], wait=module.params["wait"], preempt=preempt) as note:
-            note("the build of a release")
-            result = release(module, layout, app, lambda release: note("the build of a release", release))
-        if "changed" in result:
-            result["changed"] |= home_changed
+            result = release(module, layout, build)
+        else:
+            home_changed = ensure_home(layout)
+            preempt = "deploy" if module.params["preempt"] else ""
+            with deploy_lock(layout, module.params["builder"], wait=module.params["wait"], preempt=preempt) as note:
+                note("the build of a release")
+                result = release(module, layout, build, lambda release: note("the build of a release", release))
+            if "changed" in result:
+                result["changed"] |= home_changed
+        result = complete(layout, build, result)
     except (BuildError, InvalidDataError, LockedError, OSError) as error:
-        module.fail_json(msg=printable_message(error_text(error)))
-    finish(module, layout, result)
+        result = {"changed": False, "failed": True, "msg": printable_message(error_text(error))}
+    return {"item": build.app.name} | result
 
 
-def finish(module: AnsibleModule, layout: Layout, result: dict[str, Any]) -> None:
-    """Exit with the result and the live release."""
+def complete(layout: Layout, build: Build, result: dict[str, Any]) -> dict[str, Any]:
+    """Return the result with what is live."""
     release, rolled_back = result.get("id", ""), result.pop("rolled_back", "")
-    if rolled_back and module.params["version"]:
-        module.fail_json(msg=rolled_back)
-    if rolled_back:
-        module.warn(rolled_back)
+    if rolled_back and build.version:
+        return {"changed": False, "failed": True, "msg": rolled_back}
     if layout.is_built(release):
         result["content"] = content_hash(layout, read_manifest(layout, release))
-    module.exit_json(live=layout.live_release() or "", settled=bool(rolled_back) or is_settled(layout, release), **result)
+    state = {"live": layout.live_release() or "", "settled": bool(rolled_back) or is_settled(layout, release)}
+    return {"changed": False, "warning": rolled_back} | state | result
 
 
 def rollback_notice(layout: Layout, release: str) -> str:
@@ -241,13 +293,14 @@ def rollback_notice(layout: Layout, release: str) -> str:
 
 
 def release(
-    module: AnsibleModule, layout: Layout, app: App, on_build: Callable[[str], None] = lambda _release: None
+    module: AnsibleModule, layout: Layout, build: Build, on_build: Callable[[str], None] = lambda _release: None
 ) -> dict[str, Any]:
-    """Return the module's result; ``needs_source`` makes the action plugin send the source and run the module again."""
+    """Return the result of a build; ``needs_source`` makes the action plugin send the source and run the module again."""
+    app = build.app
     pushed = live_pushed_source(layout) if app.source.push is not None else None
     if app.source.push is not None and pushed is None:
         return {"changed": False, "id": layout.live_release() or "", "revision": "", "waiting": True}
-    revision = pushed.revision if pushed else find_revision(module, layout, app)
+    revision = pushed.revision if pushed else find_revision(module, layout, build)
     if revision is None:
         unresolved = f"a release of {app.source.version or 'the default branch'}, whose commit is still unknown\n"
         return {"changed": True, "id": "", "revision": "", "diff": difference(layout, unresolved)}
@@ -263,7 +316,7 @@ def release(
     result["diff"] = difference(layout, f"{planned.summary}\n")
     if module.check_mode:
         return result | {"reasons": change_reasons(layout, app, planned, programs)}
-    archive = pushed.archive if pushed else sent_source(module)
+    archive = pushed.archive if pushed else sent_source(module, build)
     if archive is None and (app.source.path is not None or (app.source.archive is not None and not app.source.archive_is_url)):
         return {"needs_source": True}
     on_build(planned.id)
@@ -272,20 +325,21 @@ def release(
     return result | {"environment": "built" if environment.built else "reused", "reasons": reasons}
 
 
-def sent_source(module: AnsibleModule) -> Path | None:
+def sent_source(module: AnsibleModule, build: Build) -> Path | None:
     """Return the file with the source that the controller sent, by itself or in the options; None if it sent none."""
-    if module.params["content"] is None:
-        return Path(module.params["archive"]) if module.params["archive"] else None
-    file = Path(module.tmpdir) / "source"
-    file.write_bytes(base64.b64decode(module.params["content"]))
+    if build.content is None:
+        return Path(build.archive) if build.archive else None
+    file = Path(module.tmpdir) / f"source-{build.app.name}"
+    file.write_bytes(base64.b64decode(build.content))
     return file
 
 
-def find_revision(module: AnsibleModule, layout: Layout, app: App) -> str | None:
+def find_revision(module: AnsibleModule, layout: Layout, build: Build) -> str | None:
     """Return the revision of the source; None if only a fetch can resolve it."""
+    app = build.app
     if app.source.git is not None:
         return git.query_commit(layout, app) if module.check_mode else git.fetch_commit(layout, app)
-    return fixed_revision(app, str(module.params["revision"]))
+    return fixed_revision(app, build.revision)
 
 
 def difference(layout: Layout, after: str) -> dict[str, str]:

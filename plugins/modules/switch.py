@@ -30,6 +30,15 @@ options:
   apps:
     description: Releases by app, each as O(release). The apps are switched concurrently, two for each CPU.
     type: dict
+  depends_on:
+    description: Apps that are switched before an app, by app. If one of them fails, the app is not switched.
+    type: dict
+    default: {}
+  failed:
+    description: Apps that failed earlier. Apps that depend on them are not switched.
+    type: list
+    elements: str
+    default: []
   replaced:
     description:
       - The releases that were live when those of O(apps) were built. The deploy fails if one of them was rolled back meanwhile.
@@ -154,6 +163,8 @@ ARGUMENTS = {
     "name": {"type": "str"},
     "release": {"type": "str"},
     "apps": {"type": "dict"},
+    "depends_on": {"type": "dict", "default": {}},
+    "failed": {"type": "list", "elements": "str", "default": []},
     "replaced": {"type": "dict", "default": {}},
     "rollback": {"type": "bool", "default": False},
     "restart": {"type": "bool", "default": False},
@@ -176,7 +187,7 @@ def main() -> None:
     )
     os.umask(0o022)  # nginx must be able to enter the new directories, whatever the umask of root
     params = module.params
-    options = ("by", "rollback", "restart", "once", "defer", "wait", "preempt", "replaced")
+    options = ("by", "rollback", "restart", "once", "defer", "wait", "preempt", "replaced", "depends_on", "failed")
     operation = Operation(check=module.check_mode, **{option: params[option] for option in options})
     if params["name"]:
         finish(module, perform(operation, Layout(params["name"]), params["release"]))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -209,6 +210,15 @@ def haproxy_files(backends: Mapping[str, object], frontend: Frontend) -> dict[st
     return {"haproxy.cfg": main, **units, **doors, **{path: {"link": target} for path, target in links.items()}}
 
 
+def backend_digests(backends: Mapping[str, object]) -> dict[str, str]:
+    """Return a digest of the options of each valid backend, which tells whether a load balancer has these options."""
+    return {name: _digest(backend) for name, backend in parse_each(Backend, backends, "haproxy_backends", []).items()}
+
+
+def _digest(backend: Backend) -> str:
+    return hashlib.sha256(json.dumps(asdict(backend), sort_keys=True).encode()).hexdigest()[:12]
+
+
 def _front_door(backend: Backend, frontend: Frontend) -> FrontDoor:
     """Return the address at which clients reach the app of a backend, over TLS if requests are redirected to it."""
     listen = frontend.listen_tls if backend.redirect else frontend.listen
@@ -329,6 +339,7 @@ def _backend_variables(name: str, backend: Backend) -> dict[str, Any]:
         tls_servers.append(" ".join([key, f"{_host_of(server.address)}:{backend.tls_port}", f"track {name}/{key}", *shared]))
     return {
         "name": name,
+        "digest": _digest(backend),
         "servers": servers,
         "tls_servers": tls_servers if backend.tls == "pass" else [],
         "affinity": backend.affinity,

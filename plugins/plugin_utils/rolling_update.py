@@ -19,6 +19,9 @@ BUILDS = "__app_releases"
 HISTORY = "__funnel_history"
 SWITCHES = ("__app_switched_once", "__app_switched", "__app_verified")
 
+#: Variable in which backends.yml registers what a load balancer answered about the backends.
+BACKENDS = "__funnel_backends"
+
 
 @dataclass
 class LiveRelease:
@@ -92,6 +95,20 @@ def interruption_report(hosts: list[str], hostvars: Mapping[str, Mapping[str, An
     lines.append("to continue: fix the cause and run the same command again")
     lines += [line for app, releases in apps.items() for line in _rollback_commands(app, releases, inventory)]
     return "\n".join(lines)
+
+
+def backend_problems(balancers: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield what the load balancers answered about backends that are not up, and those that did not answer."""
+    for name in balancers:
+        answer = hostvars[name].get(BACKENDS, {})
+        if answer.get("unreachable"):
+            yield f"{name}: unreachable, so the states of its backends are unknown"
+        yield from (f"{name}: {problem}" for problem in answer.get("problems", []))
+
+
+def live_apps(variables: Mapping[str, Any]) -> set[str]:
+    """Return the apps of which a host serves a release, as far as this run knows; none of a host that became unreachable."""
+    return {app for app, release in _live_releases(variables).items() if release.after}
 
 
 def _live_releases(variables: Mapping[str, Any]) -> dict[str, LiveRelease]:

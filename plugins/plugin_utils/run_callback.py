@@ -106,17 +106,20 @@ class CallbackModule(CallbackBase):
     def _add(self, result: CallbackTaskResult) -> None:
         """Add the result of a build, a switch or the configuration of a service."""
         report, task, found = self.report, result.task, result.result
-        if report is None or "results" in found:
+        if report is None or (task.loop and "results" in found):
             return
         name, host = task.action, result.host.get_name()
-        if name == f"{COLLECTION}.release" and "item" in found:
-            report.add_release(host, str(found["item"]), found)
+        if name == f"{COLLECTION}.release":
+            for built in found.get("results", [found]):
+                if "item" in built:
+                    report.add_release(host, str(built["item"]), built)
         elif name == f"{COLLECTION}.switch" and "apps" in found:
             report.add_switches(host, found["apps"])
             if self.notifier and any(outcome.get("undone") for outcome in found["apps"].values()):
                 self.notifier.send(report.message("undo"))
         elif name == f"{COLLECTION}.file_set" and (report.check or not task.check_mode):  # not the check before the switch
-            report.add_service(host, found.get("service_name", ""), found.get("service", ""))
+            files = (*found.get("files", ()), *found.get("removed", ()))
+            report.add_service(host, found.get("service_name", ""), found.get("service", ""), files)
 
     def v2_playbook_on_stats(self, stats: AggregateStats) -> None:
         """Display the report and send the last notification."""

@@ -20,6 +20,9 @@ RELOADS = ("start", "reload", "restart")
 #: Maximum length of a message in a notification: the first line of an error.
 MESSAGE_LENGTH = 300
 
+#: The file of a site, which names its app.
+SITE = re.compile(r"/app\.([a-z][a-z0-9_-]*)\.")
+
 NUMBERED = re.compile(r"(.*?)(\d+)(\D*)")
 
 COLUMNS = ("APP", "HOSTS", "FROM", "TO", "WHY", "RELOADS", "TIME", "RESULT")
@@ -67,7 +70,8 @@ class RunReport:
     began: float = field(default_factory=time.time)
     _releases: dict[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     _switches: dict[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
-    _reloads: dict[str, set[str]] = field(default_factory=dict)
+    #: Services by host and app; an empty name stands for changes that concern no single app.
+    _reloads: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     _failures: dict[str, str] = field(default_factory=dict)
     _unreachable: list[str] = field(default_factory=list)
 
@@ -84,12 +88,13 @@ class RunReport:
             else:
                 self._switches[app, host] = result
             if any(step["name"] == "reload" for step in result.get("steps", ())):
-                self.add_service(host, "nginx", "reload")
+                self._reloads.setdefault((host, app), set()).add("nginx")
 
-    def add_service(self, host: str, service: str, action: str) -> None:
-        """Add an action on a service, such as ``reload``."""
+    def add_service(self, host: str, service: str, action: str, files: Iterable[str] = ()) -> None:
+        """Add an action on a service, such as ``reload``, because of changed files."""
         if service and action in RELOADS:
-            self._reloads.setdefault(host, set()).add(service)
+            for app in {match[1] if (match := SITE.search(file)) else "" for file in files} or {""}:
+                self._reloads.setdefault((host, app), set()).add(service)
 
     def add_failure(self, host: str, message: str) -> None:
         """Add an error; the first one of a host is reported."""
@@ -114,10 +119,13 @@ class RunReport:
         """Return the changes, equal ones of several hosts as one row, and the failures."""
         single = [self._row(app, host) for app, host in dict.fromkeys((*self._releases, *self._switches))]
         changed = [row for row in single if row.result]
-        covered = {host for row in changed for host in row.hosts}
-        rest = [host for host in self._reloads if host not in covered]
+        covered = {(host, row.app) for row in changed for host in row.hosts}
+        rest: dict[str, set[str]] = {}
+        for (host, app), services in self._reloads.items():
+            if (host, app) not in covered:
+                rest.setdefault(host, set()).update(services)
         result = "would change" if self.check else "changed"
-        changed += [Row("", (host,), "", "", ("configuration",), self._services(host), result) for host in rest]
+        changed += [Row("", (host,), "", "", ("configuration",), tuple(sorted(rest[host])), result) for host in rest]
         return list(_grouped(changed))
 
     @property
@@ -196,16 +204,13 @@ class RunReport:
         nothing = outcome != "failed" and not self.rows()
         return f"{self._what()}: {'nothing to change' if nothing else outcome}, {self._seconds:.1f} s"
 
-    def _services(self, host: str) -> tuple[str, ...]:
-        return tuple(sorted(self._reloads.get(host, ())))
-
     def _row(self, app: str, host: str) -> Row:
         """Return the row of an app on a host; its result is empty if nothing changes."""
         built, switched = self._releases.get((app, host), {}), self._switches.get((app, host))
         before = switched.get("before", "") if switched else built.get("live", "")
         after = (switched or {}).get("release") or built.get("id", "")
         reasons = tuple(built.get("reasons", ()) or [self.operation] * (self.operation in ("rollback", "restart")))
-        row = Row(app, (host,), before, after, reasons, self._services(host), "")
+        row = Row(app, (host,), before, after, reasons, tuple(sorted(self._reloads.get((host, app), ()))), "")
         if switched is None:
             return self._not_switched(row, built)
         if switched.get("failed"):

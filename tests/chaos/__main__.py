@@ -1,4 +1,4 @@
-"""Random operations and faults on a host under load (``make chaos``), with checks of what clients and the host show.
+"""Random operations and faults on hosts under load (``make chaos``), with checks of what clients and hosts show.
 
 The steps are drawn by this program: the stateful testing of Hypothesis begins each of its many examples with a fresh state, which
 is a minute of booting and provisioning here.
@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tests.chaos.host import Host
+from tests.chaos.host import Controller
 from tests.chaos.sequence import Sequence, summary
 
 #: The seed that every run of the test suite has, besides a random one.
@@ -42,28 +42,29 @@ def shortened(steps: list[int]) -> Iterator[list[int]]:
 
 
 def main() -> int:
-    """Boot a host, run the seeds, and remove the host; return the exit status."""
+    """Boot the hosts, run the seeds, and remove the hosts; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, action="append", help=f"replay a seed (default: {FIXED_SEED}, and a random one)")
     parser.add_argument("--minutes", type=float, default=1.0, help="duration of each seed (default: %(default)g)")
     parser.add_argument("--steps", type=parse_steps, help="run only these steps of a seed, such as 3,5-7")
-    parser.add_argument("--release", default="bookworm", help="release of the host (default: %(default)s)")
+    parser.add_argument("--hosts", type=int, default=1, help="number of app hosts (default: %(default)s)")
+    parser.add_argument("--release", default="bookworm", help="release of the hosts (default: %(default)s)")
     parser.add_argument("--fleet", default="chaos", help="name of the fleet (default: %(default)s)")
-    parser.add_argument("--keep", action="store_true", help="leave the host running; the next run uses it")
+    parser.add_argument("--keep", action="store_true", help="leave the hosts running; the next run uses them")
     arguments = parser.parse_args()
     total: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as directory:
-        host = Host(arguments.fleet, arguments.release, Path(directory))
+        controller = Controller(arguments.fleet, arguments.release, Path(directory), arguments.hosts)
         try:
             for seed in arguments.seed or (FIXED_SEED, secrets.randbelow(10**6)):
-                sequence = Sequence(host, seed)
+                sequence = Sequence(controller, seed)
                 if not run(sequence, arguments.steps or itertools.count(1), arguments.minutes):
                     report(sequence, shorten=not arguments.steps)
                     return 1
                 total += sequence.counts
         finally:
             if not arguments.keep:
-                host.power("down", "--all")
+                controller.remove()
     sys.stdout.write(f"no violation; {summary(total)}\n")
     return 0
 
@@ -79,11 +80,12 @@ def report(sequence: Sequence, *, shorten: bool) -> None:
     lines = sequence.output.splitlines()[-SHOWN_LINES:]
     sys.stdout.write("\n".join(["", "the last playbook:", *lines, "", "history:", *sequence.history, ""]))
     steps = list(range(1, sequence.counts["steps"] + 1))
-    sys.stdout.write(f"replay: make chaos SEED={sequence.seed} STEPS=1-{len(steps)}\n")
+    command = f"make chaos SEED={sequence.seed} APP_HOSTS={len(sequence.hosts)}"
+    sys.stdout.write(f"replay: {command} STEPS=1-{len(steps)}\n")
     for fewer in shortened(steps) if shorten else ():
-        again = Sequence(sequence.host, sequence.seed)
+        again = Sequence(sequence.controller, sequence.seed)
         if not run(again, fewer, 60) and again.counts["steps"]:  # a host that cannot be provisioned again proves nothing
-            sys.stdout.write(f"shorter: make chaos SEED={sequence.seed} STEPS={','.join(map(str, fewer))}\n")
+            sys.stdout.write(f"shorter: {command} STEPS={','.join(map(str, fewer))}\n")
             return
 
 

@@ -93,13 +93,14 @@ def classify(clients: Clients, windows: Sequence[tuple[float, float]], *, reload
 def serving(host: Host, app: str, domains: Sequence[str], mark: str) -> list[str]:
     """Return how what the app's domains serve differs from a release."""
     found = {json.loads(Site(host.address, domain).get("/whoami").body)["mark"] for domain in domains for _ in range(6)}
-    return [f"{app} serves {', '.join(sorted(found))} instead of {mark}"] if found != {mark} else []
+    return [f"{host.name}: {app} serves {', '.join(sorted(found))} instead of {mark}"] if found != {mark} else []
 
 
 def stored(host: Host, app: str, clients: Clients) -> list[str]:
     """Return which acknowledged POSTs are lost, and which are stored more than once."""
     acknowledged = list(clients.result.notes)
-    return compare(acknowledged, host.run("sh", "-c", f"cat {NOTES.format(app)} 2> /dev/null || true"))
+    recorded = host.run("sh", "-c", f"cat {NOTES.format(app)} 2> /dev/null || true")
+    return [f"{host.name}: {problem}" for problem in compare(acknowledged, recorded)]
 
 
 def leftovers(host: Host, deployed: Sequence[str], removed: Sequence[str]) -> list[str]:
@@ -107,4 +108,4 @@ def leftovers(host: Host, deployed: Sequence[str], removed: Sequence[str]) -> li
     scripts = [(FIND_LEFTOVERS, [app]) for app in deployed] + [(REMAINS, [app]) for app in removed] + [(REST, list(deployed))]
     commands = [shlex.join(["python3", "-c", code, *arguments]) for code, arguments in scripts]
     lines = host.run("sh", "-ec", "\n".join(commands)).splitlines()  # one connection, as a login takes longer than the scripts
-    return [path for line in lines for path in json.loads(line)]
+    return [f"{host.name}: left behind: {path}" for line in lines for path in json.loads(line)]

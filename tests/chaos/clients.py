@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import threading
 import time
-import uuid
 from collections import Counter
 
 from tests.support.load import Connection, Generator, Result, Shape, UnansweredError
@@ -71,24 +69,14 @@ class Clients(Generator):
         self.thread.join(60)
         return self.result
 
-    async def send_short_requests(self, number: int) -> None:
-        """Send GET and POST requests on one connection."""
-        connection = Once(self.shape, self.result)
-        await asyncio.sleep(self.shape.pause * number / self.shape.connections)
-        for turn in itertools.count(number):
-            if self.stopping.is_set():
-                break
-            if turn % 2:
-                note = uuid.uuid4().hex
-                if await connection.request("POST", self.shape.post, note.encode()) is not None:
-                    self.result.notes.append(note)
-            else:
-                content = await connection.request("GET", self.shape.get)
-                if content is not None:
-                    found = json.loads(content)
-                    self.answered[found["mark"], found["release"]] = time.time()
-            await asyncio.sleep(self.shape.pause)
-        connection.close()
+    def connect(self) -> Connection:
+        """Return a connection that never repeats a POST."""
+        return Once(self.shape, self.result)
+
+    def receive(self, content: bytes) -> None:
+        """Record which release answered."""
+        found = json.loads(content)
+        self.answered[found["mark"], found["release"]] = time.time()
 
     def new_failures(self) -> list[tuple[float, float, str]]:
         """Return the failures since the last call: start, duration and reason."""

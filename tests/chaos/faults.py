@@ -49,7 +49,7 @@ class Fault:
     weight: int = 2
     heal: Callable[[Host], object] = lambda _: None
     quiet: bool = False
-    #: Whether it precedes the operation, which fails if it builds a release.
+    #: Whether it precedes the operation, which may fail on this host.
     first: bool = False
     #: Whether nginx closes idle connections.
     reloads: bool = False
@@ -57,15 +57,20 @@ class Fault:
     ends: bool = False
 
 
+def cut_table(host: Host) -> str:
+    """Return the name of the table of `cut_network`."""
+    return f"{host.fleet.mark}-cut-{host.name}"
+
+
 def cut_network(host: Host, _runs: Sequence[Run], _random: Random) -> None:
     """Drop the packets between the controller and sshd."""
-    rules = PARTITION.format(table=host.fleet.mark + "-cut", address=host.address)
+    rules = PARTITION.format(table=cut_table(host), address=host.address)
     subprocess.run(["nft", "-f", "-"], input=rules, check=True, text=True, timeout=20)
 
 
 def heal_network(host: Host) -> None:
     """End `cut_network`."""
-    subprocess.run(["nft", "delete", "table", "inet", host.fleet.mark + "-cut"], check=False, capture_output=True, timeout=20)
+    subprocess.run(["nft", "delete", "table", "inet", cut_table(host)], check=False, capture_output=True, timeout=20)
 
 
 def kill_controller(_host: Host, runs: Sequence[Run], _random: Random) -> None:
@@ -100,4 +105,5 @@ FAULTS = {
     ),
     "reboot": Fault(lambda host, _runs, _random: host.power("reboot"), 1),
     "power cut": Fault(power_cut),
+    "host off": Fault(lambda host, _runs, _random: host.power("off"), heal=lambda host: host.power("up"), first=True),
 }

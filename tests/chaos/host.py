@@ -1,4 +1,4 @@
-"""The host under test: its power, commands as root, and playbooks of an operator."""
+"""The hosts under test: their power, commands as root, and playbooks of an operator."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from tests.support.ansible_server import Run, Server
 from tools import hosts as hosts_tool
 from tools.fleet import CLONE as ROOT
 from tools.fleet import Fleet
-
-NAME = "app1"
 
 #: Maximum duration of a playbook in seconds.
 TIMEOUT = 240.0
@@ -43,46 +41,53 @@ class Command:
 
 
 class Host:
-    """One booted host, provisioned by its first playbook."""
+    """A booted app host."""
 
-    def __init__(self, fleet: str, release: str, directory: Path) -> None:
-        """Boot the host; ``directory`` receives the inventory and the variables of each run."""
-        self.fleet_name, self.directory = fleet, directory
-        self.power("up", f"{NAME}:{release}")
-        self.fleet = Fleet(fleet)
-        self.address = self.fleet.hosts[NAME].address
-        self.inventory = directory / "inventory.yml"
-        found: Any = hosts_tool.inventory(self.fleet, "app_hosts")
-        self.inventory.write_text(yaml.safe_dump({"app_hosts": {"hosts": found["_meta"]["hostvars"]}}))
-        self.environment = os.environ | ENVIRONMENT
-        self.server = Server(ROOT, self.environment)
-        self.runs = 0
+    def __init__(self, fleet: str, name: str) -> None:
+        """Find the address of the host."""
+        self.fleet_name, self.fleet, self.name = fleet, Fleet(fleet), name
+        self.address = self.fleet.hosts[name].address
 
-    def power(self, command: str, *names: str) -> None:
-        """Run the command ``up``, ``off``, ``reboot`` or ``down`` of ``tools.hosts``."""
-        subprocess.run(
-            [sys.executable, "-m", "tools.hosts", command, "--fleet", self.fleet_name, *(names or (NAME,))],
-            cwd=ROOT,
-            check=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=200,
-        )
+    def power(self, command: str) -> None:
+        """Run the command ``up``, ``off`` or ``reboot`` of ``tools.hosts``."""
+        run_tool(self.fleet_name, command, self.name)
 
     def run(self, *command: str, seconds: float = 60) -> str:
         """Run a command as root and return its output. Raises `OSError` if it fails or the host does not answer."""
-        argv = self.fleet.ssh_command(self.fleet.hosts[NAME], shlex.join(command))
+        argv = self.fleet.ssh_command(self.fleet.hosts[self.name], shlex.join(command))
         try:
             done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=seconds, stdin=subprocess.DEVNULL)
         except subprocess.TimeoutExpired as error:
             raise OSError(str(error)) from error
         if done.returncode != 0:
-            raise OSError(f"{command[0]}: exit status {done.returncode}: {done.stdout}{done.stderr}")
+            raise OSError(f"{self.name}: {command[0]}: exit status {done.returncode}: {done.stdout}{done.stderr}")
         return done.stdout
 
     def python(self, code: str, *arguments: str) -> Any:
         """Run Python code as root and return its output, parsed as JSON."""
         return json.loads(self.run("python3", "-c", code, *arguments))
+
+
+class Controller:
+    """Boots the hosts and runs the playbooks of an operator, the first of which provisions the hosts."""
+
+    def __init__(self, fleet: str, release: str, directory: Path, count: int = 1) -> None:
+        """Boot the hosts; ``directory`` receives the inventory and the variables of each run."""
+        self.fleet, self.directory = fleet, directory
+        names = [f"app{number}" for number in range(1, count + 1)]
+        run_tool(fleet, "up", *(f"{name}:{release}" for name in names))
+        self.hosts = [Host(fleet, name) for name in names]
+        self.inventory = directory / "inventory.yml"
+        found: Any = hosts_tool.inventory(Fleet(fleet), "app_hosts")
+        variables = {name: found["_meta"]["hostvars"][name] for name in names}
+        self.inventory.write_text(yaml.safe_dump({"app_hosts": {"hosts": variables}}))
+        self.environment = os.environ | ENVIRONMENT
+        self.server = Server(ROOT, self.environment)
+        self.runs = 0
+
+    def remove(self) -> None:
+        """Remove the hosts."""
+        run_tool(self.fleet, "down", "--all")
 
     def start(self, command: Command) -> Run:
         """Start a playbook."""
@@ -93,6 +98,18 @@ class Host:
         for name, value in command.options.items():
             argv += ["-e", f"{name}={value}"]
         return self.server.start(argv, ROOT, self.environment)
+
+
+def run_tool(fleet: str, command: str, *arguments: str) -> None:
+    """Run a command of ``tools.hosts``."""
+    subprocess.run(
+        [sys.executable, "-m", "tools.hosts", command, "--fleet", fleet, *arguments],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=200,
+    )
 
 
 def finish(run: Run) -> tuple[int, str]:

@@ -37,13 +37,15 @@ BROKEN_CODE = {
 #: Hooks that fail. A release whose ``after_switch`` fails answers until it is rolled back.
 BROKEN_HOOKS = ("build", "before_switch", "after_switch")
 
-#: The step of a deploy that a rollback preempts, and the keys that prolong it; open websockets prolong the drain.
+#: The step of a deploy that a rollback preempts, and the keys that prolong it. The drain depends on the release that the deploy
+#: replaces, which has open websockets.
 PREEMPTED: dict[str, dict[str, Any]] = {
     "build": {"hooks": {"build": "sleep 120"}},
     "before_switch": {"hooks": {"before_switch": "sleep 120"}},
     "soak": {"soak": 120},
-    "drain": {"drain": 120},
+    "drain": {},
 }
+DRAIN = 25
 
 
 @dataclass
@@ -82,6 +84,8 @@ class Operation:
     preempts: bool = False
     #: The command that reaches the outcome after a fault, if it is not ``command``.
     again: Command | None = None
+    #: What precedes the commands.
+    first: Operation | None = None
     on_success: Callable[[], None] = lambda: None
 
 
@@ -137,11 +141,8 @@ class Operator:
         """Return a function that records that a release with this entry serves."""
 
         def record() -> None:
-            app.live, app.entry = (
-                mark,
-                {key: value for key, value in entry.items() if key not in ("hooks", "soak")} | {"drain": 2},
-            )
-            app.entries[mark] = app.entry
+            app.live, app.entry = mark, entry
+            app.entries[mark] = entry
 
         return record
 
@@ -154,13 +155,13 @@ class Operator:
         """Return the provisioning of the host."""
         return self.change(self.apps[MAIN], "provision", SITE, code=True)
 
-    def change(self, app: App, name: str, playbook: str, *, code: bool = False, reloads: bool = False) -> Operation:
+    def change(self, app: App, name: str, playbook: str, *, code: bool = False, reloads: bool = False, **keys: Any) -> Operation:
         """Return the deploy of new code or, without ``code``, of new settings and other changed keys."""
         if code:
             app.code = self.next()
         else:
             app.setting = self.next()
-        mark, entry = self.new_entry(app)
+        mark, entry = self.new_entry(app, **keys)
         options = {"app": app.name} if playbook == DEPLOY else {}
         command = Command(playbook, self.desired(**{app.name: entry}), options)
         return Operation(name, command, {app.name: mark}, reloads=reloads, on_success=self.record(app, mark, entry))
@@ -242,21 +243,26 @@ class Operator:
         """Roll back a deploy that is running."""
         app = self.apps[MAIN]
         step = random.choice(list(PREEMPTED))
+        first = self.change(app, "", DEPLOY, code=True, drain=DRAIN) if step == "drain" else None
+        live, live_entry = (first.outcome[MAIN], first.command.apps[MAIN]) if first else (app.live, app.entry)
         app.code = self.next()
         mark, entry = self.new_entry(app, **PREEMPTED[step])
         served = (mark,) if step in ("soak", "drain") else ()
         if served:
             app.undone[mark] = entry
-        app.code, app.setting = (int(number) for number in app.live.split("."))
+        app.code, app.setting = (int(number) for number in live.split("."))
+        desired = self.desired(**{MAIN: dict(live_entry)})
         return Operation(
             f"rollback during {step}",
             Command(DEPLOY, self.desired(**{MAIN: entry}), {"app": MAIN}),
-            {MAIN: app.live},
+            {MAIN: live},
             may_answer=served,
-            second=Command(ROLLBACK, self.desired(), {"app": MAIN}),
+            second=Command(ROLLBACK, desired, {"app": MAIN}),
             at=step,
             preempts=True,
-            again=Command(DEPLOY, self.desired(), {"app": MAIN}),
+            again=Command(DEPLOY, desired, {"app": MAIN}),
+            first=first,
+            on_success=first.on_success if first else lambda: None,
         )
 
     def two_apps(self, random: Random) -> Operation:

@@ -1,7 +1,8 @@
-"""A seeded sequence of steps on one host: an operation each, often with a fault, and the checks after it."""
+"""A seeded sequence of steps on the hosts: an operation each, often with a fault on one host, and the checks after it."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -13,7 +14,7 @@ from tests.chaos import checks
 from tests.chaos.checks import ViolationError
 from tests.chaos.clients import Clients
 from tests.chaos.faults import FAULTS, Fault, heal_network
-from tests.chaos.host import Command, Host, finish, now
+from tests.chaos.host import Command, Controller, Host, finish, now
 from tests.chaos.operations import MAIN, OTHER, REMOVE, Operation, Operator
 
 #: Connections of the clients of the main app, and of the other.
@@ -21,6 +22,9 @@ CONNECTIONS = {True: 24, False: 4}
 
 #: Maximum seconds between the start of an operation and its fault or second command.
 MAX_DELAY = 7.0
+
+#: When requests of a host may fail: the host, begin and end.
+Window = tuple[Host, float, float]
 
 #: Returns the history, and the releases that are built.
 READ_HISTORY = """
@@ -37,11 +41,11 @@ class Sequence:
     steps can be deleted from it without changing how the others are drawn.
     """
 
-    def __init__(self, host: Host, seed: int) -> None:
-        """Start without steps; provision the host with `begin`."""
-        self.host, self.seed = host, seed
-        self.operator = Operator(host.directory, int(now()))  # the host may have releases of an earlier sequence
-        self.clients: dict[str, Clients] = {}
+    def __init__(self, controller: Controller, seed: int) -> None:
+        """Start without steps; provision the hosts with `begin`."""
+        self.controller, self.hosts, self.seed = controller, controller.hosts, seed
+        self.operator = Operator(controller.directory, int(now()))  # the hosts may have releases of an earlier sequence
+        self.clients: dict[tuple[str, str], Clients] = {}
         self.history: list[str] = []
         self.counts: Counter[str] = Counter()
         self.releases: dict[str, str] = {}
@@ -55,11 +59,11 @@ class Sequence:
         sys.stdout.flush()
 
     def begin(self) -> None:
-        """Provision the host, and start the clients."""
+        """Provision the hosts, and start the clients."""
         operation = self.operator.first()
         self.expect(operation.command)
         operation.on_success()
-        if OTHER in self.host.run("ls", "/srv").split():  # of an earlier sequence
+        if any(OTHER in host.run("ls", "/srv").split() for host in self.hosts):  # of an earlier sequence
             self.expect(Command(REMOVE, self.operator.desired(), {"app": OTHER}))
         self.follow_apps()
 
@@ -77,12 +81,15 @@ class Sequence:
         fault = FAULTS.get(name)
         if fault and (operation.second or (fault.first and operation.command.playbook == REMOVE)):
             fault, name = None, ""
-        self.note(f"step {number}: {operation.name}{f', {name}' if name else ''}")
+        victim = random.choice(self.hosts)
+        self.note(f"step {number}: {operation.name}{f', {name} ({victim.name})' if name else ''}")
         self.counts["steps"] += 1
         before = {app.name: app.live for app in self.operator.apps.values()}
-        for removed in [app for app, mark in operation.outcome.items() if not mark]:
+        for removed in [key for key in self.clients if operation.outcome.get(key[0]) == ""]:
             self.retire(self.clients.pop(removed))
-        windows = self.perform(operation, fault, random)
+        if operation.first:
+            self.expect(operation.first.command)
+        windows = self.perform(operation, fault, victim, random)
         operation.on_success()
         self.follow_apps()
         self.check(operation, before, windows, fault)
@@ -92,50 +99,55 @@ class Sequence:
         operation = self.operator.draw(random)
         if operation.name != "rollback":
             return operation
-        entries, built = self.host.python(READ_HISTORY)
-        newest = {entry["release"]: entry for entry in entries}
-        order = list(dict.fromkeys(entry["release"] for entry in reversed(entries)))
+        found = [host.python(READ_HISTORY) for host in self.hosts]
+        newest = [{entry["release"]: entry for entry in entries} for entries, _built in found]
+        merged = sorted(
+            (entry for entries in newest for entry in entries.values()), key=lambda entry: str(entry["at"]), reverse=True
+        )
+        undone = {entry["release"] for entry in merged if entry["undone"]}
         live = self.operator.apps[MAIN].live
-        for release in order:
+        for release in dict.fromkeys(entry["release"] for entry in merged):
             mark = self.releases.get(release, "")
-            if mark == live or newest[release]["undone"]:
+            if mark == live or release in undone:
                 continue
-            if mark not in self.operator.apps[MAIN].entries or release not in built:
+            if mark not in self.operator.apps[MAIN].entries or not all(release in built for _entries, built in found):
                 break
             return self.operator.roll_back_to(operation, mark, release)
         return self.operator.deploy_code(random)
 
-    def perform(self, operation: Operation, fault: Fault | None, random: Random) -> list[tuple[float, float]]:
-        """Run an operation with a fault until its outcome is reached; return when requests may have failed."""
+    def perform(self, operation: Operation, fault: Fault | None, victim: Host, random: Random) -> list[Window]:
+        """Run an operation with a fault of a host until its outcome is reached; return when requests may have failed."""
         began, delay = now(), random.uniform(0, MAX_DELAY)
         if fault is None and operation.second is None:
             self.expect(operation.command, fails=operation.fails)
             return []
         if fault and fault.first:
-            fault.inject(self.host, [], random)
-        runs = [self.host.start(operation.command)]
+            fault.inject(victim, [], random)
+        runs = [self.controller.start(operation.command)]
         try:
             if operation.second:
                 self.wait_for_step(operation.at, delay)
-                runs.append(self.host.start(operation.second))
+                runs.append(self.controller.start(operation.second))
             elif fault and not fault.first:
                 time.sleep(delay)
                 began = now()
-                fault.inject(self.host, runs, random)
+                fault.inject(victim, runs, random)
                 time.sleep(0 if fault.ends else random.uniform(1, 6))
             if fault and not fault.first:
-                fault.heal(self.host)
+                fault.heal(victim)
             finished = [finish(run) for run in runs]
         finally:
             if fault and fault.first:
-                fault.heal(self.host)
+                fault.heal(victim)
         self.output = "\n".join(output for _, output in finished)
         self.note(f"  exit status {', '.join(str(status) for status, _ in finished)} after {now() - began:.1f} s")
         if operation.preempts and finished[1][0] != 0:
             raise ViolationError(f"{operation.second} exits with {finished[1][0]}")
-        if not checks.wait_for(lambda: checks.answers(self.host, self.operator.apps[MAIN].domains[0]), checks.RECOVERY):
-            raise ViolationError(f"the site does not answer {checks.RECOVERY:g} s after the fault")
-        windows = [] if fault is None or fault.quiet else [(began, now())]
+        if operation.at and finished[0][0] == 0:
+            raise ViolationError(f"{operation.command} was not preempted during {operation.at}")
+        if not checks.wait_for(lambda: checks.answers(victim, self.operator.apps[MAIN].domains[0]), checks.RECOVERY):
+            raise ViolationError(f"{victim.name}: the site does not answer {checks.RECOVERY:g} s after the fault")
+        windows = [] if fault is None or fault.quiet else [(victim, began, now())]
         self.expect(operation.again or operation.command, fails=operation.fails)
         return windows
 
@@ -144,21 +156,22 @@ class Sequence:
         if not step:
             time.sleep(delay)
             return
-        self.host.run("timeout", "60", "sh", "-c", f"until grep -q {step} /srv/{MAIN}/.lock; do sleep 0.05; done", seconds=70)
+        self.hosts[0].run("timeout", "60", "sh", "-c", f"until grep -q {step} /srv/{MAIN}/.lock; do sleep 0.05; done", seconds=70)
 
     def expect(self, command: Command, *, fails: bool = False) -> None:
         """Run a command. Raises `ViolationError` if it succeeds or fails unexpectedly."""
         began = now()
-        status, self.output = finish(self.host.start(command))
+        status, self.output = finish(self.controller.start(command))
         self.note(f"  {command}: exit status {status} after {now() - began:.1f} s")
         if (status != 0) != fails:
             raise ViolationError(f"{command} exits with {status}")
 
     def follow_apps(self) -> None:
         """Start the clients of apps that are new."""
-        for app in self.operator.apps.values():
-            if app.live and app.name not in self.clients:
-                self.clients[app.name] = Clients(self.host.address, app.domains[0], CONNECTIONS[app.name == MAIN])
+        for app, host in itertools.product(self.operator.apps.values(), self.hosts):
+            if app.live and (app.name, host.name) not in self.clients:
+                clients = Clients(host.address, app.domains[0], CONNECTIONS[app.name == MAIN])
+                self.clients[app.name, host.name] = clients
 
     def retire(self, clients: Clients) -> None:
         """Stop clients and count their requests."""
@@ -166,36 +179,40 @@ class Sequence:
         self.counts["requests"] += result.requests
         self.counts["POSTs"] += result.posted
 
-    def check(
-        self, operation: Operation, before: dict[str, str], windows: list[tuple[float, float]], fault: Fault | None
-    ) -> None:
+    def check(self, operation: Operation, before: dict[str, str], windows: list[Window], fault: Fault | None) -> None:
         """Check everything after a step. Raises `ViolationError`."""
-        problems: list[str] = []
-        host, apps = self.host, self.operator.apps
-        reloads = operation.reloads or bool(fault)
-        for name, mark in {app.name: app.live for app in apps.values() if app.live}.items():
-            clients = self.clients[name]
-            problems += checks.serving(host, name, apps[name].domains, mark)
-            problems += checks.stored(host, name, clients)
-            failures = checks.classify(clients, windows, reloads=reloads)
-            self.counts.update({f"failed: {kind}": len(reasons) for kind, reasons in failures.items()})
-            problems += [f"{name}: {reason}" for reason in failures["violation"][:5]]
-            cut = clients.new_cuts()
-            problems += [f"{name}: {cut} websockets broke"] * (cut > 0 and not windows)
-            problems += [f"{name}: the clients failed: {clients.error!r}"] * (clients.error is not None)
-            expected = {before[name], mark, *operation.may_answer}
-            seen = list(clients.answered.items())
-            clients.answered.clear()
-            problems += [
-                f"{name}: {found} answered, which never became healthy" for (found, _), _ in seen if found not in expected
-            ]
-            self.releases |= {release: found for (found, release), _ in seen if name == MAIN}
+        apps = self.operator.apps
         deployed = [app.name for app in apps.values() if app.live]
-        problems += [
-            f"left behind: {path}" for path in checks.leftovers(host, deployed, [name for name in apps if name not in deployed])
-        ]
+        removed = [name for name in apps if name not in deployed]
+        problems: list[str] = []
+        for host in self.hosts:
+            own = [(begin, end) for victim, begin, end in windows if victim is host]
+            for name in deployed:
+                problems += checks.serving(host, name, apps[name].domains, apps[name].live)
+                problems += checks.stored(host, name, self.clients[name, host.name])
+                reported = self.check_clients(host, name, own, reloads=operation.reloads or bool(fault))
+                problems += [f"{host.name}: {name}: {problem}" for problem in reported]
+                problems += self.check_answers(host, name, {before[name], apps[name].live, *operation.may_answer})
+            problems += checks.leftovers(host, deployed, removed)
         if problems:
             raise ViolationError("\n".join(problems))
+
+    def check_clients(self, host: Host, app: str, windows: list[tuple[float, float]], *, reloads: bool) -> list[str]:
+        """Return the failures that the clients of an app noticed on a host."""
+        clients = self.clients[app, host.name]
+        failures = checks.classify(clients, windows, reloads=reloads)
+        self.counts.update({f"failed: {kind}": len(reasons) for kind, reasons in failures.items()})
+        cut = clients.new_cuts()
+        problems = failures["violation"][:5] + [f"{cut} websockets broke"] * (cut > 0 and not windows)
+        return problems + [f"the clients failed: {clients.error!r}"] * (clients.error is not None)
+
+    def check_answers(self, host: Host, app: str, expected: set[str]) -> list[str]:
+        """Return the releases of an app that answered on a host, although they never became healthy or live."""
+        seen = list(self.clients[app, host.name].answered)
+        self.clients[app, host.name].answered.clear()
+        if app == MAIN:
+            self.releases |= {release: mark for mark, release in seen}
+        return [f"{host.name}: {app}: {mark} answered, which never became healthy" for mark, _ in seen if mark not in expected]
 
     def run(self, numbers: Iterable[int], minutes: float) -> bool:
         """Run steps for some minutes; return whether all checks held."""
@@ -210,7 +227,8 @@ class Sequence:
             self.note(f"violation: {error}")
             return False
         finally:
-            heal_network(self.host)
+            for host in self.hosts:
+                heal_network(host)
             self.end()
         return True
 

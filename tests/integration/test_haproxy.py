@@ -20,6 +20,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.backend_health import (
+    Expected,
+    outdated_backends,
+    wait_until_up,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.haproxy_runtime import (
     count_sessions,
     effective_state,
@@ -27,6 +32,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.haproxy_runti
     list_servers,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import UNTRUSTED_HEADERS
+from ansible_collections.funnel.tornado.plugins.plugin_utils.haproxy_rendering import backend_digests
 from tests.support.haproxy import HaproxyProcess, run_haproxy
 from tests.support.metrics import dashboard_metrics, names, total
 from tests.support.pki import Authority
@@ -328,6 +334,32 @@ def test_draining_server_finishes_in_flight_requests(origins: list[Origin]) -> N
         assert status(haproxy, "web1") == "DRAIN"
         haproxy.wait_for(lambda: count_sessions("web1", ["shop"], haproxy.socket, haproxy.master) == 0)
         assert {future.result().json_body["server"] for future in slow} == {"web1", "web2"}
+
+
+def test_backends_whose_servers_are_not_up_are_reported_with_the_reason(origins: list[Origin]) -> None:
+    expected = {"shop": Expected("", ["web1", "web2"])}
+    with run_haproxy({"shop": backend(origins)}) as haproxy:
+        assert wait_until_up(expected, timeout=5, path=haproxy.socket) == []
+        origins[1].healthy = False
+        haproxy.wait_for(lambda: status(haproxy, "web2") == "DOWN")
+        [problem] = wait_until_up(expected, timeout=0, path=haproxy.socket)
+        assert problem.startswith("server web2 of backend shop is DOWN (Layer7 ")
+        origins[1].healthy = True
+        assert wait_until_up(expected, timeout=10, path=haproxy.socket) == []
+        execute("set server shop/web1 state maint", haproxy.socket)  # by an operator
+        assert wait_until_up(expected, timeout=0, path=haproxy.socket) == []
+        more = {"shop": Expected("", ["web3"]), "blog": Expected("", ["web1"])}
+        assert wait_until_up(more, ["blog"], timeout=0, path=haproxy.socket) == ["backend shop has no server web3"]
+
+
+def test_backends_that_haproxy_lacks_or_has_with_other_options_are_outdated(origins: list[Origin]) -> None:
+    known = {"shop": backend(origins), "blog": backend(origins, domains=["blog.test"])}
+    changed = known | {"blog": backend(origins, domains=["blog.test", "new.test"]), "new": backend(origins, domains=["a.test"])}
+    with run_haproxy(known) as haproxy:
+        for backends, outdated in ((known, []), (changed, ["blog", "new"])):
+            expected = {name: Expected(digest) for name, digest in backend_digests(backends).items()}
+            assert outdated_backends(expected, haproxy.directory / "haproxy.cfg") == outdated
+    assert outdated_backends({"shop": Expected("")}, haproxy.directory / "missing") == ["shop"]
 
 
 def test_client_with_a_cookie_moves_from_a_draining_server(origins: list[Origin]) -> None:

@@ -38,6 +38,9 @@ BEFORE, AFTER = 2.0, 10.0
 
 VARIABLES = yaml.safe_load((ROOT / "molecule/fleet/group_vars/all.yml").read_text())
 
+#: Prints an ID that is unique to each boot.
+PRINT_BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
+
 #: Prints HAProxy's servers on a load balancer, as dicts with the columns of `show stat`.
 SERVERS = """
 import csv, json, socket

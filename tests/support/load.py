@@ -234,9 +234,16 @@ class Generator:
             self.result.compare((content or b"").decode())
         return self.result
 
+    def connect(self) -> Connection:
+        """Return a connection for short requests."""
+        return Connection(self.shape, self.result)
+
+    def receive(self, content: bytes) -> None:
+        """Take the content of a successful response to a GET request."""
+
     async def send_short_requests(self, number: int) -> None:
         """Send short requests on one connection."""
-        connection = Connection(self.shape, self.result)
+        connection = self.connect()
         await asyncio.sleep(self.shape.pause * number / self.shape.connections)
         for turn in itertools.count(number):
             if self.stopping.is_set():
@@ -248,6 +255,8 @@ class Generator:
                 self.result.notes += [note] * (response is not None)
             else:
                 response = await connection.request("GET", self.shape.get, expected=self.shape.expected)
+                if response is not None:
+                    self.receive(response)
             if response is not None:
                 self.result.exchanges.append((round(began, 4), round(time.monotonic() - start, 5)))
             await asyncio.sleep(self.shape.pause)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fleet import NAME, SCHEMES, Clients, Fleet, app_entry
+from tests.support.fleet import NAME, PRINT_BOOT_ID, SCHEMES, Clients, Fleet, app_entry
 from tests.support.remote import Site, address, deploy, expect_success, python, run_playbook
 
 FORGED = "203.0.113.9"
@@ -91,6 +91,15 @@ def test_app_host_trusts_only_its_balancers(fleet: Fleet, tls_group: str) -> Non
 def test_balancer_rejects_proxy_protocol_of_clients(fleet: Fleet) -> None:
     text = f"PROXY TCP4 {FORGED} {fleet.floating_ip} 9 80\r\nGET /whoami HTTP/1.0\r\nHost: {NAME}\r\n\r\n"
     assert re.match(r"HTTP/1\.[01] 400 ", send_raw(fleet.floating_ip, text))
+
+
+@pytest.mark.parametrize("tls_group", ["app_hosts"], indirect=True)
+@pytest.mark.usefixtures("tls_group")
+def test_reboot_of_an_app_host_that_terminates_tls_loses_no_request(fleet: Fleet, clients: Clients) -> None:
+    before = fleet.hosts["web3"].check_output(PRINT_BOOT_ID)
+    with clients("reboot.yml, web3, TLS terminated at app_hosts", websockets_break=True):
+        expect_success(run_playbook("playbooks/reboot.yml", "web3"))
+    assert fleet.hosts["web3"].check_output(PRINT_BOOT_ID) != before
 
 
 def test_deploy_loses_no_request_wherever_tls_ends(fleet: Fleet, clients: Clients, tmp_path: Path, tls_group: str) -> None:

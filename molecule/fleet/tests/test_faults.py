@@ -130,13 +130,17 @@ def test_active_balancer_loses_power(fleet: Fleet, clients: Clients) -> None:
         assert fleet.active() == standby, "the floating IP must not move back, which would close connections"
 
 
-def test_partition_between_balancer_and_app_host(fleet: Fleet, clients: Clients) -> None:
+def test_partition_between_balancer_and_app_host(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
     name, host = fleet.active(), fleet.hosts[VICTIM]
     try:
         with clients("network partition") as traffic:
             traffic.inject(lambda: run_fault(host, PARTITION.format(fleet.addresses[name])))
             assert fleet.servers(name)[VICTIM].startswith("DOWN")
             assert fleet.servers(fleet.standby())[VICTIM] == "UP"
+        status, output = deploy("sample", "all", tmp_path, app_entry())
+        assert status != 0
+        problem = rf"not all backends are up at the load balancers:\s+{name}: server {VICTIM} of backend sample is DOWN"
+        assert re.search(problem, output), output
         with clients("network partition healed"):
             host.check_output(HEAL_PARTITION)
             eventually(fleet.is_healthy)
@@ -151,7 +155,7 @@ def test_full_disk_blocks_only_deploys(fleet: Fleet, clients: Clients, disk_full
         disk_full()
         status, output = deploy("sample", "app_hosts", tmp_path, app_entry(env={"NEW": "requires a build"}))
         assert status != 0
-        assert f"failed: [{VICTIM}]" in output
+        assert f"fatal: [{VICTIM}]: FAILED!" in output
         assert "the file system at /srv/sample/releases is full" in output
         assert fleet.releases() == before
     assert set(traffic.loads) == set(SCHEMES)

@@ -8,12 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fleet import APP_HOSTS, BALANCERS, Clients, Fleet, app_entry
-from tests.support.remote import deploy, eventually, expect_success, run_playbook
+from tests.support.fleet import APP_HOSTS, BALANCERS, NAME, PRINT_BOOT_ID, Clients, Fleet, app_entry
+from tests.support.remote import Site, address, deploy, eventually, expect_success, run_playbook
 from tests.support.upgrades import publish_newer_packages, versions
-
-#: Prints an ID that is unique to each boot.
-PRINT_BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 
 #: Packages that are upgraded, by the prefix of host names.
 PACKAGES = {"lb": ["haproxy", "keepalived"], "web": ["nginx", "supervisor"]}
@@ -28,7 +25,7 @@ def boot_ids(fleet: Fleet) -> dict[str, str]:
 def restore_entry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Restore the scenario's entry after the module."""
     yield
-    expect_success(deploy("sample", "app_hosts", tmp_path_factory.mktemp("restore"), app_entry()))
+    expect_success(deploy("sample", "all", tmp_path_factory.mktemp("restore"), app_entry()))
 
 
 def test_deploy_in_batches(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
@@ -60,6 +57,13 @@ def test_failing_canary_stops_the_deploy_and_passing_one_completes_it(fleet: Fle
     assert set(fleet.themes().values()) == {"dark"}
 
 
+def test_deploy_that_changes_domains_changes_the_load_balancers(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
+    with clients("another first domain"):
+        expect_success(deploy("sample", "all", tmp_path, app_entry(domains=["new.test", NAME])))
+    for host in fleet.balancers.values():
+        assert Site(address(host), "new.test").get("/whoami").status == 200
+
+
 def test_unhealthy_release_stops_at_the_canary(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
     before = fleet.themes()
     unhealthy = app_entry(env={"SAMPLE_THEME": "light"}, health={"path": "/none", "timeout": 3})
@@ -72,12 +76,12 @@ def test_unhealthy_release_stops_at_the_canary(fleet: Fleet, clients: Clients, t
 def test_rolling_reboot(fleet: Fleet, clients: Clients) -> None:
     before = boot_ids(fleet)
     fleet.hosts["web1"].check_output("touch /run/reboot-required")
-    with clients("reboot.yml, all hosts", websockets_break=True):
+    with clients("reboot.yml, all hosts but web3", websockets_break=True):  # test_clients.py reboots web3
         expect_success(run_playbook("playbooks/reboot.yml", "web1:web2", "-e", "only_needed=true"))
         assert [name for name, boot in boot_ids(fleet).items() if boot != before[name]] == ["web1"]
-        expect_success(run_playbook("playbooks/reboot.yml", "all:!web1", seconds=600))
+        expect_success(run_playbook("playbooks/reboot.yml", "all:!web1:!web3", seconds=600))
     after = boot_ids(fleet)
-    assert [name for name in before if before[name] == after[name]] == []
+    assert [name for name in before if before[name] == after[name]] == ["web3"]
 
 
 def test_rolling_upgrade(fleet: Fleet, clients: Clients) -> None:

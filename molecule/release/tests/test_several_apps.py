@@ -1,4 +1,4 @@
-"""Several apps in one run: a failing one does not hold up the others, and a restart switches them concurrently."""
+"""Several apps in one run: they are built and switched concurrently, in the order of dependencies, and fail independently."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ THIRD: dict[str, Any] = {
     "health": {"path": "/healthz"},
     "processes": 1,
     "drain": 1,
+    "depends_on": ["sample"],
 }
+
+#: Ends when the build of the third app has begun, which would wait for this one if builds were not concurrent.
+CONCURRENT = {"build": "sh -c 'for _ in $(seq 100); do [ ! -e /srv/third ] || exit 0; sleep 0.1; done; exit 1'"}
 
 FAILING: dict[str, Any] = {"hooks": {"before_switch": {"command": "false", "once": True}}}
 
@@ -39,22 +43,23 @@ def assert_reported(hooks: Hooks, output: str, names: list[str]) -> None:
     for name in names:
         failed = "failed" if name == names[0] else "not switched"
         for row in (
-            rf"sample +{name} +{release} +{release} +env.NEW +nginx +{seconds} +deployed",
+            rf"sample +{name} +{release} +{release} +env.NEW, hooks.build +nginx +{seconds} +deployed",
             rf"third +{name} +- +{release} +first release +nginx +{seconds} +deployed",
-            rf"plain +{name} +{release} +{release} +hooks.before_switch +nginx +- +{failed}",
+            rf"plain +{name} +{release} +{release} +hooks.before_switch +- +- +{failed}",
         ):
             assert re.search(f"^{row}$", output, re.MULTILINE), output
     assert [body["event"] for _path, _headers, body in hooks.received] == ["start", "failure"]
     body = hooks.received[1][2]
     assert body["seconds"] > 0
     deployed = {host: change["reasons"] for change in body["changes"] for host in change["hosts"] if change["app"] == "sample"}
-    assert deployed == {name: ["env.NEW"] for name in names}
+    assert deployed == {name: ["env.NEW", "hooks.build"] for name in names}
     assert "t0ken" not in output
 
 
 def test_failing_app_leaves_the_others_complete_and_restart_is_concurrent(hosts: dict[str, Host], tmp_path: Path) -> None:
     plain = {name: processes(host, "plain") for name, host in hosts.items()}
-    variables = apps(sample={"headers": {"X-Changed": "yes"}, "env": {"NEW": "release"}}, plain=FAILING, third=THIRD)
+    sample = {"headers": {"X-Changed": "yes"}, "env": {"NEW": "release"}, "hooks": CONCURRENT}
+    variables = apps(sample=sample, plain=FAILING, third=THIRD)
     with Hooks() as hooks:
         variables |= {"fleet_notifications": [{"webhook": hooks.url("/200?t0ken")}]}
         status, output = run_playbook("playbooks/deploy.yml", APP_GROUP, *extra_vars(tmp_path, variables))
@@ -70,12 +75,15 @@ def test_failing_app_leaves_the_others_complete_and_restart_is_concurrent(hosts:
         assert Site(address(host), "third.test").get("/healthz").status == 200
         assert Site(address(host)).get("/healthz").headers["x-changed"] == "yes"
         assert processes(host, "plain") == plain[name]
+        switched = [float(host.check_output(f"stat --format=%.Y /srv/{app}/live")) for app in ("sample", "third")]
+        assert switched[0] < switched[1]
 
     output = expect_success(run_playbook("playbooks/restart.yml", "debian13", *extra_vars(tmp_path, variables)))
-    reloads = "nginx" if re.search(r"\breload [\d.]+ s", output) else "-"
+    reloads = "nginx" if re.search(r"third is release .*\breload [\d.]+ s", output) else "-"
     row = rf"^third +debian13 +(\w{{12}}) +\1 +restart +{reloads} +[\d.]+ s +restarted$"
     assert re.search(row, output, re.MULTILINE), output
     assert set(re.findall(r"^debian13: (\w+) is release", output, re.MULTILINE)) == {"sample", "plain", "third"}
     host = hosts["debian13"]
-    began = [int(line) for line in host.check_output("stat --format=%Y /srv/*/live/run").splitlines()]
-    assert max(began) - min(began) <= 2, "each takes longer than that to become stable"
+    started = [int(host.check_output(f"stat --format=%Y /srv/{app}/live/run")) for app in ("sample", "plain", "third")]
+    assert abs(started[0] - started[1]) <= 2, "each takes longer than that to become stable"
+    assert started[2] > started[0]

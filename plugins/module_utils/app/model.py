@@ -236,6 +236,13 @@ class App(SiteOptions):
         Range(1, 100),
     ] = 3
     hooks: Annotated[Hooks, Doc("Commands that run at the steps of a deploy.")] = field(default_factory=Hooks)
+    depends_on: Annotated[
+        list[str],
+        Doc(
+            "Apps that a deploy or restart switches before this one on each host. If one of them fails, this app is not "
+            "switched. A rollback does not wait for them."
+        ),
+    ] = field(default_factory=list)
     open_files: Annotated[
         int | None, Doc("Maximum number of open files per process; the limit of supervisord if unset."), Range(64, 1_048_576)
     ] = None

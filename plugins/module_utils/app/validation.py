@@ -9,6 +9,7 @@ import shlex
 import string
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, Tls, certificate_requests, site_owner
 from ansible_collections.funnel.tornado.plugins.module_utils.app.program import PROCESS_TYPE, Build, Health, Hooks, Run
@@ -17,7 +18,12 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.source import S
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.bindings import service_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.core import status_codes
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, InvalidKeyError, parse
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import (
+    InvalidDataError,
+    InvalidKeyError,
+    closest_match,
+    parse,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.validation import (
     SitePart,
     domain_conflicts,
@@ -97,6 +103,7 @@ def load(entries: object, *, complete: bool = True) -> dict[str, App]:
         problems.extend(domain_conflicts((f"{VARIABLE}.{app.name}", app) for app in apps.values() if app.prefix is None))
         if len(apps) == len(entries):  # otherwise the site's owner may be an app that failed to parse
             problems.extend(_prefix_problems(apps))
+            problems.extend(_dependency_problems(apps))
     if problems:
         raise InvalidDataError(problems)
     return apps
@@ -354,6 +361,22 @@ def _prefix_problems(apps: Mapping[str, App]) -> Iterator[str]:
                 yield f"{path}.{key}: is an option of the whole site; set it in {VARIABLE}.{owner.name}.{key}"
     for site_parts in parts.values():
         yield from overlap_problems(site_parts)
+
+
+def _dependency_problems(apps: Mapping[str, App]) -> Iterator[str]:
+    """Yield the dependencies on apps that do not exist, and a cycle of dependencies."""
+    for app in apps.values():
+        for number, name in enumerate(app.depends_on):
+            if name not in apps:
+                near = closest_match(name, apps)
+                hint = f"did you mean {near}?" if near else f"the apps are {', '.join(apps)}"
+                yield f"{VARIABLE}.{app.name}.depends_on[{number}]: no such app {name}; {hint}"
+    try:
+        TopologicalSorter({app.name: app.depends_on for app in apps.values()}).prepare()
+    except CycleError as error:
+        cycle = error.args[1]
+        names = " -> ".join(reversed(cycle))
+        yield f"{VARIABLE}.{cycle[-1]}.depends_on: the apps depend on each other: {names}; remove one dependency"
 
 
 def _part(app: App) -> SitePart:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import multiprocessing.connection
+import re
 from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
+from pathlib import Path
 from typing import TypeVar, cast
 
 T = TypeVar("T")
@@ -36,6 +38,12 @@ def run_concurrently(function: Callable[[T], R], items: Iterable[T], limit: int)
                 results[number] = reader.recv()
             process.join()
     return results
+
+
+def memory_limit(size: int, meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Return how many processes of ``size`` bytes fit into the memory that is available, at least one."""
+    available = re.search(r"^MemAvailable: +(\d+) kB", meminfo.read_text(encoding="utf-8"), re.MULTILINE)
+    return max(1, (int(available[1]) << 10) // size) if available else 1
 
 
 def _start(function: Callable[[T], R], item: T) -> tuple[Connection[R, R], ForkProcess]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
-from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.core.workers import run_concurrently
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history
@@ -33,7 +34,8 @@ SWITCHES_PER_CPU = 2
 class Operation:
     """What the operator ``by`` does with each app; the other fields are the options of the module ``switch``.
 
-    ``replaced`` are the releases that were live when the releases of a deploy were built.
+    ``replaced`` are the releases that were live when the releases of a deploy were built. ``depends_on`` are the apps that are
+    switched before an app, and ``failed`` those that failed before, in this run.
     """
 
     by: str = ""
@@ -45,6 +47,8 @@ class Operation:
     preempt: bool = False
     check: bool = False
     replaced: Mapping[str, str] = field(default_factory=dict)
+    depends_on: Mapping[str, Collection[str]] = field(default_factory=dict)
+    failed: Collection[str] = ()
 
     @property
     def name(self) -> str:
@@ -53,10 +57,25 @@ class Operation:
 
 
 def perform_all(operation: Operation, releases: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Carry out the operation for several apps concurrently; return the results of :func:`perform` by app."""
-    cpus = len(os.sched_getaffinity(0))
-    results = run_concurrently(lambda app: perform(operation, Layout(app), releases[app]), releases, SWITCHES_PER_CPU * cpus)
-    return {app: result or _killed(Layout(app)) for app, result in zip(releases, results, strict=True)}
+    """Carry out the operation for several apps, concurrently unless one depends on another.
+
+    :returns: the results of :func:`perform` by app. An app is not switched if one on which it depends failed.
+    """
+    limit = SWITCHES_PER_CPU * len(os.sched_getaffinity(0))
+    results: dict[str, dict[str, Any]] = {}
+    failed = set(operation.failed)
+    order = TopologicalSorter({app: [name for name in operation.depends_on.get(app, ()) if name in releases] for app in releases})
+    order.prepare()
+    while order.is_active():
+        ready = order.get_ready()
+        causes = {app: [name for name in operation.depends_on.get(app, ()) if name in failed] for app in ready}
+        results |= {app: _not_switched(Layout(app), names) for app, names in causes.items() if names}
+        apps = [app for app in ready if app not in results]
+        found = run_concurrently(lambda app: perform(operation, Layout(app), releases[app]), apps, limit)
+        results |= {app: result or _killed(Layout(app)) for app, result in zip(apps, found, strict=True)}
+        failed.update(app for app in ready if results[app].get("failed"))
+        order.done(*ready)
+    return {app: results[app] for app in releases}
 
 
 def perform(operation: Operation, layout: Layout, release: str) -> dict[str, Any]:
@@ -87,6 +106,12 @@ def perform(operation: Operation, layout: Layout, release: str) -> dict[str, Any
     except (LockedError, OSError, SwitchError, SupervisorError, ServiceError) as error:
         return _failure(layout, live, str(error)) | {"undone": isinstance(error, UndoneError)}
     return {"before": live, "diff": _difference(layout, before, _describe_live(layout))} | dataclasses.asdict(result)
+
+
+def _not_switched(layout: Layout, causes: list[str]) -> dict[str, Any]:
+    live = layout.live_release() or ""
+    message = f"{VARIABLE}.{layout.app}: not switched, because it depends on {', '.join(causes)}, which failed"
+    return _failure(layout, live, message)
 
 
 def _killed(layout: Layout) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import pytest
@@ -508,3 +509,19 @@ def test_rules_about_an_invalid_key_wait_until_it_is_corrected(keys: dict[str, A
 def test_a_frequent_mistake_has_one_message_with_its_key_and_the_cure(keys: dict[str, Any], problem: str) -> None:
     (found,) = problems({"shop": entry(**keys)})
     assert found.startswith(f"tornado_apps.shop.{problem}")
+
+
+def test_dependencies_must_exist_and_have_an_order() -> None:
+    def dependent(**depends_on: list[str]) -> list[str]:
+        return problems({name: entry(domains=[f"{name}.test"], depends_on=names) for name, names in depends_on.items()})
+
+    assert dependent(shop=["accounts"], accounts=["mail"], mail=[]) == []
+    assert dependent(shop=["account"], accounts=[]) == [
+        "tornado_apps.shop.depends_on[0]: no such app account; did you mean accounts?"
+    ]
+    [problem] = dependent(shop=["accounts"], accounts=["shop"])
+    assert re.fullmatch(
+        r"tornado_apps\.(\w+)\.depends_on: the apps depend on each other: \1 -> \w+ -> \1; remove one dependency", problem
+    )
+    [problem] = dependent(shop=["shop"])
+    assert "shop -> shop" in problem

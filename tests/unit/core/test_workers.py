@@ -3,8 +3,9 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.workers import run_concurrently
+from ansible_collections.funnel.tornado.plugins.module_utils.core.workers import memory_limit, run_concurrently
 
 
 def test_items_run_concurrently_up_to_the_limit_and_keep_their_order() -> None:
@@ -31,3 +32,11 @@ def test_a_killed_process_affects_no_other() -> None:
 def test_a_single_item_needs_no_process() -> None:
     assert run_concurrently(lambda _item: os.getpid(), ["shop"], 2) == [os.getpid()]
     assert run_concurrently(lambda _item: os.getpid(), [], 2) == []
+
+
+def test_processes_are_limited_by_the_available_memory(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    for available, limit in ((3 << 20, 6), ((3 << 20) - 1, 5), (1000, 1)):
+        meminfo.write_text(f"MemTotal:       8000000 kB\nMemAvailable:   {available} kB\n")
+        assert memory_limit(512 << 20, meminfo) == limit
+    assert memory_limit(512 << 20) >= 1

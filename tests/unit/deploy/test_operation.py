@@ -9,7 +9,7 @@ import pytest
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import ReleaseManifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.operation import Operation, perform
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.operation import Operation, perform, perform_all
 
 
 @pytest.fixture
@@ -54,3 +54,32 @@ def test_an_app_that_is_not_on_the_host_is_refused(tmp_path: Path) -> None:
         assert (
             perform(Operation(restart=True), Layout("shop", tmp_path), release)["msg"] == "shop: no release is live on this host"
         )
+
+
+def test_apps_are_switched_after_those_on_which_they_depend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def switch(_operation: Operation, layout: Layout, _release: str) -> dict[str, object]:
+        with log.open("a") as file:
+            file.write(f"{layout.app}\n")
+        return {"failed": layout.app == "stock"}
+
+    monkeypatch.setattr("ansible_collections.funnel.tornado.plugins.module_utils.deploy.operation.perform", switch)
+    depends_on = {
+        "shop": ["accounts"],
+        "accounts": ["mail", "absent"],
+        "orders": ["stock"],
+        "returns": ["orders"],
+        "blog": ["wiki"],
+    }
+    apps = ["shop", "returns", "orders", "stock", "accounts", "mail", "blog"]
+    results = perform_all(Operation(depends_on=depends_on, failed=["wiki"]), dict.fromkeys(apps, "r1"))
+    assert list(results) == apps
+    assert {app: result["msg"] for app, result in results.items() if "msg" in result} == {
+        "orders": "tornado_apps.orders: not switched, because it depends on stock, which failed",
+        "returns": "tornado_apps.returns: not switched, because it depends on orders, which failed",
+        "blog": "tornado_apps.blog: not switched, because it depends on wiki, which failed",
+    }
+    switched = log.read_text().split()
+    assert sorted(switched) == ["accounts", "mail", "shop", "stock"]
+    assert switched.index("mail") < switched.index("accounts") < switched.index("shop")

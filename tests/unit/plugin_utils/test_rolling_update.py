@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.funnel.tornado.plugins.filter.expected_backends import expected_backends
+from ansible_collections.funnel.tornado.plugins.filter.rolling_update_report import rolling_update_report
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import (
     batches,
@@ -140,6 +142,37 @@ def test_a_lost_host_makes_a_rollback_incomplete() -> None:
     assert not is_complete(lost, lost)
     assert report(**lost)[:2] == [f"  shop: web1 {OLD} (unchanged)", "  web2 was skipped, because it is unreachable"]
     assert is_complete(["web1"], lost)
+
+
+def test_a_backend_that_is_down_is_reported_although_all_apps_are_complete() -> None:
+    down = {"problems": ["server web1 of backend shop is DOWN"], "outdated": []}
+    hostvars = {"web1": switched(), "lb1": {"__funnel_backends": down}, "lb2": {"__funnel_backends": {"unreachable": True}}}
+
+    def finished(*balancers: str) -> str:
+        return rolling_update_report(["web1"], hostvars, inventory=["prod"], finished=True, balancers=balancers)
+
+    assert finished() == ""
+    assert finished("lb1", "lb2").splitlines() == [
+        "not all backends are up at the load balancers:",
+        "  lb1: server web1 of backend shop is DOWN",
+        "  lb2: unreachable, so the states of its backends are unknown",
+    ]
+
+
+def test_a_backend_must_be_up_on_hosts_on_which_a_release_is_live() -> None:
+    servers = {"web1": "192.0.2.1", "web2": "192.0.2.2", "web3": "192.0.2.3", "web4": "192.0.2.4"}
+    hosts = {
+        "web1": switched(),
+        "web2": failed(""),  # its first deploy
+        "web3": built() | {"__app_switched": {"unreachable": True}},
+        "web4": {"app_host": {"host_state": {"releases": {"shop": {"id": NEW}}}}},
+    }
+    backends = {"shop": {"servers": servers}, "blog": {"servers": servers, "domains": ["blog.test"]}}
+    found = expected_backends(backends, hosts, hosts)
+    assert {name: entry["servers"] for name, entry in found.items()} == {"shop": ["web1", "web4"], "blog": []}
+    assert found["shop"]["digest"] != found["blog"]["digest"]
+    assert list(expected_backends(backends, hosts, hosts, apps=["shop"])) == ["shop"]
+    assert list(expected_backends(backends, hosts, hosts, apps=["part-of-shop"])) == ["shop", "blog"]
 
 
 def test_all_apps_are_reported() -> None:

@@ -64,7 +64,7 @@ def test_equal_changes_of_hosts_are_one_row() -> None:
         run.add_release(host, "shop", built())
         run.add_release(host, "blog", built(settled=True, id=OLD, reasons=[]))
         run.add_switches(host, {"shop": switched(2 + number / 10)})
-        run.add_service(host, "nginx", "reload")
+        run.add_service(host, "nginx", "reload", ["/etc/nginx/funnel/app.shop.conf"])
         run.add_service(host, "nginx", "")
     table = run.table()
     assert table[0].split() == ["APP", "HOSTS", "FROM", "TO", "WHY", "RELOADS", "TIME", "RESULT"]
@@ -79,7 +79,7 @@ def test_check_mode_predicts() -> None:
     run.add_release("web1", "shop", built(id=""))
     run.add_release("web1", "blog", built(live="", reasons=["first release"]))
     run.add_switches("web1", {"shop": switched(release="", steps=[])})
-    run.add_service("web1", "nginx", "reload")
+    run.add_service("web1", "nginx", "reload", [f"/etc/nginx/funnel/app.{name}.conf" for name in ("shop", "blog")])
     assert [row.cells for row in run.rows()] == [
         ["shop", "web1", OLD, "-", "code, env.COLOR", "nginx", "-", "would be deployed"],
         ["blog", "web1", "-", NEW, "first release", "nginx", "-", "would be deployed"],
@@ -103,6 +103,16 @@ def test_changed_configuration_without_a_release_is_a_row() -> None:
         ["-", "web1", "-", "-", "configuration", "nginx", "-", "changed"],
         ["-", "lb1, lb2", "-", "-", "configuration", "haproxy", "-", "changed"],
     ]
+
+
+def test_services_are_reported_for_the_app_whose_site_changed() -> None:
+    run = report(hosts=["web1"])
+    for app in ("shop", "blog", "wiki"):
+        run.add_release("web1", app, built(settled=app == "wiki"))
+    run.add_switches("web1", {"shop": switched(), "blog": switched()})
+    run.add_service("web1", "nginx", "reload", ["/etc/nginx/funnel/app.shop.conf", "/etc/nginx/sites-enabled/app.wiki.conf"])
+    run.add_service("web1", "supervisor", "restart", ["/etc/supervisor/supervisord.conf"])
+    assert [(row.app, row.reloads) for row in run.rows()] == [("shop", ("nginx",)), ("blog", ()), ("", ("nginx", "supervisor"))]
 
 
 def test_failures_show_what_was_tried_and_why_it_failed() -> None:

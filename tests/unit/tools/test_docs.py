@@ -46,7 +46,8 @@ def test_a_role_page_without_markers_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_annotated_entry_is_valid() -> None:
-    assert list(load(yaml.safe_load(example())["tornado_apps"])) == ["shop"]
+    accounts = {"source": {"path": "."}, "run": {"app": "a:b"}, "domains": ["accounts.test"]}  # on which the entry depends
+    assert list(load(yaml.safe_load(example())["tornado_apps"] | {"accounts": accounts})) == ["shop", "accounts"]
 
 
 #: Entries that use the alternatives of the annotated entry, by the path of each key.
