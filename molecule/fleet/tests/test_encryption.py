@@ -1,4 +1,4 @@
-"""ACME certificates at the load balancers: renewal and failover under load, and a load balancer that loses its certificate.
+"""ACME certificates at the load balancers: renewal and failover under load, and load balancers that lose power or a certificate.
 
 The modules run in the order of their names: this one after the move of TLS to the load balancers, and before the first reboot of
 the ACME server's host, after which that server knows no account.
@@ -6,9 +6,11 @@ the ACME server's host, after which that server knows no account.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from testinfra.host import Host
 
-from tests.support.fleet import NAME, Clients, Fleet
+from tests.support.fleet import NAME, Clients, Fleet, power, power_off
 from tests.support.remote import Site, address, eventually, expect_success, run_playbook
 
 #: Renews the certificate now, without the controller, as certbot.timer does.
@@ -16,6 +18,18 @@ RENEW = """
 configuration=/etc/letsencrypt/renewal/certificates.sample.conf
 sed -i '1i renew_before_expiry = 9000 days' $configuration && systemctl start certbot.service && sed -i 1d $configuration
 """
+
+#: Starts such a renewal, and repeats one that has failed.
+CONFIGURATION = "/etc/letsencrypt/renewal/certificates.sample.conf"
+START_RENEWAL = f"sed -i '1i renew_before_expiry = 9000 days' {CONFIGURATION} && systemctl start --no-block certbot.service"
+REPEAT_RENEWAL = f"""
+timeout 60 sh -c 'while systemctl is-active certbot.service | grep -q activating; do sleep 0.2; done'
+systemctl is-failed certbot.service && systemctl start certbot.service && sed -i 1d {CONFIGURATION}
+"""
+
+#: Has challenges hang at a load balancer, and waits for one.
+HOLD = "nft 'table inet hold { chain out { type filter hook output priority -10; tcp dport 402 drop; }; }'"
+WAIT = """timeout 30 sh -c "until ss -Htn state syn-sent '( dport = :402 )' | grep -q .; do sleep 0.05; done" """
 
 #: Removes the certificate, as if the host was replaced by a new one; HAProxy still serves it until it is reloaded.
 FORGET = "certbot delete --non-interactive --cert-name certificates.sample && rm /etc/ssl/funnel/* /etc/letsencrypt/funnel/*"
@@ -36,8 +50,8 @@ def test_both_load_balancers_renew_while_clients_connect_and_one_fails_over(flee
     assert len(set(before.values())) == len(before), "each load balancer has its own certificate"
     active, standby = fleet.active(), fleet.standby()
     with clients("renewal at both load balancers", websockets_break=True):
-        for name in (standby, active):  # the challenge of the standby arrives at the active one
-            fleet.balancers[name].run_expect([0], RENEW)
+        with ThreadPoolExecutor() as executor:  # at once; the challenge of the standby arrives at the active one
+            list(executor.map(lambda host: host.run_expect([0], RENEW), fleet.balancers.values()))
         eventually(lambda: serials(fleet).items().isdisjoint(before.items()))
         renewed = serials(fleet)
         expect_success(run_playbook("playbooks/reboot.yml", active, seconds=600))
@@ -45,6 +59,28 @@ def test_both_load_balancers_renew_while_clients_connect_and_one_fails_over(flee
         fleet.balancers[active].run_expect([0], RENEW)
     assert serials(fleet)[standby] == renewed[standby]
     assert serials(fleet)[active] != renewed[active]
+
+
+def test_active_load_balancer_loses_power_during_the_challenge_of_the_other(fleet: Fleet, clients: Clients) -> None:
+    name, standby = fleet.active(), fleet.standby()
+    before = serials(fleet)[standby]
+
+    def lose_power() -> float:
+        fleet.balancers[name].run_expect([0], HOLD)
+        fleet.balancers[standby].run_expect([0], START_RENEWAL)
+        fleet.balancers[name].run_expect([0], WAIT)
+        return power_off(name)
+
+    with clients("active balancer loses power") as traffic:
+        traffic.inject(lose_power)
+        site = Site(fleet.addresses[standby], NAME, https=True)
+        assert site.certificate().serial_number == before
+    with clients("balancer is back"):
+        fleet.balancers[standby].run_expect([0], REPEAT_RENEWAL)
+        assert site.certificate().serial_number != before
+        power("up", name)
+        eventually(fleet.is_healthy, 60)
+        assert fleet.active() == standby, "the floating IP must not move back, which would close connections"
 
 
 def test_replaced_load_balancer_gets_its_certificate_before_the_floating_ip(fleet: Fleet, clients: Clients) -> None:

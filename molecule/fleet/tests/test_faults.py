@@ -120,16 +120,6 @@ def test_app_host_loses_power_and_misses_a_deploy(fleet: Fleet, clients: Clients
     assert set(fleet.themes().values()) == {theme}
 
 
-def test_active_balancer_loses_power(fleet: Fleet, clients: Clients) -> None:
-    name, standby = fleet.active(), fleet.standby()
-    with clients("active balancer loses power") as traffic:
-        traffic.inject(lambda: power_off(name))
-    with clients("balancer is back"):
-        power("up", name)
-        eventually(fleet.is_healthy, 60)
-        assert fleet.active() == standby, "the floating IP must not move back, which would close connections"
-
-
 def test_partition_between_balancer_and_app_host(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
     name, host = fleet.active(), fleet.hosts[VICTIM]
     try:
