@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import headline
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 
 BATCH = re.compile(r"[1-9]\d*|([1-9]\d?|100)%")
@@ -88,7 +89,7 @@ def interruption_report(hosts: list[str], hostvars: Mapping[str, Mapping[str, An
             apps.setdefault(app, {})[host] = release
     failed = failures(hosts, hostvars)
     lines = [f"{', '.join(failed)} failed; the other apps are complete" if failed else "the rolling update was interrupted"]
-    lines += [f"  {message.splitlines()[0]}" for message in failed.values()]
+    lines += [f"  {headline(message)}" for message in failed.values()]
     lines.append("the hosts now serve:")
     lines += [f"  {app}: {host} {release}" for app, releases in apps.items() for host, release in releases.items()]
     lines += [f"  {host} was skipped, because it is unreachable" for host in hosts if _is_skipped(hostvars[host])]

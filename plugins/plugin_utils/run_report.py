@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import headline
+
 #: What a changed app is called, by operation.
 DONE = {"deploy": "deployed", "site": "deployed", "rollback": "rolled back", "restart": "restarted"}
 
@@ -186,7 +188,7 @@ class RunReport:
     @property
     def _errors(self) -> dict[str, str]:
         """The first error of each host."""
-        return {host: _first_line(message) for host, message in self._failures.items()} | dict.fromkeys(
+        return {host: headline(message)[:MESSAGE_LENGTH] for host, message in self._failures.items()} | dict.fromkeys(
             self._unreachable, "is unreachable"
         )
 
@@ -214,7 +216,7 @@ class RunReport:
         if switched is None:
             return self._not_switched(row, built)
         if switched.get("failed"):
-            message = _first_line(switched.get("msg", ""))
+            message = headline(str(switched.get("msg", "")))[:MESSAGE_LENGTH]
             result = "undone" if switched.get("undone") else "failed"
             return replace(row, after=built.get("id", "") or after, result=result, message=message)
         seconds = sum(step["seconds"] for step in switched.get("steps", ()))
@@ -222,7 +224,7 @@ class RunReport:
 
     def _not_switched(self, row: Row, built: Mapping[str, Any]) -> Row:
         if built.get("failed"):
-            return replace(row, result="failed", message=_first_line(built.get("msg", "")))
+            return replace(row, result="failed", message=headline(str(built.get("msg", "")))[:MESSAGE_LENGTH])
         if built.get("settled") or built.get("waiting"):
             return row
         if row.hosts[0] in self._unreachable:
@@ -284,8 +286,3 @@ def _json(row: Row) -> dict[str, Any]:
     return {"from": row.before, "to": row.after} | {
         key: value for key, value in asdict(row).items() if key not in ("before", "after")
     }
-
-
-def _first_line(message: object) -> str:
-    lines = str(message).strip().splitlines()
-    return lines[0].rstrip(":")[:MESSAGE_LENGTH] if lines else ""

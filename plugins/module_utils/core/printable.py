@@ -30,6 +30,14 @@ def printable_message(text: str) -> str:
     return printable(text).replace("\n", "\n  ")
 
 
+def headline(message: str) -> str:
+    """Return a message in one line: the first one, with the last one if the first introduces others, such as those of a log."""
+    lines = message.strip().splitlines() or [""]
+    first = lines[0].removesuffix(":")
+    introduces = first != lines[0] or first.endswith(" ends with")
+    return f"{first}: {lines[-1].strip()}" if introduces and len(lines) > 1 else first
+
+
 def printable_data(data: Any) -> Any:
     """Escape every string in JSON data as a single line."""
     if isinstance(data, str):

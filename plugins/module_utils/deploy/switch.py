@@ -24,6 +24,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.pruning im
 from ansible_collections.funnel.tornado.plugins.module_utils.core.atomic import replace_link
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, VARIABLE, Layout, Slot
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import headline
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import PrivateError, link_protection_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door, history, supervisord
@@ -359,7 +360,7 @@ class Switcher:
                     self._soak(process_group)
         except ProcessGroupError as error:
             seconds = time.monotonic() - began
-            self._roll_back(slot, str(error).splitlines()[0])
+            self._roll_back(slot, headline(str(error)))
             rolled_back, stopped = " s and was rolled back", " s and was stopped, without an earlier release to roll back to"
             result = rolled_back if self.layout.live_slot() else stopped
             raise UndoneError(f"{self._name()} was live for {seconds:.0f}{result}: {error}") from error

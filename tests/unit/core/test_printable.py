@@ -4,7 +4,12 @@ import unicodedata
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable, printable_data, printable_message
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import (
+    headline,
+    printable,
+    printable_data,
+    printable_message,
+)
 
 
 @pytest.mark.parametrize(
@@ -43,3 +48,21 @@ def test_strings_in_data_become_single_lines() -> None:
 
 def test_further_lines_of_a_message_are_indented() -> None:
     assert printable_message("it failed:\nfatal: [web2]\r\n\x1b") == "it failed:\n  fatal: [web2]\n  \\x1b"
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("no lines", "no lines"),
+        ("uv failed:\n  reading a file\n  no such package\n", "uv failed: no such package"),
+        (
+            "process 0 does not stay up; /a-0.log ends with\n  Traceback\n  KeyError: 'x'",
+            "process 0 does not stay up; /a-0.log ends with: KeyError: 'x'",
+        ),
+        ("two mistakes\nand another", "two mistakes"),
+        ("nothing follows:", "nothing follows"),
+        ("", ""),
+    ],
+)
+def test_headline_has_the_last_line_of_what_it_introduces(message: str, expected: str) -> None:
+    assert headline(message) == expected

@@ -133,7 +133,7 @@ def test_failures_show_what_was_tried_and_why_it_failed() -> None:
         ("blog", ("web1",), "", "failed"),
     ]
     assert run.table()[6:-1] == [
-        "  shop, web2: shop: was live for 2 s",
+        "  shop, web2: shop: was live for 2 s: log",
         "  shop, web3: shop: did not go live",
         "  blog, web1: tornado_apps.blog: no disk",
         "unreachable: web4",
