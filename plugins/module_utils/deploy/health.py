@@ -198,11 +198,13 @@ class HealthChecks:
     def _wrong_address(self, process: int) -> str:
         """Return where a process listens instead of at its address, with the remedy; empty if it listens there, or nowhere."""
         info = self.group.infos().get(process)
-        run = f"{self.group.layout.run(self.group.slot)}/"
-        # The sockets of the runner are there, such as the one for metrics.
-        found = [each for each in listening_addresses(info.pid) if not each.startswith(run)] if info else []
+        addresses = listening_addresses(info.pid) if info else []
         port = self.group.port(process)
-        if not found or any(each == str(self.group.address(process)) or (port and each.endswith(f":{port}")) for each in found):
+        if any(each == str(self.group.address(process)) or (port and each.endswith(f":{port}")) for each in addresses):
+            return ""
+        run = f"{self.group.layout.run(self.group.slot)}/"  # has sockets of the runner too, such as the one for metrics
+        found = [each for each in addresses if not each.startswith(run)]
+        if not found:
             return ""
         if self.manifest.runner:
             return f"; it listens on {', '.join(found)}: let it return the application without listening itself"

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -75,6 +76,44 @@ def test_a_process_that_only_waits_for_something_else_gets_no_more_time(tmp_path
                 HealthChecks(group).wait()
         finally:
             process.kill()
+
+
+#: A program that listens on the sockets of its arguments.
+LISTENER = """
+import socket, sys, time
+sockets = [socket.socket(socket.AF_UNIX) for path in sys.argv[1:]]
+for listening, path in zip(sockets, sys.argv[1:]):
+    listening.bind(path)
+    listening.listen()
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("runner", "sockets", "advice"),
+    [
+        (True, ["run/0.metrics"], ""),
+        (True, ["run/0.metrics", "debug"], "/debug: let it return the application without listening itself"),
+        (False, ["debug"], "/debug: pass it {socket}"),
+        (False, ["run/0.sock", "debug"], ""),
+    ],
+)
+def test_only_a_process_that_listens_elsewhere_is_advised_about_its_address(
+    tmp_path: Path, *, runner: bool, sockets: list[str], advice: str
+) -> None:
+    group = Group(tmp_path, processes=1, runner=runner)
+    paths = [str(group.layout.run("b") / name.removeprefix("run/") if "/" in name else tmp_path / name) for name in sockets]
+    with subprocess.Popen([sys.executable, "-c", LISTENER, *paths], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            group.run(process.pid)
+            with pytest.raises(ProcessGroupError) as found:
+                HealthChecks(group).wait()
+        finally:
+            process.kill()
+    assert (advice in str(found.value)) if advice else ("it listens on" not in str(found.value)), str(found.value)
 
 
 def test_a_worker_that_crashes_or_is_restarted_is_not_stable(tmp_path: Path) -> None:
