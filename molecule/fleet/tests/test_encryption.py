@@ -1,4 +1,4 @@
-"""ACME certificates at the load balancers: renewal and failover under load, and load balancers that lose power or a certificate.
+"""ACME certificates at the load balancers: renewal, failover and another domain under load, and lost power or certificates.
 
 The modules run in the order of their names: this one after the move of TLS to the load balancers, and before the first reboot of
 the ACME server's host, after which that server knows no account.
@@ -7,11 +7,12 @@ the ACME server's host, after which that server knows no account.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from testinfra.host import Host
 
-from tests.support.fleet import NAME, Clients, Fleet, power, power_off
-from tests.support.remote import Site, address, eventually, expect_success, run_playbook
+from tests.support.fleet import NAME, Clients, Fleet, app_entry, power, power_off
+from tests.support.remote import Site, address, deploy, eventually, expect_success, run_playbook
 
 #: Renews the certificate now, without the controller, as certbot.timer does.
 RENEW = """
@@ -93,3 +94,12 @@ def test_replaced_load_balancer_gets_its_certificate_before_the_floating_ip(flee
     issued_at = float(host.check_output("stat --format=%Y /etc/ssl/funnel/certificates.sample.pem"))
     started = host.check_output("systemctl show --value --property=ActiveEnterTimestamp keepalived")
     assert float(host.check_output(f"date --date='{started}' +%s")) >= issued_at
+
+
+def test_deploy_that_changes_domains_changes_the_load_balancers(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
+    with clients("another first domain"):
+        expect_success(deploy("sample", "all", tmp_path, app_entry(domains=["new.test", NAME])))
+    for host in fleet.balancers.values():
+        assert Site(address(host), "new.test").get("/whoami").status == 200
+    with clients("the former first domain"):
+        expect_success(deploy("sample", "all", tmp_path, app_entry()))
