@@ -28,7 +28,9 @@ class ActionModule(ModuleAction):
         for name, outcome in result.get("apps", {arguments.get("name"): result}).items():
             if outcome.get("steps"):
                 steps = ", ".join(f"{step['name']} {step['seconds']:.2f} s" for step in outcome["steps"])
-                self._display.display(f"{host}: {name} is release {outcome['release']} in slot {outcome['slot']}: {steps}")
+                release = f"is release {outcome['release']} in slot {outcome['slot']}"
+                switched = any(step["name"] == "switch" for step in outcome["steps"])  # else the release was live already
+                self._display.display(f"{host}: {name} {release if switched else 'is verified'}: {steps}")
             elif outcome.get("failed") and "apps" in result:
                 self._display.error(f"{host}: {outcome['msg']}", wrap_text=False)
         return result
