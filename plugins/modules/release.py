@@ -229,7 +229,7 @@ def main() -> None:
         module.fail_json(msg=printable_message(str(error)))
     secrets = [secret for build in builds for secret in build.app.sensitive_values]
     module.no_log_values.update(secrets, map(printable, secrets))  # the output of a build may contain them
-    _ = module.tmpdir  # created by this process, which removes it, rather than by a child
+    Path(module.tmpdir).stat()  # its first use creates it, in this process, which removes it, rather than in a child
     limit = min(len(os.sched_getaffinity(0)), memory_limit(BUILD_MEMORY))
     found = run_concurrently(lambda build: perform(module, build), builds, limit)
     results = [result or killed(build) for build, result in zip(builds, found, strict=True)]
