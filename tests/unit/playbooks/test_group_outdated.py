@@ -12,6 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 
+#: The directories of collections in a clone, and around an unpacked collection.
+COLLECTIONS = (ROOT / ".collections", Path(*ROOT.parts[:-3]))
+
 PLAYBOOK = """
 - hosts: all
   gather_facts: false
@@ -80,7 +83,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], l
     done = subprocess.run(
         [Path(sys.executable).with_name("ansible-playbook"), "play.yml", "-i", "hosts.json"],
         cwd=directory,
-        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"), "ANSIBLE_HOME": str(directory)},
+        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": ":".join(map(str, COLLECTIONS)), "ANSIBLE_HOME": str(directory)},
         capture_output=True,
         text=True,
         check=False,
