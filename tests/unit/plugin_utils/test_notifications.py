@@ -8,9 +8,11 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from email.message import EmailMessage
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
+from ansible_collections.funnel.tornado.plugins.plugin_utils import notifications
 from ansible_collections.funnel.tornado.plugins.plugin_utils.notifications import (
     Notification,
     Notifier,
@@ -133,7 +136,9 @@ def test_a_killed_controller_is_reported(hooks: Hooks) -> None:
         f"notifier.send({message('start')!r})\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    ended = subprocess.run(["python3", "-c", program], env=os.environ | {"PYTHONPATH": ".collections"}, check=False, timeout=30)
+    collections = str(Path(notifications.__file__).parents[5])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([collections, *sys.path])}
+    ended = subprocess.run([sys.executable, "-c", program], env=environment, check=False, timeout=30)
     assert ended.returncode == -signal.SIGKILL
     deadline = time.monotonic() + 15
     while len(hooks.events) < 2 and time.monotonic() < deadline:
