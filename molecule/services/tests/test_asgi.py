@@ -10,7 +10,7 @@ import pytest
 from testinfra.host import Host
 
 from tests.support.load import Load, table
-from tests.support.remote import Site, address, apps, deploy, expect_success, extra_vars, hosts, run_playbook
+from tests.support.remote import Site, address, apps, deploy, eventually, expect_success, extra_vars, hosts, run_playbook
 
 HOST = "debian12"
 NAME = "shop.test"
@@ -203,8 +203,9 @@ def test_client_and_scheme_cannot_be_spoofed(host: Host) -> None:
 
 def test_log_line_ends_with_the_request_id(host: Host) -> None:
     response = Site(address(host), NAME).get("/whoami")
-    lines = host.check_output("sleep 1; cat /var/log/fast/*.log").splitlines()
-    assert any(" 200 GET /whoami " in line and line.endswith(f" request={response.headers['x-request-id']}") for line in lines)
+    suffix = f" request={response.headers['x-request-id']}"
+    lines = eventually(lambda: host.run("grep -hF %s /var/log/fast/[ab]-[01].log", suffix).stdout.splitlines())
+    assert any(" 200 GET /whoami " in line and line.endswith(suffix) for line in lines), lines
 
 
 def test_events_are_not_buffered(host: Host) -> None:
