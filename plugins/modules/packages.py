@@ -31,8 +31,9 @@ options:
       - V(present) installs missing packages, in any version.
       - V(latest) upgrades installed packages. No package is removed, and held packages are kept.
       - V(latest) updates the package lists in check mode, too, because upgrades are predicted from them.
+      - V(available) changes no package, and returns those that could not be installed. It updates package lists that lack one.
     type: str
-    choices: [present, latest]
+    choices: [present, latest, available]
     default: present
   lists_max_age:
     description:
@@ -70,6 +71,12 @@ versions:
   returned: with O(state=present)
   type: dict
   sample: {nginx: 1.26.3}
+unavailable:
+  description: Packages that are neither installed nor in a package source of the host.
+  returned: with O(state=available)
+  type: list
+  elements: str
+  sample: []
 codename:
   description: Code name of the distribution release; empty if it has none.
   returned: success
@@ -92,6 +99,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.command import
 from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import (
     PackagesError,
     candidates,
+    find_unavailable,
     install,
     installed_versions,
     require_supported_host,
@@ -106,15 +114,16 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "list", "elements": "str", "required": True},
-            "state": {"type": "str", "choices": ["present", "latest"], "default": "present"},
+            "state": {"type": "str", "choices": list(STATES), "default": "present"},
             "lists_max_age": {"type": "int", "default": 3600},
         },
         supports_check_mode=True,
     )
-    apply = present if module.params["state"] == "present" else latest
     try:
         distribution = require_supported_host()
-        result = apply(module.params["name"], module.params["lists_max_age"], check_mode=module.check_mode)
+        result = STATES[module.params["state"]](
+            module.params["name"], module.params["lists_max_age"], check_mode=module.check_mode
+        )
     except (PackagesError, CommandError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result if module._diff else result | {"diff": {}}, codename=distribution.codename)
@@ -152,6 +161,15 @@ def latest(names: list[str], lists_max_age: float, *, check_mode: bool) -> dict[
         "upgraded": [f"{name} {before or '(new)'} -> {after}" for name, (before, after) in upgrades.items()],
         "diff": diff if upgrades else {},
     }
+
+
+def available(names: list[str], lists_max_age: float, *, check_mode: bool) -> dict[str, Any]:
+    del lists_max_age, check_mode  # nothing changes, and the lists are updated only if they lack a package
+    installed = installed_versions(names)
+    return {"changed": False, "unavailable": find_unavailable([name for name in names if name not in installed])}
+
+
+STATES = {"present": present, "latest": latest, "available": available}
 
 
 if __name__ == "__main__":

@@ -101,6 +101,7 @@ def name_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     yield server
     server.run_expect([0], "systemctl stop pebble-14004 pebble-14006 knot-secondary knot")
     expect_success(run_playbook("playbooks/remove.yml", DEBIAN, "-e", "app=first-wild,second-wild"))
+    assert hosts(DEBIAN)[DEBIAN].run("ls -d /etc/ssl/funnel/*wild* /etc/letsencrypt/*/*wild*").stdout == ""
 
 
 @pytest.fixture(scope="module")
@@ -169,11 +170,16 @@ def test_wildcard_is_issued_on_ubuntu_when_the_account_is_bound(name_server: Hos
 
 
 def test_wildcard_is_renewed_without_the_controller(name_server: Host, debian: Host) -> None:
+    """The certificates are valid for six days, and due when half of that is left."""
     for host, name in ((debian, certificate_name(debian)), (name_server, "wild")):
         before, configuration = serial(host, name), f"/etc/letsencrypt/renewal/app.{name}.conf"
-        host.run_expect([0], f"sed -i '1i renew_before_expiry = 9000 days' {configuration}")
+        host.run_expect(
+            [0], f"grep --quiet '^renew_before_expiry = 7[12] hours' {configuration} && systemctl start certbot.service"
+        )
+        assert serial(host, name) == before
+        host.run_expect([0], f"sed -i 's/^renew_before_expiry = 7[12]/renew_before_expiry = 145/' {configuration}")
         host.run_expect([0], "systemctl start certbot.service")
-        host.run_expect([0], f"sed -i 1d {configuration}")
+        host.run_expect([0], f"sed -i 's/^renew_before_expiry = 145/renew_before_expiry = 72/' {configuration}")
         assert serial(host, name) != before
 
 
@@ -206,10 +212,18 @@ def test_fault_keeps_the_certificate_and_is_reported_until_it_is_mended(
     assert site.certificate().serial_number != before
 
 
-def test_plugin_that_the_distribution_lacks_is_refused_before_any_change(tmp_path: Path) -> None:
-    account = dict.fromkeys(("endpoint", "application_key", "application_secret", "consumer_key"), "x")
-    entries = wild_apps() | {"certificates_acme_dns": {"plugin": "ovh", "credentials": account}}
-    status, output = run_playbook("playbooks/check.yml", "debian13", *extra_vars(tmp_path, entries))
+@pytest.mark.parametrize("terminating", ["app host", "load balancer"])
+def test_plugin_that_the_distribution_lacks_is_refused_before_any_change(tmp_path: Path, terminating: str) -> None:
+    if terminating == "app host":
+        account = dict.fromkeys(("endpoint", "application_key", "application_secret", "consumer_key"), "x")
+        limit, dns, options = "debian13", {"plugin": "ovh", "credentials": account}, []
+    else:
+        (tmp_path / "balancers.yml").write_text(f"balancers: {{hosts: {{{UBUNTU}: }}}}")
+        options = ["-i", str(tmp_path / "balancers.yml")]
+        limit, dns = f"{DEBIAN},{UBUNTU}", {"plugin": "gandi", "credentials": {"token": "x"}}
+    entries = wild_apps() | {"certificates_acme_dns": dns}
+    status, output = run_playbook("playbooks/check.yml", limit, *options, *extra_vars(tmp_path, entries))
     assert status != 0
-    message = "certificates_acme_dns.plugin: no package source of this host has python3-certbot-dns-ovh; choose another plugin"
+    package = f"python3-certbot-dns-{dns['plugin']}"
+    message = f"certificates_acme_dns.plugin: no package source of this host has {package}; choose another plugin"
     assert message in re.sub(r"\s+", " ", output)
