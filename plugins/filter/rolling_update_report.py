@@ -10,6 +10,7 @@ from typing import Any
 from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import (
     backend_problems,
+    certificate_problems,
     interruption_report,
     is_complete,
 )
@@ -40,12 +41,12 @@ options:
     required: true
   finished:
     description:
-      - Whether the rolling update has ended. The report is then empty if all apps were switched on all hosts, and all backends
-        are up.
+      - Whether the rolling update has ended. The report is then empty if all apps were switched on all hosts, all backends are
+        up, and all certificates were issued.
     type: bool
     default: false
   balancers:
-    description: Names of the load balancers, whose answers about the backends are reported.
+    description: Names of the load balancers, whose backends and certificates are reported.
     type: list
     elements: str
     default: []
@@ -71,8 +72,15 @@ def rolling_update_report(
     balancers: Iterable[str] = (),
 ) -> str:
     """Return the report."""
-    names, down = list(hosts), list(backend_problems(balancers, hostvars))
+    names, own = list(hosts), list(balancers)
+    down = list(backend_problems(own, hostvars))
     lines = ["not all backends are up at the load balancers:", *(f"  {problem}" for problem in down)] if down else []
+    if finished and (missing := list(certificate_problems([*names, *own], hostvars))):
+        lines += [
+            "not all certificates were issued:",
+            *(f"  {problem}" for problem in missing),
+            "to continue: fix the cause and run site.yml",
+        ]
     if not finished or not is_complete(names, hostvars):
         lines.append(interruption_report(names, hostvars, " -i ".join(inventory)))
     return "\n".join(lines)

@@ -23,6 +23,9 @@ SWITCHES = ("__app_switched_once", "__app_switched", "__app_verified")
 #: Variable in which backends.yml registers what a load balancer answered about the backends.
 BACKENDS = "__funnel_backends"
 
+#: Variable in which the role certificates registers the last result of its module.
+CERTIFICATES = "certificates_placed"
+
 
 @dataclass
 class LiveRelease:
@@ -105,6 +108,14 @@ def backend_problems(balancers: Iterable[str], hostvars: Mapping[str, Mapping[st
         if answer.get("unreachable"):
             yield f"{name}: unreachable, so the states of its backends are unknown"
         yield from (f"{name}: {problem}" for problem in answer.get("problems", []))
+
+
+def certificate_problems(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield why hosts have not got all certificates that an ACME server should issue."""
+    for name in hosts:
+        placed = hostvars[name].get(CERTIFICATES, {})
+        if "pending" not in placed:
+            yield from (f"{name}: {problem}" for problem in str(placed.get("msg", "")).splitlines())
 
 
 def live_apps(variables: Mapping[str, Any]) -> set[str]:

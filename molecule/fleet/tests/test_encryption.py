@@ -6,13 +6,14 @@ the ACME server's host, after which that server knows no account.
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from testinfra.host import Host
 
 from tests.support.fleet import NAME, Clients, Fleet, app_entry, power, power_off
-from tests.support.remote import Site, address, deploy, eventually, expect_success, run_playbook
+from tests.support.remote import Site, address, deploy, eventually, expect_success, extra_vars, run_playbook
 
 #: Renews the certificate now, without the controller, as certbot.timer does.
 RENEW = """
@@ -97,8 +98,14 @@ def test_replaced_load_balancer_gets_its_certificate_before_the_floating_ip(flee
 
 
 def test_deploy_that_changes_domains_changes_the_load_balancers(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
+    changed = app_entry(domains=["new.test", NAME])
     with clients("another first domain"):
-        expect_success(deploy("sample", "all", tmp_path, app_entry(domains=["new.test", NAME])))
+        status, output = deploy("sample", "all", tmp_path, changed | {"certificates_acme_directory": "https://web3:14002/dir"})
+        report = re.sub(r"\s+", " ", output[output.index("not all certificates were issued:") :])
+        assert status != 0
+        for name in fleet.balancers:
+            assert f"{name}: tornado_apps.sample.tls: no certificate was issued; the previous one stays in use:" in report
+        expect_success(run_playbook("playbooks/balancers.yml", "all", *extra_vars(tmp_path, changed)))
     for host in fleet.balancers.values():
         assert Site(address(host), "new.test").get("/whoami").status == 200
     with clients("the former first domain"):

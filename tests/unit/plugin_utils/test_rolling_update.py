@@ -159,6 +159,22 @@ def test_a_backend_that_is_down_is_reported_although_all_apps_are_complete() -> 
     ]
 
 
+def test_certificates_that_were_not_issued_are_reported_at_the_end() -> None:
+    refused = "tornado_apps.shop.tls: no certificate was issued; the previous one stays in use: Connection refused"
+    hostvars = {
+        "web1": switched() | {"certificates_placed": {"pending": [], "failed": False}},
+        "lb1": {"certificates_placed": {"msg": refused, "failed": False}},
+        "lb2": {"certificates_placed": {"msg": f"{refused}\n{refused}", "failed": False}},
+    }
+    found = rolling_update_report(["web1"], hostvars, inventory=["prod"], finished=True, balancers=["lb1", "lb2"])
+    assert found.splitlines() == [
+        "not all certificates were issued:",
+        *(f"  {name}: {refused}" for name in ("lb1", "lb2", "lb2")),
+        "to continue: fix the cause and run site.yml",
+    ]
+    assert rolling_update_report(["web1"], hostvars, inventory=["prod"], finished=True) == ""
+
+
 def test_a_backend_must_be_up_on_hosts_on_which_a_release_is_live() -> None:
     servers = {"web1": "192.0.2.1", "web2": "192.0.2.2", "web3": "192.0.2.3", "web4": "192.0.2.4"}
     hosts = {
