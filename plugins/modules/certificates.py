@@ -143,7 +143,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.tls.acme import Acm
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certbot import Account
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.dns import parse_dns
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import CertificatesError, CertificateStore, Pem
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.lineage_files import Pem
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import CertificatesError, CertificateStore
 
 ARGUMENTS: dict[str, Any] = {
     "set": {"type": "str", "required": True},

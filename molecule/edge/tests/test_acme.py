@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from testinfra.host import Host
 from tornado.websocket import WebSocketClientConnection
 
@@ -28,7 +29,8 @@ T = TypeVar("T")
 APP = "first"
 
 #: The names of the site, which the first run has on its certificate, and an order for fewer. Each replaces the other.
-NAMES = tuple(f"{number}-HOST.edge.test" for number in ("first", "second", "third", "fourth", "fifth"))
+#: The last one resolves to both hosts, so the challenge of one of them reaches the other first.
+NAMES = (*(f"{number}-HOST.edge.test" for number in ("first", "second", "third", "fourth")), "shared.edge.test")
 ALL, FEWER = Order(domains=NAMES), Order(domains=NAMES[:-1])
 
 #: Resolves to a host without a server on port 80.
@@ -166,6 +168,8 @@ def certificate(acme: Host, ca: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def test_first_run_on_bare_host_issues_certificate(certificate: Certificate) -> None:
     certificate.served(certificate.ca)
+    for host in certificate.hosts.values():
+        assert isinstance(certificate.site(host).certificate().public_key(), EllipticCurvePublicKey)
     assert certificate.problems() == [[], []]
 
 
@@ -353,6 +357,48 @@ def test_revoked_certificate_is_replaced(certificate: Certificate) -> None:
         certificate.shell(f"certbot revoke --non-interactive --server {ALL.server} --cert-name app.{APP}")
     for problems in certificate.problems():
         assert problems == [f"{APP}: the certificate or its key is missing; run site.yml to create them"]
+    with certificate.replaced():
+        certificate.issue(certificate.issued)
+
+
+#: Revokes the certificate at the server, which only the server knows afterwards, and forgets what the host knows of it.
+REVOKE = f"""
+cd /etc/letsencrypt/live/app.{APP}
+certbot revoke --non-interactive --no-delete-after-revoke --server {ALL.server} --cert-path cert.pem
+rm -f /etc/letsencrypt/funnel/app.{APP}.renewal.json
+"""
+
+
+#: Starts the renewal while another program uses the port of the challenges.
+RENEW_IN_VAIN = """
+systemd-run --unit=busy python3 -m http.server 402 && timeout 10 sh -c "until ss -Hltn | grep -q :402; do sleep 0.05; done"
+systemctl start certbot.service; systemctl stop busy
+"""
+
+
+def test_certificate_that_the_server_has_revoked_is_replaced_by_timer_and_run(certificate: Certificate) -> None:
+    with certificate.kept():
+        certificate.shell(f"{REVOKE}{RENEW_IN_VAIN}")
+    for problems in certificate.problems():
+        assert re.match(f"{APP}: the ACME server has suggested renewal since .* its renewal failed: .*port 402", problems[0])
+    with certificate.replaced():
+        certificate.shell("systemctl start certbot.service")
+    assert certificate.problems() == [[], []]
+    certificate.shell(REVOKE)
+    with certificate.replaced():
+        certificate.issue(certificate.issued)
+
+
+def test_damaged_files_of_certbot_are_replaced_and_the_certificate_is_kept_until_then(certificate: Certificate) -> None:
+    certificate.shell(f"truncate --size=300 /etc/letsencrypt/renewal/app.{APP}.conf")
+    for problems in certificate.problems():
+        assert f"app.{APP}.conf is damaged: it lacks " in problems[0]
+    with certificate.replaced():
+        certificate.issue(certificate.issued)
+    with certificate.kept():
+        certificate.shell(f"cd /etc/letsencrypt && rm renewal/app.{APP}.conf && truncate --size=0 live/app.{APP}/fullchain.pem")
+        for outcome in certificate.run(replace(certificate.issued, server="https://acme:14002/dir")):
+            assert re.fullmatch(f"{REFUSED}.*Connection refused.*", outcome.error), outcome.error
     with certificate.replaced():
         certificate.issue(certificate.issued)
 

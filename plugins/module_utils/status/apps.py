@@ -21,15 +21,11 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health impor
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
-from ansible_collections.funnel.tornado.plugins.module_utils.tls import certbot
+from ansible_collections.funnel.tornado.plugins.module_utils.tls import certbot, lineage_files, renewal_information
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CertificateRequest
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.issuance import last_failure
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import (
-    CertificateFiles,
-    is_any_newer,
-    read_pair,
-)
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.x509 import format_date
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import CertificateFiles, is_any_newer
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.x509 import format_date, read_pair
 
 #: Maximum number of bytes read from a file of process starts: tens of thousands of lines.
 MAX_STARTS_SIZE = 1_000_000
@@ -245,7 +241,8 @@ class CertificateStatus:
 
     ``kind`` is the provider, ``temporary`` until an ACME server issues the first certificate, or ``missing`` without a usable
     one; ``days`` are left until it expires, which is ``overdue`` if too few; ``lacking`` are domains that it does not cover;
-    ``stale`` are services that have not loaded it; ``failure`` is that of the last order.
+    ``stale`` are services that have not loaded it; ``failure`` is that of the last order; ``renewal`` is why it must be renewed
+    now, or cannot be.
     """
 
     app: str
@@ -258,6 +255,7 @@ class CertificateStatus:
     stale: list[str] = field(default_factory=list)
     overdue: bool = False
     failure: str = ""
+    renewal: str = ""
 
     @property
     def problem(self) -> str:
@@ -276,7 +274,7 @@ class CertificateStatus:
             return f"{self.app}: the certificate expires on {self.until}, in {self.days} days; its renewal is overdue"
         if self.failure:
             return f"{self.app}: the certificate could not be replaced; {self.failure}"
-        return ""
+        return f"{self.app}: {self.renewal}; run site.yml to replace the certificate" if self.renewal else ""
 
 
 def certificate_statuses(
@@ -291,7 +289,7 @@ def certificate_statuses(
     renewals = certbot.failed_renewals() if any(request.provider == "acme" for request in requests.values()) else {}
     for app, request in requests.items():
         files = CertificateFiles(set_name, app, base)
-        found = read_pair(files)
+        found = read_pair(files.chain, files.key)
         if found is None:
             yield CertificateStatus(app, "missing", [], "", "", 0)
             continue
@@ -306,6 +304,7 @@ def certificate_statuses(
             lacking=found.missing(request.domains),
             overdue=found.is_overdue(time.time()),
             failure=_last_failure(files, renewals) if request.provider == "acme" else "",
+            renewal=_renewal_problem(files) if kind == "acme" else "",
             stale=[name for name, read_at in readers.items() if is_any_newer([files.chain], read_at)],
         )
 
@@ -316,6 +315,16 @@ def _last_failure(files: CertificateFiles, renewals: Mapping[str, str]) -> str:
     if failure or reason is None or is_any_newer([files.lineage.chain], systemd.query(certbot.SERVICE).loaded_at):
         return failure
     return f"its renewal failed: {reason} {certbot.TIMER} repeats it; {certbot.LOG} shows why"
+
+
+def _renewal_problem(files: CertificateFiles) -> str:
+    """Return why a certificate has to be renewed, or cannot be; an empty string if certbot.timer renews it in time."""
+    if damage := lineage_files.damage(files.lineage):
+        return damage
+    path = renewal_information.record_path(files.lineage.name, files.base)
+    if not path.exists():
+        return ""
+    return renewal_information.load(path).of(renewal_information.identify(files.lineage.chain)).problem(time.time())
 
 
 def _process_status(

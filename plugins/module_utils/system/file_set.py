@@ -358,7 +358,7 @@ def _apply(
     transaction = Transaction(changes)
     transaction.apply()
     try:
-        _reload_units(changes)
+        reload_units(change.path for change in changes)
         if service and state and action not in {"", "deferred"}:
             systemd.activate(service, state, action)
         if changes:
@@ -386,7 +386,7 @@ def _restore_service(
 ) -> str:
     """Make the service load the restored files; return a sentence about the result."""
     try:
-        _reload_units(changes)
+        reload_units(change.path for change in changes)
         if service and state and state.active:
             current = systemd.query(service.name)
             previous = dataclasses.replace(service, udp_port=None)  # its previous port is unknown
@@ -435,8 +435,9 @@ def _has_stale_listener(file_set: FileSet, changes: Sequence[Change], listener: 
     return any(path.stat().st_mtime > state.started_at for path in paths if path.exists())
 
 
-def _reload_units(changes: Sequence[Change]) -> None:
-    if any(is_unit(change.path) for change in changes):
+def reload_units(paths: Iterable[Path]) -> None:
+    """Reload the units of systemd if one of the changed files belongs to one."""
+    if any(map(is_unit, paths)):
         run(["systemctl", "daemon-reload"])
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import File
-from ansible_collections.funnel.tornado.plugins.module_utils.tls import certbot, issuance
+from ansible_collections.funnel.tornado.plugins.module_utils.tls import certbot, issuance, lineage_files, renewal_information
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CertificateRequest
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.dns import DnsChallenge
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.reachability import unreachable_domains
@@ -37,7 +38,13 @@ class AcmeClient:
 
     def is_issued(self, lineage: certbot.Lineage, request: CertificateRequest) -> bool:
         """Return whether the last certificate of ``lineage`` was issued as requested."""
-        return lineage.exists() and self._record(lineage).issued == self._order(request)
+        return not lineage_files.damage(lineage) and self._record(lineage).issued == self._order(request)
+
+    def suggested(self, lineages: Iterable[certbot.Lineage], *, write: bool) -> set[str]:
+        """Return the names of the lineages that the ACME server suggests to renew now."""
+        servers = {lineage.name: self.account.server for lineage in lineages}
+        found = renewal_information.suggestions(servers, self.base, write=write)
+        return {name for name, suggestion in found.items() if suggestion.is_due(time.time())}
 
     def issue(self, lineage: certbot.Lineage, request: CertificateRequest) -> None:
         """Issue a certificate, unless the last failures of the same order forbid an attempt now.
@@ -52,6 +59,7 @@ class AcmeClient:
             reason = f"{'; '.join(reasons)}; {_UNREACHABLE}"
             self._save_failure(lineage, record.rejected(order, reason, now))
             raise certbot.CertbotError(reason)
+        lineage_files.set_aside(lineage)
         try:
             if dns:
                 options, environment = dns.options(self.set_name), dns.environment(self.set_name)
@@ -62,19 +70,22 @@ class AcmeClient:
             self._save_failure(lineage, record.failed(order, str(error), now, error.retry_after))
             raise
         self._save(lineage, issuance.Record(issued=order))
+        renewal_information.finish(lineage.name, self.base)
+        lineage_files.discard(lineage)
         if issued := read(lineage.chain):
             lineage.schedule_renewal(issued.lifetime)
 
     def files(self, requests: Iterable[CertificateRequest]) -> list[File]:
-        """Return the files that issuance and renewals by DNS require on the host."""
-        if self.dns is None or not any(request.challenge == "dns" for request in requests):
-            return []
-        path = self.base / self.dns.path(self.set_name).relative_to("/")
-        files = [File(str(path), self.dns.content().encode(), mode=0o600, secret=True)]
-        if environment := self.dns.environment(self.set_name):
-            lines = "".join(f"Environment={name}={value}\n" for name, value in environment.items())
-            files.append(File(str(_unit_path(self.set_name, self.base)), f"[Service]\n{lines}".encode()))
-        return files
+        """Return the files that issuance and renewals of the requests require on the host, besides those of certbot."""
+        program = _program_path(self.set_name, self.base)
+        lines = [f"ExecStartPre=-/usr/bin/python3 -I {_program_path(self.set_name, Path('/'))} {self.set_name}"]
+        files = [File(str(program), inspect.getsource(renewal_information).encode())]
+        if self.dns and any(request.challenge == "dns" for request in requests):
+            path = self.base / self.dns.path(self.set_name).relative_to("/")
+            files.append(File(str(path), self.dns.content().encode(), mode=0o600, secret=True))
+            lines += [f"Environment={name}={value}" for name, value in self.dns.environment(self.set_name).items()]
+        content = "".join(f"{line}\n" for line in ("[Service]", *lines))
+        return [*files, File(str(_unit_path(self.set_name, self.base)), content.encode())]
 
     def _order(self, request: CertificateRequest) -> issuance.Order:
         challenge = f"dns-{self.dns.plugin}" if self.dns and request.challenge == "dns" else request.challenge
@@ -94,8 +105,12 @@ class AcmeClient:
 def acme_paths(set_name: str, base: Path = Path("/")) -> list[Path]:
     """Return the existing files of `AcmeClient.files` for a set."""
     found = (base / issuance.DIRECTORY.relative_to("/")).glob(f"{set_name}.*.ini")
-    unit = _unit_path(set_name, base)
-    return [*sorted(found), *([unit] if unit.exists() else [])]
+    others = (_program_path(set_name, base), _unit_path(set_name, base))
+    return [*sorted(found), *(path for path in others if path.exists())]
+
+
+def _program_path(set_name: str, base: Path) -> Path:
+    return base / f"usr/local/lib/funnel/renew-{set_name}.py"
 
 
 def _unit_path(set_name: str, base: Path) -> Path:

@@ -143,10 +143,6 @@ class Lineage:
         """Renewal configuration."""
         return self.base / "etc/letsencrypt/renewal" / f"{self.name}.conf"
 
-    def exists(self) -> bool:
-        """Return whether the certificate has been issued and is renewed."""
-        return self.configuration.exists() and self.chain.exists() and self.key.exists()
-
     def issue(
         self,
         domains: Sequence[str],
@@ -190,14 +186,13 @@ class Lineage:
             staged.replace(self.configuration)
 
     def delete(self) -> None:
-        """Delete the certificate if it exists, which also ends its renewal.
+        """Delete the certificate, which also ends its renewal.
 
         :raises CommandError: if certbot fails.
         """
-        if self.configuration.exists():
-            deleted = _certbot(["delete", "--non-interactive", "--cert-name", self.name])
-            if deleted.status != 0:
-                raise CommandError(f"certbot did not delete {self.name}: {explain_failure(deleted.output)}")
+        deleted = _certbot(["delete", "--non-interactive", "--cert-name", self.name])
+        if deleted.status != 0:
+            raise CommandError(f"certbot did not delete {self.name}: {explain_failure(deleted.output)}")
 
 
 def _certbot(

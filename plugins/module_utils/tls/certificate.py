@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,6 +53,17 @@ def installed_names(set_name: str, base: Path = Path("/")) -> list[str]:
     """Return the names of the certificates of a set that are installed on the host."""
     pattern = chain_path(set_name, "*")
     return sorted(path.stem.partition(".")[2] for path in (base / pattern.parent.relative_to("/")).glob(pattern.name))
+
+
+def used_names(set_name: str, base: Path = Path("/"), *, except_site: str = "") -> set[str]:
+    """Return the names of the certificates of a set that the configuration of nginx or HAProxy refers to.
+
+    :arg except_site: name of a site of the set that does not count.
+    """
+    nginx = [path for pattern in ("*", "*/*") for path in (base / "etc/nginx").glob(pattern) if path.is_file()]
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in nginx if path.stem != f"{set_name}.{except_site}"]
+    texts += [str(path.readlink()) for path in (base / "etc/haproxy/certificates").glob("*") if path.is_symlink()]
+    return set(re.findall(rf"{DIRECTORY}/{set_name}\.([a-z0-9_-]+)\.pem\b", "\n".join(texts)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,16 +20,19 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set imp
     FileSet,
     FileSetError,
     Transaction,
+    reload_units,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.tls import certbot, issuance
+from ansible_collections.funnel.tornado.plugins.module_utils.tls import certbot, issuance, lineage_files, renewal_information
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.acme import AcmeClient, acme_paths
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import (
     CertificateRequest,
     chain_path,
     installed_names,
     key_path,
+    used_names,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.x509 import Certificate, read
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.lineage_files import Pem
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.x509 import Certificate, read, read_pair
 
 #: Validity of a self-signed certificate in days: the maximum that browsers accept.
 SELF_SIGNED_DAYS = 397
@@ -83,23 +86,6 @@ class CertificateFiles:
     def temporary(self) -> bool:
         """Whether the installed certificate was not issued by certbot."""
         return not self.chain.is_symlink()
-
-
-def read_pair(files: CertificateFiles) -> Certificate | None:
-    """Return the installed certificate; None if the certificate or its matching key is missing."""
-    certificate = read(files.chain)
-    if certificate is None or not files.key.exists():
-        return None
-    public = run(["openssl", "pkey", "-in", str(files.key), "-passin", "pass:", "-pubout"], check=False).output
-    return certificate if public.strip() == certificate.public_key else None
-
-
-@dataclass(frozen=True)
-class Pem:
-    """A certificate chain and its private key in PEM."""
-
-    chain: str
-    key: str
 
 
 def self_signed(name: str, domains: Sequence[str]) -> Pem:
@@ -171,11 +157,11 @@ class CertificateStore:
         try:
             described = {name: self._describe(name) for name in self.requests}
             files = [file for name in self.requests for file in self._desired_files(name)]
-            acme_files = self.client.files(self.requests.values())
+            acme_files = self.client.files(self.requests.values()) if self._is_renewed() else []
             changes = FileSet(self.base, [*files, *acme_files, *self._hook()], absent=self._absent_files(acme_files)).changes()
             reloaded = self._apply(changes)
             timer = self._enable_renewal()
-            pending = [name for name in self.requests if self._is_pending(name)]
+            pending = self._pending()
             if not self.check_mode:
                 self._forget_failures(self.requests.keys() - {*pending})
         except (CommandError, FileSetError, OSError, systemd.ServiceError) as error:
@@ -201,12 +187,13 @@ class CertificateStore:
         """
         problems: list[str] = []
         try:
-            pending = [name for name in self.requests if self._is_pending(name)]
+            pending = self._pending()
             before = "".join(self._describe(name) for name in pending)
             if not self.check_mode:
                 problems.extend(problem for name in pending if (problem := self._issue(name)))
             reloaded = self._apply(FileSet(self.base, [file for name in self.requests for file in self._links(name)]).changes())
-            leftover = self._leftover()
+            used = used_names(self.set_name, self.base) - self.requests.keys()  # such as by apps of another inventory
+            leftover = [name for name in self._leftover() if name not in used]
             if not self.check_mode:
                 self._remove(leftover)
         except (CommandError, FileSetError, OSError, systemd.ServiceError, certbot.CertbotError) as error:
@@ -233,7 +220,9 @@ class CertificateStore:
             return _pair(files, self.contents[name])
         if request.provider == "acme" and (links := self._links(name)):
             return links
-        installed = read_pair(files)
+        installed = read_pair(files.chain, files.key)
+        if request.provider == "acme" and (recovered := lineage_files.recover(files.lineage, request.domains)):
+            return _pair(files, recovered)
         if installed is None or (request.provider == "self_signed" and not _is_up_to_date(installed, request.domains)):
             # Check mode needs the difference only; openssl may not be installed yet.
             return _pair(files, Pem("", "") if self.check_mode else self_signed(f"{self.set_name}.{name}", request.domains))
@@ -242,10 +231,17 @@ class CertificateStore:
     def _links(self, name: str) -> list[File]:
         """Return the links to the certificate that certbot issued; none if it has not."""
         files = self._files(name)
-        if self.requests[name].provider != "acme" or not files.lineage.exists():
+        if self.requests[name].provider != "acme" or lineage_files.damage(files.lineage):
             return []
         targets = {files.chain: files.lineage.chain, files.key: files.lineage.key}
         return [File(str(path), str(target).encode(), is_link=True) for path, target in targets.items()]
+
+    def _pending(self) -> list[str]:
+        """Return the names of the certificates to issue now."""
+        pending = {name for name in self.requests if self._is_pending(name)}
+        others = {name: self._files(name).lineage for name, request in self.requests.items() if request.provider == "acme"}
+        suggested = self.client.suggested([others[name] for name in others.keys() - pending], write=not self.check_mode)
+        return [name for name in self.requests if name in pending or self._files(name).lineage.name in suggested]
 
     def _is_pending(self, name: str) -> bool:
         request, files = self.requests[name], self._files(name)
@@ -253,7 +249,7 @@ class CertificateStore:
             return False
         if not self.client.is_issued(files.lineage, request):
             return True
-        issued = read(files.lineage.chain)
+        issued = read_pair(files.lineage.chain, files.lineage.key)
         return issued is None or issued.missing(request.domains) != [] or issued.is_overdue(time.time())
 
     def _forget_failures(self, names: Iterable[str]) -> None:
@@ -272,10 +268,18 @@ class CertificateStore:
             return f"{request.origin}: no certificate was issued; the previous one stays in use: {error}"
         return ""
 
+    def _is_renewed(self) -> bool:
+        """Return whether certbot renews certificates of the set."""
+        return self._keeps_renewed() or any(request.provider == "acme" for request in self.requests.values())
+
+    def _keeps_renewed(self) -> bool:
+        """Return whether certbot renews certificates that are not requested, but stay."""
+        kept = {*self.keep, *used_names(self.set_name, self.base)} - self.requests.keys()
+        return any(self._files(name).lineage.configuration.exists() for name in kept)
+
     def _hook(self) -> list[File]:
         """Return certbot's deploy hook; none if no certificate is renewed by certbot."""
-        renewed = any(self._files(name).lineage.exists() for name in self.keep)
-        if not renewed and not any(request.provider == "acme" for request in self.requests.values()):
+        if not self._is_renewed():
             return []
         checks = {name: CHECKS.get(name, ()) for name in self.services}
         hook = certbot.render_hook(self.set_name, checks)
@@ -283,13 +287,15 @@ class CertificateStore:
 
     def _absent_files(self, acme_files: Sequence[File]) -> list[str]:
         """Return the files of ACME that no certificate needs any more."""
+        if self._keeps_renewed():
+            return []
         needed = {file.path for file in acme_files}
-        hook = [] if self._hook() else [str(certbot.hook_path(self.set_name, self.base))]
+        hook = [] if self._is_renewed() else [str(certbot.hook_path(self.set_name, self.base))]
         return [*hook, *(str(path) for path in acme_paths(self.set_name, self.base) if str(path) not in needed)]
 
     def _enable_renewal(self) -> list[str]:
         """Enable certbot's timer if certificates need it; return the units that were started, or would be."""
-        if not self._hook() or certbot.is_renewal_enabled():
+        if not self._is_renewed() or certbot.is_renewal_enabled():
             return []
         if not self.check_mode:
             certbot.enable_renewal()
@@ -310,6 +316,7 @@ class CertificateStore:
             return list(outdated)
         transaction = Transaction(changes)
         transaction.apply()
+        reload_units(change.path for change in changes)
         reloaded: list[str] = []
         try:
             # All services check the files, which are at the configured paths already, before the first one reads them.
@@ -335,7 +342,7 @@ class CertificateStore:
     def _remove(self, leftover: Sequence[str]) -> None:
         for name in leftover:
             if name in self.requests:
-                self._files(name).lineage.delete()  # the installed certificate is from another provider
+                lineage_files.delete(self._files(name).lineage)  # the installed certificate is from another provider
             else:
                 remove_certificate(self._files(name))
 
@@ -354,12 +361,20 @@ def remove_certificate(files: CertificateFiles) -> None:
 
     :raises CommandError: if certbot fails.
     """
-    files.lineage.delete()
-    for path in (files.chain, files.key, files.record):
-        path.unlink(missing_ok=True)
+    lineage_files.delete(files.lineage)
+    renewal = renewal_information.record_path(files.lineage.name, files.base)
+    obsolete = [files.chain, files.key, files.record, renewal]
     if not certbot.lineage_names(f"{files.set_name}.", files.base):
-        for path in (certbot.hook_path(files.set_name, files.base), *acme_paths(files.set_name, files.base)):
-            path.unlink(missing_ok=True)
+        obsolete += (certbot.hook_path(files.set_name, files.base), *acme_paths(files.set_name, files.base))
+    for path in obsolete:
+        path.unlink(missing_ok=True)
+    reload_units(obsolete)
+
+
+def unused_names(set_name: str, kept: Collection[str], base: Path = Path("/"), *, except_site: str = "") -> list[str]:
+    """Return the names of the certificates of a set that neither are in ``kept`` nor used by a site, but ``except_site``."""
+    found = {*installed_names(set_name, base), *certbot.lineage_names(f"{set_name}.", base)}
+    return sorted(found - {*kept} - used_names(set_name, base, except_site=except_site))
 
 
 def _pair(files: CertificateFiles, pem: Pem) -> list[File]:

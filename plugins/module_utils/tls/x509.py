@@ -81,3 +81,12 @@ def read(path: Path) -> Certificate | None:
         self_signed=value["issuer"] == value["subject"],
         public_key=public[0] if public else "",
     )
+
+
+def read_pair(chain: Path, key: Path) -> Certificate | None:
+    """Return the first certificate of a chain; None if it, or the key that matches it, is missing."""
+    certificate = read(chain)
+    if certificate is None or not key.exists():
+        return None
+    public = run(["openssl", "pkey", "-in", str(key), "-passin", "pass:", "-pubout"], check=False).output
+    return certificate if public.strip() == certificate.public_key else None

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,24 +19,26 @@ from ansible.template import Templar, trust_as_template
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.status.apps import CertificateStatus, certificate_statuses
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import File
-from ansible_collections.funnel.tornado.plugins.module_utils.tls import certbot, issuance
+from ansible_collections.funnel.tornado.plugins.module_utils.tls import certbot, issuance, renewal_information
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.acme import AcmeClient
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certbot import Account, hook_path
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import installed_names, parse_requests
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import installed_names, parse_requests, used_names
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.dns import parse_dns
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.issuance import Order, Record, load, record_path, save
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.lineage_files import Pem
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.renewal_information import Suggestion
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.renewal_information import save as save_suggestion
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import (
     SELF_SIGNED_DAYS,
     CertificateFiles,
     CertificatesError,
     CertificateStore,
-    Pem,
-    read_pair,
     remove_certificate,
     self_signed,
+    unused_names,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.x509 import read
-from tests.support.pki import Authority
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.x509 import read, read_pair
+from tests.support.pki import Authority, Leaf
 
 SERVER = "https://acme.test/dir"
 ROLE = Path(__file__).parents[3] / "roles/certificates"
@@ -51,6 +54,34 @@ def entry(provider: str, *domains: str) -> dict[str, Any]:
     return {"provider": provider, "domains": list(domains) or ["shop.test"]}
 
 
+#: The renewal configuration of certbot.
+CONFIGURATION = """version = 2.1.0
+archive_dir = /etc/letsencrypt/archive/NAME
+cert = /etc/letsencrypt/live/NAME/cert.pem
+privkey = /etc/letsencrypt/live/NAME/privkey.pem
+chain = /etc/letsencrypt/live/NAME/chain.pem
+fullchain = /etc/letsencrypt/live/NAME/fullchain.pem
+[renewalparams]
+account = 0123456789abcdef
+server = https://acme.test/dir
+authenticator = standalone
+"""
+
+
+def add_generation(lineage: certbot.Lineage, leaf: Leaf, issuer: str, number: int) -> None:
+    """Create the files of certbot for a new or a renewed certificate."""
+    archive = lineage.base / "etc/letsencrypt/archive" / lineage.name
+    for directory in (archive, lineage.chain.parent, lineage.configuration.parent):
+        directory.mkdir(parents=True, exist_ok=True)
+    lineage.configuration.write_text(CONFIGURATION.replace("NAME", lineage.name))
+    texts = {"cert": leaf.pem, "chain": issuer, "fullchain": leaf.pem + issuer, "privkey": leaf.key_pem}
+    for kind, text in texts.items():
+        (archive / f"{kind}{number}.pem").write_text(text)
+        link = lineage.chain.with_name(f"{kind}.pem")
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"../../archive/{lineage.name}/{kind}{number}.pem")
+
+
 def create_issued(
     base: Path,
     name: str,
@@ -61,10 +92,8 @@ def create_issued(
 ) -> None:
     """Create the files of an issued certificate; ``requested`` are the names that it was ordered with, if they differ."""
     lineage = CertificateFiles("app", name, base).lineage
-    leaf = Authority("acme", datetime.now(UTC)).leaf(*domains, days=days)
-    for path, text in {lineage.chain: leaf.pem, lineage.key: leaf.key_pem, lineage.configuration: "[renewalparams]\n"}.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    authority = Authority("acme", datetime.now(UTC))
+    add_generation(lineage, authority.leaf(*domains, days=days), authority.pem, 1)
     order = Order(server, tuple(sorted(domains if requested is None else requested)), "http")
     save(record_path(lineage.name, base), Record(issued=order))
 
@@ -106,11 +135,11 @@ def test_read_pair_rejects_a_key_of_another_certificate(tmp_path: Path) -> None:
     files.chain.parent.mkdir(parents=True)
     pem, other = self_signed("app.shop", ["shop.test"]), self_signed("app.shop", ["shop.test"])
     files.chain.write_text(pem.chain)
-    assert read_pair(files) is None
+    assert read_pair(files.chain, files.key) is None
     files.key.write_text(other.key)
-    assert read_pair(files) is None
+    assert read_pair(files.chain, files.key) is None
     files.key.write_text(pem.key)
-    assert read_pair(files)
+    assert read_pair(files.chain, files.key)
 
 
 def test_self_signed_certificate_is_replaced_when_names_change_or_expiry_is_near(
@@ -275,6 +304,114 @@ def test_leftover_lists_unrequested_certificates_and_unused_lineages(tmp_path: P
     assert make_store(tmp_path, shop=entry("acme"))._leftover() == ["gone", "old"]
     assert make_store(tmp_path, shop=entry("self_signed"))._leftover() == ["gone", "old", "shop"]
     assert installed_names("app", tmp_path) == ["old"]
+
+
+def test_certificates_that_sites_of_others_use_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep those of apps of another inventory, which may share one; remove them when the last site is gone."""
+    install_program(tmp_path / "bin", monkeypatch, "systemctl", "exit 0")
+    install_program(tmp_path / "bin", monkeypatch, "certbot", f"rm {tmp_path}/etc/letsencrypt/renewal/$4.conf")
+    for name in ("any-shop-test", "old", "balanced", "gone"):
+        create_issued(tmp_path, name, "*.shop.test")
+        wanted = parse_requests({name: entry("acme", "*.shop.test") | {"challenge": "dns"}})
+        write_files(replace(make_store(tmp_path), requests=wanted)._desired_files(name))
+    site = tmp_path / "etc/nginx/funnel/app.first.conf"
+    site.parent.mkdir(parents=True)
+    site.write_text("ssl_certificate /etc/ssl/funnel/app.any-shop-test.pem;\nssl_certificate /etc/ssl/funnel/other.old.pem;\n")
+    link = tmp_path / "etc/haproxy/certificates/app.balanced.pem"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("/etc/ssl/funnel/app.balanced.pem")
+    used = {"any-shop-test", "balanced"}
+    assert used_names("app", tmp_path) == used
+    assert unused_names("app", ["gone"], tmp_path) == ["old"]
+    assert unused_names("app", [], tmp_path, except_site="first") == ["any-shop-test", "gone", "old"]
+    store = make_store(tmp_path)
+    assert store._hook(), "they are still renewed"
+    assert store.issue().leftover == ["gone", "old"]
+    assert {*installed_names("app", tmp_path)} == used
+    site.unlink()
+    link.unlink()
+    assert store.issue().leftover == [*sorted(used)]
+    assert installed_names("app", tmp_path) == []
+    assert not store._hook()
+
+
+def test_suggested_renewal_is_pending_until_a_certificate_is_issued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_program(tmp_path / "bin", monkeypatch, "systemctl", "exit 0")
+    install_program(tmp_path / "bin", monkeypatch, "certbot", "exit 0")
+    create_issued(tmp_path, "shop", "shop.test")
+    path = renewal_information.record_path("app.shop", tmp_path)
+    save_suggestion(
+        path, Suggestion("", begins=time.time() - 60, ends=time.time() + 60)
+    )  # the test's certificates have no identifier
+    shop = make_store(tmp_path, shop=entry("acme"))
+    assert shop.install().pending == ["shop"]
+    assert shop.issue().pending == ["shop"]
+    assert shop.issue().pending == []
+
+
+DAMAGE: dict[str, Callable[[CertificateFiles, Path], object]] = {
+    "empty configuration": lambda files, _: files.lineage.configuration.write_text(""),
+    "truncated configuration": lambda files, _: os.truncate(files.lineage.configuration, 300),
+    "no configuration": lambda files, _: files.lineage.configuration.unlink(),
+    "empty chain": lambda files, _: os.truncate(files.lineage.chain, 0),
+    "truncated chain": lambda files, _: os.truncate(files.lineage.chain, 500),
+    "missing link of the chain": lambda files, _: files.lineage.chain.resolve().write_text(
+        files.lineage.chain.with_name("cert.pem").read_text()
+    ),
+    "no certificate in the archive": lambda files, _: files.lineage.chain.resolve().unlink(),
+    "no key in the archive": lambda files, _: files.lineage.key.resolve().unlink(),
+    "empty key": lambda files, _: os.truncate(files.lineage.key, 0),
+    "no live directory": lambda files, _: shutil.rmtree(files.lineage.chain.parent),
+    "copied instead of restored": lambda files, _: copy_link(files.lineage.chain),
+}
+
+
+def copy_link(path: Path) -> None:
+    text = path.read_text()
+    path.unlink()
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "generations"), [*((kind, 2) for kind in DAMAGE), ("truncated chain", 1), ("no live directory", 1), ("empty key", 1)]
+)
+def test_damaged_files_of_certbot_are_replaced_and_the_certificate_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, generations: int
+) -> None:
+    """What is served meanwhile is a complete chain, of the last generation unless its key is lost."""
+    create_issued(tmp_path, "shop", "shop.test")
+    files, authority = CertificateFiles("app", "shop", tmp_path), Authority("acme", datetime.now(UTC))
+    leaves = [authority.leaf("shop.test") for _ in range(generations)]
+    for number, leaf in enumerate(leaves, 1):
+        add_generation(files.lineage, leaf, authority.pem, number)
+    write_files(make_store(tmp_path, shop=entry("acme"))._desired_files("shop"))
+    DAMAGE[kind](files, tmp_path)
+    install_program(tmp_path / "bin", monkeypatch, "systemctl", "case $1 in show) printf 'Result=success\\n' ;; esac")
+    [status] = certificate_statuses(parse_requests({"shop": entry("acme")}), "app", {}, tmp_path)
+    assert status.problem.endswith(("run site.yml to create them", "run site.yml to replace the certificate")), status.problem
+
+    shop = make_store(tmp_path, shop=entry("acme"))
+    assert shop.install().pending == ["shop"]
+    lost = "key" in kind
+    if not (lost and generations == 1):
+        expected = leaves[-2] if lost else leaves[-1]
+        assert files.chain.read_text() == expected.pem + authority.pem
+        assert files.key.read_text() == expected.key_pem
+        assert shop.install().before == "", "a second run changes nothing"
+    else:
+        assert read_pair(files.chain, files.key), "a self-signed one lets the services start"
+
+    install_program(tmp_path / "bin", monkeypatch, "certbot", "echo ValueError: ended; exit 1")
+    with pytest.raises(CertificatesError, match="no certificate was issued"):
+        shop.issue()
+    left = [path for path in (tmp_path / "etc/letsencrypt").glob("*/app.shop*") if path.parent.name != "funnel"]
+    assert left == [], "certbot would refuse to create what exists"
+    ready = tmp_path / "ready"
+    create_issued(ready, "shop", "shop.test")
+    install_program(tmp_path / "bin", monkeypatch, "certbot", f"cp -a {ready}/etc {tmp_path}")
+    assert shop.issue().pending == ["shop"]
+    assert files.chain.is_symlink()
+    assert not (tmp_path / "etc/letsencrypt/funnel/app.shop.damaged").exists()
 
 
 def test_hook_is_removed_with_the_last_certificate(tmp_path: Path) -> None:
