@@ -24,6 +24,11 @@ options:
     description: Seconds to wait for another deploy of the app on this host.
     type: int
     default: 60
+  certificates:
+    description: Names of the certificates that other apps need. Those that no site of the host uses are removed, too.
+    type: list
+    elements: str
+    default: []
 extends_documentation_fragment: funnel.tornado.attributes
 attributes:
   check_mode: {support: full}
@@ -71,20 +76,25 @@ def main() -> None:
     """Remove the parts of the app that exist."""
     os.umask(0o022)  # whatever the connection has set
     module = AnsibleModule(
-        argument_spec={"name": {"type": "str", "required": True}, "wait": {"type": "int", "default": 60}},
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "wait": {"type": "int", "default": 60},
+            "certificates": {"type": "list", "elements": "str", "default": []},
+        },
         supports_check_mode=True,
     )
     name = module.params["name"]
     if problem := name_problem(name):
         module.fail_json(msg=problem)
     layout, push_files = Layout(name), PushFiles(policy.entry_file(name), policy.repository(name))
-    found = find_resources(layout, push_files)
+    certificates = module.params["certificates"]
+    found = find_resources(layout, push_files, certificates)
     try:
         if found and not module.check_mode:
             layout.home.mkdir(mode=0o711, exist_ok=True)  # an interrupted removal may have deleted it
             with deploy_lock(layout, "", wait=module.params["wait"]) as note:
                 note("removal")
-                remove(layout, push_files)
+                remove(layout, push_files, certificates)
     except (AccountError, CommandError, LockedError, OSError, SupervisorError, TreeError) as error:
         module.fail_json(msg=printable_message(f"{name} was not removed completely: {error}; run the removal again"))
     before = "".join(f"{line}\n" for line in found)

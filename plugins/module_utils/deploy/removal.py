@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch impor
 from ansible_collections.funnel.tornado.plugins.module_utils.system import accounts
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import is_managed
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET
-from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import CertificateFiles, remove_certificate
+from ansible_collections.funnel.tornado.plugins.module_utils.tls.store import CertificateFiles, remove_certificate, unused_names
 
 
 class PushFiles(NamedTuple):
@@ -23,15 +24,24 @@ class PushFiles(NamedTuple):
     repository: Path
 
 
-def find_resources(layout: Layout, push_files: PushFiles) -> list[str]:
-    """Return the resources of an app on this host as lines of a diff; none if this collection did not create the app."""
+def find_resources(layout: Layout, push_files: PushFiles, certificates: Collection[str] = ()) -> list[str]:
+    """Return the resources of an app on this host as lines of a diff; none if this collection did not create the app.
+
+    :arg certificates: names of certificates that other apps need.
+    """
     if not is_managed(layout):
         return []
     paths: list[Path] = [layout.home, layout.logs, *(layout.supervisor_file(slot) for slot in SLOTS)]
-    certificate = CertificateFiles(APP_SET, layout.app, layout.base)
-    paths += [certificate.chain, certificate.key, certificate.lineage.configuration]
+    for certificate in _certificates(layout, certificates):
+        paths += [certificate.chain, certificate.key, certificate.lineage.configuration]
     paths += push_files
     return [*(str(path) for path in paths if os.path.lexists(path)), *(f"user {user}" for user in app_users(layout))]
+
+
+def _certificates(layout: Layout, kept: Collection[str]) -> list[CertificateFiles]:
+    """Return the certificate of an app, and those that no app uses any more, such as a wildcard of which it was the last one."""
+    names = {layout.app, *unused_names(APP_SET, kept, layout.base, except_site=layout.app)}
+    return [CertificateFiles(APP_SET, name, layout.base) for name in sorted(names)]
 
 
 def app_users(layout: Layout) -> list[str]:
@@ -41,11 +51,12 @@ def app_users(layout: Layout) -> list[str]:
     return [user for user, home in expected.items() if homes.get(user) == str(home)]
 
 
-def remove(layout: Layout, push_files: PushFiles) -> None:
+def remove(layout: Layout, push_files: PushFiles, certificates: Collection[str] = ()) -> None:
     """Stop the app gracefully and delete all its resources, including ``shared``.
 
     The users, which identify the rest, go last, so that the next run completes an interrupted removal. Every step is idempotent.
 
+    :arg certificates: names of certificates that other apps need.
     :raises SupervisorError: when a process under supervisord does not end.
     :raises AccountError: when another process does not end.
     :raises TreeError: when files cannot be deleted.
@@ -57,7 +68,8 @@ def remove(layout: Layout, push_files: PushFiles) -> None:
     stop_app(layout)
     for user in app_users(layout):
         accounts.clean_up(user)
-    remove_certificate(CertificateFiles(APP_SET, layout.app, layout.base))
+    for certificate in _certificates(layout, certificates):
+        remove_certificate(certificate)
     for directory in (push_files.repository, layout.home, layout.logs):
         tree.remove(directory)
     for user in app_users(layout):
