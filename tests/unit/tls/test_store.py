@@ -349,20 +349,20 @@ def test_suggested_renewal_is_pending_until_a_certificate_is_issued(tmp_path: Pa
     assert shop.issue().pending == []
 
 
-DAMAGE: dict[str, Callable[[CertificateFiles, Path], object]] = {
-    "empty configuration": lambda files, _: files.lineage.configuration.write_text(""),
-    "truncated configuration": lambda files, _: os.truncate(files.lineage.configuration, 300),
-    "no configuration": lambda files, _: files.lineage.configuration.unlink(),
-    "empty chain": lambda files, _: os.truncate(files.lineage.chain, 0),
-    "truncated chain": lambda files, _: os.truncate(files.lineage.chain, 500),
-    "missing link of the chain": lambda files, _: files.lineage.chain.resolve().write_text(
+DAMAGE: dict[str, Callable[[CertificateFiles], object]] = {
+    "empty configuration": lambda files: files.lineage.configuration.write_text(""),
+    "truncated configuration": lambda files: os.truncate(files.lineage.configuration, 300),
+    "no configuration": lambda files: files.lineage.configuration.unlink(),
+    "empty chain": lambda files: os.truncate(files.lineage.chain, 0),
+    "truncated chain": lambda files: os.truncate(files.lineage.chain, 500),
+    "missing link of the chain": lambda files: files.lineage.chain.resolve().write_text(
         files.lineage.chain.with_name("cert.pem").read_text()
     ),
-    "no certificate in the archive": lambda files, _: files.lineage.chain.resolve().unlink(),
-    "no key in the archive": lambda files, _: files.lineage.key.resolve().unlink(),
-    "empty key": lambda files, _: os.truncate(files.lineage.key, 0),
-    "no live directory": lambda files, _: shutil.rmtree(files.lineage.chain.parent),
-    "copied instead of restored": lambda files, _: copy_link(files.lineage.chain),
+    "no certificate in the archive": lambda files: files.lineage.chain.resolve().unlink(),
+    "no key in the archive": lambda files: files.lineage.key.resolve().unlink(),
+    "empty key": lambda files: os.truncate(files.lineage.key, 0),
+    "no live directory": lambda files: shutil.rmtree(files.lineage.chain.parent),
+    "copied instead of restored": lambda files: copy_link(files.lineage.chain),
 }
 
 
@@ -381,11 +381,11 @@ def test_damaged_files_of_certbot_are_replaced_and_the_certificate_is_kept(
     """What is served meanwhile is a complete chain, of the last generation unless its key is lost."""
     create_issued(tmp_path, "shop", "shop.test")
     files, authority = CertificateFiles("app", "shop", tmp_path), Authority("acme", datetime.now(UTC))
-    leaves = [authority.leaf("shop.test") for _ in range(generations)]
+    leaves = [authority.leaf("shop.test") for _number in range(generations)]
     for number, leaf in enumerate(leaves, 1):
         add_generation(files.lineage, leaf, authority.pem, number)
     write_files(make_store(tmp_path, shop=entry("acme"))._desired_files("shop"))
-    DAMAGE[kind](files, tmp_path)
+    DAMAGE[kind](files)
     install_program(tmp_path / "bin", monkeypatch, "systemctl", "case $1 in show) printf 'Result=success\\n' ;; esac")
     [status] = certificate_statuses(parse_requests({"shop": entry("acme")}), "app", {}, tmp_path)
     assert status.problem.endswith(("run site.yml to create them", "run site.yml to replace the certificate")), status.problem
