@@ -35,8 +35,8 @@ LIGHT_LOAD = {"poll": "/sleep?seconds=1", "polls": 2, "websockets": 2}
 
 #: Hooks that make the deploy run every step, each long enough to interrupt. A changed number of processes reloads nginx.
 HOOKS = {"build": "sleep 0.5", "before_switch": "sleep 0.5", "after_switch": "sleep 0.5"}
-LIGHT: dict[str, Any] = {"drain": 1, "soak": 1, "processes": 2, "hooks": HOOKS, "env": {"SAMPLE_THEME": "light"}}
-DARK = LIGHT | {"processes": 3, "env": {"SAMPLE_THEME": "dark"}}
+LIGHT: dict[str, Any] = {"drain": 1, "soak": 1, "processes": 1, "hooks": HOOKS, "env": {"SAMPLE_THEME": "light"}}
+DARK = LIGHT | {"processes": 2, "env": {"SAMPLE_THEME": "dark"}}
 
 #: Switches to a release like the module, and kills itself at the start of the step ``fatal``; prints the completed steps.
 DRIVER = """
