@@ -99,8 +99,9 @@ def test_replaced_load_balancer_gets_its_certificate_before_the_floating_ip(flee
 
 def test_deploy_that_changes_domains_changes_the_load_balancers(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:
     changed = app_entry(domains=["new.test", NAME])
+    down = {"certificates_acme_directory": "https://localhost:14002/dir"}
     with clients("another first domain"):
-        status, output = deploy("sample", "all", tmp_path, changed | {"certificates_acme_directory": "https://localhost:14002/dir"})
+        status, output = deploy("sample", "all", tmp_path, changed | down)
         report = re.sub(r"\s+", " ", output[output.index("not all certificates were issued:") :])
         assert status != 0
         for name in fleet.balancers:
