@@ -230,8 +230,7 @@ def listener_pid(address: Address, supervised: int) -> int | None:
         host = ipaddress.ip_address(address[0])
         rows = _tcp_rows({address[1]}, TCP_LISTEN)
         inodes = {int(row[TCP_INODE]) for row in rows if host.is_unspecified or _bound(row) in (host, *ALL_ADDRESSES)}
-        owners = (pid for pid in proc.pids() if supervised in proc.ancestry(pid) and proc.holds_socket(pid, inodes))
-        return next(owners, None)
+        return next((pid for pid in proc.descendants(supervised) if proc.holds_socket(pid, inodes)), None)
     with connect(address) as connection:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     listener = int(struct.unpack("3i", credentials)[0])
@@ -240,7 +239,7 @@ def listener_pid(address: Address, supervised: int) -> int | None:
 
 def listening_addresses(pid: int) -> list[str]:
     """Return the addresses that a process and its descendants listen on: ``host:port``, or the path of a Unix socket."""
-    inodes = set().union(*(proc.socket_inodes(each) for each in proc.pids() if pid in proc.ancestry(each)))
+    inodes = set().union(*map(proc.socket_inodes, proc.descendants(pid)))
     found = {row[UNIX_PATH] for row in _rows(NET / "unix") if len(row) > UNIX_PATH and _listens(row, inodes)}
     for row in _tcp_rows(None, TCP_LISTEN):
         if int(row[TCP_INODE]) in inodes:

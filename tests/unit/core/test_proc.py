@@ -30,6 +30,23 @@ def test_parents_children_and_ancestry(child: subprocess.Popen[bytes]) -> None:
     assert list(proc.ancestry(child.pid))[:2] == [child.pid, os.getpid()]
 
 
+def test_descendants_are_found_by_reading_each_process_once(
+    child: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = proc.descendants(os.getppid())
+    assert {os.getppid(), os.getpid(), child.pid} <= set(found)
+    assert proc.descendants(child.pid) == [child.pid]
+    assert proc.descendants(0) == proc.descendants(1) == []
+    for pid in range(1, 1001):  # a chain: each process is the child of the one before
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a) S {pid - 1} " + "0 " * 20)
+    reads: list[int] = []
+    monkeypatch.setattr(proc, "PROC", tmp_path)
+    monkeypatch.setattr(proc, "parent", lambda pid, parent=proc.parent: reads.append(pid) or parent(pid))
+    assert proc.descendants(500) == list(range(500, 1001))
+    assert len(reads) == 1000
+
+
 def test_processes_are_found_by_environment_and_user(child: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 5  # its environment is set by exec(2)
     while not proc.pids_with_environment(os.getuid(), {"TORNADO_APP": APP}) and time.monotonic() < deadline:
