@@ -28,6 +28,9 @@ ISSUE_TIMEOUT = 300.0
 #: Maximum wait for another certbot process to finish.
 LOCK_TIMEOUT = 120.0
 
+#: Maximum time in seconds for which a server can forbid orders: a week, the longest limit of Let's Encrypt.
+MAX_RETRY_AFTER = 7 * 86_400.0
+
 #: Lifetimes in seconds: of certificates that certbot renews in time by itself, and of those that it should renew at half-time.
 DEFAULT_LIFETIME, SHORT_LIFETIME = 89 * 86_400, 10 * 86_400
 
@@ -222,7 +225,7 @@ def retry_after(output: str, log: Path) -> float:
     """Return for how many seconds a server that limits the rate accepts no order, which only the log has."""
     limited = re.search(_RATE_LIMITED, output, re.IGNORECASE)
     found = re.findall(r"^Retry-After: (\d+)", _tail(log), re.MULTILINE) if limited else []
-    return float(found[-1]) if found else 0.0
+    return min(float(found[-1]), MAX_RETRY_AFTER) if found else 0.0
 
 
 def _tail(log: Path) -> str:
