@@ -46,9 +46,11 @@ MAX_OUTPUT = 64 << 20
 MAX_GITMODULES = 1 << 20
 MAX_SUBMODULES = 100
 
-#: Resource limits of each git process: bytes of memory, because a small object can expand to any size, and of a file.
+#: Resource limits of each git process: bytes of memory, because a small object can expand to any size, and of a file. git loads
+#: no file above the threshold into memory.
 MAX_MEMORY = 1 << 30
 MAX_FILE = 16 << 30
+BIG_FILE = "64m"
 
 #: Unpacks a tar archive from a file descriptor into a subdirectory of the source.
 Unpack = Callable[[int, str], None]
@@ -63,7 +65,13 @@ _FSCK_CONFIG = [
 ]
 
 #: Keep the contents of a repository from starting programs or referring to files of this host.
-_CONFIG = ["safe.directory=*", "core.hooksPath=/dev/null", "protocol.ext.allow=never", *_FSCK_CONFIG]
+_CONFIG = [
+    "safe.directory=*",
+    "core.hooksPath=/dev/null",
+    "protocol.ext.allow=never",
+    f"core.bigFileThreshold={BIG_FILE}",
+    *_FSCK_CONFIG,
+]
 
 #: Disable filters, and the programs that verify signatures for `export-subst`, which the attributes of a commit could start.
 _ARCHIVE_CONFIG = ["core.attributesFile=/dev/null", *(f"gpg.{kind}program=false" for kind in ("", "ssh.", "x509."))]

@@ -181,8 +181,12 @@ def test_commits_with_excessive_files_are_rejected(shop: Path, layout: Layout, t
 def test_objects_that_expand_beyond_the_memory_limit_are_rejected(
     shop: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(building_git, "MAX_MEMORY", 64 << 20)
-    (shop / "bomb").write_bytes(bytes(100 << 20))  # 100 KiB in the repository
+    monkeypatch.setattr(building_git, "MAX_MEMORY", 32 << 20)
+    git(shop, "config", "core.bigFileThreshold", "1m")  # the server has the limits of this process here
+    (shop / "large").write_bytes(bytes((64 << 20) + 1))
+    commit(shop)
+    assert fetch_commit(layout, app(shop)), "large files are not loaded into memory"
+    (shop / "bomb").write_bytes(bytes((64 << 20) - 1))  # 64 KiB in the repository
     commit(shop)
     with pytest.raises(BuildError, match=r"cannot be fetched from this host: .*[Oo]ut of memory"):
         fetch_commit(layout, app(shop))
