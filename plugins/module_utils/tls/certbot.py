@@ -19,6 +19,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.command import
     run,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CHALLENGE_PORT
 
 #: Timeout of issuing one certificate, in addition to the propagation of DNS records; certbot itself gives up on a single response
@@ -269,7 +270,8 @@ def lineage_names(prefix: str, base: Path = Path("/")) -> set[str]:
 
 
 def explain_failure(output: str) -> str:
-    """Return the reason of a failure from the output of certbot, with advice if there is any."""
+    """Return the reason of a failure from the output of certbot, which may quote any server, with advice if there is any."""
+    output = printable(output)
     found = re.findall(r"Domain: +(\S+)\s+Type: +(\S+)\s+Detail: +(.*)", output)
     if found:
         reasons = "; ".join(f"{domain}: {detail} ({kind})" for domain, kind, detail in found)
