@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,8 +41,13 @@ def test_descendants_are_found_by_reading_each_process_once(
         (tmp_path / str(pid)).mkdir()
         (tmp_path / str(pid) / "stat").write_text(f"{pid} (a) S {pid - 1} " + "0 " * 20)
     reads: list[int] = []
+
+    def count_reads(pid: int, stat: Callable[[int], list[str] | None] = proc.stat) -> list[str] | None:
+        reads.append(pid)
+        return stat(pid)
+
     monkeypatch.setattr(proc, "PROC", tmp_path)
-    monkeypatch.setattr(proc, "parent", lambda pid, parent=proc.parent: reads.append(pid) or parent(pid))
+    monkeypatch.setattr(proc, "stat", count_reads)
     assert proc.descendants(500) == list(range(500, 1001))
     assert len(reads) == 1000
 
