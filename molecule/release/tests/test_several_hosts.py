@@ -1,16 +1,18 @@
-"""Rollbacks of several hosts have one target, also for hosts that never got the faulty release or lack the target."""
+"""Several hosts: no host switches if a build fails; a rollback has one target, also for hosts that never got the bad release."""
 
 from __future__ import annotations
 
 import re
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from testinfra.host import Host
 
+from tests.support.load import Clients
 from tests.support.remote import (
     APP_GROUP,
     Site,
@@ -20,9 +22,13 @@ from tests.support.remote import (
     expect_success,
     extra_vars,
     find_leftovers,
+    processes,
     run_playbook,
     run_site,
+    sample_app_source,
 )
+
+LIGHT_LOAD = {"poll": "/sleep?seconds=1", "polls": 2, "websockets": 2}
 
 #: Makes a host forget all releases but the live one, like a host that was replaced.
 FORGET = """
@@ -88,3 +94,34 @@ def test_rollback_after_a_failed_canary_and_on_a_replaced_host(hosts: dict[str, 
     assert status == 0, output
     assert "-> builds the release, which this host lacks" in output
     assert themes(hosts) == ["good", "good"]
+
+
+@contextmanager
+def full_disk(host: Host, directory: str) -> Iterator[None]:
+    """Move a directory's contents to a file system without free space."""
+    script = f"""
+set -e
+mkdir /run/full
+mount -t tmpfs -o mode=711 full /run/full
+cp -a {directory}/. /run/full
+mount -o remount,size=$(($(df --output=used -k /run/full | tail -n 1) + 256))k /run/full
+mount --bind /run/full {directory}
+"""
+    host.run_expect([0], script)
+    try:
+        yield
+    finally:
+        host.run_expect([0], f"umount {directory} /run/full && rmdir /run/full")
+
+
+def test_full_disk_on_one_host_prevents_switch_on_both(hosts: dict[str, Host], clients: Clients, tmp_path: Path) -> None:
+    before = {name: processes(host, "sample") for name, host in hosts.items()}
+    source = sample_app_source(tmp_path)
+    (tmp_path / "app/large").write_bytes(b"x" * 5_000_000)
+    with clients("a full disk on debian13", **LIGHT_LOAD), full_disk(hosts["debian13"], "/srv/sample/releases"):
+        status, output = deploy("sample", APP_GROUP, tmp_path, apps(sample=source))
+        assert find_leftovers(hosts["debian13"], "sample") == []
+    assert status != 0, output
+    assert re.search(r"tornado_apps.sample.*/srv/sample/releases.*No space left on device", output), output
+    assert re.search(r"debian12 +: ok=\d+ +changed=1 +unreachable=0 +failed=0", output), "built, but not switched"
+    assert {name: processes(host, "sample") for name, host in hosts.items()} == before
