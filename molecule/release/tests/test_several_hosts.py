@@ -19,6 +19,7 @@ from tests.support.remote import (
     address,
     apps,
     deploy,
+    eventually,
     expect_success,
     extra_vars,
     find_leftovers,
@@ -26,6 +27,7 @@ from tests.support.remote import (
     run_playbook,
     run_site,
     sample_app_source,
+    start_playbook,
 )
 
 LIGHT_LOAD = {"poll": "/sleep?seconds=1", "polls": 2, "websockets": 2}
@@ -94,6 +96,27 @@ def test_rollback_after_a_failed_canary_and_on_a_replaced_host(hosts: dict[str, 
     assert status == 0, output
     assert "-> builds the release, which this host lacks" in output
     assert themes(hosts) == ["good", "good"]
+
+
+def test_rollback_is_continued_on_a_host_that_was_lost_meanwhile(hosts: dict[str, Host], tmp_path: Path) -> None:
+    for theme in ("kept", "faulty"):
+        expect_success(deploy("sample", APP_GROUP, tmp_path, entry(theme)))
+    lost = hosts["debian13"]
+    options = ("-e", "app=sample", "-e", "batch=1", "-e", "pause=5", *extra_vars(tmp_path, entry("faulty")))
+    with start_playbook("playbooks/rollback.yml", APP_GROUP, *options) as run:
+        eventually(lambda: themes(hosts) == ["kept", "faulty"], 60)
+        lost.run("systemd-run sh -c 'systemctl stop ssh.socket ssh; pkill sshd; sleep 30; systemctl start ssh.socket'")
+        output, _ = run.communicate(timeout=120)
+    assert run.wait() != 0, output
+    assert re.search(r"sample: debian12 \w{12} \(before: \w{12}\)", output), output
+    assert re.search(r"sample: debian13 became unreachable; it served \w{12} before", output), output
+    assert "to continue: fix the cause and run the same command again" in output
+    eventually(lambda: lost.run("true").succeeded, 90)
+    assert themes(hosts) == ["kept", "faulty"]
+    status, output = rollback(tmp_path, "faulty")
+    assert status == 0, output
+    assert re.search(r"debian12: \w{12} stays.*debian13: \w{12} -> \w{12}", output), output
+    assert themes(hosts) == ["kept", "kept"]
 
 
 @contextmanager
