@@ -98,7 +98,9 @@ def send_with_apprise(url: str, message: Mapping[str, Any]) -> None:
     except ImportError as error:
         raise NotSentError("the controller lacks the Python package apprise") from error
     sender = apprise.Apprise()
-    if not (sender.add(url) and sender.notify(title=message["subject"], body=message["text"])):
+    # The text quotes apps. Without its format, Apprise takes it for the format of the recipient, which is HTML for e-mails.
+    text = apprise.NotifyFormat.TEXT
+    if not (sender.add(url) and sender.notify(title=message["subject"], body=message["text"], body_format=text)):
         raise NotSentError("Apprise could not deliver it")
 
 

@@ -7,6 +7,7 @@ import copy
 import http.client
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -269,6 +270,17 @@ def extra_vars(directory: Path, variables: dict[str, Any]) -> list[str]:
     file = directory / f"{uuid.uuid4().hex}.yml"
     file.write_text(yaml.safe_dump(VARIABLES | variables, sort_keys=False))
     return ["-e", f"@{file}"]
+
+
+def disable_pipelining(name: str, directory: Path) -> dict[str, Any]:
+    """Return variables that disable pipelining on an app host, after verifying that modules have a terminal only there."""
+    variables = {"ansible_pipelining": f"{{{{ inventory_hostname != '{name}' }}}}"}
+    command = ["ansible", APP_GROUP, "-i", os.environ["MOLECULE_INVENTORY_FILE"], "-m", "ansible.builtin.command", "-a", "tty"]
+    command += extra_vars(directory, variables)
+    settings = os.environ | PLAIN_ENV
+    tried = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60, env=settings).stdout
+    assert re.findall(r"^(\S+) \| CHANGED .*\n/dev/pts/", tried, re.MULTILINE) == [name], tried
+    return variables
 
 
 def run_playbook(playbook: str, name: str, *options: str, seconds: float = 300) -> tuple[int, str]:

@@ -56,6 +56,16 @@ PRIVATE_TEXTS = (b"def make_app", b'"revision"', b"repositoryformatversion", b"r
 ODD_FILES = "cd sample_app/static && ln -s ../web.py passwd && mkdir .git && echo repositoryformatversion > .git/config"
 #: The domain that one host proxies to the other.
 PROXIED = "proxied.test"
+#: Sends each request on a connection of its own and prints the responses.
+ASK = """
+import json, socket
+answers = []
+for head in {heads!r}:
+    with socket.create_connection(({address!r}, 80), 10) as connection:
+        connection.sendall(head.encode())
+        answers.append(connection.makefile().read())
+print(json.dumps(answers))
+"""
 #: A handler that exits its process: a "query of death".
 DEADLY = """
 
@@ -168,7 +178,11 @@ def proxied_site(provisioned: dict[str, Any], tmp_path_factory: pytest.TempPathF
     """Configure debian13 as a trusted proxy of debian12; yield the addresses of both."""
     directory = tmp_path_factory.mktemp("proxy")
     inside, proxy = (address(hosts()[name]) for name in ("debian12", "debian13"))
-    named = provisioned | {"domains": [*provisioned["domains"], PROXIED]}
+    limited = {"/limited": {"limits": {"requests": 1, "burst": 0}}}
+    named = provisioned | {
+        "domains": [*provisioned["domains"], PROXIED],
+        "paths": provisioned.get("paths", {}) | limited,
+    }
     (directory / "proxy.yml").write_text(PROXY)
     expect_success(
         run_site("debian12", directory, apps(sample=named) | MANY_CONNECTIONS | {"nginx_trusted_proxies": [f"{proxy}/32"]})
@@ -217,10 +231,20 @@ def test_client_is_last_untrusted_address_of_the_chain(proxied_site: dict[str, s
     proxy, inside, last = proxied_site["proxy"], proxied_site["inside"], "7.7.7.7"
     chains = {"{}": last, "6.6.6.6, {}": last, "6.6.6.6\r\nX-Forwarded-For: {}": last, "6.6.6.6, {}:99": last, "{}, unix:": proxy}
     for chain, client in ({**chains, f"6.6.6.6, {{}}, {proxy}": last, "{}, somebody": proxy}).items():
-        head = f"GET /whoami HTTP/1.0\r\nHost: {PROXIED}\r\nX-Forwarded-For: {chain.format(last)}\r\n\r\n"
-        code = f"import socket\nconnection = socket.create_connection(({inside!r}, 80), 10)\nconnection.sendall(b{head!r})\n"
-        code += "print(connection.makefile().read().partition('\\n\\n')[2])"
-        assert (chain, python(hosts()["debian13"], code)["remote_ip"]) == (chain, client)
+        [answer] = ask_as_proxy(inside, "/whoami", chain.format(last))
+        assert (chain, json.loads(answer.partition("\n\n")[2])["remote_ip"]) == (chain, client)
+
+
+def test_addresses_of_an_ipv6_network_share_its_limits(proxied_site: dict[str, str]) -> None:
+    clients = ("2001:db8:1:2::1", "2001:db8:1:2:f::2", "2001:db8:1:3::1", "::ffff:7.7.7.7", "7.7.7.8")
+    answers = ask_as_proxy(proxied_site["inside"], "/limited", *clients)
+    assert [answer.split()[1] for answer in answers] == ["404", "429", "404", "404", "404"]
+
+
+def ask_as_proxy(inside: str, path: str, *chains: str) -> list[str]:
+    """Return the responses that the trusted proxy gets to requests with these X-Forwarded-For."""
+    heads = [f"GET {path} HTTP/1.0\r\nHost: {PROXIED}\r\nX-Forwarded-For: {chain}\r\n\r\n" for chain in chains]
+    return list(python(hosts()["debian13"], ASK.format(address=inside, heads=heads)))
 
 
 # Private files

@@ -259,9 +259,9 @@ def test_compression_bomb_is_rejected_without_unpacking(host: Host, repository: 
     assert int(repository.write("cat-file", "--batch-check=%(objectsize:disk)", content=zeros.encode())) < 1 << 23
     used = "du --summarize --block-size=1M /var/lib/funnel/git/repositories/shout.git"
     before = int(host.check_output(used).split()[0])
-    assert "the files of the commit are more than 512 MiB" in push_rejected(
-        host, repository, repository.commit_of(repository.tree(f"100644 blob {zeros}\tzeros"))
-    )
+    words = push_rejected(host, repository, repository.commit_of(repository.tree(f"100644 blob {zeros}\tzeros")))
+    assert "the files of the commit are more than 512 MiB" in words
+    assert "source.push" not in words, "root must receive nothing"
     assert int(host.check_output(used).split()[0]) - before < 2
 
 

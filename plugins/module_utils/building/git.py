@@ -28,6 +28,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core import private
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import last_lines
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BUILD_SECONDS, BuildError
+from ansible_collections.funnel.tornado.plugins.module_utils.system.isolation_unit import OOM_SCORE
 
 #: Reference of a mirror to the HEAD of its repository.
 DEFAULT_BRANCH = "refs/funnel/default"
@@ -45,6 +46,12 @@ MAX_OUTPUT = 64 << 20
 MAX_GITMODULES = 1 << 20
 MAX_SUBMODULES = 100
 
+#: Resource limits of each git process: bytes of memory, because a small object can expand to any size, and of a file. git loads
+#: no file above the threshold into memory.
+MAX_MEMORY = 1 << 30
+MAX_FILE = 16 << 30
+BIG_FILE = "64m"
+
 #: Unpacks a tar archive from a file descriptor into a subdirectory of the source.
 Unpack = Callable[[int, str], None]
 
@@ -58,7 +65,13 @@ _FSCK_CONFIG = [
 ]
 
 #: Keep the contents of a repository from starting programs or referring to files of this host.
-_CONFIG = ["safe.directory=*", "core.hooksPath=/dev/null", "protocol.ext.allow=never", *_FSCK_CONFIG]
+_CONFIG = [
+    "safe.directory=*",
+    "core.hooksPath=/dev/null",
+    "protocol.ext.allow=never",
+    f"core.bigFileThreshold={BIG_FILE}",
+    *_FSCK_CONFIG,
+]
 
 #: Disable filters, and the programs that verify signatures for `export-subst`, which the attributes of a commit could start.
 _ARCHIVE_CONFIG = ["core.attributesFile=/dev/null", *(f"gpg.{kind}program=false" for kind in ("", "ssh.", "x509."))]
@@ -162,7 +175,8 @@ class _Repository:
         self, errors: IO[bytes], config: list[str], environment: Mapping[str, str], *arguments: str
     ) -> Iterator[subprocess.Popen[bytes]]:
         """Run git, with stderr in ``errors``, during the block; kill all its processes on an error or timeout."""
-        command = ["git", *(word for setting in config for word in ("-c", setting)), *arguments]
+        limits = ["choom", f"--adjust={OOM_SCORE}", "--", "prlimit", f"--data={MAX_MEMORY}", f"--fsize={MAX_FILE}", "--"]
+        command = [*limits, "git", *(word for setting in config for word in ("-c", setting)), *arguments]
         batch = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
         try:
             process = subprocess.Popen(
@@ -171,7 +185,7 @@ class _Repository:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env={**os.environ, **self.environment, **batch, **environment},
-                process_group=0,
+                start_new_session=True,
             )
         except OSError as error:
             raise BuildError(f"{self.key}.git: {error}") from error

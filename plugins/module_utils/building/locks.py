@@ -17,8 +17,8 @@ _RUNTIME_GROUPS = {"main", "default"}
 #: Maximum length of a dependency.
 MAX_LINE = 1000
 
-#: A requirement (PEP 508): its name, its extras, its version or URL, and its marker.
-_REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][\w.-]*)\s*(\[[^\]]*\])?\s*([^;]*?)\s*(?:;\s*(.*\S)\s*)?")
+#: A requirement (PEP 508) with single spaces: its name, its extras, its version or URL, and its marker.
+_REQUIREMENT = re.compile(r"([A-Za-z0-9][\w.-]*) ?(\[[^\]]*\])?[^;]*(?:; ?(.+))?")
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ def direct_dependencies(project: Mapping[str, Any]) -> Iterator[tuple[str, str, 
     :raises ValueError: when one cannot be parsed.
     """
     for line in project.get("project", {}).get("dependencies", []):
-        match = _REQUIREMENT.fullmatch(line) if len(line) < MAX_LINE else None
+        match = _REQUIREMENT.fullmatch(" ".join(line.split())) if len(line) < MAX_LINE else None
         if not match:
             raise ValueError(f"pyproject.toml has an invalid dependency: {line[:MAX_LINE]!r}")
-        yield match[1], (match[2] or "").replace(" ", ""), match[4] or ""
+        yield match[1], (match[2] or "").replace(" ", ""), match[3] or ""
     for name, value in project.get("tool", {}).get("poetry", {}).get("dependencies", {}).items():
         for entry in value if isinstance(value, list) else [value]:
             options = entry if isinstance(entry, dict) else {}

@@ -14,9 +14,12 @@ _UNKNOWN = r"fatal error: (\S+\.h(?:pp)?): No such file or directory|cannot find
 #: The message of a compiler or an interpreter that a header, and of a shell that a program does not exist.
 _HEADER = r"{}: No such file or directory|{} file not found"
 _PROGRAM = (
-    r"\b{0}['\"]?: (?:(?:command )?not found|No such file or directory)|No such file or directory: ['\"]?{0}(?!\S*[\w.])"
-    r"|command ['\"]{0}['\"] failed: No such file"
+    r"\b{0}['\"]?: (?:(?:command )?not found|No such file or directory)"
+    r"|No such file or directory: ['\"]?(?:\S*[/-])?{0}(?!\S*[\w.])|command ['\"](?:\S*[/-])?{0}['\"] failed: No such file"
 )
+
+#: Limits of the examined output, so that no pattern needs long: lines at its end, and characters of a line.
+MAX_LINES, MAX_LINE = 2_000, 300
 
 #: Packages by regular expressions of headers, and of programs.
 HEADERS = {
@@ -40,7 +43,7 @@ HEADERS = {
     r"(?:stdio|stdlib|limits|string)\.h": "build-essential",
 }
 PROGRAMS = {
-    r"(?:\S*/)?(?:\S+-linux-gnu-)?(?:gcc|cc|c\+\+|g\+\+|make)": "build-essential",
+    r"(?:gcc|cc|c\+\+|g\+\+|make)": "build-essential",
     r"pg_config": "libpq-dev",
     r"mysql_config": "default-libmysqlclient-dev",
     r"pkg-config": "pkg-config",
@@ -90,6 +93,7 @@ def find_missing_packages(output: str) -> list[str]:
 
 def advice(key: str, output: str) -> str:
     """Return a line with what to add to ``key``; empty if nothing is known to be missing."""
+    output = "\n".join(line[:MAX_LINE] for line in output.split("\n")[-MAX_LINES:])
     if packages := find_missing_packages(output):
         return f"\n{key}: add {', '.join(packages)}, which the build lacks"
     unknown = [header or library for header, library in re.findall(_UNKNOWN, output, re.MULTILINE)]

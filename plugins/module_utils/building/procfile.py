@@ -20,6 +20,9 @@ NAME = "Procfile"
 
 MAX_BYTES = 1 << 20
 
+#: Characters of an invalid line that its message shows.
+MAX_SHOWN = 200
+
 #: Process type of a command that runs once per release, before its processes start. It is never started as a process.
 RELEASE = "release"
 
@@ -73,12 +76,12 @@ def parse_procfile(text: str) -> dict[str, str]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        match = re.fullmatch(rf"\s*({PROCESS_TYPE})\s*:\s*(\S.*?)\s*", line)
-        if not match:
-            raise ValueError(f"line {number} must have the form name: command; found {line.strip()!r}")
-        if match[1] in types:
-            raise ValueError(f"line {number} repeats the process type {match[1]}")
-        types[match[1]] = match[2]
+        name, _colon, command = (part.strip() for part in line.partition(":"))
+        if not command or not re.fullmatch(PROCESS_TYPE, name):
+            raise ValueError(f"line {number} must have the form name: command; found {line.strip()[:MAX_SHOWN]!r}")
+        if name in types:
+            raise ValueError(f"line {number} repeats the process type {name}")
+        types[name] = command
     return types
 
 

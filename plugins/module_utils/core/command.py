@@ -37,7 +37,7 @@ def run(
     environment: Mapping[str, str] | None = None,
     check: bool = True,
 ) -> CommandResult:
-    """Run ``argv`` without a shell and in the C locale; kill its process group after ``timeout`` seconds.
+    """Run ``argv`` without a shell and in the C locale; kill its session after ``timeout`` seconds.
 
     ``environment`` extends the environment of this process; pass secrets there, as arguments are visible in the process list.
     :mod:`isolation` runs the programs of apps.
@@ -53,7 +53,7 @@ def run(
             env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
             encoding="utf-8",
             errors="replace",
-            process_group=0,
+            start_new_session=True,  # a program of another user must not write to the terminal, as if it were this process
         )
     except FileNotFoundError as error:
         raise CommandError(f"{argv[0]} is not installed on this host") from error

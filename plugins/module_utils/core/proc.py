@@ -58,11 +58,10 @@ def cpu_wait(pid: int) -> float:
     It is the longest such time, not the sum, so it is at most the age of the process.
     """
     found = [0.0]
-    for each in pids() if pid else ():
-        if pid in ancestry(each):
-            for task in (PROC / str(each) / "task").glob("*/schedstat"):
-                with contextlib.suppress(OSError):  # ended meanwhile
-                    found.append(int(task.read_text(encoding="utf-8").split()[1]) / 1e9)
+    for each in descendants(pid):
+        for task in (PROC / str(each) / "task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):  # ended meanwhile
+                found.append(int(task.read_text(encoding="utf-8").split()[1]) / 1e9)
     return max(found)
 
 
@@ -108,6 +107,21 @@ def pids() -> Iterator[int]:
 def children(pid: int) -> list[int]:
     """Return the processes whose parent is ``pid``."""
     return [child for child in pids() if parent(child) == pid]
+
+
+def descendants(pid: int) -> list[int]:
+    """Return a process and its descendants, sorted; none for PID 1, or 0.
+
+    Each process of the host is read once: an app can have thousands, each the child of another.
+    """
+    offspring: dict[int, list[int]] = {}
+    for each in pids():
+        offspring.setdefault(parent(each), []).append(each)
+    found, remaining = [], [pid] if pid > 1 else []
+    while remaining:
+        found.append(remaining.pop())
+        remaining += offspring.pop(found[-1], [])
+    return sorted(found)
 
 
 def ancestry(pid: int) -> Iterator[int]:

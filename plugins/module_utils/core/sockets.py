@@ -20,18 +20,13 @@ from typing import Any, TypeAlias, cast
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable
+from ansible_collections.funnel.tornado.plugins.module_utils.core.unix_sockets import ESTABLISHED, LISTENING, unix_sockets
 
 #: Seconds within which a health probe must complete.
 TIMEOUT = 5.0
 
-#: The kernel's tables of sockets, proc(5).
+#: The kernel's tables of TCP sockets, proc(5).
 NET = Path("/proc/net")
-
-#: Column and value of a connected unix socket in /proc/net/unix (SS_CONNECTED of the kernel's net.h).
-UNIX_STATE, UNIX_CONNECTED, UNIX_PATH = 5, "03", 7
-
-#: Columns of a listening unix socket in /proc/net/unix: its flags (__SO_ACCEPTCON) and inode.
-UNIX_FLAGS, UNIX_LISTENS, UNIX_INODE = 3, "00010000", 6
 
 #: Columns of /proc/net/tcp, and the states of connections and listeners (the kernel's tcp_states.h).
 TCP_LOCAL, TCP_STATE, TCP_INODE = 1, 3, 9
@@ -230,8 +225,7 @@ def listener_pid(address: Address, supervised: int) -> int | None:
         host = ipaddress.ip_address(address[0])
         rows = _tcp_rows({address[1]}, TCP_LISTEN)
         inodes = {int(row[TCP_INODE]) for row in rows if host.is_unspecified or _bound(row) in (host, *ALL_ADDRESSES)}
-        owners = (pid for pid in proc.pids() if supervised in proc.ancestry(pid) and proc.holds_socket(pid, inodes))
-        return next(owners, None)
+        return next((pid for pid in proc.descendants(supervised) if proc.holds_socket(pid, inodes)), None)
     with connect(address) as connection:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     listener = int(struct.unpack("3i", credentials)[0])
@@ -240,18 +234,13 @@ def listener_pid(address: Address, supervised: int) -> int | None:
 
 def listening_addresses(pid: int) -> list[str]:
     """Return the addresses that a process and its descendants listen on: ``host:port``, or the path of a Unix socket."""
-    inodes = set().union(*(proc.socket_inodes(each) for each in proc.pids() if pid in proc.ancestry(each)))
-    found = {row[UNIX_PATH] for row in _rows(NET / "unix") if len(row) > UNIX_PATH and _listens(row, inodes)}
+    inodes = set().union(*map(proc.socket_inodes, proc.descendants(pid)))
+    found = {each.path for each in unix_sockets() if each.state == LISTENING and each.inode in inodes}
     for row in _tcp_rows(None, TCP_LISTEN):
         if int(row[TCP_INODE]) in inodes:
             host = _bound(row)
             found.add(f"{host if host.version == 4 else f'[{host}]'}:{_port(row)}")
     return sorted(found)
-
-
-def _listens(row: list[str], inodes: set[int]) -> bool:
-    """Return whether a row of Unix sockets is a listener with one of these inodes."""
-    return row[UNIX_FLAGS] == UNIX_LISTENS and int(row[UNIX_INODE]) in inodes
 
 
 def count_connections(directory: Path, ports: set[int], names: set[str] | None = None) -> int:
@@ -261,11 +250,8 @@ def count_connections(directory: Path, ports: set[int], names: set[str] | None =
 
     :arg names: count only sockets bound to these names in ``directory``; all if unset.
     """
-    count = 0
-    for row in _rows(NET / "unix"):
-        if len(row) > UNIX_PATH and row[UNIX_STATE] == UNIX_CONNECTED:
-            path = Path(row[UNIX_PATH])
-            count += path.parent == directory and (names is None or path.name in names)
+    paths = (Path(each.path) for each in unix_sockets() if each.state == ESTABLISHED)
+    count = sum(1 for path in paths if path.parent == directory and (names is None or path.name in names))
     return count + sum(1 for _row in _tcp_rows(ports, TCP_ESTABLISHED))
 
 

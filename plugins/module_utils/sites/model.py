@@ -126,7 +126,7 @@ class Upstream:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Rate and connection limits per client address; requests above them get 429."""
+    """Rate and connection limits per client address, or IPv6 network (/64); requests above them get 429."""
 
     requests: Annotated[int | None, Doc("Requests per second."), Range(1, 100_000)] = None
     burst: Annotated[
@@ -222,9 +222,9 @@ class SiteOptions(Domains):
         _HASH,
         Hidden,
     ] = field(default_factory=dict)
-    limits: Annotated[Limits, Doc("Rate and connection limits per client address; requests above them get 429.")] = field(
-        default_factory=Limits
-    )
+    limits: Annotated[
+        Limits, Doc("Rate and connection limits per client address, or IPv6 network (/64); requests above them get 429.")
+    ] = field(default_factory=Limits)
     maintenance: Annotated[Maintenance, Doc("The response in maintenance mode.")] = field(default_factory=Maintenance)
     extra: Annotated[
         str,

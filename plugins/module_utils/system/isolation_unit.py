@@ -21,7 +21,7 @@ from typing import Any
 LENGTH = 4
 
 #: Out-of-memory score of the program, such as a build, which the kernel must kill before the apps.
-_OOM_SCORE = 700
+OOM_SCORE = 700
 
 
 def send(control: socket.socket, message: dict[str, Any], descriptor: int | None = None) -> None:
@@ -56,7 +56,7 @@ def run(control: socket.socket, request: dict[str, Any], stdin: int | None) -> d
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(request["open_files"], hard), hard))
     before = _oom_score()
-    _set_oom_score(_OOM_SCORE)
+    _set_oom_score(OOM_SCORE)
     try:
         process = subprocess.Popen(
             request["argv"],

@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 
-#: Mapped code whose file was replaced, in /proc/PID/maps, proc(5).
-REPLACED = re.compile(r"^\S+ ..x. .* (/usr/\S+|/lib\S*) \(deleted\)$", re.MULTILINE)
+#: Mapped code whose file was replaced, in /proc/PID/maps, proc(5). An app chooses the names of its own files.
+REPLACED = re.compile(rb"^\S+ ..x. \S+ \S+ [0-9]+ +(/usr/|/lib)\S* \(deleted\)$", re.MULTILINE)
+
+#: Maximum bytes that are read of the mapped files of a process.
+MAX_MAPS = 4 << 20
 
 #: Drop-ins that the roles add to units without a restart of the services.
 DROP_INS = "etc/systemd/system/*.service.d/50-funnel.conf"
@@ -52,8 +56,10 @@ def _stale_program(pid: int) -> str:
     """Return the name of a process if files of its code were replaced since it started; empty otherwise."""
     directory = proc.PROC / str(pid)
     try:
-        if REPLACED.search((directory / "maps").read_text(errors="replace", encoding="utf-8")):
-            return (directory / "comm").read_text(errors="replace", encoding="utf-8").strip()
+        with (directory / "maps").open("rb") as file:
+            replaced = REPLACED.search(file.read(MAX_MAPS))
+        if replaced:
+            return printable((directory / "comm").read_text(errors="replace", encoding="utf-8").strip(), line=True)
     except OSError:  # it has exited
         pass
     return ""

@@ -19,6 +19,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.command import
     run,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CHALLENGE_PORT
 
 #: Timeout of issuing one certificate, in addition to the propagation of DNS records; certbot itself gives up on a single response
@@ -27,6 +28,9 @@ ISSUE_TIMEOUT = 300.0
 
 #: Maximum wait for another certbot process to finish.
 LOCK_TIMEOUT = 120.0
+
+#: Maximum time in seconds for which a server can forbid orders: a week, the longest limit of Let's Encrypt.
+MAX_RETRY_AFTER = 7 * 86_400.0
 
 #: Lifetimes in seconds: of certificates that certbot renews in time by itself, and of those that it should renew at half-time.
 DEFAULT_LIFETIME, SHORT_LIFETIME = 89 * 86_400, 10 * 86_400
@@ -217,7 +221,7 @@ def retry_after(output: str, log: Path) -> float:
     """Return for how many seconds a server that limits the rate accepts no order, which only the log has."""
     limited = re.search(_RATE_LIMITED, output, re.IGNORECASE)
     found = re.findall(r"^Retry-After: (\d+)", _tail(log), re.MULTILINE) if limited else []
-    return float(found[-1]) if found else 0.0
+    return min(float(found[-1]), MAX_RETRY_AFTER) if found else 0.0
 
 
 def _tail(log: Path) -> str:
@@ -261,7 +265,8 @@ def lineage_names(prefix: str, base: Path = Path("/")) -> set[str]:
 
 
 def explain_failure(output: str) -> str:
-    """Return the reason of a failure from the output of certbot, with advice if there is any."""
+    """Return the reason of a failure from the output of certbot, which may quote any server, with advice if there is any."""
+    output = printable(output)
     found = re.findall(r"Domain: +(\S+)\s+Type: +(\S+)\s+Detail: +(.*)", output)
     if found:
         reasons = "; ".join(f"{domain}: {detail} ({kind})" for domain, kind, detail in found)

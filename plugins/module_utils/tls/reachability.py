@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import http.client
 import secrets
 import socket
 import threading
@@ -16,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll, retry
+from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import probe
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import CHALLENGE_URL
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CHALLENGE_PORT
 
@@ -69,20 +69,15 @@ def _reason(domain: str, port: int, token: str) -> str:
 
 def _answer(address: str, port: int, domain: str, token: str) -> str:
     """Return why the answer of an address is not that of this host, or an empty string."""
-    connection = http.client.HTTPConnection(address, port, timeout=TIMEOUT)
     try:
-        with contextlib.closing(connection):
-            connection.request("GET", f"{CHALLENGE_URL}{token}", headers={"Host": domain})
-            response = connection.getresponse()
-            if response.status in (301, 302, 303, 307, 308):
-                return ""  # the ACME server follows redirects, to wherever it can connect
-            if response.status == 200 and response.read(len(token) + 1).strip() == token.encode():
-                return ""
-            return f"does not forward challenges to this host: it answers {response.status}"
+        answer = probe((address, port), f"{CHALLENGE_URL}{token}", domain, TIMEOUT)
     except OSError as error:
-        return "" if error.errno in _OWN_ERRORS else f"does not answer on port {port}: {error.strerror or 'timed out'}"
-    except http.client.HTTPException:
-        return f"does not speak HTTP on port {port}"
+        return "" if error.errno in _OWN_ERRORS else f"does not answer on port {port}: {error.strerror or error}"
+    if answer.status in (301, 302, 303, 307, 308):
+        return ""  # the ACME server follows redirects, to wherever it can connect
+    if answer.status == 200 and answer.body.strip() == token.encode():
+        return ""
+    return f"does not forward challenges to this host: it answers {answer.status}"
 
 
 def _server(port: int, token: str) -> ThreadingHTTPServer:

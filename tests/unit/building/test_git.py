@@ -11,6 +11,7 @@ import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
+from ansible_collections.funnel.tornado.plugins.module_utils.building import git as building_git
 from ansible_collections.funnel.tornado.plugins.module_utils.building.git import (
     Unpack,
     _ssh_command,
@@ -175,6 +176,20 @@ def test_commits_with_excessive_files_are_rejected(shop: Path, layout: Layout, t
     git(shop, "update-ref", "refs/heads/main", git(shop, "commit-tree", tree, "-m", "bomb"))
     with pytest.raises(BuildError, match="has too many file names: more than 64 MiB"):
         export_commit(layout, app(shop), fetch_commit(layout, app(shop)), unpacker(tmp_path / "src"))
+
+
+def test_objects_that_expand_beyond_the_memory_limit_are_rejected(
+    shop: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building_git, "MAX_MEMORY", 32 << 20)
+    git(shop, "config", "core.bigFileThreshold", "1m")  # the server has the limits of this process here
+    (shop / "large").write_bytes(bytes((64 << 20) + 1))
+    commit(shop)
+    assert fetch_commit(layout, app(shop)), "large files are not loaded into memory"
+    (shop / "bomb").write_bytes(bytes((64 << 20) - 1))  # 64 KiB in the repository
+    commit(shop)
+    with pytest.raises(BuildError, match=r"cannot be fetched from this host: .*[Oo]ut of memory"):
+        fetch_commit(layout, app(shop))
 
 
 def test_export_ignores_filters_in_gitattributes(shop: Path, layout: Layout, tmp_path: Path) -> None:

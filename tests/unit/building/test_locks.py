@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 import tomllib
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.building.locks import (
     LockedPackage,
+    direct_dependencies,
     is_project,
     lock_project,
     pdm_packages,
@@ -137,6 +139,13 @@ def test_direct_dependencies_are_required_in_their_locked_versions() -> None:
         "celery==5.4",
         "kombu==5.3",
     ]
+
+
+def test_spaces_in_a_dependency_do_not_delay_the_build() -> None:
+    began, spaces = time.monotonic(), " " * 490
+    with pytest.raises(ValueError, match="invalid dependency"):
+        list(direct_dependencies({"project": {"dependencies": [f"tornado{spaces};{spaces}"]}}))
+    assert time.monotonic() - began < 5
 
 
 def test_a_dependency_that_is_not_in_the_lock_is_reported() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.building.missing_packages import advice, find_missing_packages
@@ -35,6 +37,13 @@ OUTPUT = {
 @pytest.mark.parametrize(("output", "packages"), OUTPUT.items())
 def test_packages_are_named_by_what_a_build_lacks(output: str, packages: list[str]) -> None:
     assert find_missing_packages(output) == packages
+
+
+@pytest.mark.parametrize("part", ["a/", "a-linux-gnu-", "No such file or directory: /gcc", "openssl/", "cannot find -l", " "])
+def test_output_of_a_build_does_not_delay_the_advice(part: str) -> None:
+    began = time.monotonic()
+    assert "add" in advice("packages", f"{part * (4_000_000 // len(part))}\nfatal error: Python.h: No such file or directory")
+    assert time.monotonic() - began < 10
 
 
 def test_advice_names_the_key() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,11 @@ def test_windows_line_endings_and_colons_are_accepted() -> None:
 def test_duplicate_process_types_are_rejected() -> None:
     with pytest.raises(ValueError, match="line 2 repeats the process type web"):
         parse_procfile("web: a\nweb: b\n")
+
+
+def test_spaces_in_a_line_do_not_delay_the_build() -> None:
+    began, spaces = time.monotonic(), " " * 1_000_000
+    assert parse_procfile(f"web: run{spaces}it") == {"web": f"run{spaces}it"}
+    with pytest.raises(ValueError, match="line 1 must have the form"):
+        parse_procfile(f"web{spaces}run")
+    assert time.monotonic() - began < 5

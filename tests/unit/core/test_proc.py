@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,28 @@ def test_parents_children_and_ancestry(child: subprocess.Popen[bytes]) -> None:
     assert proc.parent(child.pid) == os.getpid()
     assert child.pid in proc.children(os.getpid())
     assert list(proc.ancestry(child.pid))[:2] == [child.pid, os.getpid()]
+
+
+def test_descendants_are_found_by_reading_each_process_once(
+    child: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = proc.descendants(os.getppid())
+    assert {os.getppid(), os.getpid(), child.pid} <= set(found)
+    assert proc.descendants(child.pid) == [child.pid]
+    assert proc.descendants(0) == proc.descendants(1) == []
+    for pid in range(1, 1001):  # a chain: each process is the child of the one before
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a) S {pid - 1} " + "0 " * 20)
+    reads: list[int] = []
+
+    def count_reads(pid: int, stat: Callable[[int], list[str] | None] = proc.stat) -> list[str] | None:
+        reads.append(pid)
+        return stat(pid)
+
+    monkeypatch.setattr(proc, "PROC", tmp_path)
+    monkeypatch.setattr(proc, "stat", count_reads)
+    assert proc.descendants(500) == list(range(500, 1001))
+    assert len(reads) == 1000
 
 
 def test_processes_are_found_by_environment_and_user(child: subprocess.Popen[bytes]) -> None:

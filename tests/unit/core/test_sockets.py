@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.server
 import os
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core import unix_sockets
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import (
     connect,
     count_connections,
@@ -254,6 +256,23 @@ def test_a_wildcard_listener_listens_on_each_address(bound: str, requested: str)
     family = socket.AF_INET6 if ":" in bound else socket.AF_INET
     with socket.create_server((bound, 0), family=family, dualstack_ipv6=family == socket.AF_INET6) as server:
         assert listener_pid((requested, server.getsockname()[1]), os.getpid()) == os.getpid()
+
+
+def test_name_of_a_socket_cannot_pass_for_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table /proc/net/unix contains the name as it is, with its newline."""
+    forged, broken = b"0 0 0 0 0 03 1 /forged/0.sock", b"a b c 00010000 d 03 wrong /forged/0.sock"
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
+        one.bind(b"\0x\n" + forged)
+        other.bind(b"\0x\n" + broken)
+        assert {forged, broken} <= set(unix_sockets.TABLE.read_bytes().split(b"\n"))
+        assert count_connections(Path("/forged"), set()) == 0
+        monkeypatch.setattr(unix_sockets, "_query", unavailable)
+        assert count_connections(Path("/forged"), set()) <= 1, "a kernel without unix_diag"
+        assert listening_addresses(os.getpid()) == []
+
+
+def unavailable() -> list[unix_sockets.UnixSocket]:
+    raise OSError(errno.ENOENT, "the kernel lacks the module")
 
 
 def test_any_socket_name_is_parsed(tmp_path: Path) -> None:

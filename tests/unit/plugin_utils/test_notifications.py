@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import html
 import os
 import signal
 import socket
@@ -104,6 +105,23 @@ def test_an_email_is_sent_with_apprise(mail_server: Controller) -> None:
     text = mail.get_body(("plain", "html"))
     assert text
     assert "text success" in text.get_content()
+
+
+def test_text_of_an_app_is_not_markup_in_an_email(mail_server: Controller) -> None:
+    """A message quotes what a failing app answers or logs."""
+    url = f"mailto://127.0.0.1:{mail_server.port}/?from=deploy@a.test&to=team@a.test&mode=insecure"
+    notifier = Notifier(parse_notifications([{"apprise": url, "timeout": 30}]), ABORTED)
+    quoted = 'GET / answered 500: <a href="http://evil.test/">log in</a>'
+    notifier.send(message("failure") | {"text": f"{quoted}\nsecond line"})
+    assert notifier.close() == []
+    mailbox = mail_server.handler
+    assert isinstance(mailbox, Mailbox)
+    [mail] = mailbox.mails
+    text = mail.get_body(("html", "plain"))
+    assert text
+    shown = text.get_content() if text.get_content_subtype() == "plain" else html.unescape(text.get_content())
+    assert quoted in shown
+    assert text.get_content_subtype() == "plain" or "<a " not in text.get_content()
 
 
 @pytest.mark.parametrize(

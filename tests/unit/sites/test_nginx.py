@@ -667,6 +667,26 @@ def test_health_check_is_open_to_load_balancers_only_and_bypasses_access_control
     assert block(site(), "location ^~ /.funnel/health/") == ["return 404;"], "nothing below it reaches the app"
 
 
+@pytest.mark.parametrize(
+    ("address", "key"),
+    [
+        ("192.0.2.1", None),
+        ("::1", None),
+        ("::ffff:192.0.2.1", None),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2"),
+        ("2001:db8:1:2::9", "2001:db8:1:2"),
+        ("2001:db8::9", "2001:db8"),
+        ("2001:db8:0:1:2:3:4:5", "2001:db8:0:1"),
+    ],
+)
+def test_limits_apply_to_an_ipv6_network(address: str, key: str | None) -> None:
+    default, network = block(base(), "map $remote_addr $funnel_network")
+    assert default.split()[1] == "$binary_remote_addr;"
+    matched = python_pattern(network.split('"')[1][1:]).search(address)
+    assert (matched and matched["funnel_prefix"]) == key
+    assert block(base(), "map $uri $funnel_client")[0].split()[1] == "$funnel_network;"
+
+
 APP = {**SHOP, "app": "shop"}
 
 

@@ -60,8 +60,9 @@ def test_services_older_than_their_drop_ins_are_reasons_to_reboot(tmp_path: Path
         ("r--p", "/usr/lib/locale/C.utf8/LC_CTYPE (deleted)", False),  # data, not code
         ("r-xp", "/memfd:jit (deleted)", False),
         ("rwxs", "/dev/zero (deleted)", False),
+        ("r-xp", "/srv/shop/shared/a /usr/bin/python3 (deleted)", False),  # the name of an app's file
     ],
 )
 def test_replaced_code_is_distinguished_from_data_and_anonymous_memory(mode: str, file: str, *, replaced: bool) -> None:
     text = MAPS.format("r-xp", "/usr/bin/true") + MAPS.format(mode, file) + MAPS.format("rw-p", "[heap]")
-    assert bool(REPLACED.search(text)) == replaced
+    assert bool(REPLACED.search(text.encode())) == replaced

@@ -152,6 +152,17 @@ def test_rate_limited_order_waits_as_long_as_the_server_asks(tmp_path: Path, out
     assert retry_after(output, log) == seconds
 
 
+def test_control_characters_of_a_server_are_escaped() -> None:
+    output = "  Domain: shop.test\n  Type:   unauthorized\n  Detail: 403: \x1b[2Jall good\n"
+    assert explain_failure(output).startswith(r"shop.test: 403: \x1b[2Jall good (unauthorized).")
+
+
+def test_server_cannot_forbid_orders_for_ever(tmp_path: Path) -> None:
+    log = tmp_path / "letsencrypt.log"
+    log.write_text(LOG.replace("7200", "9" * 400))
+    assert retry_after("rateLimited", log) == 7 * 86_400
+
+
 #: Log of certbot 2.1 on Debian 12.
 HIDDEN_LOG = """acme.messages.Error: urn:ietf:params:acme:error:malformed :: an earlier order
 acme.messages.Error: urn:ietf:params:acme:error:rateLimited :: There were too many requests :: too many certificates for shop.test

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -10,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from ansible_collections.funnel.tornado.plugins.module_utils.tls import reachability
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CHALLENGE_PORT
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.reachability import unreachable_domains
 from tests.support.servers import free_port
@@ -67,6 +69,25 @@ def test_other_answers_are_reported_except_redirects(status: int, *, reachable: 
         found = unreachable_domains(["127.0.0.1"], free_port(), http_port, settling=0)
     expected = f"127.0.0.1 resolves to 127.0.0.1, which does not forward challenges to this host: it answers {status}"
     assert found == ([] if reachable else [expected])
+
+
+def test_endless_interim_responses_do_not_delay_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reachability, "TIMEOUT", 0.5)
+
+    def answer(listener: socket.socket) -> None:
+        connection, _address = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            while True:
+                connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                time.sleep(0.01)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=answer, args=[listener], daemon=True).start()
+        port = listener.getsockname()[1]
+        began = time.monotonic()
+        [reason] = reachability.unreachable_domains(["127.0.0.1"], free_port(), port, settling=0)
+    assert time.monotonic() - began < 3
+    assert reason.startswith(f"127.0.0.1 resolves to 127.0.0.1, which does not answer on port {port}: ")
 
 
 def test_each_unreachable_domain_has_its_reason() -> None:

@@ -217,11 +217,32 @@ def test_quoted_messages_exist_in_the_code() -> None:
 
 
 def test_tests_named_in_the_security_page_exist() -> None:
-    files = [path for name in ("molecule", "tests") for path in (ROOT / name).rglob("test_*.py")]
-    tests = {name for path in files for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)}
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/security.md").read_text()))
-    assert len(named) > 20
-    assert named - tests == set()
+    text = (ROOT / "docs/security.md").read_text()
+    tests = {name for names in tests_by_suite().values() for name in names}
+    assert set(re.findall(r"`(test_\w+)`", text)) - tests == set()
+
+
+def test_each_attack_of_the_security_page_has_a_test_in_the_named_suite() -> None:
+    """A test is in the scenario edge, unless another suite is named before it."""
+    tests = tests_by_suite()
+    section = (ROOT / "docs/security.md").read_text().partition("\n## Attacks\n")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ") and "---" not in line][1:]
+    assert len(rows) > 25
+    for attacker, attack, _prevention, named in rows:
+        suite, found = "edge", re.findall(r"(\w+): |`(test_\w+)`", named)
+        assert any(test for _suite, test in found), (attacker, attack)
+        for other, test in found:
+            suite = other or suite
+            assert not test or test in tests[suite], (attacker, attack, test)
+
+
+def tests_by_suite() -> dict[str, set[str]]:
+    """Return the names of the tests of each scenario, of the unit tests and of the integration tests."""
+    found: dict[str, set[str]] = {}
+    for path in (*(ROOT / "molecule").rglob("test_*.py"), *(ROOT / "tests").rglob("test_*.py")):
+        names = re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+        found.setdefault(path.relative_to(ROOT).parts[1], set()).update(names)
+    return found
 
 
 def test_files_named_in_the_architecture_exist() -> None:
