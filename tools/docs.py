@@ -84,6 +84,7 @@ EXAMPLES: dict[str, Any] = {
     "source.directory": "/home/alice/shop",
     "source.version": "v1.4.0",
     "source.checksum": f"sha256:{'0123456789abcdef' * 4}",
+    "source.subdirectory": "backend",
     "source.deploy_key": "{{ vault_shop_deploy_key }}",
     "source.host_key": "git.example.com ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA",
     "python.version": "3.13",
@@ -163,7 +164,7 @@ EXAMPLES: dict[str, Any] = {
 #: Keys that the annotated example shows as comments, because other keys of it exclude them.
 ALTERNATIVES = {
     *("source.path", "source.archive", "source.checksum", "source.package", "source.requirements"),
-    *("source.push", "source.keys", "source.directory"),
+    *("source.push", "source.keys", "source.directory", "source.subdirectory"),
     *("run.wsgi", "run.asgi", "run.threads", "run.loop", "run.command", "run.procfile", "port", "debug", "watch"),
     *("prefix", "tls.certificate", "tls.key"),
 }

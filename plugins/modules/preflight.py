@@ -172,6 +172,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.packages imp
     PackagesError,
     find_unavailable,
     installed_versions,
+    provided_versions,
     require_supported_host,
     upstream_versions,
 )
@@ -199,6 +200,7 @@ def main() -> None:
         if problem := root_problem() or link_protection_problem():
             module.fail_json(msg=f"{problem}; nothing was changed")
         installed = installed_versions()
+        installed |= provided_versions([name for name in module.params["packages"] if name not in installed])
         unavailable = find_unavailable([name for name in module.params["packages"] if name not in installed])
     except (CommandError, PackagesError) as error:
         module.fail_json(msg=str(error))

@@ -30,7 +30,8 @@ import tornado.web
 
 class Handler(tornado.web.RequestHandler):
     def get(self):
-        self.write(os.environ.get("GREETING", "none"))
+        variables = [os.environ["GREETING"], os.environ["KEY"]]
+        self.write(" ".join([*variables, *sorted(os.listdir("data")), open("data/größe.txt").read()]))
 
 def make_app():
     return tornado.web.Application([("/", Handler)])
@@ -40,14 +41,18 @@ def make_app():
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> str:
     directory = tmp_path_factory.mktemp("app")
-    (directory / "web.py").write_text(WEB)
+    (directory / "web.py").write_text(WEB, encoding="utf-8")
     (directory / "requirements.txt").write_text("tornado==6.6.1\n")
+    (directory / "data").mkdir()
+    (directory / "data/größe.txt").write_text("süß", encoding="utf-8")
     return str(directory)
 
 
 def entries(source: str, **domains: str) -> dict[str, Any]:
     """Return ``tornado_apps`` with an app for each of ``domains``."""
-    keys = {"source": {"path": source}, "run": {"app": "web:make_app"}, "processes": 1, "env": {"GREETING": "grüße"}, "drain": 1}
+    keys = {"source": {"path": source}, "run": {"app": "web:make_app"}, "processes": 1, "drain": 1}
+    keys |= {"env": {"GREETING": "grüße"}, "secrets": {"KEY": "schlüssel"}, "shared": ["data"], "headers": {"X-Place": "Köln"}}
+    keys |= {"hooks": {"before_start": "touch data/übrig"}, "maintenance": {"page": "<p>Später</p>"}}
     return {"tornado_apps": {name: {**keys, "domains": [domain]} for name, domain in domains.items()}}
 
 
@@ -94,7 +99,10 @@ def test_what_the_host_serves_stays_served(host: Host, tmp_path: Path, source: s
     output = expect_success(run_site(HOST, tmp_path, entries(source, shop="shop.test")))
     assert "these lines of nginx.conf are replaced: worker_connections 999" in re.sub(r"\s+", " ", output)
     assert served(host) == SERVED
-    assert Site(address(host), "shop.test").get("/").body.decode() == "grüße"
+    response = Site(address(host), "shop.test").get("/")
+    assert response.body.decode() == "grüße schlüssel größe.txt übrig süß"
+    assert response.headers["x-place"].encode("latin-1").decode() == "Köln"
+    host.run_expect([0], r"printf 'Sp\303\244ter' | grep -qFf - /etc/nginx/funnel/app.shop.html")
     [copy] = host.check_output("ls /var/backups/funnel/etc/nginx/").splitlines()
     assert host.check_output(f"cat /var/backups/funnel/etc/nginx/{copy}") == original
     assert "changed=0" in expect_success(run_site(HOST, tmp_path, entries(source, shop="shop.test")))

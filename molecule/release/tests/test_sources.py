@@ -210,16 +210,17 @@ def archive_source(hosts: dict[str, Host], sources: Sources) -> dict[str, Any]:
 
 
 def zipped(sources: Sources, words: str) -> dict[str, Any]:
-    """Create a zip file on the controller with an app, its pylock.toml and a start program; return its source."""
+    """Create a zip file on the controller with an app, its pylock.toml and a start program in a directory; return its source."""
     file = sources.directory / "zipped.zip"
-    program = zipfile.ZipInfo("zipped-1.0/serve")
+    program = zipfile.ZipInfo("zipped-1.0/apps/hello/serve")
     program.external_attr = 0o100755 << 16
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(program, '#!/bin/sh\nexec python ../runner hello:make_app --socket "$1"\n')
-        archive.writestr("zipped-1.0/hello.py", hello(words))
-        archive.writestr("zipped-1.0/pylock.toml", sources.pylock)
-        archive.writestr("zipped-1.0/www/hello.txt", words)
-    return {"archive": str(file)}
+        archive.writestr("zipped-1.0/apps/hello/hello.py", hello(words))
+        archive.writestr("zipped-1.0/apps/hello/pylock.toml", sources.pylock)
+        archive.writestr("zipped-1.0/apps/hello/www/hello.txt", words)
+        archive.writestr("zipped-1.0/requirements.txt", "not-of-this-app==1")
+    return {"archive": str(file), "subdirectory": "apps/hello"}
 
 
 def entry(name: str, source: dict[str, Any], **keys: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.program import Build, Health, Hooks, Python, Run
 from ansible_collections.funnel.tornado.plugins.module_utils.app.shared import SharedPath, by_path
-from ansible_collections.funnel.tornado.plugins.module_utils.app.source import Source
+from ansible_collections.funnel.tornado.plugins.module_utils.app.source import RELATIVE_PATH, Source
 from ansible_collections.funnel.tornado.plugins.module_utils.app.workers import WorkerOptions
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.bindings import Services
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, VARIABLE
@@ -30,8 +30,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate imp
 
 #: Name of a Debian package (Debian Policy, 5.6.1). apt-get would take a trailing hyphen as an order to remove the package.
 PACKAGE_NAME = Pattern(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]", 'the name of a Debian package, such as "ffmpeg"')
-
-RELATIVE_PATH = r"(?!.*(^|/)\.\.(/|$))[^/].*"
 
 #: Minimum length of a secret that is masked in output: a shorter one would mask parts of ordinary words.
 MIN_SECRET_LENGTH = 6

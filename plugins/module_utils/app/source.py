@@ -19,6 +19,9 @@ REQUIREMENT = Pattern(
     'a package and its version, such as "gunicorn==23.0.0", or its URL without credentials, with the commit for a repository',
 )
 
+#: A path inside the source, relative to it.
+RELATIVE_PATH = r"(?!.*(^|/)\.\.(/|$))[^/].*"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
@@ -82,6 +85,14 @@ class Source:
         str | None,
         Doc("Checksum of C(archive): C(sha256:) and 64 hexadecimal digits. Required for a URL."),
         Pattern(r"sha256:[0-9a-f]{64}", '"sha256:" and 64 hexadecimal digits'),
+    ] = None
+    subdirectory: Annotated[
+        str | None,
+        Doc(
+            "Directory of C(git), C(push) or C(archive) with the app, such as in a monorepo. It takes the place of the source: "
+            "files outside of it are not in the release."
+        ),
+        Pattern(RELATIVE_PATH, "a directory inside the source, relative to it"),
     ] = None
     deploy_key: Annotated[str | None, Doc("Private SSH key with read access to C(git); never shown or logged."), Hidden] = None
     host_key: Annotated[

@@ -54,6 +54,7 @@ SOURCE_KEYS = {
     "version": ("git", "package"),
     "checksum": ("archive",),
     "requirements": ("package",),
+    "subdirectory": ("git", "push", "archive"),
     "deploy_key": ("git",),
     "host_key": ("git",),
     "keys": ("push",),

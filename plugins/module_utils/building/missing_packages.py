@@ -1,9 +1,9 @@
-"""Advice on failed builds: the Debian packages with the compilers, headers and programs that they lacked."""
+"""Advice on failed builds and processes: the packages with the compilers, headers, libraries and programs that they lacked."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 #: The option of a compiler for the headers of the distribution's Python, which a build needs together with the compiler.
 _PYTHON_HEADERS = r"-I/usr/include/python3"
@@ -78,14 +78,49 @@ MESSAGES = {
 }
 
 
+#: Packages by the shared libraries and programs that Python packages find at run time, and by their messages without them.
+LIBRARIES = {
+    r"libGL\.so": "libgl1",
+    r"libpq\.so": "libpq5",
+    r"libmariadb\.so|libmysqlclient\.so": "libmariadb3",
+    r"libodbc\.so": "unixodbc",
+    r"libgomp\.so": "libgomp1",
+    r"libsndfile\.so": "libsndfile1",
+    r"libgobject-2\.0|gobject-2\.0-0|libpango": "libpango-1.0-0 libpangoft2-1.0-0",
+    r"libcairo\.so|cairo-2": "libcairo2",
+    r"libzbar\.so": "libzbar0",
+    r"mod_spatialite": "libsqlite3-mod-spatialite",
+}
+RUN_PROGRAMS = {
+    r"(?:ffmpeg|ffprobe)": "ffmpeg",
+    r"(?:node|nodejs)": "nodejs",
+    r"git": "git",
+    r"dot": "graphviz",
+    r"(?:convert|magick)": "imagemagick",
+    r"tesseract": "tesseract-ocr",
+    r"(?:pdftotext|pdftoppm|pdfinfo)": "poppler-utils",
+    r"pandoc": "pandoc",
+    r"(?:psql|pg_dump)": "postgresql-client",
+}
+RUN_MESSAGES = {
+    r"ImportError: no pq wrapper available|libpq library not found": "libpq5",
+    r"failed to find libmagic": "libmagic1",
+    r"Bad git executable": "git",
+    r"Could not find the GDAL library": "gdal-bin",
+    r"failed to execute PosixPath\('dot'\)": "graphviz",
+}
+
+#: Messages about a library that the dynamic linker, or ctypes and cffi, do not find.
+_LIBRARY = r"(?:{})\S*?: cannot open shared object file|cannot load library '?(?:{})"
+
+#: Modules that Python environments had until Python 3.12, and old packages import without declaring it.
+_SETUPTOOLS = re.compile(r"No module named '(?:pkg_resources|setuptools|distutils)\b")
+
+
 def find_missing_packages(output: str) -> list[str]:
     """Return the packages with what a failed build lacked, according to its output."""
     patterns = {_HEADER.format(header, header): package for header, package in HEADERS.items()}
-    patterns |= {_PROGRAM.format(program): package for program, package in PROGRAMS.items()}
-    found: Iterator[str] = (
-        package for pattern, names in (patterns | MESSAGES).items() if re.search(pattern, output) for package in names.split()
-    )
-    packages = list(dict.fromkeys(found))
+    packages = _matching(patterns | _program_patterns(PROGRAMS) | MESSAGES, output)
     if "build-essential" in packages and re.search(_PYTHON_HEADERS, output):
         packages.append("python3-dev")
     return list(dict.fromkeys(packages))
@@ -98,3 +133,25 @@ def advice(key: str, output: str) -> str:
         return f"\n{key}: add {', '.join(packages)}, which the build lacks"
     unknown = [header or library for header, library in re.findall(_UNKNOWN, output, re.MULTILINE)]
     return f"\n{key}: add the Debian package with {unknown[0]}, which the build lacks" if unknown else ""
+
+
+def process_advice(app: str, output: str) -> str:
+    """Return a line with what a process or hook of an app lacked, according to its output; empty if that is not known.
+
+    :arg app: path of the app's entry in the inventory.
+    """
+    patterns = {_LIBRARY.format(library, library): package for library, package in LIBRARIES.items()}
+    if packages := _matching(patterns | _program_patterns(RUN_PROGRAMS) | RUN_MESSAGES, output):
+        return f"\n{app}.packages: add {', '.join(packages)}, which the app lacks"
+    if _SETUPTOOLS.search(output):
+        return f"\n{app}.source: add setuptools<81 to the dependencies; a package of the app needs it without declaring it"
+    return ""
+
+
+def _program_patterns(programs: Mapping[str, str]) -> dict[str, str]:
+    return {_PROGRAM.format(program): package for program, package in programs.items()}
+
+
+def _matching(patterns: Mapping[str, str], output: str) -> list[str]:
+    found = (package for pattern, names in patterns.items() if re.search(pattern, output) for package in names.split())
+    return list(dict.fromkeys(found))

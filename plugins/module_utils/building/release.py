@@ -13,6 +13,7 @@ import shlex
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.building import git, procfile
@@ -38,7 +39,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSHED_SOURCE, VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import set_owner
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
-from ansible_collections.funnel.tornado.plugins.module_utils.system.archive import fetch, unpack
+from ansible_collections.funnel.tornado.plugins.module_utils.system.archive import fetch, keep_subdirectory, unpack
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import ENVIRONMENT, Builder, BuildError, as_user
 
 #: Length of a release id in hex digits: 48 bits make collisions between the releases of an app negligible.
@@ -109,7 +110,8 @@ def plan_release(app: App, revision: str, programs: Programs) -> ReleaseManifest
     types = [app.run.procfile, {name: asdict(options) for name, options in app.workers.items()}]
     # The revision covers a file of the source that asks for another version.
     python = platform.python_version() if app.python.version in (None, "system") else app.python.version
-    further = [app.source.requirements, app.packages, app.build.environment]
+    further: list[Any] = [app.source.requirements, app.packages, app.build.environment]
+    further += [app.source.subdirectory] if app.source.subdirectory is not None else []
     inputs = [asdict(draft), types, further, app.secret_environment, programs.launcher, programs.runner, python]
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
     return replace(draft, id=digest)
@@ -221,6 +223,8 @@ def _provide_source(layout: Layout, app: App, planned: ReleaseManifest, archive:
             unpack(builder, file.fileno(), source, f"{key}.{'path' if app.source.push is None else 'push'}")
         if app.source.push is not None:
             os.link(archive, source.with_name(PUSHED_SOURCE))
+    if app.source.subdirectory is not None:
+        keep_subdirectory(builder, source, app.source.subdirectory, f"{key}.subdirectory")
 
 
 def _install_package(layout: Layout, app: App, source: Path, target: Path, environment: Environment) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Any
 
 #: Characters that change how the rest is displayed: control characters except tab and newline, Unicode separators and
@@ -11,6 +12,9 @@ _ACTIVE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 
 #: The same and newlines, for a single line.
 _ACTIVE_IN_LINE = re.compile(f"{_ACTIVE.pattern}|\n")
+
+#: The first line of a Python exception below its traceback, such as "sqlalchemy.exc.OperationalError: no such table".
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Invalid\w*|NotFound|Configured|DoesNotExist)(?::.*)?")
 
 
 def printable(text: str, *, line: bool = False) -> str:
@@ -31,11 +35,17 @@ def printable_message(text: str) -> str:
 
 
 def headline(message: str) -> str:
-    """Return a message in one line: the first one, with the last one if the first introduces others, such as those of a log."""
+    """Return a message in one line: the first one, with the reason if the first introduces other lines, such as those of a log.
+
+    The reason is the last exception below a traceback, whose own text may have several lines, or else the last line.
+    """
     lines = message.strip().splitlines() or [""]
     first = lines[0].removesuffix(":")
     introduces = first != lines[0] or first.endswith(" ends with")
-    return f"{first}: {lines[-1].strip()}" if introduces and len(lines) > 1 else first
+    if not introduces or len(lines) == 1:
+        return first
+    exceptions = [line for above, line in pairwise(lines) if above[:1].isspace() and _EXCEPTION.fullmatch(line)]
+    return f"{first}: {(exceptions or lines)[-1].strip()}"
 
 
 def printable_data(data: Any) -> Any:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
+from ansible_collections.funnel.tornado.plugins.module_utils.building.missing_packages import process_advice
 from ansible_collections.funnel.tornado.plugins.module_utils.building.pruning import prune
 from ansible_collections.funnel.tornado.plugins.module_utils.core.atomic import replace_link
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, VARIABLE, Layout, Slot
@@ -242,7 +243,8 @@ class Switcher:
             self._run_hook(process_group, "before_switch")
         except (ProcessGroupError, supervisord.SupervisorError) as error:
             self._discard(slot)
-            raise SwitchError(f"{self._name()} did not go live: {error}") from error
+            advice = process_advice(f"{VARIABLE}.{self.layout.app}", str(error))
+            raise SwitchError(f"{self._name()} did not go live: {error}{advice}") from error
         except PreemptedError:
             raise  # the preempting operation clears the slot; it must not wait for processes to stop
         except BaseException:

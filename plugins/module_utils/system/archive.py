@@ -59,5 +59,18 @@ def unpack(builder: Builder, stream: int, directory: Path, key: str, *, subdirec
     :raises BuildError: if :mod:`unpacking` refuses it.
     """
     arguments = [str(directory), subdirectory, *(["flatten"] if flatten else [])]
+    _run(builder, directory, arguments, f"{key}: cannot be unpacked", stdin=stream)
+
+
+def keep_subdirectory(builder: Builder, directory: Path, subdirectory: str, key: str) -> None:
+    """Replace the contents of ``directory`` with those of one of its subdirectories, as the user that builds the app.
+
+    :arg key: path of the key in the inventory, for messages.
+    :raises BuildError: if the source has no such directory, or has a link in its place.
+    """
+    _run(builder, directory, [str(directory), subdirectory, "keep"], key)
+
+
+def _run(builder: Builder, directory: Path, arguments: list[str], failure: str, stdin: int | None = None) -> None:
     program = [sys.executable, "-IXutf8", "-c", inspect.getsource(unpacking), *arguments]
-    builder.run(program, f"{key}: cannot be unpacked", directory=directory, environment={}, stdin=stream)
+    builder.run(program, failure, directory=directory, environment={}, stdin=stdin)

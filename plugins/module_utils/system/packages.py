@@ -93,10 +93,32 @@ def require_supported_host(base: Path = Path("/"), python: tuple[int, int] = sys
 
 
 def installed_versions(names: Sequence[str] = ()) -> dict[str, str]:
-    """Return the versions of the installed packages among ``names``, or of all installed packages."""
+    """Return the versions of the installed packages among ``names``, or of all installed packages.
+
+    For a name that only other packages provide, such as libmagic1 where that is libmagic1t64, it is the version of the provider.
+    """
     listed = run(["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package} ${Version}\n", *names], check=False).output
     rows = [line.split() for line in listed.splitlines()]
-    return {row[1]: row[2] for row in rows if len(row) == 3 and row[0] == "installed"}
+    versions = {row[1]: row[2] for row in rows if len(row) == 3 and row[0] == "installed"}
+    return versions | provided_versions([name for name in names if name not in versions])
+
+
+def provided_versions(names: Sequence[str]) -> dict[str, str]:
+    """Return the versions of installed packages that provide ``names``, as far as these are no packages themselves."""
+    if not names:
+        return {}
+    listed = run(["dpkg-query", "--show", "--showformat=${db:Status-Status}\t${Version}\t${Provides}\n"], check=False).output
+    versions = parse_provides(listed)
+    provided = {name: versions[name] for name in names if name in versions}
+    packages = _package_candidates(list(provided)) if provided else {}
+    return {name: version for name, version in provided.items() if name not in packages}
+
+
+def parse_provides(output: str) -> dict[str, str]:
+    """Return the versions of installed packages by what they provide: `installed	1:5.45-3	libmagic1 (= 1:5.45-3), magic`."""
+    rows = [line.split("\t") for line in output.splitlines()]
+    installed = [(row[1], row[2]) for row in rows if len(row) == 3 and row[0] == "installed"]
+    return {entry.split()[0]: version for version, provides in installed for entry in provides.split(",") if entry.strip()}
 
 
 def upstream_versions(versions: Mapping[str, str]) -> dict[str, str]:
@@ -193,7 +215,18 @@ def parse_simulation(output: str) -> dict[str, tuple[str, str]]:
 
 
 def candidates(names: Sequence[str]) -> dict[str, str]:
-    """Return the candidate versions of the packages among ``names`` that are in the current package lists."""
+    """Return the candidate versions of the packages among ``names`` that are in the current package lists.
+
+    A name that a single other package provides has the version of that package, which apt-get installs for it.
+    """
+    versions = _package_candidates(names)
+    virtual = [name for name in names if name not in versions]
+    if virtual:
+        versions |= parse_providers(run(["apt-cache", "showpkg", *virtual], check=False).output)
+    return versions
+
+
+def _package_candidates(names: Sequence[str]) -> dict[str, str]:
     versions: dict[str, str] = {}
     package = ""
     for line in run(["apt-cache", "policy", *names]).output.splitlines():
@@ -202,6 +235,17 @@ def candidates(names: Sequence[str]) -> dict[str, str]:
         elif line.startswith("  Candidate: ") and not line.endswith("(none)"):
             versions[package] = line.removeprefix("  Candidate: ")
     return versions
+
+
+def parse_providers(output: str) -> dict[str, str]:
+    """Return the version of the package that provides each virtual package, from `apt-cache showpkg`, if it is a single one."""
+    found: dict[str, str] = {}
+    for block in re.split(r"^Package: ", output, flags=re.MULTILINE)[1:]:
+        name, _end, rest = block.partition("\n")
+        providers = [line.split() for line in rest.partition("\nReverse Provides:")[2].splitlines() if line.strip()]
+        if len({provider[0] for provider in providers}) == 1:
+            found[name.strip()] = providers[0][1]
+    return found
 
 
 def _lists_age() -> float:

@@ -3,12 +3,15 @@
 ``unpacking.py DIRECTORY SUBDIRECTORY [flatten [MAX_FILES MAX_BYTES]]`` unpacks standard input into SUBDIRECTORY of DIRECTORY;
 ``flatten`` strips the top directory of the archive if it is the only one. Links are created last, so that nothing is written
 through one. The number and the size of members are limited while they are read.
+
+``unpacking.py DIRECTORY SUBDIRECTORY keep`` replaces the contents of DIRECTORY with those of SUBDIRECTORY.
 """
 
 from __future__ import annotations
 
 import calendar
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -169,22 +172,51 @@ def flatten_directory(top: Path) -> None:
     paths = list(top.iterdir())
     if len(paths) != 1 or not paths[0].is_dir() or paths[0].is_symlink():
         return
-    single = paths[0].rename(top / f".{os.urandom(8).hex()}")
-    for path in list(single.iterdir()):
+    _move_up(paths[0], top)
+
+
+def _move_up(directory: Path, top: Path) -> None:
+    """Replace a directory in ``top`` with its contents, one of which may have its name."""
+    moved = directory.rename(top / f".{os.urandom(8).hex()}")
+    for path in list(moved.iterdir()):
         path.rename(top / path.name)
-    single.rmdir()
+    moved.rmdir()
 
 
-def main(directory: str, subdirectory: str, flatten: str = "", max_files: str = "", max_bytes: str = "") -> None:
-    """Unpack standard input, or exit with a message."""
+def keep_subdirectory(top: Path, subdirectory: str) -> None:
+    """Replace the contents of ``top`` with those of a subdirectory.
+
+    :raises UnpackError: if it is not a directory, or its path contains a link.
+    """
+    kept = top
+    for part in PurePosixPath(subdirectory).parts:
+        kept /= part
+        if part == ".." or kept.is_symlink() or not kept.is_dir():
+            raise UnpackError(f"{kept.relative_to(top)} is not a directory of the source")
+    if kept == top:
+        return
+    kept = kept.rename(top / f".{os.urandom(8).hex()}")
+    for path in set(top.iterdir()) - {kept}:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    _move_up(kept, top)
+
+
+def main(directory: str, subdirectory: str, mode: str = "", max_files: str = "", max_bytes: str = "") -> None:
+    """Unpack standard input, or keep a subdirectory; exit with a message on failure."""
     try:
+        if mode == "keep":
+            keep_subdirectory(Path(directory), subdirectory)
+            return
         top = make_subdirectory(Path(directory), subdirectory)
         Unpacking(top, int(max_files or MAX_FILES), int(max_bytes or MAX_BYTES)).unpack(sys.stdin.buffer)
-        if flatten:
+        if mode == "flatten":
             flatten_directory(top)
     except (UnpackError, *ERRORS) as error:
         inside = str(PurePosixPath(subdirectory))
-        raise SystemExit(str(error) if inside == "." else f"{inside}: {error}") from None
+        raise SystemExit(str(error) if inside == "." or mode == "keep" else f"{inside}: {error}") from None
 
 
 if __name__ == "__main__":

@@ -198,6 +198,10 @@ def test_unquoted_off_which_yaml_parses_as_false_is_accepted() -> None:
             "tornado_apps.shop.source.version: requires source.git or source.package; this is source.path",
         ),
         (
+            {"shop": entry(source={"path": ".", "subdirectory": "backend"})},
+            "tornado_apps.shop.source.subdirectory: requires source.git or source.push or source.archive; this is source.path",
+        ),
+        (
             {"shop": entry(source={"git": "https://user:token@git.example/shop.git"})},
             "tornado_apps.shop.source.git: contains credentials, which the process list would show to all users of the host",
         ),

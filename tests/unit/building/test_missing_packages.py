@@ -4,7 +4,11 @@ import time
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.building.missing_packages import advice, find_missing_packages
+from ansible_collections.funnel.tornado.plugins.module_utils.building.missing_packages import (
+    advice,
+    find_missing_packages,
+    process_advice,
+)
 
 #: Output of failed builds, by the packages that they lack.
 OUTPUT = {
@@ -64,3 +68,28 @@ def test_what_no_known_package_has_is_named(output: str, name: str) -> None:
     assert advice("tornado_apps.shop.packages", output) == (
         f"\ntornado_apps.shop.packages: add the Debian package with {name}, which the build lacks"
     )
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("ImportError: libGL.so.1: cannot open shared object file: No such file or directory", "packages: add libgl1,"),
+        ("ImportError: no pq wrapper available.\n- couldn't import psycopg 'python' implementation", "packages: add libpq5,"),
+        ("ImportError: failed to find libmagic.  Check your installation", "packages: add libmagic1,"),
+        (
+            "OSError: cannot load library 'libgobject-2.0-0': libgobject-2.0-0: cannot open shared object file",
+            "packages: add libpango-1.0-0, libpangoft2-1.0-0,",
+        ),
+        ("FileNotFoundError: [Errno 2] No such file or directory: 'ffmpeg'", "packages: add ffmpeg,"),
+        ("ModuleNotFoundError: No module named 'pkg_resources'", "source: add setuptools<81 to the dependencies;"),
+    ],
+)
+def test_a_failed_process_is_told_what_it_lacks(output: str, expected: str) -> None:
+    assert process_advice("tornado_apps.shop", output).startswith(f"\ntornado_apps.shop.{expected}")
+
+
+@pytest.mark.parametrize(
+    "output", ["No module named 'setup'", "No such file or directory: 'data/dot'", "fatal: not a git repository"]
+)
+def test_other_failures_of_a_process_get_no_advice(output: str) -> None:
+    assert process_advice("tornado_apps.shop", output) == ""

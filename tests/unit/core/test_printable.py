@@ -59,10 +59,19 @@ def test_further_lines_of_a_message_are_indented() -> None:
             "process 0 does not stay up; /a-0.log ends with\n  Traceback\n  KeyError: 'x'",
             "process 0 does not stay up; /a-0.log ends with: KeyError: 'x'",
         ),
+        (
+            "the hook failed:\nTraceback\n    connect()\nsqlalchemy.exc.OperationalError: no role\n(Background at https://sqlalche.me)",
+            "the hook failed: sqlalchemy.exc.OperationalError: no role",
+        ),
+        (
+            "process 0 does not stay up; /a-0.log ends with\n    x\n    ^^^\nKeyError: 'x'\n[ERROR] Shutting down: Master",
+            "process 0 does not stay up; /a-0.log ends with: KeyError: 'x'",
+        ),
+        ("the hook failed:\nNotAnException: said the app\nno such table", "the hook failed: no such table"),
         ("two mistakes\nand another", "two mistakes"),
         ("nothing follows:", "nothing follows"),
         ("", ""),
     ],
 )
-def test_headline_has_the_last_line_of_what_it_introduces(message: str, expected: str) -> None:
+def test_headline_has_the_reason_that_it_introduces(message: str, expected: str) -> None:
     assert headline(message) == expected

@@ -120,6 +120,15 @@ def test_path_that_ends_with_a_slash_covers_itself_without_it() -> None:
     assert not {"location = /d {", "location = /robots.txt {"} & set(opened)
 
 
+def test_path_of_static_files_without_the_slash_belongs_to_the_app() -> None:
+    served = [{"url": "/static/", "live": "/srv/shop/live"}, {"url": "/media/", "path": "/srv/shop/shared/media"}]
+    lines = site(static=served)
+    for url in ("/static", "/media"):
+        inside = block(lines, f"location ^~ {url}/")
+        assert not [line for line in inside if line.startswith(("proxy_pass", "return 30"))], "nginx would redirect it"
+        assert not [line for line in lines if line.startswith("location") and line.endswith(f" {url} {{")]
+
+
 def test_event_streams_are_unbuffered_unless_the_path_sets_buffering() -> None:
     lines = site(paths={"/a/": {"read_timeout": 9}, "/b/": {"buffering": True}, "/c/": {"buffering": False}})
     assert block(lines, "location @events.0") == ["proxy_buffering off;", "proxy_read_timeout 9s;", "proxy_pass http://shop;"]

@@ -17,7 +17,7 @@ import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.system import unpacking
-from ansible_collections.funnel.tornado.plugins.module_utils.system.archive import fetch, unpack
+from ansible_collections.funnel.tornado.plugins.module_utils.system.archive import fetch, keep_subdirectory, unpack
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import Builder, BuildError
 
 KEY = "tornado_apps.shop.source"
@@ -101,6 +101,22 @@ def test_tar_files_are_read_from_pipes_and_unpacked_into_subdirectories(tmp_path
         unpack(LocalBuilder(Layout("shop")), tar.stdout.fileno(), tmp_path / "src", KEY, subdirectory="vendor/lib")
     assert tar.returncode == 0
     assert (tmp_path / "src/vendor/lib/shop-1.0/run.sh").exists()
+
+
+def test_a_subdirectory_takes_the_place_of_the_source(tmp_path: Path, tree: Path) -> None:
+    source = unpacked(tarred(tmp_path / "shop.tar", tree), tmp_path / "src")
+    (source / "packages/web/web").mkdir(parents=True)
+    (source / "packages/web/web/main.py").touch()
+    keep_subdirectory(LocalBuilder(Layout("shop")), source, "packages/web", KEY)
+    assert [str(path.relative_to(source)) for path in sorted(source.rglob("*"))] == ["web", "web/main.py"]
+
+
+@pytest.mark.parametrize("subdirectory", ["web", "run.sh", "link", "shop/../shop"])
+def test_a_subdirectory_that_the_source_lacks_is_refused(tmp_path: Path, tree: Path, subdirectory: str) -> None:
+    source = unpacked(tarred(tmp_path / "shop.tar", tree), tmp_path / "src")
+    with pytest.raises(BuildError, match=f"^{KEY}: \\S+ is not a directory of the source"):
+        keep_subdirectory(LocalBuilder(Layout("shop")), source, subdirectory, KEY)
+    assert (source / "run.sh").exists()
 
 
 @pytest.mark.parametrize("subdirectory", ["link/inner", "../inner", "file/inner"])

@@ -8,6 +8,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.packages imp
     PackagesError,
     candidates,
     installed_versions,
+    parse_providers,
+    parse_provides,
     parse_simulation,
     require_supported_host,
     select_versions,
@@ -96,3 +98,16 @@ def test_versions_are_selected_only_if_all_are_known() -> None:
     versions = {"nginx": "1.26.3", "openssl": "3.5.1", "curl": "8.14.1"}
     assert select_versions(["nginx", "openssl"], versions) == {"nginx": "1.26.3", "openssl": "3.5.1"}
     assert select_versions(["nginx", "git"], versions) == select_versions([], versions) == select_versions(None, versions) == {}
+
+
+def test_an_installed_package_counts_as_what_it_provides() -> None:
+    output = "installed\t1:5.45-3build1\tlibmagic1 (= 1:5.45-3build1), magic\ninstalled\t2.8\t\nconfig-files\t1\tgone\n"
+    assert parse_provides(output) == {"libmagic1": "1:5.45-3build1", "magic": "1:5.45-3build1"}
+
+
+def test_a_virtual_package_has_the_version_of_its_only_provider() -> None:
+    virtual = "Package: {}\nVersions: \n\nReverse Depends: \nProvides: \nReverse Provides: \n{}"
+    single = virtual.format("libmagic1", "libmagic1t64 1:5.45-3build1 (= 1:5.45-3build1)\nlibmagic1t64 1:5.45-3 (= 1:5.45-3)\n")
+    several = virtual.format("mail-transport-agent", "postfix 3.8.6-1 (= )\ndma 0.13-1 (= )\n")
+    output = f"{single}{several}Package: real\nVersions: \n1.0 (/var/lib/apt/lists/x)\n\nReverse Provides: \n"
+    assert parse_providers(output) == {"libmagic1": "1:5.45-3build1"}

@@ -55,7 +55,7 @@ VARIANTS: list[set[str]] = [
     {"source.path", "run.wsgi", "run.threads", "tls.provider", "tls.certificate", "tls.key"},
     {"source.archive", "source.checksum", "run.command"},
     {"source.package", "source.requirements", "source.version", "run.app", "prefix"},
-    {"source.push", "source.keys", "run.procfile", "port"},
+    {"source.push", "source.keys", "source.subdirectory", "run.procfile", "port"},
     {"source.directory", "run.asgi", "run.loop", "debug", "watch"},
 ]
 
