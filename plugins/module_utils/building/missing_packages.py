@@ -15,8 +15,11 @@ _UNKNOWN = r"fatal error: (\S+\.h(?:pp)?): No such file or directory|cannot find
 _HEADER = r"{}: No such file or directory|{} file not found"
 _PROGRAM = (
     r"\b{0}['\"]?: (?:(?:command )?not found|No such file or directory)"
-    r"|No such file or directory: ['\"]?(?:\S*[/-])?{0}(?!\S*[\w.])|command ['\"](?:\S*[/-])?{0}['\"] failed: No such file"
+    r"|No such file or directory: ['\"]?{1}{0}(?!\S*[\w.])|command ['\"]{1}{0}['\"] failed: No such file"
 )
+
+#: What may precede the name of a program: its absolute path, or the platform of a compiler.
+_BEFORE = r"(?:/\S*[/-]|[\w-]+-)?"
 
 #: Limits of the examined output, so that no pattern needs long: lines at its end, and characters of a line.
 MAX_LINES, MAX_LINE = 2_000, 300
@@ -128,7 +131,7 @@ def find_missing_packages(output: str) -> list[str]:
 
 def advice(key: str, output: str) -> str:
     """Return a line with what to add to ``key``; empty if nothing is known to be missing."""
-    output = "\n".join(line[:MAX_LINE] for line in output.split("\n")[-MAX_LINES:])
+    output = _end(output)
     if packages := find_missing_packages(output):
         return f"\n{key}: add {', '.join(packages)}, which the build lacks"
     unknown = [header or library for header, library in re.findall(_UNKNOWN, output, re.MULTILINE)]
@@ -140,6 +143,7 @@ def process_advice(app: str, output: str) -> str:
 
     :arg app: path of the app's entry in the inventory.
     """
+    output = _end(output)
     patterns = {_LIBRARY.format(library, library): package for library, package in LIBRARIES.items()}
     if packages := _matching(patterns | _program_patterns(RUN_PROGRAMS) | RUN_MESSAGES, output):
         return f"\n{app}.packages: add {', '.join(packages)}, which the app lacks"
@@ -148,8 +152,12 @@ def process_advice(app: str, output: str) -> str:
     return ""
 
 
+def _end(output: str) -> str:
+    return "\n".join(line[:MAX_LINE] for line in output.split("\n")[-MAX_LINES:])
+
+
 def _program_patterns(programs: Mapping[str, str]) -> dict[str, str]:
-    return {_PROGRAM.format(program): package for program, package in programs.items()}
+    return {_PROGRAM.format(program, _BEFORE): package for program, package in programs.items()}
 
 
 def _matching(patterns: Mapping[str, str], output: str) -> list[str]:
