@@ -56,7 +56,10 @@ def coexistence_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, 
         return
     if others.nginx.refused:
         yield others.nginx.refused
+    yield from _stream_problems(others.nginx.streams, proxy)
     for app in apps.values():
+        if place := others.nginx.taken.get(app.name):
+            yield f"{VARIABLE}.{app.name}: {place} has an upstream or a zone of this name; rename it"
         if app.prefix is None:
             yield from _name_problems(app, others.nginx.servers, proxy)
     sites = [f"{APP_SET}.{name}" for name in apps]
@@ -79,6 +82,15 @@ def _port_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, cpus: 
             listener = listeners.get(port)
             if listener and listener.user != others.users.get(app.name):
                 yield f"{VARIABLE}.{app.name}.port: port {port} is in use by {listener}; choose another, or stop it"
+
+
+def _stream_problems(streams: Sequence[ServerBlock], proxy: Proxy) -> Iterator[str]:
+    """Yield the addresses at which nginx passes on connections, and so cannot serve HTTP."""
+    for variable, addresses in proxy.listen.items():
+        wanted = {normalize_address(address) for address in addresses}
+        for server in streams:
+            for address in sorted(wanted & {listen.address for listen in server.listen}):
+                yield f"{variable}: {address} is in use by the stream at {server.place}; choose other addresses in {variable}"
 
 
 def _program_problems(apps: Mapping[str, App], programs: ExistingPrograms) -> Iterator[str]:

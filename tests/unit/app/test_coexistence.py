@@ -101,6 +101,20 @@ def test_sites_with_other_names_or_addresses_are_no_conflict(entry: dict[str, An
     assert problems(apps(shop=entry), others) == []
 
 
+def test_an_address_of_a_stream_is_reported() -> None:
+    stream = ServerBlock("/etc/nginx/stream.conf", 4, (), [Listen("443", default=False)])
+    assert problems(apps(shop={}), Others(ExistingNginx(streams=[stream]))) == [
+        "nginx_listen_tls: 443 is in use by the stream at /etc/nginx/stream.conf:4; choose other addresses in nginx_listen_tls"
+    ]
+
+
+def test_an_upstream_with_the_name_of_an_app_is_reported() -> None:
+    taken = {"shop": "/etc/nginx/conf.d/x.conf:1", "other": "/etc/nginx/conf.d/x.conf:2"}
+    assert problems(apps(shop={}), Others(ExistingNginx(taken=taken))) == [
+        "tornado_apps.shop: /etc/nginx/conf.d/x.conf:1 has an upstream or a zone of this name; rename it"
+    ]
+
+
 def test_a_program_with_the_name_of_a_slot_is_reported() -> None:
     programs = ExistingPrograms({"shop-a": "/etc/x.conf", "shop-b.mail": "/etc/x.conf", "blog-a": "/etc/y", "shop": "/etc/y"})
     assert problems(apps(shop={}), Others(ExistingNginx(), programs=programs)) == [
