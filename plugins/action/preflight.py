@@ -24,6 +24,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.coexistence imp
     coexistence_problems,
     kept_sites,
     nginx_warnings,
+    supervisor_warnings,
     unlisted_warnings,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, app_certificates, certificate_requests
@@ -113,12 +114,22 @@ class ActionModule(ModuleAction):
         self._fail_on(
             [
                 *host_problems(apps, facts),
-                *coexistence_problems(apps, others, self._proxy(variables), host["cpus"]),
+                *coexistence_problems(
+                    apps,
+                    others,
+                    self._proxy(variables),
+                    host["cpus"],
+                    unrestricted=self._variable("supervisor_hardening_except", variables) or (),
+                ),
                 *filter(None, [capacity.problem(int(limit)) if limit else ""]),
             ]
         )
         name = variables.get("inventory_hostname", "")
-        warnings = [*unlisted_warnings(apps, others, name), *nginx_warnings(others.nginx, name)]
+        warnings = [
+            *unlisted_warnings(apps, others, name),
+            *nginx_warnings(others.nginx, name),
+            *supervisor_warnings(others.programs, name),
+        ]
         if not limit and host["open_files"] < DEFAULT_OPEN_FILES:
             warnings.append(f"{name} allows {host['open_files']} open files per process, and so limits_open_files is that")
         return host | {"unlisted": kept_sites(apps, others), "warnings": [*host.get("warnings", ()), *warnings]}

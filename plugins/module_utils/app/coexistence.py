@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
@@ -16,6 +16,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate imp
 
 #: Names of a server that is meant for requests without a name of their own.
 _CATCH_ALL = frozenset({"", "_"})
+
+_UNPRIVILEGED_PORT = 1024
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,16 @@ class Proxy:
         return [normalize_address(address) for addresses in self.listen.values() for address in addresses]
 
 
-def coexistence_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, cpus: int) -> Iterator[str]:
-    """Yield what the apps would take from others on the host, or others from them, with the remedy."""
+def coexistence_problems(
+    apps: Mapping[str, App], others: Others, proxy: Proxy, cpus: int, *, unrestricted: Collection[str] = ()
+) -> Iterator[str]:
+    """Yield what the apps would take from others on the host, or others from them, with the remedy.
+
+    ``unrestricted`` are the restrictions of supervisord that ``supervisor_hardening_except`` removes.
+    """
     yield from _port_problems(apps, others, proxy, cpus)
+    if "CapabilityBoundingSet" not in unrestricted:
+        yield from _privileged_port_problems(others.listeners)
     yield from _program_problems(apps, others.programs)
     if proxy.name != "nginx":
         for name in sorted({*others.balanced}.intersection(unlisted(apps, others))):
@@ -84,6 +93,14 @@ def _port_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, cpus: 
                 yield f"{VARIABLE}.{app.name}.port: port {port} is in use by {listener}; choose another, or stop it"
 
 
+def _privileged_port_problems(listeners: Sequence[Listener]) -> Iterator[str]:
+    """Yield the programs of supervisord that could not listen after its next start."""
+    for listener in listeners:
+        if listener.unit == "supervisor.service" and listener.port < _UNPRIVILEGED_PORT:
+            cure = "add CapabilityBoundingSet to supervisor_hardening_except"
+            yield f"port {listener.port} is in use by {listener}, which requires the capability CAP_NET_BIND_SERVICE; {cure}"
+
+
 def _stream_problems(streams: Sequence[ServerBlock], proxy: Proxy) -> Iterator[str]:
     """Yield the addresses at which nginx passes on connections, and so cannot serve HTTP."""
     for variable, addresses in proxy.listen.items():
@@ -98,8 +115,11 @@ def _program_problems(apps: Mapping[str, App], programs: ExistingPrograms) -> It
         app = re.fullmatch(r"(.+)-[ab](?:\..*)?", name)
         if app and app[1] in apps:
             yield f"{VARIABLE}.{app[1]}: {file} has a program {name}, the name of a slot of this app; rename one of them"
-    for section in programs.lost:
-        yield f"/etc/supervisor/supervisord.conf has {section}, which would be lost; move it to a file in /etc/supervisor/conf.d"
+    for line in programs.lost:
+        cure = (
+            "link its files in /etc/supervisor/conf.d, as *.conf" if line.startswith("[include]") else "move it to a file there"
+        )
+        yield f"/etc/supervisor/supervisord.conf has {line}, but includes only /etc/supervisor/conf.d/*.conf in future; {cure}"
 
 
 def _name_problems(app: App, servers: Sequence[ServerBlock], proxy: Proxy) -> Iterator[str]:
@@ -148,6 +168,16 @@ def nginx_warnings(nginx: ExistingNginx, host: str) -> Iterator[str]:
         yield f"{host}: these lines of nginx.conf are replaced: {'; '.join(nginx.replaced)}; set nginx_* variables instead"
     if nginx.error:
         yield f"{host}: nginx refuses its present configuration: {nginx.error}"
+
+
+def supervisor_warnings(programs: ExistingPrograms, host: str) -> Iterator[str]:
+    """Yield that the programs of others in supervisord are restricted from now on."""
+    if programs.groups and not programs.managed:
+        names = ", ".join(sorted(programs.groups))
+        yield (
+            f"{host}: from its next start, supervisord runs {names} without the privileges that apps do not need, such as sudo; "
+            "add what they need to supervisor_hardening_except"
+        )
 
 
 def _unlisted(name: str) -> str:
