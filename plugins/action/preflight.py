@@ -102,6 +102,7 @@ class ActionModule(ModuleAction):
             host["users"],
             ExistingPrograms(**host["programs"]),
             host["balanced"],
+            [name for name, state in host["host_state"]["services"].items() if state["masked"]],
         )
         facts = HostFacts(
             host["cpus"],

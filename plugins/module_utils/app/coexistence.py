@@ -12,6 +12,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners impo
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import ExistingNginx
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx_config import ServerBlock, normalize_address
 from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import ExistingPrograms
+from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import masked_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET
 
 #: Names of a server that is meant for requests without a name of their own.
@@ -24,7 +25,8 @@ _UNPRIVILEGED_PORT = 1024
 class Others:
     """What a host serves besides the apps of the inventory.
 
-    ``live`` are the apps on the host, and ``users`` the ids of their users. ``balanced`` are the backends of its HAProxy.
+    ``live`` are the apps on the host, and ``users`` the ids of their users. ``balanced`` are the backends of its HAProxy;
+    ``masked`` are services of the collection that the administrator has masked.
     """
 
     nginx: ExistingNginx
@@ -33,6 +35,7 @@ class Others:
     users: Mapping[str, int] = field(default_factory=dict)
     programs: ExistingPrograms = field(default_factory=ExistingPrograms)
     balanced: Sequence[str] = ()
+    masked: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def coexistence_problems(
     yield from _port_problems(apps, others, proxy, cpus)
     if "CapabilityBoundingSet" not in unrestricted:
         yield from _privileged_port_problems(others.listeners)
+    yield from map(masked_problem, {"supervisor", proxy.name}.intersection(others.masked))
     yield from _program_problems(apps, others.programs)
     if proxy.name != "nginx":
         for name in sorted({*others.balanced}.intersection(unlisted(apps, others))):

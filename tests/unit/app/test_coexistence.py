@@ -148,6 +148,12 @@ def test_a_program_of_supervisord_that_requires_a_capability_is_reported() -> No
     assert list(coexistence_problems({}, others, Proxy("nginx", {}), cpus=2, unrestricted=unrestricted)) == []
 
 
+def test_a_masked_service_is_reported() -> None:
+    assert problems(apps(shop={}), Others(ExistingNginx(), masked=["nginx", "supervisor"]), Proxy("haproxy", {})) == [
+        "supervisor.service is masked, and so cannot start; systemctl unmask supervisor.service allows it"
+    ]
+
+
 def test_restrictions_of_programs_of_others_are_reported_once() -> None:
     [warning] = supervisor_warnings(ExistingPrograms({"mine": "/etc/x.conf", "jobs": "/etc/x.conf"}), "web1")
     assert "supervisord runs jobs, mine without the privileges" in warning
