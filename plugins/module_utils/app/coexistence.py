@@ -61,7 +61,7 @@ def coexistence_problems(
     yield from _port_problems(apps, others, proxy, cpus)
     if "CapabilityBoundingSet" not in unrestricted:
         yield from _privileged_port_problems(others.listeners)
-    yield from map(masked_problem, {"supervisor", proxy.name}.intersection(others.masked))
+    yield from (masked_problem(name) for name in (proxy.name, "supervisor") if name in others.masked)
     yield from _program_problems(apps, others.programs)
     if proxy.name != "nginx":
         for name in sorted({*others.balanced}.intersection(unlisted(apps, others))):
