@@ -111,7 +111,7 @@ programs:
   returned: success
   type: dict
 names:
-  description: Names of users and of directories in C(/srv) and C(/var/log) that do not belong to an app, and thus are reserved.
+  description: Names of users, groups and directories in C(/srv) and C(/var/log) that belong to no app, and thus are reserved.
   returned: success
   type: list
   elements: str
@@ -147,6 +147,7 @@ packages:
   type: dict
 """
 
+import grp
 import json
 import os
 import pwd
@@ -242,8 +243,9 @@ def balanced_backends(file: Path = Path("/etc/haproxy/haproxy.cfg")) -> list[str
 
 
 def taken_names() -> Iterator[str]:
-    """Yield the names of users and directories that do not belong to an app."""
+    """Yield the names of users, groups and directories that do not belong to an app."""
     yield from (user.pw_name for user in pwd.getpwall() if user.pw_dir != str(Layout(user.pw_name).home))
+    yield from (group.gr_name for group in grp.getgrall() if not is_managed(Layout(group.gr_name)))
     for directory in filter(Path.is_dir, (Path("/var/log"), Path("/srv"))):
         yield from (path.name for path in directory.iterdir() if path.is_dir() and not is_managed(Layout(path.name)))
 

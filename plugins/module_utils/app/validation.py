@@ -400,7 +400,7 @@ def host_problems(apps: Mapping[str, App], host: HostFacts) -> Iterator[str]:
             yield f"{path}.port: uses ports {ports[0]} to {ports[-1]}, which overlap with those of {other}; change one of them"
         taken.update(dict.fromkeys(ports, app.name))
         if app.name in host.taken_names:
-            yield f"{path}: the host already has a user, or a directory in /srv or /var/log, of that name; choose another"
+            yield f"{path}: the host already has a user, a group or a directory of that name in /srv or /var/log; choose another"
         if app.affinity != "none" and app.processes == 1 and not host.balanced:
             yield f"{path}.affinity: has no effect with processes: 1 and no load balancers; remove it, or set more processes"
         for package in app.packages:

@@ -180,7 +180,7 @@ def test_unquoted_off_which_yaml_parses_as_false_is_accepted() -> None:
         ),
         (
             {"backup": entry()},
-            "tornado_apps.backup: the host already has a user, or a directory in /srv or /var/log, of that name",
+            "tornado_apps.backup: the host already has a user, a group or a directory of that name in /srv or /var/log",
         ),
         ({"shop": {"run": {"app": "a:b"}}}, "tornado_apps.shop.source: is required; must be dict, such as {path: ...}"),
         ({"shop": entry(domain=["a.example"])}, "tornado_apps.shop.domain: unknown key; did you mean domains?"),
