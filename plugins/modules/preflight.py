@@ -92,6 +92,10 @@ unlisted:
   returned: success
   type: list
   elements: str
+memory:
+  description: Bytes of memory that are C(available), and C(used) by each app of RV(live).
+  returned: success
+  type: dict
 listeners:
   description: Programs that listen on TCP ports, with C(port), C(process), C(pid), C(unit) and the id of the C(user).
   returned: success
@@ -167,7 +171,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.settled impo
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import existing_nginx
 from ansible_collections.funnel.tornado.plugins.module_utils.status.apps import live_apps
 from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import collect_host_state
+from ansible_collections.funnel.tornado.plugins.module_utils.system import memory
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
+from ansible_collections.funnel.tornado.plugins.module_utils.system.filesystems import filesystem_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import build_environment, is_managed
 from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import (
     PackagesError,
@@ -197,13 +203,15 @@ def main() -> None:
     capacity = Capacity.of_host()
     try:
         distribution = require_supported_host()
-        if problem := root_problem() or link_protection_problem():
+        if problem := root_problem() or link_protection_problem() or filesystem_problem():
             module.fail_json(msg=f"{problem}; nothing was changed")
         installed = installed_versions()
         unavailable = find_unavailable([name for name in module.params["packages"] if name not in installed])
     except (CommandError, PackagesError) as error:
         module.fail_json(msg=str(error))
     cpus = len(os.sched_getaffinity(0))
+    users = {name: pwd.getpwnam(name).pw_uid for name in live_apps() if name in {user.pw_name for user in pwd.getpwall()}}
+    used = memory.used_by(users.values())
     module.exit_json(
         changed=False,
         cpus=cpus,
@@ -211,7 +219,8 @@ def main() -> None:
         open_files=capacity.max_open_files,
         capacity=asdict(capacity),
         live=live_apps(),
-        users={name: pwd.getpwnam(name).pw_uid for name in live_apps() if name in {user.pw_name for user in pwd.getpwall()}},
+        users=users,
+        memory={"available": memory.available(), "used": {name: used[uid] for name, uid in users.items()}},
         listeners=[asdict(listener) for listener in tcp_listeners()],
         names=sorted(set(taken_names())),
         certificates=installed_names(APP_SET),

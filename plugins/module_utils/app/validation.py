@@ -63,6 +63,10 @@ SOURCE_KEYS = {
 SERVER_KEYS = ("aliases", "balance", "basic_auth", "headers", "maintenance", "tls")
 
 
+#: Bytes of memory that a process does not share with others, if nothing is known of the app.
+PROCESS_MEMORY = 24 << 20
+
+
 @dataclass(frozen=True)
 class HostFacts:
     """The properties of a host that apps are validated against.
@@ -385,6 +389,18 @@ def _part(app: App) -> SitePart:
     static = {f"{path}.static.url": app.static.url} if app.static else {}
     shared = {f"{path}.shared.{name}.url": shared.url for name, shared in app.shared_paths.items() if shared.url}
     return SitePart(path, app.prefix or "/", static, {f"{path}.paths.{url}": url for url in app.paths} | shared)
+
+
+def memory_warnings(apps: Iterable[App], available: int, used: Mapping[str, int], host: HostFacts, name: str) -> Iterator[str]:
+    """Yield the apps that a deploy would start in a second slot of ``name`` although it does not fit into the memory.
+
+    :arg used: bytes by live app; for others, a process of Tornado without content is assumed.
+    """
+    for app in apps:
+        required = used.get(app.name) or app.process_count(host.cpus) * PROCESS_MEMORY
+        if required > available:
+            sizes = f"{required >> 20} MiB beside its present ones, and {available >> 20} MiB of memory and swap are available"
+            yield f"{name}: the new processes of {app.name} require about {sizes}; reduce its processes, or add memory or swap"
 
 
 def host_problems(apps: Mapping[str, App], host: HostFacts) -> Iterator[str]:
