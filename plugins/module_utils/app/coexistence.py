@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
-from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import Listener
+from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import Listener, port_conflicts
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import ExistingNginx
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx_config import ServerBlock, normalize_address
 from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import ExistingPrograms
@@ -83,13 +83,7 @@ def coexistence_problems(
 
 def _port_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, cpus: int) -> Iterator[str]:
     listeners = {listener.port: listener for listener in others.listeners}
-    for variable, addresses in proxy.listen.items():
-        for port in sorted({int(found[0]) for address in addresses if (found := re.search(r"\d+\Z", address))}):
-            listener = listeners.get(port)
-            # PID 1 listens for HAProxy, which a socket unit activates.
-            if listener and listener.unit != f"{proxy.name}.service" and (listener.pid != 1 or proxy.name == "nginx"):
-                stop = f"systemctl disable --now {listener.unit}" if listener.unit.endswith(".service") else "stop it"
-                yield f"{variable}: port {port} is in use by {listener}; {stop}, or choose other ports in {variable}"
+    yield from port_conflicts(others.listeners, proxy.listen, proxy.name)
     for app in apps.values():
         for port in app.ports(cpus):
             listener = listeners.get(port)
