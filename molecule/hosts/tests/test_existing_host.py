@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from testinfra.host import Host
 
-from tests.support.remote import Site, address, deploy, eventually, expect_success, run_playbook, run_site
+from tests.support.remote import ROOT, Site, address, deploy, eventually, expect_success, run_playbook, run_site
 
 HOST = "web"
 testinfra_hosts = [f"ansible://{HOST}"]
@@ -109,7 +109,7 @@ def test_a_connection_without_root_is_refused(host: Host, tmp_path: Path, source
 
 def test_what_the_host_serves_stays_served(host: Host, tmp_path: Path, source: str) -> None:
     host.run_expect([0], Path(__file__).with_name("past.sh").read_text())
-    original = host.check_output("cat /etc/nginx/nginx.conf")
+    original = host.check_output("cp -r /etc/nginx /etc/supervisor /root; cat /etc/nginx/nginx.conf")
     assert served(host) == SERVED
 
     variables = entries(source, shop="shop.test") | ANN
@@ -203,3 +203,15 @@ def test_status_names_what_would_not_survive_a_reboot(host: Host) -> None:
     status, output = run_playbook("playbooks/reboot.yml", HOST)
     assert status != 0
     assert "correct this first, as a reboot would stop it" in re.sub(r"\s+", " ", output)
+
+
+def test_the_documented_commands_return_to_the_previous_configuration(host: Host) -> None:
+    host.run_expect([0], "rm /etc/nginx/conf.d/x.conf /etc/sysctl.d/99-x.conf /etc/systemd/system/supervisor.service.d/90-x.conf")
+    expect_success(run_playbook("playbooks/remove.yml", HOST, "-e", "app=blog", "-e", '{"tornado_apps": {}}'))
+    page = (ROOT / "docs/operations/existing-hosts.md").read_text()
+    [commands] = re.findall(r"^## Return to the previous configuration$.*?^```sh\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    host.run_expect([0], "bash -ec %s", commands)
+    assert served(host) == SERVED
+    assert eventually(partial(ask, host, 8090)) == "old\n"
+    host.run_expect([0], "for name in nginx supervisor; do diff --recursive /root/$name /etc/$name || exit; done")
+    assert host.check_output("systemctl show nginx supervisor --property DropInPaths").split() == ["DropInPaths="] * 2
