@@ -39,7 +39,8 @@ sed -i 's|^http {|http {\n    log_format timed "$remote_addr $request_time";\n  
 nginx -t -q
 systemctl reload nginx
 
-# A program that supervisord runs, with an environment for all programs.
+# A setting of supervisord, and a program that it runs, with an environment for all programs.
+sed -i 's/^logfile=.*/&\nloglevel=warn/' /etc/supervisor/supervisord.conf
 printf '[supervisord]\nenvironment=OLD="kept"\n' > /etc/supervisor/conf.d/host.conf
 printf '[program:mine]\ncommand=python3 -m http.server 8090 --directory /var/www/old\n' > /etc/supervisor/conf.d/mine.conf
 systemctl restart supervisor
