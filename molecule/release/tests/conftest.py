@@ -1,4 +1,4 @@
-"""Fixtures of the release scenario: load on both hosts, and a summary of its results at the end of the run."""
+"""Fixtures of the release scenario: its hosts, load on them, and a summary of its results at the end of the run."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ PACE = {"pause": 0.8}
 RESULTS = pytest.StashKey[dict[str, Result]]()
 
 
-@pytest.fixture(scope="session")
-def hosts() -> dict[str, Host]:
-    """Return the hosts by name."""
-    return remote.hosts()
+@pytest.fixture(scope="module")
+def hosts(request: pytest.FixtureRequest) -> dict[str, Host]:
+    """Return the hosts that a module tests by name: its ``HOST``, or both."""
+    names = filter(None, [getattr(request.module, "HOST", None)])
+    return remote.hosts(*names)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def clients(pytestconfig: pytest.Config, hosts: dict[str, Host]) -> Clients:
-    """Return a context manager that puts load on both hosts and verifies that no request or websocket fails.
+    """Return a context manager that puts load on the hosts of a module and verifies that no request or websocket fails.
 
     ``title`` names the operation under test. Set ``reload`` if nginx reloads: versions before 1.27.4 then close idle
     connections, so clients may repeat a request. ``requests_fail`` and ``websockets_break`` tolerate these failures. The other

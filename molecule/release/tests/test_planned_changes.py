@@ -198,9 +198,9 @@ def test_program_on_ports_is_deployed_and_restarted(hosts: dict[str, Host], clie
         return live_state(hosts, "ported")
 
     before = live_state(hosts, "ported")
-    dark = deploy_ported("another environment", env={"SAMPLE_THEME": "dark"})
+    dark = deploy_ported("another environment and 4 processes", env={"SAMPLE_THEME": "dark"}, processes=4)
     assert switched(before, dark)
-    assert all(len(state["pids"]) == 4 for state in deploy_ported("4 processes", processes=4).values())
+    assert all(len(state["pids"]) == 4 for state in dark.values())
     assert all(len(state["pids"]) == 2 for state in deploy_ported("2 processes").values())
     with clients("on ports: restart", host="ported.test", reload=True, websockets_break=True):
         expect_success(run_playbook("playbooks/restart.yml", APP_GROUP, "-e", "app=ported"))
