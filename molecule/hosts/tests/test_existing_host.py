@@ -209,7 +209,7 @@ def test_the_documented_commands_return_to_the_previous_configuration(host: Host
     host.run_expect([0], "rm /etc/nginx/conf.d/x.conf /etc/sysctl.d/99-x.conf /etc/systemd/system/supervisor.service.d/90-x.conf")
     expect_success(run_playbook("playbooks/remove.yml", HOST, "-e", "app=blog", "-e", '{"tornado_apps": {}}'))
     page = (ROOT / "docs/operations/existing-hosts.md").read_text()
-    [commands] = re.findall(r"^## Return to the previous configuration$.*?^```sh\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    [commands] = re.findall(r"^## Return to the previous configuration$.*?^```bash\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     host.run_expect([0], "bash -ec %s", commands)
     assert served(host) == SERVED
     assert eventually(partial(ask, host, 8090)) == "old\n"
