@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,16 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.coexistence imp
     coexistence_problems,
     kept_sites,
     nginx_warnings,
+    supervisor_warnings,
     unlisted_warnings,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, app_certificates, certificate_requests
-from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import HostFacts, host_problems, load
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import (
+    HostFacts,
+    host_problems,
+    load,
+    memory_warnings,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import Listener
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, closest_match, parse_each
@@ -90,10 +96,16 @@ class ActionModule(ModuleAction):
         )
         for name, release in host["host_state"]["releases"].items():
             release["entry"] = entry_digest(apps[name])
-        return self._compare(apps, host, variables)
+        settled = host["host_state"]["releases"]
+        return self._compare(apps, [app for app in named if app.name not in settled], host, variables)
 
-    def _compare(self, apps: Mapping[str, App], host: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Return the host state with warnings; fail with every conflict of the apps with the host and what else it serves."""
+    def _compare(
+        self, apps: Mapping[str, App], deployed: Sequence[App], host: dict[str, Any], variables: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return the host state with warnings; fail with every conflict of the apps with the host and what else it serves.
+
+        ``deployed`` are the apps of the run whose live releases are not up to date.
+        """
         others = Others(
             ExistingNginx.from_data(host["nginx"]),
             [Listener(**listener) for listener in host["listeners"]],
@@ -101,6 +113,7 @@ class ActionModule(ModuleAction):
             host["users"],
             ExistingPrograms(**host["programs"]),
             host["balanced"],
+            [name for name, state in host["host_state"]["services"].items() if state["masked"]],
         )
         facts = HostFacts(
             host["cpus"],
@@ -113,12 +126,23 @@ class ActionModule(ModuleAction):
         self._fail_on(
             [
                 *host_problems(apps, facts),
-                *coexistence_problems(apps, others, self._proxy(variables), host["cpus"]),
+                *coexistence_problems(
+                    apps,
+                    others,
+                    self._proxy(variables),
+                    host["cpus"],
+                    unrestricted=self._variable("supervisor_hardening_except", variables) or (),
+                ),
                 *filter(None, [capacity.problem(int(limit)) if limit else ""]),
             ]
         )
         name = variables.get("inventory_hostname", "")
-        warnings = [*unlisted_warnings(apps, others, name), *nginx_warnings(others.nginx, name)]
+        warnings = [
+            *unlisted_warnings(apps, others, name),
+            *nginx_warnings(others.nginx, name),
+            *supervisor_warnings(others.programs, name),
+            *memory_warnings(deployed, host["memory"]["available"], host["memory"]["used"], facts, name),
+        ]
         if not limit and host["open_files"] < DEFAULT_OPEN_FILES:
             warnings.append(f"{name} allows {host['open_files']} open files per process, and so limits_open_files is that")
         return host | {"unlisted": kept_sites(apps, others), "warnings": [*host.get("warnings", ()), *warnings]}

@@ -39,7 +39,9 @@ options:
     type: dict
     required: true
   owns:
-    description: Globs. Matching files that are not in O(files) are removed; directories are kept.
+    description:
+      - Globs. Matching files that are not in O(files) are removed; directories are kept.
+      - Directories below O(root) with such files become those of root, which only root can change.
     type: list
     elements: str
     default: []
@@ -169,6 +171,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import error_text
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door
+from ansible_collections.funnel.tornado.plugins.module_utils.system.directories import protect
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_entries import parse_files
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import (
     FileSet,
@@ -238,13 +241,16 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> FileSetResult:
         timeout=service["timeout"],
     )
     file_set = FileSet(root, files, params["owns"], params["absent"], params["keep"], params["later"])
-    return converge(
+    protected = protect(sorted({(root / pattern).parent for pattern in params["owns"]} - {root}), check_mode=check_mode)
+    result = converge(
         file_set,
         check=params["check"],
         service=spec,
         find_problems=lambda: front_door.problems(params["front_doors"]),
         check_mode=check_mode,
     )
+    result.files.extend(protected)
+    return result
 
 
 if __name__ == "__main__":

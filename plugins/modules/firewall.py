@@ -94,6 +94,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import error_text
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.network import nftables
 from ansible_collections.funnel.tornado.plugins.module_utils.network.firewall import ANY_SOURCE, parse_rules
@@ -118,7 +119,7 @@ def main() -> None:
     try:
         result = apply(module.params, check_mode=module.check_mode)
     except (CommandError, FileSetError, InvalidDataError, OSError, ServiceError, nftables.FirewallError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=error_text(error))
     if not module._diff:
         result["diff"] = []
     module.exit_json(changed=result["differs"], **result)

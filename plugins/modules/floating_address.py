@@ -87,6 +87,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import error_text
 from ansible_collections.funnel.tornado.plugins.module_utils.network import keepalived
 from ansible_collections.funnel.tornado.plugins.module_utils.network.keepalived import KeepalivedError
 
@@ -108,7 +109,7 @@ def main() -> None:
     try:
         result = apply(module.params, check_mode=module.check_mode)
     except (KeepalivedError, CommandError, OSError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=error_text(error))
     module.exit_json(**result)
 
 

@@ -57,6 +57,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import error_text
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSetError
 from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import ARGUMENTS, Limits, LimitsError, apply
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceError
@@ -68,7 +69,7 @@ def main() -> None:
     try:
         result = apply(Limits(**module.params), check_mode=module.check_mode)
     except (LimitsError, FileSetError, ServiceError, OSError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=error_text(error))
     for warning in result.warnings:
         module.warn(warning)
     module.exit_json(changed=result.changed, files=result.files, diff=result.diff if module._diff else [])

@@ -96,6 +96,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import error_text
 from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import (
     PackagesError,
     candidates,
@@ -125,7 +126,7 @@ def main() -> None:
             module.params["name"], module.params["lists_max_age"], check_mode=module.check_mode
         )
     except (PackagesError, CommandError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=error_text(error))
     module.exit_json(**result if module._diff else result | {"diff": {}}, codename=distribution.codename)
 
 

@@ -92,6 +92,10 @@ unlisted:
   returned: success
   type: list
   elements: str
+memory:
+  description: Bytes of memory that are C(available), and C(used) by each app of RV(live).
+  returned: success
+  type: dict
 listeners:
   description: Programs that listen on TCP ports, with C(port), C(process), C(pid), C(unit) and the id of the C(user).
   returned: success
@@ -111,7 +115,7 @@ programs:
   returned: success
   type: dict
 names:
-  description: Names of users and of directories in C(/srv) and C(/var/log) that do not belong to an app, and thus are reserved.
+  description: Names of users, groups and directories in C(/srv) and C(/var/log) that belong to no app, and thus are reserved.
   returned: success
   type: list
   elements: str
@@ -147,6 +151,7 @@ packages:
   type: dict
 """
 
+import grp
 import json
 import os
 import pwd
@@ -166,7 +171,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.settled impo
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import existing_nginx
 from ansible_collections.funnel.tornado.plugins.module_utils.status.apps import live_apps
 from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import collect_host_state
+from ansible_collections.funnel.tornado.plugins.module_utils.system import memory
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
+from ansible_collections.funnel.tornado.plugins.module_utils.system.filesystems import filesystem_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import build_environment, is_managed
 from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import (
     PackagesError,
@@ -197,7 +204,7 @@ def main() -> None:
     capacity = Capacity.of_host()
     try:
         distribution = require_supported_host()
-        if problem := root_problem() or link_protection_problem():
+        if problem := root_problem() or link_protection_problem() or filesystem_problem():
             module.fail_json(msg=f"{problem}; nothing was changed")
         installed = installed_versions()
         installed |= provided_versions([name for name in module.params["packages"] if name not in installed])
@@ -205,6 +212,8 @@ def main() -> None:
     except (CommandError, PackagesError) as error:
         module.fail_json(msg=str(error))
     cpus = len(os.sched_getaffinity(0))
+    users = {name: pwd.getpwnam(name).pw_uid for name in live_apps() if name in {user.pw_name for user in pwd.getpwall()}}
+    used = memory.used_by(users.values())
     module.exit_json(
         changed=False,
         cpus=cpus,
@@ -212,7 +221,8 @@ def main() -> None:
         open_files=capacity.max_open_files,
         capacity=asdict(capacity),
         live=live_apps(),
-        users={name: pwd.getpwnam(name).pw_uid for name in live_apps() if name in {user.pw_name for user in pwd.getpwall()}},
+        users=users,
+        memory={"available": memory.available(), "used": {name: used[uid] for name, uid in users.items()}},
         listeners=[asdict(listener) for listener in tcp_listeners()],
         names=sorted(set(taken_names())),
         certificates=installed_names(APP_SET),
@@ -244,8 +254,9 @@ def balanced_backends(file: Path = Path("/etc/haproxy/haproxy.cfg")) -> list[str
 
 
 def taken_names() -> Iterator[str]:
-    """Yield the names of users and directories that do not belong to an app."""
+    """Yield the names of users, groups and directories that do not belong to an app."""
     yield from (user.pw_name for user in pwd.getpwall() if user.pw_dir != str(Layout(user.pw_name).home))
+    yield from (group.gr_name for group in grp.getgrall() if not is_managed(Layout(group.gr_name)))
     for directory in filter(Path.is_dir, (Path("/var/log"), Path("/srv"))):
         yield from (path.name for path in directory.iterdir() if path.is_dir() and not is_managed(Layout(path.name)))
 

@@ -70,6 +70,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import error_text
 from ansible_collections.funnel.tornado.plugins.module_utils.system.program import Program, ProgramError
 
 
@@ -96,7 +97,7 @@ def main() -> None:
         try:
             program.install(params["file"] and Path(params["file"]), params["archive"], params["key"])
         except ProgramError as error:
-            module.fail_json(msg=str(error))
+            module.fail_json(msg=error_text(error))
     if result["changed"] and module._diff:
         result["diff"] = {"before": "", "after": f"{program.path}\n", "after_header": str(program.link)}
     module.exit_json(**result)

@@ -69,6 +69,7 @@ import sys
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import error_text
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSH_ENTRIES
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSet, FileSetError, converge
@@ -96,7 +97,7 @@ def main() -> None:
         created = bool(entries) and policy.ensure_user(check_mode=module.check_mode)
         result = converge(FileSet(policy.SUDOERS, files, owns), check=check, check_mode=module.check_mode)
     except (policy.PushError, FileSetError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=error_text(error))
     module.exit_json(
         changed=created or result.changed,
         files=result.files,

@@ -62,6 +62,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import name_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import error_text
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
@@ -96,7 +97,7 @@ def main() -> None:
                 note("removal")
                 remove(layout, push_files, certificates)
     except (AccountError, CommandError, LockedError, OSError, SupervisorError, TreeError) as error:
-        module.fail_json(msg=printable_message(f"{name} was not removed completely: {error}; run the removal again"))
+        module.fail_json(msg=printable_message(f"{name} was not removed completely: {error_text(error)}; run the removal again"))
     before = "".join(f"{line}\n" for line in found)
     module.exit_json(changed=bool(found), removed=found, diff={"before": before, "after": ""} if found else {})
 

@@ -79,6 +79,7 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import name_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import error_text
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import LockedError, deploy_lock
@@ -118,7 +119,7 @@ def main() -> None:
                 note("the restore of shared data")
                 module.exit_json(changed=True, restored=backups.restore(given["backup"], force=given["force"]))
     except (LockedError, OSError, ProcessGroupError, SharedDataError, SupervisorError) as error:
-        module.fail_json(msg=printable_message(f"{layout.app}: {error}"))
+        module.fail_json(msg=printable_message(f"{layout.app}: {error_text(error)}"))
 
 
 if __name__ == "__main__":

@@ -101,6 +101,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import error_text
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import UV_ENVIRONMENT
 from ansible_collections.funnel.tornado.plugins.module_utils.system import wheelhouse
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSet, FileSetError
@@ -130,7 +131,7 @@ def main() -> None:
     try:
         result = converge(module)
     except (UvError, wheelhouse.WheelhouseError, FileSetError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=error_text(error))
     module.exit_json(**result)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import getpass
 import platform
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 
@@ -34,6 +36,8 @@ class ModuleAction(ActionBase):
         given = self._task.environment or []
         self._task.environment = [{"PYTHONUTF8": "1"}, *(given if isinstance(given, list) else [given])]
         result: dict[str, Any] = self._execute_module(f"funnel.tornado.{self.MODULE}", arguments, task_vars=task_vars)
+        if needs_terminal(result):
+            raise AnsibleActionFail("sudo requires a terminal: remove requiretty from sudoers, or set ANSIBLE_PIPELINING=false")
         return result
 
     def require_host(self) -> None:
@@ -54,6 +58,11 @@ class ModuleAction(ActionBase):
             yield path
         finally:
             self._remove_tmp_path(directory)
+
+
+def needs_terminal(result: Mapping[str, Any]) -> bool:
+    """Return whether sudo has refused to start the module without a terminal, in any language."""
+    return bool(result.get("failed")) and bool(re.search(r"sudo: .*\btty\b", str(result.get("module_stderr")), re.IGNORECASE))
 
 
 def operator() -> str:

@@ -28,6 +28,9 @@ OPERATION = "__funnel_operation"
 
 COLLECTION = "funnel.tornado"
 
+#: Modules that change the configuration of a host outside of a service.
+PROVISIONING = frozenset({"limits", "packages", "program", "uv"})
+
 
 class CallbackModule(CallbackBase):
     """Reports the run of a playbook that changes apps."""
@@ -120,6 +123,8 @@ class CallbackModule(CallbackBase):
         elif name == f"{COLLECTION}.file_set" and (report.check or not task.check_mode):  # not the check before the switch
             files = (*found.get("files", ()), *found.get("removed", ()))
             report.add_service(host, found.get("service_name", ""), found.get("service", ""), files)
+        elif name.removeprefix(f"{COLLECTION}.") in PROVISIONING and found.get("changed"):
+            report.add_change(host)
 
     def v2_playbook_on_stats(self, stats: AggregateStats) -> None:
         """Display the report and send the last notification."""

@@ -98,6 +98,10 @@ class RunReport:
             for app in {match[1] if (match := SITE.search(file)) else "" for file in files} or {""}:
                 self._reloads.setdefault((host, app), set()).add(service)
 
+    def add_change(self, host: str) -> None:
+        """Add a change of a host that concerns no service, such as an installed package."""
+        self._reloads.setdefault((host, ""), set())
+
     def add_failure(self, host: str, message: str) -> None:
         """Add an error; the first one of a host is reported."""
         self._failures.setdefault(host, message)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from testinfra.host import Host
 
-from tests.support.remote import Site, address, deploy, eventually, expect_success, run_playbook, run_site
+from tests.support.remote import ROOT, Site, address, deploy, eventually, expect_success, run_playbook, run_site
 
 HOST = "web"
 testinfra_hosts = [f"ansible://{HOST}"]
@@ -23,6 +24,9 @@ SERVED = {
     "inline.test": b"inline",
     "unknown.test": b"default",
 }
+
+#: The connection of an administrator who is not root.
+ANN = {"ansible_user": "ann", "ansible_become": True, "ansible_become_password": "secret"}
 
 WEB = """
 import os
@@ -68,6 +72,10 @@ def served(host: Host) -> dict[str, bytes]:
     return {name: Site(address(host), name).get("/").body for name in SERVED}
 
 
+def ask(host: Host, port: int) -> str:
+    return host.run(f"curl -s http://127.0.0.1:{port}/").stdout
+
+
 @pytest.fixture
 def apache(host: Host) -> Iterator[None]:
     """Let another program listen on port 80."""
@@ -78,11 +86,24 @@ def apache(host: Host) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("apache")
-def test_a_port_of_another_program_is_refused_before_anything_is_installed(host: Host, tmp_path: Path, source: str) -> None:
+def test_what_the_apps_cannot_have_is_refused_before_anything_is_installed(host: Host, tmp_path: Path, source: str) -> None:
+    host.run_expect([0], "groupadd shop && systemctl mask supervisor")
     output = refused(run_site(HOST, tmp_path, entries(source, shop="shop.test")))
     assert re.search(r"nginx_listen: port 80 is in use by python3 \(pid \d+, apache2.service\)", output)
     assert "systemctl disable --now apache2.service" in output
+    assert "tornado_apps.shop: the host already has a user, a group or a directory of that name" in output
+    assert "supervisor.service is masked, and so cannot start; systemctl unmask supervisor.service" in output
+    balancer = cast("Any", host.ansible)("funnel.tornado.host_check", 'listen=\'{"haproxy_listen": ["80"]}\' service=haproxy')
+    assert re.search(r"haproxy_listen: port 80 is in use by python3 \(pid \d+, apache2.service\)", balancer["msg"])
+    host.run_expect([0], "groupdel shop && systemctl unmask supervisor")
     host.run_expect([1], "test -e /usr/sbin/nginx")
+
+
+def test_a_file_system_that_cannot_hold_apps_is_refused(host: Host, tmp_path: Path, source: str) -> None:
+    host.run_expect([0], "mount -t tmpfs -o noexec srv /srv")
+    output = refused(run_site(HOST, tmp_path, entries(source, shop="shop.test")))
+    host.run_expect([0], "umount /srv")
+    assert "/srv is on a file system that is mounted with noexec, and apps are started there: mount it with exec" in output
 
 
 def test_a_connection_without_root_is_refused(host: Host, tmp_path: Path, source: str) -> None:
@@ -93,10 +114,12 @@ def test_a_connection_without_root_is_refused(host: Host, tmp_path: Path, source
 
 def test_what_the_host_serves_stays_served(host: Host, tmp_path: Path, source: str) -> None:
     host.run_expect([0], Path(__file__).with_name("past.sh").read_text())
-    original = host.check_output("cat /etc/nginx/nginx.conf")
+    original = host.check_output("cp -r /etc/nginx /etc/supervisor /root; cat /etc/nginx/nginx.conf")
     assert served(host) == SERVED
 
-    output = expect_success(run_site(HOST, tmp_path, entries(source, shop="shop.test")))
+    variables = entries(source, shop="shop.test") | ANN
+    output = expect_success(run_site(HOST, tmp_path, variables))
+    assert "supervisord runs mine without the privileges that apps do not need" in re.sub(r"\s+", " ", output)
     assert "these lines of nginx.conf are replaced: worker_connections 999" in re.sub(r"\s+", " ", output)
     assert served(host) == SERVED
     response = Site(address(host), "shop.test").get("/")
@@ -105,21 +128,47 @@ def test_what_the_host_serves_stays_served(host: Host, tmp_path: Path, source: s
     host.run_expect([0], r"printf 'Sp\303\244ter' | grep -qFf - /etc/nginx/funnel/app.shop.html")
     [copy] = host.check_output("ls /var/backups/funnel/etc/nginx/").splitlines()
     assert host.check_output(f"cat /var/backups/funnel/etc/nginx/{copy}") == original
-    assert "changed=0" in expect_success(run_site(HOST, tmp_path, entries(source, shop="shop.test")))
+    host.run_expect(
+        [0], "nginx -T 2>/dev/null | grep 'keepalive_timeout 33s' && ! nginx -T 2>/dev/null | grep 'keepalive_timeout 65'"
+    )
+    assert "changed=0" in expect_success(run_site(HOST, tmp_path, variables))
 
     host.run_expect([0], "systemctl restart nginx supervisor")  # as after a reboot, with the sandbox of the units
     assert served(host) == SERVED
-    assert eventually(lambda: host.run("curl -s http://127.0.0.1:8090/").stdout) == "old\n"
+    for port in (8090, 3307):  # the program, and nginx's stream to it
+        assert eventually(partial(ask, host, port)) == "old\n"
+    host.run_expect([0], "grep --null-data --line-regexp OLD=kept /proc/$(supervisorctl pid mine)/environ")
     host.run_expect([0], "test -s /var/log/nginx/old.log")
     eventually(lambda: Site(address(host), "shop.test").get("/").status == 200)
 
 
+def test_deleted_users_and_damaged_directories_are_repaired(host: Host, tmp_path: Path, source: str) -> None:
+    look = "id shop; id _shop; stat --format '%n %F %a %U:%G' /srv/shop /srv/shop/* /srv/shop/*/* /var/log/shop /etc/nginx/funnel"
+    before = host.check_output(look)
+    for command in (
+        "userdel --force shop; userdel --force _shop; ! id shop && ! getent group _shop",
+        "chmod 777 /srv/shop /var/log/shop /etc/nginx/funnel",
+        "chown www-data:www-data /srv/shop/slots /srv/shop/releases /etc/nginx/funnel",
+        "chmod 700 /srv/shop/environments /srv/shop/shared",
+    ):
+        host.run_expect([0], command)
+    expect_success(run_site(HOST, tmp_path, entries(source, shop="shop.test")))
+    assert host.check_output(look) == before
+    assert Site(address(host), "shop.test").get("/").body.decode() == "grüße"
+
+
 def test_names_and_programs_of_others_are_refused(host: Host, tmp_path: Path, source: str) -> None:
     host.run_expect([0], "printf '[program:blog-a]\\ncommand=cat\\n' > /etc/supervisor/conf.d/other.conf")
+    text = "upstream blog { server 127.0.0.1:8090; }\\nopen_file_cache max=9;\\n"
+    host.run_expect(
+        [0], f"sed -i '/open_file_cache/d' /etc/nginx/nginx.conf; printf '{text}' > /etc/nginx/conf.d/other.conf; nginx -t"
+    )
     variables = entries(source, shop="old.test", blog="inline.test")
     variables["tornado_apps"]["site"] = {**variables["tornado_apps"]["shop"], "domains": []}
     output = refused(run_site(HOST, tmp_path, variables))
-    host.run_expect([0], "rm /etc/supervisor/conf.d/other.conf")
+    host.run_expect([0], "rm /etc/supervisor/conf.d/other.conf /etc/nginx/conf.d/other.conf")
+    assert "/etc/nginx/conf.d/other.conf:2: open_file_cache max=9 would apply to all apps" in output
+    assert "tornado_apps.blog: /etc/nginx/conf.d/other.conf:1 has an upstream or a zone of this name; rename it" in output
     assert "tornado_apps.shop.domains: old.test is already served by /etc/nginx/sites-enabled/old.test:1" in output
     assert "tornado_apps.blog.domains: inline.test is already served by /etc/nginx/funnel.http.conf:" in output
     assert (
@@ -162,3 +211,15 @@ def test_status_names_what_would_not_survive_a_reboot(host: Host) -> None:
     status, output = run_playbook("playbooks/reboot.yml", HOST)
     assert status != 0
     assert "correct this first, as a reboot would stop it" in re.sub(r"\s+", " ", output)
+
+
+def test_the_documented_commands_return_to_the_previous_configuration(host: Host) -> None:
+    host.run_expect([0], "rm /etc/nginx/conf.d/x.conf /etc/sysctl.d/99-x.conf /etc/systemd/system/supervisor.service.d/90-x.conf")
+    expect_success(run_playbook("playbooks/remove.yml", HOST, "-e", "app=blog", "-e", '{"tornado_apps": {}}'))
+    page = (ROOT / "docs/operations/existing-hosts.md").read_text()
+    [commands] = re.findall(r"^## Return to the previous configuration$.*?^```bash\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    host.run_expect([0], "bash -ec %s", commands)
+    assert served(host) == SERVED
+    assert eventually(partial(ask, host, 8090)) == "old\n"
+    host.run_expect([0], "for name in nginx supervisor; do diff --recursive /root/$name /etc/$name || exit; done")
+    assert host.check_output("systemctl show nginx supervisor --property DropInPaths").split() == ["DropInPaths="] * 2

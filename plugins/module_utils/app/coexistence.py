@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
-from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import Listener
+from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import Listener, port_conflicts
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import ExistingNginx
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx_config import ServerBlock, normalize_address
 from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import ExistingPrograms
+from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import masked_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET
 
 #: Names of a server that is meant for requests without a name of their own.
 _CATCH_ALL = frozenset({"", "_"})
+
+_UNPRIVILEGED_PORT = 1024
 
 
 @dataclass(frozen=True)
 class Others:
     """What a host serves besides the apps of the inventory.
 
-    ``live`` are the apps on the host, and ``users`` the ids of their users. ``balanced`` are the backends of its HAProxy.
+    ``live`` are the apps on the host, and ``users`` the ids of their users. ``balanced`` are the backends of its HAProxy;
+    ``masked`` are services of the collection that the administrator has masked.
     """
 
     nginx: ExistingNginx
@@ -31,6 +35,7 @@ class Others:
     users: Mapping[str, int] = field(default_factory=dict)
     programs: ExistingPrograms = field(default_factory=ExistingPrograms)
     balanced: Sequence[str] = ()
+    masked: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,17 @@ class Proxy:
         return [normalize_address(address) for addresses in self.listen.values() for address in addresses]
 
 
-def coexistence_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, cpus: int) -> Iterator[str]:
-    """Yield what the apps would take from others on the host, or others from them, with the remedy."""
+def coexistence_problems(
+    apps: Mapping[str, App], others: Others, proxy: Proxy, cpus: int, *, unrestricted: Collection[str] = ()
+) -> Iterator[str]:
+    """Yield what the apps would take from others on the host, or others from them, with the remedy.
+
+    ``unrestricted`` are the restrictions of supervisord that ``supervisor_hardening_except`` removes.
+    """
     yield from _port_problems(apps, others, proxy, cpus)
+    if "CapabilityBoundingSet" not in unrestricted:
+        yield from _privileged_port_problems(others.listeners)
+    yield from (masked_problem(name) for name in (proxy.name, "supervisor") if name in others.masked)
     yield from _program_problems(apps, others.programs)
     if proxy.name != "nginx":
         for name in sorted({*others.balanced}.intersection(unlisted(apps, others))):
@@ -56,7 +69,10 @@ def coexistence_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, 
         return
     if others.nginx.refused:
         yield others.nginx.refused
+    yield from _stream_problems(others.nginx.streams, proxy)
     for app in apps.values():
+        if place := others.nginx.taken.get(app.name):
+            yield f"{VARIABLE}.{app.name}: {place} has an upstream or a zone of this name; rename it"
         if app.prefix is None:
             yield from _name_problems(app, others.nginx.servers, proxy)
     sites = [f"{APP_SET}.{name}" for name in apps]
@@ -67,13 +83,7 @@ def coexistence_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, 
 
 def _port_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, cpus: int) -> Iterator[str]:
     listeners = {listener.port: listener for listener in others.listeners}
-    for variable, addresses in proxy.listen.items():
-        for port in sorted({int(found[0]) for address in addresses if (found := re.search(r"\d+\Z", address))}):
-            listener = listeners.get(port)
-            # PID 1 listens for HAProxy, which a socket unit activates.
-            if listener and listener.unit != f"{proxy.name}.service" and (listener.pid != 1 or proxy.name == "nginx"):
-                stop = f"systemctl disable --now {listener.unit}" if listener.unit.endswith(".service") else "stop it"
-                yield f"{variable}: port {port} is in use by {listener}; {stop}, or choose other ports in {variable}"
+    yield from port_conflicts(others.listeners, proxy.listen, proxy.name)
     for app in apps.values():
         for port in app.ports(cpus):
             listener = listeners.get(port)
@@ -81,13 +91,33 @@ def _port_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, cpus: 
                 yield f"{VARIABLE}.{app.name}.port: port {port} is in use by {listener}; choose another, or stop it"
 
 
+def _privileged_port_problems(listeners: Sequence[Listener]) -> Iterator[str]:
+    """Yield the programs of supervisord that could not listen after its next start."""
+    for listener in listeners:
+        if listener.unit == "supervisor.service" and listener.port < _UNPRIVILEGED_PORT:
+            cure = "add CapabilityBoundingSet to supervisor_hardening_except"
+            yield f"port {listener.port} is in use by {listener}, which requires the capability CAP_NET_BIND_SERVICE; {cure}"
+
+
+def _stream_problems(streams: Sequence[ServerBlock], proxy: Proxy) -> Iterator[str]:
+    """Yield the addresses at which nginx passes on connections, and so cannot serve HTTP."""
+    for variable, addresses in proxy.listen.items():
+        wanted = {normalize_address(address) for address in addresses}
+        for server in streams:
+            for address in sorted(wanted & {listen.address for listen in server.listen}):
+                yield f"{variable}: {address} is in use by the stream at {server.place}; choose other addresses in {variable}"
+
+
 def _program_problems(apps: Mapping[str, App], programs: ExistingPrograms) -> Iterator[str]:
     for name, file in programs.groups.items():
         app = re.fullmatch(r"(.+)-[ab](?:\..*)?", name)
         if app and app[1] in apps:
             yield f"{VARIABLE}.{app[1]}: {file} has a program {name}, the name of a slot of this app; rename one of them"
-    for section in programs.lost:
-        yield f"/etc/supervisor/supervisord.conf has {section}, which would be lost; move it to a file in /etc/supervisor/conf.d"
+    for line in programs.lost:
+        cure = (
+            "link its files in /etc/supervisor/conf.d, as *.conf" if line.startswith("[include]") else "move it to a file there"
+        )
+        yield f"/etc/supervisor/supervisord.conf has {line}, but includes only /etc/supervisor/conf.d/*.conf in future; {cure}"
 
 
 def _name_problems(app: App, servers: Sequence[ServerBlock], proxy: Proxy) -> Iterator[str]:
@@ -136,6 +166,16 @@ def nginx_warnings(nginx: ExistingNginx, host: str) -> Iterator[str]:
         yield f"{host}: these lines of nginx.conf are replaced: {'; '.join(nginx.replaced)}; set nginx_* variables instead"
     if nginx.error:
         yield f"{host}: nginx refuses its present configuration: {nginx.error}"
+
+
+def supervisor_warnings(programs: ExistingPrograms, host: str) -> Iterator[str]:
+    """Yield that the programs of others in supervisord are restricted from now on."""
+    if programs.groups and not programs.managed:
+        names = ", ".join(sorted(programs.groups))
+        yield (
+            f"{host}: from its next start, supervisord runs {names} without the privileges that apps do not need, such as sudo; "
+            "add what they need to supervisor_hardening_except"
+        )
 
 
 def _unlisted(name: str) -> str:

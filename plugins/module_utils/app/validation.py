@@ -64,6 +64,10 @@ SOURCE_KEYS = {
 SERVER_KEYS = ("aliases", "balance", "basic_auth", "headers", "maintenance", "tls")
 
 
+#: Bytes of memory that a process does not share with others, if nothing is known of the app.
+PROCESS_MEMORY = 24 << 20
+
+
 @dataclass(frozen=True)
 class HostFacts:
     """The properties of a host that apps are validated against.
@@ -388,6 +392,18 @@ def _part(app: App) -> SitePart:
     return SitePart(path, app.prefix or "/", static, {f"{path}.paths.{url}": url for url in app.paths} | shared)
 
 
+def memory_warnings(apps: Iterable[App], available: int, used: Mapping[str, int], host: HostFacts, name: str) -> Iterator[str]:
+    """Yield the apps that a deploy would start in a second slot of ``name`` although it does not fit into the memory.
+
+    :arg used: bytes by live app; for others, a process of Tornado without content is assumed.
+    """
+    for app in apps:
+        required = used.get(app.name) or app.process_count(host.cpus) * PROCESS_MEMORY
+        if required > available:
+            sizes = f"{required >> 20} MiB beside its present ones, and {available >> 20} MiB of memory and swap are available"
+            yield f"{name}: the new processes of {app.name} require about {sizes}; reduce its processes, or add memory or swap"
+
+
 def host_problems(apps: Mapping[str, App], host: HostFacts) -> Iterator[str]:
     """Yield the conflicts of apps with the host, including overlapping ports, whose number can depend on the CPUs."""
     taken: dict[int, str] = {}
@@ -401,7 +417,7 @@ def host_problems(apps: Mapping[str, App], host: HostFacts) -> Iterator[str]:
             yield f"{path}.port: uses ports {ports[0]} to {ports[-1]}, which overlap with those of {other}; change one of them"
         taken.update(dict.fromkeys(ports, app.name))
         if app.name in host.taken_names:
-            yield f"{path}: the host already has a user, or a directory in /srv or /var/log, of that name; choose another"
+            yield f"{path}: the host already has a user, a group or a directory of that name in /srv or /var/log; choose another"
         if app.affinity != "none" and app.processes == 1 and not host.balanced:
             yield f"{path}.affinity: has no effect with processes: 1 and no load balancers; remove it, or set more processes"
         for package in app.packages:

@@ -34,7 +34,7 @@ def remove_unfinished(layout: Layout) -> None:
 def _remove_unused_environments(layout: Layout) -> None:
     used = {(path / "venv").resolve() for path in layout.releases.iterdir()}
     for environment in layout.environments.iterdir():
-        if environment not in used:
+        if environment.resolve() not in used:  # /srv may be a link
             tree.remove(environment)
 
 

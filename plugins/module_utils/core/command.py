@@ -26,6 +26,10 @@ class CommandError(Exception):
     """A program is missing, timed out or failed. The message contains its name and the last lines of its output."""
 
 
+#: The directories of system programs, which ``secure_path`` of sudo and the PATH of a user may lack.
+_SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+
+
 class CommandTimeoutError(CommandError):
     """A program did not end in time."""
 
@@ -50,7 +54,7 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
+            env=_environment(environment or {}),
             encoding="utf-8",
             errors="replace",
             start_new_session=True,  # a program of another user must not write to the terminal, as if it were this process
@@ -71,6 +75,12 @@ def run(
     if check and done.status != 0:
         raise CommandError(f"{' '.join(argv)} failed with exit status {done.status}:\n{done.last_lines()}")
     return done
+
+
+def _environment(given: Mapping[str, str]) -> dict[str, str]:
+    merged = {**os.environ, "LC_ALL": "C.UTF-8", **given}
+    directories = [*filter(None, merged.get("PATH", "").split(":")), *_SYSTEM_PATH]
+    return {**merged, "PATH": ":".join(dict.fromkeys(directories))}
 
 
 def _text(output: str | bytes | None) -> str:

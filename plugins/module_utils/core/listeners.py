@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,18 @@ def tcp_listeners(proc: Path = PROC) -> list[Listener]:
                 with contextlib.suppress(OSError):  # it has exited
                     found[ports[inode]] = _listener(proc / str(pid), ports[inode])
     return [found[port] for port in sorted(found)]
+
+
+def port_conflicts(listeners: Sequence[Listener], listen: Mapping[str, Sequence[str]], service: str) -> Iterator[str]:
+    """Yield the ports of a service on which another program listens, with the remedy; ``listen`` are addresses by variable."""
+    found = {listener.port: listener for listener in listeners}
+    for variable, addresses in listen.items():
+        for port in sorted({int(match[0]) for address in addresses if (match := re.search(r"\d+\Z", address))}):
+            listener = found.get(port)
+            # PID 1 listens for HAProxy, which a socket unit activates.
+            if listener and listener.unit != f"{service}.service" and (listener.pid != 1 or service != "haproxy"):
+                stop = f"systemctl disable --now {listener.unit}" if listener.unit.endswith(".service") else "stop it"
+                yield f"{variable}: port {port} is in use by {listener}; {stop}, or choose other ports in {variable}"
 
 
 def _listening(proc: Path) -> Iterator[tuple[int, int]]:

@@ -399,9 +399,10 @@ def _scan(descriptor: int) -> Iterator[str]:
 
 def _require_no_mount(path: Path) -> None:
     """Raise an error if a file system is mounted at or below a path: its files must not be removed."""
+    resolved = path.parent.resolve() / path.name  # as the kernel lists mount points
     for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
         mount_point = Path(line.split()[4].encode().decode("unicode_escape"))  # spaces are octal escapes, proc(5)
-        if mount_point.is_relative_to(path):
+        if mount_point.is_relative_to(resolved):
             raise TreeError(f"{path} cannot be removed: a file system is mounted at {mount_point}; unmount it first")
 
 

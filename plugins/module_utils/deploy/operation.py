@@ -10,6 +10,7 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
+from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import error_text
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable_message
 from ansible_collections.funnel.tornado.plugins.module_utils.core.workers import run_concurrently
@@ -104,7 +105,7 @@ def perform(operation: Operation, layout: Layout, release: str) -> dict[str, Any
             note = f"{{}} of release {request.release}".format
             result = Switcher(layout, request, lambda step: note_step(note(step), request.release)).run()
     except (LockedError, OSError, SwitchError, SupervisorError, ServiceError) as error:
-        return _failure(layout, live, str(error)) | {"undone": isinstance(error, UndoneError)}
+        return _failure(layout, live, error_text(error)) | {"undone": isinstance(error, UndoneError)}
     return {"before": live, "diff": _difference(layout, before, _describe_live(layout))} | dataclasses.asdict(result)
 
 

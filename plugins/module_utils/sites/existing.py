@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx_config 
     Listen,
     NginxSyntaxError,
     ServerBlock,
+    block_directives,
     dumped_files,
     error_text,
     parse,
@@ -102,10 +103,11 @@ class ExistingNginx:
     """What the role needs to know of the nginx of a host.
 
     ``kept`` are the files with the kept lines of nginx.conf, in the form of the module file_set; ``names`` are the directives
-    in them that replace those of the collection; ``replaced`` are the directives that are not kept. ``obsolete`` are files to
-    remove: sites of earlier versions of the collection, and the welcome page. ``servers`` are those of others; ``own`` are the
-    names of the collection's sites by file, and ``apps`` the apps that each of them serves. ``refused`` is the reason why the
-    configuration cannot be kept; ``error`` is that of nginx.
+    in them, and in files that the host includes beside them, that replace those of the collection; ``replaced`` are the
+    directives that are not kept. ``obsolete`` are files to remove: sites of earlier versions of the collection, and the welcome
+    page. ``servers`` are those of others, and ``streams`` those outside HTTP; ``taken`` are the places of upstreams and shared
+    memory zones of others by name. ``own`` are the names of the collection's sites by file, and ``apps`` the apps that each of
+    them serves. ``refused`` is the reason why the configuration cannot be kept; ``error`` is that of nginx.
     """
 
     kept: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -113,6 +115,8 @@ class ExistingNginx:
     replaced: Sequence[str] = ()
     obsolete: Sequence[str] = ()
     servers: Sequence[ServerBlock] = ()
+    streams: Sequence[ServerBlock] = ()
+    taken: Mapping[str, str] = field(default_factory=dict)
     own: Mapping[str, Sequence[str]] = field(default_factory=dict)
     apps: Mapping[str, Sequence[str]] = field(default_factory=dict)
     ipv6: bool = True
@@ -122,43 +126,52 @@ class ExistingNginx:
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> ExistingNginx:
         """Return what `to_data` has encoded."""
-        blocks = [
-            ServerBlock(**{**server, "listen": [Listen(**listen) for listen in server["listen"]]})
-            for server in data.get("servers", ())
-        ]
-        return cls(**{**data, "servers": blocks})
+        blocks = {
+            key: [
+                ServerBlock(**{**server, "listen": [Listen(**listen) for listen in server["listen"]]})
+                for server in data.get(key, ())
+            ]
+            for key in ("servers", "streams")
+        }
+        return cls(**{**data, **blocks})
 
     def to_data(self) -> dict[str, Any]:
         """Return it as JSON-serializable data."""
         return asdict(self)
 
 
-def existing_nginx(root: Path = NGINX, *, ipv6: Path = Path("/proc/net/if_inet6")) -> ExistingNginx:
-    """Return what is to know of the nginx of this host; nothing is changed."""
+def existing_nginx(
+    root: Path = NGINX, *, ipv6: Path = Path("/proc/net/if_inet6"), files: Mapping[str, str] | None = None
+) -> ExistingNginx:
+    """Return what is to know of the nginx of this host; nothing is changed. ``files`` are by default those that nginx reads."""
     found = _split(root)
-    dump, error = _dump(root)
-    files = dumped_files(dump)
+    files, error = (files, "") if files is not None else _dump(root)
+    main = str(root / "nginx.conf")
     try:
-        blocks = list(servers(files))
+        http, stream = (list(block_directives(files, main, name)) for name in ("http", "stream"))
     except NginxSyntaxError as problem:
-        blocks, error = [], error or str(problem)
+        http, stream, error = [], [], error or str(problem)
     earlier = list(_earlier_sites(root))
     sites = {str(root / SITES), *(str(root / path) for path in earlier)}
     own: dict[str, list[str]] = {}
     others = []
-    for block in blocks:
-        if str(Path(block.file).parent) in sites or block.file in sites:
-            own.setdefault(Path(block.file).name.removesuffix(".conf"), []).extend(block.names)
-        elif not (block.file == str(root / "nginx.conf") and found.managed):
-            others.append(block)
+    for file, directive in http:
+        if str(Path(file).parent) in sites or file in sites:
+            for block in servers([(file, directive)]):
+                own.setdefault(Path(file).name.removesuffix(".conf"), []).extend(block.names)
+        elif not (file == main and found.managed):
+            others.append((file, directive))
+    beside = [(file, directive) for file, directive in others if file != main]
     obsolete = [*earlier, *_welcome_page(root)]
     welcome = {str(root / path) for path in obsolete}
     return ExistingNginx(
         kept={name: {"content": text, "mode": PRIVATE_MODE} for name, text in found.kept.items()},
-        names=found.names,
+        names=sorted({*found.names, *_replacing(directive for _file, directive in beside)}),
         replaced=found.replaced,
         obsolete=obsolete,
-        servers=[block for block in others if block.file not in welcome],
+        servers=[block for block in servers(others) if block.file not in welcome],
+        streams=list(servers(stream)),
+        taken={name: f"{file}:{each.line}" for file, each in others for name in _shared_names(each)},
         own=own,
         apps={
             Path(file).name.removesuffix(".conf"): sorted({*_LIVE.findall(text)})
@@ -166,7 +179,7 @@ def existing_nginx(root: Path = NGINX, *, ipv6: Path = Path("/proc/net/if_inet6"
             if str(Path(file).parent) in sites or file in sites
         },
         ipv6=ipv6.exists(),
-        refused=found.refused,
+        refused=found.refused or "; ".join(_unusable(beside)),
         error=error,
     )
 
@@ -230,7 +243,23 @@ def _is_access_log(directive: Directive) -> bool:
     return directive.name == "access_log" and directive.arguments[:1] in [("/var/log/nginx/access.log",), ("off",)]
 
 
-def _replacing(directives: Sequence[Directive]) -> list[str]:
+def _unusable(directives: Iterable[tuple[str, Directive]]) -> Iterator[str]:
+    """Yield the directives in files of the host that apps cannot be served with."""
+    for file, directive in directives:
+        if directive.name in _OWN_HTTP or _is_access_log(directive):
+            yield f"{file}:{directive.line}: {directive.normalized} would apply to all apps; remove it, or move it into a server"
+
+
+def _shared_names(directive: Directive) -> Iterator[str]:
+    """Yield the names of an upstream and of shared memory zones, which exist once."""
+    if directive.name == "upstream":
+        yield from directive.arguments[:1]
+        yield from (inner.arguments[0] for inner in directive.block or () if inner.name == "zone" and inner.arguments)
+    for argument in directive.arguments:
+        yield from re.findall(r"^(?:(?:keys_)?zone=|shared:)([^:]+)", argument)
+
+
+def _replacing(directives: Iterable[Directive]) -> list[str]:
     """Return the names of the simple directives that replace those of the collection."""
     return sorted({each.name for each in directives if each.block is None and each.name not in _REPEATABLE})
 
@@ -240,16 +269,16 @@ def _kept_text(directives: Sequence[Directive]) -> str:
     return head + "".join(f"{directive.text}\n" for directive in directives)
 
 
-def _dump(root: Path) -> tuple[str, str]:
-    """Return the configuration that nginx reads, and the reason why it refuses it."""
+def _dump(root: Path) -> tuple[Mapping[str, str], str]:
+    """Return the configuration files that nginx reads, and the reason why it refuses them."""
     program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
     if program is None or not (root / "nginx.conf").exists():
-        return "", ""
+        return {}, ""
     try:
         tested = run([program, "-T", "-q", "-c", str(root / "nginx.conf")], check=False)
     except CommandError as error:
-        return "", str(error)
-    return (tested.output, "") if tested.status == 0 else ("", error_text(tested.output))
+        return {}, str(error)
+    return (dumped_files(tested.output), "") if tested.status == 0 else ({}, error_text(tested.output))
 
 
 def _earlier_sites(root: Path) -> Iterator[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import last_lines
 
@@ -121,7 +122,7 @@ class Listen:
 
 @dataclass(frozen=True)
 class ServerBlock:
-    """A server of HTTP in the configuration of a host."""
+    """A server in the configuration of a host."""
 
     file: str
     line: int
@@ -141,15 +142,30 @@ def dumped_files(dump: str) -> dict[str, str]:
     return {file: text.removeprefix("\n") for file, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
-def servers(files: Mapping[str, str]) -> Iterator[ServerBlock]:
-    """Yield the servers of HTTP in configuration files.
+def block_directives(files: Mapping[str, str], main: str, name: str) -> Iterator[tuple[str, Directive]]:
+    """Yield the directives of the top-level block ``name``, such as ``http``, with their files, which ``main`` includes.
 
     :raises NginxSyntaxError: when a file is not valid.
     """
-    for file, text in files.items():
-        for directive in parse(text):
-            found = directive.block if directive.name == "http" and directive.block is not None else [directive]
-            yield from (_server(file, block) for block in found if block.name == "server" and block.block is not None)
+    for file, directive in _included(files, main, parse(files.get(main, "")), main):
+        if directive.name == name:
+            yield from _included(files, file, directive.block or (), main)
+
+
+def _included(files: Mapping[str, str], file: str, directives: Sequence[Directive], main: str) -> Iterator[tuple[str, Directive]]:
+    """Yield the directives of a file with those of the files that it includes in their place."""
+    for directive in directives:
+        if directive.name == "include" and directive.arguments:
+            pattern = str(PurePath(main).parent / directive.arguments[0])
+            for path in filter(lambda path: PurePath(path).match(pattern), files):
+                yield from _included(files, path, parse(files[path]), main)
+        else:
+            yield file, directive
+
+
+def servers(directives: Iterable[tuple[str, Directive]]) -> Iterator[ServerBlock]:
+    """Yield the servers among the directives of a block, with their files."""
+    yield from (_server(file, block) for file, block in directives if block.name == "server" and block.block is not None)
 
 
 def _server(file: str, server: Directive) -> ServerBlock:

@@ -12,6 +12,7 @@ from typing import Any
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import UV_ENVIRONMENT
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
+from ansible_collections.funnel.tornado.plugins.module_utils.system.directories import is_protected
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import ExistingFile, FileSetError, FileState
 from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import Limits
 from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import Uv
@@ -95,12 +96,14 @@ def collect_host_state(key: bytes, directories: Sequence[Path] = DIRECTORIES, se
 def collect_files(directory: Path, key: bytes) -> dict[Path, FileState] | None:
     """Return the files and links below a directory; None if they exceed a bound, or JSON cannot represent a name.
 
+    Also None if users other than root can change one of the directories, so that the tasks look at them and repair theirs.
+
     :raises OSError: when one is removed meanwhile.
     """
     paths = list(itertools.islice(_walk(directory), MAX_FILES + 1))
     if len(paths) > MAX_FILES or sum(path.lstat().st_size for path in paths) > MAX_BYTES:
         return None
-    if not all(str(path).isprintable() for path in paths):
+    if not all(str(path).isprintable() for path in paths) or not all(map(is_protected, {path.parent for path in paths})):
         return None
     return {path: existing.state(key) for path in paths if (existing := _existing(path))}
 

@@ -42,7 +42,13 @@ def is_managed(layout: Layout) -> bool:
     try:
         return pwd.getpwnam(layout.user).pw_dir == str(layout.home)
     except KeyError:
-        return False
+        return _is_home(layout)
+
+
+def _is_home(layout: Layout) -> bool:
+    """Return whether the home is that of an app, whose user was deleted."""
+    parts = (layout.home, layout.releases, layout.environments, layout.slots)
+    return all(path.is_dir() and not path.is_symlink() for path in parts) and layout.home.stat().st_uid == 0
 
 
 def ensure_home(layout: Layout) -> bool:
@@ -50,9 +56,7 @@ def ensure_home(layout: Layout) -> bool:
 
     :raises BuildError: if another user or directory of the host has one of the names.
     """
-    changed = _ensure_user(layout)
-    changed |= _ensure_builder(layout)
-    _discard_foreign_cache(layout)
+    changed = _ensure_users(layout)
     for path, (mode, owner, group) in _directories(layout).items():
         changed |= _ensure_directory(path, mode, owner, group)
     return changed
@@ -62,7 +66,7 @@ def is_complete(layout: Layout) -> bool:
     """Return whether :func:`ensure_home` would change nothing."""
     try:
         return (
-            is_managed(layout)
+            pwd.getpwnam(layout.user).pw_dir == str(layout.home)
             and not is_locked(layout.user)
             and pwd.getpwnam(layout.builder).pw_dir == str(layout.cache)
             and all(_is_directory(path, *state) for path, state in _directories(layout).items())
@@ -84,47 +88,73 @@ def _directories(layout: Layout) -> dict[Path, tuple[int, str, str]]:
     }
 
 
-def _ensure_user(layout: Layout) -> bool:
-    if is_managed(layout):
-        if is_locked(layout.user):
-            raise BuildError(
-                f"{VARIABLE}.{layout.app}: its removal from this host was interrupted; complete it with remove.yml first"
-            )
-        return False
-    if layout.home.exists():
+def _ensure_users(layout: Layout) -> bool:
+    """Create the missing users; those that were deleted get the ids that own their files."""
+    if layout.home.exists() and not is_managed(layout):
         raise BuildError(
             f"{VARIABLE}.{layout.app}: the directory {layout.home} on the host does not belong to an app; rename the app"
         )
-    _create_user(layout, layout.user, layout.home)
+    changed = False
+    _discard_foreign_cache(layout)
+    for name, home, owned in ((layout.user, layout.home, layout.shared), (layout.builder, layout.cache, layout.cache)):
+        try:
+            user = pwd.getpwnam(name)
+        except KeyError:
+            changed |= _create_user(layout, name, home, owned)
+            continue
+        if user.pw_dir != str(home):
+            raise BuildError(f"{VARIABLE}.{layout.app}: the host has another user {name}; rename the app")
+        if is_locked(name):
+            raise BuildError(
+                f"{VARIABLE}.{layout.app}: its removal from this host was interrupted; complete it with remove.yml first"
+            )
+        if name not in {group.gr_name for group in grp.getgrall()}:
+            _ensure_group(layout, name, user.pw_gid)
+            changed = True
+    return changed
+
+
+def _create_user(layout: Layout, name: str, home: Path, owned: Path) -> bool:
+    """Create a user with its group; the ids that own the directory ``owned`` are those of a deleted user of the name."""
+    command = ["useradd", "--system", "--no-create-home", f"--home-dir={home}", "--shell=/usr/sbin/nologin"]
+    try:
+        state = owned.lstat()
+        taken = [user.pw_name for user in pwd.getpwall() if user.pw_uid == state.st_uid]
+    except FileNotFoundError:
+        command += ["--user-group"]
+    else:
+        if taken:
+            raise BuildError(
+                f"{VARIABLE}.{layout.app}: {owned} belongs to {taken[0]}, and there is no user {name}; correct its owner"
+            )
+        command += [f"--uid={state.st_uid}", f"--gid={_ensure_group(layout, name, state.st_gid)}"]
+    _run(layout, name, [*command, name])
     return True
 
 
-def _ensure_builder(layout: Layout) -> bool:
-    try:
-        home = pwd.getpwnam(layout.builder).pw_dir
-    except KeyError:
-        _create_user(layout, layout.builder, layout.cache)
-        return True
-    if home != str(layout.cache):
-        raise BuildError(
-            f"{VARIABLE}.{layout.app}: the host has another user {layout.builder}, which is the name of the app's build user; "
-            "rename the app"
-        )
-    return False
+def _ensure_group(layout: Layout, name: str, gid: int) -> int:
+    """Create a group that was deleted, with its id."""
+    names = {group.gr_gid: group.gr_name for group in grp.getgrall()}
+    if gid not in names:
+        _run(layout, name, ["groupadd", f"--gid={gid}", name])
+    elif names[gid] != name:
+        raise BuildError(f"{VARIABLE}.{layout.app}: files of group {name} belong to group {names[gid]}; correct their group")
+    return gid
 
 
-def _create_user(layout: Layout, name: str, home: Path) -> None:
-    command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", str(home)]
+def _run(layout: Layout, name: str, command: list[str]) -> None:
     try:
-        run([*command, "--shell", "/usr/sbin/nologin", name])
+        run(command)
     except CommandError as error:
         raise BuildError(f"{VARIABLE}.{layout.app}: user {name} cannot be created: {error}") from error
 
 
 def _discard_foreign_cache(layout: Layout) -> None:
     """Remove a cache of another user, such as the app's user in earlier versions of the collection."""
+    users = {user.pw_name: user.pw_uid for user in pwd.getpwall()}
     with contextlib.suppress(FileNotFoundError):
-        if layout.cache.lstat().st_uid != pwd.getpwnam(layout.builder).pw_uid:
+        uid = layout.cache.lstat().st_uid
+        if uid != users.get(layout.builder, uid) or (layout.builder not in users and uid in users.values()):
             tree.remove(layout.cache)
 
 

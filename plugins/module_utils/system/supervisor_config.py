@@ -11,6 +11,9 @@ from pathlib import Path
 #: Sections of supervisord.conf that the collection sets, too.
 _OWN = frozenset({"include", "rpcinterface:supervisor", "supervisorctl", "supervisord", "unix_http_server"})
 
+#: Options in these sections that change how supervisord runs its programs, or who controls it.
+_EFFECTIVE = (("supervisord", "environment"), ("unix_http_server", "chown"))
+
 #: Sections that define a group of processes.
 _GROUP = re.compile(r"(?:program|fcgi-program|eventlistener|group):\s*(\S+)")
 
@@ -20,25 +23,34 @@ _RELEASE = re.compile(r"^command=/srv/[\w-]+/releases/", re.MULTILINE)
 
 @dataclass(frozen=True)
 class ExistingPrograms:
-    """Files by name of the process groups that are not of apps, and sections that a new supervisord.conf would lack."""
+    """Files by name of the process groups that are not of apps, and what a new supervisord.conf would lack.
+
+    ``managed`` is whether supervisord.conf is already that of the collection.
+    """
 
     groups: dict[str, str] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
+    managed: bool = False
 
 
 def existing_programs(root: Path = Path("/etc/supervisor")) -> ExistingPrograms:
     """Return the programs of the administrator."""
     main = root / "supervisord.conf"
     text = _read(main)
-    lost = [] if "Ansible managed" in text[:200] else list(_lost(_parse(text)))
+    managed = "Ansible managed" in text[:200]
+    lost = [] if managed else list(_lost(_parse(text)))
     groups = dict(_groups(main, text))
     for path in sorted((root / "conf.d").glob("*.conf")):
         groups |= {} if _RELEASE.search(text := _read(path)) else dict(_groups(path, text))
-    return ExistingPrograms(groups, lost)
+    return ExistingPrograms(groups, lost, managed)
 
 
 def _lost(parser: configparser.RawConfigParser) -> Iterator[str]:
     yield from (f"[{section}]" for section in parser.sections() if section not in _OWN)
+    for section, option in _EFFECTIVE:
+        value = parser.get(section, option, fallback="") or ""
+        if value and value not in {"root", "root:root"}:
+            yield f"{option}={value} in [{section}]"
     files = parser.get("include", "files", fallback="").split()
     yield from (f"[include] {pattern}" for pattern in files if not pattern.endswith("conf.d/*.conf"))
 

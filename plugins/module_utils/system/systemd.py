@@ -63,6 +63,7 @@ class ServiceState:
     main_pid: int
     started_at: float
     loaded_at: float
+    masked: bool = False
 
 
 def unit_name(name: str) -> str:
@@ -89,7 +90,13 @@ def query(name: str) -> ServiceState:
         main_pid=int(value.get("MainPID", 0)),  # timers have none
         started_at=booted + int(value[_STARTED]) / 1e6,
         loaded_at=booted + int(value[_LOADED]) / 1e6,
+        masked=value["UnitFileState"] == "masked",  # an interrupted installation masks until the next boot: masked-runtime
     )
+
+
+def masked_problem(name: str) -> str:
+    """Return the message about a unit that the administrator has masked."""
+    return f"{unit_name(name)} is masked, and so cannot start; systemctl unmask {unit_name(name)} allows it"
 
 
 def age(state: ServiceState) -> float:
@@ -103,7 +110,10 @@ def required_action(service: ServiceSpec, state: ServiceState, *, changed: bool,
     ``deferred``: the service has child processes that must not be restarted, so the change is applied at its next start.
 
     :arg listener_changed: systemd does not yet use the current version of its socket unit.
+    :raises ServiceError: if the unit is masked.
     """
+    if state.masked:
+        raise ServiceError(masked_problem(service.name))
     if listener_changed:
         return "restart"
     if not state.active:

@@ -13,6 +13,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.coexistence imp
     coexistence_problems,
     kept_sites,
     nginx_warnings,
+    supervisor_warnings,
     unlisted_warnings,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
@@ -101,6 +102,20 @@ def test_sites_with_other_names_or_addresses_are_no_conflict(entry: dict[str, An
     assert problems(apps(shop=entry), others) == []
 
 
+def test_an_address_of_a_stream_is_reported() -> None:
+    stream = ServerBlock("/etc/nginx/stream.conf", 4, (), [Listen("443", default=False)])
+    assert problems(apps(shop={}), Others(ExistingNginx(streams=[stream]))) == [
+        "nginx_listen_tls: 443 is in use by the stream at /etc/nginx/stream.conf:4; choose other addresses in nginx_listen_tls"
+    ]
+
+
+def test_an_upstream_with_the_name_of_an_app_is_reported() -> None:
+    taken = {"shop": "/etc/nginx/conf.d/x.conf:1", "other": "/etc/nginx/conf.d/x.conf:2"}
+    assert problems(apps(shop={}), Others(ExistingNginx(taken=taken))) == [
+        "tornado_apps.shop: /etc/nginx/conf.d/x.conf:1 has an upstream or a zone of this name; rename it"
+    ]
+
+
 def test_a_program_with_the_name_of_a_slot_is_reported() -> None:
     programs = ExistingPrograms({"shop-a": "/etc/x.conf", "shop-b.mail": "/etc/x.conf", "blog-a": "/etc/y", "shop": "/etc/y"})
     assert problems(apps(shop={}), Others(ExistingNginx(), programs=programs)) == [
@@ -110,8 +125,39 @@ def test_a_program_with_the_name_of_a_slot_is_reported() -> None:
 
 
 def test_sections_of_supervisord_conf_that_would_be_lost_are_refused() -> None:
-    [problem] = problems(apps(shop={}), Others(ExistingNginx(), programs=ExistingPrograms(lost=["[program:x]"])))
-    assert problem.startswith("/etc/supervisor/supervisord.conf has [program:x], which would be lost; move it")
+    programs = ExistingPrograms(lost=["[program:x]", "[include] /opt/*.ini"])
+    found = problems(apps(shop={}), Others(ExistingNginx(), programs=programs))
+    start = "/etc/supervisor/supervisord.conf has"
+    end = "but includes only /etc/supervisor/conf.d/*.conf in future"
+    assert found == [
+        f"{start} [program:x], {end}; move it to a file there",
+        f"{start} [include] /opt/*.ini, {end}; link its files in /etc/supervisor/conf.d, as *.conf",
+    ]
+
+
+def test_a_program_of_supervisord_that_requires_a_capability_is_reported() -> None:
+    others = Others(
+        ExistingNginx(), [Listener(443, "node", 7, "supervisor.service", 0), Listener(53, "named", 8, "named.service", 0)]
+    )
+    found = list(coexistence_problems(apps(shop={}), others, Proxy("nginx", {}), cpus=2))
+    assert found == [
+        "port 443 is in use by node (pid 7, supervisor.service), which requires the capability CAP_NET_BIND_SERVICE; "
+        "add CapabilityBoundingSet to supervisor_hardening_except"
+    ]
+    unrestricted = ["CapabilityBoundingSet"]
+    assert list(coexistence_problems({}, others, Proxy("nginx", {}), cpus=2, unrestricted=unrestricted)) == []
+
+
+def test_a_masked_service_is_reported() -> None:
+    assert problems(apps(shop={}), Others(ExistingNginx(), masked=["nginx", "supervisor"]), Proxy("haproxy", {})) == [
+        "supervisor.service is masked, and so cannot start; systemctl unmask supervisor.service allows it"
+    ]
+
+
+def test_restrictions_of_programs_of_others_are_reported_once() -> None:
+    [warning] = supervisor_warnings(ExistingPrograms({"mine": "/etc/x.conf", "jobs": "/etc/x.conf"}), "web1")
+    assert "supervisord runs jobs, mine without the privileges" in warning
+    assert list(supervisor_warnings(ExistingPrograms({"mine": "/etc/x.conf"}, managed=True), "web1")) == []
 
 
 def live(own: dict[str, Sequence[str]], *names: str) -> Others:

@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, app_certificates, site_owner
-from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import HostFacts, host_problems, load
+from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import (
+    HostFacts,
+    host_problems,
+    load,
+    memory_warnings,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 
 HOST = HostFacts(cpus=2, open_files=20_000, taken_names=frozenset({"backup"}))
@@ -180,7 +185,7 @@ def test_unquoted_off_which_yaml_parses_as_false_is_accepted() -> None:
         ),
         (
             {"backup": entry()},
-            "tornado_apps.backup: the host already has a user, or a directory in /srv or /var/log, of that name",
+            "tornado_apps.backup: the host already has a user, a group or a directory of that name in /srv or /var/log",
         ),
         ({"shop": {"run": {"app": "a:b"}}}, "tornado_apps.shop.source: is required; must be dict, such as {path: ...}"),
         ({"shop": entry(domain=["a.example"])}, "tornado_apps.shop.domain: unknown key; did you mean domains?"),
@@ -529,3 +534,18 @@ def test_dependencies_must_exist_and_have_an_order() -> None:
     )
     [problem] = dependent(shop=["shop"])
     assert "shop -> shop" in problem
+
+
+@pytest.mark.parametrize(
+    ("available", "used", "sizes"),
+    [
+        (100 << 20, {"shop": 120 << 20}, "120 MiB beside its present ones, and 100 MiB of memory"),
+        (40 << 20, {}, "48 MiB beside its present ones, and 40 MiB of memory"),
+        (100 << 20, {"shop": 90 << 20}, None),
+        (50 << 20, {}, None),
+    ],
+)
+def test_memory_that_a_second_slot_lacks_is_reported(available: int, used: dict[str, int], sizes: str | None) -> None:
+    found = list(memory_warnings([shop()], available, used, HOST, "web1"))
+    assert len(found) == bool(sizes)
+    assert all(str(sizes) in warning for warning in found)

@@ -43,3 +43,10 @@ def test_unfinished_builds_leave_nothing(layout: Layout) -> None:
     remove_unfinished(layout)
     assert names(layout.releases) == {"r1", "r2", "r3", "r4"}
     assert names(layout.environments) == {"e1", "e2", "e3"}
+
+
+def test_environments_in_use_stay_below_a_link(layout: Layout, tmp_path: Path) -> None:
+    link = tmp_path.with_name(f"{tmp_path.name}-link")
+    link.symlink_to(tmp_path)
+    remove_unfinished(Layout("shop", link))
+    assert names(layout.environments) == {"e1", "e2", "e3"}

@@ -1,9 +1,13 @@
+"""Programs of the host."""
+
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import command as module
 
@@ -30,3 +34,12 @@ def test_programs_cannot_write_to_the_terminal() -> None:
     finally:
         os.close(controller)
         os.close(terminal)
+
+
+@pytest.mark.parametrize("path", ["/opt/first:/usr/bin", "/opt/first", None])
+def test_system_programs_are_found_whatever_the_path_of_the_connection(monkeypatch: pytest.MonkeyPatch, path: str | None) -> None:
+    monkeypatch.setenv("PATH", path) if path else monkeypatch.delenv("PATH")
+    directories = module.run(["sh", "-c", "echo $PATH"]).output.strip().split(":")
+    assert directories[0] == ("/opt/first" if path else "/usr/local/sbin")
+    assert {"/usr/sbin", "/sbin", "/usr/bin"} <= {*directories}
+    assert len(directories) == len({*directories})

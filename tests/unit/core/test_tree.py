@@ -140,6 +140,12 @@ def test_remove_completes_an_interrupted_removal(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_remove_refuses_mounts_below_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/")
+    with pytest.raises(TreeError, match="a file system is mounted at /proc"):
+        tree.remove(tmp_path / "link/proc")
+
+
 def test_remove_refuses_mounts() -> None:
     with pytest.raises(TreeError, match="a file system is mounted at /proc"):
         tree.remove(Path("/proc"))

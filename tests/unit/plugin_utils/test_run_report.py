@@ -105,6 +105,12 @@ def test_changed_configuration_without_a_release_is_a_row() -> None:
     ]
 
 
+def test_a_change_without_a_service_is_reported() -> None:
+    run = report("site")
+    run.add_change("web1")
+    assert [(row.hosts, row.reasons, row.result) for row in run.rows()] == [(("web1",), ("configuration",), "changed")]
+
+
 def test_services_are_reported_for_the_app_whose_site_changed() -> None:
     run = report(hosts=["web1"])
     for app in ("shop", "blog", "wiki"):

@@ -98,6 +98,39 @@ def test_the_kernel_without_ipv6_is_reported(tmp_path: Path) -> None:
     assert existing_nginx(tmp_path, ipv6=tmp_path).ipv6
 
 
+def with_files(root: Path, **files: str) -> ExistingNginx:
+    """Return what is found beside the nginx.conf of the package, with ``files`` in conf.d."""
+    (root / "nginx.conf").write_text(DEBIAN.replace("/etc/nginx", str(root)))
+    named = {str(root / f"conf.d/{name}.conf"): text for name, text in files.items()}
+    return existing_nginx(root, files={str(root / "nginx.conf"): (root / "nginx.conf").read_text(), **named})
+
+
+def test_settings_in_other_files_replace_those_of_the_collection(tmp_path: Path) -> None:
+    found = with_files(tmp_path, tuning="gzip on;\ngzip_types a/b;\nlog_format x y;\nserver { root /x; }\n")
+    assert found.names == ["gzip", "gzip_types"]
+    assert found.refused == ""
+
+
+@pytest.mark.parametrize("line", ["open_file_cache_valid 60s", "access_log off", "server_names_hash_bucket_size 128"])
+def test_settings_in_other_files_that_apps_cannot_be_served_with_are_refused(tmp_path: Path, line: str) -> None:
+    refused = with_files(tmp_path, tuning=f"gzip on;\n{line};\n").refused
+    assert refused == f"{tmp_path}/conf.d/tuning.conf:2: {line} would apply to all apps; remove it, or move it into a server"
+
+
+def test_names_of_upstreams_and_zones_have_their_places(tmp_path: Path) -> None:
+    text = """\
+upstream shop { zone shop_zone 64k; server 192.0.2.1; }
+limit_req_zone $a zone=blog:1m rate=1r/s;
+proxy_cache_path /x keys_zone=cache:1m;
+ssl_session_cache shared:tls:5m;
+"""
+    file = f"{tmp_path}/conf.d/mine.conf"
+    taken = with_files(tmp_path, mine=text).taken
+    assert taken == {
+        name: f"{file}:{line}" for name, line in [("shop", 1), ("shop_zone", 1), ("blog", 2), ("cache", 3), ("tls", 4)]
+    }
+
+
 def test_it_can_be_sent_to_the_controller(tmp_path: Path) -> None:
     found = existing(tmp_path, DEBIAN)
     assert ExistingNginx.from_data(found.to_data()) == found

@@ -8,6 +8,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx_config 
     Listen,
     NginxSyntaxError,
     ServerBlock,
+    block_directives,
     dumped_files,
     parse,
     servers,
@@ -44,12 +45,12 @@ def test_invalid_syntax_is_reported(text: str) -> None:
         parse(text)
 
 
-def test_servers_of_http_are_found_with_file_and_line() -> None:
+def test_servers_of_a_block_are_found_with_file_and_line() -> None:
     dump = """\
 nginx: [warn] something
 # configuration file /etc/nginx/nginx.conf:
 user www-data;
-stream { server { listen 5432; } }
+include modules-enabled/*.conf;
 http {
     include sites-enabled/*;
     server { listen *:80 default_server; listen [::]:80; server_name a.test b.test; }
@@ -62,14 +63,24 @@ server {
     listen 192.0.2.1 ssl;
 }
 server { root /x; }
+# configuration file /etc/nginx/modules-enabled/stream.conf:
+stream { include /etc/nginx/streams/*; }
+# configuration file /etc/nginx/streams/db:
+server { listen 5432; }
+# configuration file /etc/nginx/conf.d/unused.conf:
+server { listen 81; }
 """
-    assert list(servers(dumped_files(dump))) == [
+    found = {
+        name: list(servers(block_directives(dumped_files(dump), "/etc/nginx/nginx.conf", name))) for name in ("http", "stream")
+    }
+    assert found["stream"] == [ServerBlock("/etc/nginx/streams/db", 1, [], [Listen("5432", default=False)])]
+    assert found["http"] == [
+        ServerBlock("/etc/nginx/sites-enabled/old.test", 2, ["old.test"], [Listen("192.0.2.1:80", default=False)]),
+        ServerBlock("/etc/nginx/sites-enabled/old.test", 6, [], [Listen("80", default=False)]),
         ServerBlock(
             "/etc/nginx/nginx.conf",
             5,
             ["a.test", "b.test"],
             [Listen("80", default=True), Listen("[::]:80", default=False)],
         ),
-        ServerBlock("/etc/nginx/sites-enabled/old.test", 2, ["old.test"], [Listen("192.0.2.1:80", default=False)]),
-        ServerBlock("/etc/nginx/sites-enabled/old.test", 6, [], [Listen("80", default=False)]),
     ]

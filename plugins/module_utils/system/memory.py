@@ -1,0 +1,31 @@
+"""The memory of a host: what is available, and what the processes of its users occupy."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import PROC
+
+
+def available(proc: Path = PROC) -> int:
+    """Return the bytes that new processes can get, including swap."""
+    return sum(_values(proc / "meminfo", ("MemAvailable", "SwapFree")))
+
+
+def used_by(uids: Iterable[int], proc: Path = PROC) -> dict[int, int]:
+    """Return the bytes that the processes of each user occupy and do not share, including swap."""
+    used = dict.fromkeys(uids, 0)
+    for status in proc.glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):  # it has exited
+            owner = re.search(r"^Uid:\s+(\d+)", status.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+            if owner and int(owner[1]) in used:
+                used[int(owner[1])] += sum(_values(status, ("RssAnon", "VmSwap")))
+    return used
+
+
+def _values(file: Path, names: tuple[str, ...]) -> Iterator[int]:
+    text = file.read_text(encoding="utf-8", errors="replace")
+    yield from (int(size) << 10 for size in re.findall(rf"^(?:{'|'.join(names)}):\s+(\d+) kB", text, re.MULTILINE))
