@@ -1,4 +1,4 @@
-"""Directories of configuration that only root may change, as a user who replaces their files controls what a service reads."""
+"""Directories of configuration that only root may change, as their owner controls what a service reads."""
 
 from __future__ import annotations
 
