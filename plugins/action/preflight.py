@@ -66,6 +66,7 @@ class ActionModule(ModuleAction):
             argument_spec={
                 "apps": {"type": "raw", "required": True},
                 "names": {"type": "list", "elements": "str", "default": []},
+                "removed": {"type": "list", "elements": "str", "default": []},
                 "versions": {"type": "dict", "default": {}},
                 "roles": {"type": "list", "elements": "str", "default": []},
             }
@@ -97,6 +98,7 @@ class ActionModule(ModuleAction):
         for name, release in host["host_state"]["releases"].items():
             release["entry"] = entry_digest(apps[name])
         settled = host["host_state"]["releases"]
+        host["live"] = [name for name in host["live"] if name not in arguments["removed"]]
         return self._compare(apps, [app for app in named if app.name not in settled], host, variables)
 
     def _compare(

@@ -22,6 +22,11 @@ options:
     type: list
     elements: str
     default: []
+  removed:
+    description: Apps outside O(apps) that the run removes, so that they are no conflict.
+    type: list
+    elements: str
+    default: []
   versions:
     description: Versions to use instead of the versions in the entries, by app.
     type: dict
@@ -190,6 +195,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate imp
 ARGUMENTS = {
     "apps": {"type": "dict", "required": True},
     "names": {"type": "list", "elements": "str", "default": []},
+    "removed": {"type": "list", "elements": "str", "default": []},
     "versions": {"type": "dict", "default": {}},
     "roles": {"type": "list", "elements": "str", "default": []},
     "packages": {"type": "list", "elements": "str", "default": []},

@@ -17,9 +17,10 @@ testinfra_hosts = [f"ansible://{HOST}"]
 
 
 def variables(**keys: Any) -> dict[str, Any]:
-    """Return the variables that make HAProxy serve the sample app without its static files."""
+    """Return the variables that make HAProxy serve the sample app without its static files, and another app."""
     entry = {key: value for key, value in VARIABLES["tornado_apps"]["sample"].items() if key != "static"}
-    return {"app_proxy": "haproxy", "tornado_apps": {"sample": entry | keys}}
+    other = entry | {"domains": ["other.test"], "processes": 1, "drain": 1}
+    return {"app_proxy": "haproxy", "tornado_apps": {"sample": entry | keys, "other": other}}
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +94,13 @@ def test_keys_that_require_nginx_are_rejected_before_any_change(site: Site, tmp_
         assert f"tornado_apps.sample.{key}: requires nginx, but app_proxy selects HAProxy" in " ".join(output.split())
     assert "changed=0" in output
     assert site.get("/whoami").status == 200
+
+
+def test_app_is_removed_from_haproxy_alone(site: Site, host: Host, tmp_path: Path) -> None:
+    remaining = variables()
+    del remaining["tornado_apps"]["other"]
+    other, release = Site(site.address, "other.test"), site.get("/whoami").json["release"]
+    assert other.get("/whoami").json["release"] != release
+    expect_success(run_playbook("playbooks/remove.yml", HOST, "-e", "app=other", *extra_vars(tmp_path, remaining)))
+    assert other.get("/whoami").json["release"] == release, "the app without domains serves all other names"
+    assert host.run("test -e /srv/other").rc != 0
