@@ -40,7 +40,7 @@ def files(directory: Path) -> list[Path]:
     """Return the files and links of a source, relative to ``directory``, sorted by the bytes of their names.
 
     In a git work tree they are the tracked files and the untracked ones that git does not ignore, including submodules.
-    Elsewhere they are all files except :data:`EXCLUDED`.
+    Elsewhere they are all files except :data:`EXCLUDED`, and the files that git lists in repositories below.
 
     :raises SourceError: for a file that cannot be packed, such as a pipe, a submodule that is not checked out or a Git LFS
         pointer, and when git cannot list a work tree, since ignored files would be packed without it.
@@ -208,11 +208,17 @@ def _git(directory: Path, *arguments: str, accept: tuple[int, ...] = (0,)) -> st
 
 
 def _walk(directory: Path) -> Iterator[Path]:
+    """Yield the files below a directory; git lists those of the work trees in it."""
+
     def fail(error: OSError) -> None:
         raise SourceError(f"{printable(Path(error.filename))} cannot be listed: {error.strerror}") from error
 
     for root, directories, names in os.walk(directory, onerror=fail):
-        directories[:] = [name for name in directories if name not in EXCLUDED]
         here = Path(root).relative_to(directory)
+        directories[:] = [name for name in directories if name not in EXCLUDED]
+        links = [name for name in directories if (Path(root) / name).is_symlink()]
+        repositories = [name for name in directories if name not in links and (Path(root) / name / ".git").exists()]
+        yield from (here / name for name in links)
+        yield from (here / name / inner for name in repositories for inner in _git_files(Path(root) / name))
         yield from (here / name for name in names if not name.endswith(".pyc"))
-        yield from (here / name for name in directories if (Path(root) / name).is_symlink())
+        directories[:] = [name for name in directories if name not in repositories]

@@ -39,6 +39,12 @@ MAX_INCLUDES = 50
 #: A line that includes a requirements or constraints file.
 INCLUDE = re.compile(r"(?:-[rc]\s*=?|--(?:requirement|constraint)[\s=])\s*(\S.*)")
 
+#: A line whose argument is a path or a URL, whatever it looks like.
+_PATH_OPTION = re.compile(r"(?:-[fe]|--(?:find-links|editable))[\s=]*(\S.*)")
+
+#: The ends of names of packages: a requirement that has one is a file.
+_PACKAGE_SUFFIXES = (".whl", ".tar.gz", ".zip")
+
 #: The URL of a git repository in a requirement (PEP 508).
 _GIT_URL = re.compile(r"git\+(\S+)")
 
@@ -262,23 +268,29 @@ def _included_lines(source: Path, name: Path, included: Iterator[int]) -> Iterat
         yield from _included_lines(source, inner, included)
 
 
-def local_paths(source: Path, line: str) -> Iterator[Path]:
-    """Yield the existing files and directories of the host that a line of requirements refers to, other than included files."""
+def local_paths(directory: Path, line: str) -> Iterator[Path]:
+    """Yield the existing files and directories of the host that a line of requirements refers to, other than included files.
+
+    :arg directory: the directory of relative paths.
+    """
     if INCLUDE.match(line):
         return
-    for word in line.split():
-        name = re.sub(r"^(--find-links=|-f=?)", "", word)
-        name = re.sub(r"^file:(//(localhost)?(?=/))?", "", name).partition("[")[0].partition("#")[0]
-        if ("/" in name or name.startswith(".")) and "://" not in name and os.path.lexists(source / name):
-            yield source / name
+    option = _PATH_OPTION.fullmatch(line)
+    for word in (option[1] if option else line).split():
+        name = re.sub(r"^file:(//(localhost)?(?=/))?", "", word).partition("[")[0].partition("#")[0]
+        is_path = bool(option) or "/" in name or name.startswith(".") or name.endswith(_PACKAGE_SUFFIXES)
+        if is_path and name and "://" not in name and os.path.lexists(directory / name):
+            yield directory / name
 
 
 def list_paths(source: Path, lines: list[str]) -> list[Path]:
-    """Return the different paths of :func:`local_paths` in all lines.
+    """Return the different paths of :func:`local_paths` in all lines, relative to the source or to an included file.
 
     :raises ValueError: when there are too many.
     """
-    found = dict.fromkeys(path for line in lines for path in local_paths(source, line))
+    included = (source / match[1] for line in lines if (match := INCLUDE.fullmatch(line)) and "://" not in match[1])
+    directories = dict.fromkeys([source, *(file.parent for file in included)])
+    found = dict.fromkeys(path for line in lines for directory in directories for path in local_paths(directory, line))
     if len(found) > MAX_PATHS:
         raise ValueError(f"the dependencies refer to more than {MAX_PATHS} files and directories of the host")
     return list(found)

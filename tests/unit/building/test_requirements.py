@@ -66,13 +66,26 @@ def test_included_requirements_are_inlined(tmp_path: Path) -> None:
         ("./lib[extra]", True),
         ("-e .", True),
         ("--find-links=./lib", True),
+        ("--find-links lib", True),
+        ("-f lib", True),
+        ("-e lib", True),
+        ("-e git+https://a.test/lib#egg=lib", False),
+        ("lib-1.0-py3-none-any.whl", True),
+        ("lib-2.0-py3-none-any.whl", False),
         ("lib @ file:./lib", True),
     ],
 )
 def test_local_requirements_are_detected(tmp_path: Path, line: str, *, local: bool) -> None:
     (tmp_path / "lib").mkdir()
     (tmp_path / "base.txt").touch()
+    (tmp_path / "lib-1.0-py3-none-any.whl").touch()
     assert bool(list_paths(tmp_path, [line])) is local
+
+
+def test_local_requirements_are_also_relative_to_the_file_with_them(tmp_path: Path) -> None:
+    wheels = tmp_path / "requirements/wheels"
+    wheels.mkdir(parents=True)
+    assert list_paths(tmp_path, ["-r requirements/base.txt", "--find-links wheels"]) == [wheels]
 
 
 def test_excessive_includes_are_rejected(tmp_path: Path) -> None:

@@ -133,6 +133,18 @@ def test_a_directory_ignored_by_an_outer_repository_is_rejected(app: Path) -> No
         files(app / "shop")
 
 
+def test_ignored_files_of_a_repository_below_the_source_are_not_packed(tmp_path: Path) -> None:
+    repository = tmp_path / "apps/lib"
+    repository.mkdir(parents=True)
+    (repository / ".gitignore").write_text(".env\n")
+    (repository / ".env").write_text("SECRET=1")
+    (repository / "lib.py").touch()
+    (tmp_path / "app.py").touch()
+    (tmp_path / "link").symlink_to("apps/lib")
+    git(repository, "init", "--quiet")
+    assert files(tmp_path) == [Path("app.py"), Path("apps/lib/.gitignore"), Path("apps/lib/lib.py"), Path("link")]
+
+
 def test_variables_of_a_git_hook_select_no_other_repository(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     git(app, "init", "--quiet")
     (app / ".gitignore").write_text("*.log\n")
