@@ -39,8 +39,9 @@ def locate(name: str, playbook: str, *, directory: bool) -> Path:
 def files(directory: Path) -> list[Path]:
     """Return the files and links of a source, relative to ``directory``, sorted by the bytes of their names.
 
-    In a git work tree they are the tracked files and the untracked ones that git does not ignore, including submodules.
-    Elsewhere they are all files except :data:`EXCLUDED`, and the files that git lists in repositories below.
+    In a git work tree they are the tracked files and the untracked ones that git does not ignore, including submodules; git
+    ignores untracked pipes, sockets and devices. Elsewhere they are all files except :data:`EXCLUDED`, and the files that git
+    lists in repositories below.
 
     :raises SourceError: for a file that cannot be packed, such as a pipe, a submodule that is not checked out or a Git LFS
         pointer, and when git cannot list a work tree, since ignored files would be packed without it.

@@ -64,6 +64,9 @@ _FSCK_CONFIG = [
     ),
 ]
 
+#: Fetch from a shallow repository, too: git otherwise only warns that it rejects the references of one.
+_FETCH = ["fetch", "--quiet", "--update-shallow"]
+
 #: Keep the contents of a repository from starting programs or referring to files of this host.
 _CONFIG = [
     "safe.directory=*",
@@ -221,7 +224,7 @@ class _Repository:
         if fetched.returncode != 0:
             raise BuildError(f"{self.key}.git: {self.url} cannot be fetched from this host: {last_lines(fetched.stderr)}")
         if version and COMMIT.fullmatch(version) and not self.has(version):
-            self.run("fetch", "--quiet", "--", self.url, version)
+            self.run(*_FETCH, "--", self.url, version)
 
     def _fetch_all(self, default: list[str]) -> subprocess.CompletedProcess[str]:
         if not self.mirror.exists():
@@ -229,7 +232,7 @@ class _Repository:
             self.git("init", "--quiet", "--bare", str(self.mirror))
             private.set_owner(self.mirror, os.geteuid(), os.getegid(), 0o700)
         references = [*default, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
-        return self.run("fetch", "--quiet", "--prune", "--force", "--", self.url, *references)
+        return self.run(*_FETCH, "--prune", "--force", "--", self.url, *references)
 
     def export(self, commit: str, unpack: Unpack, directory: str, counter: Iterator[int]) -> None:
         """Unpack a commit into ``directory``, then each of its submodules; ``counter`` counts all submodules."""

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,11 +11,14 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.model import Ap
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import (
     COMPLETE,
+    _digest,
     _is_complete,
     _is_interpreter,
     _mark_complete,
     directory_revision,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.building.interpreter import SYSTEM_PYTHON, UV_PYTHONS, Interpreter
+from ansible_collections.funnel.tornado.plugins.module_utils.building.requirements import Requirements
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError
 
 
@@ -31,6 +36,41 @@ def test_complete_marker_does_not_follow_links(tmp_path: Path) -> None:
 
 def development_app(directory: Path) -> App:
     return load({"shop": {"source": {"directory": str(directory)}, "run": {"app": "shop:app"}, "debug": True}})["shop"]
+
+
+def digest(
+    revision: str = "r1", version: str = "3.13.5", path: Path = SYSTEM_PYTHON, build: dict[str, Any] | None = None, **changes: Any
+) -> str:
+    """Return the digest of an environment that differs in the arguments from that of other calls."""
+    entry = {"source": {"git": "https://a.test/shop"}, "run": {"app": "shop:app"}, "build": build or {"env": {"CFLAGS": "-O2"}}}
+    requirements = Requirements("poetry.lock", "tornado", "tornado==6.6", state=("/srv/a.whl 10 1",))
+    return _digest(load({"shop": entry})["shop"], Interpreter(path, version), replace(requirements, **changes), revision)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"entries": "tornado>=6"},
+        {"constraints": "tornado==6.5"},
+        {"locked": True},
+        {"local": True},
+        {"state": ("/srv/a.whl 10 2",)},
+        {"state": ("/srv/a.whl 10 1", "https://a.test/lib@main 8f2b")},
+        {"build": {"env": {"CFLAGS": "-O3"}}},
+        {"build": {"env": {"CFLAGS": "-O2", "CC": "clang"}}},
+        {"version": "3.13.6"},
+        {"path": UV_PYTHONS / "cpython-3.13.5/bin/python3.13"},
+    ],
+    ids=lambda changed: str(next(iter(changed))),
+)
+def test_an_environment_is_shared_only_by_releases_with_equal_inputs(changed: dict[str, Any]) -> None:
+    assert digest(**changed) == digest(**changed)
+    assert digest(**changed) != digest()
+
+
+def test_revisions_share_an_environment_unless_a_dependency_is_part_of_the_source() -> None:
+    assert digest("r1") == digest("r2")
+    assert digest("r1", local=True) != digest("r2", local=True)
 
 
 def test_directory_revision_covers_only_the_dependencies(tmp_path: Path) -> None:

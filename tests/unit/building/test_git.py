@@ -92,6 +92,31 @@ def test_unreachable_commits_are_fetched_directly(shop: Path, layout: Layout) ->
     assert fetch_commit(layout, app(shop, lost)) == lost
 
 
+def test_commits_of_a_worktree_are_fetched(shop: Path, layout: Layout, tmp_path: Path) -> None:
+    worktree = tmp_path / "worktree"
+    git(shop, "worktree", "add", "--quiet", "-b", "topic", str(worktree))
+    topic = commit(worktree, web="2")
+    for version in (None, "topic", topic):
+        assert fetch_commit(layout, app(worktree, version)) == query_commit(layout, app(worktree, version)) == topic
+    assert fetch_commit(layout, app(worktree, "main")) == git(shop, "rev-parse", "main") != topic
+
+
+def test_commits_of_a_shallow_repository_are_fetched_and_exported(shop: Path, layout: Layout, tmp_path: Path) -> None:
+    first, last = git(shop, "rev-parse", "HEAD"), commit(shop, web="2")
+    shallow = tmp_path / "shallow"
+    git(tmp_path, "clone", "--quiet", "--depth", "1", f"file://{shop}", str(shallow))
+    for version in (None, "main", last, last[:8]):
+        shutil.rmtree(layout.mirror, ignore_errors=True)
+        assert fetch_commit(layout, app(shallow, version)) == last
+    export_commit(layout, app(shallow), last, unpacker(tmp_path / "src"))
+    assert (tmp_path / "src/web.py").read_text() == "2"
+    with pytest.raises(BuildError, match=f"has no branch, tag or commit {first}"):
+        fetch_commit(layout, app(shallow, first))
+    git(shallow, "fetch", "--quiet", "--unshallow")
+    assert fetch_commit(layout, app(shallow, first)) == first
+    assert fetch_commit(layout, app(shallow, "main")) == last
+
+
 def test_branches_take_precedence_over_abbreviated_commits(shop: Path, layout: Layout) -> None:
     first = git(shop, "rev-parse", "HEAD")
     second = commit(shop, web="2")

@@ -55,6 +55,14 @@ def test_included_requirements_are_inlined(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("option", ["-c ", "-c", "--constraint ", "--constraint="])
+def test_included_constraints_are_inlined(tmp_path: Path, option: str) -> None:
+    write(tmp_path, requirements=f"flask\n{option}limits.txt\n")
+    for limit in ("flask<3", "flask<4"):
+        (tmp_path / "limits.txt").write_text(f"{limit}  # until the next release\n")
+        assert requirements_from_files(tmp_path).entries.splitlines() == ["flask", f"{option}limits.txt", limit]
+
+
 @pytest.mark.parametrize(
     ("line", "local"),
     [

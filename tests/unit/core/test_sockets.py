@@ -6,6 +6,7 @@ import http.server
 import os
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -205,20 +206,21 @@ def test_headers_of_a_probe_replace_its_host() -> None:
     assert received[0].split(b"\r\n")[1:3] == [b"Host: in.test", b"X-Key: 1"]
 
 
-def test_a_socket_of_mode_0600_is_refused_to_another_user_but_not_to_root(tmp_path: Path, listener: socket.socket) -> None:
-    path = tmp_path / "0.sock"
-    for directory in (tmp_path, *tmp_path.parents[:3]):
-        directory.chmod(0o755)
-    path.chmod(0o600)
-    assert listener.fileno() >= 0
-    connect(path).close()
-    if os.geteuid() == 0:
-        with pytest.raises(PermissionError):
-            connect(path, user="www-data")
-        path.chmod(0o606)
-        connect(path, user="www-data").close()
+def test_a_socket_of_mode_0600_is_refused_to_another_user_but_not_to_root() -> None:
+    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX) as listening:
+        Path(directory).chmod(0o755)
+        path = Path(directory) / "0.sock"
+        listening.bind(str(path))
+        listening.listen()
         path.chmod(0o600)
         connect(path).close()
+        if os.geteuid() == 0:
+            with pytest.raises(PermissionError):
+                connect(path, user="www-data")
+            path.chmod(0o606)
+            connect(path, user="www-data").close()
+            path.chmod(0o600)
+            connect(path).close()
 
 
 def test_the_addresses_of_a_process_are_those_that_it_listens_on(tmp_path: Path, listener: socket.socket) -> None:

@@ -1,12 +1,15 @@
-"""Health checks of processes that wait for a CPU, and of workers during the soak."""
+"""Health checks of processes that wait for a CPU, of their sockets, and of workers during the soak."""
 
 from __future__ import annotations
 
 import os
+import pwd
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +20,7 @@ import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import HealthCheck, ReleaseManifest, Worker
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import HealthChecks
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import HealthChecks, require_healthy
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup, ProcessGroupError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import ProcessInfo
 
@@ -114,6 +117,64 @@ def test_only_a_process_that_listens_elsewhere_is_advised_about_its_address(
         finally:
             process.kill()
     assert (advice in str(found.value)) if advice else ("it listens on" not in str(found.value)), str(found.value)
+
+
+#: A program that listens on the socket of its argument and answers each request with 200.
+SERVER = """
+import contextlib, socket, sys
+with socket.socket(socket.AF_UNIX) as listening:
+    listening.bind(sys.argv[1])
+    listening.listen()
+    print("ready", flush=True)
+    while True:
+        with contextlib.suppress(OSError), listening.accept()[0] as connection:
+            if connection.recv(10_000):
+                connection.sendall(b"HTTP/1.1 200 OK\\r\\n\\r\\n")
+"""
+
+
+@pytest.fixture
+def answering() -> Iterator[Group]:
+    """Yield a group whose process answers; other users can reach its socket, as far as the mode of the socket lets them."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        group = Group(Path(directory), processes=1)
+        socket = group.layout.socket("b", 0)
+        with subprocess.Popen([sys.executable, "-c", SERVER, socket], stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "ready\n"
+                shutil.chown(socket, APP)
+                group.run(process.pid)
+                yield group
+            finally:
+                process.kill()
+
+
+def test_a_socket_that_nginx_cannot_use_is_refused_although_root_can(answering: Group) -> None:
+    socket = answering.layout.socket("b", 0)
+    socket.chmod(0o600)
+    expected = (
+        f"process 0 refuses connections of nginx: {socket} has mode 0600, and www-data cannot write to it; "
+        "let the program create it with mode 0660"
+    )
+    with pytest.raises(ProcessGroupError, match=re.escape(expected)):
+        require_healthy(answering)
+    os.chown(socket, pwd.getpwnam(APP).pw_uid, pwd.getpwnam("www-data").pw_gid)
+    socket.chmod(0o660)
+    require_healthy(answering)
+
+
+def test_an_answer_of_a_process_that_supervisord_did_not_start_is_refused(answering: Group) -> None:
+    answering.layout.socket("b", 0).chmod(0o666)
+    require_healthy(answering)
+    with subprocess.Popen(["sleep", "60"]) as supervised:
+        answering.run(supervised.pid)
+        try:
+            with pytest.raises(ProcessGroupError, match="belongs to a process that supervisord did not start: let it"):
+                require_healthy(answering)
+        finally:
+            supervised.kill()
 
 
 def test_a_worker_that_crashes_or_is_restarted_is_not_stable(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import socket
+import stat
 import subprocess
 import tarfile
 from pathlib import Path
@@ -171,6 +172,28 @@ def test_files_of_a_submodule_are_packed(app: Path, tmp_path_factory: pytest.Tem
         files(clone)
 
 
+@pytest.mark.parametrize("kind", ["worktree", "shallow clone"])
+def test_a_worktree_and_a_shallow_clone_are_packed_like_the_repository(
+    app: Path, tmp_path_factory: pytest.TempPathFactory, kind: str
+) -> None:
+    git(app, "init", "--quiet")
+    (app / ".gitignore").write_text("*.log\n")
+    for message in ("Begin", "Continue"):
+        git(app, "add", ".")
+        git(app, "commit", "--quiet", "--allow-empty", "--message", message)
+    other = tmp_path_factory.mktemp("other") / "shop"
+    if kind == "worktree":
+        git(app, "worktree", "add", "--quiet", str(other))
+    else:
+        git(app, "clone", "--quiet", "--depth", "1", f"file://{app}", str(other))
+    (other / "debug.log").touch()
+    assert names(other) == names(app) == [".gitignore", "run.sh", "shop/web.py"]
+    assert revision(other) == revision(app)
+    (other / "new.py").touch()
+    assert names(other / "shop") == ["web.py"]
+    assert "new.py" in names(other), "which is not tracked yet"
+
+
 @pytest.mark.parametrize("place", ["directory", "work tree"])
 def test_a_git_lfs_pointer_is_rejected(app: Path, place: str) -> None:
     if place == "work tree":
@@ -181,15 +204,38 @@ def test_a_git_lfs_pointer_is_rejected(app: Path, place: str) -> None:
         revision(app)
 
 
-@pytest.mark.parametrize("kind", ["pipe", "socket"])
-def test_special_files_are_rejected(app: Path, kind: str) -> None:
+def make_special(path: Path, kind: str) -> None:
     if kind == "pipe":
-        os.mkfifo(app / "odd")
+        os.mkfifo(path)
+    elif kind == "device":
+        os.mknod(path, stat.S_IFCHR | 0o644, os.makedev(1, 3))  # as /dev/null
     else:
         with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(app / "odd"))
+            listener.bind(str(path))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket"])
+def test_special_files_are_rejected(app: Path, kind: str) -> None:
+    make_special(app / "odd", kind)
     with pytest.raises(SourceError, match="odd is neither a file, a directory nor a link"):
         revision(app)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket"])
+def test_special_files_in_a_work_tree_are_not_packed_as_git_does_not_list_them(app: Path, kind: str) -> None:
+    git(app, "init", "--quiet")
+    make_special(app / "odd", kind)
+    assert names(app) == ["run.sh", "shop/web.py"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket"])
+def test_a_tracked_file_that_a_special_file_has_replaced_is_rejected(app: Path, kind: str) -> None:
+    git(app, "init", "--quiet")
+    git(app, "add", ".")
+    (app / "run.sh").unlink()
+    make_special(app / "run.sh", kind)
+    with pytest.raises(SourceError, match=r"run\.sh is neither a file, a directory nor a link"):
+        pack(app)
 
 
 @pytest.mark.parametrize("place", ["directory", "work tree"])

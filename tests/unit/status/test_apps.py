@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +12,16 @@ from typing import Any
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import ReleaseManifest
+from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import ProcessInfo
 from ansible_collections.funnel.tornado.plugins.module_utils.status.apps import (
     AppStatus,
     CertificateStatus,
     Failure,
     ProcessStatus,
+    _process_status,
     _restarts,
     app_status,
     app_statuses,
@@ -128,6 +135,25 @@ def test_an_app_that_replaces_its_file_of_starts_blocks_no_reader(tmp_path: Path
     os.mkfifo(layout.starts("a", 0))
     layout.starts("a", 1).symlink_to("/dev/zero")
     assert [_restarts(layout, layout.starts("a", process)) for process in range(3)] == [0, 0, 0]
+
+
+#: A program that opens 50 files and waits.
+OPENS_FILES = "files = [open('/dev/null') for number in range(50)]; print('ready', flush=True); input()"
+
+
+def test_files_and_memory_are_those_of_the_program_and_not_of_its_shell(tmp_path: Path) -> None:
+    process_group = ProcessGroup(release(tmp_path, "1f2e"), "a", "1f2e", None)
+    command = ["sh", "-c", '"$0" -c "$1"; true', sys.executable, OPENS_FILES]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0) as shell:
+        try:
+            assert shell.stdout is not None
+            assert shell.stdout.readline() == "ready\n"
+            info = ProcessInfo("0", "shop-a.queue", "RUNNING", shell.pid, "")
+            found = _process_status(process_group, "queue", info, proc.process_groups())
+            assert proc.count_open_files(shell.pid) < 50 <= found.open_files
+            assert found.rss > 2 * proc.rss(shell.pid) > 0
+        finally:
+            os.killpg(shell.pid, signal.SIGKILL)
 
 
 def test_an_environment_cannot_inject_text_in_place_of_versions(tmp_path: Path) -> None:

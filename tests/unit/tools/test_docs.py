@@ -94,6 +94,22 @@ def test_the_entry_of_a_recipe_is_short_and_valid(page: Path) -> None:
     assert f"({page.name})" in (page.parent / "README.md").read_text()
 
 
+@pytest.mark.parametrize("page", RECIPES, ids=relative)
+def test_a_recipe_says_how_to_migrate_its_data(page: Path) -> None:
+    text = "".join(re.findall(r"^\*\*Migrate:\*\* (.+)", page.read_text(), re.MULTILINE))
+    assert text
+    for name, entry in yaml.safe_load(recipe(page))["tornado_apps"].items():
+        assert "shared" not in entry or f"/srv/{name}/shared/" in text, "where the data go"
+
+
+@pytest.mark.parametrize("framework", ["Streamlit", "Panel", "Bokeh", "JupyterLab", "Socket.IO"])
+def test_the_readme_names_the_key_of_apps_with_state_in_memory(framework: str) -> None:
+    section = (ROOT / "README.md").read_text().partition(" Apps that keep state in memory need")[2].partition("\n\n| to |")[0]
+    rows = [line for line in section.splitlines() if framework in line]
+    assert len(rows) == 1
+    assert "| `affinity: cookie`" in rows[0] or "| `processes: 1`" in rows[0]
+
+
 def test_the_entries_of_apps_that_share_a_site_have_at_most_twelve_lines() -> None:
     entries: dict[str, object] = {}
     for name in ("reporting_app", "rest_api"):
