@@ -166,16 +166,14 @@ def directory_revision(app: App, directory: Path) -> str:
 
 def _is_complete(path: Path) -> bool:
     """Return whether root has marked the environment as complete; the builder could create a file of the same name."""
-    try:
-        marker = (path / COMPLETE).lstat()
-    except FileNotFoundError:
-        return False
-    return stat.S_ISREG(marker.st_mode) and marker.st_uid == path.lstat().st_uid == os.geteuid()
+    marker = tree.state(path / COMPLETE, trusted=path.parent)
+    return marker is not None and stat.S_ISREG(marker.st_mode) and marker.st_uid == path.lstat().st_uid == os.geteuid()
 
 
-def _mark_complete(path: Path) -> None:
-    (path / COMPLETE).unlink(missing_ok=True)
-    os.close(os.open(path / COMPLETE, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644))
+def _mark_complete(owned: Path) -> None:
+    """Mark an environment that belongs to root as complete."""
+    (owned / COMPLETE).unlink(missing_ok=True)
+    os.close(os.open(owned / COMPLETE, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644))
 
 
 def _install(layout: Layout, app: App, source: Path, path: Path, requirements: Requirements) -> None:

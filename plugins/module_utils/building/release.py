@@ -233,7 +233,10 @@ def _install_package(layout: Layout, app: App, source: Path, target: Path, envir
         return
     if not source.is_symlink():
         install_package(layout, app, source, target, environment)
-    elif (source / "src").is_dir():
+        return
+    with as_user(layout.builder):
+        has_src = (source / "src").is_dir()
+    if has_src:
         target.symlink_to("src/src")
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,14 @@ def test_unreadable_requirements_are_reported(tmp_path: Path, text: str, expecte
     (tmp_path / "link").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(BuildError, match=rf"tornado_apps\.shop\.source\.directory: .*{expected}"):
+        directory_revision(development_app(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "uv.lock", "requirements.txt", ".python-version"])
+@pytest.mark.parametrize("create", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "link"])
+def test_pipes_and_links_are_not_read_as_files_of_a_source(tmp_path: Path, name: str, create: Callable[[Path], None]) -> None:
+    create(tmp_path / name)
+    with pytest.raises(BuildError, match=rf"shop\.source\.directory: .*{re.escape(name)} is not a regular file"):
         directory_revision(development_app(tmp_path), tmp_path)
 
 

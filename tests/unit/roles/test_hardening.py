@@ -35,6 +35,27 @@ ALL = {
     "SystemCallFilter",
 }
 
+#: Groups of system calls that no service of the collection needs.
+DENIED_CALLS = {"@clock", "@cpu-emulation", "@debug", "@module", "@mount", "@obsolete", "@raw-io", "@reboot", "@swap"}
+
+#: Capabilities that nginx or supervisord uses.
+USED_CAPABILITIES = {
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SYS_RESOURCE",
+}
+
+#: Directives of nginx and supervisord whose values are no lists.
+VALUES = {"ProtectSystem": "full", "SystemCallArchitectures": "native"} | dict.fromkeys(
+    ALL - {"CapabilityBoundingSet", "ProtectSystem", "RestrictAddressFamilies", "SystemCallArchitectures", "SystemCallFilter"},
+    "true",
+)
+
 #: Directives that would hide file systems of the host from its exporter.
 MOUNTS = {
     "PrivateDevices",
@@ -118,6 +139,16 @@ def test_each_directive_can_be_disabled_separately(role: str) -> None:
     whole = render(f"{role}/unit.conf")
     for name in hardening(role):
         assert whole.keys() - render(f"{role}/unit.conf", **{f"{role}_hardening_except": [name]}).keys() == {name}
+
+
+@pytest.mark.parametrize("role", ["nginx", "supervisor"])
+def test_drop_ins_deny_system_calls_and_capabilities_that_affect_the_host(role: str) -> None:
+    found = render(f"{role}/unit.conf")
+    assert found["SystemCallFilter"].startswith("~")
+    assert set(found["SystemCallFilter"].removeprefix("~").split()) == DENIED_CALLS
+    capabilities = set(found["CapabilityBoundingSet"].split())
+    assert capabilities < USED_CAPABILITIES
+    assert {name: value for name, value in found.items() if name in VALUES} == VALUES
 
 
 @pytest.mark.parametrize("unit", [unit for unit in UNITS if unit not in UNHARDENED])

@@ -23,10 +23,9 @@ NOBODY = pwd.getpwnam("nobody")
 def test_the_command_of_a_unit_sets_limits_and_contains_no_secrets() -> None:
     command = isolation.unit_command("funnel-shop-1.service", "Build of shop", 60, private_tmp=True)
     assert command[:5] == ["systemd-run", "--quiet", "--pipe", "--wait", "--collect"]
-    properties = [word.removeprefix("--property=") for word in command if word.startswith("--property=")]
-    assert {"KillMode=control-group", "NoNewPrivileges=yes", "RuntimeMaxSec=90", "PrivateTmp=yes", "TasksMax=4096"} <= set(
-        properties
-    )
+    properties = {word.removeprefix("--property=") for word in command if word.startswith("--property=")}
+    assert {"KillMode=control-group", "NoNewPrivileges=yes", "RuntimeMaxSec=90", "PrivateTmp=yes"} <= properties
+    assert {"MemoryMax=80%", "TasksMax=4096", "LimitNPROC=4096", "LimitFSIZE=16G", "LimitCORE=0"} <= properties
     assert command[command.index("--") + 1 :][:3] == [sys.executable, "-ISXutf8", "-c"]
     assert not [word for word in command[command.index("--") :] if "$" in word or "%" in word], "systemd would replace something"
 

@@ -252,6 +252,22 @@ def test_each_attack_of_the_security_page_has_a_test_in_the_named_suite() -> Non
             assert not test or test in tests[suite], (attacker, attack, test)
 
 
+def first_cells(text: str) -> set[str]:
+    """Return the words in code format of the first column of the tables in a text."""
+    cells = re.findall(r"^\| ([^|]*) \|", text, re.MULTILINE)
+    return {word for cell in cells for word in re.findall(r"`([^`]+)`", cell)}
+
+
+def test_keys_equivalent_to_root_exist_and_include_all_snippets_of_configuration() -> None:
+    section = (ROOT / "docs/security.md").read_text().partition("\n## Keys equivalent to root\n")[2].partition("\n## ")[0]
+    keys, variables = section.split("\n| variable |")
+    of_entries = first_cells((ROOT / "docs/reference.md").read_text())
+    assert {key for key in of_entries if key.endswith("extra")} < first_cells(keys) <= of_entries
+    specs = [yaml.safe_load(path.read_text())["argument_specs"] for path in ROOT.glob("roles/*/meta/argument_specs.yml")]
+    of_roles = {name for spec in specs for entry in spec.values() for name in entry["options"]}
+    assert {name for name in of_roles if name.endswith("_extra")} < first_cells(variables) <= of_roles
+
+
 def tests_by_suite() -> dict[str, set[str]]:
     """Return the names of the tests of each scenario, of the unit tests and of the integration tests."""
     found: dict[str, set[str]] = {}
