@@ -233,7 +233,7 @@ def listener_pid(address: Address, supervised: int) -> int | None:
 
 
 def listening_addresses(pid: int) -> list[str]:
-    """Return the addresses that a process and its descendants listen on: ``host:port``, or the path of a Unix socket."""
+    """Return the addresses that a process and its descendants listen on: ``host:port``, or the name of a Unix socket."""
     inodes = set().union(*map(proc.socket_inodes, proc.descendants(pid)))
     found = {each.path for each in unix_sockets() if each.state == LISTENING and each.inode in inodes}
     for row in _tcp_rows(None, TCP_LISTEN):
@@ -250,7 +250,7 @@ def count_connections(directory: Path, ports: set[int], names: set[str] | None =
 
     :arg names: count only sockets bound to these names in ``directory``; all if unset.
     """
-    paths = (Path(each.path) for each in unix_sockets() if each.state == ESTABLISHED)
+    paths = (Path(each.path) for each in unix_sockets() if each.state == ESTABLISHED and each.path.startswith("/"))
     count = sum(1 for path in paths if path.parent == directory and (names is None or path.name in names))
     return count + sum(1 for _row in _tcp_rows(ports, TCP_ESTABLISHED))
 
