@@ -173,7 +173,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.status.apps import 
 from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import collect_host_state
 from ansible_collections.funnel.tornado.plugins.module_utils.system import memory
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
-from ansible_collections.funnel.tornado.plugins.module_utils.system.filesystems import filesystem_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.system.filesystems import APP_DIRECTORIES, filesystem_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import build_environment, is_managed
 from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import (
     PackagesError,
@@ -204,7 +204,7 @@ def main() -> None:
     capacity = Capacity.of_host()
     try:
         distribution = require_supported_host()
-        if problem := root_problem() or link_protection_problem() or filesystem_problem():
+        if problem := root_problem() or link_protection_problem() or filesystem_problem(APP_DIRECTORIES):
             module.fail_json(msg=f"{problem}; nothing was changed")
         installed = installed_versions()
         installed |= provided_versions([name for name in module.params["packages"] if name not in installed])
