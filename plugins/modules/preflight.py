@@ -101,6 +101,11 @@ listeners:
   returned: success
   type: list
   elements: dict
+unprivileged_port:
+  description: The first port that a program can listen on without a capability.
+  returned: success
+  type: int
+  sample: 1024
 nginx:
   description: The RV(funnel.tornado.nginx_info#module:nginx) of the host.
   returned: success
@@ -165,7 +170,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSH_ENTRIES, Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import tcp_listeners
+from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import first_unprivileged_port, tcp_listeners
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import link_protection_problem, root_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.settled import settled_releases
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import existing_nginx
@@ -224,6 +229,7 @@ def main() -> None:
         users=users,
         memory={"available": memory.available(), "used": {name: used[uid] for name, uid in users.items()}},
         listeners=[asdict(listener) for listener in tcp_listeners()],
+        unprivileged_port=first_unprivileged_port(),
         names=sorted(set(taken_names())),
         certificates=installed_names(APP_SET),
         unavailable_packages=unavailable,

@@ -43,6 +43,12 @@ def tcp_listeners(proc: Path = PROC) -> list[Listener]:
     return [found[port] for port in sorted(found)]
 
 
+def first_unprivileged_port(proc: Path = PROC) -> int:
+    """Return the first port that a program can listen on without CAP_NET_BIND_SERVICE: 1024, or what a kernel setting says."""
+    setting = proc / "sys/net/ipv4/ip_unprivileged_port_start"
+    return int(setting.read_text(encoding="utf-8")) if setting.exists() else 1024
+
+
 def port_conflicts(listeners: Sequence[Listener], listen: Mapping[str, Sequence[str]], service: str) -> Iterator[str]:
     """Yield the ports of a service on which another program listens, with the remedy; ``listen`` are addresses by variable."""
     found = {listener.port: listener for listener in listeners}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -144,6 +145,7 @@ def test_a_program_of_supervisord_that_requires_a_capability_is_reported() -> No
         "port 443 is in use by node (pid 7, supervisor.service), which requires the capability CAP_NET_BIND_SERVICE; "
         "add CapabilityBoundingSet to supervisor_hardening_except"
     ]
+    assert list(coexistence_problems({}, replace(others, unprivileged_port=443), Proxy("nginx", {}), cpus=2)) == []
     unrestricted = ["CapabilityBoundingSet"]
     assert list(coexistence_problems({}, others, Proxy("nginx", {}), cpus=2, unrestricted=unrestricted)) == []
 
