@@ -97,7 +97,7 @@ memory:
   returned: success
   type: dict
 listeners:
-  description: Programs that listen on TCP ports, with C(port), C(process), C(pid), C(unit) and the id of the C(user).
+  description: Programs that listen on TCP ports, with C(address), C(port), C(process), C(pid), C(unit) and the id of the C(user).
   returned: success
   type: list
   elements: dict

@@ -82,21 +82,24 @@ def coexistence_problems(
 
 
 def _port_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, cpus: int) -> Iterator[str]:
-    listeners = {listener.port: listener for listener in others.listeners}
+    listeners: dict[int, list[Listener]] = {}
+    for listener in others.listeners:
+        listeners.setdefault(listener.port, []).append(listener)
     yield from port_conflicts(others.listeners, proxy.listen, proxy.name)
     for app in apps.values():
         for port in app.ports(cpus):
-            listener = listeners.get(port)
-            if listener and listener.user != others.users.get(app.name):
-                yield f"{VARIABLE}.{app.name}.port: port {port} is in use by {listener}; choose another, or stop it"
+            found = listeners.get(port, ())
+            if found and others.users.get(app.name) not in {listener.user for listener in found}:
+                yield f"{VARIABLE}.{app.name}.port: port {port} is in use by {found[0]}; choose another, or stop it"
 
 
 def _privileged_port_problems(others: Others) -> Iterator[str]:
     """Yield the programs of supervisord that could not listen after its next start."""
     cure = "add CapabilityBoundingSet to supervisor_hardening_except"
-    for listener in others.listeners:
-        if listener.unit == "supervisor.service" and listener.port < others.unprivileged_port:
-            yield f"port {listener.port} is in use by {listener}, which requires the capability CAP_NET_BIND_SERVICE; {cure}"
+    restricted = [listener for listener in others.listeners if listener.unit == "supervisor.service"]
+    for port, listener in {listener.port: listener for listener in restricted}.items():
+        if port < others.unprivileged_port:
+            yield f"port {port} is in use by {listener}, which requires the capability CAP_NET_BIND_SERVICE; {cure}"
 
 
 def _stream_problems(streams: Sequence[ServerBlock], proxy: Proxy) -> Iterator[str]:

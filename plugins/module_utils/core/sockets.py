@@ -268,10 +268,8 @@ def _port(row: list[str]) -> int:
 
 
 def _bound(row: list[str]) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Return the local address of a row, which the kernel prints as 32-bit words in host byte order."""
-    words = bytes.fromhex(row[TCP_LOCAL].rpartition(":")[0])
-    address = ipaddress.ip_address(struct.pack(f">{len(words) // 4}I", *struct.unpack(f"={len(words) // 4}I", words)))
-    return getattr(address, "ipv4_mapped", None) or address
+    """Return the local address of a row."""
+    return proc.ip_address(row[TCP_LOCAL].rpartition(":")[0])
 
 
 def _rows(table: Path) -> Iterator[list[str]]:

@@ -19,6 +19,7 @@ def test_a_listener_is_found_with_its_process(family: socket.AddressFamily) -> N
         server.listen()
         found = {listener.port: listener for listener in tcp_listeners()}
         listener = found[server.getsockname()[1]]
+        assert listener.address == server.getsockname()[0]
         assert (listener.pid, listener.user) == (os.getpid(), os.geteuid())
         assert listener.process in str(listener)
         assert silent.getsockname()[1] not in found
