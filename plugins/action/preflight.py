@@ -116,6 +116,7 @@ class ActionModule(ModuleAction):
             ExistingPrograms(**host["programs"]),
             host["balanced"],
             [name for name, state in host["host_state"]["services"].items() if state["masked"]],
+            host["unprivileged_port"],
         )
         facts = HostFacts(
             host["cpus"],

@@ -171,7 +171,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import error_text
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door
-from ansible_collections.funnel.tornado.plugins.module_utils.system.directories import protect
+from ansible_collections.funnel.tornado.plugins.module_utils.system.directories import owned_directories, protect
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_entries import parse_files
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import (
     FileSet,
@@ -241,7 +241,7 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> FileSetResult:
         timeout=service["timeout"],
     )
     file_set = FileSet(root, files, params["owns"], params["absent"], params["keep"], params["later"])
-    protected = protect(sorted({(root / pattern).parent for pattern in params["owns"]} - {root}), check_mode=check_mode)
+    protected = protect(owned_directories(root, params["owns"]), check_mode=check_mode)
     result = converge(
         file_set,
         check=params["check"],

@@ -11,7 +11,7 @@ short_description: Check that a service can run on a host, before anything chang
 version_added: 0.1.0
 description:
   - Fails with one message if another program listens on the ports of the service, if the service is masked, if the tasks do not
-    run as root, or if a file system cannot be written. Changes nothing.
+    run as root, or if C(/etc), C(/var/lib) or C(/var/log) cannot be written. Changes nothing.
 author: The funnel.tornado developers (@funnel)
 options:
   listen:
@@ -52,7 +52,10 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners impo
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import root_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
-from ansible_collections.funnel.tornado.plugins.module_utils.system.filesystems import filesystem_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.system.filesystems import (
+    SERVICE_DIRECTORIES,
+    filesystem_problem,
+)
 
 
 def main() -> None:
@@ -61,7 +64,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     name = module.params["service"]
-    problems = [root_problem(), filesystem_problem()]
+    problems = [root_problem(), filesystem_problem(SERVICE_DIRECTORIES)]
     if not any(problems):
         problems += port_conflicts(tcp_listeners(), module.params["listen"], name)
         try:

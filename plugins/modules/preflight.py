@@ -102,10 +102,15 @@ memory:
   returned: success
   type: dict
 listeners:
-  description: Programs that listen on TCP ports, with C(port), C(process), C(pid), C(unit) and the id of the C(user).
+  description: Programs that listen on TCP ports, with C(address), C(port), C(process), C(pid), C(unit) and the id of the C(user).
   returned: success
   type: list
   elements: dict
+unprivileged_port:
+  description: The first port that a program can listen on without a capability.
+  returned: success
+  type: int
+  sample: 1024
 nginx:
   description: The RV(funnel.tornado.nginx_info#module:nginx) of the host.
   returned: success
@@ -170,7 +175,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSH_ENTRIES, Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import tcp_listeners
+from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import first_unprivileged_port, tcp_listeners
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import link_protection_problem, root_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.settled import settled_releases
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import existing_nginx
@@ -178,7 +183,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.status.apps import 
 from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import collect_host_state
 from ansible_collections.funnel.tornado.plugins.module_utils.system import memory
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
-from ansible_collections.funnel.tornado.plugins.module_utils.system.filesystems import filesystem_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.system.filesystems import APP_DIRECTORIES, filesystem_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import build_environment, is_managed
 from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import (
     PackagesError,
@@ -210,7 +215,7 @@ def main() -> None:
     capacity = Capacity.of_host()
     try:
         distribution = require_supported_host()
-        if problem := root_problem() or link_protection_problem() or filesystem_problem():
+        if problem := root_problem() or link_protection_problem() or filesystem_problem(APP_DIRECTORIES):
             module.fail_json(msg=f"{problem}; nothing was changed")
         installed = installed_versions()
         installed |= provided_versions([name for name in module.params["packages"] if name not in installed])
@@ -230,6 +235,7 @@ def main() -> None:
         users=users,
         memory={"available": memory.available(), "used": {name: used[uid] for name, uid in users.items()}},
         listeners=[asdict(listener) for listener in tcp_listeners()],
+        unprivileged_port=first_unprivileged_port(),
         names=sorted(set(taken_names())),
         certificates=installed_names(APP_SET),
         unavailable_packages=unavailable,

@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import UV_ENVIRONMENT
 from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import HostState
+from ansible_collections.funnel.tornado.plugins.module_utils.system.directories import owned_directories
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSet, is_read_by_service, is_up_to_date
 from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import Limits
 from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import Sources
@@ -35,6 +36,8 @@ def files_up_to_date(state: HostState, file_set: FileSet, service: Mapping[str, 
     :arg service: the option of the module file_set. The host state does not cover systemd sockets.
     """
     if any("**" in pattern for pattern in file_set.owns):  # match() treats it as *
+        return False
+    if not {*state.unprotected}.isdisjoint(owned_directories(file_set.root, file_set.owns)):
         return False
 
     def glob(directory: Path, pattern: str) -> Iterator[Path]:

@@ -102,7 +102,9 @@ def test_what_the_apps_cannot_have_is_refused_before_anything_is_installed(host:
 def test_a_file_system_that_cannot_hold_apps_is_refused(host: Host, tmp_path: Path, source: str) -> None:
     host.run_expect([0], "mount -t tmpfs -o noexec srv /srv")
     output = refused(run_site(HOST, tmp_path, entries(source, shop="shop.test")))
+    balancer = cast("Any", host.ansible)("funnel.tornado.host_check", 'listen=\'{"haproxy_listen": ["80"]}\' service=haproxy')
     host.run_expect([0], "umount /srv")
+    assert balancer["open_files"], "a load balancer has no apps"
     assert "/srv is on a file system that is mounted with noexec, and apps are started there: mount it with exec" in output
 
 

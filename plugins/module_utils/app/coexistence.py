@@ -18,15 +18,14 @@ from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate imp
 #: Names of a server that is meant for requests without a name of their own.
 _CATCH_ALL = frozenset({"", "_"})
 
-_UNPRIVILEGED_PORT = 1024
-
 
 @dataclass(frozen=True)
 class Others:
     """What a host serves besides the apps of the inventory.
 
     ``live`` are the apps on the host, and ``users`` the ids of their users. ``balanced`` are the backends of its HAProxy;
-    ``masked`` are services of the collection that the administrator has masked.
+    ``masked`` are services of the collection that the administrator has masked. ``unprivileged_port`` is the first port that
+    requires no capability.
     """
 
     nginx: ExistingNginx
@@ -36,6 +35,7 @@ class Others:
     programs: ExistingPrograms = field(default_factory=ExistingPrograms)
     balanced: Sequence[str] = ()
     masked: Sequence[str] = ()
+    unprivileged_port: int = 1024
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def coexistence_problems(
     """
     yield from _port_problems(apps, others, proxy, cpus)
     if "CapabilityBoundingSet" not in unrestricted:
-        yield from _privileged_port_problems(others.listeners)
+        yield from _privileged_port_problems(others)
     yield from (masked_problem(name) for name in (proxy.name, "supervisor") if name in others.masked)
     yield from _program_problems(apps, others.programs)
     if proxy.name != "nginx":
@@ -82,21 +82,24 @@ def coexistence_problems(
 
 
 def _port_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, cpus: int) -> Iterator[str]:
-    listeners = {listener.port: listener for listener in others.listeners}
+    listeners: dict[int, list[Listener]] = {}
+    for listener in others.listeners:
+        listeners.setdefault(listener.port, []).append(listener)
     yield from port_conflicts(others.listeners, proxy.listen, proxy.name)
     for app in apps.values():
         for port in app.ports(cpus):
-            listener = listeners.get(port)
-            if listener and listener.user != others.users.get(app.name):
-                yield f"{VARIABLE}.{app.name}.port: port {port} is in use by {listener}; choose another, or stop it"
+            found = listeners.get(port, ())
+            if found and others.users.get(app.name) not in {listener.user for listener in found}:
+                yield f"{VARIABLE}.{app.name}.port: port {port} is in use by {found[0]}; choose another, or stop it"
 
 
-def _privileged_port_problems(listeners: Sequence[Listener]) -> Iterator[str]:
+def _privileged_port_problems(others: Others) -> Iterator[str]:
     """Yield the programs of supervisord that could not listen after its next start."""
-    for listener in listeners:
-        if listener.unit == "supervisor.service" and listener.port < _UNPRIVILEGED_PORT:
-            cure = "add CapabilityBoundingSet to supervisor_hardening_except"
-            yield f"port {listener.port} is in use by {listener}, which requires the capability CAP_NET_BIND_SERVICE; {cure}"
+    cure = "add CapabilityBoundingSet to supervisor_hardening_except"
+    restricted = [listener for listener in others.listeners if listener.unit == "supervisor.service"]
+    for port, listener in {listener.port: listener for listener in restricted}.items():
+        if port < others.unprivileged_port:
+            yield f"port {port} is in use by {listener}, which requires the capability CAP_NET_BIND_SERVICE; {cure}"
 
 
 def _stream_problems(streams: Sequence[ServerBlock], proxy: Proxy) -> Iterator[str]:

@@ -41,7 +41,7 @@ def run(
     environment: Mapping[str, str] | None = None,
     check: bool = True,
 ) -> CommandResult:
-    """Run ``argv`` without a shell and in the C locale; kill its session after ``timeout`` seconds.
+    """Run ``argv`` without a shell and in the C locale; kill its process group after ``timeout`` seconds.
 
     ``environment`` extends the environment of this process; pass secrets there, as arguments are visible in the process list.
     :mod:`isolation` runs the programs of apps.

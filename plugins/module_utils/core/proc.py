@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import re
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,6 +157,16 @@ def pids_of_user(uid: int) -> list[int]:
             if str(uid) in fields["Uid"].split() and fields["State"].split()[0] not in ("Z", "X"):
                 matches.append(pid)
     return matches
+
+
+def ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return an address in /proc/net/tcp or tcp6, where the kernel prints 32-bit words in host byte order.
+
+    An IPv4 address that is mapped to IPv6 is returned as IPv4.
+    """
+    words = bytes.fromhex(text)
+    address = ipaddress.ip_address(struct.pack(f">{len(words) // 4}I", *struct.unpack(f"={len(words) // 4}I", words)))
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def holds_socket(pid: int, inodes: set[int]) -> bool:

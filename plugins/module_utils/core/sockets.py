@@ -233,7 +233,7 @@ def listener_pid(address: Address, supervised: int) -> int | None:
 
 
 def listening_addresses(pid: int) -> list[str]:
-    """Return the addresses that a process and its descendants listen on: ``host:port``, or the path of a Unix socket."""
+    """Return the addresses that a process and its descendants listen on: ``host:port``, or the name of a Unix socket."""
     inodes = set().union(*map(proc.socket_inodes, proc.descendants(pid)))
     found = {each.path for each in unix_sockets() if each.state == LISTENING and each.inode in inodes}
     for row in _tcp_rows(None, TCP_LISTEN):
@@ -250,7 +250,7 @@ def count_connections(directory: Path, ports: set[int], names: set[str] | None =
 
     :arg names: count only sockets bound to these names in ``directory``; all if unset.
     """
-    paths = (Path(each.path) for each in unix_sockets() if each.state == ESTABLISHED)
+    paths = (Path(each.path) for each in unix_sockets() if each.state == ESTABLISHED and each.path.startswith("/"))
     count = sum(1 for path in paths if path.parent == directory and (names is None or path.name in names))
     return count + sum(1 for _row in _tcp_rows(ports, TCP_ESTABLISHED))
 
@@ -268,10 +268,8 @@ def _port(row: list[str]) -> int:
 
 
 def _bound(row: list[str]) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Return the local address of a row, which the kernel prints as 32-bit words in host byte order."""
-    words = bytes.fromhex(row[TCP_LOCAL].rpartition(":")[0])
-    address = ipaddress.ip_address(struct.pack(f">{len(words) // 4}I", *struct.unpack(f"={len(words) // 4}I", words)))
-    return getattr(address, "ipv4_mapped", None) or address
+    """Return the local address of a row."""
+    return proc.ip_address(row[TCP_LOCAL].rpartition(":")[0])
 
 
 def _rows(table: Path) -> Iterator[list[str]]:

@@ -39,7 +39,10 @@ _MAX_MESSAGE = 1 << 16
 
 @dataclass(frozen=True)
 class UnixSocket:
-    """A socket: its state, its inode, and the path to which it, or the listener that accepted it, was bound."""
+    """A socket: its state, its inode, and the path to which it, or the listener that accepted it, was bound.
+
+    The path may be relative; that of an abstract socket begins with ``@``, as in the kernel's table (unix(7)).
+    """
 
     state: int
     inode: int
@@ -47,12 +50,12 @@ class UnixSocket:
 
 
 def unix_sockets() -> list[UnixSocket]:
-    """Return the sockets that are bound to a path, without connections that are not accepted yet."""
+    """Return the sockets that are bound to a name, without connections that are not accepted yet."""
     try:
         found = list(_query())
     except OSError:
         found = list(_rows())
-    return [each for each in found if each.path.startswith("/") and each.inode]
+    return [each for each in found if each.path and each.inode]
 
 
 def _query() -> Iterator[UnixSocket]:
@@ -81,7 +84,7 @@ def _name(attributes: bytes) -> str:
     while attributes:
         size, kind = _ATTRIBUTE.unpack_from(attributes)
         if kind == _NAME:
-            return os.fsdecode(attributes[_ATTRIBUTE.size : size].removesuffix(b"\0"))
+            return os.fsdecode(attributes[_ATTRIBUTE.size : size].rstrip(b"\0").replace(b"\0", b"@"))
         attributes = attributes[_aligned(size) :]
     return ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pwd
+import re
 import stat
 import time
 from collections.abc import Collection, Sequence
@@ -37,6 +38,9 @@ MAX_CONCURRENT_CHECKS = 64
 
 #: Starts of the problems of a process that does not listen or respond.
 NO_ANSWER = ("did not answer", "did not create")
+
+#: An address of a TCP listener, which has no path.
+_TCP_ADDRESS = re.compile(r"(?:[\d.]+|\[[\da-f:.]+\]):\d+")
 
 
 def ask(process_group: ProcessGroup, process: int, timeout: float = TIMEOUT) -> ProbeResult:
@@ -210,7 +214,7 @@ class HealthChecks:
             return f"; it listens on {', '.join(found)}: let it return the application without listening itself"
         if port:
             return f"; it listens on {', '.join(found)}: let it listen on 127.0.0.1 and {{port}}, which is also $PORT"
-        ports = not any(each.startswith(("/", "@")) for each in found)
+        ports = all(_TCP_ADDRESS.fullmatch(each) for each in found)
         remedy = "pass it {socket}, or set port, such as port: 8000, and pass it {port}" if ports else "pass it {socket}"
         return f"; it listens on {', '.join(found)}: {remedy}"
 

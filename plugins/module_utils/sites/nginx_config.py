@@ -22,6 +22,9 @@ _TOKEN = re.compile(
 #: Marks the files in the output of ``nginx -T``.
 _FILE = re.compile(r"^# configuration file (\S+):$", re.MULTILINE)
 
+#: Options of ``listen`` for UDP, whose ports are others than those of TCP.
+_OVER_UDP = frozenset({"quic", "udp"})
+
 
 class NginxSyntaxError(ValueError):
     """A configuration file that nginx would refuse. The message has the line."""
@@ -114,7 +117,7 @@ def _end_of_block(text: str, position: int) -> int:
 
 @dataclass(frozen=True)
 class Listen:
-    """An address that a server listens on, such as ``80``, ``[::]:443`` or ``192.0.2.1:80``."""
+    """A TCP address that a server listens on, such as ``80``, ``[::]:443`` or ``192.0.2.1:80``."""
 
     address: str
     default: bool
@@ -171,12 +174,13 @@ def servers(directives: Iterable[tuple[str, Directive]]) -> Iterator[ServerBlock
 def _server(file: str, server: Directive) -> ServerBlock:
     inside = server.block or ()
     names = [name for directive in inside if directive.name == "server_name" for name in directive.arguments]
+    given = [directive.arguments for directive in inside if directive.name == "listen" and directive.arguments]
     listen = [
-        Listen(normalize_address(directive.arguments[0]), bool({"default_server", "default"} & {*directive.arguments[1:]}))
-        for directive in inside
-        if directive.name == "listen" and directive.arguments
+        Listen(normalize_address(address), not {"default_server", "default"}.isdisjoint(options))
+        for address, *options in given or [("80",)]
+        if not _OVER_UDP.intersection(options)
     ]
-    return ServerBlock(file, server.line, names, listen or [Listen("80", default=False)])
+    return ServerBlock(file, server.line, names, listen)
 
 
 def normalize_address(address: str) -> str:

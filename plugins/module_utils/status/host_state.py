@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,8 @@ SERVICES = ("nginx", "supervisor")
 class HostState:
     """The state of a host; an empty one stands for a state that was not collected.
 
-    ``directories`` are those whose ``files`` were all collected; ``open_files`` are the limits of running services by name;
+    ``directories`` are those whose ``files`` were all collected; ``unprotected`` are directories of these files that users other
+    than root can change; ``open_files`` are the limits of running services by name;
     ``kernel`` has the kernel settings; ``uv`` is the installed version; ``releases`` are the settled ones by app.
     """
 
@@ -50,6 +51,7 @@ class HostState:
     kernel: Mapping[str, int] = field(default_factory=dict)
     uv: str = ""
     releases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    unprotected: Sequence[Path] = ()
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> HostState:
@@ -62,6 +64,7 @@ class HostState:
             kernel=data.get("kernel", {}),
             uv=data.get("uv", ""),
             releases=data.get("releases", {}),
+            unprotected=[Path(directory) for directory in data.get("unprotected", ())],
         )
 
     def to_data(self) -> dict[str, Any]:
@@ -69,6 +72,7 @@ class HostState:
         data = asdict(self)
         return data | {
             "directories": list(map(str, self.directories)),
+            "unprotected": list(map(str, self.unprotected)),
             "files": {str(path): file for path, file in data["files"].items()},
         }
 
@@ -88,6 +92,7 @@ def collect_host_state(key: bytes, directories: Sequence[Path] = DIRECTORIES, se
             open_files={name: proc.open_file_limits(state.main_pid)[0] for name, state in states.items() if state.main_pid},
             kernel={sysctl.name: sysctl.current for sysctl in Limits(0, 0, []).sysctls()},
             uv=Uv.installed_version(),
+            unprotected=unprotected(path for files in found.values() for path in files),
         )
     except (OSError, systemd.ServiceError):
         return HostState()
@@ -96,16 +101,19 @@ def collect_host_state(key: bytes, directories: Sequence[Path] = DIRECTORIES, se
 def collect_files(directory: Path, key: bytes) -> dict[Path, FileState] | None:
     """Return the files and links below a directory; None if they exceed a bound, or JSON cannot represent a name.
 
-    Also None if users other than root can change one of the directories, so that the tasks look at them and repair theirs.
-
     :raises OSError: when one is removed meanwhile.
     """
     paths = list(itertools.islice(_walk(directory), MAX_FILES + 1))
     if len(paths) > MAX_FILES or sum(path.lstat().st_size for path in paths) > MAX_BYTES:
         return None
-    if not all(str(path).isprintable() for path in paths) or not all(map(is_protected, {path.parent for path in paths})):
+    if not all(str(path).isprintable() for path in paths):
         return None
     return {path: existing.state(key) for path in paths if (existing := _existing(path))}
+
+
+def unprotected(paths: Iterable[Path]) -> list[Path]:
+    """Return the directories of files that users other than root can change; only those that a file set owns are repaired."""
+    return sorted(directory for directory in {path.parent for path in paths} if not is_protected(directory))
 
 
 def _walk(directory: Path) -> Iterator[Path]:

@@ -10,6 +10,11 @@ from pathlib import Path
 from ansible_collections.funnel.tornado.plugins.module_utils.core import private
 
 
+def owned_directories(root: Path, owns: Iterable[str]) -> list[Path]:
+    """Return the directories below ``root`` whose files a file set owns, by its globs, and which only root may change."""
+    return sorted({(root / pattern).parent for pattern in owns} - {root})
+
+
 def is_protected(directory: Path) -> bool:
     """Return whether no other user than this one, which is root on a host, can change the entries of a directory."""
     state = directory.lstat()

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-#: Directories that the collection writes to, and whether it also starts programs in them.
-DIRECTORIES = {"/etc": False, "/opt": True, "/srv": True, "/var/lib": False, "/var/log": False}
+#: Directories that the collection writes to for a service, and on an app host; and whether it also starts programs in them.
+SERVICE_DIRECTORIES = {"/etc": False, "/var/lib": False, "/var/log": False}
+APP_DIRECTORIES = {"/etc": False, "/opt": True, "/srv": True, "/var/lib": False, "/var/log": False}
 
 
-def filesystem_problem(root: Path = Path("/"), flags: Callable[[Path], int] = lambda path: os.statvfs(path).f_flag) -> str:
-    """Return why the file systems of this host cannot be used, and the remedy; empty if they can."""
-    return "; ".join(_problems(root, flags))
+def filesystem_problem(
+    directories: Mapping[str, bool], root: Path = Path("/"), flags: Callable[[Path], int] = lambda path: os.statvfs(path).f_flag
+) -> str:
+    """Return why ``directories`` of this host cannot be used, and the remedy; empty if they can."""
+    return "; ".join(_problems(directories, root, flags))
 
 
-def _problems(root: Path, flags: Callable[[Path], int]) -> Iterator[str]:
-    for name, executed in DIRECTORIES.items():
+def _problems(directories: Mapping[str, bool], root: Path, flags: Callable[[Path], int]) -> Iterator[str]:
+    for name, executed in directories.items():
         path = root / name.lstrip("/")
         if path.is_symlink() and not path.exists():
             yield f"{name} is a link to {path.readlink()}, which does not exist: create it, or mount its file system"

@@ -50,7 +50,8 @@ def _lost(parser: configparser.RawConfigParser) -> Iterator[str]:
     for section, option in _EFFECTIVE:
         value = parser.get(section, option, fallback="") or ""
         if value and value not in {"root", "root:root"}:
-            yield f"{option}={value} in [{section}]"
+            shown = f"{option}={value}" if option == "chown" else option  # an environment may contain secrets
+            yield f"{shown} in [{section}]"
     files = parser.get("include", "files", fallback="").split()
     yield from (f"[include] {pattern}" for pattern in files if not pattern.endswith("conf.d/*.conf"))
 

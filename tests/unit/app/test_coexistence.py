@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,14 +19,14 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.coexistence imp
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
-from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import Listener
+from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import Listener, port_conflicts
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import ExistingNginx
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx_config import Listen, ServerBlock
 from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import ExistingPrograms
 
 LISTEN = {"nginx_listen": ["80", "[::]:80"], "nginx_listen_tls": ["443"]}
 NGINX = Proxy("nginx", LISTEN)
-APACHE = Listener(80, "apache2", 812, "apache2.service", 0)
+APACHE = Listener("0.0.0.0", 80, "apache2", 812, "apache2.service", 0)
 
 
 def apps(**entries: dict[str, Any]) -> dict[str, App]:
@@ -51,8 +52,8 @@ def test_a_port_of_another_program_is_reported_with_its_unit() -> None:
 @pytest.mark.parametrize(
     "listener",
     [
-        Listener(80, "nginx", 9, "nginx.service", 0),
-        Listener(8080, "apache2", 812, "apache2.service", 0),
+        Listener("0.0.0.0", 80, "nginx", 9, "nginx.service", 0),
+        Listener("0.0.0.0", 8080, "apache2", 812, "apache2.service", 0),
     ],
 )
 def test_ports_of_nginx_and_other_ports_are_no_conflict(listener: Listener) -> None:
@@ -60,13 +61,44 @@ def test_ports_of_nginx_and_other_ports_are_no_conflict(listener: Listener) -> N
 
 
 def test_an_nginx_that_systemd_did_not_start_is_reported() -> None:
-    [problem] = problems(apps(shop={}), Others(ExistingNginx(), [Listener(443, "nginx", 7, "", 0)]))
+    [problem] = problems(apps(shop={}), Others(ExistingNginx(), [Listener("0.0.0.0", 443, "nginx", 7, "", 0)]))
     assert problem == "nginx_listen_tls: port 443 is in use by nginx (pid 7); stop it, or choose other ports in nginx_listen_tls"
 
 
+@pytest.mark.parametrize(
+    ("bound", "conflicts"),
+    [
+        ("0.0.0.0", ["80", "*:80", "203.0.113.5:80", "0.0.0.0:80", "name.test:80"]),
+        ("203.0.113.5", ["80", "*:80", "203.0.113.5:80", "0.0.0.0:80", "name.test:80"]),
+        ("10.0.0.5", ["80", "*:80", "0.0.0.0:80", "name.test:80"]),
+        ("2001:db8::5", ["[::]:80", "[2001:db8:0::5]:80", "name.test:80"]),
+        ("::1", ["[::]:80", "name.test:80"]),
+        ("::", ["80", "*:80", "[::]:80", "203.0.113.5:80", "0.0.0.0:80", "[2001:db8:0::5]:80", "name.test:80"]),
+    ],
+)
+def test_only_overlapping_addresses_of_a_port_are_a_conflict(bound: str, conflicts: list[str]) -> None:
+    listeners = [Listener(bound, 80, "apache2", 812, "apache2.service", 0)]
+    values = ["80", "*:80", "[::]:80", "203.0.113.5:80", "0.0.0.0:80", "[2001:db8:0::5]:80", "name.test:80"]
+    others = ["8080", "203.0.113.5:8080", "unix:/run/web:80"]
+    assert [value for value in values + others if list(port_conflicts(listeners, {"x": [value]}, "haproxy"))] == conflicts
+
+
+def test_all_listeners_of_a_port_are_compared() -> None:
+    own = Listener("203.0.113.5", 80, "nginx", 9, "nginx.service", 0)
+    other = Listener("10.0.0.5", 80, "apache2", 812, "apache2.service", 0)
+    for found in ([own, other], [other, own]):
+        assert list(port_conflicts(found, {"nginx_listen": ["203.0.113.5:80"]}, "nginx")) == []
+        assert len(list(port_conflicts(found, {"nginx_listen": ["80", "[::]:80"]}, "nginx"))) == 1
+
+
 def test_a_port_of_an_app_may_be_in_use_by_its_own_processes_only() -> None:
-    found, held = apps(shop={"port": 8000}), [Listener(8000, "python3", 5, "supervisor.service", 990)]
+    found, held = apps(shop={"port": 8000}), [Listener("0.0.0.0", 8000, "python3", 5, "supervisor.service", 990)]
     assert problems(found, Others(ExistingNginx(), held, ["shop"], {"shop": 990})) == []
+    beside = [
+        Listener("10.0.0.5", 8000, "apache2", 812, "apache2.service", 0),
+        Listener("127.0.0.1", 8000, "python3", 5, "", 990),
+    ]
+    assert problems(found, Others(ExistingNginx(), beside, ["shop"], {"shop": 990})) == []
     assert problems(found, Others(ExistingNginx(), held)) == [
         "tornado_apps.shop.port: port 8000 is in use by python3 (pid 5, supervisor.service); choose another, or stop it"
     ]
@@ -137,13 +169,18 @@ def test_sections_of_supervisord_conf_that_would_be_lost_are_refused() -> None:
 
 def test_a_program_of_supervisord_that_requires_a_capability_is_reported() -> None:
     others = Others(
-        ExistingNginx(), [Listener(443, "node", 7, "supervisor.service", 0), Listener(53, "named", 8, "named.service", 0)]
+        ExistingNginx(),
+        [
+            *(Listener(address, 443, "node", 7, "supervisor.service", 0) for address in ("0.0.0.0", "::")),
+            Listener("0.0.0.0", 53, "named", 8, "named.service", 0),
+        ],
     )
     found = list(coexistence_problems(apps(shop={}), others, Proxy("nginx", {}), cpus=2))
     assert found == [
         "port 443 is in use by node (pid 7, supervisor.service), which requires the capability CAP_NET_BIND_SERVICE; "
         "add CapabilityBoundingSet to supervisor_hardening_except"
     ]
+    assert list(coexistence_problems({}, replace(others, unprivileged_port=443), Proxy("nginx", {}), cpus=2)) == []
     unrestricted = ["CapabilityBoundingSet"]
     assert list(coexistence_problems({}, others, Proxy("nginx", {}), cpus=2, unrestricted=unrestricted)) == []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import tcp_listeners
+from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import first_unprivileged_port, tcp_listeners
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
@@ -19,6 +19,7 @@ def test_a_listener_is_found_with_its_process(family: socket.AddressFamily) -> N
         server.listen()
         found = {listener.port: listener for listener in tcp_listeners()}
         listener = found[server.getsockname()[1]]
+        assert listener.address == server.getsockname()[0]
         assert (listener.pid, listener.user) == (os.getpid(), os.geteuid())
         assert listener.process in str(listener)
         assert silent.getsockname()[1] not in found
@@ -34,3 +35,10 @@ def test_the_unit_of_a_listener_is_the_innermost_one(tmp_path: Path) -> None:
     (process / "cgroup").write_text("0::/system.slice/apache2.service\n")
     (process / "status").write_text("Name:\tapache2\nUid:\t33\t0\t33\t33\n")
     assert [str(listener) for listener in tcp_listeners(tmp_path)] == ["apache2 (pid 812, apache2.service)"]
+
+
+def test_the_first_unprivileged_port_is_a_setting_of_the_kernel(tmp_path: Path) -> None:
+    assert first_unprivileged_port(tmp_path) == 1024
+    (tmp_path / "sys/net/ipv4").mkdir(parents=True)
+    (tmp_path / "sys/net/ipv4/ip_unprivileged_port_start").write_text("80\n")
+    assert first_unprivileged_port(tmp_path) == 80

@@ -277,6 +277,19 @@ def unavailable() -> list[unix_sockets.UnixSocket]:
     raise OSError(errno.ENOENT, "the kernel lacks the module")
 
 
+def test_a_listener_on_an_abstract_or_relative_socket_has_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as abstract, socket.socket(socket.AF_UNIX) as relative:
+        for server, name in ((abstract, f"\0funnel-{os.getpid()}\0"), (relative, "0.sock")):
+            server.bind(name)
+            server.listen()
+        assert {f"@funnel-{os.getpid()}", "0.sock"} <= set(listening_addresses(os.getpid()))
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect("0.sock")
+            with relative.accept()[0]:
+                assert count_connections(tmp_path, set()) == 0, "its directory is unknown"
+
+
 def test_any_socket_name_is_parsed(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
         path = os.fsencode(tmp_path) + b"/w\xff.sock"

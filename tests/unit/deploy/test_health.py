@@ -81,12 +81,12 @@ def test_a_process_that_only_waits_for_something_else_gets_no_more_time(tmp_path
             process.kill()
 
 
-#: A program that listens on the sockets of its arguments.
+#: A program that listens on the sockets of its arguments; those that begin with @ are abstract.
 LISTENER = """
 import socket, sys, time
 sockets = [socket.socket(socket.AF_UNIX) for path in sys.argv[1:]]
 for listening, path in zip(sockets, sys.argv[1:]):
-    listening.bind(path)
+    listening.bind(path.replace("@", "\\0"))
     listening.listen()
 print("ready", flush=True)
 time.sleep(60)
@@ -97,17 +97,21 @@ time.sleep(60)
     ("runner", "sockets", "advice"),
     [
         (True, ["run/0.metrics"], ""),
-        (True, ["run/0.metrics", "debug"], "/debug: let it return the application without listening itself"),
-        (False, ["debug"], "/debug: pass it {socket}"),
-        (False, ["run/0.sock", "debug"], ""),
+        (True, ["run/0.metrics", "tmp/debug"], "/debug: let it return the application without listening itself"),
+        (False, ["tmp/debug"], "/debug: pass it {socket}"),
+        (False, ["@debug"], "; it listens on @debug: pass it {socket};"),
+        (False, ["./debug"], "; it listens on ./debug: pass it {socket};"),
+        (False, ["run/0.sock", "tmp/debug"], ""),
     ],
 )
 def test_only_a_process_that_listens_elsewhere_is_advised_about_its_address(
     tmp_path: Path, *, runner: bool, sockets: list[str], advice: str
 ) -> None:
     group = Group(tmp_path, processes=1, runner=runner)
-    paths = [str(group.layout.run("b") / name.removeprefix("run/") if "/" in name else tmp_path / name) for name in sockets]
-    with subprocess.Popen([sys.executable, "-c", LISTENER, *paths], stdout=subprocess.PIPE, text=True) as process:
+    directories = {"run": group.layout.run("b"), "tmp": tmp_path}
+    paths = [re.sub(r"^(run|tmp)(?=/)", lambda match: str(directories[match[0]]), name) for name in sockets]
+    command = [sys.executable, "-c", LISTENER, *paths]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"

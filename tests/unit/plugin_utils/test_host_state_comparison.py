@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.status import host_state
-from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import HostState, collect_files
+from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import HostState, collect_files, unprotected
 from ansible_collections.funnel.tornado.plugins.module_utils.system import file_set
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import ExistingFile, File, FileSet, FileState
 from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import FILE_MAX, SOMAXCONN, Limits
@@ -64,7 +64,7 @@ def collect(directory: Path, **changes: Any) -> HostState:
     """Return a host state with the files of one directory."""
     files = collect_files(directory, KEY.encode())
     assert files is not None
-    return make_state([directory], files, **changes)
+    return make_state([directory], files, unprotected=unprotected(files), **changes)
 
 
 def desired(content: str = "workers 1;", **changes: Any) -> File:
@@ -111,6 +111,21 @@ def test_an_obsolete_file_is_drift(root: Path, owns: str) -> None:
     assert files_up_to_date(collect(root), FileSet(root, [desired()], ["sites/other.*", "app.*"]))
     assert not files_up_to_date(collect(root), FileSet(root, [desired()], [owns]))
     assert not files_up_to_date(collect(root), FileSet(root, [desired()], [], ["sites/app.old"]))
+
+
+def test_only_an_owned_directory_that_others_can_change_is_drift(root: Path) -> None:
+    """A directory of the administrator is not repaired, so it must not count as drift in every run."""
+    for name in ("sites/app.conf", "conf.d/own.conf"):
+        (root / name).parent.mkdir(exist_ok=True, mode=0o755)
+        (root / name).write_text("x")
+    sites = FileSet(root, [desired()], ["sites/*"], keep=["sites/app.conf"])
+    for directory in (root, root / "conf.d"):
+        directory.chmod(0o2775)
+    for owned in (sites, FileSet(root, [desired()], ["*"], keep=["*"])):
+        assert files_up_to_date(collect(root), owned)
+    (root / "sites").chmod(0o775)
+    assert not files_up_to_date(collect(root), sites)
+    assert files_up_to_date(collect(root), FileSet(root, [desired()]))
 
 
 def test_a_state_that_was_not_collected_is_drift(root: Path, tmp_path: Path) -> None:

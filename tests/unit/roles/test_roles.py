@@ -131,6 +131,32 @@ def test_preflight_validates_the_variables_that_site_yml_does_not() -> None:
     assert unvalidated == check["roles"] != []
 
 
+@pytest.mark.parametrize(
+    ("open_files", "connections", "most"),
+    [
+        (1_048_576, None, 523_788),
+        (20_000, None, 9500),
+        (20_000, 9500, 9500),
+        (20_000, 9501, 9500),
+        (4096, None, 1843),
+        (4096, 1844, 1843),
+    ],
+)
+def test_haproxy_may_use_all_open_files_but_a_few_for_connections(open_files: int, connections: int | None, most: int) -> None:
+    def render(text: str) -> Any:
+        return NativeEnvironment().from_string(text).render(variables)
+
+    variables: dict[str, Any] = {"__haproxy_host": {"open_files": open_files}, "__haproxy_files": {}}
+    variables["__haproxy_max_connections"] = render(load("haproxy", "vars/main.yml")["__haproxy_max_connections"])
+    variables["haproxy_connections"] = connections or render(defaults("haproxy")["haproxy_connections"])
+    task = load("haproxy", "tasks/preflight.yml")[1]
+    variables["__haproxy_allowed"] = render(task["vars"]["__haproxy_allowed"])
+    check = task["ansible.builtin.assert"]
+    accepted = all(render(f"{{{{ {condition} }}}}") for condition in check["that"])
+    assert accepted == (connections is None or connections <= most)
+    assert f"{open_files - 2 * most} are for all else; set at most {most}" in render(check["fail_msg"])
+
+
 @pytest.mark.parametrize("entry_point", ["main", "remove"])
 def test_the_app_role_checks_the_host_before_it_uses_the_result(entry_point: str) -> None:
     """Without the playbooks, the role must know which push keys and certificates to revoke, and the number of CPUs."""

@@ -61,12 +61,13 @@ http {
 server {
     server_name old.test;
     listen 192.0.2.1 ssl;
+    listen 443 quic default_server;
 }
 server { root /x; }
 # configuration file /etc/nginx/modules-enabled/stream.conf:
 stream { include /etc/nginx/streams/*; }
 # configuration file /etc/nginx/streams/db:
-server { listen 5432; }
+server { listen 5432; listen 443 udp reuseport; }
 # configuration file /etc/nginx/conf.d/unused.conf:
 server { listen 81; }
 """
@@ -76,7 +77,7 @@ server { listen 81; }
     assert found["stream"] == [ServerBlock("/etc/nginx/streams/db", 1, [], [Listen("5432", default=False)])]
     assert found["http"] == [
         ServerBlock("/etc/nginx/sites-enabled/old.test", 2, ["old.test"], [Listen("192.0.2.1:80", default=False)]),
-        ServerBlock("/etc/nginx/sites-enabled/old.test", 6, [], [Listen("80", default=False)]),
+        ServerBlock("/etc/nginx/sites-enabled/old.test", 7, [], [Listen("80", default=False)]),
         ServerBlock(
             "/etc/nginx/nginx.conf",
             5,

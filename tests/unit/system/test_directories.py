@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import collect_files
 from ansible_collections.funnel.tornado.plugins.module_utils.system.directories import protect
 
 
@@ -28,11 +27,3 @@ def test_missing_directories_and_links_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("target")
     assert protect([tmp_path / "link", tmp_path / "missing"], check_mode=False) == []
     assert (tmp_path / "target").stat().st_mode & 0o777 == 0o777
-
-
-def test_the_state_of_a_directory_that_others_can_change_is_not_collected(tmp_path: Path) -> None:
-    (tmp_path / "sites").mkdir(mode=0o755)
-    (tmp_path / "sites/a.conf").write_text("x")
-    assert list(collect_files(tmp_path, b"key") or ()) == [tmp_path / "sites/a.conf"]
-    (tmp_path / "sites").chmod(0o777)
-    assert collect_files(tmp_path, b"key") is None

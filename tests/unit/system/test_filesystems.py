@@ -7,23 +7,33 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.system.filesystems import DIRECTORIES, filesystem_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.system.filesystems import (
+    APP_DIRECTORIES,
+    SERVICE_DIRECTORIES,
+    filesystem_problem,
+)
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for name in DIRECTORIES:
+    for name in APP_DIRECTORIES:
         (tmp_path / name.lstrip("/")).mkdir(parents=True)
     return tmp_path
 
 
 def problem(root: Path, **flags: int) -> str:
-    return filesystem_problem(root, lambda path: flags.get(path.name, 0))
+    return filesystem_problem(APP_DIRECTORIES, root, lambda path: flags.get(path.name, 0))
 
 
 def test_ordinary_file_systems_are_no_problem(root: Path) -> None:
     assert problem(root, log=os.ST_NOEXEC, etc=os.ST_NOSUID) == ""
-    assert filesystem_problem(root) == ""
+    assert filesystem_problem(APP_DIRECTORIES, root) == ""
+
+
+def test_a_service_requires_no_file_system_for_apps(root: Path) -> None:
+    flags = {"opt": os.ST_RDONLY, "srv": os.ST_RDONLY, "log": os.ST_RDONLY}
+    found = filesystem_problem(SERVICE_DIRECTORIES, root, lambda path: flags.get(path.name, 0))
+    assert found == "/var/log is on a file system that is mounted read-only: mount it with rw"
 
 
 @pytest.mark.parametrize(
