@@ -1,7 +1,8 @@
 """Renew certificates when their ACME server suggests it, such as after a mass revocation: renewal information, RFC 9773.
 
 certbot asks for this information since version 4.1 only. ``python3 renewal_information.py SET``, which certbot.timer runs before
-certbot, renews the certificates of a set. It is installed as a single file, so it imports the standard library only.
+certbot, renews the certificates of a set. It is installed as a single file, so it imports the standard library only; it runs with
+the distribution's python3, which an upgrade of the distribution replaces, and which is Python 3.10 on Ubuntu 22.04.
 """
 
 from __future__ import annotations
@@ -130,6 +131,16 @@ def identify(chain: Path) -> str:
     return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
 
 
+def parse_time(text: str) -> float:
+    """Return the Unix timestamp of a time as in RFC 3339, without its fraction of a second.
+
+    `datetime.fromisoformat` accepts neither ``Z`` nor all fractions in Python 3.10, the python3 of Ubuntu 22.04.
+
+    :raises ValueError: if it is none.
+    """
+    return datetime.strptime(re.sub(r"\.\d+", "", text).upper(), "%Y-%m-%dT%H:%M:%S%z").timestamp()
+
+
 def suggestions(servers: Mapping[str, str], base: Path = Path("/"), *, write: bool = True) -> dict[str, Suggestion]:
     """Return the suggestions for certificates of certbot, given the directory URL of their ACME server by name.
 
@@ -166,7 +177,7 @@ def _ask(resource: str, known: Suggestion) -> Suggestion:
     if "suggestedWindow" not in answer:
         return replace(known, ask_at=time.time() + FAILURE_PAUSE)
     window, explanation = answer["suggestedWindow"], str(answer.get("explanationURL", ""))
-    begins, ends = (datetime.fromisoformat(window[key]).timestamp() for key in ("start", "end"))
+    begins, ends = (parse_time(window[key]) for key in ("start", "end"))
     retry_after = headers.get("Retry-After", "")
     pause = float(retry_after) if re.fullmatch(r"\d{1,9}", retry_after) else DEFAULT_PAUSE
     return replace(

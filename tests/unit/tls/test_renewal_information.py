@@ -3,6 +3,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Self
 
 import pytest
 from cryptography import x509
@@ -24,6 +26,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.tls.renewal_informa
     finish,
     identify,
     load,
+    parse_time,
     record_path,
     save,
     suggestions,
@@ -62,6 +65,16 @@ def window(begins: float, ends: float) -> str:
     return json.dumps({"suggestedWindow": {"start": start, "end": end}, "explanationURL": "https://acme.test/incident"})
 
 
+class Datetime310(datetime):
+    """The class datetime of Python 3.10, which reads only what ``isoformat`` writes."""
+
+    @classmethod
+    def fromisoformat(cls, text: str) -> Self:
+        if not re.fullmatch(r"\d{4}-\d\d-\d\d.\d\d:\d\d:\d\d(\.\d{3}(\d{3})?)?([+-]\d\d:\d\d)?", text):
+            raise ValueError(text)
+        return super().fromisoformat(text)
+
+
 @dataclass
 class Server:
     """An ACME server with its answers about certificates, which it sends byte by byte with a ``pause``."""
@@ -89,7 +102,11 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             for header, value in ({} if own else found.headers).items():
                 self.send_header(header, value)
             self.end_headers()
-            for part in [body] if own or not found.pause else (body[index : index + 1] for index in range(len(body))):
+            for part in (
+                [body]
+                if own or not found.pause
+                else (body[index : index + 1] for index in range(len(body)))
+            ):
                 self.wfile.write(part)
                 time.sleep(0 if own else found.pause)
 
@@ -196,6 +213,31 @@ def test_endless_answer_ends_at_the_deadline(base: Path, server: Server, monkeyp
     assert not ask(base, server).is_due(time.time())
     assert time.monotonic() - started < 5
     assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-01-02T04:00:00Z",
+        "2026-01-02t04:00:00.5z",
+        "2026-01-02T04:00:00.123456789Z",
+        "2026-01-02T04:00:00+00:00",
+        "2026-01-02T06:30:00.25+02:30",
+        "2026-01-01T23:00:00-05:00",
+    ],
+)
+def test_times_of_servers_are_read_with_python_3_10(
+    base: Path, server: Server, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(renewal_information, "datetime", Datetime310)
+    server.answer = json.dumps({"suggestedWindow": {"start": text, "end": text}})
+    assert ask(base, server).begins == datetime(2026, 1, 2, 4, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize("text", ["", "soon", "2026-01-02", "2026-01-02T04:00:00", "2026-13-02T04:00:00Z"])
+def test_other_times_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="does not match format"):
+        parse_time(text)
 
 
 def test_unreachable_server_delays_nothing_else(base: Path) -> None:
