@@ -144,25 +144,34 @@ def parse_time(text: str) -> float:
 def suggestions(servers: Mapping[str, str], base: Path = Path("/"), *, write: bool = True) -> dict[str, Suggestion]:
     """Return the suggestions for certificates of certbot, given the directory URL of their ACME server by name.
 
-    A server is asked when its last answer is too old. It is no failure if it does not answer.
+    A server is asked when its last answer is too old. It is no failure if it does not answer. Certificates that the deadline
+    leaves without a request are the first ones of the next run.
     """
     found = {name: load(record_path(name, base)).of(identify(_chain(name, base))) for name in servers}
     now = time.time()
     old = {name: known for name, known in found.items() if known.certificate and known.ask_at <= now}
+    directories: dict[str, dict[str, Any] | None] = {}
+    asked: set[str] = set()
     answers: dict[str, Suggestion] = {}
 
     def ask() -> None:
-        for server in {servers[name] for name in old}:
+        for name, known in sorted(old.items(), key=lambda item: item[1].ask_at):
+            server = servers[name]
             with contextlib.suppress(Exception):  # whatever a server answers must not fail the caller
-                resource = _fetch(server)[0].get("renewalInfo")
-                for name in [name for name in old if servers[name] == server]:
-                    answers[name] = _ask(resource, old[name]) if resource else replace(old[name], ask_at=now + MAX_PAUSE)
+                if server not in directories:
+                    directories[server] = None
+                    directories[server] = _fetch(server)[0]
+                if (directory := directories[server]) is not None:
+                    asked.add(name)
+                    resource = directory.get("renewalInfo")
+                    answers[name] = _ask(resource, known) if resource else replace(known, ask_at=now + MAX_PAUSE)
 
     thread = threading.Thread(target=ask, daemon=True)  # a response that never ends must not delay the caller
     thread.start()
     thread.join(DEADLINE)
     for name, known in old.items():
-        found[name] = answers.get(name, replace(known, ask_at=now + FAILURE_PAUSE))
+        failed = name in asked or directories.get(servers[name], {}) is None
+        found[name] = answers.get(name, replace(known, ask_at=now + (FAILURE_PAUSE if failed else MIN_PAUSE)))
         if write:
             save(record_path(name, base), found[name])
     return found
