@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 #: The option of a compiler for the headers of the distribution's Python, which a build needs together with the compiler.
-_PYTHON_HEADERS = r"-I/usr/include/python3"
+_PYTHON_HEADERS = "-I/usr/include/python3"
 
 #: The message of a compiler about a header, and of a linker about a library, whatever package has it.
 _UNKNOWN = r"fatal error: (\S+\.h(?:pp)?): No such file or directory|cannot find (-l\S+?)(?::|$)"
@@ -14,12 +14,15 @@ _UNKNOWN = r"fatal error: (\S+\.h(?:pp)?): No such file or directory|cannot find
 #: The message of a compiler or an interpreter that a header, and of a shell that a program does not exist.
 _HEADER = r"{}: No such file or directory|{} file not found"
 _PROGRAM = (
-    r"\b{0}['\"]?: (?:(?:command )?not found|No such file or directory)"
+    r"(?<![\w./-]){1}{0}['\"]?: (?:(?:command )?not found|No such file or directory)"
     r"|No such file or directory: ['\"]?{1}{0}(?!\S*[\w.])|command ['\"]{1}{0}['\"] failed: No such file"
 )
 
-#: What may precede the name of a program: its absolute path, or the platform of a compiler.
+#: What may precede the name of a program in a build: its absolute path, or the platform of a compiler.
 _BEFORE = r"(?:/\S*[/-]|[\w-]+-)?"
+
+#: What may precede the name of a program at run time: only a directory of programs, because an app has files of any name.
+_RUN_BEFORE = r"(?:/(?:usr/)?(?:local/)?s?bin/)?"
 
 #: Limits of the examined output, so that no pattern needs long: lines at its end, and characters of a line.
 MAX_LINES, MAX_LINE = 2_000, 300
@@ -123,18 +126,17 @@ _SETUPTOOLS = re.compile(r"No module named '(?:pkg_resources|setuptools|distutil
 def find_missing_packages(output: str) -> list[str]:
     """Return the packages with what a failed build lacked, according to its output."""
     patterns = {_HEADER.format(header, header): package for header, package in HEADERS.items()}
-    packages = _matching(patterns | _program_patterns(PROGRAMS) | MESSAGES, output)
-    if "build-essential" in packages and re.search(_PYTHON_HEADERS, output):
+    packages = _matching(patterns | _program_patterns(PROGRAMS, _BEFORE) | MESSAGES, _end(output))
+    if "build-essential" in packages and _PYTHON_HEADERS in output:  # a line of a compiler is longer than those of the end
         packages.append("python3-dev")
     return list(dict.fromkeys(packages))
 
 
 def advice(key: str, output: str) -> str:
     """Return a line with what to add to ``key``; empty if nothing is known to be missing."""
-    output = _end(output)
     if packages := find_missing_packages(output):
         return f"\n{key}: add {', '.join(packages)}, which the build lacks"
-    unknown = [header or library for header, library in re.findall(_UNKNOWN, output, re.MULTILINE)]
+    unknown = [header or library for header, library in re.findall(_UNKNOWN, _end(output), re.MULTILINE)]
     return f"\n{key}: add the Debian package with {unknown[0]}, which the build lacks" if unknown else ""
 
 
@@ -145,7 +147,7 @@ def process_advice(app: str, output: str) -> str:
     """
     output = _end(output)
     patterns = {_LIBRARY.format(library, library): package for library, package in LIBRARIES.items()}
-    if packages := _matching(patterns | _program_patterns(RUN_PROGRAMS) | RUN_MESSAGES, output):
+    if packages := _matching(patterns | _program_patterns(RUN_PROGRAMS, _RUN_BEFORE) | RUN_MESSAGES, output):
         return f"\n{app}.packages: add {', '.join(packages)}, which the app lacks"
     if _SETUPTOOLS.search(output):
         return f"\n{app}.source: add setuptools<81 to the dependencies; a package of the app needs it without declaring it"
@@ -156,8 +158,8 @@ def _end(output: str) -> str:
     return "\n".join(line[:MAX_LINE] for line in output.split("\n")[-MAX_LINES:])
 
 
-def _program_patterns(programs: Mapping[str, str]) -> dict[str, str]:
-    return {_PROGRAM.format(program, _BEFORE): package for program, package in programs.items()}
+def _program_patterns(programs: Mapping[str, str], before: str) -> dict[str, str]:
+    return {_PROGRAM.format(program, before): package for program, package in programs.items()}
 
 
 def _matching(patterns: Mapping[str, str], output: str) -> list[str]:

@@ -1,7 +1,8 @@
 """Renew certificates when their ACME server suggests it, such as after a mass revocation: renewal information, RFC 9773.
 
 certbot asks for this information since version 4.1 only. ``python3 renewal_information.py SET``, which certbot.timer runs before
-certbot, renews the certificates of a set. It is installed as a single file, so it imports the standard library only.
+certbot, renews the certificates of a set. It is installed as a single file, so it imports the standard library only; it runs with
+the distribution's python3, which an upgrade of the distribution replaces, and which is Python 3.10 on Ubuntu 22.04.
 """
 
 from __future__ import annotations
@@ -130,28 +131,47 @@ def identify(chain: Path) -> str:
     return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
 
 
+def parse_time(text: str) -> float:
+    """Return the Unix timestamp of a time as in RFC 3339, without its fraction of a second.
+
+    `datetime.fromisoformat` accepts neither ``Z`` nor all fractions in Python 3.10, the python3 of Ubuntu 22.04.
+
+    :raises ValueError: if it is none.
+    """
+    return datetime.strptime(re.sub(r"\.\d+", "", text).upper(), "%Y-%m-%dT%H:%M:%S%z").timestamp()
+
+
 def suggestions(servers: Mapping[str, str], base: Path = Path("/"), *, write: bool = True) -> dict[str, Suggestion]:
     """Return the suggestions for certificates of certbot, given the directory URL of their ACME server by name.
 
-    A server is asked when its last answer is too old. It is no failure if it does not answer.
+    A server is asked when its last answer is too old. It is no failure if it does not answer. Certificates that the deadline
+    leaves without a request are the first ones of the next run.
     """
     found = {name: load(record_path(name, base)).of(identify(_chain(name, base))) for name in servers}
     now = time.time()
     old = {name: known for name, known in found.items() if known.certificate and known.ask_at <= now}
+    directories: dict[str, dict[str, Any] | None] = {}
+    asked: set[str] = set()
     answers: dict[str, Suggestion] = {}
 
     def ask() -> None:
-        for server in {servers[name] for name in old}:
+        for name, known in sorted(old.items(), key=lambda item: item[1].ask_at):
+            server = servers[name]
             with contextlib.suppress(Exception):  # whatever a server answers must not fail the caller
-                resource = _fetch(server)[0].get("renewalInfo")
-                for name in [name for name in old if servers[name] == server]:
-                    answers[name] = _ask(resource, old[name]) if resource else replace(old[name], ask_at=now + MAX_PAUSE)
+                if server not in directories:
+                    directories[server] = None
+                    directories[server] = _fetch(server)[0]
+                if (directory := directories[server]) is not None:
+                    asked.add(name)
+                    resource = directory.get("renewalInfo")
+                    answers[name] = _ask(resource, known) if resource else replace(known, ask_at=now + MAX_PAUSE)
 
     thread = threading.Thread(target=ask, daemon=True)  # a response that never ends must not delay the caller
     thread.start()
     thread.join(DEADLINE)
     for name, known in old.items():
-        found[name] = answers.get(name, replace(known, ask_at=now + FAILURE_PAUSE))
+        failed = name in asked or directories.get(servers[name], {}) is None
+        found[name] = answers.get(name, replace(known, ask_at=now + (FAILURE_PAUSE if failed else MIN_PAUSE)))
         if write:
             save(record_path(name, base), found[name])
     return found
@@ -166,7 +186,7 @@ def _ask(resource: str, known: Suggestion) -> Suggestion:
     if "suggestedWindow" not in answer:
         return replace(known, ask_at=time.time() + FAILURE_PAUSE)
     window, explanation = answer["suggestedWindow"], str(answer.get("explanationURL", ""))
-    begins, ends = (datetime.fromisoformat(window[key]).timestamp() for key in ("start", "end"))
+    begins, ends = (parse_time(window[key]) for key in ("start", "end"))
     retry_after = headers.get("Retry-After", "")
     pause = float(retry_after) if re.fullmatch(r"\d{1,9}", retry_after) else DEFAULT_PAUSE
     return replace(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import stat
@@ -215,6 +216,21 @@ def test_objects_that_expand_beyond_the_memory_limit_are_rejected(
     commit(shop)
     with pytest.raises(BuildError, match=r"cannot be fetched from this host: .*[Oo]ut of memory"):
         fetch_commit(layout, app(shop))
+
+
+def test_threads_of_a_fetch_are_limited_whatever_the_number_of_cpus(
+    shop: Path, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keep the pack of a small fetch, like that of a large one, and trace the effective configuration of each process of git."""
+    (tmp_path / "config").write_text("[fetch]\nunpackLimit = 1\n[pack]\nthreads = 64\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "config"))
+    monkeypatch.setenv("GIT_TRACE2_EVENT", str(tmp_path / "trace"))
+    monkeypatch.setenv("GIT_TRACE2_CONFIG_PARAMS", "pack.threads")
+    fetch_commit(layout, app(shop))
+    events = [json.loads(line) for line in (tmp_path / "trace").read_text().splitlines()]
+    [process] = [event["sid"] for event in events if event["event"] == "cmd_name" and event["name"] == "index-pack"]
+    threads = [event["value"] for event in events if event["sid"] == process and event["event"] == "def_param"]
+    assert threads[-1] == "4"
 
 
 def test_export_ignores_filters_in_gitattributes(shop: Path, layout: Layout, tmp_path: Path) -> None:

@@ -32,7 +32,10 @@ OUTPUT = {
     "/usr/bin/env: 'node': No such file or directory": ["nodejs"],
     "sh: 1: npm: not found": ["npm"],
     "No such file or directory: npm": ["npm"],
+    "/bin/sh: 1: /usr/bin/git: not found": ["git"],
+    "make: x86_64-linux-gnu-g++: No such file or directory": ["build-essential"],
     "build failed: assertion in gcc.py": [],
+    "cp: cannot stat '/srv/repos/shop.git': No such file or directory": [],
     "ModuleNotFoundError: No module named 'git'": [],
     "fatal error: shop_internal.h: No such file or directory": [],
 }
@@ -48,6 +51,11 @@ def test_output_of_a_build_does_not_delay_the_advice(part: str) -> None:
     began = time.monotonic()
     assert "add" in advice("packages", f"{part * (4_000_000 // len(part))}\nfatal error: Python.h: No such file or directory")
     assert time.monotonic() - began < 10
+
+
+def test_long_line_of_a_compiler_shows_that_it_needs_the_headers_of_python() -> None:
+    output = f"gcc {'-Wall ' * 100}-I/usr/include/python3.11 -c a.c\nerror: command 'gcc' failed: No such file or directory"
+    assert advice("packages", output) == "\npackages: add build-essential, python3-dev, which the build lacks"
 
 
 def test_advice_names_the_key() -> None:
@@ -81,6 +89,11 @@ def test_what_no_known_package_has_is_named(output: str, name: str) -> None:
             "packages: add libpango-1.0-0, libpangoft2-1.0-0,",
         ),
         ("FileNotFoundError: [Errno 2] No such file or directory: 'ffmpeg'", "packages: add ffmpeg,"),
+        ("FileNotFoundError: [Errno 2] No such file or directory: '/usr/local/bin/node'", "packages: add nodejs,"),
+        ("sh: 1: convert: not found", "packages: add imagemagick,"),
+        ("/bin/sh: 1: /usr/bin/pandoc: not found", "packages: add pandoc,"),
+        ("/usr/bin/pandoc: not found", "packages: add pandoc,"),
+        ("/usr/bin/env: 'node': No such file or directory", "packages: add nodejs,"),
         ("ModuleNotFoundError: No module named 'pkg_resources'", "source: add setuptools<81 to the dependencies;"),
     ],
 )
@@ -89,7 +102,19 @@ def test_a_failed_process_is_told_what_it_lacks(output: str, expected: str) -> N
 
 
 @pytest.mark.parametrize(
-    "output", ["No module named 'setup'", "No such file or directory: 'data/dot'", "fatal: not a git repository"]
+    "output",
+    [
+        "No module named 'setup'",
+        "No such file or directory: 'data/dot'",
+        "fatal: not a git repository",
+        "FileNotFoundError: [Errno 2] No such file or directory: '/srv/shop/shared/node'",
+        "FileNotFoundError: [Errno 2] No such file or directory: '/srv/shop/usr/bin/git'",
+        "FileNotFoundError: [Errno 2] No such file or directory: 'web-git'",
+        "/srv/repos/shop.git: No such file or directory",
+        "/srv/repos/git: No such file or directory",
+        "/srv/usr/bin/git: No such file or directory",
+        "cat: my-dot: No such file or directory",
+    ],
 )
 def test_other_failures_of_a_process_get_no_advice(output: str) -> None:
     assert process_advice("tornado_apps.shop", output) == ""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Self
 
 import pytest
 from cryptography import x509
@@ -24,6 +26,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.tls.renewal_informa
     finish,
     identify,
     load,
+    parse_time,
     record_path,
     save,
     suggestions,
@@ -62,12 +65,23 @@ def window(begins: float, ends: float) -> str:
     return json.dumps({"suggestedWindow": {"start": start, "end": end}, "explanationURL": "https://acme.test/incident"})
 
 
+class Datetime310(datetime):
+    """The class datetime of Python 3.10, which reads only what ``isoformat`` writes."""
+
+    @classmethod
+    def fromisoformat(cls, text: str) -> Self:
+        if not re.fullmatch(r"\d{4}-\d\d-\d\d.\d\d:\d\d:\d\d(\.\d{3}(\d{3})?)?([+-]\d\d:\d\d)?", text):
+            raise ValueError(text)
+        return super().fromisoformat(text)
+
+
 @dataclass
 class Server:
     """An ACME server with its answers about certificates, which it sends byte by byte with a ``pause``."""
 
     url: str = ""
     answer: str = ""
+    answers: dict[str, str] = field(default_factory=dict)  # by the path of the request
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
@@ -84,12 +98,13 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         def do_GET(self) -> None:
             found.requests.append(self.path)
             own = self.path == "/dir"
-            body = (found.directory if own else found.answer).encode()
+            body = (found.directory if own else found.answers.get(self.path, found.answer)).encode()
             self.send_response(200 if own else found.status)
             for header, value in ({} if own else found.headers).items():
                 self.send_header(header, value)
             self.end_headers()
-            for part in [body] if own or not found.pause else (body[index : index + 1] for index in range(len(body))):
+            whole = own or not found.pause or self.path in found.answers
+            for part in [body] if whole else (body[index : index + 1] for index in range(len(body))):
                 self.wfile.write(part)
                 time.sleep(0 if own else found.pause)
 
@@ -196,6 +211,75 @@ def test_endless_answer_ends_at_the_deadline(base: Path, server: Server, monkeyp
     assert not ask(base, server).is_due(time.time())
     assert time.monotonic() - started < 5
     assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-01-02T04:00:00Z",
+        "2026-01-02t04:00:00.5z",
+        "2026-01-02T04:00:00.123456789Z",
+        "2026-01-02T04:00:00+00:00",
+        "2026-01-02T06:30:00.25+02:30",
+        "2026-01-01T23:00:00-05:00",
+    ],
+)
+def test_times_of_servers_are_read_with_python_3_10(
+    base: Path, server: Server, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(renewal_information, "datetime", Datetime310)
+    server.answer = json.dumps({"suggestedWindow": {"start": text, "end": text}})
+    assert ask(base, server).begins == datetime(2026, 1, 2, 4, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize("text", ["", "soon", "2026-01-02", "2026-01-02T04:00:00", "2026-13-02T04:00:00Z"])
+def test_other_times_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="does not match format"):
+        parse_time(text)
+
+
+def create_certificates(base: Path, server: Server, number: int) -> tuple[dict[str, str], list[str]]:
+    """Create certificates; return the URL of the server by name, and the path of the request about each of them."""
+    names = [f"app.{index}" for index in range(number)]
+    for index, name in enumerate(names):
+        create_certificate(base, name, server.url, SERIAL + 16 + index)
+    chains = [base / f"etc/letsencrypt/live/{name}/fullchain.pem" for name in names]
+    return dict.fromkeys(names, server.url), [f"/info/{identify(chain)}" for chain in chains]
+
+
+@pytest.mark.parametrize("odd", ["[]", "", '{"suggestedWindow": {"start": "soon", "end": "later"}}'])
+def test_odd_answer_about_one_certificate_does_not_affect_the_others(base: Path, server: Server, odd: str) -> None:
+    servers, paths = create_certificates(base, server, 3)
+    server.answer, server.answers = window(-60, 60), {paths[0]: odd}
+    found = suggestions(servers, base)
+    assert [known.is_due(time.time()) for known in found.values()] == [False, True, True]
+    assert found["app.0"].ask_at > time.time() + 3000
+
+
+def test_server_without_a_directory_does_not_affect_the_others(base: Path, server: Server) -> None:
+    servers, _paths = create_certificates(base, server, 3)
+    server.answer = window(-60, 60)
+    found = suggestions(servers | dict.fromkeys(("app.0", "app.2"), "https://localhost:9/dir"), base)
+    assert [known.is_due(time.time()) for known in found.values()] == [False, True, False]
+    assert min(known.ask_at for known in found.values()) > time.time() + 3000
+
+
+def test_certificates_that_the_deadline_left_out_are_the_first_ones_of_the_next_run(
+    base: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renewal_information, "DEADLINE", 2.0)
+    servers, paths = create_certificates(base, server, 4)
+    server.answer, server.pause = window(-60, 60), 0.1
+    server.answers = {paths[0]: window(60, 120), paths[2]: window(60, 120), paths[3]: window(-60, 60)}
+    server.headers = {"Retry-After": "60"}
+    suggestions(servers, base)
+    assert server.requests == ["/dir", *paths[:2]], "the answer about the second certificate does not end"
+    server.requests.clear()
+    later = time.time() + 43_200  # when certbot.timer starts again
+    monkeypatch.setattr(time, "time", lambda: later)
+    found = suggestions(servers, base)
+    assert server.requests == ["/dir", *paths[2:], paths[0], paths[1]]
+    assert found["app.3"].is_due(later)
 
 
 def test_unreachable_server_delays_nothing_else(base: Path) -> None:
