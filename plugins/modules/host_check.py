@@ -46,6 +46,8 @@ open_files:
   sample: 1048576
 """
 
+import contextlib
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import port_conflicts, tcp_listeners
@@ -67,10 +69,8 @@ def main() -> None:
     problems = [root_problem(), filesystem_problem(SERVICE_DIRECTORIES)]
     if not any(problems):
         problems += port_conflicts(tcp_listeners(), module.params["listen"], name)
-        try:
+        with contextlib.suppress(systemd.ServiceError):  # without systemd, such as in a check of the inventory alone
             problems += [systemd.masked_problem(name)] if systemd.query(name).masked else []
-        except systemd.ServiceError as error:
-            problems.append(str(error))
     if any(problems):
         module.fail_json(msg="\n".join([*filter(None, problems), "nothing was changed"]))
     module.exit_json(changed=False, open_files=Capacity.of_host().max_open_files)
