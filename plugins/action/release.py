@@ -160,18 +160,17 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     return {"changed": changed, "results": results, "diff": diffs} | failure
 
 
-def release_inputs(apps: Iterable[App], playbook: str) -> dict[str, Any]:
-    """Return what a host needs to determine which releases of ``apps`` are settled.
-
-    A source that cannot be sent is omitted: the build reports it.
-    """
-    revisions, entries = {}, {}
+def release_inputs(apps: Iterable[App], playbook: str) -> tuple[dict[str, Any], list[str]]:
+    """Return what a host needs to determine which releases of ``apps`` are settled, and the sources that cannot be sent."""
+    revisions, entries, problems = {}, {}, []
     for app in apps:
-        with contextlib.suppress(AnsibleActionFail):
+        try:
             local = local_source(app, playbook)
             revisions[app.name] = revision(app, local) if local else ""
             entries[app.name] = build_entry(app)
-    return {"apps": entries, "revisions": revisions, "launcher": launcher(), "runner": runner()}
+        except AnsibleActionFail as error:
+            problems.append(error.message)
+    return {"apps": entries, "revisions": revisions, "launcher": launcher(), "runner": runner()}, problems
 
 
 def entry_digest(app: App) -> str:
