@@ -95,6 +95,17 @@ def test_valid_fleet_passes_without_changes(tmp_path: Path) -> None:
             ["-e", "strict=true"],
             "web3: unreachable, and strict=true requires every host; nothing was changed",
         ),
+        (
+            fleet(
+                {
+                    "blog": SHOP | {"source": {"path": "~no-such-user/blog"}},
+                    "shop": SHOP | {"source": {"archive": "/proc/self/mem"}, "domains": ["shop.test"]},
+                }
+            ),
+            [],
+            "tornado_apps.blog.source.path: there is no user whose home directory is meant by ~no-such-user/blog "
+            "tornado_apps.shop.source.archive: /proc/self/mem cannot be read: Input/output error ",
+        ),
         (fleet({"shop": BROKEN}), [], f"nothing was changed {BROKEN_MESSAGE}"),
         (fleet(keepalived_address="198.51.100.7/24"), [], "keepalived_address: 198.51.100.7/24 is in no network of"),
         (fleet(keepalived_address="192.0.2.300/24"), [], "keepalived_address: must be"),
