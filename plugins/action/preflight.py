@@ -14,7 +14,6 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.funnel.tornado.plugins.action.certificates import read_files
 from ansible_collections.funnel.tornado.plugins.action.release import (
     entry_digest,
-    local_source,
     release_inputs,
     with_versions,
 )
@@ -69,6 +68,7 @@ class ActionModule(ModuleAction):
                 "removed": {"type": "list", "elements": "str", "default": []},
                 "versions": {"type": "dict", "default": {}},
                 "roles": {"type": "list", "elements": "str", "default": []},
+                "builds": {"type": "bool", "default": True},
             }
         )
         entries = with_versions(arguments["apps"], arguments["versions"])
@@ -79,16 +79,18 @@ class ActionModule(ModuleAction):
         dns_packages: set[str] = set()
         try:
             apps = load(entries)
-            problems += self._file_problems(apps)
+            problems += read_files(parse_requests(app_certificates(apps)), self._loader)[1]
             dns_packages = self._dns_packages(apps, variables)
         except InvalidDataError as error:
             problems += error.problems
+            if isinstance(error.partial, dict):
+                apps = error.partial
         names = [str(name) for name in arguments["names"]]
-        self._fail_on([*problems, *self._unknown_apps(names, entries, variables)])
+        built = [app for name, app in apps.items() if name in names or not names] if arguments["builds"] else []
+        inputs, source_problems = release_inputs(built, self._loader.get_basedir())
+        self._fail_on([*problems, *source_problems, *self._unknown_apps(names, entries, variables)])
         packages = sorted({package for app in apps.values() for package in app.packages} | dns_packages)
-        named = [app for name, app in apps.items() if name in names or not names]
-        inputs = json.dumps(release_inputs(named, self._loader.get_basedir()))
-        host = self.run_module({"apps": {}, "key": KEY, "packages": packages, "releases": inputs}, variables)
+        host = self.run_module({"apps": {}, "key": KEY, "packages": packages, "releases": json.dumps(inputs)}, variables)
         if host.get("failed"):
             return host
         self._fail_on(
@@ -99,7 +101,7 @@ class ActionModule(ModuleAction):
             release["entry"] = entry_digest(apps[name])
         settled = host["host_state"]["releases"]
         host["live"] = [name for name in host["live"] if name not in arguments["removed"]]
-        return self._compare(apps, [app for app in named if app.name not in settled], host, variables)
+        return self._compare(apps, [app for app in built if app.name not in settled], host, variables)
 
     def _compare(
         self, apps: Mapping[str, App], deployed: Sequence[App], host: dict[str, Any], variables: dict[str, Any]
@@ -189,16 +191,6 @@ class ActionModule(ModuleAction):
         problems = list(resolution_problems(str(self._variable("nginx_extra", variables) or ""), "nginx_extra"))
         upstreams = parse_each(Upstream, self._variable("nginx_upstreams", variables) or {}, "nginx_upstreams", problems)
         return problems + [text for key, each in upstreams.items() for text in server_problems(each, f"nginx_upstreams.{key}")]
-
-    def _file_problems(self, apps: Mapping[str, App]) -> list[str]:
-        """Return the problems with files on the controller that ``apps`` name: certificates, keys and sources."""
-        _texts, problems = read_files(parse_requests(app_certificates(apps)), self._loader)
-        for app in apps.values():
-            try:
-                local_source(app, self._loader.get_basedir())
-            except AnsibleActionFail as error:
-                problems.append(error.message)
-        return problems
 
     def _fail_on(self, problems: Iterable[str]) -> None:
         if lines := list(problems):

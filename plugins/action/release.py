@@ -113,8 +113,8 @@ class ActionModule(ModuleAction):
             builds[app.name] = {"app": build_entry(app), "version": versions.get(app.name)}
             if local is None:
                 continue
-            packed = self._pack(app, local)
             builds[app.name]["revision"] = revision(app, local)
+            packed = self._pack(app, local)
             if len(packed) <= room:
                 room -= len(packed)
                 builds[app.name]["content"] = base64.b64encode(packed).decode()
@@ -160,18 +160,17 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     return {"changed": changed, "results": results, "diff": diffs} | failure
 
 
-def release_inputs(apps: Iterable[App], playbook: str) -> dict[str, Any]:
-    """Return what a host needs to determine which releases of ``apps`` are settled.
-
-    A source that cannot be sent is omitted: the build reports it.
-    """
-    revisions, entries = {}, {}
+def release_inputs(apps: Iterable[App], playbook: str) -> tuple[dict[str, Any], list[str]]:
+    """Return what a host needs to determine which releases of ``apps`` are settled, and the sources that cannot be sent."""
+    revisions, entries, problems = {}, {}, []
     for app in apps:
-        with contextlib.suppress(AnsibleActionFail):
+        try:
             local = local_source(app, playbook)
             revisions[app.name] = revision(app, local) if local else ""
             entries[app.name] = build_entry(app)
-    return {"apps": entries, "revisions": revisions, "launcher": launcher(), "runner": runner()}
+        except AnsibleActionFail as error:
+            problems.append(str(error.args[0]))  # error.message repeats the messages of the causes
+    return {"apps": entries, "revisions": revisions, "launcher": launcher(), "runner": runner()}, problems
 
 
 def entry_digest(app: App) -> str:
@@ -226,10 +225,13 @@ def local_source(app: App, playbook: str) -> Path | None:
 def revision(app: App, local: Path) -> str:
     """Return the hash of a source on the controller.
 
-    :raises AnsibleActionFail: when it contains files that cannot be sent, or does not match the checksum of the entry.
+    :raises AnsibleActionFail: when it contains files that cannot be sent or read, or does not match the checksum of the entry.
     """
-    key = "path" if local.is_dir() else "checksum"
+    source, directory = f"{VARIABLE}.{app.name}.source", local.is_dir()
     try:
-        return source_packing.revision(local) if key == "path" else source_packing.archive_revision(local, app.source.checksum)
+        return source_packing.revision(local) if directory else source_packing.archive_revision(local, app.source.checksum)
     except source_packing.SourceError as error:
-        raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.{key}: {error}") from error
+        raise AnsibleActionFail(f"{source}.{'path' if directory else 'checksum'}: {error}") from error
+    except OSError as error:
+        place = f"{source}.{'path' if directory else 'archive'}: {error.filename or local}"
+        raise AnsibleActionFail(f"{place} cannot be read: {error.strerror}") from error

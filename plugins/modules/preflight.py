@@ -36,6 +36,12 @@ options:
     type: list
     elements: str
     default: []
+  builds:
+    description:
+      - Whether releases of O(names), or of all apps, are built afterwards. Sources on the controller that cannot be sent are
+        mistakes then.
+    type: bool
+    default: true
   packages:
     description: "Set by the action plugin: the packages that the apps need."
     type: list
@@ -203,6 +209,7 @@ ARGUMENTS = {
     "removed": {"type": "list", "elements": "str", "default": []},
     "versions": {"type": "dict", "default": {}},
     "roles": {"type": "list", "elements": "str", "default": []},
+    "builds": {"type": "bool", "default": True},
     "packages": {"type": "list", "elements": "str", "default": []},
     "releases": {"type": "str", "default": "", "no_log": True},
     "key": {"type": "str", "default": "", "no_log": True},

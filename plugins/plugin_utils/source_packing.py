@@ -25,13 +25,19 @@ class SourceError(Exception):
 def locate(name: str, playbook: str, *, directory: bool) -> Path:
     """Return the path of a directory or a file, relative to the working directory or to the playbook.
 
-    :raises SourceError: when it does not exist.
+    :raises SourceError: when it does not exist, or this user cannot find out.
     """
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:
+        raise SourceError(f"there is no user whose home directory is meant by {name}") from error
     candidates = [Path.cwd() / path, Path(playbook) / path]
     for candidate in candidates:
-        if candidate.is_dir() if directory else candidate.is_file():
-            return candidate
+        try:
+            if candidate.is_dir() if directory else candidate.is_file():
+                return candidate
+        except OSError as error:
+            raise SourceError(f"{candidate} cannot be read: {error.strerror}") from error
     places = " or ".join(dict.fromkeys(map(str, candidates)))
     raise SourceError(f"there is no {'directory' if directory else 'file'} {places}")
 

@@ -16,6 +16,9 @@ import yaml
 from tests.support.remote import PLAIN_ENV, ROOT
 
 SHOP = {"source": {"path": "files/sample_app"}, "run": {"app": "sample_app.web:make_app"}}
+#: A source on the controller that cannot be sent, and its message.
+BROKEN: dict[str, Any] = SHOP | {"source": {"archive": "README.md", "checksum": f"sha256:{'0' * 64}"}}
+BROKEN_MESSAGE = f"tornado_apps.shop.source.checksum: {ROOT}/README.md hashes to sha256:"
 #: An unreachable host: nothing listens on this port.
 UNREACHABLE = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
 
@@ -92,6 +95,18 @@ def test_valid_fleet_passes_without_changes(tmp_path: Path) -> None:
             ["-e", "strict=true"],
             "web3: unreachable, and strict=true requires every host; nothing was changed",
         ),
+        (
+            fleet(
+                {
+                    "blog": SHOP | {"source": {"path": "~no-such-user/blog"}},
+                    "shop": SHOP | {"source": {"archive": "/proc/self/mem"}, "domains": ["shop.test"]},
+                }
+            ),
+            [],
+            "tornado_apps.blog.source.path: there is no user whose home directory is meant by ~no-such-user/blog "
+            "tornado_apps.shop.source.archive: /proc/self/mem cannot be read: Input/output error ",
+        ),
+        (fleet({"shop": BROKEN}), [], f"nothing was changed {BROKEN_MESSAGE}"),
         (fleet(keepalived_address="198.51.100.7/24"), [], "keepalived_address: 198.51.100.7/24 is in no network of"),
         (fleet(keepalived_address="192.0.2.300/24"), [], "keepalived_address: must be"),
         (
@@ -107,6 +122,38 @@ def test_mistake_is_reported_before_any_change(
     status, output = check(tmp_path, inventory, *options)
     assert status == 2, output
     assert message in output.replace('\\"', '"'), output
+
+
+@pytest.fixture
+def broken_sources(tmp_path: Path) -> dict[str, str]:
+    """Create directories that cannot be sent; return the message of each."""
+    messages = {
+        "piped": "piped/pipe is neither a file, a directory nor a link; remove it, or exclude it in .gitignore",
+        "pointer": "pointer/logo.png is a Git LFS pointer instead of the file; run `git lfs pull`",
+        "linked": "linked/passwd is a link to /etc/passwd, outside of the source; copy the file, or exclude it in .gitignore",
+        "nested": "the submodule nested/lib is not checked out; run `git submodule update --init --recursive`",
+    }
+    for name in messages:
+        (tmp_path / name).mkdir()
+    os.mkfifo(tmp_path / "piped/pipe")
+    (tmp_path / "pointer/logo.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    (tmp_path / "linked/passwd").symlink_to("/etc/passwd")
+    (tmp_path / "nested/lib").mkdir()
+    subprocess.run(["git", "init", "--quiet", str(tmp_path / "nested")], check=True)
+    gitlink = ["update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},lib"]
+    subprocess.run(["git", "-C", str(tmp_path / "nested"), *gitlink], check=True)
+    return {
+        name: f"tornado_apps.{name}.source.path: {message.replace(f'{name}/', f'{tmp_path}/{name}/')}"
+        for name, message in messages.items()
+    }
+
+
+def test_sources_that_cannot_be_sent_are_reported_with_all_other_mistakes(tmp_path: Path, broken_sources: dict[str, str]) -> None:
+    apps = {name: SHOP | {"source": {"path": str(tmp_path / name)}, "domains": [f"{name}.test"]} for name in broken_sources}
+    status, output = check(tmp_path, fleet(apps | {"shop": BROKEN, "blog": SHOP | {"drian": 3}}))
+    assert status == 2, output
+    mistakes = ["tornado_apps.blog.drian: unknown key; did you mean drain?", BROKEN_MESSAGE, *broken_sources.values()]
+    assert [mistake for mistake in mistakes if mistake not in output] == [], output
 
 
 def test_unreachable_host_is_reported_and_the_others_are_checked(tmp_path: Path) -> None:
@@ -136,6 +183,22 @@ def test_unreachable_host_does_not_block_rollback_and_restart(tmp_path: Path, pl
     assert NOTHING_LIVE[playbook] not in output
 
 
+@pytest.mark.parametrize("playbook", ["rollback", "restart"])
+def test_source_that_cannot_be_sent_does_not_block_rollback_and_restart(tmp_path: Path, playbook: str) -> None:
+    _status, output = check(tmp_path, fleet({"shop": BROKEN}), playbook=playbook)
+    assert NOTHING_LIVE[playbook] in output
+    assert "tornado_apps.shop.source" not in output
+
+
+def test_source_that_cannot_be_sent_does_not_block_the_removal_of_another_app(tmp_path: Path) -> None:
+    inventory = fleet({"shop": BROKEN | {"domains": ["shop.test"]}})
+    del inventory["balancers"]
+    inventory["all"]["vars"]["app_proxy"] = "haproxy"
+    _status, output = check(tmp_path, inventory, "-e", "app=blog", "--check", "--limit", "web1", playbook="remove")
+    assert "[funnel.tornado.app : remove | Remove the sites]" in output, output
+    assert "tornado_apps.shop.source" not in output
+
+
 def test_app_is_optional_with_a_single_app(tmp_path: Path) -> None:
     status, output = check(tmp_path, fleet(), "-e", "command=true", playbook="run")
     assert status != 0
@@ -150,6 +213,16 @@ def test_unknown_app_is_rejected(tmp_path: Path, playbook: str) -> None:
     status, output = check(tmp_path, fleet(), "-e", "app=shpo", "-e", "command=true", "-e", "state=on", playbook=playbook)
     assert status != 0
     assert "tornado_apps: no such app shpo; did you mean shop?" in output
+
+
+def test_deploy_requires_the_sources_of_the_named_apps_only(tmp_path: Path) -> None:
+    apps = {"shop": BROKEN | {"domains": ["shop.test"]}, "blog": SHOP | {"domains": ["blog.test"]}}
+    options = ["--check", "--limit", "web1"]
+    _status, output = check(tmp_path, fleet(apps), "-e", "app=blog", *options, playbook="deploy")
+    assert re.search(r"blog web1 - \w+ first release", output), output
+    status, output = check(tmp_path, fleet(apps), "-e", "app=shop", *options, playbook="deploy")
+    assert status == 2
+    assert BROKEN_MESSAGE in output
 
 
 def test_deploy_accepts_an_app_that_only_some_hosts_have(tmp_path: Path) -> None:

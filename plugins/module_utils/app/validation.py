@@ -88,7 +88,7 @@ def load(entries: object, *, complete: bool = True) -> dict[str, App]:
     """Parse and validate ``entries`` of ``tornado_apps``; return the apps by name.
 
     :arg complete: whether ``entries`` contains every app; if not, the rules between apps are skipped.
-    :raises InvalidDataError: listing every mistake in all entries.
+    :raises InvalidDataError: listing every mistake in all entries, with the apps whose keys are valid.
     """
     if not isinstance(entries, Mapping):
         raise InvalidDataError([f"{VARIABLE}: must be a dict of apps by name; found {type(entries).__name__}"])
@@ -110,7 +110,7 @@ def load(entries: object, *, complete: bool = True) -> dict[str, App]:
             problems.extend(_prefix_problems(apps))
             problems.extend(_dependency_problems(apps))
     if problems:
-        raise InvalidDataError(problems)
+        raise InvalidDataError(problems, apps)
     return apps
 
 

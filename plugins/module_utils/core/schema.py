@@ -97,7 +97,8 @@ class InvalidDataError(ValueError):
     def __init__(self, problems: list[str], partial: object = None) -> None:
         """Store ``problems``, each formatted as ``path: requirement; found value``.
 
-        :arg partial: an instance of the schema with the valid keys, whose other keys raise `InvalidKeyError` when they are read.
+        :arg partial: an instance of the schema with the valid keys, whose other keys raise `InvalidKeyError` when they are read;
+            or a dict of the valid instances.
         """
         super().__init__("\n".join(problems))
         self.problems = problems

@@ -15,6 +15,7 @@ from ansible_collections.funnel.tornado.plugins.plugin_utils.source_packing impo
     SourceError,
     archive_revision,
     files,
+    locate,
     pack,
     revision,
 )
@@ -88,6 +89,21 @@ def test_a_link_out_of_the_source_is_rejected(app: Path, target: str) -> None:
     (app / "link").symlink_to(target)
     with pytest.raises(SourceError, match="outside of the source"):
         pack(app)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no/such/shop", "there is no directory /work/no/such/shop or /play/no/such/shop"),
+        ("x" * 300, f"/work/{'x' * 300} cannot be read: File name too long"),
+        ("~no-such-user/shop", "there is no user whose home directory is meant by ~no-such-user/shop"),
+    ],
+)
+def test_a_source_that_cannot_be_found_is_rejected(monkeypatch: pytest.MonkeyPatch, name: str, message: str) -> None:
+    monkeypatch.setattr(Path, "cwd", lambda: Path("/work"))
+    with pytest.raises(SourceError) as caught:
+        locate(name, "/play", directory=True)
+    assert str(caught.value) == message
 
 
 def test_archive_revision_verifies_the_checksum(tmp_path: Path) -> None:
