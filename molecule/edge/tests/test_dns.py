@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import ssl
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
+from tests.support.acme import fetch_roots
 from tests.support.certificates import Order, Outcome
 from tests.support.remote import Site, address, apps, copy_code, deploy, expect_success, extra_vars, hosts, run_playbook
 
@@ -119,11 +118,7 @@ def order(name_server: Host) -> Order:
 @pytest.fixture(scope="module")
 def root(name_server: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the file with the root certificate of the ACME server."""
-    file = tmp_path_factory.mktemp("root") / "root.pem"
-    url = f"https://{address(name_server)}:15004/roots/0"
-    with urllib.request.urlopen(url, timeout=10, context=ssl._create_unverified_context()) as response:
-        file.write_bytes(response.read())
-    return file
+    return fetch_roots(address(name_server), tmp_path_factory.mktemp("root"), (15004,))
 
 
 def wild_apps() -> dict[str, Any]:

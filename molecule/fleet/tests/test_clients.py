@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.acme import fetch_roots
 from tests.support.fleet import NAME, PRINT_BOOT_ID, SCHEMES, Clients, Fleet, app_entry
 from tests.support.remote import Site, address, deploy, expect_success, python, run_playbook
 
@@ -70,10 +71,12 @@ def seen_client(site: Site) -> tuple[str, str]:
 
 
 @pytest.mark.usefixtures("tls_group")
-def test_balancers_pass_client_address_and_scheme(fleet: Fleet) -> None:
+def test_balancers_pass_client_address_and_scheme(fleet: Fleet, tmp_path: Path) -> None:
+    """The certificates are valid, wherever TLS ends."""
+    roots = fetch_roots(fleet.addresses["web3"], tmp_path)
     for scheme in SCHEMES:
         for target in (fleet.floating_ip, *map(address, fleet.balancers.values())):
-            assert seen_client(Site(target, NAME, https=scheme == "https")) == (fleet.client_address, scheme)
+            assert seen_client(Site(target, NAME, https=scheme == "https", ca=roots)) == (fleet.client_address, scheme)
 
 
 def test_app_host_trusts_only_its_balancers(fleet: Fleet, tls_group: str) -> None:

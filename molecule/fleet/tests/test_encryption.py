@@ -1,7 +1,7 @@
 """ACME certificates at the load balancers: renewal, failover and another domain under load, and lost power or certificates.
 
-The modules run in the order of their names: this one after the move of TLS to the load balancers, and before the first reboot of
-the ACME server's host, after which that server knows no account.
+The modules run in the order of their names: this one after the move of TLS to the load balancers, for which the ACME server has
+issued certificates since the last reboot of its host.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from testinfra.host import Host
 
+from tests.support.acme import fetch_roots
 from tests.support.fleet import NAME, Clients, Fleet, app_entry, power, power_off
 from tests.support.remote import Site, address, deploy, eventually, expect_success, extra_vars, run_playbook
 
@@ -24,10 +26,11 @@ sed -i '1i renew_before_expiry = 9000 days' $configuration && systemctl start ce
 #: Starts such a renewal, and repeats one that has failed.
 CONFIGURATION = "/etc/letsencrypt/renewal/certificates.sample.conf"
 START_RENEWAL = f"sed -i '1i renew_before_expiry = 9000 days' {CONFIGURATION} && systemctl start --no-block certbot.service"
-REPEAT_RENEWAL = f"""
+WAIT_FOR_FAILURE = """
 timeout 60 sh -c 'while systemctl is-active certbot.service | grep -q activating; do sleep 0.2; done'
-systemctl is-failed certbot.service && systemctl start certbot.service && sed -i 1d {CONFIGURATION}
+systemctl is-failed certbot.service
 """
+REPEAT_RENEWAL = f"systemctl start certbot.service && sed -i 1d {CONFIGURATION}"
 
 #: Has challenges hang at a load balancer, and waits for one.
 HOLD = "nft 'table inet hold { chain out { type filter hook output priority -10; tcp dport 402 drop; }; }'"
@@ -37,9 +40,15 @@ WAIT = """timeout 30 sh -c "until ss -Htn state syn-sent '( dport = :402 )' | gr
 FORGET = "certbot delete --non-interactive --cert-name certificates.sample && rm /etc/ssl/funnel/* /etc/letsencrypt/funnel/*"
 
 
-def serials(fleet: Fleet) -> dict[str, int]:
-    """Return the serial number of the certificate that each load balancer serves."""
-    sites = {name: Site(address(host), NAME, https=True) for name, host in fleet.balancers.items()}
+@pytest.fixture(scope="module")
+def roots(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file with the root certificate of the ACME server."""
+    return fetch_roots(fleet.addresses["web3"], tmp_path_factory.mktemp("roots"))
+
+
+def serials(fleet: Fleet, roots: Path) -> dict[str, int]:
+    """Return the serial number of the valid certificate that each load balancer serves."""
+    sites = {name: Site(address(host), NAME, https=True, ca=roots) for name, host in fleet.balancers.items()}
     return {name: site.certificate().serial_number for name, site in sites.items()}
 
 
@@ -47,25 +56,26 @@ def is_issued(host: Host) -> bool:
     return "Pebble" in host.check_output("openssl x509 -noout -issuer -in /etc/ssl/funnel/certificates.sample.pem")
 
 
-def test_both_load_balancers_renew_while_clients_connect_and_one_fails_over(fleet: Fleet, clients: Clients) -> None:
-    before = serials(fleet)
+def test_both_load_balancers_renew_while_clients_connect_and_one_fails_over(fleet: Fleet, clients: Clients, roots: Path) -> None:
+    before = serials(fleet, roots)
     assert len(set(before.values())) == len(before), "each load balancer has its own certificate"
     active, standby = fleet.active(), fleet.standby()
-    with clients("renewal at both load balancers", websockets_break=True):
+    with clients("renewal at both load balancers"):
         with ThreadPoolExecutor() as executor:  # at once; the challenge of the standby arrives at the active one
             list(executor.map(lambda host: host.run_expect([0], RENEW), fleet.balancers.values()))
-        eventually(lambda: serials(fleet).items().isdisjoint(before.items()))
-        renewed = serials(fleet)
+        eventually(lambda: serials(fleet, roots).items().isdisjoint(before.items()))
+        renewed = serials(fleet, roots)
+    with clients("renewal after a failover", websockets_break=True):
         expect_success(run_playbook("playbooks/reboot.yml", active, seconds=600))
         assert fleet.active() == standby
         fleet.balancers[active].run_expect([0], RENEW)
-    assert serials(fleet)[standby] == renewed[standby]
-    assert serials(fleet)[active] != renewed[active]
+    assert serials(fleet, roots)[standby] == renewed[standby]
+    assert serials(fleet, roots)[active] != renewed[active]
 
 
-def test_active_load_balancer_loses_power_during_the_challenge_of_the_other(fleet: Fleet, clients: Clients) -> None:
+def test_active_load_balancer_loses_power_during_the_challenge_of_the_other(fleet: Fleet, clients: Clients, roots: Path) -> None:
     name, standby = fleet.active(), fleet.standby()
-    before = serials(fleet)[standby]
+    before = serials(fleet, roots)[standby]
 
     def lose_power() -> float:
         fleet.balancers[name].run_expect([0], HOLD)
@@ -75,8 +85,12 @@ def test_active_load_balancer_loses_power_during_the_challenge_of_the_other(flee
 
     with clients("active balancer loses power") as traffic:
         traffic.inject(lose_power)
-        site = Site(fleet.addresses[standby], NAME, https=True)
+        site = Site(fleet.addresses[standby], NAME, https=True, ca=roots)
         assert site.certificate().serial_number == before
+    fleet.balancers[standby].run_expect([0], WAIT_FOR_FAILURE)
+    status, output = run_playbook("playbooks/status.yml", standby)
+    assert status != 0
+    assert "its renewal failed: " in re.sub(r"\s+", " ", output), output
     with clients("balancer is back"):
         fleet.balancers[standby].run_expect([0], REPEAT_RENEWAL)
         assert site.certificate().serial_number != before
