@@ -41,6 +41,9 @@ def make_app():
     return tornado.web.Application([("/", Handler)])
 """
 
+#: The page of the app with the variables of :func:`entries`.
+PAGE = "grüße schlüssel größe.txt übrig süß"
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -125,7 +128,7 @@ def test_what_the_host_serves_stays_served(host: Host, tmp_path: Path, source: s
     assert "these lines of nginx.conf are replaced: worker_connections 999" in re.sub(r"\s+", " ", output)
     assert served(host) == SERVED
     response = Site(address(host), "shop.test").get("/")
-    assert response.body.decode() == "grüße schlüssel größe.txt übrig süß"
+    assert response.body.decode() == PAGE
     assert response.headers["x-place"].encode("latin-1").decode() == "Köln"
     host.run_expect([0], r"printf 'Sp\303\244ter' | grep -qFf - /etc/nginx/funnel/app.shop.html")
     [copy] = host.check_output("ls /var/backups/funnel/etc/nginx/").splitlines()
@@ -156,7 +159,7 @@ def test_deleted_users_and_damaged_directories_are_repaired(host: Host, tmp_path
         host.run_expect([0], command)
     expect_success(run_site(HOST, tmp_path, entries(source, shop="shop.test")))
     assert host.check_output(look) == before
-    assert Site(address(host), "shop.test").get("/").body.decode() == "grüße"
+    assert Site(address(host), "shop.test").get("/").body.decode() == PAGE
 
 
 def test_names_and_programs_of_others_are_refused(host: Host, tmp_path: Path, source: str) -> None:
