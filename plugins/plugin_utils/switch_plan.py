@@ -42,7 +42,7 @@ def plan(
     pending = [app for app, build in builds.items() if not (build["settled"] or build["waiting"] or app in failed)]
     run_once = [app for app in pending if builds[app]["once"]]
     earlier = set(_apps(map(hostvars.__getitem__, reached[: reached.index(host)]))) if run_once else set()
-    depends_on = {app: list(entry["depends_on"]) for app, entry in entries.items() if entry.get("depends_on")}
+    depends_on = app_dependencies(entries)
     first = [app for app in run_once if app not in earlier]
     if depends_on.keys() & first:  # what they depend on is switched before them, unless another host runs its hooks
         first += [app for app in pending if app not in run_once]
@@ -59,6 +59,11 @@ def plan(
         depends_on=depends_on,
         failed=failed,
     )
+
+
+def app_dependencies(entries: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the apps that are switched before an app, by app."""
+    return {app: list(entry["depends_on"]) for app, entry in entries.items() if entry.get("depends_on")}
 
 
 def _apps(hosts: Iterable[Mapping[str, Any]]) -> Iterator[str]:

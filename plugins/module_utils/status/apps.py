@@ -241,8 +241,8 @@ class CertificateStatus:
 
     ``kind`` is the provider, ``temporary`` until an ACME server issues the first certificate, or ``missing`` without a usable
     one; ``days`` are left until it expires, which is ``overdue`` if too few; ``lacking`` are domains that it does not cover;
-    ``stale`` are services that have not loaded it; ``failure`` is that of the last order; ``renewal`` is why it must be renewed
-    now, or cannot be.
+    ``stale`` are services that have not loaded it; ``failure`` is that of the last order; ``renewal`` is the problem with
+    its renewal.
     """
 
     app: str
@@ -318,7 +318,7 @@ def _last_failure(files: CertificateFiles, renewals: Mapping[str, str]) -> str:
 
 
 def _renewal_problem(files: CertificateFiles) -> str:
-    """Return why a certificate has to be renewed, or cannot be; an empty string if certbot.timer renews it in time."""
+    """Return the problem with the renewal of a certificate; an empty string if certbot.timer renews it in time."""
     if damage := lineage_files.damage(files.lineage):
         return damage
     path = renewal_information.record_path(files.lineage.name, files.base)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.plugin_utils.switch_plan import SwitchPlan, plan
+from ansible_collections.funnel.tornado.plugins.plugin_utils.switch_plan import SwitchPlan, app_dependencies, plan
 
 HOSTS = ["web1", "web2", "web3"]
 
@@ -79,3 +79,8 @@ def test_app_that_failed_on_a_host_is_not_switched_on_the_others() -> None:
 def test_first_releases_are_verified_by_another_switch() -> None:
     switched = {"__app_switched_once": {"apps": {"shop": {"deferred": True}}}, "__app_switched": {"apps": {"plain": {}}}}
     assert planned("web1", {"web1": built() | switched}).deferred == ["shop"]
+
+
+def test_only_apps_with_dependencies_are_listed() -> None:
+    entries = {"shop": {"depends_on": ["api"]}, "api": {"depends_on": []}, "blog": {}}
+    assert app_dependencies(entries) == {"shop": ["api"]}

@@ -79,7 +79,6 @@ def test_endless_interim_responses_do_not_delay_the_check(monkeypatch: pytest.Mo
         with connection, contextlib.suppress(OSError):
             while True:
                 connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-                time.sleep(0.01)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=answer, args=[listener], daemon=True).start()
