@@ -103,6 +103,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.packages imp
     find_unavailable,
     install,
     installed_versions,
+    require_names,
     require_supported_host,
     upgradable,
     upgrade,
@@ -122,6 +123,7 @@ def main() -> None:
     )
     try:
         distribution = require_supported_host()
+        require_names(module.params["name"])
         result = STATES[module.params["state"]](
             module.params["name"], module.params["lists_max_age"], check_mode=module.check_mode
         )

@@ -26,10 +26,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import 
     SiteOptions,
     size_in_bytes,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import PACKAGE_NAME
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import CertificateRequest
-
-#: Name of a Debian package (Debian Policy, 5.6.1). apt-get would take a trailing hyphen as an order to remove the package.
-PACKAGE_NAME = Pattern(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]", 'the name of a Debian package, such as "ffmpeg"')
 
 #: Minimum length of a secret that is masked in output: a shorter one would mask parts of ordinary words.
 MIN_SECRET_LENGTH = 6
@@ -206,7 +204,7 @@ class App(SiteOptions):
             "Debian packages that the app needs to run or to be built, such as C([ffmpeg, libpq-dev]). They are installed before "
             "the build, and never removed."
         ),
-        PACKAGE_NAME,
+        Pattern(PACKAGE_NAME, 'the name of a Debian package, such as "ffmpeg"'),
     ] = field(default_factory=list)
     health: Annotated[Health, Doc("Health check that each new process must pass before it gets traffic.")] = field(
         default_factory=Health

@@ -37,6 +37,9 @@ _APT_GET = (
 #: Services that packages start with a configuration of their own: nginx with a welcome page, which also needs IPv6.
 _DEFERRED = frozenset({"nginx"})
 
+#: Name of a Debian package (Debian Policy, 5.6.1). apt-get would take a trailing hyphen as an order to remove the package.
+PACKAGE_NAME = r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.]"
+
 _ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "APT_LISTCHANGES_FRONTEND": "none", "NEEDRESTART_SUSPEND": "1"}
 
 
@@ -92,12 +95,23 @@ def require_supported_host(base: Path = Path("/"), python: tuple[int, int] = sys
     return distribution
 
 
+def require_names(names: Sequence[str]) -> None:
+    """Verify that all ``names`` are names of packages, optionally with an architecture as in ``libc6:i386``.
+
+    :raises PackagesError: for others, such as options and the notations with which apt-get removes packages.
+    """
+    invalid = [name for name in names if not re.fullmatch(f"{PACKAGE_NAME}(:[a-z0-9-]+)?", name)]
+    if invalid:
+        raise PackagesError(f"names of Debian packages are required, such as ffmpeg; found {', '.join(map(repr, invalid))}")
+
+
 def installed_versions(names: Sequence[str] = ()) -> dict[str, str]:
     """Return the versions of the installed packages among ``names``, or of all installed packages.
 
     For a name that only other packages provide, such as libmagic1 where that is libmagic1t64, it is the version of the provider.
     """
-    listed = run(["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package} ${Version}\n", *names], check=False).output
+    query = ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package} ${Version}\n", "--", *names]
+    listed = run(query, check=False).output
     rows = [line.split() for line in listed.splitlines()]
     versions = {row[1]: row[2] for row in rows if len(row) == 3 and row[0] == "installed"}
     return versions | provided_versions([name for name in names if name not in versions])
@@ -159,7 +173,7 @@ def install(names: Sequence[str], *, lists_max_age: float) -> None:
         if missing := [name for name in names if name not in available]:
             raise PackagesError(f"no package source of this host has {', '.join(missing)}:\n{last_lines(updated, 8)}")
     with _not_started(_DEFERRED.intersection(names)):
-        result = run([*_APT_GET, "install", *names], timeout=1800, environment=_ENVIRONMENT, check=False)
+        result = run([*_APT_GET, "install", "--", *names], timeout=1800, environment=_ENVIRONMENT, check=False)
     if result.status != 0:
         raise PackagesError(f"apt-get install {' '.join(names)} failed:\n{last_lines(result.output)}")
 
@@ -201,7 +215,7 @@ def upgrade(names: Sequence[str]) -> None:
 
 
 def _upgrade(names: Sequence[str], *options: str) -> CommandResult:
-    command = ["install", "--only-upgrade", *names] if names else ["upgrade", "--with-new-pkgs"]
+    command = ["install", "--only-upgrade", "--", *names] if names else ["upgrade", "--with-new-pkgs"]
     result = run([*_APT_GET, *options, *command], timeout=1800, environment=_ENVIRONMENT, check=False)
     if result.status != 0:
         raise PackagesError(f"apt-get {' '.join(command)} failed:\n{last_lines(result.output)}")
@@ -222,14 +236,14 @@ def candidates(names: Sequence[str]) -> dict[str, str]:
     versions = _package_candidates(names)
     virtual = [name for name in names if name not in versions]
     if virtual:
-        versions |= parse_providers(run(["apt-cache", "showpkg", *virtual], check=False).output)
+        versions |= parse_providers(run(["apt-cache", "showpkg", "--", *virtual], check=False).output)
     return versions
 
 
 def _package_candidates(names: Sequence[str]) -> dict[str, str]:
     versions: dict[str, str] = {}
     package = ""
-    for line in run(["apt-cache", "policy", *names]).output.splitlines():
+    for line in run(["apt-cache", "policy", "--", *names]).output.splitlines():
         if not line.startswith(" "):
             package = line.rstrip(":")
         elif line.startswith("  Candidate: ") and not line.endswith("(none)"):

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,10 +15,12 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.packages imp
     parse_providers,
     parse_provides,
     parse_simulation,
+    require_names,
     require_supported_host,
     select_versions,
     upstream_versions,
 )
+from ansible_collections.funnel.tornado.plugins.modules import packages
 
 FEDORA = 'NAME="Fedora Linux"\nID=fedora\nVERSION_ID=40\nPRETTY_NAME="Fedora Linux 40"\n'
 
@@ -71,6 +77,38 @@ def test_installed_and_candidate_versions() -> None:
     names = ["dpkg", "no-such-package-at-all", "apt"]
     assert sorted(installed_versions(names)) == ["apt", "dpkg"]
     assert sorted(candidates(names)) == ["apt", "dpkg"]
+
+
+@pytest.mark.parametrize(
+    "name", ["--option=APT::Get::Purge=true", "-oDir::Etc=/srv", "nginx-", "nginx=1.22", "nginx/sid", "^web", ""]
+)
+def test_module_accepts_names_of_packages_only(name: str) -> None:
+    """With a trailing hyphen, apt-get would remove the package."""
+    arguments = {"name": ["dpkg", name], "state": "latest", "lists_max_age": 1 << 40, "_ansible_check_mode": True}
+    done = subprocess.run(
+        [sys.executable, packages.__file__],
+        input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert f"names of Debian packages are required, such as ffmpeg; found {name!r}" == json.loads(done.stdout)["msg"]
+
+
+def test_names_of_packages_may_have_signs_and_an_architecture() -> None:
+    require_names(["g++", "libc6:i386", "python3.11", "libstdc++-12-dev"])
+
+
+def test_a_name_is_not_an_option_of_the_package_manager(tmp_path: Path) -> None:
+    """An option could make apt run a program as root, here one that it calls to find out about foreign architectures."""
+    mark = tmp_path / "mark"
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch {mark}\n")
+    program.chmod(0o755)
+    names = [f"--option=Dir::Bin::dpkg={program}", "--option=Dir::State::status=/dev/null", "--version"]
+    assert installed_versions(names) == candidates(names) == {}
+    assert not mark.exists()
 
 
 @pytest.mark.parametrize(
