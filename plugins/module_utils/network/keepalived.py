@@ -208,4 +208,10 @@ def is_healthy() -> bool:
     """Return whether this host could take over the address: keepalived is active, and its health check succeeds."""
     if not CHECK_SCRIPT.exists() or run(["systemctl", "is-active", "--quiet", "keepalived"], check=False).status != 0:
         return False
-    return run([str(CHECK_SCRIPT)], check=False).status == 0
+    return succeeds(CHECK_SCRIPT)
+
+
+def succeeds(check: Path) -> bool:
+    """Return whether a health check succeeds, as the user as which keepalived runs it, in an environment of its own."""
+    as_nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--no-new-privs", "--reset-env"]
+    return run([*as_nobody, str(check)], check=False).status == 0

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.network.keepalived 
     locate_address,
     parse_address,
     require_priority,
+    succeeds,
 )
 
 
@@ -93,3 +96,14 @@ def test_forwarding_covers_connections_opened_after_the_hand_over_began() -> Non
     record, forward = (line.strip() for line in rules.splitlines() if "ip daddr 192.0.2.100" in line)
     assert "== syn update @moved" in record
     assert forward == 'ip daddr 192.0.2.100 ip saddr . tcp sport @moved fwd ip to 192.0.2.12 device "eth1"'
+
+
+def test_health_check_runs_as_nobody_without_the_environment_of_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "of-the-operator")
+    with tempfile.TemporaryDirectory() as directory:  # the one of pytest is private
+        Path(directory).chmod(0o755)
+        check = Path(directory, "check")
+        for user, expected in (("nobody", True), ("root", False)):
+            check.write_text(f'#!/bin/sh\n[ "$(id -un) $(id -Gn) $TOKEN" = "{user} nogroup " ]\n')
+            check.chmod(0o755)
+            assert succeeds(check) is expected
