@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import headline
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import headline, without_markup
 
 #: What a changed app is called, by operation.
 DONE = {"deploy": "deployed", "site": "deployed", "rollback": "rolled back", "restart": "restarted"}
@@ -165,7 +165,7 @@ class RunReport:
         subject = self._subject(event, interrupted=interrupted)
         details = [f"{row.app or 'configuration'} on {host_ranges(row.hosts)}: {_sentence(row)}" for row in rows]
         details += [f"{host}: {error}" for host, error in errors.items()]
-        text = "\n".join([subject, *details])
+        text = "\n".join([subject, *map(without_markup, details)])
         body = {
             "event": event,
             "operation": self.operation,

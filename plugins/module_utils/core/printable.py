@@ -13,6 +13,9 @@ _ACTIVE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 #: The same and newlines, for a single line.
 _ACTIVE_IN_LINE = re.compile(f"{_ACTIVE.pattern}|\n")
 
+#: Positions in the markup of links and mentions: `[text](url)`, `<url|text>`, `<!channel>`, `<a href=...>`, `@everyone`.
+_MARKUP = re.compile(r"(?<=[<@])(?=\S)|(?<=\])(?=\()")
+
 #: The first line of a Python exception below its traceback, such as "sqlalchemy.exc.OperationalError: no such table".
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Invalid\w*|NotFound|Configured|DoesNotExist)(?::.*)?")
 
@@ -32,6 +35,17 @@ def printable(text: str, *, line: bool = False) -> str:
 def printable_message(text: str) -> str:
     """Escape ``text`` and indent all lines after the first, so that none can pass for another message."""
     return printable(text).replace("\n", "\n  ")
+
+
+def without_markup(text: str) -> str:
+    r"""Break links and mentions in untrusted ``text`` for chats, whose services interpret markup; they are displayed as text.
+
+    An invisible space does that in the dialects of all services; none of their escapes does.
+
+    >>> without_markup("[log in](http://evil.test) @everyone")
+    '[log in]\u200b(http://evil.test) @\u200beveryone'
+    """
+    return _MARKUP.sub("\u200b", text)
 
 
 def headline(message: str) -> str:

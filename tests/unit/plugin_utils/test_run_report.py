@@ -212,6 +212,19 @@ def test_the_body_of_a_webhook_has_who_what_where_and_how_long() -> None:
     }
 
 
+def test_message_of_an_app_has_no_links_or_mentions_in_chats() -> None:
+    quoted = "it answered [log in](http://evil.test) <http://evil.test|log in> <!channel> <@U1> @everyone <a href='x'>"
+    run = report(hosts=["web1"], failed=True)
+    run.add_switches("web1", {"shop": failed(quoted)})
+    run.add_failure("web2", quoted)
+    message = run.message("failure")
+    for line in message["text"].splitlines()[1:]:
+        assert not re.search(r"\]\(|<[!@ah]|@\w", line), "markup of Markdown, Slack, Discord, Mattermost, HTML"
+        assert line.replace("\u200b", "").endswith(quoted), "the text is displayed unchanged"
+    assert message["subject"].startswith("deploy of shop, blog on web1 by ann@desk"), "that is the operator's"
+    assert message["body"]["changes"][0]["message"] == message["body"]["errors"]["web2"] == quoted, "data are not text"
+
+
 def test_messages_of_other_events() -> None:
     run = report(hosts=["web1", "web2"])
     assert run.message("start")["text"] == "deploy of shop, blog on web1, web2 by ann@desk: started"
