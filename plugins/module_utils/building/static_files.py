@@ -30,21 +30,20 @@ def publish_static(app: App, work: Path, environment: Environment) -> None:
     """
     if not app.static:
         return
-    top = environment.packages if app.source.package is not None else work / "src"
+    top = (environment.packages if app.source.package is not None else work / "src").resolve()
     files = top / app.static.path
     key = f"{VARIABLE}.{app.name}.static.path"
     if not files.is_dir():
         raise BuildError(f"{key}: the source has no directory {app.static.path}")
-    if not files.resolve().is_relative_to(top.resolve()):
-        raise BuildError(f"{key}: {app.static.path} points outside the source, to {files.resolve()}")
+    root = files.resolve()
+    if not root.is_relative_to(top):
+        raise BuildError(f"{key}: {app.static.path} points outside the source, to {root}")
     versions = work / "versions"
     versions.mkdir(mode=0o755)
     shared = {top / path for path in app.shared_paths}
-    root = files.resolve()
     budget = MAX_COMPRESSED_BYTES
     variants: set[Path] = set()
-    for path, content in _Walk(key, top.resolve(), root, shared).files(files, root):
-        target = work / "public" / app.static.url.strip("/") / path.relative_to(files)
+    for path, target, content in _Walk(key, top, root, shared).files(root, work / "public" / app.static.url.strip("/")):
         target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         os.link(content, target)
         version = _publish_version(content, path.name, versions)
@@ -63,8 +62,9 @@ def publish_static(app: App, work: Path, environment: Environment) -> None:
 class _Walk:
     """Finds static files. Links are followed as Tornado does, so that the same URLs are served.
 
-    ``top``, and everything in it, belongs to root; ``root`` is the directory of the static files. Links that lead nowhere, to a
-    directory around them or to other files of the source are skipped, as are the paths of ``shared``, which have their own URLs.
+    ``top``, and everything in it, belongs to root; ``root`` is the directory of the static files. Both have no links in their
+    paths: a link into the shared data would lead wherever the app says at the moment. Links that lead nowhere, to a directory
+    around them or to other files of the source are skipped, as are the paths of ``shared``, which have their own URLs.
     """
 
     key: str
@@ -73,30 +73,30 @@ class _Walk:
     shared: Collection[Path]
     count: int = 0
 
-    def files(self, directory: Path, real: Path) -> Iterator[tuple[Path, Path]]:
-        """Yield each file of a directory, and the regular file that it is or, as a link, leads to.
+    def files(self, directory: Path, public: Path) -> Iterator[tuple[Path, Path, Path]]:
+        """Yield the path of each file of a directory, its path in ``public``, and the regular file that it is or leads to.
 
-        :arg real: the directory without links in its path.
+        :arg directory: a directory in ``root``, without links in its path.
         :raises BuildError: for a link that leads out of ``top``, or for too many files.
         """
         for path in sorted(directory.iterdir()):
             self.count += 1
             if self.count > MAX_FILES:
                 raise BuildError(f"{self.key}: there are more than {MAX_FILES} files, including those that links lead to")
-            content = self._content(path, real)
+            content = self._content(path)
             if content is None:
                 continue
             if content.is_dir():
-                yield from self.files(path, content)
+                yield from self.files(content, public / path.name)
             else:
-                yield path, content
+                yield path, public / path.name, content
 
-    def _content(self, path: Path, real: Path) -> Path | None:
+    def _content(self, path: Path) -> Path | None:
         """Return the regular file or directory that a path is or leads to; None if it is skipped."""
         if path in self.shared:
             return None
         if not path.is_symlink():
-            return real / path.name
+            return path
         try:
             content = path.resolve(strict=True)
         except (OSError, RuntimeError):  # RuntimeError: a loop, before Python 3.13
@@ -106,7 +106,7 @@ class _Walk:
                 f"{self.key}: {path.name} in {path.parent.name} is a link to {content}, outside the source, which nginx does not "
                 "serve; remove it. If the app writes there, add the path to shared, with a url"
             )
-        return content if content.is_relative_to(self.root) and not real.is_relative_to(content) else None
+        return content if content.is_relative_to(self.root) and not path.is_relative_to(content) else None
 
 
 def _publish_version(path: Path, name: str, versions: Path) -> Path:

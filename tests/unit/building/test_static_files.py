@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,32 @@ def test_links_out_of_the_source_are_rejected_by_name(tmp_path: Path, static: Pa
     (static / "css/out").symlink_to(target)
     with pytest.raises(BuildError, match=rf"tornado_apps\.shop\.static\.path: out in css is a link to {target}, outside"):
         publish(tmp_path)
+
+
+def test_link_that_the_app_changes_during_the_walk_is_not_followed(tmp_path: Path) -> None:
+    """The app exchanges a link in its shared data while root reads the static files, here a pipe."""
+    files, shared = tmp_path / "src/files", tmp_path / "shared"
+    (shared / "other").mkdir(parents=True)
+    files.mkdir(parents=True)
+    (tmp_path / "src/static").symlink_to("../shared/link")
+    (tmp_path / "secret").write_text("of another app\n" * 100)
+    os.mkfifo(files / "a.bin")
+    (files / "b.txt").symlink_to("../../shared/b.txt")
+    (shared / "b.txt").symlink_to("../secret")
+    (shared / "other/b.txt").write_text("a regular file")
+    (shared / "link").symlink_to("../src/files")
+
+    def exchange() -> None:
+        with (files / "a.bin").open("wb"):  # which root has opened, and reads until it is closed
+            (shared / "link").unlink()
+            (shared / "link").symlink_to("other")
+
+    with ThreadPoolExecutor() as threads:
+        exchanged = threads.submit(exchange)
+        with pytest.raises(BuildError, match=r"static\.path: b\.txt in files is a link to .*/secret, outside the source"):
+            publish_static(app(static={}), tmp_path, Environment(tmp_path / "venv", built=False))
+        exchanged.result(10)
+    assert (shared / "link").readlink() == Path("other")
 
 
 def test_shared_paths_below_static_are_not_published(tmp_path: Path, static: Path) -> None:
