@@ -29,7 +29,7 @@ from tests.support.remote import (
 WEB = (ROOT / "files/sample_app/sample_app/web.py").read_text()
 
 #: A hook that records the target of the live link, which the switch renames.
-RECORD_LIVE_LINK = "sh -c 'echo {step} $TORNADO_RELEASE $(readlink ../../../live) $COOKIE_SECRET >> $HOME/hooks'"
+RECORD_LIVE_LINK = "sh -c 'echo {step} $TORNADO_RELEASE $(readlink ../../../live) $COOKIE_SECRET $(id -un) >> $HOME/hooks'"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,11 +63,11 @@ def test_hooks_run_in_order_and_once_hooks_run_before_other_hosts_switch(hosts: 
     first, second = hosts.values()
     releases = [Site(address(host)).get("/whoami").json["release"] for host in (first, second)]
     assert take_hook_records(first) == [
-        ["start", releases[0], before["debian12"], "not-for-others"],
-        ["before", releases[0], before["debian12"], "not-for-others"],
-        ["after", releases[0], live(first), "not-for-others"],
+        ["start", releases[0], before["debian12"], "not-for-others", "sample"],
+        ["before", releases[0], before["debian12"], "not-for-others", "sample"],
+        ["after", releases[0], live(first), "not-for-others", "sample"],
     ]
-    assert take_hook_records(second) == [["after", releases[1], live(second), "not-for-others"]]
+    assert take_hook_records(second) == [["after", releases[1], live(second), "not-for-others", "sample"]]
     assert live(first) != before["debian12"]
     steps = re.findall(r"^(debian1\d): sample is release \w+ in slot [ab]: (.*)$", output, re.MULTILINE)
     assert [name for name, _ in steps] == ["debian12", "debian13"]
