@@ -30,8 +30,8 @@ MAX_OUTPUT = 4 << 20
 #: Limits of a unit, systemd.resource-control(5): memory, processes, and size of a file.
 MEMORY, TASKS, FILE_SIZE = "80%", "4096", "16G"
 
-#: Capabilities of its main process, which changes to the user, in a directory that root may only access with a capability.
-CAPABILITIES = "CAP_SETUID CAP_SETGID CAP_DAC_READ_SEARCH"
+#: Capabilities of its main process, which changes to the user.
+CAPABILITIES = "CAP_SETUID CAP_SETGID"
 
 #: Seconds after the timeout within which a unit must exit.
 MARGIN = 30

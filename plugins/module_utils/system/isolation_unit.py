@@ -58,12 +58,12 @@ def run(control: socket.socket, request: dict[str, Any], stdin: int | None) -> d
     before = _oom_score()
     _set_oom_score(OOM_SCORE)
     try:
+        _enter(request["directory"], request["uid"], request["gid"])
         process = subprocess.Popen(
             request["argv"],
             stdin=subprocess.DEVNULL if stdin is None else stdin,
             stderr=None if request["separate_stderr"] else 1,
             env=request["environment"],
-            cwd=request["directory"],
             user=request["uid"],
             group=request["gid"],
             extra_groups=[],
@@ -82,6 +82,18 @@ def run(control: socket.socket, request: dict[str, Any], stdin: int | None) -> d
     if pidfd not in [descriptor for descriptor, _events in poller.poll()]:
         os._exit(1)  # the caller has exited
     return {"status": process.wait(), "out_of_memory": _killed_for_memory()}
+
+
+def _enter(directory: str, uid: int, gid: int) -> None:
+    """Change to a directory with the permissions of a user, who may have exchanged one above it for a link."""
+    os.setgroups([])
+    os.setegid(gid)
+    os.seteuid(uid)
+    try:
+        os.chdir(directory)
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
 
 
 def _oom_score() -> int:

@@ -80,6 +80,17 @@ def test_the_program_runs_as_the_user_without_inherited_descriptors(control: soc
     assert not [line for line in others if "socket" in line]
 
 
+def test_the_directory_must_be_accessible_to_the_user(control: socket.socket) -> None:
+    """A user who owns a directory above could exchange it for a link to a public directory inside a private one."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        private, link = Path(name, "private"), Path(name, "link")
+        (private / "public").mkdir(parents=True)
+        Path(name).chmod(0o755)
+        private.chmod(0o700)
+        link.symlink_to("private/public")
+        assert send_request(control, request("pwd", directory=str(link)))["error"] == f"Permission denied: {link}"
+
+
 def test_a_passed_descriptor_becomes_standard_input(control: socket.socket) -> None:
     with tempfile.TemporaryFile() as file:
         file.write(b"text")
