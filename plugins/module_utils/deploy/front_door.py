@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -150,5 +149,11 @@ def _reason(log: Path, start: int, url: str) -> str:
     with log.open(encoding="utf-8", errors="replace") as file:
         file.seek(start)
         text = file.read(1 << 20)
-    errors = re.findall(rf"\*\d+ (.*?), client: .*?request: \"GET {re.escape(url)} ", text)
-    return f": {errors[-1]}" if errors else ""
+    return f": {found}" if (found := last_error(text, url)) else ""
+
+
+def last_error(text: str, url: str) -> str:
+    """Return the error of the last request of ``url`` in lines of nginx's error log, which quote what clients send."""
+    lines = (line.partition(", client: ") for line in text.splitlines() if f', request: "GET {url} ' in line)
+    errors = [before.partition("*")[2].partition(" ")[2] for before, found, _after in lines if found]
+    return errors[-1] if errors else ""

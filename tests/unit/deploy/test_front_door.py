@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import http.server
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,6 +97,14 @@ def test_the_error_of_nginx_is_the_reason(layout: Layout) -> None:
         "http://shop.test: GET /healthz through nginx answered 502 Bad Gateway: "
         "connect() to unix:/srv/shop/live/run/0.sock failed (13: Permission denied) while connecting to upstream"
     )
+
+
+def test_text_of_a_client_in_the_log_of_nginx_is_examined_in_linear_time() -> None:
+    text = REFUSED.replace("\n", f', referrer: "{"*1 , client: " * 150}"\n') * 3000
+    began = time.monotonic()
+    assert front_door.last_error(text, "/.funnel/health/other") == ""
+    assert front_door.last_error(text, "/.funnel/health/shop").endswith("(13: Permission denied) while connecting to upstream")
+    assert time.monotonic() - began < 2
 
 
 def test_releases_that_are_not_verified_yet_are_no_problem_of_the_sites(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
