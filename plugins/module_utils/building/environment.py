@@ -47,8 +47,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.requiremen
 from ansible_collections.funnel.tornado.plugins.module_utils.building.runner_packages import runner_packages
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import time_limit
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
-from ansible_collections.funnel.tornado.plugins.module_utils.system.home import Builder, BuildError, as_user
+from ansible_collections.funnel.tornado.plugins.module_utils.system.home import READ_SECONDS, Builder, BuildError, as_user
 
 #: File that marks an environment as complete; without it the build was interrupted.
 COMPLETE = ".complete"
@@ -153,12 +154,13 @@ def directory_revision(app: App, directory: Path) -> str:
         raise BuildError(f"{key}: {directory} is not a directory on this host")
     digest = hashlib.sha256(str(directory).encode())
     try:
-        for name in (UV_LOCK, PYLOCK, POETRY_LOCK, PDM_LOCK, PIPFILE_LOCK, PROJECT, SETUP, *VERSION_FILES):
-            digest.update((content(directory, name) or "").encode())
-        if has_file(directory, REQUIREMENTS):
-            lines = requirement_lines(directory)
-            states = (state for path in list_paths(directory, lines) for state in file_states(path))
-            digest.update("\n".join([*lines, *states]).encode())
+        with time_limit(READ_SECONDS, f"its requirements cannot be read within {READ_SECONDS} s"):
+            for name in (UV_LOCK, PYLOCK, POETRY_LOCK, PDM_LOCK, PIPFILE_LOCK, PROJECT, SETUP, *VERSION_FILES):
+                digest.update((content(directory, name) or "").encode())
+            if has_file(directory, REQUIREMENTS):
+                lines = requirement_lines(directory)
+                states = (state for path in list_paths(directory, lines) for state in file_states(path))
+                digest.update("\n".join([*lines, *states]).encode())
     except (OSError, ValueError, TreeError) as error:
         raise BuildError(f"{key}: {error}") from error
     return digest.hexdigest()

@@ -243,29 +243,42 @@ def requirement_lines(source: Path) -> list[str]:
     """Return the lines of requirements.txt and the files that it includes, without comments and with continuation lines joined.
 
     :raises OSError: when a file does not exist.
-    :raises ValueError: when a file is outside the source, or there are too many.
+    :raises ValueError: when a file is outside the source, there are too many, or they are too large together.
     :raises TreeError: when one is not a regular file, or is too large.
     """
-    return list(_included_lines(source, Path(REQUIREMENTS), itertools.count(1)))
+    return list(_RequirementsFiles(source).lines(Path(REQUIREMENTS)))
 
 
-def _included_lines(source: Path, name: Path, included: Iterator[int]) -> Iterator[str]:
-    for line in tree.read(source / name, MAX_FILE_BYTES, trusted=source).decode().replace("\\\n", " ").splitlines():
-        words = line.partition(" #")[0].split()
-        if not words or words[0].startswith("#"):
-            continue
-        yield " ".join(words)
-        match = INCLUDE.fullmatch(" ".join(words))
-        if not match or "://" in match[1]:
-            continue
-        if next(included, MAX_INCLUDES + 1) > MAX_INCLUDES:
-            raise ValueError(
-                f"{REQUIREMENTS} includes more than {MAX_INCLUDES} files, directly or indirectly, or a file includes itself"
-            )
-        inner = Path(os.path.normpath(name.parent / match[1]))
-        if inner.is_absolute() or ".." in inner.parts:
-            raise ValueError(f"{name}: {' '.join(words)}: the file is outside the source")
-        yield from _included_lines(source, inner, included)
+@dataclass
+class _RequirementsFiles:
+    """The requirements files of a source, with the number of those included and the size of all that have been read."""
+
+    source: Path
+    included: int = 0
+    size: int = 0
+
+    def lines(self, name: Path) -> Iterator[str]:
+        text = tree.read(self.source / name, MAX_FILE_BYTES, trusted=self.source)
+        self.size += len(text)
+        if self.size > MAX_FILE_BYTES:
+            raise ValueError(f"{REQUIREMENTS} and the files that it includes have more than {MAX_FILE_BYTES >> 20} MiB")
+        for line in text.decode().replace("\\\n", " ").splitlines():
+            words = line.partition(" #")[0].split()
+            if not words or words[0].startswith("#"):
+                continue
+            yield " ".join(words)
+            match = INCLUDE.fullmatch(" ".join(words))
+            if not match or "://" in match[1]:
+                continue
+            self.included += 1
+            if self.included > MAX_INCLUDES:
+                raise ValueError(
+                    f"{REQUIREMENTS} includes more than {MAX_INCLUDES} files, directly or indirectly, or a file includes itself"
+                )
+            inner = Path(os.path.normpath(name.parent / match[1]))
+            if inner.is_absolute() or ".." in inner.parts:
+                raise ValueError(f"{name}: {' '.join(words)}: the file is outside the source")
+            yield from self.lines(inner)
 
 
 def local_paths(directory: Path, line: str) -> Iterator[Path]:

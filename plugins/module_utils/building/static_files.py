@@ -7,16 +7,20 @@ import hashlib
 import os
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.building.environment import Environment
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError
 
 #: Maximum number of static files, as links to directories can multiply them.
 MAX_FILES = 200_000
+
+#: Seconds in which they are published.
+MAX_SECONDS = 900.0
 
 #: Suffixes of files that nginx compresses, and their maximum total size per release; nginx compresses others per request.
 COMPRESSIBLE = (".css", ".html", ".js", ".json", ".map", ".mjs", ".svg", ".txt", ".webmanifest", ".xml")
@@ -72,17 +76,20 @@ class _Walk:
     root: Path
     shared: Collection[Path]
     count: int = 0
+    deadline: Deadline = field(default_factory=lambda: Deadline(MAX_SECONDS))
 
     def files(self, directory: Path, public: Path) -> Iterator[tuple[Path, Path, Path]]:
         """Yield the path of each file of a directory, its path in ``public``, and the regular file that it is or leads to.
 
         :arg directory: a directory in ``root``, without links in its path.
-        :raises BuildError: for a link that leads out of ``top``, or for too many files.
+        :raises BuildError: for a link that leads out of ``top``, for too many files, and when they take too long.
         """
         for path in sorted(directory.iterdir()):
             self.count += 1
             if self.count > MAX_FILES:
                 raise BuildError(f"{self.key}: there are more than {MAX_FILES} files, including those that links lead to")
+            if self.deadline.expired:
+                raise BuildError(f"{self.key}: the files cannot be published within {MAX_SECONDS:g} s")
             content = self._content(path)
             if content is None:
                 continue

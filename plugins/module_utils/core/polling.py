@@ -1,9 +1,12 @@
-"""Polling and retries with deadlines on the monotonic clock."""
+"""Polling and retries with deadlines on the monotonic clock, and a limit on the time of a block."""
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -26,6 +29,25 @@ class Deadline:
     def expired(self) -> bool:
         """Whether the deadline has passed."""
         return time.monotonic() >= self._end
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float, message: str) -> Iterator[None]:
+    """Raise `TimeoutError` with ``message`` in a block that takes longer, such as in a parser of untrusted text.
+
+    The block must run in the main thread, and must not use this function itself.
+    """
+
+    def expire(_number: int, _frame: FrameType | None) -> None:
+        raise TimeoutError(message)
+
+    previous = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
 
 
 def poll(query: Callable[[], T], until: Callable[[T], object], *, timeout: float, interval: float) -> T:

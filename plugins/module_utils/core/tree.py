@@ -315,6 +315,8 @@ class _Copy:
     def _check_links(self) -> None:
         """Check the targets of links in the copy, which its owner can no longer change."""
         for path in self.links:
+            if self.deadline.expired:
+                raise TreeError(f"the links in {self.source} cannot be checked within {self.limits.seconds:g} s")
             outside = _target_outside(self.target, self.target / path)
             if outside and not self.allow(outside):
                 raise TreeError(f"{self.source / path} is a link to a path outside its tree, {outside}")

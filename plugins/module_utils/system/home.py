@@ -14,12 +14,16 @@ from pathlib import Path
 from ansible_collections.funnel.tornado.plugins.module_utils.core import private, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, run
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import UV_ENVIRONMENT, VARIABLE, Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import time_limit
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
 from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation
 from ansible_collections.funnel.tornado.plugins.module_utils.system.accounts import is_locked
 
 #: Default timeout in seconds of a build step, which may compile a large dependency.
 BUILD_SECONDS = 1800
+
+#: Seconds in which root reads and parses files of an unfinished build.
+READ_SECONDS = 60
 
 #: Environment of all programs of a build.
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
@@ -180,13 +184,17 @@ def _is_directory(path: Path, mode: int, owner: str, group: str) -> bool:
 
 @contextlib.contextmanager
 def as_user(name: str) -> Iterator[None]:
-    """Access files with the permissions of a user, so that no link gives access to files of root."""
+    """Access files with the permissions of a user, so that no link gives access to files of root, and in limited time.
+
+    :raises TimeoutError: when that takes longer: the user may have written a file that a parser needs hours for.
+    """
     user, groups = pwd.getpwnam(name), os.getgroups()
     os.setgroups([])
     os.setegid(user.pw_gid)
     os.seteuid(user.pw_uid)
     try:
-        yield
+        with time_limit(READ_SECONDS, f"the files cannot be read within {READ_SECONDS} s"):
+            yield
     finally:
         os.seteuid(0)
         os.setegid(0)

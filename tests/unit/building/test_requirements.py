@@ -105,6 +105,14 @@ def test_excessive_includes_are_rejected(tmp_path: Path) -> None:
         requirement_lines(tmp_path)
 
 
+def test_size_of_requirements_is_limited_together(tmp_path: Path) -> None:
+    """A commit contains a file that is included again and again only once."""
+    (tmp_path / "requirements.txt").write_text("-r more.txt\n" * 40)
+    (tmp_path / "more.txt").write_text("# a comment\n" * 100_000)
+    with pytest.raises(ValueError, match=r"requirements\.txt and the files that it includes have more than 8 MiB"):
+        requirement_lines(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("files", "origin"),
     [

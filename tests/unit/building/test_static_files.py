@@ -155,6 +155,14 @@ def test_link_that_the_app_changes_during_the_walk_is_not_followed(tmp_path: Pat
     assert (shared / "link").readlink() == Path("other")
 
 
+def test_static_files_are_published_in_limited_time(tmp_path: Path, static: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links to directories multiply files, which are hashed each time."""
+    (static / "styles").symlink_to("css")
+    monkeypatch.setattr(static_files, "MAX_SECONDS", 0)
+    with pytest.raises(BuildError, match=r"tornado_apps\.shop\.static\.path: the files cannot be published within 0 s"):
+        publish(tmp_path)
+
+
 def test_shared_paths_below_static_are_not_published(tmp_path: Path, static: Path) -> None:
     (static / "uploads").symlink_to("/srv/shop/shared/static/uploads")
     assert publish(tmp_path, shared={"static/uploads": {"url": "/static/uploads/"}}) == {"css/a.css": "a"}

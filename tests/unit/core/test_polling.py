@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import itertools
+import time
+
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline, poll, retry
+from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline, poll, retry, time_limit
 
 
 def test_poll_returns_the_first_result_that_satisfies_the_condition() -> None:
@@ -38,3 +41,11 @@ def test_deadline_counts_down_to_zero() -> None:
     assert not Deadline(60).expired
     assert Deadline(-1).remaining == 0
     assert Deadline(0).expired
+
+
+def test_block_beyond_its_time_limit_is_interrupted() -> None:
+    with pytest.raises(TimeoutError, match="too long"), time_limit(0.2, "too long"):
+        max(number for number in itertools.count())
+    with time_limit(0.2, "too long"):
+        pass
+    time.sleep(0.3)  # the limit ends with the block

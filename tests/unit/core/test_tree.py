@@ -264,6 +264,16 @@ def test_copy_enforces_its_limits(tmp_path: Path, limits: Limits, message: str) 
     assert not (tmp_path / "target").exists()
 
 
+def test_copy_checks_links_in_limited_time(tmp_path: Path) -> None:
+    """Each link of a chain leads through the others by a long path."""
+    (tmp_path / "source/d").mkdir(parents=True)
+    for number in range(30):
+        (tmp_path / f"source/{number}").symlink_to(f"{'d/../' * 800}{number + 1}")
+    with pytest.raises(TreeError, match=r"the links in .*/source cannot be checked within 0\.2 s"):
+        copy(tmp_path / "source", tmp_path / "target", Limits(seconds=0.2))
+    assert not (tmp_path / "target").exists()
+
+
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: listen(path).close()])
 def test_copy_refuses_special_files(tmp_path: Path, make: Callable[[Path], None]) -> None:
     (tmp_path / "source").mkdir()
