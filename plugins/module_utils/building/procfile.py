@@ -20,6 +20,9 @@ NAME = "Procfile"
 
 MAX_BYTES = 1 << 20
 
+#: Process types: each one but two is a worker, which takes open files of supervisord, as all processes of the host do.
+MAX_TYPES = 50
+
 #: Characters of an invalid line that its message shows.
 MAX_SHOWN = 200
 
@@ -70,7 +73,7 @@ def read_commands(app: App, source: Path) -> ProcfileCommands:
 def parse_procfile(text: str) -> dict[str, str]:
     """Return the commands by process type.
 
-    :raises ValueError: when a line is malformed or repeats a process type.
+    :raises ValueError: when a line is malformed or repeats a process type, or there are too many.
     """
     types: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -82,6 +85,8 @@ def parse_procfile(text: str) -> dict[str, str]:
         if name in types:
             raise ValueError(f"line {number} repeats the process type {name}")
         types[name] = command
+        if len(types) > MAX_TYPES:
+            raise ValueError(f"there are more than {MAX_TYPES} process types")
     return types
 
 

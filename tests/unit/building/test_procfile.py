@@ -41,6 +41,14 @@ def test_other_process_types_except_release_are_workers(tmp_path: Path) -> None:
     assert {name: worker.count for name, worker in found.items()} == {"mailer": 1, "worker": 1}
 
 
+def test_number_of_process_types_is_limited(tmp_path: Path) -> None:
+    """A commit could have supervisord start so many workers that it cannot start the processes of other apps."""
+    types = [f"worker{number}: sleep infinity\n" for number in range(50)]
+    assert len(commands(tmp_path, f"web: a\n{''.join(types[:49])}").workers) == 49
+    with pytest.raises(BuildError, match=r"tornado_apps\.shop\.run\.procfile: Procfile: there are more than 50 process types"):
+        commands(tmp_path, f"web: a\n{''.join(types)}")
+
+
 def test_release_is_a_command_that_is_not_a_process(tmp_path: Path) -> None:
     assert commands(tmp_path, "web: a\nrelease: python migrate.py ${A}\n").release == ["bash", "-c", "python migrate.py ${A}"]
     assert commands(tmp_path, "web: a\n").release == []
