@@ -108,7 +108,7 @@ def _port_holder(address: str, port: int) -> str:
     for pid in proc.pids():
         if sockets.listener_pid((address, port), pid) == pid:
             with contextlib.suppress(OSError):
-                return f"{(proc.PROC / str(pid) / 'comm').read_text(encoding='utf-8').strip()} (pid {pid})"
+                return f"{proc.name(pid)} (pid {pid})"
     return "another program"
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import PROC, ip_address, socket_inodes
+from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import PROC, ip_address, name, socket_inodes
 
 #: Columns of /proc/net/tcp, and the state of a listener: proc(5) and the kernel's tcp_states.h.
 _LOCAL, _STATE, _INODE, _LISTEN = 1, 3, 9, "0A"
@@ -107,12 +107,11 @@ def _listening(proc: Path) -> Iterator[tuple[int, tuple[int, str]]]:
 def _listener(process: Path, port: int, address: str) -> Listener:
     groups = (process / "cgroup").read_text(encoding="utf-8", errors="replace")
     units = re.findall(r"/([^/\n]+\.(?:service|scope))", groups)
-    status = (process / "status").read_text(encoding="utf-8", errors="replace")
-    name, user = (re.search(pattern, status, re.MULTILINE) for pattern in (r"^Name:\t(.*)", r"^Uid:\t\d+\t(\d+)"))
+    user = re.search(r"^Uid:\t\d+\t(\d+)", (process / "status").read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
     return Listener(
         address=address,
         port=port,
-        process=name[1] if name else "",
+        process=name(int(process.name), process.parent),
         pid=int(process.name),
         unit=units[-1] if units else "",
         user=int(user[1]) if user else 0,

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable
+
 PROC = Path("/proc")
 
 #: Fields of /proc/PID/stat, counted from the one after the command name.
@@ -25,6 +27,14 @@ def stat(pid: int) -> list[str] | None:
     except OSError:
         return None
     return None if fields[STATE] == "Z" else fields
+
+
+def name(pid: int, proc: Path = PROC) -> str:
+    """Return the name of a process, which it chooses itself, escaped for a line.
+
+    :raises OSError: if it has exited.
+    """
+    return printable((proc / str(pid) / "comm").read_text(errors="replace", encoding="utf-8").removesuffix("\n"), line=True)
 
 
 def parent(pid: int) -> int:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
-from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 
 #: Mapped code whose file was replaced, in /proc/PID/maps, proc(5). An app chooses the names of its own files.
@@ -59,7 +58,7 @@ def _stale_program(pid: int) -> str:
         with (directory / "maps").open("rb") as file:
             replaced = REPLACED.search(file.read(MAX_MAPS))
         if replaced:
-            return printable((directory / "comm").read_text(errors="replace", encoding="utf-8").strip(), line=True)
+            return proc.name(pid)
     except OSError:  # it has exited
         pass
     return ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,21 @@ def test_the_unit_of_a_listener_is_the_innermost_one(tmp_path: Path) -> None:
     (process / "fd/4").symlink_to("socket:[4711]")
     (process / "cgroup").write_text("0::/system.slice/apache2.service\n")
     (process / "status").write_text("Name:\tapache2\nUid:\t33\t0\t33\t33\n")
+    (process / "comm").write_text("apache2\n")
     assert [str(listener) for listener in tcp_listeners(tmp_path)] == ["apache2 (pid 812, apache2.service)"]
+
+
+def test_the_name_of_a_listener_does_not_control_the_terminal_of_the_operator() -> None:
+    program = (
+        "import ctypes, socket; ctypes.CDLL(None).prctl(15, b'\\x1b[2J\\xff\\nok'); s = socket.create_server(('127.0.0.1', 0))"
+    )
+    program += "; print(s.getsockname()[1], flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        port = int(process.stdout.readline())
+        [found] = [str(listener) for listener in tcp_listeners() if listener.port == port]
+        process.communicate("\n")
+    assert found.startswith(f"\\x1b[2J\ufffd\\nok (pid {process.pid}")
 
 
 def test_the_first_unprivileged_port_is_a_setting_of_the_kernel(tmp_path: Path) -> None:
