@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import pwd
+import select
 import sys
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,14 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system import isola
 
 #: Timeout in seconds of one step: copying, packing or unpacking all data of an app.
 SECONDS = 6 * 3600
+
+#: Maximum size of a backup in bytes.
+MAX_BACKUP = 1 << 40
+
+_CHUNK = 1 << 20
+
+#: Seconds between two checks for the end of a program whose output another process keeps open.
+_INTERVAL = 0.2
 
 #: Limits of a restored archive: members and bytes.
 MAX_FILES, MAX_BYTES = 10_000_000, 1 << 40
@@ -37,9 +49,42 @@ def provide(layout: Layout, seeds: Path, paths: Sequence[str], served: Sequence[
 def back_up(layout: Layout, paths: Sequence[str], file: int) -> None:
     """Write the paths as a tar file to the descriptor ``file``, with consistent copies of SQLite databases.
 
+    The program writes to a pipe: a process of the app could take its descriptor of the file, and change the backup later.
+
     :raises SharedDataError: when that fails.
+    :raises OSError: when the file cannot be written.
     """
-    _run(layout, "back_up", {"paths": list(paths)}, file)
+    reader, writer = os.pipe()
+    ended = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        received = threads.submit(receive, reader, file, ended)
+        try:
+            _run(layout, "back_up", {"paths": list(paths)}, writer)
+        finally:
+            os.close(writer)
+            ended.set()
+            received.result()  # why it ended early is the reason why the program failed
+
+
+def receive(pipe: int, file: int, ended: threading.Event) -> None:
+    """Write the output of a program to a file, and close the pipe.
+
+    :arg ended: set when the program has ended, while another process of its user may keep writing.
+    """
+    size, limit = 0, MAX_BACKUP
+    with os.fdopen(pipe, "rb", buffering=0) as source, open(file, "wb", closefd=False) as target:
+        while size < limit:
+            if has_ended := ended.is_set():
+                limit = min(limit, size + _CHUNK)  # the capacity of a pipe is less
+            if select.select([source], [], [], 0 if has_ended else _INTERVAL)[0]:
+                chunk = source.read(_CHUNK)
+                target.write(chunk)
+                size += len(chunk)
+                has_ended = not chunk
+            if has_ended:
+                return
+    if not ended.is_set():
+        raise SharedDataError(f"the backup has more than {MAX_BACKUP >> 30} GiB")
 
 
 def prepare_restore(layout: Layout, paths: Sequence[str]) -> list[str]:
