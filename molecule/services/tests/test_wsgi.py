@@ -54,12 +54,18 @@ class Seen(RequestHandler):
         self.write({"headers": dict(self.request.headers), "path": self.request.path,
                     "remote_ip": self.request.remote_ip, "protocol": self.request.protocol})
 
+class Leave(RequestHandler):
+    def get(self):
+        self.set_header("X-Accel-Redirect", "/api/kept%0a")
+        self.write("stays")
+
 class Echo(WebSocketHandler):
     async def on_message(self, message):
         await self.write_message(message)
 
 def make_app():
-    return Application([("/api/next/seen", Seen), ("/api/next/open/seen", Seen), ("/api/next/echo", Echo)])
+    return Application([("/api/next/seen", Seen), ("/api/next/open/seen", Seen), ("/api/next/open/leave", Leave),
+                        ("/api/next/echo", Echo)])
 """
 
 
@@ -181,6 +187,14 @@ def test_responses_below_a_prefix_have_the_headers_of_the_site(site: Site) -> No
 def test_dot_segments_do_not_escape_a_prefix(site: Site) -> None:
     for path in ("/api/../healthz", "/api/next/../kept/x", "/api/next/open/..%2f..%2fkept/"):
         assert site.get(path).status == 400, path
+
+
+def test_app_cannot_lead_a_request_past_the_access_control_of_another(site: Site) -> None:
+    """For such a header, nginx selects the location anew, here by a path that clients cannot send."""
+    assert site.get("/api/kept").status == 403
+    assert site.get("/api/kept%0a").status == 400
+    response = site.get("/api/next/open/leave")
+    assert (response.status, response.body) == (200, b"stays")
 
 
 def test_each_app_has_its_own_limits_and_access_control(site: Site) -> None:

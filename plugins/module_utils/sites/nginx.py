@@ -290,6 +290,7 @@ class _SiteRenderer:
             "zones": [*_limit_zones(site.limits, self.name), *(zone for location in locations for zone in location.zones)],
             "guards": [*_flatten(_limit_directives(site.limits, self.name)), *_access_directives(site.allow, site.deny)],
             # Below a mount, the path without the slash is redirected to the other app.
+            "has_mounts": bool(site.mounts),
             "mount_urls": [url for url in site.mounts if url.rstrip("/") not in site.paths],
             "locations": [
                 {"matches": ["/"], "directives": [], "extra": "", "events": "@events", "upstream": self._upstream_name},

@@ -903,6 +903,12 @@ def test_snippets_are_separate_files_labeled_with_their_key() -> None:
     assert "include funnel/apps.shop.0.extra;" in block(lines, "location ^~ /live/")
 
 
+def test_an_app_cannot_redirect_requests_internally_in_a_site_with_others() -> None:
+    ignored = "proxy_ignore_headers X-Accel-Redirect;"
+    assert ignored in block(site(mounts={"/api/": {"upstream": API}}), "server")
+    assert ignored not in site()
+
+
 def listens(existing: dict[str, Any]) -> list[str]:
     return [line for line in base(__nginx_existing=existing) if line.startswith("listen ")]
 
