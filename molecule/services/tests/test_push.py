@@ -239,8 +239,15 @@ def push_rejected(host: Host, repository: Repository, commit: str) -> str:
     return words
 
 
+def reject_elsewhere(hosts: dict[str, Host], repository: Repository, commit: str) -> str:
+    """Push the same to another app on the other host, which has another git; return the output of git and that host."""
+    status, words = repository.push(hosts["debian13"], "tutorial", f"+{commit}:main")
+    assert status != 0, words
+    return words
+
+
 def test_tree_bomb_is_rejected_without_blocking_other_pushes(
-    host: Host, repository: Repository, directory: Path, keys: dict[str, Path]
+    hosts: dict[str, Host], host: Host, repository: Repository, directory: Path, keys: dict[str, Path]
 ) -> None:
     bomb = repository.bomb(10, 10)
     assert len(repository.git("rev-list", "--objects", bomb, "^HEAD").splitlines()) == 1 + 10 + 1
@@ -251,25 +258,29 @@ def test_tree_bomb_is_rejected_without_blocking_other_pushes(
         assert status == 0, words
         process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "the commit has more than 100000 files and directories" in push_rejected(host, repository, bomb)
+    for words in (push_rejected(host, repository, bomb), reject_elsewhere(hosts, repository, bomb)):
+        assert "the commit has more than 100000 files and directories" in words
 
 
-def test_compression_bomb_is_rejected_without_unpacking(host: Host, repository: Repository) -> None:
+def test_compression_bomb_is_rejected_without_unpacking(hosts: dict[str, Host], host: Host, repository: Repository) -> None:
     zeros = repository.write("hash-object", "-w", "--stdin", content=bytes((512 << 20) + 1))
     assert int(repository.write("cat-file", "--batch-check=%(objectsize:disk)", content=zeros.encode())) < 1 << 23
     used = "du --summarize --block-size=1M /var/lib/funnel/git/repositories/shout.git"
     before = int(host.check_output(used).split()[0])
-    words = push_rejected(host, repository, repository.commit_of(repository.tree(f"100644 blob {zeros}\tzeros")))
-    assert "the files of the commit are more than 512 MiB" in words
-    assert "source.push" not in words, "root must receive nothing"
+    bomb = repository.commit_of(repository.tree(f"100644 blob {zeros}\tzeros"))
+    for words in (push_rejected(host, repository, bomb), reject_elsewhere(hosts, repository, bomb)):
+        assert "the files of the commit are more than 512 MiB" in words
+        assert "source.push" not in words, "root must receive nothing"
     assert int(host.check_output(used).split()[0]) - before < 2
 
 
-def test_invalid_git_objects_are_rejected(host: Host, repository: Repository) -> None:
+def test_invalid_git_objects_are_rejected(hosts: dict[str, Host], host: Host, repository: Repository) -> None:
     blob = repository.write("hash-object", "-w", "--stdin", content=b"[core]")
     above = b"40000 ..\0" + bytes.fromhex(repository.tree(f"100644 blob {blob}\tconfig"))
     tree = repository.write("hash-object", "-w", "--stdin", "-t", "tree", "--literally", content=above)
-    assert "contains '..'" in push_rejected(host, repository, repository.commit_of(tree))
+    invalid = repository.commit_of(tree)
+    for words in (push_rejected(host, repository, invalid), reject_elsewhere(hosts, repository, invalid)):
+        assert "contains '..'" in words
 
 
 def test_stalled_pushes_block_only_their_app(host: Host, repository: Repository, directory: Path, keys: dict[str, Path]) -> None:
