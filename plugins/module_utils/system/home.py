@@ -23,7 +23,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.accounts imp
 BUILD_SECONDS = 1800
 
 #: Seconds in which root reads and parses files of an unfinished build.
-READ_SECONDS = 60
+READ_SECONDS = 120
 
 #: Environment of all programs of a build.
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
