@@ -33,6 +33,19 @@ MEMORY, TASKS, FILE_SIZE = "80%", "4096", "16G"
 #: Capabilities of its main process, which changes to the user.
 CAPABILITIES = "CAP_SETUID CAP_SETGID"
 
+#: What no program of an app needs. It may use namespaces, as the sandbox of a browser does, and be traced by a debugger.
+HARDENING = {
+    "ProtectKernelTunables": "yes",
+    "ProtectKernelModules": "yes",
+    "ProtectKernelLogs": "yes",
+    "ProtectControlGroups": "yes",
+    "LockPersonality": "yes",
+    "RestrictRealtime": "yes",
+    "SystemCallArchitectures": "native",
+    "SystemCallFilter": "~@clock @cpu-emulation @module @obsolete @raw-io @reboot @swap",
+    "SystemCallErrorNumber": "EPERM",
+}
+
 #: Seconds after the timeout within which a unit must exit.
 MARGIN = 30
 
@@ -55,6 +68,7 @@ def unit_command(name: str, description: str, timeout: float, *, private_tmp: bo
         "LimitCORE": "0",
         "OOMPolicy": "continue",
         "CapabilityBoundingSet": CAPABILITIES,
+        **HARDENING,
     }
     return [
         *("systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={name}", f"--description={description}"),

@@ -25,7 +25,8 @@ def test_the_command_of_a_unit_sets_limits_and_contains_no_secrets() -> None:
     assert command[:5] == ["systemd-run", "--quiet", "--pipe", "--wait", "--collect"]
     properties = {word.removeprefix("--property=") for word in command if word.startswith("--property=")}
     assert {"KillMode=control-group", "NoNewPrivileges=yes", "RuntimeMaxSec=90", "PrivateTmp=yes"} <= properties
-    assert "CapabilityBoundingSet=CAP_SETUID CAP_SETGID" in properties
+    assert {"CapabilityBoundingSet=CAP_SETUID CAP_SETGID", "ProtectKernelTunables=yes", "LockPersonality=yes"} <= properties
+    assert "SystemCallFilter=~@clock @cpu-emulation @module @obsolete @raw-io @reboot @swap" in properties
     assert {"MemoryMax=80%", "TasksMax=4096", "LimitNPROC=4096", "LimitFSIZE=16G", "LimitCORE=0"} <= properties
     assert command[command.index("--") + 1 :][:3] == [sys.executable, "-ISXutf8", "-c"]
     assert not [word for word in command[command.index("--") :] if "$" in word or "%" in word], "systemd would replace something"
