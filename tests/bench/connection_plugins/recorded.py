@@ -17,9 +17,9 @@ DOCUMENTATION = """
 name: recorded
 short_description: replay the answers of a host
 description: >-
-  Simulates any number of hosts without any work outside of the controller. The environment variable C(RECORDED_FROM) is the command, a
-  list in JSON, that connects to the real host, which answers for the host C(RECORDED_HOST). C(RECORDED_ANSWERS) is a directory for its
-  answers, a new one for each run, as digests in them are keyed by run.
+  Simulates any number of hosts without any work outside of the controller. The environment variable C(RECORDED_FROM) is the
+  command, a list in JSON, that connects to the real host, which answers for the host C(RECORDED_HOST). C(RECORDED_ANSWERS) is
+  a directory for its answers, a new one for each run, as digests in them are keyed by run.
 author: the maintainers of funnel.tornado
 options:
   host:
