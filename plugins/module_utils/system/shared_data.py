@@ -22,8 +22,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system import isola
 #: Timeout in seconds of one step: copying, packing or unpacking all data of an app.
 SECONDS = 6 * 3600
 
-#: Maximum size of a backup in bytes.
+#: Maximum size of a backup in bytes, and the space that it leaves free on its file system: an app may have sparse files.
 MAX_BACKUP = 1 << 40
+MIN_FREE = 256 << 20
 
 _CHUNK = 1 << 20
 
@@ -78,6 +79,9 @@ def receive(pipe: int, file: int, ended: threading.Event) -> None:
                 limit = min(limit, size + _CHUNK)  # the capacity of a pipe is less
             if select.select([source], [], [], 0 if has_ended else _INTERVAL)[0]:
                 chunk = source.read(_CHUNK)
+                space = os.fstatvfs(file)
+                if space.f_bavail * space.f_frsize < MIN_FREE + len(chunk):
+                    raise SharedDataError(f"the file system of the backup has less than {MIN_FREE >> 20} MiB free")
                 target.write(chunk)
                 size += len(chunk)
                 has_ended = not chunk

@@ -54,10 +54,20 @@ def test_endless_output_of_another_process_does_not_prolong_a_backup(tmp_path: P
     os.close(writer)
 
 
-def test_size_of_a_backup_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_data, "MAX_BACKUP", 1 << 16)
+@pytest.mark.parametrize(
+    ("limit", "size", "message"),
+    [
+        ("MAX_BACKUP", 1 << 16, "the backup has more than 0 GiB"),
+        ("MIN_FREE", 1 << 60, "the file system of the backup has less than .* MiB free"),
+    ],
+)
+def test_size_of_a_backup_is_limited(
+    limit: str, size: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sparse file of an app has any size."""
+    monkeypatch.setattr(shared_data, limit, size)
     reader, writer = os.pipe()
     os.write(writer, bytes(1 << 16))
-    with (tmp_path / "backup").open("wb") as file, pytest.raises(SharedDataError, match="the backup has more than 0 GiB"):
+    with (tmp_path / "backup").open("wb") as file, pytest.raises(SharedDataError, match=message):
         receive(reader, file.fileno(), threading.Event())
     os.close(writer)
