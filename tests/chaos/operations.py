@@ -92,9 +92,9 @@ class Operation:
 class Operator:
     """Draws operations from the current state. Each new release has a mark of its own."""
 
-    def __init__(self, directory: Path, number: int) -> None:
-        """Deploy nothing yet; the numbers of releases follow ``number``."""
-        self.directory = directory
+    def __init__(self, directory: Path, number: int, hosts: int = 1) -> None:
+        """Deploy nothing yet; the numbers of releases follow ``number``, and the app hosts number ``hosts``."""
+        self.directory, self.hosts = directory, hosts
         self.apps = {
             MAIN: App(MAIN, [f"{MAIN}.test"]),
             OTHER: App(OTHER, [f"{OTHER}.test"], processes=1),
@@ -265,6 +265,25 @@ class Operator:
             on_success=first.on_success if first else lambda: None,
         )
 
+    def rollback_of_canary(self, random: Random) -> Operation:
+        """Roll back a fleet in which only the canary serves the new release."""
+        if self.hosts == 1:
+            return self.deploy_setting(random)
+        app, live = self.apps[MAIN], self.apps[MAIN].live
+        canary = self.change(app, "", DEPLOY, code=True)
+        mark, entry = canary.outcome[MAIN], canary.command.apps[MAIN]
+        app.undone[mark] = dict(entry)
+        app.code, app.setting = (int(number) for number in live.split("."))
+        options = {"app": MAIN, "canary": "true", "check": "false"}
+        return Operation(
+            "rollback of a canary",
+            Command(ROLLBACK, self.desired(), {"app": MAIN}),
+            {MAIN: live},
+            may_answer=(mark,),
+            again=Command(DEPLOY, self.desired(), {"app": MAIN}),
+            first=Operation("", Command(DEPLOY, canary.command.apps, options), {}, fails=True),
+        )
+
     def two_apps(self, random: Random) -> Operation:
         """Deploy both apps at once; a broken release of one must not keep the other from being deployed."""
         app, other = self.apps[MAIN], self.apps[OTHER]
@@ -329,6 +348,7 @@ OPERATIONS: dict[str, tuple[Callable[[Operator, Random], Operation], int]] = {
     "restart": (Operator.restart, 2),
     "rollback": (Operator.rollback, 3),
     "rollback during": (Operator.rollback_during, 4),
+    "rollback of a canary": (Operator.rollback_of_canary, 2),
     "broken": (Operator.broken, 4),
     "two deploys": (Operator.two_deploys, 3),
     "two apps": (Operator.two_apps, 3),
