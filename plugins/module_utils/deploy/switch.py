@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.funnel.tornado.plugins.module_utils.app.site_options import applied
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.building.missing_packages import process_advice
 from ansible_collections.funnel.tornado.plugins.module_utils.building.pruning import prune
@@ -271,6 +272,9 @@ class Switcher:
         live = self.layout.live_slot()
         process_group = self._process_group(slot)
         self.layout.verification_marker(slot).touch()
+        release = self.layout.live_release()
+        if release not in (None, self.request.release):
+            history.record_site_options(self.layout, str(release), applied(self.layout))
         if live is None or not is_usable(self.layout, live):
             self.layout.reload_marker(slot).touch()
         else:
