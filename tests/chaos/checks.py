@@ -96,6 +96,12 @@ def serving(address: str, app: str, domains: Sequence[str], mark: str) -> list[s
     return [f"{address}: {app} serves {', '.join(sorted(found))} instead of {mark}"] if found != {mark} else []
 
 
+def site_options(address: str, app: str, domain: str, answer: str) -> list[str]:
+    """Return how the answer of nginx itself differs from that of the site of the live release."""
+    found = Site(address, domain).get("/site").body.decode()
+    return [f"{address}: the site of {app} is that of {found!r} instead of {answer!r}"] if found != answer else []
+
+
 def stored(entrance: Entrance, app: str, clients: Clients) -> list[str]:
     """Return which acknowledged POSTs are lost, and which are stored more than once."""
     acknowledged = list(clients.result.notes)

@@ -58,6 +58,8 @@ class App:
     setting: int = 0
     processes: int = 2
     health: str = "/healthz"
+    #: What nginx itself answers to GET /site, which belongs to the release.
+    site: int = 0
     #: The mark of the release that serves, and the entry with which it was deployed; no mark if the app is not deployed.
     live: str = ""
     entry: dict[str, Any] = field(default_factory=dict)
@@ -125,6 +127,7 @@ class Operator:
             "drain": 2,
             "keep_releases": 2,
             "env": {"SETTING": str(app.setting)},
+            "paths": {"/site": {"extra": f"return 200 {app.site};", "buffering": True}},
         }
         return mark, deepcopy(entry | keys)
 
@@ -178,7 +181,8 @@ class Operator:
         """Deploy what is live, or a release that was rolled back, which must not return."""
         app = self.apps[MAIN]
         undone = random.choice([*app.undone.values(), None])
-        command = Command(random.choice([DEPLOY, SITE]), self.desired(**{MAIN: undone or app.entry}))
+        entry = undone | {"domains": app.domains} if undone else app.entry  # domains do not belong to a release
+        command = Command(random.choice([DEPLOY, SITE]), self.desired(**{MAIN: entry}))
         return Operation(
             "rolled-back release again" if undone else "the same again", command, {MAIN: app.live}, reloads=bool(undone)
         )
@@ -189,12 +193,16 @@ class Operator:
         app.processes = random.choice([count for count in (1, 2, 3) if count != app.processes])
         return self.change(app, f"scale to {app.processes}", DEPLOY, reloads=True)
 
-    def change_domains(self, random: Random) -> Operation:
-        """Add or remove a domain, or change the path of the health check."""
+    def change_site(self, random: Random) -> Operation:
+        """Change the path of the health check or options of the site together with the settings, or add or remove a domain."""
         app = self.apps[MAIN]
-        if random.random() < 0.5:
+        kind = random.choice(["health", "site", "domains"])
+        if kind == "health":
             app.health = "/readyz" if app.health == "/healthz" else "/healthz"
             return self.change(app, f"health check at {app.health}", random.choice([DEPLOY, SITE]), reloads=True)
+        if kind == "site":
+            app.site = self.next()
+            return self.change(app, "site options", random.choice([DEPLOY, SITE]), reloads=True)
         app.domains = [f"{MAIN}.test"] if len(app.domains) > 1 else [f"{MAIN}.test", "extra.test"]
         return self.change(app, f"domains {', '.join(app.domains)}", random.choice([DEPLOY, SITE]), reloads=True)
 
@@ -332,10 +340,16 @@ class Operator:
             app.live, app.entry = mark, entry | {"domains": app.domains}  # which belong to the site, not to a release
             app.code, app.setting = (int(number) for number in mark.split("."))
             app.processes, app.health = entry["processes"], entry["health"]["path"]
+            app.site = int(site_answer(entry))
 
         again = Command(ROLLBACK, operation.command.apps, {"app": MAIN, "release": release})
-        reloads = any(entry[key] != app.entry[key] for key in ("health", "processes"))
+        reloads = any(entry[key] != app.entry[key] for key in ("health", "processes", "paths"))
         return Operation(f"rollback to {mark}", operation.command, {MAIN: mark}, reloads=reloads, again=again, on_success=record)
+
+
+def site_answer(entry: dict[str, Any]) -> str:
+    """Return what nginx answers to GET /site with an entry."""
+    return str(entry["paths"]["/site"]["extra"].removeprefix("return 200 ").removesuffix(";"))
 
 
 #: Operations and their weights.
@@ -344,7 +358,7 @@ OPERATIONS: dict[str, tuple[Callable[[Operator, Random], Operation], int]] = {
     "setting": (Operator.deploy_setting, 2),
     "again": (Operator.deploy_again, 2),
     "scale": (Operator.scale, 2),
-    "domains": (Operator.change_domains, 2),
+    "site": (Operator.change_site, 3),
     "restart": (Operator.restart, 2),
     "rollback": (Operator.rollback, 3),
     "rollback during": (Operator.rollback_during, 4),

@@ -15,7 +15,7 @@ from tests.chaos.checks import ViolationError
 from tests.chaos.clients import Clients
 from tests.chaos.faults import FAULTS, Fault, heal_network, weights
 from tests.chaos.host import PROVISIONING, TIMEOUT, Command, Controller, Entrance, Host, finish, now
-from tests.chaos.operations import MAIN, OTHER, REMOVE, Operation, Operator
+from tests.chaos.operations import MAIN, OTHER, REMOVE, Operation, Operator, site_answer
 
 #: Connections of the clients of the main app, and of the other.
 CONNECTIONS = {True: 24, False: 4}
@@ -193,6 +193,7 @@ class Sequence:
         addresses = self.controller.addresses
         for address, name in itertools.product(addresses, deployed):
             problems += checks.serving(address, name, apps[name].domains, apps[name].live)
+            problems += checks.site_options(address, name, apps[name].domains[0], site_answer(apps[name].entry))
         for entrance, name in itertools.product(self.controller.entrances, deployed):
             problems += checks.stored(entrance, name, self.clients[name, entrance.name])
             reported = self.check_clients(entrance, name, reloads=operation.reloads or bool(fault), cut=cut)
