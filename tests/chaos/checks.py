@@ -38,10 +38,10 @@ print(json.dumps(sorted(map(str, left))))
 
 #: Prints temporary files, failed units, and the number of releases of an app.
 REST = """
-import json, pathlib, subprocess, sys
+import json, pathlib, re, subprocess, sys
 directories = ("/tmp", "/var/tmp", "/root/.ansible/tmp")
 left = [str(path) for directory in directories for path in pathlib.Path(directory).glob("*")]
-left = [path for path in left if "/systemd-private-" not in path and not path.endswith("-unix")]
+left = [path for path in left if not re.search(r"/systemd-private-|/namespace-dev-|-unix$", path)]
 failed = ["systemctl", "list-units", "--failed", "--plain", "--no-legend"]
 left += subprocess.run(failed, stdout=subprocess.PIPE, text=True).stdout.splitlines()
 for app in sys.argv[1:]:
