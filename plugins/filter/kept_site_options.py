@@ -35,13 +35,14 @@ options:
     elements: dict
     required: true
   failed:
-    description: The apps that failed to switch on some host, by name.
-    type: dict
+    description: The apps that failed to switch on some host.
+    type: list
+    elements: str
     required: true
 """
 
 EXAMPLES = r"""
-options: "{{ app_host.site_options | funnel.tornado.kept_site_options(built.results, [switched], {}) }}"
+options: "{{ app_host.site_options | funnel.tornado.kept_site_options(built.results, [switched], []) }}"
 """
 
 RETURN = r"""
