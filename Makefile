@@ -92,9 +92,9 @@ molecule-%: $(VENV)/installed
 		MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/.cache/molecule/$* molecule test --scenario-name $*
 
 .PHONY: chaos
-chaos: $(VENV)/installed ## random operations and faults under load; SEED=n MINUTES=m APP_HOSTS=2 RELEASE=noble; STEPS=3,5-7 replays steps
+chaos: $(VENV)/installed ## random operations and faults under load; SEED=n MINUTES=m APP_HOSTS=2 BALANCERS=2 RELEASE=noble; STEPS=3,5-7 replays steps
 	@$(VENV)/bin/python -m tests.chaos $(SEED:%=--seed %) $(MINUTES:%=--minutes %) $(STEPS:%=--steps %) $(RELEASE:%=--release %) \
-		$(APP_HOSTS:%=--hosts %)
+		$(APP_HOSTS:%=--hosts %) $(BALANCERS:%=--balancers %)
 
 .PHONY: newest
 newest: ## unit tests and the default scenario, with the newest ansible-core on the newest Python

@@ -19,7 +19,7 @@ class ActionModule(ModuleAction):
 
     MODULE = "file_set"
 
-    _VALID_ARGS = frozenset({"root", "files", "owns", "absent", "keep", "later", "check", "service", "front_doors"})
+    _VALID_ARGS = frozenset({"root", "files", "owns", "absent", "keep", "later", "check", "service", "front_doors", "releases"})
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the result of the module, or of the comparison with the host state.

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.funnel.tornado.plugins.module_utils.app import site_options
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner, to_entry
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
@@ -42,6 +43,12 @@ options:
     type: list
     elements: str
     default: []
+  options:
+    description:
+      - Texts by app, each in place of the options of the entry that belong to a release, as a host that serves another release
+        has them beside its sites.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -56,10 +63,15 @@ _value:
 
 
 def app_sites(
-    apps: object, *, tls: bool = True, acme_peers: Sequence[str] = (), names: Sequence[str] = ()
+    apps: object,
+    *,
+    tls: bool = True,
+    acme_peers: Sequence[str] = (),
+    names: Sequence[str] = (),
+    options: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return the sites of ``apps``, or fail with every problem in them."""
-    loaded = load(apps)
+    loaded = load(with_options(apps, options or {}))
     mounted: dict[str, list[App]] = {name: [] for name, app in loaded.items() if app.prefix is None}
     for app in loaded.values():
         if app.prefix is not None and (owner := site_owner(app, loaded.values())):
@@ -68,6 +80,16 @@ def app_sites(
         name: site(loaded[name], others, site_tls(loaded[name], acme_peers) if tls else None)
         for name, others in mounted.items()
         if not names or {name, *(other.name for other in others)} & {*names}
+    }
+
+
+def with_options(apps: object, options: Mapping[str, str]) -> object:
+    """Return ``apps`` with the encoded options of some; leave malformed entries to the validation."""
+    if not isinstance(apps, Mapping):
+        return apps
+    return {
+        name: site_options.restored(entry, options[name]) if options.get(name) and isinstance(entry, Mapping) else entry
+        for name, entry in apps.items()
     }
 
 
@@ -102,6 +124,7 @@ def options_of(app: App, options: type) -> dict[str, Any]:
                 if options.url
             ),
         ],
+        "options": site_options.encode(app),
         "origin": f"{VARIABLE}.{app.name}",
     }
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ansible import context
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_inventory import GROUPS, require_hosts
 
@@ -44,6 +45,10 @@ options:
         inventory. Otherwise, a run with a misspelled group or an unreadable inventory does nothing and succeeds.
     type: bool
     default: false
+  app:
+    description: Value of C(-e app=) for a playbook that does not act on single apps. It is an error unless it is empty.
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -66,11 +71,15 @@ def fleet_hosts(
     hostvars: Mapping[str, Mapping[str, object]] | None = None,
     *,
     required: bool = False,
+    app: object = "",
 ) -> list[str]:
     """Return the hosts of the groups that have the variable, without duplicates.
 
-    :raises InvalidDataError: with ``required``, when no group has a host, or one is misspelled.
+    :raises InvalidDataError: with ``required``, when no group has a host, or one is misspelled; with ``app``.
     """
+    if app:
+        problem = f"app: this playbook acts on whole hosts, with all their apps; run it without -e app={app}"
+        raise InvalidDataError([f"{problem}, or use deploy.yml, which deploys single apps; nothing was changed"])
     if required and not context.CLIARGS.get("syntax"):  # a syntax check, such as that of ansible-lint, has no inventory
         require_hosts(groups, names := list(names))
     hosts = dict.fromkeys(host for name in names for host in groups.get(name, ()))

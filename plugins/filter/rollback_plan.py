@@ -47,8 +47,9 @@ plan: "{{ groups.app_hosts | funnel.tornado.rollback_plan(hostvars, ['shop']) }}
 RETURN = r"""
 _value:
   description:
-    - C(releases), the ids by host and app; C(missing), the targets by host and app on hosts that lack them; C(lines), the plan as
-      text; and C(problems).
+    - C(releases), the ids by host and app; C(missing), the targets by host and app on hosts that lack them;
+      C(site_options), those of the targets by host and app, where others are applied; C(lines), the plan as text; and
+      C(problems).
   type: dict
 """
 

@@ -112,6 +112,12 @@ options:
     type: list
     elements: str
     default: []
+  releases:
+    description:
+      - Releases of apps that the files belong to, by app. If another one is live, because somebody switched it meanwhile, nothing
+        is changed. Not verified in check mode.
+    type: dict
+    default: {}
   secret_contents:
     description: The contents of secret files. Reserved for the action plugin.
     type: dict
@@ -170,6 +176,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import error_text
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door
 from ansible_collections.funnel.tornado.plugins.module_utils.system.directories import owned_directories, protect
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_entries import parse_files
@@ -205,6 +212,7 @@ def main() -> None:
             "check": {"type": "list", "elements": "str", "default": []},
             "service": {"type": "dict", "options": SERVICE},
             "front_doors": {"type": "list", "elements": "str", "default": []},
+            "releases": {"type": "dict", "default": {}},
             "secret_contents": {"type": "dict", "default": {}, "no_log": True},
         },
         supports_check_mode=True,
@@ -241,6 +249,8 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> FileSetResult:
         timeout=service["timeout"],
     )
     file_set = FileSet(root, files, params["owns"], params["absent"], params["keep"], params["later"])
+    if not check_mode:
+        require_live(params["releases"])
     protected = protect(owned_directories(root, params["owns"]), check_mode=check_mode)
     result = converge(
         file_set,
@@ -251,6 +261,16 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> FileSetResult:
     )
     result.files.extend(protected)
     return result
+
+
+def require_live(releases: dict[str, str], base: Path = Path("/")) -> None:
+    for app, release in releases.items():
+        live = Layout(app, base).live_release() or ""
+        if live != release:
+            raise FileSetError(
+                f"{app}: {f'release {live}' if live else 'no release'} is live instead of {release}, because somebody switched "
+                "it meanwhile; its site was not changed"
+            )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ RETURN = r"""
 apps:
   description:
     - The apps of the host by name. C(live) is the id of the live release, empty without one; C(starting) is the release of a
-      deploy that is running and has not switched yet.
+      deploy that is running and has not switched yet. C(site_options) is the text of those with which nginx serves the app; that
+      of a release has the options with which it last served, from when it was replaced.
     - C(releases) has the releases that were live, newest first, each with its C(release) id, C(revision), the time C(at) and the
       operator C(by), and whether it is C(built), that is, still on the host. C(content) is a hash that is the same on all hosts
       with the same desired state. C(undone) is the reason why it is no rollback target; after a rollback from it, C(undone_by) is
@@ -42,6 +43,7 @@ apps:
     shop:
       live: 3f1c0a9be2d4
       starting: ""
+      site_options: ""
       releases:
         - release: 3f1c0a9be2d4
           revision: 8f2b1c0d9e3a
@@ -50,6 +52,7 @@ apps:
           undone: ""
           undone_by: ""
           undone_at: ""
+          site_options: ""
           built: true
           content: 1b2c3d4e5f60
 """

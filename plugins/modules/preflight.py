@@ -178,6 +178,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils.app.site_options import all_applied
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSH_ENTRIES, Layout
@@ -254,6 +255,7 @@ def main() -> None:
             collect_host_state(module.params["key"].encode()), releases=find_settled(module.params["releases"])
         ).to_data(),
         pushed=sorted(path.stem for path in PUSH_ENTRIES.glob("*.json")),
+        site_options=all_applied(),
     )
 
 

@@ -64,6 +64,12 @@ options:
         without this option, when the site of the app has been applied. RV(apps) then has C(deferred) for the app.
     type: bool
     default: false
+  drain:
+    description:
+      - Whether to drain and stop the replaced slot. If not, its workers are asked to stop, and the rest is left to a second call
+        with the release V(live). RV(apps) then has C(draining) for the app.
+    type: bool
+    default: true
   preempt:
     description: Whether to preempt a deploy of the app that is running, instead of waiting for it.
     type: bool
@@ -144,6 +150,10 @@ deferred:
   description: Whether the verification was left to a second call, see O(defer).
   returned: success
   type: bool
+draining:
+  description: Whether the replaced slot was left to a second call, see O(drain).
+  returned: success
+  type: bool
 pruned:
   description: Ids of the old releases that were removed.
   returned: success
@@ -170,6 +180,7 @@ ARGUMENTS = {
     "restart": {"type": "bool", "default": False},
     "once": {"type": "bool", "default": True},
     "defer": {"type": "bool", "default": False},
+    "drain": {"type": "bool", "default": True},
     "preempt": {"type": "bool", "default": False},
     "wait": {"type": "int", "default": 60},
     "by": {"type": "str", "default": ""},
@@ -187,7 +198,7 @@ def main() -> None:
     )
     os.umask(0o022)  # nginx must be able to enter the new directories, whatever the umask of root
     params = module.params
-    options = ("by", "rollback", "restart", "once", "defer", "wait", "preempt", "replaced", "depends_on", "failed")
+    options = ("by", "rollback", "restart", "once", "defer", "drain", "wait", "preempt", "replaced", "depends_on", "failed")
     operation = Operation(check=module.check_mode, **{option: params[option] for option in options})
     if params["name"]:
         finish(module, perform(operation, Layout(params["name"]), params["release"]))

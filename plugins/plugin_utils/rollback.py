@@ -10,19 +10,21 @@ from typing import Any
 Histories = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 #: The history of an app on a host that has never served it.
-ABSENT: Mapping[str, Any] = {"live": "", "starting": "", "releases": []}
+ABSENT: Mapping[str, Any] = {"live": "", "starting": "", "site_options": "", "releases": []}
 
 
 @dataclass
 class Plan:
     """The target of each app on each host.
 
-    ``releases`` are the ids by host and app; ``missing`` are the targets by app on the hosts that must build them; ``lines`` show
-    the plan, and ``problems`` prevent it.
+    ``releases`` are the ids by host and app; ``missing`` are the targets by app on the hosts that must build them;
+    ``site_options`` are those of the targets by host and app, where others are applied; ``lines`` show the plan, and ``problems``
+    prevent it.
     """
 
     releases: dict[str, dict[str, str]] = field(default_factory=dict)
     missing: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
+    site_options: dict[str, dict[str, str]] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -33,7 +35,7 @@ def make_plan(histories: Histories, apps: Iterable[str], desired: Mapping[str, C
     :arg desired: the apps that the inventory has for each host.
     :arg release: the id of the target on one of the hosts; by default the newest release that served well.
     """
-    plan = Plan({host: {} for host in histories}, {host: {} for host in histories})
+    plan = Plan({host: {} for host in histories}, {host: {} for host in histories}, {host: {} for host in histories})
     for app in apps:
         states = {host: found[app] for host, found in histories.items() if app in found}
         target = _named(states, release) if release else _previous(states)
@@ -42,6 +44,7 @@ def make_plan(histories: Histories, apps: Iterable[str], desired: Mapping[str, C
         else:
             hosts = [host for host in histories if host in states or app in desired[host]]
             _assign(plan, app, {host: states.get(host, ABSENT) for host in hosts}, target)
+            _restore_sites(plan, app, {host: state for host, state in states.items() if app in desired[host]}, target)
     return plan
 
 
@@ -108,6 +111,15 @@ def _assign(plan: Plan, app: str, states: Mapping[str, Mapping[str, Any]], targe
             stays = own["release"] == state["live"]
             change = f"{own['release']} stays" if stays else f"{state['live'] or 'nothing'} -> {own['release']}"
         plan.lines.append(f"  {host}: {change}")
+
+
+def _restore_sites(plan: Plan, app: str, states: Mapping[str, Mapping[str, Any]], target: Mapping[str, Any]) -> None:
+    """Add the site options of ``target`` on the hosts that have a site of the app with others."""
+    for host, state in states.items():
+        own = next((entry for entry in state["releases"] if _key(entry) == _key(target)), target)
+        options = own["site_options"] or target["site_options"]
+        if options and state["site_options"] not in ("", options):
+            plan.site_options[host][app] = str(options)
 
 
 def build_problems(missing: Mapping[str, Mapping[str, str]], built: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

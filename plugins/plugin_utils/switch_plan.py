@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,28 @@ def plan(
         depends_on=depends_on,
         failed=failed,
     )
+
+
+def kept_site_options(
+    applied: Mapping[str, str], builds: Sequence[Mapping[str, Any]], switches: Sequence[Mapping[str, Any]], failed: Container[str]
+) -> dict[str, str]:
+    """Return the site options that stay as they are on a host: those of apps that do not serve the release of the inventory.
+
+    They are not part of the run, failed in it, or were rolled back from that release.
+
+    :arg applied: the site options of the host by app.
+    :arg builds: the results of its builds; an app with neither a failure nor a switch is about to be switched.
+    :arg switches: the results of its switches so far, the latest last.
+    :arg failed: the apps that failed to switch on any host, which are not switched on this one if it follows.
+    """
+    desired = {build["item"]: build["id"] for build in builds if "live" in build}
+    stays = {
+        build["item"]: build["live"] for build in builds if "live" in build and (build["settled"] or build["item"] in failed)
+    }
+    live = desired | stays
+    for switch in switches:
+        live |= {app: outcome["release"] for app, outcome in switch.get("apps", {}).items() if "release" in outcome}
+    return {app: text for app, text in applied.items() if app not in desired or live[app] != desired[app]}
 
 
 def app_dependencies(entries: Mapping[str, Any]) -> dict[str, list[str]]:

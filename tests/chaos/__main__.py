@@ -48,13 +48,16 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1.0, help="duration of each seed (default: %(default)g)")
     parser.add_argument("--steps", type=parse_steps, help="run only these steps of a seed, such as 3,5-7")
     parser.add_argument("--hosts", type=int, default=1, help="number of app hosts (default: %(default)s)")
+    parser.add_argument(
+        "--balancers", type=int, default=0, help="number of load balancers, with a floating IP (default: %(default)s)"
+    )
     parser.add_argument("--release", default="bookworm", help="release of the hosts (default: %(default)s)")
     parser.add_argument("--fleet", default="chaos", help="name of the fleet (default: %(default)s)")
     parser.add_argument("--keep", action="store_true", help="leave the hosts running; the next run uses them")
     arguments = parser.parse_args()
     total: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as directory:
-        controller = Controller(arguments.fleet, arguments.release, Path(directory), arguments.hosts)
+        controller = Controller(arguments.fleet, arguments.release, Path(directory), arguments.hosts, arguments.balancers)
         try:
             for seed in arguments.seed or (FIXED_SEED, secrets.randbelow(10**6)):
                 sequence = Sequence(controller, seed)
@@ -80,7 +83,7 @@ def report(sequence: Sequence, *, shorten: bool) -> None:
     lines = sequence.output.splitlines()[-SHOWN_LINES:]
     sys.stdout.write("\n".join(["", "the last playbook:", *lines, "", "history:", *sequence.history, ""]))
     steps = list(range(1, sequence.counts["steps"] + 1))
-    command = f"make chaos SEED={sequence.seed} APP_HOSTS={len(sequence.hosts)}"
+    command = f"make chaos SEED={sequence.seed} APP_HOSTS={len(sequence.hosts)} BALANCERS={len(sequence.balancers)}"
     sys.stdout.write(f"replay: {command} STEPS=1-{len(steps)}\n")
     for fewer in shortened(steps) if shorten else ():
         again = Sequence(sequence.controller, sequence.seed)

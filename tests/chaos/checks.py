@@ -6,10 +6,10 @@ import http.client
 import json
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from tests.chaos.clients import CLOSED, Clients, compare
-from tests.chaos.host import Host
+from tests.chaos.host import Entrance, Host
 from tests.support.remote import FIND_LEFTOVERS, Site
 
 #: Seconds after a fault by which the site must answer again.
@@ -38,10 +38,10 @@ print(json.dumps(sorted(map(str, left))))
 
 #: Prints temporary files, failed units, and the number of releases of an app.
 REST = """
-import json, pathlib, subprocess, sys
+import json, pathlib, re, subprocess, sys
 directories = ("/tmp", "/var/tmp", "/root/.ansible/tmp")
 left = [str(path) for directory in directories for path in pathlib.Path(directory).glob("*")]
-left = [path for path in left if "/systemd-private-" not in path and not path.endswith("-unix")]
+left = [path for path in left if not re.search(r"/systemd-private-|/namespace-dev-|-unix$", path)]
 failed = ["systemctl", "list-units", "--failed", "--plain", "--no-legend"]
 left += subprocess.run(failed, stdout=subprocess.PIPE, text=True).stdout.splitlines()
 for app in sys.argv[1:]:
@@ -71,9 +71,9 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
         time.sleep(0.3)
 
 
-def answers(host: Host, domain: str) -> bool:
-    """Return whether a site answers."""
-    return Site(host.address, domain).get("/whoami").status == 200
+def answers(addresses: Iterable[str], domain: str) -> bool:
+    """Return whether a site answers at each address."""
+    return all(Site(address, domain).get("/whoami").status == 200 for address in addresses)
 
 
 def classify(clients: Clients, windows: Sequence[tuple[float, float]], *, reloads: bool) -> dict[str, list[str]]:
@@ -90,17 +90,24 @@ def classify(clients: Clients, windows: Sequence[tuple[float, float]], *, reload
     return found
 
 
-def serving(host: Host, app: str, domains: Sequence[str], mark: str) -> list[str]:
-    """Return how what the app's domains serve differs from a release."""
-    found = {json.loads(Site(host.address, domain).get("/whoami").body)["mark"] for domain in domains for _ in range(6)}
-    return [f"{host.name}: {app} serves {', '.join(sorted(found))} instead of {mark}"] if found != {mark} else []
+def serving(address: str, app: str, domains: Sequence[str], mark: str) -> list[str]:
+    """Return how what the app's domains serve at an address differs from a release."""
+    found = {json.loads(Site(address, domain).get("/whoami").body)["mark"] for domain in domains for _ in range(6)}
+    return [f"{address}: {app} serves {', '.join(sorted(found))} instead of {mark}"] if found != {mark} else []
 
 
-def stored(host: Host, app: str, clients: Clients) -> list[str]:
+def site_options(address: str, app: str, domain: str, answer: str) -> list[str]:
+    """Return how the answer of nginx itself differs from that of the site of the live release."""
+    found = Site(address, domain).get("/site").body.decode()
+    return [f"{address}: the site of {app} is that of {found!r} instead of {answer!r}"] if found != answer else []
+
+
+def stored(entrance: Entrance, app: str, clients: Clients) -> list[str]:
     """Return which acknowledged POSTs are lost, and which are stored more than once."""
     acknowledged = list(clients.result.notes)
-    recorded = host.run("sh", "-c", f"cat {NOTES.format(app)} 2> /dev/null || true")
-    return [f"{host.name}: {problem}" for problem in compare(acknowledged, recorded)]
+    read = f"cat {NOTES.format(app)} 2> /dev/null || true"
+    recorded = "".join(host.run("sh", "-c", read) for host in entrance.hosts)
+    return [f"{entrance.name}: {problem}" for problem in compare(acknowledged, recorded)]
 
 
 def leftovers(host: Host, deployed: Sequence[str], removed: Sequence[str]) -> list[str]:

@@ -51,10 +51,10 @@ class Fault:
     quiet: bool = False
     #: Whether it precedes the operation, which may fail on this host.
     first: bool = False
-    #: Whether nginx closes idle connections.
-    reloads: bool = False
     #: Whether it ends the operation.
     ends: bool = False
+    #: Whether its victim is a load balancer.
+    at_balancer: bool = False
 
 
 def cut_table(host: Host) -> str:
@@ -88,7 +88,7 @@ def power_cut(host: Host, _runs: Sequence[Run], _random: Random) -> None:
 FAULTS = {
     "controller killed": Fault(kill_controller, 4, quiet=True, ends=True),
     "network of the controller cut": Fault(cut_network, heal=heal_network, quiet=True),
-    "nginx reloaded": Fault(lambda host, _runs, _random: host.run("systemctl", "reload", "nginx"), quiet=True, reloads=True),
+    "nginx reloaded": Fault(lambda host, _runs, _random: host.run("systemctl", "reload", "nginx"), quiet=True),
     "disk full": Fault(
         lambda host, _runs, _random: host.run("sh", "-c", FILL_DISK),
         heal=lambda host: host.run("sh", "-c", FREE_DISK),
@@ -106,4 +106,23 @@ FAULTS = {
     "reboot": Fault(lambda host, _runs, _random: host.power("reboot"), 1),
     "power cut": Fault(power_cut),
     "host off": Fault(lambda host, _runs, _random: host.power("off"), heal=lambda host: host.power("up"), first=True),
+    "HAProxy reloaded": Fault(
+        lambda host, _runs, _random: host.run("systemctl", "reload", "haproxy"), quiet=True, at_balancer=True
+    ),
+    "HAProxy killed": Fault(
+        lambda host, _runs, _random: host.run("systemctl", "kill", "--signal=KILL", "haproxy"), at_balancer=True
+    ),
+    "keepalived killed": Fault(
+        lambda host, _runs, _random: host.run("systemctl", "kill", "--signal=KILL", "keepalived"), 1, at_balancer=True
+    ),
+    "network of the controller cut at a load balancer": Fault(cut_network, 1, heal=heal_network, quiet=True, at_balancer=True),
+    "power cut of a load balancer": Fault(power_cut, at_balancer=True),
+    "load balancer off": Fault(
+        lambda host, _runs, _random: host.power("off"), heal=lambda host: host.power("up"), first=True, at_balancer=True
+    ),
 }
+
+
+def weights(*, balancers: bool) -> dict[str, int]:
+    """Return the weights of the faults on a fleet with or without load balancers."""
+    return {name: fault.weight for name, fault in FAULTS.items() if balancers or not fault.at_balancer}

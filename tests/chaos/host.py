@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,12 @@ from tools import hosts as hosts_tool
 from tools.fleet import CLONE as ROOT
 from tools.fleet import Fleet
 
-#: Maximum duration of a playbook in seconds.
+#: Maximum duration of a playbook in seconds, and of the first one, which installs the packages.
 TIMEOUT = 240.0
+PROVISIONING = 900.0
+
+#: The last part of the floating IP; the addresses of hosts follow it.
+FLOATING_IP = 10
 
 #: Plain output, and a connection per task, as a host that loses power would leave a persistent connection hanging.
 ENVIRONMENT = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_SSH_EXTRA_ARGS": ""}
@@ -41,7 +45,7 @@ class Command:
 
 
 class Host:
-    """A booted app host."""
+    """A booted host."""
 
     def __init__(self, fleet: str, name: str) -> None:
         """Find the address of the host."""
@@ -68,22 +72,46 @@ class Host:
         return json.loads(self.run("python3", "-c", code, *arguments))
 
 
+@dataclass(frozen=True)
+class Entrance:
+    """An address at which clients reach the apps, the hosts that answer there, and those that requests pass on their way."""
+
+    name: str
+    address: str
+    hosts: Sequence[Host]
+    balancers: Sequence[Host] = ()
+
+
 class Controller:
     """Boots the hosts and runs the playbooks of an operator, the first of which provisions the hosts."""
 
-    def __init__(self, fleet: str, release: str, directory: Path, count: int = 1) -> None:
-        """Boot the hosts; ``directory`` receives the inventory and the variables of each run."""
+    def __init__(self, fleet: str, release: str, directory: Path, count: int = 1, balancers: int = 0) -> None:
+        """Boot the app hosts and load balancers; ``directory`` receives the inventory and the variables of each run."""
         self.fleet, self.directory = fleet, directory
-        names = [f"app{number}" for number in range(1, count + 1)]
-        run_tool(fleet, "up", *(f"{name}:{release}" for name in names))
-        self.hosts = [Host(fleet, name) for name in names]
+        groups = {
+            "app_hosts": [f"app{number}" for number in range(1, count + 1)],
+            "balancers": [f"lb{number}" for number in range(1, balancers + 1)],
+        }
+        run_tool(fleet, "up", *(f"{name}:{release}" for names in groups.values() for name in names))
+        self.hosts, self.balancers = ([Host(fleet, name) for name in names] for names in groups.values())
         self.inventory = directory / "inventory.yml"
         found: Any = hosts_tool.inventory(Fleet(fleet), "app_hosts")
-        variables = {name: found["_meta"]["hostvars"][name] for name in names}
-        self.inventory.write_text(yaml.safe_dump({"app_hosts": {"hosts": variables}}))
+        variables = found["_meta"]["hostvars"]
+        inventory = {group: {"hosts": {name: variables[name] for name in names}} for group, names in groups.items() if names}
+        self.entrances = [Entrance(host.name, host.address, [host]) for host in self.hosts]
+        if balancers:
+            address = f"{self.hosts[0].address.rpartition('.')[0]}.{FLOATING_IP}"
+            inventory["balancers"]["vars"] = {"keepalived_address": f"{address}/24"}
+            self.entrances = [Entrance("floating IP", address, self.hosts, self.balancers)]
+        self.inventory.write_text(yaml.safe_dump(inventory))
         self.environment = os.environ | ENVIRONMENT
         self.server = Server(ROOT, self.environment)
         self.runs = 0
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses that serve the apps: those of the app hosts, and the floating IP."""
+        return [*dict.fromkeys([host.address for host in self.hosts] + [entrance.address for entrance in self.entrances])]
 
     def remove(self) -> None:
         """Remove the hosts."""
@@ -112,14 +140,14 @@ def run_tool(fleet: str, command: str, *arguments: str) -> None:
     )
 
 
-def finish(run: Run) -> tuple[int, str]:
+def finish(run: Run, seconds: float = TIMEOUT) -> tuple[int, str]:
     """Wait for the end of a playbook; return its exit status and output."""
     try:
-        output, _ = run.communicate(TIMEOUT)
+        output, _ = run.communicate(seconds)
     except subprocess.TimeoutExpired:
         run.kill()
         output, _ = run.communicate(30)
-        return run.wait(30), f"{output}\nkilled after {TIMEOUT:g} s"
+        return run.wait(30), f"{output}\nkilled after {seconds:g} s"
     return run.wait(30), output
 
 

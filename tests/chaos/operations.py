@@ -58,6 +58,8 @@ class App:
     setting: int = 0
     processes: int = 2
     health: str = "/healthz"
+    #: What nginx itself answers to GET /site, which belongs to the release.
+    site: int = 0
     #: The mark of the release that serves, and the entry with which it was deployed; no mark if the app is not deployed.
     live: str = ""
     entry: dict[str, Any] = field(default_factory=dict)
@@ -92,9 +94,9 @@ class Operation:
 class Operator:
     """Draws operations from the current state. Each new release has a mark of its own."""
 
-    def __init__(self, directory: Path, number: int) -> None:
-        """Deploy nothing yet; the numbers of releases follow ``number``."""
-        self.directory = directory
+    def __init__(self, directory: Path, number: int, hosts: int = 1) -> None:
+        """Deploy nothing yet; the numbers of releases follow ``number``, and the app hosts number ``hosts``."""
+        self.directory, self.hosts = directory, hosts
         self.apps = {
             MAIN: App(MAIN, [f"{MAIN}.test"]),
             OTHER: App(OTHER, [f"{OTHER}.test"], processes=1),
@@ -125,6 +127,7 @@ class Operator:
             "drain": 2,
             "keep_releases": 2,
             "env": {"SETTING": str(app.setting)},
+            "paths": {"/site": {"extra": f"return 200 {app.site};", "buffering": True}},
         }
         return mark, deepcopy(entry | keys)
 
@@ -178,7 +181,8 @@ class Operator:
         """Deploy what is live, or a release that was rolled back, which must not return."""
         app = self.apps[MAIN]
         undone = random.choice([*app.undone.values(), None])
-        command = Command(random.choice([DEPLOY, SITE]), self.desired(**{MAIN: undone or app.entry}))
+        entry = undone | {"domains": app.domains} if undone else app.entry  # domains do not belong to a release
+        command = Command(random.choice([DEPLOY, SITE]), self.desired(**{MAIN: entry}))
         return Operation(
             "rolled-back release again" if undone else "the same again", command, {MAIN: app.live}, reloads=bool(undone)
         )
@@ -189,12 +193,16 @@ class Operator:
         app.processes = random.choice([count for count in (1, 2, 3) if count != app.processes])
         return self.change(app, f"scale to {app.processes}", DEPLOY, reloads=True)
 
-    def change_domains(self, random: Random) -> Operation:
-        """Add or remove a domain, or change the path of the health check."""
+    def change_site(self, random: Random) -> Operation:
+        """Change the path of the health check or options of the site together with the settings, or add or remove a domain."""
         app = self.apps[MAIN]
-        if random.random() < 0.5:
+        kind = random.choice(["health", "site", "domains"])
+        if kind == "health":
             app.health = "/readyz" if app.health == "/healthz" else "/healthz"
             return self.change(app, f"health check at {app.health}", random.choice([DEPLOY, SITE]), reloads=True)
+        if kind == "site":
+            app.site = self.next()
+            return self.change(app, "site options", random.choice([DEPLOY, SITE]), reloads=True)
         app.domains = [f"{MAIN}.test"] if len(app.domains) > 1 else [f"{MAIN}.test", "extra.test"]
         return self.change(app, f"domains {', '.join(app.domains)}", random.choice([DEPLOY, SITE]), reloads=True)
 
@@ -265,6 +273,25 @@ class Operator:
             on_success=first.on_success if first else lambda: None,
         )
 
+    def rollback_of_canary(self, random: Random) -> Operation:
+        """Roll back a fleet in which only the canary serves the new release."""
+        if self.hosts == 1:
+            return self.deploy_setting(random)
+        app, live = self.apps[MAIN], self.apps[MAIN].live
+        canary = self.change(app, "", DEPLOY, code=True)
+        mark, entry = canary.outcome[MAIN], canary.command.apps[MAIN]
+        app.undone[mark] = dict(entry)
+        app.code, app.setting = (int(number) for number in live.split("."))
+        options = {"app": MAIN, "canary": "true", "check": "false"}
+        return Operation(
+            "rollback of a canary",
+            Command(ROLLBACK, self.desired(), {"app": MAIN}),
+            {MAIN: live},
+            may_answer=(mark,),
+            again=Command(DEPLOY, self.desired(), {"app": MAIN}),
+            first=Operation("", Command(DEPLOY, canary.command.apps, options), {}, fails=True),
+        )
+
     def two_apps(self, random: Random) -> Operation:
         """Deploy both apps at once; a broken release of one must not keep the other from being deployed."""
         app, other = self.apps[MAIN], self.apps[OTHER]
@@ -313,10 +340,16 @@ class Operator:
             app.live, app.entry = mark, entry | {"domains": app.domains}  # which belong to the site, not to a release
             app.code, app.setting = (int(number) for number in mark.split("."))
             app.processes, app.health = entry["processes"], entry["health"]["path"]
+            app.site = int(site_answer(entry))
 
         again = Command(ROLLBACK, operation.command.apps, {"app": MAIN, "release": release})
-        reloads = any(entry[key] != app.entry[key] for key in ("health", "processes"))
+        reloads = any(entry[key] != app.entry[key] for key in ("health", "processes", "paths"))
         return Operation(f"rollback to {mark}", operation.command, {MAIN: mark}, reloads=reloads, again=again, on_success=record)
+
+
+def site_answer(entry: dict[str, Any]) -> str:
+    """Return what nginx answers to GET /site with an entry."""
+    return str(entry["paths"]["/site"]["extra"].removeprefix("return 200 ").removesuffix(";"))
 
 
 #: Operations and their weights.
@@ -325,10 +358,11 @@ OPERATIONS: dict[str, tuple[Callable[[Operator, Random], Operation], int]] = {
     "setting": (Operator.deploy_setting, 2),
     "again": (Operator.deploy_again, 2),
     "scale": (Operator.scale, 2),
-    "domains": (Operator.change_domains, 2),
+    "site": (Operator.change_site, 3),
     "restart": (Operator.restart, 2),
     "rollback": (Operator.rollback, 3),
     "rollback during": (Operator.rollback_during, 4),
+    "rollback of a canary": (Operator.rollback_of_canary, 2),
     "broken": (Operator.broken, 4),
     "two deploys": (Operator.two_deploys, 3),
     "two apps": (Operator.two_apps, 3),

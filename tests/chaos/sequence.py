@@ -13,9 +13,9 @@ from random import Random
 from tests.chaos import checks
 from tests.chaos.checks import ViolationError
 from tests.chaos.clients import Clients
-from tests.chaos.faults import FAULTS, Fault, heal_network
-from tests.chaos.host import Command, Controller, Host, finish, now
-from tests.chaos.operations import MAIN, OTHER, REMOVE, Operation, Operator
+from tests.chaos.faults import FAULTS, Fault, heal_network, weights
+from tests.chaos.host import PROVISIONING, TIMEOUT, Command, Controller, Entrance, Host, finish, now
+from tests.chaos.operations import MAIN, OTHER, REMOVE, Operation, Operator, site_answer
 
 #: Connections of the clients of the main app, and of the other.
 CONNECTIONS = {True: 24, False: 4}
@@ -43,8 +43,10 @@ class Sequence:
 
     def __init__(self, controller: Controller, seed: int) -> None:
         """Start without steps; provision the hosts with `begin`."""
-        self.controller, self.hosts, self.seed = controller, controller.hosts, seed
-        self.operator = Operator(controller.directory, int(now()))  # the hosts may have releases of an earlier sequence
+        self.controller, self.hosts, self.balancers, self.seed = controller, controller.hosts, controller.balancers, seed
+        # The hosts may have releases of an earlier sequence.
+        self.operator = Operator(controller.directory, int(now()), len(self.hosts))
+        self.windows: list[Window] = []
         self.clients: dict[tuple[str, str], Clients] = {}
         self.history: list[str] = []
         self.counts: Counter[str] = Counter()
@@ -61,7 +63,7 @@ class Sequence:
     def begin(self) -> None:
         """Provision the hosts, and start the clients."""
         operation = self.operator.first()
-        self.expect(operation.command)
+        self.expect(operation.command, seconds=PROVISIONING)
         operation.on_success()
         if any(OTHER in host.run("ls", "/srv").split() for host in self.hosts):  # of an earlier sequence
             self.expect(Command(REMOVE, self.operator.desired(), {"app": OTHER}))
@@ -77,22 +79,24 @@ class Sequence:
         """Run a step. Raises `ViolationError`."""
         random = Random(f"{self.seed}.{number}")
         operation = self.choose(random)
-        name = random.choices(["", *FAULTS], [14, *(fault.weight for fault in FAULTS.values())])[0]
+        faults = weights(balancers=self.balancers != [])
+        name = random.choices(["", *faults], [14, *faults.values()])[0]
         fault = FAULTS.get(name)
         if fault and (operation.second or (fault.first and operation.command.playbook == REMOVE)):
             fault, name = None, ""
-        victim = random.choice(self.hosts)
+        victim = random.choice(self.balancers if fault and fault.at_balancer else self.hosts)
         self.note(f"step {number}: {operation.name}{f', {name} ({victim.name})' if name else ''}")
         self.counts["steps"] += 1
         before = {app.name: app.live for app in self.operator.apps.values()}
         for removed in [key for key in self.clients if operation.outcome.get(key[0]) == ""]:
             self.retire(self.clients.pop(removed))
         if operation.first:
-            self.expect(operation.first.command)
-        windows = self.perform(operation, fault, victim, random)
+            self.expect(operation.first.command, fails=operation.first.fails)
+        faulty = self.perform(operation, fault, victim, random)
+        self.windows += faulty
         operation.on_success()
         self.follow_apps()
-        self.check(operation, before, windows, fault)
+        self.check(operation, before, fault, cut=faulty != [])
 
     def choose(self, random: Random) -> Operation:
         """Draw an operation; a rollback needs a target in the history of the host."""
@@ -145,7 +149,8 @@ class Sequence:
             raise ViolationError(f"{operation.second} exits with {finished[1][0]}")
         if operation.at and finished[0][0] == 0:
             raise ViolationError(f"{operation.command} was not preempted during {operation.at}")
-        if not checks.wait_for(lambda: checks.answers(victim, self.operator.apps[MAIN].domains[0]), checks.RECOVERY):
+        addresses = self.controller.addresses
+        if not checks.wait_for(lambda: checks.answers(addresses, self.operator.apps[MAIN].domains[0]), checks.RECOVERY):
             raise ViolationError(f"{victim.name}: the site does not answer {checks.RECOVERY:g} s after the fault")
         windows = [] if fault is None or fault.quiet else [(victim, began, now())]
         self.expect(operation.again or operation.command, fails=operation.fails)
@@ -158,20 +163,20 @@ class Sequence:
             return
         self.hosts[0].run("timeout", "60", "sh", "-c", f"until grep -q {step} /srv/{MAIN}/.lock; do sleep 0.05; done", seconds=70)
 
-    def expect(self, command: Command, *, fails: bool = False) -> None:
+    def expect(self, command: Command, *, fails: bool = False, seconds: float = TIMEOUT) -> None:
         """Run a command. Raises `ViolationError` if it succeeds or fails unexpectedly."""
         began = now()
-        status, self.output = finish(self.controller.start(command))
+        status, self.output = finish(self.controller.start(command), seconds)
         self.note(f"  {command}: exit status {status} after {now() - began:.1f} s")
         if (status != 0) != fails:
             raise ViolationError(f"{command} exits with {status}")
 
     def follow_apps(self) -> None:
         """Start the clients of apps that are new."""
-        for app, host in itertools.product(self.operator.apps.values(), self.hosts):
-            if app.live and (app.name, host.name) not in self.clients:
-                clients = Clients(host.address, app.domains[0], CONNECTIONS[app.name == MAIN])
-                self.clients[app.name, host.name] = clients
+        for app, entrance in itertools.product(self.operator.apps.values(), self.controller.entrances):
+            if app.live and (app.name, entrance.name) not in self.clients:
+                clients = Clients(entrance.address, app.domains[0], CONNECTIONS[app.name == MAIN])
+                self.clients[app.name, entrance.name] = clients
 
     def retire(self, clients: Clients) -> None:
         """Stop clients and count their requests."""
@@ -179,40 +184,49 @@ class Sequence:
         self.counts["requests"] += result.requests
         self.counts["POSTs"] += result.posted
 
-    def check(self, operation: Operation, before: dict[str, str], windows: list[Window], fault: Fault | None) -> None:
-        """Check everything after a step. Raises `ViolationError`."""
+    def check(self, operation: Operation, before: dict[str, str], fault: Fault | None, *, cut: bool) -> None:
+        """Check everything after a step, whose fault may have ``cut`` connections. Raises `ViolationError`."""
         apps = self.operator.apps
         deployed = [app.name for app in apps.values() if app.live]
         removed = [name for name in apps if name not in deployed]
         problems: list[str] = []
+        addresses = self.controller.addresses
+        for address, name in itertools.product(addresses, deployed):
+            problems += checks.serving(address, name, apps[name].domains, apps[name].live)
+            problems += checks.site_options(address, name, apps[name].domains[0], site_answer(apps[name].entry))
+        for entrance, name in itertools.product(self.controller.entrances, deployed):
+            problems += checks.stored(entrance, name, self.clients[name, entrance.name])
+            reported = self.check_clients(entrance, name, reloads=operation.reloads or bool(fault), cut=cut)
+            problems += [f"{entrance.name}: {name}: {problem}" for problem in reported]
+            problems += self.check_answers(entrance, name, {before[name], apps[name].live, *operation.may_answer})
         for host in self.hosts:
-            own = [(begin, end) for victim, begin, end in windows if victim is host]
-            for name in deployed:
-                problems += checks.serving(host, name, apps[name].domains, apps[name].live)
-                problems += checks.stored(host, name, self.clients[name, host.name])
-                reported = self.check_clients(host, name, own, reloads=operation.reloads or bool(fault))
-                problems += [f"{host.name}: {name}: {problem}" for problem in reported]
-                problems += self.check_answers(host, name, {before[name], apps[name].live, *operation.may_answer})
             problems += checks.leftovers(host, deployed, removed)
+        for host in self.balancers:
+            problems += checks.leftovers(host, [], [])
         if problems:
             raise ViolationError("\n".join(problems))
 
-    def check_clients(self, host: Host, app: str, windows: list[tuple[float, float]], *, reloads: bool) -> list[str]:
-        """Return the failures that the clients of an app noticed on a host."""
-        clients = self.clients[app, host.name]
+    def check_clients(self, entrance: Entrance, app: str, *, reloads: bool, cut: bool) -> list[str]:
+        """Return the failures that the clients of an app noticed at an entrance."""
+        clients = self.clients[app, entrance.name]
+        passed = [*entrance.hosts, *entrance.balancers]
+        windows = [(begin, end) for victim, begin, end in self.windows if victim in passed]
         failures = checks.classify(clients, windows, reloads=reloads)
         self.counts.update({f"failed: {kind}": len(reasons) for kind, reasons in failures.items()})
-        cut = clients.new_cuts()
-        problems = failures["violation"][:5] + [f"{cut} websockets broke"] * (cut > 0 and not windows)
+        broken = clients.new_cuts()
+        problems = failures["violation"][:5] + [f"{broken} websockets broke"] * (broken > 0 and not cut)
         return problems + [f"the clients failed: {clients.error!r}"] * (clients.error is not None)
 
-    def check_answers(self, host: Host, app: str, expected: set[str]) -> list[str]:
-        """Return the releases of an app that answered on a host, although they never became healthy or live."""
-        seen = list(self.clients[app, host.name].answered)
-        self.clients[app, host.name].answered.clear()
+    def check_answers(self, entrance: Entrance, app: str, expected: set[str]) -> list[str]:
+        """Return the releases of an app that answered at an entrance, although they never became healthy or live."""
+        clients = self.clients[app, entrance.name]
+        seen = list(clients.answered)
+        clients.answered.clear()
         if app == MAIN:
             self.releases |= {release: mark for mark, release in seen}
-        return [f"{host.name}: {app}: {mark} answered, which never became healthy" for mark, _ in seen if mark not in expected]
+        return [
+            f"{entrance.name}: {app}: {mark} answered, which never became healthy" for mark, _ in seen if mark not in expected
+        ]
 
     def run(self, numbers: Iterable[int], minutes: float) -> bool:
         """Run steps for some minutes; return whether all checks held."""
@@ -227,7 +241,7 @@ class Sequence:
             self.note(f"violation: {error}")
             return False
         finally:
-            for host in self.hosts:
+            for host in (*self.hosts, *self.balancers):
                 heal_network(host)
             self.end()
         return True

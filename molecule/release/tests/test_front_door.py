@@ -12,7 +12,7 @@ import pytest
 from testinfra.host import Host
 
 from tests.support.load import Load, table
-from tests.support.remote import Site, address, apps, deploy, eventually, expect_success, processes, run_playbook
+from tests.support.remote import Site, address, apps, deploy, eventually, expect_success, extra_vars, processes, run_playbook
 
 HOST = "debian12"
 testinfra_hosts = [f"ansible://{HOST}"]
@@ -134,13 +134,19 @@ def test_socket_that_a_program_restricts_to_its_user_is_served_also_after_a_cras
     eventually(lambda: {site.get().status for _ in range(20)} == {200}, 10)
 
 
-def test_health_path_changes_together_with_the_code_and_back(site: Site, host: Host, source: Path, tmp_path: Path) -> None:
+def test_health_path_and_site_change_together_with_the_code_and_back(
+    site: Site, host: Host, source: Path, tmp_path: Path
+) -> None:
+    site_keys = {"paths": {"/new/": {"extra": "return 418;"}}, "upload_size": "1k", "headers": {"X-Newer": "1"}}
+    newer = entry(source, **site_keys, **check("check2"))
     host.check_output("touch /run/asking; setsid python3 -c %s > /run/asked 2>&1 < /dev/null &", ASK)
     with Load(site.address, host="door.test", get="/", post="", recorded="", poll="", websocket="", pause=0.2) as load:
-        expect_success(deploy("door", HOST, tmp_path, entry(source, **check("check2"))))
-        assert site.get().body == b"check2"
-        expect_success(run_playbook("playbooks/rollback.yml", HOST, "-e", "app=door"))
-        assert site.get().body == b"check1"
+        expect_success(deploy("door", HOST, tmp_path, newer))
+        assert (site.get().body, site.get("/new/").status, site.request("PUT", "/", "x" * 2000).status) == (b"check2", 418, 413)
+        expect_success(run_playbook("playbooks/rollback.yml", HOST, "-e", "app=door", *extra_vars(tmp_path, newer)))
+        assert_earlier_site(site)
+        expect_success(deploy("door", HOST, tmp_path, newer))  # which stays rolled back
+        assert_earlier_site(site)
     host.check_output("rm /run/asking")
     answers = json.loads(eventually(lambda: host.run("cat /run/asked").stdout, 20))
     assert answers.keys() == {"401 healthy"}, answers
@@ -148,6 +154,13 @@ def test_health_path_changes_together_with_the_code_and_back(site: Site, host: H
     shown = "\n".join(table({"health path": load.result}))
     assert load.result.requests > 100, shown
     assert load.result.failed == 0, shown
+
+
+def assert_earlier_site(site: Site) -> None:
+    """Verify that the options that belong to the earlier release are in effect, and others of the inventory stay."""
+    found = site.get("/new/")
+    assert (found.body, found.headers["x-newer"]) == (b"check1", "1")
+    assert site.request("PUT", "/", "x" * 2000).status == 405
 
 
 @pytest.mark.parametrize("place", ELSEWHERE)

@@ -17,6 +17,7 @@ MAX_ENTRIES = 200
 class HistoryEntry:
     """A release that went live: its id, the revision of its source, the time (ISO 8601, UTC) and the operator.
 
+    ``site_options`` are those with which the release last served, from when it was replaced.
     ``undone`` is the reason why the release is no rollback target, if any, and ``undone_at`` the time; ``undone_by`` is the
     operator who rolled back from it.
     """
@@ -28,6 +29,7 @@ class HistoryEntry:
     undone: str = ""
     undone_by: str = ""
     undone_at: str = ""
+    site_options: str = ""
 
     @property
     def reason(self) -> str:
@@ -52,18 +54,20 @@ def read(layout: Layout) -> list[HistoryEntry]:
 
 
 def record(layout: Layout, release: str, revision: str, by: str) -> None:
-    """Add a release that has just gone live."""
-    _write(layout, [*read(layout), HistoryEntry(release, revision, _now(), by)])
+    """Add a release that has just gone live; it keeps its site options until a site with others is applied."""
+    earlier = newest_entries(layout).get(release)
+    options = earlier.site_options if earlier else ""
+    _write(layout, [*read(layout), HistoryEntry(release, revision, _now(), by, site_options=options)])
 
 
 def mark_undone(layout: Layout, release: str, reason: str, by: str = "") -> None:
     """Record in the newest entry of a release why it was undone and, after a rollback, the operator."""
-    entries = read(layout)
-    for index in reversed(range(len(entries))):
-        if entries[index].release == release:
-            entries[index] = replace(entries[index], undone=reason, undone_by=by, undone_at=_now())
-            _write(layout, entries)
-            return
+    _change(layout, release, undone=reason, undone_by=by, undone_at=_now())
+
+
+def record_site_options(layout: Layout, release: str, options: str) -> None:
+    """Record in the newest entry of a release the site options with which it served."""
+    _change(layout, release, site_options=options)
 
 
 def latest(layout: Layout) -> str | None:
@@ -105,6 +109,16 @@ def is_private(layout: Layout) -> bool:
 def make_private(layout: Layout) -> None:
     """Restrict the history to root."""
     _write(layout, read(layout))
+
+
+def _change(layout: Layout, release: str, **fields: str) -> None:
+    """Change the newest entry of a release, if there is one."""
+    entries = read(layout)
+    for index in reversed(range(len(entries))):
+        if entries[index].release == release:
+            entries[index] = replace(entries[index], **fields)
+            _write(layout, entries)
+            return
 
 
 def _now() -> str:

@@ -44,6 +44,7 @@ class Operation:
     restart: bool = False
     once: bool = True
     defer: bool = False
+    drain: bool = True
     wait: float = 60
     preempt: bool = False
     check: bool = False
@@ -142,7 +143,8 @@ def _build_request(operation: Operation, layout: Layout, release: str) -> Switch
         release = history.previous(layout) or ""
         if not release:
             raise SwitchError(f"{layout.app}: this host has no earlier release that served well; {layout.history} lists all")
-    return SwitchRequest(release, operation.by, operation.restart, operation.rollback, operation.once, operation.defer)
+    options = {name: getattr(operation, name) for name in ("by", "restart", "rollback", "once", "defer", "drain")}
+    return SwitchRequest(release, **options)
 
 
 def _require_no_rollback(layout: Layout, expected: str) -> None:

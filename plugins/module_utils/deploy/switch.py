@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.funnel.tornado.plugins.module_utils.app.site_options import applied
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.building.missing_packages import process_advice
 from ansible_collections.funnel.tornado.plugins.module_utils.building.pruning import prune
@@ -72,7 +73,8 @@ class UndoneError(SwitchError):
 class SwitchResult:
     """The result: ``steps`` are ``{name, seconds}`` in order; ``changed`` is False if there was nothing to do.
 
-    ``deferred`` is whether the verification was left to another switch, see :class:`SwitchRequest`.
+    ``deferred`` is whether the verification was left to another switch, and ``draining`` whether the drain was, see
+    :class:`SwitchRequest`.
     """
 
     slot: str | None
@@ -81,6 +83,7 @@ class SwitchResult:
     steps: list[dict[str, Any]] = field(default_factory=list)
     pruned: list[str] = field(default_factory=list)
     deferred: bool = False
+    draining: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ class SwitchRequest:
 
     ``restart`` starts new processes even if the release is live; ``rollback`` marks the release that it replaces as undone.
     ``once``: the hooks before the switch that run on only one host of the play run here. ``defer``: leave the verification of
-    an app that nothing served before to another switch, which follows when the site of the app has been applied.
+    an app that nothing served before to another switch, which follows when the site of the app has been applied. ``drain``:
+    drain and stop the replaced slot, instead of leaving that to another switch.
     """
 
     release: str
@@ -98,6 +102,7 @@ class SwitchRequest:
     rollback: bool = False
     once: bool = True
     defer: bool = False
+    drain: bool = True
 
     @property
     def forward(self) -> bool:
@@ -163,7 +168,7 @@ class Switcher:
                 self._move_traffic(slot)
             if self.request.rollback:
                 self._record(slot)
-            self._complete()
+            self._complete(drain=self.request.drain)
 
     def _return_to_running_slot(self) -> bool:
         """If the release was live before and still runs in the inactive slot, move the traffic back to it at once.
@@ -185,7 +190,7 @@ class Switcher:
         self._record(inactive)
         self._reload_nginx(inactive)
         self._return_workers(live, inactive)
-        self._drain_and_stop(live)
+        self._end(live, drain=self.request.drain)
         return True
 
     def _mark_replaced(self) -> None:
@@ -267,6 +272,9 @@ class Switcher:
         live = self.layout.live_slot()
         process_group = self._process_group(slot)
         self.layout.verification_marker(slot).touch()
+        release = self.layout.live_release()
+        if release not in (None, self.request.release):
+            history.record_site_options(self.layout, str(release), applied(self.layout))
         if live is None or not is_usable(self.layout, live):
             self.layout.reload_marker(slot).touch()
         else:
@@ -283,7 +291,7 @@ class Switcher:
             self.layout.reload_marker(process_group.slot).touch()
             process_group.add_socket_aliases(len(present.splitlines()), live)
 
-    def _complete(self) -> None:
+    def _complete(self, *, drain: bool = True) -> None:
         """Complete the steps after the traffic has moved, in this run or in an interrupted one."""
         live = self.layout.live_slot()
         if live is None:
@@ -300,7 +308,7 @@ class Switcher:
                 self._mark_replaced()
             self.layout.verification_marker(live).unlink()
         if has_inactive_slot(self.layout):
-            self._drain_and_stop(self.layout.inactive_slot())
+            self._end(self.layout.inactive_slot(), drain=drain)
 
     def _record_live(self, slot: Slot) -> None:
         """Record the live release in the link ``current`` and in the history."""
@@ -316,6 +324,14 @@ class Switcher:
         release = self.layout.slot_release(slot)
         if release and self.layout.is_built(release):  # not if it is damaged, and about to be replaced
             history.record(self.layout, release, read_manifest(self.layout, release).revision, self.request.by)
+
+    def _end(self, slot: Slot, *, drain: bool) -> None:
+        """Drain and stop the inactive slot, or only ask its workers to stop."""
+        if drain:
+            self._drain_and_stop(slot)
+        else:
+            stop_workers(self.layout, slot, self.server)
+            self.result.draining = True
 
     def _drain_and_stop(self, slot: Slot) -> None:
         """Drain the connections of the inactive slot, then stop its processes: their graceful shutdown."""

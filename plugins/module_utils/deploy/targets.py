@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.funnel.tornado.plugins.module_utils.app.site_options import applied
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import content_hash, read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history
@@ -23,13 +24,16 @@ def deployed_apps(base: Path = Path("/")) -> list[Layout]:
 def rollback_state(layout: Layout) -> dict[str, Any]:
     """Return the ``live`` release of an app, its ``releases``, newest first, and the release that is ``starting``.
 
+    ``site_options`` are those with which nginx serves the app.
+
     ``starting`` is empty without a deploy that builds or starts another release than the live one. A release has the keys of the
     history's newest entry, ``built`` and ``content``, which is the same on all hosts with the same desired state.
     """
     live, holder = layout.live_release() or "", preemptible_holder(layout)
     starting = holder.release if holder and holder.release != live else ""
     entries = list(history.newest_entries(layout).values())[:MAX_RELEASES]
-    return {"live": live, "starting": starting, "releases": [_release(layout, entry) for entry in entries]}
+    releases = [_release(layout, entry) for entry in entries]
+    return {"live": live, "starting": starting, "site_options": applied(layout), "releases": releases}
 
 
 def _release(layout: Layout, entry: history.HistoryEntry) -> dict[str, Any]:

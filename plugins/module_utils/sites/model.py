@@ -299,6 +299,10 @@ class Served:
         Doc("Name of the app whose live release is served; C(/.funnel/health/<app>) is the health check of that release."),
         NAME,
     ] = None
+    options: Annotated[
+        str,
+        Doc("Text with the options that belong to the release of C(app), which a rollback reads from a file beside the site."),
+    ] = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -168,6 +168,9 @@ class _SiteRenderer:
             found[f"{name}.health"] = {"template": "health.conf.j2", "vars": self._health_variables(app), "mode": PRIVATE_MODE}
             if door := self._front_door():
                 found[f"{name}.door"] = {"content": door.to_json(), "mode": PRIVATE_MODE}
+        for part in (site, *site.mounts.values()):
+            if part.app and part.options:
+                found[f"{self._apps()[part.app]}.options"] = {"content": part.options, "mode": PRIVATE_MODE}
         if site.basic_auth:
             lines = "".join(f"{user}:{password}\n" for user, password in site.basic_auth.items())
             found[self._path("htpasswd")] = {"content": lines, "mode": "0640", "group": "www-data", "secret": True}

@@ -65,6 +65,16 @@ def test_a_rolled_back_release_that_is_deployed_again_is_a_target_again(layout: 
     assert history.newest_entries(layout)["r2"].rollback == ""
 
 
+def test_a_release_that_returns_has_the_site_options_with_which_it_last_served(layout: Layout) -> None:
+    go_live(layout, "r1")
+    history.record_site_options(layout, "r1", "first")
+    go_live(layout, "r2")
+    roll_back(layout)
+    assert [entry.site_options for entry in history.read(layout)] == ["first", "", "first"]
+    history.record_site_options(layout, "r1", "second")
+    assert history.newest_entries(layout)["r1"].site_options == "second"
+
+
 def test_rollback_skips_undone_releases(layout: Layout) -> None:
     go_live(layout, "r1")
     go_live(layout, "r2")

@@ -24,7 +24,7 @@ def layout(tmp_path: Path) -> Layout:
 
 def test_the_history_has_the_newest_release_first(layout: Layout) -> None:
     state = rollback_state(layout)
-    assert (state["live"], state["starting"]) == ("r2", "")
+    assert (state["live"], state["starting"], state["site_options"]) == ("r2", "", "")
     assert [(entry["release"], entry["built"], entry["content"]) for entry in state["releases"]] == [
         ("r2", False, ""),
         ("r1", False, ""),

@@ -107,3 +107,20 @@ def test_app_run_in_place_serves_its_own_static_files() -> None:
 def test_app_site_sets_every_shared_option() -> None:
     site_only = {"upstream", "tls", "static", "maintenance", "listen", "websocket", "origin", "mounts", "health"}
     assert site().keys() >= {option.name for option in dataclasses.fields(Site)} - site_only
+
+
+def test_options_of_the_live_release_replace_those_of_the_entry() -> None:
+    entry = {"source": {"path": "."}, "run": {"app": "web:app"}, "domains": ["shop.test"]}
+    earlier = {"shop": entry | {"limits": {"requests": 5}}, "api": entry | {"prefix": "/old/", "static": {"url": "/old/files/"}}}
+    options = {name: app_sites(earlier)["shop"]["options"] for name in ["shop"]}
+    options["api"] = app_sites(earlier)["shop"]["mounts"]["/old/"]["options"]
+    present = {
+        "shop": entry | {"limits": {"requests": 9}, "upload_size": "9m", "headers": {"X-New": "1"}},
+        "api": entry | {"prefix": "/new/"},
+    }
+    found = app_sites(present, options=options | {"absent": options["shop"]})["shop"]
+    assert (found["limits"], found["upload_size"], found["headers"]) == ({"requests": 5}, "50m", {"X-New": "1"})
+    assert list(found["mounts"]) == ["/old/"]
+    assert found["mounts"]["/old/"]["static"] == [{"url": "/old/files/", "live": "/srv/api/live"}]
+    files = site_files({"shop": found}, {}, name="app", options=NginxOptions(["80"]))
+    assert {name: files[f"funnel/app.{name}.options"]["content"] for name in options} == options

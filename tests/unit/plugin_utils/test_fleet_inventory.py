@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,24 @@ def test_a_play_without_hosts_or_with_a_misspelled_group_is_rejected(
 ) -> None:
     with pytest.raises(InvalidDataError, match=expected):
         fleet_hosts(groups | {"all": [], "ungrouped": []}, names, required=True)
+
+
+def test_a_playbook_for_whole_hosts_rejects_the_name_of_an_app() -> None:
+    with pytest.raises(
+        InvalidDataError, match=r"app: this playbook acts on whole hosts.* without -e app=shop,.* nothing was changed"
+    ):
+        fleet_hosts({"app_hosts": ["web1"]}, ["app_hosts"], app="shop")
+
+
+def test_every_playbook_uses_or_rejects_the_name_of_an_app() -> None:
+    """A playbook that uses it says so in its first lines."""
+    for path in (ROOT / "playbooks").glob("*.yml"):
+        text = path.read_text()
+        usage, plays = [line for line in text.splitlines() if line.startswith("#")], yaml.safe_load(text)
+        if usage and f"# ansible-playbook playbooks/{path.name}" in usage[0] and "-e app=" not in "".join(usage):
+            while "ansible.builtin.import_playbook" in plays[0]:
+                plays = yaml.safe_load((path.parent / plays[0]["ansible.builtin.import_playbook"]).read_text())
+            assert re.search(r"(?s)fleet_hosts\(.*app=.*app \| default", plays[0]["hosts"]), path
 
 
 def test_other_groups_of_the_user_are_accepted() -> None:

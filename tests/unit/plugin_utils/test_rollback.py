@@ -25,11 +25,13 @@ def state(*releases: str, starting: str = "", built: bool = True, host: str = ""
             "undone_by": "bob@desk" if name.endswith("!") else "",
             "undone_at": "200" if name.endswith("!") else "",
             "built": built or name == releases[-1],
+            "site_options": "",
         }
         for name in releases
     ]
     newest = {entry["release"]: entry for entry in entries}
-    return {"live": f"{releases[-1][0]}{host}", "starting": starting, "releases": list(reversed(newest.values()))}
+    releases_of_host = list(reversed(newest.values()))
+    return {"live": f"{releases[-1][0]}{host}", "starting": starting, "site_options": "", "releases": releases_of_host}
 
 
 def plan(**hosts: dict[str, Any]) -> Plan:
@@ -112,6 +114,19 @@ def test_a_named_release_that_was_never_live_is_refused() -> None:
 def test_hosts_without_the_app_are_left_alone() -> None:
     found = make_plan({"web1": {"shop": state("A", "B")}, "web2": {}}, ["shop"], {"web1": ["shop"], "web2": ["blog"]})
     assert targets(found) == {"web1": "A"}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "applied", "restored"),
+    [("old", "new", "old"), ("old", "old", None), ("", "new", None), ("old", "", None)],
+)
+def test_the_site_options_of_the_target_are_restored_where_others_are_applied(
+    recorded: str, applied: str, restored: str | None
+) -> None:
+    web1, web2 = state("A", "B"), state("A", "B")
+    web1["releases"][1]["site_options"], web1["site_options"] = recorded, applied
+    found = plan(web1=web1, web2=web2)
+    assert found.site_options == {"web1": {"shop": restored} if restored else {}, "web2": {}}
 
 
 def test_a_build_of_another_release_is_refused() -> None:

@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.plugin_utils.switch_plan import SwitchPlan, app_dependencies, plan
+from ansible_collections.funnel.tornado.plugins.plugin_utils.switch_plan import (
+    SwitchPlan,
+    app_dependencies,
+    kept_site_options,
+    plan,
+)
 
 HOSTS = ["web1", "web2", "web3"]
 
@@ -84,3 +89,23 @@ def test_first_releases_are_verified_by_another_switch() -> None:
 def test_only_apps_with_dependencies_are_listed() -> None:
     entries = {"shop": {"depends_on": ["api"]}, "api": {"depends_on": []}, "blog": {}}
     assert app_dependencies(entries) == {"shop": ["api"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "switched", "failed", "kept"),
+    [
+        ({}, None, [], False),  # about to be switched
+        ({}, {"release": "shop-2"}, [], False),
+        ({}, {"release": "shop-1", "failed": True}, ["shop"], True),
+        ({}, None, ["shop"], True),  # it failed on another host
+        ({}, {"release": "shop-2"}, ["shop"], False),  # it failed on another host, after this one
+        ({"settled": True, "id": "shop-1"}, None, [], False),
+        ({"settled": True}, None, [], True),  # rolled back from the release of the inventory
+    ],
+)
+def test_site_options_stay_unless_the_release_of_the_inventory_is_live(
+    changes: dict[str, Any], switched: dict[str, Any] | None, failed: list[str], *, kept: bool
+) -> None:
+    switches = [{}, {"apps": {"shop": switched} if switched else {}}]
+    found = kept_site_options({"shop": "text", "other": "text"}, [build("shop", **changes)], switches, failed)
+    assert ("shop" in found, "other" in found) == (kept, True)
