@@ -26,6 +26,7 @@ from tests.support.remote import (
     python,
     run_playbook,
     run_site,
+    start_playbook,
 )
 
 HOST = "debian12"
@@ -231,6 +232,21 @@ def test_apps_are_killed_before_what_serves_them_when_memory_runs_out(host: Host
     show = "systemctl show --property OOMScoreAdjust --property OOMPolicy --value"
     assert sorted(host.check_output(f"{show} nginx").split()) == ["-500", "continue"]
     assert sorted(host.check_output(f"{show} supervisor").split()) == ["-100", "continue"]
+
+
+def test_restart_lets_a_task_finish(host: Host, site: Site, entry: dict[str, Any], tmp_path: Path) -> None:
+    before = processes(host, "chat")
+    site.request("POST", "/task", body="zeroth")
+    eventually(lambda: exists(host, "/srv/chat/shared/zeroth.begun"))
+    options = ("-e", "app=chat", *extra_vars(tmp_path, apps(chat=entry)))
+    with start_playbook("playbooks/restart.yml", HOST, *options) as run:
+        eventually(lambda: len(processes(host, "chat").keys() - before.keys()) >= 2, 60)
+        assert not exists(host, "/srv/chat/shared/zeroth.done")
+        host.check_output("touch /srv/chat/shared/zeroth.go")
+        output, _ = run.communicate(timeout=120)
+    expect_success((run.wait(), output))
+    assert exists(host, "/srv/chat/shared/zeroth.done")
+    assert not set(processes(host, "chat").values()) & set(before.values())
 
 
 def test_deploy_lets_a_task_finish_and_runs_one_singleton_at_a_time(
