@@ -13,6 +13,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ansible_collections.funnel.tornado.plugins.action.certificates import read_files
 from ansible_collections.funnel.tornado.plugins.action.release import (
+    archive_problems,
     entry_digest,
     release_inputs,
     with_versions,
@@ -100,8 +101,10 @@ class ActionModule(ModuleAction):
         for name, release in host["host_state"]["releases"].items():
             release["entry"] = entry_digest(apps[name])
         settled = host["host_state"]["releases"]
+        deployed = [app for app in built if app.name not in settled]
+        self._fail_on(archive_problems(deployed, self._loader.get_basedir()))
         host["live"] = [name for name in host["live"] if name not in arguments["removed"]]
-        return self._compare(apps, [app for app in built if app.name not in settled], host, variables)
+        return self._compare(apps, deployed, host, variables)
 
     def _compare(
         self, apps: Mapping[str, App], deployed: Sequence[App], host: dict[str, Any], variables: dict[str, Any]

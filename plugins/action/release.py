@@ -6,7 +6,7 @@ import base64
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,14 @@ def release_inputs(apps: Iterable[App], playbook: str) -> tuple[dict[str, Any], 
         except AnsibleActionFail as error:
             problems.append(str(error.args[0]))  # error.message repeats the messages of the causes
     return {"apps": entries, "revisions": revisions, "launcher": launcher(), "runner": runner()}, problems
+
+
+def archive_problems(apps: Iterable[App], playbook: str) -> Iterator[str]:
+    """Yield the archives on the controller that hosts would refuse."""
+    for app in apps:
+        local = local_source(app, playbook)
+        if local and local.is_file() and (problem := source_packing.archive_problem(local, app.source.subdirectory)):
+            yield f"{VARIABLE}.{app.name}.source.{problem}"
 
 
 def entry_digest(app: App) -> str:

@@ -6,16 +6,30 @@ import gzip
 import hashlib
 import io
 import os
+import shutil
 import stat
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ansible_collections.funnel.tornado.plugins.module_utils.system.unpacking import LFS_POINTER, LFS_POINTER_SIZE
+from ansible_collections.funnel.tornado.plugins.module_utils.system.unpacking import (
+    ERRORS,
+    LFS_POINTER,
+    LFS_POINTER_SIZE,
+    PROGRAMS,
+    UnpackError,
+    Unpacking,
+    flatten_directory,
+    keep_subdirectory,
+)
 
 #: Names excluded from a directory that is not a git work tree.
 EXCLUDED = frozenset({".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", ".mypy_cache", ".pytest_cache"})
+
+#: Mode of a submodule in the index of git.
+_SUBMODULE = "160000 "
 
 
 class SourceError(Exception):
@@ -89,6 +103,28 @@ def archive_revision(file: Path, checksum: str | None) -> str:
     if checksum is not None and checksum != f"sha256:{found}":
         raise SourceError(f"{file} hashes to sha256:{found}; expected {checksum}")
     return found
+
+
+def archive_problem(file: Path, subdirectory: str | None) -> str:
+    """Return the key below ``source`` and the reason for which hosts would refuse an archive; an empty string if they accept it.
+
+    Its files are created in a temporary directory, without their content. If this machine lacks the program that decompresses the
+    archive, the hosts check it.
+    """
+    with tempfile.TemporaryDirectory() as top, file.open("rb") as opened:
+        program = PROGRAMS.get(os.pread(opened.fileno(), 4, 0))
+        if program and not shutil.which(program):
+            return ""
+        try:
+            Unpacking(Path(top), empty=True).unpack(opened)
+            flatten_directory(Path(top))
+        except (UnpackError, *ERRORS) as error:
+            return f"archive: {file} cannot be unpacked: {error}"
+        try:
+            keep_subdirectory(Path(top), subdirectory or ".")
+        except UnpackError as error:
+            return f"subdirectory: {error}"
+    return ""
 
 
 def pack(directory: Path) -> bytes:
@@ -183,13 +219,14 @@ def _git_files(directory: Path) -> Iterator[Path]:
         raise SourceError(
             f"git ignores {printable(directory)}, so no files would be packed; change the .gitignore that excludes it"
         )
+    # The files of a directory that has replaced a tracked file are listed as well.
     for name in filter(None, _git(directory, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")):
         full = directory / name
         if not full.is_dir() or full.is_symlink():
             yield Path(name)
         elif (full / ".git").exists():
             yield from (Path(name) / inner for inner in _git_files(full))
-        else:
+        elif _git(directory, "ls-files", "--stage", "--", f":(literal){name}").startswith(_SUBMODULE):
             raise SourceError(
                 f"the submodule {printable(full)} is not checked out; run `git submodule update --init --recursive`"
             )

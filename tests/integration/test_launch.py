@@ -302,4 +302,8 @@ def test_the_socket_of_a_program_that_restricts_it_is_opened_to_its_group(make: 
 def test_a_missing_program_is_reported(make: Callable[..., Release]) -> None:
     release = make(argv=["no-such-program"])
     done = subprocess.run([sys.executable, "-I", release.launcher, "b", "0"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "cannot start: [Errno 2] No such file or directory: 'no-such-program'\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "cannot start: there is no program no-such-program in the environment, the source and the system; add it to the app's "
+        "dependencies, or its Debian package to packages\n",
+    )

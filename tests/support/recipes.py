@@ -87,7 +87,7 @@ def multipart(fields: Mapping[str, str], files: Mapping[str, tuple[str, bytes]])
 class Project:
     """A project beside the sources of its apps, as in the pages."""
 
-    def __init__(self, directory: Path, hosts: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, directory: Path, hosts: Mapping[str, dict[str, Any]]) -> None:
         """Copy the sources, and write the inventory with the variables of each of ``hosts``."""
         self.sources = directory
         self.directory = directory / "project"
@@ -100,7 +100,12 @@ class Project:
         }
         # The hosts trust the additional CA certificates of this machine, but Node has its own.
         (directory / "ticker/.npmrc").write_text("cafile=/etc/ssl/certs/ca-certificates.crt\n")
-        inventory = {"app_hosts": {"hosts": {name: dict(variables) for name, variables in hosts.items()}}}
+        self.hosts = hosts
+        self.write_inventory()
+
+    def write_inventory(self) -> None:
+        """Write the inventory with the variables of the hosts."""
+        inventory = {"app_hosts": {"hosts": {name: dict(variables) for name, variables in self.hosts.items()}}}
         (self.directory / "hosts.yml").write_text(yaml.safe_dump(inventory, sort_keys=False))
 
     def run(self, playbook: str, *options: str) -> str:
@@ -113,31 +118,36 @@ class Project:
 
     def release(self, app: str, version: int) -> None:
         """Change the source of an app to another version."""
-        files = [path for path in (self.sources / app).rglob("*.*") if path.suffix in (".py", ".js")]
-        changed = [(path, re.sub(r"VERSION = \d+", f"VERSION = {version}", path.read_text())) for path in files]
+        files = [path for path in (self.sources / app).rglob("*.*") if path.suffix in (".py", ".js", ".yml")]
+        changed = [(path, re.sub(r"(VERSION = |title: Books )\d+", rf"\g<1>{version}", path.read_text())) for path in files]
         changed = [(path, text) for path, text in changed if text != path.read_text()]
-        assert len(changed) == 1
-        changed[0][0].write_text(changed[0][1])
+        assert len(changed) == bool(files)
+        for path, text in changed or [(self.sources / app / "VERSION", str(version))]:
+            path.write_text(text)
 
 
-def serve_repository(host: Host, source: Path, key: str, directory: Path) -> None:
+def serve_repository(host: Host, source: Path, key: str) -> None:
     """Serve the source of an app as ``git@HOST:NAME.git`` with the tag v1.0.0, readable with a deploy key only."""
-    repository = directory / f"{source.name}.git"
-    commands = [
-        ["git", "init", "--quiet", "--initial-branch=main", str(source)],
-        ["git", "-C", str(source), "add", "."],
-        ["git", "-C", str(source), "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "--quiet", "-mFirst"],
-        ["git", "-C", str(source), "tag", "v1.0.0"],
-        ["git", "-C", str(source), "bundle", "create", "--quiet", str(repository), "HEAD", "main", "v1.0.0"],
-    ]
-    for command in commands:
-        subprocess.run(command, check=True, capture_output=True, timeout=30)
-    content = b64encode(repository.read_bytes()).decode()
-    host.check_output("printf %s | base64 -d > /srv/bundle", content)
     host.check_output(
         "id git || useradd --home-dir /srv/git --shell /usr/bin/git-shell git; "
         "install -d -o git -g git /srv/git && install -d -m 700 -o git -g git /srv/git/.ssh && "
-        "echo %s > /srv/git/.ssh/authorized_keys && rm -rf /srv/git/%s && "
-        "git clone --quiet --bare /srv/bundle /srv/git/%s && chown -R git: /srv/git",
-        key, repository.name, repository.name,
-    )  # fmt: skip
+        "echo %s > /srv/git/.ssh/authorized_keys && chown git: /srv/git/.ssh/authorized_keys",
+        key,
+    )
+    subprocess.run(["git", "init", "--quiet", "--initial-branch=main", str(source)], check=True, timeout=30)
+    publish(host, source, "v1.0.0")
+
+
+def publish(host: Host, source: Path, tag: str) -> None:
+    """Commit the changes of a source, and publish them with a tag in the repository of :func:`serve_repository`."""
+    bundle = source.with_suffix(".bundle")
+    for command in (
+        ["add", "."],
+        ["-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "--quiet", f"-m{tag}"],
+        ["tag", tag],
+        ["bundle", "create", "--quiet", str(bundle), "HEAD", "main", "--tags"],
+    ):
+        subprocess.run(["git", "-C", str(source), *command], check=True, capture_output=True, timeout=30)
+    host.check_output("printf %s | base64 -d > /srv/bundle", b64encode(bundle.read_bytes()).decode())
+    repository = f"/srv/git/{source.name}.git"
+    host.check_output("rm -rf %s && git clone --quiet --bare /srv/bundle %s && chown -R git: %s", *[repository] * 3)

@@ -71,6 +71,7 @@ def test_all_inventory_mistakes_are_reported_together_before_any_change(tmp_path
             "tornado_apps.sample.open_files: must be at most 20000, the limit of this host; found 50000",
         ),
         (apps(sample={"source": {"path": "no/such/app"}}), "tornado_apps.sample.source.path: there is no directory"),
+        (apps(sample={"source": {"archive": "galaxy.yml"}}), "galaxy.yml cannot be unpacked: "),
         ({"tornado_app": {}}, "tornado_app: no such variable; did you mean tornado_apps?"),
         (
             {"limits_open_files": "many", "nginx_access_log": "xml", "python_extra_index_urls": {}},

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.fleet import APP_HOSTS, BALANCERS, PRINT_BOOT_ID, Clients, Fleet, app_entry
-from tests.support.remote import deploy, eventually, expect_success, run_playbook
+from tests.support.fleet import APP_HOSTS, BALANCERS, NAME, PRINT_BOOT_ID, Clients, Fleet, app_entry
+from tests.support.recipes import User
+from tests.support.remote import Site, deploy, eventually, expect_success, python, run_playbook
 from tests.support.upgrades import publish_newer_packages, versions
 
 #: Packages that are upgraded, by the prefix of host names.
 PACKAGES = {"lb": ["haproxy", "keepalived"], "web": ["nginx", "supervisor"]}
+
+
+#: Prints the answers to several requests that a host sends to a load balancer.
+ASK = """
+import json, urllib.request
+request = urllib.request.Request("http://{address}/whoami", headers={{"Host": "{name}"}})
+print(json.dumps([json.load(urllib.request.urlopen(request, timeout=10)) for _ in range(4)]))
+"""
 
 
 def boot_ids(fleet: Fleet) -> dict[str, str]:
@@ -26,6 +37,38 @@ def restore_entry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Restore the scenario's entry after the module."""
     yield
     expect_success(deploy("sample", "all", tmp_path_factory.mktemp("restore"), app_entry()))
+
+
+def process(answer: Any) -> tuple[str, int]:
+    """Return the host and the process ID in an answer."""
+    return answer["hostname"], answer["pid"]
+
+
+def test_client_with_cookies_stays_with_its_process(fleet: Fleet) -> None:
+    """The cookie of nginx selects the process, that of HAProxy the host; both load balancers accept them."""
+    served = []
+    for _ in range(16):
+        user = User(Site(fleet.floating_ip, NAME))
+        served.append(process(user.get("/whoami").json))
+        for name in BALANCERS * 2:
+            user.site = Site(fleet.addresses[name], NAME)
+            assert process(user.get("/whoami").json) == served[-1]
+    assert {host for host, _ in served} == set(APP_HOSTS)
+    assert len(set(served)) > len(APP_HOSTS), "all processes of a host get clients"
+
+
+def test_address_of_a_client_selects_its_process(fleet: Fleet, tmp_path: Path) -> None:
+    """The hosts of the fleet are the clients; a load balancer with another version of HAProxy may select another host."""
+    expect_success(deploy("sample", "all", tmp_path, app_entry(affinity="address")))
+    try:
+        served = set()
+        for name, client in product(BALANCERS, fleet.hosts.values()):
+            [one] = {process(answer) for answer in python(client, ASK.format(address=fleet.addresses[name], name=NAME))}
+            served.add(one)
+        assert len({host for host, _ in served}) > 1
+        assert len(served) > len({host for host, _ in served}), "all processes of a host get clients"
+    finally:
+        expect_success(deploy("sample", "all", tmp_path, app_entry()))
 
 
 def test_deploy_in_batches(fleet: Fleet, clients: Clients, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
             for name, host in machines.items()
         },
     )
-    serve_repository(machines["ubuntu2404"], directory / "wiki", key.with_suffix(".pub").read_text().strip(), directory)
+    serve_repository(machines["ubuntu2404"], directory / "wiki", key.with_suffix(".pub").read_text().strip())
     project.run("site.yml")
     return project
 

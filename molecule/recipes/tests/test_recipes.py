@@ -21,11 +21,20 @@ from tornado.websocket import WebSocketClientConnection
 
 from tests.support.browser import chromium
 from tests.support.load import Load, table
-from tests.support.recipes import Project, User, multipart
+from tests.support.recipes import Project, User, multipart, publish
 from tests.support.remote import eventually, hosts
 
-#: The apps that are updated, with the path that shows their version and data.
-UPDATED = {"chat": "/", "notes": "/", "gallery": "/", "guestbook": "/", "thumbnails": "/", "ticker": "/", "shop": "/"}
+#: The path of each app that shows its version, and the version there.
+JSON_VERSION = ("/", r'"version": ?(\d)')
+VERSIONED = dict.fromkeys(("chat", "notes", "gallery", "guestbook", "thumbnails", "ticker", "shop", "wiki"), JSON_VERSION) | {
+    "primes": ("/1000", JSON_VERSION[1]),
+    "library": ("/openapi.json", r'"version":"(\d)"'),
+    "books": ("/", r"Books (\d)"),
+}
+
+#: The path that the load requests, if it is not ``/``.
+LOADED = {"primes": "/1000", "library": "/books", "books": "/-/static/app.css", "lab": "/api", "pipeline": "/api/task_list"}
+LOADED |= {"explorer": "/_stcore/health", "dashboard": "/dashboard"}
 
 TASK = "Total --day 2026-01-31"
 COVER = b"\x89PNG" + bytes(range(256)) * 40
@@ -242,36 +251,76 @@ def test_private_repository_is_served(users: dict[str, User]) -> None:
     assert users["wiki"].get().json == {"version": 1}
 
 
-def test_update_under_load_keeps_all_data(project: Project, users: dict[str, User]) -> None:
-    before = {app: data(users[app], path) for app, path in UPDATED.items()}
+def test_update_under_load_keeps_all_data(project: Project, users: dict[str, User], browser: Chrome) -> None:
+    before, releases = kept(users), live_releases()
+    assert versions(users) == dict.fromkeys(VERSIONED, "1")
     task = users["thumbnails"].post("/thumbnails", size="200", seconds="8").json["id"]
-    for app in UPDATED:
+    for app in users:
         project.release(app, 2)
-    shape = {"connections": 2, "polls": 0, "websockets": 0, "get": "/", "post": "", "pause": 0.2}
-    loads = {app: Load(users[app].site.address, host=users[app].site.name, **shape) for app in ("notes", "gallery")}
+    publish(hosts()["ubuntu2404"], project.sources / "wiki", "v2.0.0")
+    project.hosts["debian13"]["tornado_apps"]["wiki"]["source"]["version"] = "v2.0.0"
+    project.write_inventory()
+    shape = {"connections": 1, "polls": 0, "websockets": 0, "post": "", "pause": 0.5}
+    loads = {app: Load(user.site.address, host=user.site.name, get=LOADED.get(app, "/"), **shape) for app, user in users.items()}
     with contextlib.ExitStack() as stack:
         for load in loads.values():
             stack.enter_context(load)
-        project.run("playbooks/deploy.yml", "-e", f"app={','.join(UPDATED)}")
+        project.run("playbooks/deploy.yml", "-e", f"app={','.join(users)}")
     results = {app: load.result for app, load in loads.items()}
     assert {app: result.failed for app, result in results.items()} == dict.fromkeys(results, 0), "\n".join(table(results))
     assert min(result.requests for result in results.values()) > 20
-    assert {app: data(users[app], path, 2) for app, path in UPDATED.items()} == before
-    assert users["gallery"].get("/media/photos/cat.png").body == COVER
-    assert talk(users["chat"], "/room", answers=1) == ["bob: hello"]
+    assert releases.keys() == users.keys()
+    assert not releases.items() & live_releases().items()
+    assert versions(users) == dict.fromkeys(VERSIONED, "2")
+    for app in ("explorer", "dashboard"):
+        browser.get(f"http://{users[app].site.name}/")
+        shows(browser, f"{app.title()} 2")
+    assert kept(users) == before
     found = eventually(lambda: (found := users["thumbnails"].get(f"/thumbnails/{task}").json)["state"] == "SUCCESS" and found)
     assert found["result"] == 100, "the task that ran during the deploy"
 
 
-def test_rollback_keeps_data(project: Project, users: dict[str, User]) -> None:
-    user = users["notes"]
-    assert user.post("/", text="second").status == 302
-    project.run("playbooks/rollback.yml", "-e", "app=notes", "--limit", "ubuntu2404")
-    assert user.get().json == {"version": 1, "user": "ann", "notes": [["ann", "first"], ["ann", "second"]]}
+def test_rollback_keeps_what_the_newer_release_wrote(project: Project, users: dict[str, User]) -> None:
+    assert users["notes"].post("/", text="second").status == 302
+    assert users["guestbook"].post("/sign", name="ann", text="again").status == 303
+    assert users["shop"].post("/purchases", article="milk").status == 201
+    assert talk(users["chat"], "/room", "bye", answers=2) == ["bob: hello", "ann: bye"]
+    assert talk(users["ticker"], "/live", {"price": 8}, answers=1) == ['{"price":8}']
+    before = kept(users)
+    assert before["notes"]["notes"] == [["ann", "first"], ["ann", "second"]]
+    releases = live_releases()
+    project.run("playbooks/rollback.yml", "-e", f"app={','.join(users)}")
+    assert not releases.items() & live_releases().items()
+    assert versions(users) == dict.fromkeys(VERSIONED, "1")
+    assert kept(users) == before
 
 
-def data(user: User, path: str, version: int = 1) -> Any:
-    """Return what an app of the given version shows, except what changes by itself."""
-    found = user.get(path).json
-    assert found.pop("version") == version
-    return {key: value for key, value in found.items() if key != "ticks"}
+def live_releases() -> dict[str, str]:
+    """Return the live release of each app."""
+    lines = [line for host in hosts().values() for line in host.check_output("ls -l /srv/*/live/release").splitlines()]
+    return {match[1]: match[2] for line in lines if (match := re.search(r"/srv/(\w+)/live/release -> .*/(\w+)$", line))}
+
+
+def versions(users: dict[str, User]) -> dict[str, str]:
+    """Return the version that each app shows, of those that show one without a browser."""
+    found = {app: re.search(shown, users[app].get(path).body.decode()) for app, (path, shown) in VERSIONED.items()}
+    return {app: match[1] for app, match in found.items() if match}
+
+
+def kept(users: dict[str, User]) -> dict[str, Any]:
+    """Return the state of the apps that keep any, and what is served from their releases."""
+    shown = {app: users[app].get().json for app in ("notes", "gallery", "guestbook", "ticker", "shop")}
+    token = {"Authorization": "token correct-horse-battery-staple"}
+    return {
+        app: {key: value for key, value in keys.items() if key not in ("version", "ticks")} for app, keys in shown.items()
+    } | {
+        "photo": users["gallery"].get("/media/photos/cat.png").body == COVER,
+        "attachment": users["notes"].get("/media/cover.png").body == COVER,
+        "library": users["library"].get("/books").json,
+        "cover": users["library"].get("/covers/1").body == COVER,
+        "chat": talk(users["chat"], "/room", answers=1),
+        "lab": users["lab"].request("GET", "/api/contents/answer.py", None, token).json["content"],
+        "pipeline": hosts()["ubuntu2404"].check_output("cat /srv/pipeline/shared/data/2026-01-31.total"),
+        "books": users["books"].get("/books/before.json?year=1900&_shape=arrayfirst").json,
+        "primes": users["primes"].get("/1000").json["primes"],
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import threading
@@ -26,6 +27,7 @@ from tests.support.remote import (
     python,
     run_playbook,
     run_site,
+    start_playbook,
 )
 
 HOST = "debian12"
@@ -233,6 +235,21 @@ def test_apps_are_killed_before_what_serves_them_when_memory_runs_out(host: Host
     assert sorted(host.check_output(f"{show} supervisor").split()) == ["-100", "continue"]
 
 
+def test_restart_lets_a_task_finish(host: Host, site: Site, entry: dict[str, Any], tmp_path: Path) -> None:
+    before = processes(host, "chat")
+    site.request("POST", "/task", body="zeroth")
+    eventually(lambda: exists(host, "/srv/chat/shared/zeroth.begun"))
+    options = ("-e", "app=chat", *extra_vars(tmp_path, apps(chat=entry)))
+    with start_playbook("playbooks/restart.yml", HOST, *options) as run:
+        eventually(lambda: len(processes(host, "chat").keys() - before.keys()) >= 2, 60)
+        assert not exists(host, "/srv/chat/shared/zeroth.done")
+        host.check_output("touch /srv/chat/shared/zeroth.go")
+        output, _ = run.communicate(timeout=120)
+    expect_success((run.wait(), output))
+    assert exists(host, "/srv/chat/shared/zeroth.done")
+    assert not set(processes(host, "chat").values()) & set(before.values())
+
+
 def test_deploy_lets_a_task_finish_and_runs_one_singleton_at_a_time(
     host: Host, site: Site, entry: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -260,6 +277,7 @@ def test_deploy_lets_a_task_finish_and_runs_one_singleton_at_a_time(
     times: dict[str, list[float]] = {}
     for pid, moment in ticks:
         times.setdefault(pid, []).append(float(moment))
-    old, new = times.values()
-    assert max(old) < min(new), "both ran at the same time"
-    assert max(old) - sorted(old)[-2] > STOP_SECONDS / 2, "the old one had the time to stop"
+    assert len(times) == 3, "the first one, that of the restart, and that of the deploy"
+    for old, new in itertools.pairwise(times.values()):
+        assert max(old) < min(new), "both ran at the same time"
+        assert max(old) - sorted(old)[-2] > STOP_SECONDS / 2, "the old one had the time to stop"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,51 @@ version = "1.0"
 source = { editable = "." }
 """
 
+PDM = {
+    "pyproject.toml": """
+[project]
+name = "shop"
+dependencies = ["click>=8"]
+[dependency-groups]
+test = ["no-such-package"]
+[tool.pdm]
+distribution = false
+""",
+    "pdm.lock": """
+[metadata]
+groups = ["default", "test"]
+strategy = ["inherit_metadata"]
+lock_version = "4.5.0"
+
+[[metadata.targets]]
+requires_python = ">=3.11"
+
+[[package]]
+name = "click"
+version = "8.1.7"
+requires_python = ">=3.7"
+summary = "Composable command line interface toolkit"
+groups = ["default"]
+files = [{file = "click-8.1.7-py3-none-any.whl", hash = "sha256:HASH"}]
+
+[[package]]
+name = "no-such-package"
+version = "1.0"
+groups = ["test"]
+files = []
+""".replace("HASH", CLICK_HASH),
+    "web.py": WEB.format(module="click", names=["click", "tornado"]),
+}
+
+#: Its requirements are in three files, a directory and a wheel.
+REQUIREMENTS = {
+    "requirements.txt": "-r requirements/base.txt\n-c constraints.txt\n-e ./lib\n--find-links ./wheels\nfound-lib\n",
+    "requirements/base.txt": "click\n",
+    "constraints.txt": "click==8.1.7\n",
+    **{f"lib/{name}": text for name, text in LIBRARY.items()},
+    "web.py": WEB.format(module="moving_lib", names=["click", "moving-lib", "found-lib", "tornado"]),
+}
+
 #: An app with a database that it needs to become healthy.
 BRANCH = {
     "requirements.txt": "moving-lib @ git+http://127.0.0.1:8098/lib.git@main\n",
@@ -187,7 +233,7 @@ cd /srv/git/work && sed -i 's/the first/the second/' src/moving_lib/__init__.py 
 git push -q /srv/git/lib.git main && git -C /srv/git/lib.git update-server-info
 """
 
-NAMES = ("scm", "poetry", "uvlib", "branch")
+NAMES = ("scm", "poetry", "pdm", "listed", "uvlib", "branch")
 
 
 def tree(top: Path, files: dict[str, str]) -> Path:
@@ -196,6 +242,16 @@ def tree(top: Path, files: dict[str, str]) -> Path:
         (top / name).parent.mkdir(parents=True, exist_ok=True)
         (top / name).write_text(text)
     return top
+
+
+def add_wheel(file: Path) -> None:
+    """Write a wheel without code."""
+    file.parent.mkdir()
+    info = "found_lib-2.0.dist-info"
+    with zipfile.ZipFile(file, "w") as wheel:
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: found-lib\nVersion: 2.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", f"{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +268,8 @@ def host(hosts: dict[str, Host]) -> Iterator[Host]:
 def entries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Write the projects; return their entries."""
     top = tmp_path_factory.mktemp("projects")
-    sources = {"scm": SCM, "poetry": POETRY, "uvlib": LIBRARY | {"uv.lock": UV_LOCK}, "branch": BRANCH}
+    sources = {"scm": SCM, "poetry": POETRY, "pdm": PDM, "listed": REQUIREMENTS, "branch": BRANCH}
+    sources["uvlib"] = LIBRARY | {"uv.lock": UV_LOCK}
     kinds: dict[str, dict[str, Any]] = {
         "scm": {
             "run": {"wsgi": "scm_shop.web:application"},
@@ -222,6 +279,7 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "uvlib": {"run": {"command": "moving-serve {socket}"}},
         "branch": {"hooks": {"before_start": {"command": "python migrate.py", "once": True}}},
     }
+    add_wheel(tree(top / "listed", REQUIREMENTS) / "wheels/found_lib-2.0-py3-none-any.whl")
     common = {"run": {"wsgi": "web:application"}, "processes": 1, "drain": 2}
     return {
         name: {"source": {"path": str(tree(top / name, files))}, "domains": [f"{name}.test"], **common, **kinds.get(name, {})}
@@ -241,7 +299,10 @@ def test_projects_are_served_with_the_dependencies_that_they_declare(host: Host,
     assert (scm["scm-shop"], scm["click"]) == ("4.5.6", "8.1.7")
     assert scm["from"] == f"{host.check_output('readlink -f /srv/scm/live/release')}/package/scm_shop/__init__.py"
     assert scm["tornado"], "the runner's package is installed, as the app does not depend on it"
-    assert get(host, "poetry").json["click"] == "8.1.7"
+    assert get(host, "poetry").json["click"] == get(host, "pdm").json["click"] == "8.1.7"
+    listed = get(host, "listed").json
+    assert (listed["click"], listed["moving-lib"], listed["found-lib"]) == ("8.1.7", "1.0", "2.0")
+    assert "/site-packages/" in listed["from"], "not editable"
     release = host.check_output("readlink -f /srv/uvlib/live/release")
     assert get(host, "uvlib").body.decode() == f"{release}/package/bin/moving-serve {release}/package/moving_lib/__init__.py"
     release = release_of(host, "branch")

@@ -26,14 +26,29 @@ THIRD: dict[str, Any] = {
 #: Ends when the build of the third app has begun, which would wait for this one if builds were not concurrent.
 CONCURRENT = {"build": "sh -c 'for _ in $(seq 100); do [ ! -e /srv/third ] || exit 0; sleep 0.1; done; exit 1'"}
 
+#: Serves a part of the site of the third app, and responds with the path of the request.
+MOVED: dict[str, Any] = {
+    "run": {"wsgi": "web:application"},
+    "domains": ["third.test"],
+    "prefix": "/old/",
+    "health": {"path": "/old/"},
+    "processes": 1,
+    "drain": 1,
+}
+ECHO = """
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [environ["PATH_INFO"].encode()]
+"""
+
 FAILING: dict[str, Any] = {"hooks": {"before_switch": {"command": "false", "once": True}}}
 
 
 @pytest.fixture(autouse=True)
 def restore_entries(tmp_path: Path) -> Iterator[None]:
-    """Remove the additional app and restore the others."""
+    """Remove the additional apps and restore the others."""
     yield
-    expect_success(run_playbook("playbooks/remove.yml", APP_GROUP, "-e", "app=third", *extra_vars(tmp_path, {})))
+    expect_success(run_playbook("playbooks/remove.yml", APP_GROUP, "-e", "app=third,moved", *extra_vars(tmp_path, {})))
     expect_success(run_playbook("playbooks/deploy.yml", APP_GROUP, *extra_vars(tmp_path, {})))
 
 
@@ -60,7 +75,10 @@ def assert_reported(hooks: Hooks, output: str, names: list[str]) -> None:
 def test_failing_app_leaves_the_others_complete_and_restart_is_concurrent(hosts: dict[str, Host], tmp_path: Path) -> None:
     plain = {name: processes(host, "plain") for name, host in hosts.items()}
     sample = {"headers": {"X-Changed": "yes"}, "env": {"NEW": "release"}, "hooks": CONCURRENT}
-    variables = apps(sample=sample, plain=FAILING, third=THIRD)
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved/web.py").write_text(ECHO)
+    moved = MOVED | {"source": {"path": str(tmp_path / "moved")}}
+    variables = apps(sample=sample, plain=FAILING, third=THIRD, moved=moved)
     with Hooks() as hooks:
         variables |= {"fleet_notifications": [{"webhook": hooks.url("/200?t0ken")}]}
         status, output = run_playbook("playbooks/deploy.yml", APP_GROUP, *extra_vars(tmp_path, variables))
@@ -78,12 +96,21 @@ def test_failing_app_leaves_the_others_complete_and_restart_is_concurrent(hosts:
         assert processes(host, "plain") == plain[name]
         switched = [float(host.check_output(f"stat --format=%.Y /srv/{app}/live")) for app in ("sample", "third")]
         assert switched[0] < switched[1]
+        assert Site(address(host), "third.test").get("/old/page").body == b"/old/page"
+
+    moved |= {"prefix": "/new/", "health": {"path": "/new/"}}
+    variables |= apps(sample=sample, plain=FAILING, third=THIRD, moved=moved)
+    status, output = run_playbook("playbooks/deploy.yml", "debian13", "-e", "app=plain,moved", *extra_vars(tmp_path, variables))
+    assert status != 0, output
+    assert "plain failed; the other apps are complete" in output
+    site = Site(address(hosts["debian13"]), "third.test")
+    assert [site.get(path).status for path in ("/new/page", "/old/page")] == [200, 404], "the site follows the switch"
 
     output = expect_success(run_playbook("playbooks/restart.yml", "debian13", *extra_vars(tmp_path, variables)))
     reloads = "nginx" if re.search(r"third is release .*\breload [\d.]+ s", output) else "-"
     row = rf"^third +debian13 +(\w{{12}}) +\1 +restart +{reloads} +[\d.]+ s +restarted$"
     assert re.search(row, output, re.MULTILINE), output
-    assert set(re.findall(r"^debian13: (\w+) is release", output, re.MULTILINE)) == {"sample", "plain", "third"}
+    assert set(re.findall(r"^debian13: (\w+) is release", output, re.MULTILINE)) == {"sample", "plain", "third", "moved"}
     host = hosts["debian13"]
     started = {app: float(host.check_output(f"stat --format=%.Y /srv/{app}/live/run")) for app in ("sample", "plain", "third")}
     first, second = sorted(("sample", "plain"), key=started.__getitem__)

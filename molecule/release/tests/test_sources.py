@@ -145,6 +145,9 @@ def remove_apps(hosts: dict[str, Host], tmp_path_factory: pytest.TempPathFactory
     for host, apps_of_host in names.items():
         status, output = run_playbook("playbooks/remove.yml", host, "-e", json.dumps({"app_names": apps_of_host}))
         assert status == 0, output
+    assert hosts["debian12"].run("ls -d /srv/refused /var/log/refused; id refused").stdout == "", (
+        "of the app that was never built"
+    )
     hosts["debian12"].check_output("systemctl stop files; userdel --remove gitter 2>/dev/null; rm -rf /srv/www /root/p*")
     hosts["debian13"].check_output("rm -rf /opt/python /opt/wheelhouse /srv/mirror")
     status, output = run_site("debian13", tmp_path_factory.mktemp("before"), {})

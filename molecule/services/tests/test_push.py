@@ -74,7 +74,8 @@ def keys(directory: Path) -> dict[str, Path]:
 def entries(keys: dict[str, Path]) -> dict[str, Any]:
     """Return the entries of the pushed apps: that of the tutorial, and one that the runner serves."""
     alice, bob = (keys[name].with_suffix(".pub").read_text() for name in ("alice", "bob"))
-    tutorial = {"source": {"push": "main", "keys": [alice, bob]}, "run": {"procfile": "web"}, "port": 8310, "processes": 1}
+    source = {"push": "main", "keys": [alice, bob], "subdirectory": "sites/tutorial"}
+    tutorial = {"source": source, "run": {"procfile": "web"}, "port": 8310, "processes": 1}
     shout = {
         "source": {"push": "main", "keys": [alice]},
         "run": {"app": "web:make_app"},
@@ -153,12 +154,17 @@ def test_app_without_push_serves_nothing_and_runs_succeed(
 
 
 def test_pushed_tutorial_app_goes_live_on_both_hosts(hosts: dict[str, Host], directory: Path, keys: dict[str, Path]) -> None:
-    tutorial = Repository(directory / "tutorial", keys["bob"])
-    subprocess.run(["cp", "-r", str(ROOT / "files/procfile_app"), str(tutorial.directory)], check=True)
+    """The app is a subdirectory of the repository; a shallow clone of it is rejected."""
+    tutorial, shallow = (Repository(directory / name, keys["bob"]) for name in ("tutorial", "shallow"))
+    (tutorial.directory / "sites").mkdir(parents=True)
+    subprocess.run(["cp", "-r", str(ROOT / "files/procfile_app"), str(tutorial.directory / "sites/tutorial")], check=True)
     tutorial.git("init", "--quiet", "--initial-branch=main")
+    tutorial.git("commit", "--quiet", "--allow-empty", "--message", "Begin")
     tutorial.git("add", "--all")
     tutorial.git("commit", "--quiet", "--message", "As it is")
     urls = [f"git@{address(host)}:tutorial" for host in hosts.values()]
+    tutorial.git("clone", "--quiet", "--depth", "1", f"file://{tutorial.directory}", str(shallow.directory))
+    assert "[remote rejected] main -> main (shallow update not allowed)" in shallow.git("push", urls[0], "main")
     tutorial.git("remote", "add", "prod", urls[0])
     for url in urls:
         tutorial.git("remote", "set-url", "--add", "--push", "prod", url)

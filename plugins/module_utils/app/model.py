@@ -168,9 +168,12 @@ class App(SiteOptions):
         Doc("Further files of the source that trigger a reload in C(debug), such as C([config.yml])."),
         Pattern(RELATIVE_PATH, "a file inside the source, relative to it"),
     ] = field(default_factory=list)
-    env: Annotated[dict[str, str | int | float], Doc("Environment variables of the app.")] = field(default_factory=dict)
+    env: Annotated[
+        dict[str, str | int],
+        Doc('Environment variables of the app. Quote what YAML reads as a number: C("1.10"), C("0123") and C("12:30").'),
+    ] = field(default_factory=dict)
     secrets: Annotated[
-        dict[str, str | int | float], Doc("Secret environment variables of the app; never shown or logged."), Hidden
+        dict[str, str | int], Doc("Secret environment variables of the app, as in C(env); never shown or logged."), Hidden
     ] = field(default_factory=dict)
     services: Annotated[Services, Doc("Services that the app uses; environment variables contain their addresses.")] = field(
         default_factory=Services

@@ -33,7 +33,7 @@ class Build:
     """The build of a release."""
 
     env: Annotated[
-        dict[str, str | int | float],
+        dict[str, str | int],
         Doc(
             "Environment variables of the build: of the installation of dependencies and of C(hooks.build), such as "
             "C(SETUPTOOLS_SCM_PRETEND_VERSION) or C(NODE_ENV). Processes do not get them; do not put secrets here."

@@ -14,6 +14,7 @@ schema may inherit from another one; inherited keys are listed last.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import difflib
 import functools
 import inspect
@@ -121,6 +122,9 @@ class Key:
     text: str
 
 
+#: What YAML can read a word as that is not in quotes.
+_SCALARS = (bool, int, float, datetime.date)
+
 #: Takes the place of a value that violates its schema.
 _INVALID = object()
 
@@ -225,10 +229,29 @@ def _type_name(annotation: Any) -> str:
     return " or ".join(names)
 
 
-def _requirement(annotation: Any) -> str:
-    """Return the type that a value must have, with the first key of a dict as an example."""
+def _requirement(annotation: Any, data: object = None, rules: tuple[Any, ...] = ()) -> str:
+    """Return the type that a value must have, with the first key of a dict as an example; for a word, what describes it."""
+    expected = [rule.expected for rule in rules if isinstance(rule, Pattern)]
+    if expected and str in members(annotation) and isinstance(data, _SCALARS):
+        return f"must be {expected[0]}"
     first = [fields(kind)[0][0].name for path, kind in _nested(annotation, "") if not path]
     return f"must be {_type_name(annotation)}" + "".join(f", such as {{{name}: ...}}" for name in first)
+
+
+def _yaml_cure(annotation: Any, data: object) -> str:
+    """Return how to write a value that YAML reads as another type than its author meant; an empty string for others.
+
+    YAML 1.1 reads ``no`` as a boolean, ``3.10`` as the number 3.1, ``12:30`` as 750, and ``2026-01-31`` as a date. The value of a
+    variable from the command line is a string.
+    """
+    kinds = members(annotation)
+    if str in kinds and isinstance(data, _SCALARS):
+        name = "a boolean" if isinstance(data, bool) else "a date" if isinstance(data, datetime.date) else "a number"
+        return f", {name} in YAML; put it in quotes"
+    for kind, pattern in ((int, r"-?[0-9]+"), (bool, r"true|false|yes|no|on|off")):
+        if kind in kinds and isinstance(data, str) and re.fullmatch(pattern, data.lower()):
+            return f", a string; remove the quotes, or end its template with the filter {kind.__name__}"
+    return ""
 
 
 def _bounds(rules: tuple[Any, ...]) -> Iterator[str]:
@@ -250,7 +273,7 @@ class _Parser:
         for kind in members(annotation):
             if _fits(kind, data):
                 return self._checked(kind, data, path, rules)
-        return self._reject(path, data, _requirement(annotation), rules)
+        return self._reject(path, data, _requirement(annotation, data, rules), rules, _yaml_cure(annotation, data))
 
     def _checked(self, kind: Any, data: Any, path: str, rules: tuple[Any, ...]) -> Any:
         if dataclasses.is_dataclass(kind):
@@ -261,13 +284,20 @@ class _Parser:
             items = [self.value(get_args(kind)[0], item, f"{path}[{i}]", rules) for i, item in enumerate(data)]
             return _INVALID if _INVALID in items else items
         if get_origin(kind) is dict:
-            values = {str(key): self.value(get_args(kind)[1], item, f"{path}.{key}", rules) for key, item in data.items()}
-            return _INVALID if _INVALID in values.values() else values
+            values = {key: self._item(get_args(kind)[1], key, item, f"{path}.{key}", rules) for key, item in data.items()}
+            return _INVALID if _INVALID in values.values() else {str(key): item for key, item in values.items()}
         for rule in rules:
             violation = rule.violation(data) if isinstance(rule, Range | Pattern | Network) else None
             if violation:
                 return self._reject(path, data, violation, rules)
         return data
+
+    def _item(self, annotation: Any, key: object, item: object, path: str, rules: tuple[Any, ...]) -> Any:
+        """Return the valid item of a dictionary."""
+        if not isinstance(key, str):
+            self.problems.append(f"{path}: the key is {key!r}{_yaml_cure(str, key)}")
+            return _INVALID
+        return self.value(annotation, item, path, rules)
 
     def _mapping(self, schema: Any, data: Mapping[str, object], path: str) -> Any:
         known = {field.name: (field, annotation, rules) for field, annotation, rules in fields(schema)}
@@ -308,12 +338,12 @@ class _Parser:
         self.problems.append(f"{path}: set exactly one of {', '.join(choices)}; found {found}")
         return choices
 
-    def _reject(self, path: str, data: object, violation: str, rules: tuple[Any, ...]) -> object:
+    def _reject(self, path: str, data: object, violation: str, rules: tuple[Any, ...], cure: str = "") -> object:
         hidden = any(isinstance(rule, Hidden) or rule is Hidden for rule in rules)
-        shown = "(not shown)" if hidden else repr(data)
+        shown = "(not shown)" if hidden else str(data) if isinstance(data, datetime.date) else repr(data)
         if len(shown) > QUOTED_LENGTH:
             shown = f"{shown[:QUOTED_LENGTH]}..."
-        self.problems.append(f"{path}: {violation}; found {shown}")
+        self.problems.append(f"{path}: {violation}; found {shown}{cure}")
         return _INVALID
 
 

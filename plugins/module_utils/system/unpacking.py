@@ -49,11 +49,12 @@ class UnpackError(Exception):
 
 @dataclass
 class Unpacking:
-    """Unpacks an archive into ``top``, which only this user can access."""
+    """Unpacks an archive into ``top``, which only this user can access; with ``empty``, without the content of its files."""
 
     top: Path
     max_files: int = MAX_FILES
     max_bytes: int = MAX_BYTES
+    empty: bool = False
     files: int = 0
     size: int = 0
     links: dict[Path, str] = field(default_factory=dict)
@@ -140,14 +141,15 @@ class Unpacking:
     def _write(self, target: Path, chunks: Iterator[bytes], mode: int, modified: float) -> None:
         target.unlink(missing_ok=True)  # the last member of a name wins; do not write through a hard link
         with target.open("xb") as output:
-            for chunk in chunks:
-                if output.tell() == 0 and len(chunk) < LFS_POINTER_SIZE and chunk.startswith(LFS_POINTER):
+            for number, chunk in enumerate(chunks):
+                if number == 0 and len(chunk) < LFS_POINTER_SIZE and chunk.startswith(LFS_POINTER):
                     raise UnpackError(
                         f"{target.relative_to(self.top)} is a Git LFS pointer instead of the file; hosts fetch nothing from Git "
                         "LFS. Run `git lfs pull` and deploy the directory with source.path"
                     )
                 self._count(len(chunk))
-                output.write(chunk)
+                if not self.empty:
+                    output.write(chunk)
             output.flush()
             os.fchmod(output.fileno(), 0o755 if mode & 0o100 else 0o644)
             os.utime(output.fileno(), (modified, modified))

@@ -111,6 +111,13 @@ def execute(argv: list[str], release: dict[str, Any], identity: dict[str, str]) 
     try:
         os.execvpe(argv[0], argv, environment)
     except OSError as error:  # which names the last directory of PATH instead of the program
+        import shutil  # each start of a process would spend time on it
+
+        if not shutil.which(argv[0], path=environment["PATH"]):
+            raise ValueError(
+                f"there is no program {argv[0]} in the environment, the source and the system; add it to the app's dependencies, "
+                "or its Debian package to packages"
+            ) from error
         raise OSError(error.errno, error.strerror, argv[0]) from error
 
 

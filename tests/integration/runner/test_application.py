@@ -141,6 +141,18 @@ def test_traceback_contains_only_the_applications_code(spawn: Serve, tmp_path: P
         assert "importlib" not in process.log
 
 
+def test_logging_configuration_of_the_application_hides_neither_a_failure_nor_the_access_log(
+    spawn: Serve, serve: Serve, tmp_path: Path
+) -> None:
+    configure = "import logging.config; logging.config.dictConfig({'version': 1})"
+    failing = spawn("--port", "0", target="web:app", cwd=write_app(tmp_path, f"{configure}; missing"))
+    assert failing.wait() == 1
+    assert "cannot import web: NameError: name 'missing' is not defined" in failing.lines[0]
+    process = serve(target="web:make_app", cwd=write_app(tmp_path, more=configure))
+    process.fetch("/")
+    process.wait_for("INFO  tornado.access .* 200 GET /")
+
+
 def test_modules_of_the_runner_do_not_shadow_those_of_the_application(serve: Serve, tmp_path: Path) -> None:
     for name in ("runner", "options", "metrics"):
         (tmp_path / f"{name}.py").write_text(f"NAME = 'own {name}'")

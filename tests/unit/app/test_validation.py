@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import pytest
+import yaml
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, app_certificates, site_owner
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import (
@@ -329,7 +330,10 @@ def test_unquoted_off_which_yaml_parses_as_false_is_accepted() -> None:
         ),
         ({"shop": entry(domains=["a.example", "a.example"])}, "tornado_apps.shop.domains: a.example is listed twice"),
         ({"shop": entry(env={"PORT": 1})}, "tornado_apps.shop.env.PORT: is set by the launcher; choose another name"),
-        ({"shop": entry(env={"DEBUG": True})}, "tornado_apps.shop.env.DEBUG: must be str or int or float; found True"),
+        (
+            {"shop": entry(env={"DEBUG": True})},
+            "tornado_apps.shop.env.DEBUG: must be str or int; found True, a boolean in YAML; put",
+        ),
         ({"shop": entry(env={"a b": "x"})}, "tornado_apps.shop.env.a b: a variable name must consist of letters, digits and _"),
         ({"shop": entry(env={"K": "1"}, secrets={"K": "2"})}, "tornado_apps.shop.secrets.K: is also in env; keep one of them"),
         (
@@ -443,7 +447,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
 
 def test_invalid_secrets_are_not_quoted() -> None:
     assert problems({"shop": entry(secrets={"KEY": ["hunter2"]})}) == [
-        "tornado_apps.shop.secrets.KEY: must be str or int or float; found (not shown)"
+        "tornado_apps.shop.secrets.KEY: must be str or int; found (not shown)"
     ]
 
 
@@ -511,7 +515,14 @@ def test_rules_about_an_invalid_key_wait_until_it_is_corrected(keys: dict[str, A
         ({"prefix": "api"}, "prefix: must be a path between slashes, such as \"/api/\"; found 'api'"),
         ({"port": 80}, "port: must be from 1024 to 65535; found 80"),
         ({"limits": {"requests": "10r/s"}}, "limits.requests: must be int; found '10r/s'"),
-        ({"debug": "true"}, "debug: must be bool; found 'true'"),
+        (
+            {"debug": "true"},
+            "debug: must be bool; found 'true', a string; remove the quotes, or end its template with the filter bool",
+        ),
+        (
+            {"port": "8000"},
+            "port: must be int; found '8000', a string; remove the quotes, or end its template with the filter int",
+        ),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
@@ -549,3 +560,45 @@ def test_memory_that_a_second_slot_lacks_is_reported(available: int, used: dict[
     found = list(memory_warnings([shop()], available, used, HOST, "web1"))
     assert len(found) == bool(sizes)
     assert all(str(sizes) in warning for warning in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "python: {version: 3.10}",
+            'python.version: must be "system" or a version, such as "3.13"; found 3.1, a number in YAML; put it',
+        ),
+        (
+            "source: {git: u, version: 1.10}",
+            "source.version: must be the name of a branch or tag, a commit, or a version; found 1.1, a n",
+        ),
+        ("env: {DEBUG: yes}", "env.DEBUG: must be str or int; found True, a boolean in YAML; put it in quotes"),
+        ("env: {RELEASE: 1.10}", "env.RELEASE: must be str or int; found 1.1, a number in YAML; put it in quotes"),
+        ("env: {SINCE: 2026-01-31}", "env.SINCE: must be str or int; found 2026-01-31, a date in YAML; put it in quotes"),
+        ("env: {NO: x}", "env.False: the key is False, a boolean in YAML; put it in quotes"),
+        ("env: {1.10: x}", "env.1.1: the key is 1.1, a number in YAML; put it in quotes"),
+        ("secrets: {PIN: 0.70}", "secrets.PIN: must be str or int; found (not shown), a number in YAML; put it in quotes"),
+        (
+            "build: {env: {NODE_ENV: on}}",
+            "build.env.NODE_ENV: must be str or int; found True, a boolean in YAML; put it in quotes",
+        ),
+        (
+            "headers: {X-XSS-Protection: 0}",
+            "headers.X-XSS-Protection: must be one line without double quotes and backslashes; found 0, a",
+        ),
+        ("domains: [no]", "domains[0]: must be a domain name in lower case; found False, a boolean in YAML; put it in quotes"),
+        ("domains: no", "domains: must be list of str; found False"),
+        ("upload_size: 50", 'upload_size: must be a size, such as "50m"; found 50, a number in YAML; put it in quotes'),
+        (
+            "packages: [7.2]",
+            'packages[0]: must be the name of a Debian package, such as "ffmpeg"; found 7.2, a number in YAML; put',
+        ),
+        ("static: on", "static: must be dict, such as {url: ...}; found True"),
+        ("hooks: {build: true}", "hooks.build: must be str; found True, a boolean in YAML; put it in quotes"),
+        ("read_timeout: 0:30", "read_timeout: must be int; found '0:30'"),
+    ],
+)
+def test_a_word_that_yaml_reads_as_another_type_is_rejected_with_the_cure(text: str, problem: str) -> None:
+    (found,) = problems({"shop": entry(**yaml.safe_load(text))})
+    assert found.startswith(f"tornado_apps.shop.{problem}")

@@ -222,7 +222,11 @@ def test_all_invalid_entries_are_reported_at_once() -> None:
     with pytest.raises(FileSetError) as caught:
         parse_files({"../a": {"content": "x"}, "b": {"contnt": "x"}, "c": {"content": "x", "mode": 420}})
     message = str(caught.value)
-    for part in ("files.../a: a path", "files.b.contnt: unknown key; did you mean content?", "files.c.mode: must be str"):
+    for part in (
+        "files.../a: a path",
+        "files.b.contnt: unknown key; did you mean content?",
+        "files.c.mode: must be octal in quotes",
+    ):
         assert part in message
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import inspect
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,8 +16,11 @@ from typing import Any, NamedTuple, cast
 
 from tornado.web import Application
 
-from .errors import RunnerError
+from .errors import RunnerError, log
 from .options import Options
+
+LOGGERS = (log.name, "tornado.access", "tornado.application", "tornado.general", "uvicorn.error")
+"""Loggers of the runner and its servers."""
 
 NO_RUNNING_LOOP = "no running event loop"
 """Message of the RuntimeError that `asyncio.get_running_loop` raises."""
@@ -98,6 +102,18 @@ class Target:
                 f"cannot create {self.module}:{self.attribute}" if self.module in sys.modules else f"cannot import {self.module}"
             )
             raise RunnerError(f"{failed}: {''.join(traceback.format_exception_only(error)[-1:]).strip()}") from error
+        finally:
+            enable_loggers()
+
+
+def enable_loggers() -> None:
+    """Enable the loggers of the runner and its servers.
+
+    By default, ``logging.config.dictConfig`` and ``fileConfig``, which Django and Alembic call for an application, disable all
+    loggers that exist: the reason of a failure and the access log would be lost.
+    """
+    for name in LOGGERS:
+        logging.getLogger(name).disabled = False
 
 
 class Interface(NamedTuple):
