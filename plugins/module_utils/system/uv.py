@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -175,7 +176,9 @@ class Uv:
                 f"--target={new}",
                 f"--requirement={requirements}",
             ]
-            result = run(command, timeout=600, environment={**_PIP_ENVIRONMENT, **environment}, check=False)
+            # The configuration of pip on the host counts, but not the environment of the connection.
+            ignored = {name: "" for name in os.environ if name.startswith("PIP_")}
+            result = run(command, timeout=600, environment={**ignored, **_PIP_ENVIRONMENT, **environment}, check=False)
             if result.status != 0:
                 raise UvError(f"uv {self.version} cannot be installed:\n{last_lines(result.output, 10)}")
             run([str(new / "bin/uv"), "--version"])
