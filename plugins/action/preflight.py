@@ -172,7 +172,7 @@ class ActionModule(ModuleAction):
     def _proxy(self, variables: dict[str, Any]) -> Proxy:
         """Return the reverse proxy with its addresses."""
         name = str(self._variable("app_proxy", variables) or "nginx")
-        listen = {f"{name}_listen": ["80"], f"{name}_listen_tls": ["443"]}
+        listen = {f"{name}_listen": ["80", "[::]:80"], f"{name}_listen_tls": ["443", "[::]:443"]}
         given = {variable: self._variable(variable, variables) for variable in listen}
         return Proxy(name, {variable: listen[variable] if given[variable] is None else given[variable] for variable in listen})
 
