@@ -20,7 +20,7 @@ _HEADER, _HEADER_BYTES = b"Ansible managed", 200
 
 
 def keep_copies(replacements: Mapping[Path, tuple[bytes, bytes]], *, check_mode: bool, directory: Path = DIRECTORY) -> list[str]:
-    """Copy the files that the collection replaces although neither it nor a package wrote them; return messages.
+    """Copy the files that the collection replaces and did not write; return messages about those that no package wrote, either.
 
     :arg replacements: the previous and the new content by path.
     """
@@ -32,14 +32,13 @@ def keep_copies(replacements: Mapping[Path, tuple[bytes, bytes]], *, check_mode:
     packaged = _packaged_files() if foreign else frozenset()
     messages = []
     for path, content in foreign.items():
-        if f"{path} {md5(content, usedforsecurity=False).hexdigest()}" in packaged:
-            continue
         copy = _copy_path(path, directory)
         if not check_mode:
             mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
             _make_parent(copy, directory)
             atomic.stage_file(copy, content, mode=mode, uid=-1, gid=-1).replace(copy)
-        messages.append(f"{path} is replaced; its previous content is in {copy}")
+        if f"{path} {md5(content, usedforsecurity=False).hexdigest()}" not in packaged:
+            messages.append(f"{path} is replaced; its previous content is in {copy}")
     return messages
 
 

@@ -22,7 +22,7 @@ def test_check_mode_copies_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "copies").exists()
 
 
-def test_files_of_the_collection_and_of_packages_are_not_copied(tmp_path: Path) -> None:
+def test_files_of_packages_are_not_reported_and_those_of_the_collection_not_copied(tmp_path: Path) -> None:
     adduser = Path("/etc/adduser.conf")
     replacements = {
         Path("/etc/x.conf"): (NEW, NEW + b"c"),
@@ -30,6 +30,8 @@ def test_files_of_the_collection_and_of_packages_are_not_copied(tmp_path: Path) 
         adduser: (adduser.read_bytes(), NEW),
     }
     assert keep_copies(replacements, check_mode=False, directory=tmp_path / "copies") == []
+    [copy] = (tmp_path / "copies/etc").iterdir()
+    assert copy.read_bytes() == adduser.read_bytes()
 
 
 def test_a_program_of_the_administrator_is_kept_with_its_mode(tmp_path: Path) -> None:
