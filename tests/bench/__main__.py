@@ -13,7 +13,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from tests.bench import memory, static, switching
+from tests.bench import memory, scale, static, switching
 from tests.bench.hosts import ROOT, booted, run
 from tests.bench.operations import HOSTS, Operations
 from tests.bench.serving import Serving
@@ -22,17 +22,21 @@ from tests.bench.table import Table, say
 PAGE = ROOT / "docs/benchmarks.md"
 ROUNDS = 5
 PARTS = ("install", "operate", "serve", "static", "switch")
+#: Parts that run only if they are named, as they take long.
+MORE = ("scale",)
 
 
 def main() -> None:
     """Measure the requested parts, print their tables, and remove the hosts."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(PARTS)} (default: all)")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"one of {', '.join((*PARTS, *MORE))} (default: all but {MORE[0]})"
+    )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"number of measurements (default: {ROUNDS})")
     arguments = parser.parse_args()
     parts = arguments.parts or PARTS
-    if unknown := set(parts) - set(PARTS):
-        parser.error(f"unknown part {', '.join(unknown)}; choose from {', '.join(PARTS)}")
+    if unknown := set(parts) - {*PARTS, *MORE}:
+        parser.error(f"unknown part {', '.join(unknown)}; choose from {', '.join((*PARTS, *MORE))}")
     tables: list[Table] = []
     with tempfile.TemporaryDirectory() as directory, booted(Path(directory)) as fleet:
         operations = Operations(fleet)
@@ -53,6 +57,8 @@ def main() -> None:
             tables.append(static.measure(fleet, HOSTS[0], arguments.rounds))
         if "switch" in parts:
             tables.append(switching.measure(fleet, HOSTS[0], arguments.rounds))
+        if "scale" in parts:
+            tables.append(scale.measure(fleet, HOSTS[0]))
     text = "\n".join(map(str, tables))
     say(f"\n{text}")
     if set(parts) == set(PARTS):

@@ -40,6 +40,7 @@ def restore_entries(tmp_path: Path) -> Iterator[None]:
 def assert_reported(hooks: Hooks, output: str, names: list[str]) -> None:
     """Verify that the table and the notifications of the run show what changed, why, and what failed."""
     release, seconds = r"\w{12}", r"[\d.]+ s"
+    table = output[output.rindex("\nAPP ") :]
     for name in names:
         failed = "failed" if name == names[0] else "not switched"
         for row in (
@@ -47,7 +48,7 @@ def assert_reported(hooks: Hooks, output: str, names: list[str]) -> None:
             rf"third +{name} +- +{release} +first release +nginx +{seconds} +deployed",
             rf"plain +{name} +{release} +{release} +hooks.before_switch +- +- +{failed}",
         ):
-            assert re.search(f"^{row}$", output, re.MULTILINE), output
+            assert re.search(f"^{row}$", table, re.MULTILINE), table
     assert [body["event"] for _path, _headers, body in hooks.received] == ["start", "failure"]
     body = hooks.received[1][2]
     assert body["seconds"] > 0

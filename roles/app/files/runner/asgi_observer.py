@@ -7,9 +7,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from tornado.log import access_log, app_log
+from tornado.log import app_log
 from tornado.netutil import is_valid_ip
 
+from .access_log import log_response
 from .interface import SERVICE_RESTART
 from .logs import set_request_id
 from .metrics import Traffic
@@ -127,8 +128,7 @@ class Connection:
         if status == 0:
             app_log.info("Client closed the connection during %s", self.summary)
             return
-        log = access_log.info if status < 400 else access_log.warning if status < 500 else access_log.error
-        log("%d %s %.2fms", status, self.summary, 1000 * seconds)
+        log_response(status, self.summary, seconds)
 
 
 class Exchange(Connection):

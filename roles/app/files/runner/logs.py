@@ -53,19 +53,23 @@ class LineFormatter(logging.Formatter):
         self.second = 0
         self.time = ""
 
-    def prefix(self, record: logging.LogRecord) -> str:
-        """Return what is before the message. The time is formatted once per second, as that was half of the cost of a line."""
-        second = int(record.created)
+    def line(self, created: float, level: str, logger: str, process: int | None, message: str) -> str:
+        """Return a line, and its continuation lines.
+
+        The time is formatted once per second, as that was half of the cost of a line.
+        """
+        second = int(created)
         if second != self.second:
             self.second, self.time = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        process = f"[{self.context} {record.process}]"
-        return f"{self.time}.{int(record.msecs):03d}Z {record.levelname:<5} {record.name} {process}"
+        line = f"{self.time}.{int(created % 1 * 1000):03d}Z {level:<5} {logger} [{self.context} {process}] {message}"
+        first, *others = line.splitlines()
+        if request := REQUEST_ID.get():
+            first = f"{first} request={request}"
+        return "\n    ".join([first, *others]) if others else first
 
     def format(self, record: logging.LogRecord) -> str:
         """Format one record."""
-        first, *others = f"{self.prefix(record)} {super().format(record)}".splitlines()
-        request = REQUEST_ID.get()
-        return "\n    ".join([f"{first} request={request}" if request else first, *others])
+        return self.line(record.created, record.levelname, record.name, record.process, super().format(record))
 
 
 class BufferedHandler(logging.StreamHandler[TextIO]):
@@ -83,17 +87,23 @@ class BufferedHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         """Buffer a line; write it immediately if it is urgent or no event loop runs."""
         try:
-            self.lines.append(f"{self.format(record)}\n")
-            urgent = record.levelno >= logging.WARNING or record.name == log.name
+            self.write(self.format(record), urgent=record.levelno >= logging.WARNING or record.name == log.name)
+        except Exception:
+            self.handleError(record)
+
+    def write(self, line: str, *, urgent: bool = False) -> None:
+        """Buffer a formatted line; write it immediately if it is ``urgent`` or no event loop runs."""
+        with self.lock or contextlib.nullcontext():
+            self.lines.append(f"{line}\n")
+            if len(self.lines) > 1 and not urgent:
+                return  # a flush is scheduled
+        try:
             loop = None if urgent else asyncio.get_running_loop()
         except RuntimeError:
             loop = None
-        except Exception:
-            self.handleError(record)
-            return
         if loop is None:
             self.flush()
-        elif len(self.lines) == 1:
+        else:
             loop.call_later(FLUSH_INTERVAL, self.flush)
 
     def flush(self) -> None:

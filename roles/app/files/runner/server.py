@@ -17,6 +17,7 @@ from tornado.iostream import IOStream
 from tornado.web import Application, OutputTransform
 from tornado.websocket import WebSocketHandler
 
+from .access_log import log_request
 from .interface import SERVICE_RESTART
 from .logs import set_request_id
 from .metrics import Traffic
@@ -193,7 +194,9 @@ def make_tornado_server(application: Any, options: Options, tls: ssl.SSLContext 
     if options.wsgi:
         application = WsgiApplication(application, ContextExecutor(options.threads or DEFAULT_THREADS))
     else:
-        cast(Application, application).add_transform(UnbufferedEvents)
+        application = cast(Application, application)
+        application.add_transform(UnbufferedEvents)
+        application.settings.setdefault("log_function", log_request)
     return Server(
         application,
         xheaders=options.xheaders,

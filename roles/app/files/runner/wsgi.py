@@ -16,6 +16,8 @@ from tornado.iostream import StreamClosedError
 from tornado.log import app_log
 from tornado.wsgi import WSGIContainer
 
+from .access_log import log_response
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -39,7 +41,7 @@ class WsgiApplication(WSGIContainer):
         except (Exception, SystemExit):
             app_log.exception("Uncaught exception %s %s (%s)", request.method, request.uri, request.remote_ip)
             response.fail()
-        self._log(response.status, request)
+        log_response(response.status, f"{request.method} {request.uri} ({request.remote_ip})", request.request_time())
 
     def run(self, environ: dict[str, Any], response: WsgiResponse) -> None:
         """Run the application from its call to the end of its response, all in the same thread."""

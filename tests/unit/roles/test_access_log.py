@@ -1,0 +1,110 @@
+"""Unit tests of the runner's access log: its lines, with and without a LogRecord, and applications that change the logging."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+from collections.abc import Iterator
+
+import pytest
+from tornado.log import access_log
+
+from tests.support.programs import load
+
+access, logs = (load(f"runner.{name}") for name in ("access_log", "logs"))
+
+LINE = r"[\d:T-]{19}\.\d{3}Z %s tornado.access \[shop pid \d+\] %d GET /\w+ \(10.0.0.1\) 1.50ms request=9c41f3a7\n"
+
+
+class Records(logging.Handler):
+    """Keeps the records that it handles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+    def reject(self, record: logging.LogRecord) -> bool:
+        """Filter the record."""
+        self.emit(record)
+        return False
+
+
+@contextlib.contextmanager
+def configured() -> Iterator[io.StringIO]:
+    """Configure logging as the runner does, without the handlers of pytest; yield what is written."""
+    output = io.StringIO()
+    handler = logs.BufferedHandler()
+    handler.setStream(output)
+    handler.setFormatter(logs.LineFormatter({"TORNADO_APP": "shop"}))
+    level, token = logging.root.level, logs.REQUEST_ID.set("9c41f3a7")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logging.root, "handlers", [handler])
+        logging.root.setLevel(logging.INFO)
+        try:
+            yield output
+        finally:
+            logging.root.setLevel(level)
+            logs.REQUEST_ID.reset(token)
+
+
+@pytest.mark.parametrize(("status", "level"), [(200, "INFO "), (304, "INFO "), (404, "WARNING"), (503, "ERROR")])
+def test_lines_have_one_format_at_every_level(status: int, level: str) -> None:
+    with configured() as output:
+        assert access.find_output() is not None
+        access.log_response(status, "GET /page (10.0.0.1)", 0.0015)
+    assert re.fullmatch(LINE % (level, status), output.getvalue())
+
+
+def test_target_of_a_request_cannot_forge_a_line() -> None:
+    with configured() as output:
+        access.log_response(200, "GET /\x85ERROR (10.0.0.1)", 0.0015)
+    first, second = output.getvalue().splitlines()
+    assert first.endswith("200 GET / request=9c41f3a7")
+    assert second.startswith("    ERROR")
+
+
+@contextlib.contextmanager
+def changed(name: str, records: Records) -> Iterator[None]:
+    """Change the logging as an application may."""
+    with pytest.MonkeyPatch.context() as patch:
+        if name == "handler of the root logger":
+            patch.setattr(logging.root, "handlers", [*logging.root.handlers, records])
+        elif name == "handler of the access log":
+            patch.setattr(access_log, "handlers", [records])
+        elif name == "filter":
+            patch.setattr(access_log, "filters", [records.reject])
+        elif name == "level":
+            access_log.setLevel(logging.WARNING)
+        elif name == "parent":
+            patch.setattr(access_log, "parent", logging.Logger("tornado"))
+        elif name == "record factory":
+            patch.setattr(logging, "_logRecordFactory", lambda *args, **kwargs: logging.LogRecord(*args, **kwargs))
+        try:
+            yield
+        finally:
+            access_log.setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize(
+    ("change", "recorded"),
+    [
+        ("handler of the root logger", 1),
+        ("handler of the access log", 1),
+        ("filter", 1),
+        ("level", 0),
+        ("parent", 0),
+        ("record factory", 0),
+    ],
+)
+def test_changes_of_an_application_to_logging_are_respected(change: str, recorded: int) -> None:
+    records = Records()
+    with configured() as output, changed(change, records):
+        assert access.find_output() is None
+        access.log_response(200, "GET /page (10.0.0.1)", 0.0015)
+    assert records.messages == ["200 GET /page (10.0.0.1) 1.50ms"] * recorded
+    assert ("GET /page" in output.getvalue()) == (change not in {"filter", "level", "parent"})
