@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import PROC
 
-
 #: The control group of a container, whose limit the kernel does not show in meminfo. That of a machine has no such files.
 CGROUP = Path("/sys/fs/cgroup")
 

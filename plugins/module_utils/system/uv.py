@@ -196,7 +196,14 @@ class Uv:
             new.rename(self.directory)
 
 
-_PIP_ENVIRONMENT = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_ROOT_USER_ACTION": "ignore"}
+#: Settings of pip.conf for other installations do not apply: they would refuse the target.
+_PIP_ENVIRONMENT = {
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "PIP_NO_INPUT": "1",
+    "PIP_REQUIRE_VIRTUALENV": "0",
+    "PIP_ROOT_USER_ACTION": "ignore",
+    "PIP_USER": "0",
+}
 
 
 def _is_public(path: Path) -> bool:
