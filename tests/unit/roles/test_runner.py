@@ -8,6 +8,7 @@ import asyncio
 import io
 import json
 import logging
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -191,3 +192,11 @@ def test_program_for_pushes_contains_the_package() -> None:
     with zipfile.ZipFile(io.BytesIO(push_program())) as archive:
         packed = json.loads(archive.read("runner.json"))
     assert packed == {path.name: path.read_text() for path in FILES.glob("*.py")}
+
+
+def test_process_loads_no_modules_for_what_its_application_does_not_use() -> None:
+    program = "import sys; sys.path.insert(0, sys.argv[1]); import runner.serving; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program, str(FILES.parent)], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "tornado.httpserver" in loaded
+    assert not loaded & {"tornado.autoreload", "tornado.websocket", "tornado.wsgi", "uvicorn", "tempfile", "platform"}

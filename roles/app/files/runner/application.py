@@ -13,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, cast
 
-from tornado import autoreload
 from tornado.web import Application
 
 from .errors import RunnerError
@@ -162,18 +161,3 @@ def skip_runner_frames(trace: TracebackType | None) -> TracebackType | None:
     while trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in own:
         trace = trace.tb_next
     return trace
-
-
-def enable_debug(application: Any) -> None:
-    """Apply the settings that Tornado applies to an application created with ``debug=True``, and start hot reload."""
-    if not isinstance(application, Application):
-        autoreload.start()
-        return
-    settings = application.settings
-    settings["debug"] = True
-    settings.setdefault("autoreload", True)
-    settings.setdefault("compiled_template_cache", False)
-    settings.setdefault("static_hash_cache", False)
-    settings.setdefault("serve_traceback", True)
-    if settings["autoreload"]:
-        autoreload.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import ssl
+import sys
 import time
 import weakref
 from collections.abc import Awaitable, Sequence
@@ -15,7 +16,6 @@ from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
 from tornado.iostream import IOStream
 from tornado.web import Application, OutputTransform
-from tornado.websocket import WebSocketHandler
 
 from .access_log import log_request
 from .interface import SERVICE_RESTART
@@ -23,7 +23,6 @@ from .logs import set_request_id
 from .metrics import Traffic
 from .options import DEFAULT_THREADS, Options
 from .sockets import Listener, is_readable
-from .wsgi import ContextExecutor, WsgiApplication
 
 
 class UnbufferedEvents(OutputTransform):
@@ -164,10 +163,14 @@ class Server(HTTPServer):
         Tornado keeps no list of its websockets, and they are no longer connections of the server. The garbage collector finds
         them, once, at shutdown, without a hook in the application or a cost while it serves.
         """
+        module = sys.modules.get("tornado.websocket")
+        if module is None:  # the application has no websockets
+            return []
         streams = []
         for candidate in gc.get_objects():
             # Not isinstance(), which reads an attribute of the object: that would evaluate a lazy proxy.
-            connection = getattr(candidate, "ws_connection", None) if issubclass(type(candidate), WebSocketHandler) else None
+            is_handler = issubclass(type(candidate), module.WebSocketHandler)
+            connection = getattr(candidate, "ws_connection", None) if is_handler else None
             if connection is not None and connection.stream is not None:
                 connection.close(*SERVICE_RESTART)
                 streams.append(connection.stream)
@@ -192,6 +195,8 @@ class Server(HTTPServer):
 def make_tornado_server(application: Any, options: Options, tls: ssl.SSLContext | None) -> Server:
     """Return a server for a Tornado or WSGI application, which does not listen yet."""
     if options.wsgi:
+        from .wsgi import ContextExecutor, WsgiApplication
+
         application = WsgiApplication(application, ContextExecutor(options.threads or DEFAULT_THREADS))
     else:
         application = cast(Application, application)

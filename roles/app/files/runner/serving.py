@@ -7,7 +7,6 @@ import contextlib
 import logging
 import mmap
 import os
-import platform
 import signal
 import socket
 import ssl
@@ -19,7 +18,7 @@ from typing import Any, NoReturn
 
 from tornado import process
 
-from .application import Target, enable_debug, make_event_loop
+from .application import Target, make_event_loop
 from .draining import drain
 from .errors import RunnerError, log
 from .forking import Children
@@ -28,7 +27,7 @@ from .logs import configure_logging, per_process_path
 from .metrics import Metrics
 from .options import Options, parse_arguments
 from .pid_file import PidFile
-from .reloading import Descriptors, inherit_descriptors, prepare_reload, watch_failed_code
+from .reloading import Descriptors, inherit_descriptors
 from .replacing import Replacement
 from .server import make_tornado_server
 from .sockets import Endpoint, make_tls_context
@@ -114,8 +113,11 @@ class Runner:
         self.handle_signals()
         if self.parent is not None:
             asyncio.get_running_loop().add_reader(self.parent, self.on_parent_exit, self.parent)
-        prepare_reload(options.watch, self.arguments, self.open_descriptors)  # an application's own debug setting also reloads
+        if options.debug or "tornado.autoreload" in sys.modules:  # an application's own debug setting also reloads
+            self.prepare_reload()
         if options.debug:
+            from .debugging import enable_debug
+
             enable_debug(application)
         self.survive_broken_pipes()
         log.info(
@@ -123,7 +125,7 @@ class Runner:
             ":".join(options.target),
             self.endpoint,
             server.name,
-            platform.python_version(),
+            ".".join(map(str, sys.version_info[:3])),
         )
         if self.replacement is not None:
             self.replacement.stop()
@@ -186,6 +188,12 @@ class Runner:
 
     # Hot reload
 
+    def prepare_reload(self) -> None:
+        """Keep the descriptors open when changes of the code, or of the watched files, reload it."""
+        from .debugging import prepare_reload
+
+        prepare_reload(self.options.watch, self.arguments, self.open_descriptors)
+
     def open_descriptors(self) -> Descriptors:
         """Return the descriptors to keep open in a hot reload."""
         listeners = [] if self.endpoint is None else [listener.fileno() for listener in self.endpoint.listeners]
@@ -194,7 +202,9 @@ class Runner:
     async def wait_for_change(self, error: RunnerError, cause: BaseException) -> None:
         """Log the failure, and wait until the code that caused it changes, which reloads it."""
         log.error("%s; waiting for a change", error, exc_info=cause)
-        prepare_reload(self.options.watch, self.arguments, self.open_descriptors)
+        from .debugging import watch_failed_code
+
+        self.prepare_reload()
         self.handle_signals()
         watch_failed_code(cause)
         await self.stopping.wait()
