@@ -42,6 +42,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import 
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.name_resolution import resolution_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.validation import server_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import DEFAULT_OPEN_FILES, Capacity
+from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import DropIn
 from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import ExistingPrograms
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.dns import VARIABLE as DNS
@@ -141,7 +142,7 @@ class ActionModule(ModuleAction):
                     host["cpus"],
                     unrestricted=self._variable("supervisor_hardening_except", variables) or (),
                 ),
-                *filter(None, [capacity.problem(int(limit)) if limit else ""]),
+                *filter(None, [capacity.problem(int(limit)) if limit else "", self._minfds_problem(host, variables)]),
             ]
         )
         name = variables.get("inventory_hostname", "")
@@ -155,6 +156,13 @@ class ActionModule(ModuleAction):
             warnings.append(f"{name} allows {host['open_files']} open files per process, and so limits_open_files is that")
         return host | {"unlisted": kept_sites(apps, others), "warnings": [*host.get("warnings", ()), *warnings]}
 
+    def _minfds_problem(self, host: dict[str, Any], variables: dict[str, Any]) -> str:
+        """Return why a drop-in of the host would keep supervisord from starting again."""
+        given = [self._variable(name, variables) for name in ("supervisor_minfds", "limits_open_files")]
+        minfds = next((int(value) for value in given if value), min(host["open_files"], DEFAULT_OPEN_FILES))
+        found = host["supervisor_limit"]
+        return DropIn(**found).problem(minfds, Capacity(**host["capacity"])) if found else ""
+
     def _unknown_apps(self, names: list[str], entries: object, variables: dict[str, Any]) -> list[str]:
         """Return a message for each of ``names`` that no host has: hosts may have different apps."""
         own = list(entries) if isinstance(entries, dict) else []
@@ -167,7 +175,7 @@ class ActionModule(ModuleAction):
     def _proxy(self, variables: dict[str, Any]) -> Proxy:
         """Return the reverse proxy with its addresses."""
         name = str(self._variable("app_proxy", variables) or "nginx")
-        listen = {f"{name}_listen": ["80"], f"{name}_listen_tls": ["443"]}
+        listen = {f"{name}_listen": ["80", "[::]:80"], f"{name}_listen_tls": ["443", "[::]:443"]}
         given = {variable: self._variable(variable, variables) for variable in listen}
         return Proxy(name, {variable: listen[variable] if given[variable] is None else given[variable] for variable in listen})
 

@@ -17,7 +17,7 @@ version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 options:
   address:
-    description: The floating IP, an IPv4 address with prefix length.
+    description: The floating IP, an IPv4 or IPv6 address with prefix length.
     type: str
     required: true
   interface:

@@ -89,6 +89,10 @@ capacity:
   description: The limits of open files that RV(open_files) results from.
   returned: success
   type: dict
+supervisor_limit:
+  description: The drop-in of the host that overrides the limit of open files of supervisord, with its C(soft) and C(hard) limit.
+  returned: if there is one
+  type: dict
 live:
   description: Names of the apps that are live on the host.
   returned: success
@@ -192,6 +196,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system import memor
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
 from ansible_collections.funnel.tornado.plugins.module_utils.system.filesystems import APP_DIRECTORIES, filesystem_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import build_environment, is_managed
+from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import overriding_drop_in
 from ansible_collections.funnel.tornado.plugins.module_utils.system.packages import (
     PackagesError,
     find_unavailable,
@@ -239,6 +244,7 @@ def main() -> None:
         nginx_workers=max(1, cpus // 2),
         open_files=capacity.max_open_files,
         capacity=asdict(capacity),
+        supervisor_limit=(found := overriding_drop_in("supervisor")) and asdict(found),
         live=live_apps(),
         users=users,
         memory={"available": memory.available(), "used": {name: used[uid] for name, uid in users.items()}},

@@ -151,7 +151,8 @@ def converge(module: AnsibleModule) -> dict[str, Any]:
             return {"needs_packages": missing}
         if desired:
             wheelhouse.converge(desired, Path(params["archive"]) if missing else None)
-        uv.install(params["hashes"], sources.pip_environment())
+        if message := uv.install(params["hashes"], sources.pip_environment()):
+            module.warn(message)
     written = apply(FileSet(UV_ENVIRONMENT.parent, sources.files()), check_mode=module.check_mode)
     diff = [*([{"before": lines(before), "after": lines(after)}] if changed else []), *written.diff]
     return {"changed": changed or written.changed, "path": str(uv.program), "diff": diff if module._diff else []}

@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,9 @@ INTERVAL = 0.1
 
 _TABLE = "netdev funnel_hand_over"
 
+#: A floating IP.
+Address = IPv4Interface | IPv6Interface
+
 
 class KeepalivedError(Exception):
     """The address is invalid on this host, or was not taken over. The message holds the reason and the fix."""
@@ -58,17 +61,15 @@ class AddressPlacement:
     held: bool
 
 
-def parse_address(text: str) -> IPv4Interface:
+def parse_address(text: str) -> Address:
     """Parse a floating IP.
 
-    :raises KeepalivedError: if ``text`` is not an IPv4 address with prefix length.
+    :raises KeepalivedError: if ``text`` is not an IP address with prefix length.
     """
     with contextlib.suppress(ValueError):
         if "/" in text:
-            return IPv4Interface(text)
-    raise KeepalivedError(
-        f"keepalived_address: must be an IPv4 address with prefix length, such as 192.0.2.100/24; found {text!r}"
-    )
+            return ip_interface(text)
+    raise KeepalivedError(f"keepalived_address: must be an IP address with prefix length, such as 192.0.2.100/24; found {text!r}")
 
 
 def require_priority(priority: int) -> None:
@@ -85,12 +86,10 @@ def interfaces() -> list[dict[str, Any]]:
 
     :raises CommandError: if iproute2 is not installed.
     """
-    return list(json.loads(run(["ip", "-json", "-4", "address", "show"]).output))
+    return list(json.loads(run(["ip", "-json", "address", "show"]).output))
 
 
-def locate_address(
-    address: IPv4Interface, shown: Sequence[Mapping[str, Any]], host: str, interface: str = ""
-) -> AddressPlacement:
+def locate_address(address: Address, shown: Sequence[Mapping[str, Any]], host: str, interface: str = "") -> AddressPlacement:
     """Return the placement of the address on the ``host``: the interface that is in the network of the address.
 
     :arg shown: the result of `interfaces`.
@@ -98,7 +97,7 @@ def locate_address(
     :raises KeepalivedError: if there is no such interface.
     """
     all_own = {
-        str(link["ifname"]): [IPv4Interface(f"{info['local']}/{info['prefixlen']}") for info in link.get("addr_info", ())]
+        str(link["ifname"]): [ip_interface(f"{info['local']}/{info['prefixlen']}") for info in link.get("addr_info", ())]
         for link in shown
         if link.get("ifname") != LOOPBACK
     }
@@ -108,7 +107,7 @@ def locate_address(
     for name, own_addresses in candidates.items():
         held = any(own.ip == address.ip for own in own_addresses)
         for own in own_addresses:
-            if own.ip != address.ip and address.ip in own.network:
+            if own.ip != address.ip and own.version == address.version and address.ip in own.network:
                 _require_usable(address, own)
                 return AddressPlacement(name, str(own.ip), held)
         if held:
@@ -119,28 +118,33 @@ def locate_address(
     raise KeepalivedError(f"keepalived_address: {address} is in no network of {host}, which has {found}")
 
 
-def _require_usable(address: IPv4Interface, own: IPv4Interface) -> None:
+def _require_usable(address: Address, own: Address) -> None:
     network = own.network
-    if network.prefixlen < 31 and address.ip in (network.network_address, network.broadcast_address):
+    if network.max_prefixlen - network.prefixlen > 1 and address.ip in (network.network_address, network.broadcast_address):
         raise KeepalivedError(
             f"keepalived_address: {address.ip} is the network or broadcast address of {network}; choose a host address"
         )
 
 
-def accept_traffic(address: IPv4Interface, placement: AddressPlacement) -> None:
+def accept_traffic(address: Address, placement: AddressPlacement) -> None:
     """Accept packets for the address without announcing it.
 
     arp_ignore prevents ARP replies for the address, arp_announce its use in ARP requests of this host; both settings are kept.
-    See https://docs.kernel.org/networking/ip-sysctl.html.
+    See https://docs.kernel.org/networking/ip-sysctl.html. With IPv6, the kernel answers for addresses of the interface alone.
     """
-    for name, minimum in (("arp_ignore", 1), ("arp_announce", 2)):
+    for name, minimum in (("arp_ignore", 1), ("arp_announce", 2)) if address.version == 4 else ():
         setting = CONF / placement.interface / name
         if int(setting.read_text(encoding="utf-8")) < minimum:
             setting.write_text(f"{minimum}\n", encoding="utf-8")
-    run(["ip", "address", "replace", f"{address.ip}/32", "dev", LOOPBACK])
+    run(["ip", "address", "replace", _single(address), "dev", LOOPBACK])
 
 
-def is_accepting(address: IPv4Interface, shown: Sequence[Mapping[str, Any]]) -> bool:
+def _single(address: Address) -> str:
+    """Return the network that contains only the address."""
+    return f"{address.ip}/{address.max_prefixlen}"
+
+
+def is_accepting(address: Address, shown: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether `accept_traffic` was called without `complete_takeover`."""
     return any(
         info.get("local") == str(address.ip)
@@ -150,7 +154,7 @@ def is_accepting(address: IPv4Interface, shown: Sequence[Mapping[str, Any]]) -> 
     )
 
 
-def complete_takeover(address: IPv4Interface, host: str, interface: str = "") -> None:
+def complete_takeover(address: Address, host: str, interface: str = "") -> None:
     """Wait until this host holds the address, and undo `accept_traffic`.
 
     :raises KeepalivedError: if the host does not take over the address in time.
@@ -159,12 +163,12 @@ def complete_takeover(address: IPv4Interface, host: str, interface: str = "") ->
         lambda: locate_address(address, interfaces(), host, interface).held, bool, timeout=TAKEOVER_SECONDS, interval=INTERVAL
     )
     if is_accepting(address, interfaces()):
-        run(["ip", "address", "delete", f"{address.ip}/32", "dev", LOOPBACK])
+        run(["ip", "address", "delete", _single(address), "dev", LOOPBACK])
     if not held:
         raise KeepalivedError(f"{host} did not take over {address.ip}; for the reason, run `journalctl -u keepalived` on it")
 
 
-def hand_over(address: IPv4Interface, placement: AddressPlacement, successor: str, service: str) -> None:
+def hand_over(address: Address, placement: AddressPlacement, successor: str, service: str) -> None:
     """Hand the address over to a successor that runs `accept_traffic`; return after the takeover.
 
     New connections are forwarded to the successor at once. ``service`` is stopped, which drains its connections.
@@ -187,18 +191,19 @@ def hand_over(address: IPv4Interface, placement: AddressPlacement, successor: st
         run(["nft", f"delete table {_TABLE}"])
 
 
-def forwarding(address: IPv4Interface, interface: str, successor: str) -> str:
+def forwarding(address: Address, interface: str, successor: str) -> str:
     """Return the nft rules that forward connections opened from now on to ``successor``.
 
     The ingress hook runs before connection tracking, so a set records the clients; an entry expires after an idle hour.
     """
+    ip = "ip" if address.version == 4 else "ip6"
     return f"""
 table {_TABLE} {{
-    set moved {{ type ipv4_addr . inet_service; flags dynamic; timeout 1h; size 131072; }}
+    set moved {{ type ipv{address.version}_addr . inet_service; flags dynamic; timeout 1h; size 131072; }}
     chain forward {{
         type filter hook ingress device "{interface}" priority filter;
-        ip daddr {address.ip} tcp flags & (fin | syn | rst | ack) == syn update @moved {{ ip saddr . tcp sport }}
-        ip daddr {address.ip} ip saddr . tcp sport @moved fwd ip to {successor} device "{interface}"
+        {ip} daddr {address.ip} tcp flags & (fin | syn | rst | ack) == syn update @moved {{ {ip} saddr . tcp sport }}
+        {ip} daddr {address.ip} {ip} saddr . tcp sport @moved fwd {ip} to {successor} device "{interface}"
     }}
 }}
 """

@@ -27,6 +27,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx_config 
 
 NGINX = Path(DIRECTORY)
 
+#: Directory of the default site of the package, and what the package installs there.
+PAGES, _PACKAGED_PAGES = Path("/var/www/html"), frozenset({"index.nginx-debian.html"})
+
 #: Directory of the sites of earlier versions of the collection.
 EARLIER_SITES = "sites-enabled"
 
@@ -141,7 +144,11 @@ class ExistingNginx:
 
 
 def existing_nginx(
-    root: Path = NGINX, *, ipv6: Path = Path("/proc/net/if_inet6"), files: Mapping[str, str] | None = None
+    root: Path = NGINX,
+    *,
+    ipv6: Path = Path("/proc/net/if_inet6"),
+    pages: Path = PAGES,
+    files: Mapping[str, str] | None = None,
 ) -> ExistingNginx:
     """Return what is to know of the nginx of this host; nothing is changed. ``files`` are by default those that nginx reads."""
     found = _split(root)
@@ -162,14 +169,14 @@ def existing_nginx(
         elif not (file == main and found.managed):
             others.append((file, directive))
     beside = [(file, directive) for file, directive in others if file != main]
-    obsolete = [*earlier, *_welcome_page(root)]
-    welcome = {str(root / path) for path in obsolete}
+    blocks = [block for block in servers(others) if block.file not in {str(root / path) for path in earlier}]
+    obsolete = [*earlier, *_welcome_page(root, blocks, pages)]
     return ExistingNginx(
         kept={name: {"content": text, "mode": PRIVATE_MODE} for name, text in found.kept.items()},
         names=sorted({*found.names, *_replacing(directive for _file, directive in beside)}),
         replaced=found.replaced,
         obsolete=obsolete,
-        servers=[block for block in servers(others) if block.file not in welcome],
+        servers=[block for block in blocks if block.file not in {str(root / path) for path in obsolete}],
         streams=list(servers(stream)),
         taken={name: f"{file}:{each.line}" for file, each in others for name in _shared_names(each)},
         own=own,
@@ -292,12 +299,19 @@ def _earlier_sites(root: Path) -> Iterator[str]:
             yield from (f"{EARLIER_SITES}/{name}" for name in names if belongs.fullmatch(name))
 
 
-def _welcome_page(root: Path) -> Iterator[str]:
-    """Yield the default site of the package, which may be installed later, unless it was edited."""
-    site = root / "sites-enabled/default"
-    digest = hashlib.md5(_read(site).encode(errors="surrogateescape"), usedforsecurity=False).hexdigest()
-    if not os.path.lexists(site) or (site.is_symlink() and digest in _packaged_digests(site)):
-        yield "sites-enabled/default"
+def _welcome_page(root: Path, blocks: Sequence[ServerBlock], pages: Path) -> Iterator[str]:
+    """Yield the default site of the package, which may be installed later, if all that it serves is the welcome page.
+
+    It stays if it was edited or has other pages, and if the host has other sites: one of them would answer in its place.
+    """
+    site = root / EARLIER_SITES / "default"
+    if os.path.lexists(site):
+        digest = hashlib.md5(_read(site).encode(errors="surrogateescape"), usedforsecurity=False).hexdigest()
+        if not site.is_symlink() or digest not in _packaged_digests(site) or any(block.file != str(site) for block in blocks):
+            return
+        if pages.is_dir() and not {path.name for path in pages.iterdir()} <= _PACKAGED_PAGES:
+            return
+    yield f"{EARLIER_SITES}/default"
 
 
 def _packaged_digests(site: Path) -> list[str]:

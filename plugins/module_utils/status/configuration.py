@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,13 @@ from pathlib import Path
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, last_lines, run
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx_config import error_text
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
-from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import LIMITS_FILE, SYSCTL_FILE
+from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import (
+    DROP_IN,
+    LIMITS_FILE,
+    SYSCTL_FILE,
+    overriding_drop_in,
+    unit_limit,
+)
 
 #: The commands by which services check their configuration.
 CHECKS: Mapping[str, Sequence[str]] = {
@@ -121,26 +126,12 @@ def _login_limits(path: Path) -> Iterator[tuple[tuple[str, str], int]]:
 
 
 def _unit_problems(name: str, base: Path) -> Iterator[str]:
-    """Yield the drop-ins of a unit that lower its limit of open files."""
-    own = base / f"etc/systemd/system/{name}.service.d/50-funnel-limits.conf"
-    desired = _limit(own)
-    if desired is None:
+    """Yield the drop-in of a unit that lowers its limit of open files, or that the host does not allow the limit."""
+    own = unit_limit(base / f"etc/systemd/system/{name}.service.d/{DROP_IN}")
+    if own is None:
         return
-    shown = run(["systemctl", "show", "--property=LimitNOFILESoft,DropInPaths", systemd.unit_name(name)]).output
-    value = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
-    current = value["LimitNOFILESoft"]
-    if current.isdigit() and int(current) < desired:
-        others = [path for path in value["DropInPaths"].split() if path != str(own) and _limit(Path(path)) is not None]
-        cause = f"{others[-1]} sets" if others else "the host allows"
-        yield f"{name}: {cause} a limit of {current} open files instead of {desired}"
-
-
-def _limit(path: Path) -> int | None:
-    """Return the soft limit of open files that a unit file sets, if it is a number."""
-    parser = configparser.RawConfigParser(strict=False)
-    try:
-        parser.read_string(path.read_text(encoding="utf-8", errors="replace"))
-    except (OSError, configparser.Error):
-        return None
-    found = re.match(r"\d+", parser.get("Service", "LimitNOFILE", fallback=""))
-    return int(found[0]) if found else None
+    current = run(["systemctl", "show", "--property=LimitNOFILESoft", "--value", systemd.unit_name(name)]).output.strip()
+    if current.isdigit() and int(current) < own[0]:
+        found = overriding_drop_in(name, base)
+        cause = f"{found.path} sets" if found else "the host allows"
+        yield f"{name}: {cause} a limit of {current} open files instead of {own[0]}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import configparser
 import resource
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +26,10 @@ ARGUMENTS = {
 
 LIMITS_FILE = "/etc/security/limits.d/50-funnel.conf"
 SYSCTL_FILE = "/etc/sysctl.d/50-funnel.conf"
+DROP_IN = "50-funnel-limits.conf"
+
+#: Directories of units: systemd applies the drop-ins of all of them in the order of their names, systemd.unit(5).
+UNIT_DIRECTORIES = ("etc/systemd/system", "run/systemd/system", "usr/local/lib/systemd/system", "usr/lib/systemd/system")
 
 
 class LimitsError(Exception):
@@ -102,7 +108,7 @@ class Limits:
         settings = [f"{sysctl.name} = {max(sysctl.current, sysctl.minimum)}\n" for sysctl in required]
         drop_in = f"[Service]\nLimitNOFILE={self.open_files}:infinity\n"
         contents = {LIMITS_FILE: "".join(logins), SYSCTL_FILE: "".join(settings)}
-        contents |= {f"/etc/systemd/system/{name}.service.d/50-funnel-limits.conf": drop_in for name in self.services}
+        contents |= {f"/etc/systemd/system/{name}.service.d/{DROP_IN}": drop_in for name in self.services}
         return [File(path, f"# Ansible managed\n{content}".encode()) for path, content in contents.items()]
 
 
@@ -124,10 +130,52 @@ def apply(limits: Limits, *, check_mode: bool = False) -> FileSetResult:
             if not check_mode:
                 sysctl.path.write_text(f"{sysctl.minimum}\n", encoding="utf-8")
     for name in limits.services:
+        found = overriding_drop_in(name)
+        if found and found.soft < limits.open_files:
+            limit = f"{found.path} sets a limit of {found.soft} open files instead of {limits.open_files}"
+            result.warnings.append(f"{name}: {limit}; remove the line")
+            continue
         pid = systemd.query(name).main_pid
         if pid:
             raise_process_limit(name, pid, limits.open_files, result, check_mode=check_mode)
     return result
+
+
+@dataclass(frozen=True)
+class DropIn:
+    """A file of the host that sets the limit of open files of a service after that of the collection, and so overrides it."""
+
+    path: str
+    soft: int
+    hard: int
+
+    def problem(self, minfds: int, capacity: Capacity) -> str:
+        """Return why supervisord could not start again with ``minfds``, and the remedy; empty if it can."""
+        if self.hard >= minfds or capacity.can_raise:
+            return ""
+        reason = f"supervisord cannot start with {self.hard} open files, which {self.path} sets"
+        return f"supervisor_minfds: requires {minfds}: {reason}; remove the line there, or set at most {self.hard}"
+
+
+def overriding_drop_in(name: str, base: Path = Path("/")) -> DropIn | None:
+    """Return the drop-in of a service that overrides the collection's limit of open files."""
+    directories = [base / directory / f"{name}.service.d" for directory in UNIT_DIRECTORIES]
+    later = [path for directory in directories for path in directory.glob("*.conf") if path.name > DROP_IN]
+    found = [(path, limit) for path in sorted(later, key=lambda path: path.name) if (limit := unit_limit(path))]
+    return DropIn(f"/{found[-1][0].relative_to(base)}", *found[-1][1]) if found else None
+
+
+def unit_limit(path: Path) -> tuple[int, int] | None:
+    """Return the soft and the hard limit of open files that a unit file sets; without a number, it counts as no limit."""
+    parser = configparser.RawConfigParser(strict=False)
+    try:
+        parser.read_string(path.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, configparser.Error):
+        return None
+    values = [
+        int(value) if value.isdigit() else sys.maxsize for value in parser.get("Service", "LimitNOFILE", fallback="").split(":")
+    ]
+    return (values[0], values[-1]) if parser.has_option("Service", "LimitNOFILE") else None
 
 
 def raise_process_limit(name: str, pid: int, open_files: int, result: FileSetResult, *, check_mode: bool) -> None:

@@ -9,10 +9,21 @@ from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import PROC
 
+#: The control group of a container, whose limit the kernel does not show in meminfo. That of a machine has no such files.
+CGROUP = Path("/sys/fs/cgroup")
 
-def available(proc: Path = PROC) -> int:
+
+def available(proc: Path = PROC, cgroup: Path = CGROUP) -> int:
     """Return the bytes that new processes can get, including swap."""
-    return sum(_values(proc / "meminfo", ("MemAvailable", "SwapFree")))
+    free = sum(_values(proc / "meminfo", ("MemAvailable", "SwapFree")))
+    limits = [cgroup / name for name in ("memory.max", "memory.current", "memory.stat")]
+    if not all(path.exists() for path in limits):
+        return free
+    limit, current, stat = (path.read_text(encoding="utf-8") for path in limits)
+    if not limit.strip().isdigit():
+        return free
+    cached = re.search(r"^inactive_file (\d+)", stat, re.MULTILINE)
+    return max(0, min(free, int(limit) - int(current) + (int(cached[1]) if cached else 0)))
 
 
 def used_by(uids: Iterable[int], proc: Path = PROC) -> dict[int, int]:

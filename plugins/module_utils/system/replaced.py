@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import stat
 import time
 from collections.abc import Mapping
 from hashlib import md5
@@ -18,7 +20,7 @@ _HEADER, _HEADER_BYTES = b"Ansible managed", 200
 
 
 def keep_copies(replacements: Mapping[Path, tuple[bytes, bytes]], *, check_mode: bool, directory: Path = DIRECTORY) -> list[str]:
-    """Copy the files that the collection replaces although neither it nor a package wrote them; return messages.
+    """Copy the files that the collection replaces and did not write; return messages about those that no package wrote, either.
 
     :arg replacements: the previous and the new content by path.
     """
@@ -30,15 +32,31 @@ def keep_copies(replacements: Mapping[Path, tuple[bytes, bytes]], *, check_mode:
     packaged = _packaged_files() if foreign else frozenset()
     messages = []
     for path, content in foreign.items():
-        if f"{path} {md5(content, usedforsecurity=False).hexdigest()}" in packaged:
-            continue
-        copy = directory / f"{path.relative_to('/')}.{time.strftime('%Y-%m-%dT%H-%M-%S')}"
+        copy = _copy_path(path, directory)
         if not check_mode:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            directory.chmod(0o700)
-            atomic.stage_file(copy, content, mode=0o600, uid=-1, gid=-1).replace(copy)
-        messages.append(f"{path} is replaced; its previous content is in {copy}")
+            mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
+            _make_parent(copy, directory)
+            atomic.stage_file(copy, content, mode=mode, uid=-1, gid=-1).replace(copy)
+        if f"{path} {md5(content, usedforsecurity=False).hexdigest()}" not in packaged:
+            messages.append(f"{path} is replaced; its previous content is in {copy}")
     return messages
+
+
+def move_away(path: Path, *, directory: Path = DIRECTORY) -> str:
+    """Move a program of the administrator, which may be a link, to the copies; return a message."""
+    copy = _copy_path(path, directory)
+    _make_parent(copy, directory)
+    shutil.move(path, copy)
+    return f"{path} is replaced; the previous one is {copy}"
+
+
+def _copy_path(path: Path, directory: Path) -> Path:
+    return directory / f"{path.relative_to('/')}.{time.strftime('%Y-%m-%dT%H-%M-%S')}"
+
+
+def _make_parent(copy: Path, directory: Path) -> None:
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    directory.chmod(0o700)
 
 
 def _packaged_files() -> frozenset[str]:

@@ -12,7 +12,10 @@ from pathlib import Path
 _OWN = frozenset({"include", "rpcinterface:supervisor", "supervisorctl", "supervisord", "unix_http_server"})
 
 #: Options in these sections that change how supervisord runs its programs, or who controls it.
-_EFFECTIVE = (("supervisord", "environment"), ("unix_http_server", "chown"))
+_EFFECTIVE = (("supervisord", "environment"), ("unix_http_server", "chown"), ("unix_http_server", "chmod"))
+
+#: Their values that the collection's file does not narrow, and that may be shown.
+_KEPT = {"chown": frozenset({"root", "root:root"}), "chmod": frozenset({"0700", "700", "0770", "770"})}
 
 #: Sections that define a group of processes.
 _GROUP = re.compile(r"(?:program|fcgi-program|eventlistener|group):\s*(\S+)")
@@ -49,8 +52,8 @@ def _lost(parser: configparser.RawConfigParser) -> Iterator[str]:
     yield from (f"[{section}]" for section in parser.sections() if section not in _OWN)
     for section, option in _EFFECTIVE:
         value = parser.get(section, option, fallback="") or ""
-        if value and value not in {"root", "root:root"}:
-            shown = f"{option}={value}" if option == "chown" else option  # an environment may contain secrets
+        if value and value not in _KEPT.get(option, ()):
+            shown = f"{option}={value}" if option in _KEPT else option  # an environment may contain secrets
             yield f"{shown} in [{section}]"
     files = parser.get("include", "files", fallback="").split()
     yield from (f"[include] {pattern}" for pattern in files if not pattern.endswith("conf.d/*.conf"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core import atomic
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, last_lines, run
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import UV_ENVIRONMENT
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import File
+from ansible_collections.funnel.tornado.plugins.module_utils.system.replaced import move_away
 
 HOME = Path("/opt/uv")
 LINK = Path("/usr/local/bin/uv")
@@ -122,6 +124,11 @@ class Uv:
         """Return the other paths below ``home``: other versions, and leftovers of interrupted runs."""
         return sorted(path for path in self.home.iterdir() if path != self.directory) if self.home.is_dir() else []
 
+    def replaces_other(self) -> bool:
+        """Return whether a program of the administrator is in the place of the link."""
+        linked = self.link.is_symlink() and self.link.readlink().is_relative_to(self.home)
+        return os.path.lexists(self.link) and not linked
+
     def is_up_to_date(self) -> bool:
         """Return whether it is installed, linked and the only version."""
         linked = self.link.is_symlink() and self.link.readlink() == self.program
@@ -139,8 +146,10 @@ class Uv:
         sizes = re.findall(r"^(?:\S*/)?bin/uv,[^,]*,(\d+)$", "".join(recorded), re.MULTILINE)
         return not sizes or self.program.stat().st_size == int(sizes[0])
 
-    def install(self, hashes: Sequence[str], environment: Mapping[str, str]) -> None:
+    def install(self, hashes: Sequence[str], environment: Mapping[str, str]) -> str:
         """Install this version if it is missing, link it, and remove other versions.
+
+        Return a message if another program was in the place of the link; it is kept.
 
         :arg hashes: hashes of the accepted wheels (``sha256:...``); empty accepts all.
         :arg environment: environment of pip: index, certificates and proxy.
@@ -152,11 +161,13 @@ class Uv:
                 self.home.chmod(0o755)
             if UV_ENVIRONMENT.parent.is_dir():
                 UV_ENVIRONMENT.parent.chmod(0o755)
+            message = move_away(self.link) if self.replaces_other() else ""
             atomic.replace_link(self.link, self.program)
             for other in self.other_paths():
                 shutil.rmtree(other)
         except (OSError, CommandError) as error:
             raise UvError(f"uv {self.version}: {error}") from error
+        return message
 
     def _download(self, hashes: Sequence[str], environment: Mapping[str, str]) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
@@ -175,7 +186,9 @@ class Uv:
                 f"--target={new}",
                 f"--requirement={requirements}",
             ]
-            result = run(command, timeout=600, environment={**_PIP_ENVIRONMENT, **environment}, check=False)
+            # The configuration of pip on the host counts, but not the environment of the connection.
+            ignored = {name: "" for name in os.environ if name.startswith("PIP_")}
+            result = run(command, timeout=600, environment={**ignored, **_PIP_ENVIRONMENT, **environment}, check=False)
             if result.status != 0:
                 raise UvError(f"uv {self.version} cannot be installed:\n{last_lines(result.output, 10)}")
             run([str(new / "bin/uv"), "--version"])
@@ -183,7 +196,14 @@ class Uv:
             new.rename(self.directory)
 
 
-_PIP_ENVIRONMENT = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_ROOT_USER_ACTION": "ignore"}
+#: Settings of pip.conf for other installations do not apply: they would refuse the target.
+_PIP_ENVIRONMENT = {
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "PIP_NO_INPUT": "1",
+    "PIP_REQUIRE_VIRTUALENV": "0",
+    "PIP_ROOT_USER_ACTION": "ignore",
+    "PIP_USER": "0",
+}
 
 
 def _is_public(path: Path) -> bool:

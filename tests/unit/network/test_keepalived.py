@@ -19,7 +19,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.network.keepalived 
 
 
 def interface(name: str, *addresses: str) -> dict[str, Any]:
-    """Return an interface in the format of `ip -json -4 address show`."""
+    """Return an interface in the format of `ip -json address show`."""
     pairs = (address.split("/") for address in addresses)
     return {"ifname": name, "addr_info": [{"family": "inet", "local": ip, "prefixlen": int(length)} for ip, length in pairs]}
 
@@ -77,10 +77,21 @@ def test_unsuitable_floating_ip_is_refused(address: str, interface_name: str, me
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("text", ["192.0.2.100", "192.0.2.300/24", "192.0.2.100/33", "lb.example.com/24", "2001:db8::1/64", ""])
+@pytest.mark.parametrize("text", ["192.0.2.100", "192.0.2.300/24", "192.0.2.100/33", "lb.example.com/24", "2001:db8::1/129", ""])
 def test_invalid_address_is_refused(text: str) -> None:
-    with pytest.raises(KeepalivedError, match=r"keepalived_address: must be an IPv4 address with prefix length, .*; found '"):
+    with pytest.raises(KeepalivedError, match=r"keepalived_address: must be an IP address with prefix length, .*; found '"):
         parse_address(text)
+
+
+def test_ipv6_address_is_placed_among_addresses_of_its_family() -> None:
+    both = [LO, interface("eth0", "192.0.2.11/24", "fe80::1/64"), interface("eth1", "2001:db8::11/64", "2001:db8::100/64")]
+    address = parse_address("2001:db8::100/64")
+    assert locate_address(address, both, "lb1") == AddressPlacement("eth1", "2001:db8::11", held=True)
+    with pytest.raises(KeepalivedError, match="2001:db8:: is the network or broadcast address"):
+        locate_address(parse_address("2001:db8::/64"), both, "lb1")
+    rules = forwarding(address, "eth1", "2001:db8::12")
+    assert 'ip6 daddr 2001:db8::100 ip6 saddr . tcp sport @moved fwd ip6 to 2001:db8::12 device "eth1"' in rules
+    assert "type ipv6_addr . inet_service" in rules
 
 
 def test_priority_must_be_in_the_vrrp_range() -> None:

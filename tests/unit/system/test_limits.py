@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity imp
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSetResult
 from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import (
     SYSCTL_FILE,
+    DropIn,
     Limits,
     LimitsError,
     Sysctl,
     apply,
+    overriding_drop_in,
     raise_process_limit,
 )
 
@@ -76,6 +79,32 @@ def test_drop_ins_allow_raising_the_limit_later(tmp_path: Path) -> None:
     files = {file.path: file.content.decode() for file in Limits(16384, 4096, ["nginx"], fake_proc(tmp_path)).files("")}
     drop_in = files["/etc/systemd/system/nginx.service.d/50-funnel-limits.conf"]
     assert "LimitNOFILE=16384:infinity" in drop_in.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "limits"),
+    [
+        ("etc/systemd/system/nginx.service.d/override.conf", "[Service]\nLimitNOFILE=9000\n", (9000, 9000)),
+        ("usr/lib/systemd/system/nginx.service.d/70-vendor.conf", "[Service]\nLimitNOFILE=512:1024\n", (512, 1024)),
+        ("etc/systemd/system/nginx.service.d/override.conf", "[Service]\nLimitNOFILE=512:infinity\n", (512, sys.maxsize)),
+        ("etc/systemd/system/nginx.service.d/10-early.conf", "[Service]\nLimitNOFILE=9000\n", None),
+        ("etc/systemd/system/nginx.service.d/override.conf", "[Service]\nRestart=always\n", None),
+    ],
+)
+def test_a_later_drop_in_overrides_the_limit(tmp_path: Path, name: str, text: str, limits: tuple[int, int] | None) -> None:
+    own = "etc/systemd/system/nginx.service.d/50-funnel-limits.conf"
+    for path, content in ((own, "[Service]\nLimitNOFILE=16384:infinity\n"), (name, text)):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(content)
+    assert overriding_drop_in("nginx", tmp_path) == (DropIn(f"/{name}", *limits) if limits else None)
+
+
+def test_a_limit_with_which_supervisord_cannot_start_is_refused() -> None:
+    container, machine = (Capacity(1048576, 20000, can_raise=can_raise) for can_raise in (False, True))
+    refused = DropIn("/x.conf", 1024, 4096).problem(16384, container)
+    assert "supervisord cannot start with 4096 open files, which /x.conf sets" in refused
+    assert DropIn("/x.conf", 1024, 4096).problem(16384, machine) == ""
+    assert DropIn("/x.conf", 1024, 16384).problem(16384, container) == ""
 
 
 def test_the_file_of_kernel_settings_does_not_depend_on_its_own_effect(tmp_path: Path) -> None:

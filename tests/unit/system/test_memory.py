@@ -5,12 +5,29 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from ansible_collections.funnel.tornado.plugins.module_utils.system import memory
 
 
 def test_available_memory_includes_swap(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("MemTotal:  9000 kB\nMemAvailable:  2048 kB\nSwapFree:  1024 kB\n")
-    assert memory.available(tmp_path) == 3 << 20
+    assert memory.available(tmp_path, tmp_path / "none") == 3 << 20
+
+
+@pytest.mark.parametrize(
+    ("limit", "available"), [("max", 3), (str(256 << 20), 3), (str(2 << 20), 1.5), (str(1 << 20), 0.5), ("1", 0)]
+)
+def test_available_memory_is_bounded_by_the_limit_of_a_container(tmp_path: Path, limit: str, available: float) -> None:
+    texts = {
+        "meminfo": "MemAvailable:  2048 kB\nSwapFree:  1024 kB\n",
+        "memory.max": f"{limit}\n",
+        "memory.current": f"{1 << 20}\n",
+        "memory.stat": f"anon 9\ninactive_file {1 << 19}\nactive_file 8\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    assert memory.available(tmp_path, tmp_path) == available * (1 << 20)
 
 
 def test_memory_that_is_not_shared_is_counted_by_user(tmp_path: Path) -> None:

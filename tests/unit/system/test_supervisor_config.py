@@ -10,6 +10,7 @@ PACKAGE = """\
 ; supervisor config file
 [unix_http_server]
 file=/var/run/supervisor.sock   ; (the path to the socket file)
+chmod=0700                      ; sockef file mode (default 0700)
 [supervisord]
 [rpcinterface:supervisor]
 [supervisorctl]
@@ -45,7 +46,9 @@ def test_options_that_programs_depend_on_are_found_without_secrets(tmp_path: Pat
     main = PACKAGE.replace("[supervisord]", '[supervisord]\nenvironment=DB_PASSWORD="hunter2",C="d"\nloglevel=debug').replace(
         "[unix_http_server]", "[unix_http_server]\nchown=root:deploy"
     )
-    assert host(tmp_path, main).lost == ["environment in [supervisord]", "chown=root:deploy in [unix_http_server]"]
+    main = main.replace("chmod=0700", "chmod=0777")
+    lost = ["environment in [supervisord]", "chown=root:deploy in [unix_http_server]", "chmod=0777 in [unix_http_server]"]
+    assert host(tmp_path, main).lost == lost
 
 
 def test_the_collections_own_file_loses_nothing(tmp_path: Path) -> None:

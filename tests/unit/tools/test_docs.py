@@ -22,6 +22,7 @@ from tests.support.pages import (
     untested_parts,
 )
 from tests.support.recipes import RECIPES, recipe
+from tests.support.variations import VARIATIONS
 from tools.docs import ALTERNATIVES, EXAMPLES, ROOT, example, pages, role_page
 
 
@@ -282,3 +283,8 @@ def test_files_named_in_the_architecture_exist() -> None:
     named = set(re.findall(r"`([\w/]+(?:/\w+|\.(?:py|yml|json)))`", (ROOT / "docs/architecture.md").read_text()))
     assert len(named) > 50
     assert {name for name in named if not any(file.endswith(f"/{name}") for file in files)} == {"release.json"}
+
+
+def test_the_page_on_existing_hosts_lists_each_tested_variation() -> None:
+    page = (ROOT / "docs/operations/existing-hosts.md").read_text()
+    assert [name for name in VARIATIONS if name not in page] == []
