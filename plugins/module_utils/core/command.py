@@ -27,7 +27,7 @@ class CommandError(Exception):
 
 
 #: The directories of system programs, which ``secure_path`` of sudo and the PATH of a user may lack.
-_SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 
 
 class CommandTimeoutError(CommandError):
@@ -79,7 +79,7 @@ def run(
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:
     merged = {**os.environ, "LC_ALL": "C.UTF-8", **given}
-    directories = [*filter(None, merged.get("PATH", "").split(":")), *_SYSTEM_PATH]
+    directories = [*filter(None, merged.get("PATH", "").split(":")), *SYSTEM_PATH]
     return {**merged, "PATH": ":".join(dict.fromkeys(directories))}
 
 

@@ -17,7 +17,7 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.command import run
+from ansible_collections.funnel.tornado.plugins.module_utils.core.command import SYSTEM_PATH, run
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
 
 #: VRRP priorities for an election (RFC 5798, 5.2.4): 0 and 255 are reserved.
@@ -219,4 +219,5 @@ def is_healthy() -> bool:
 def succeeds(check: Path) -> bool:
     """Return whether a health check succeeds, as the user as which keepalived runs it, in an environment of its own."""
     as_nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--no-new-privs", "--reset-env"]
-    return run([*as_nobody, str(check)], check=False).status == 0
+    path = ["env", f"PATH={':'.join(SYSTEM_PATH)}"]  # that of units; --reset-env omits the sbin directories
+    return run([*as_nobody, *path, str(check)], check=False).status == 0

@@ -118,3 +118,12 @@ def test_health_check_runs_as_nobody_without_the_environment_of_root(monkeypatch
             check.write_text(f'#!/bin/sh\n[ "$(id -un) $(id -Gn) $TOKEN" = "{user} nogroup " ]\n')
             check.chmod(0o755)
             assert succeeds(check) is expected
+
+
+def test_health_check_finds_programs_of_administrators_as_in_the_unit_of_keepalived() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        check = Path(directory, "check")
+        check.write_text('#!/bin/sh\nldconfig --version && case $PATH in /usr/local/sbin:*) ;; *) exit 1 ;; esac\n')
+        check.chmod(0o755)
+        assert succeeds(check)
