@@ -19,6 +19,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.home import 
 #: Maximum number of static files, as links to directories can multiply them.
 MAX_FILES = 200_000
 
+#: Maximum depth of their directories, including those that links lead to.
+MAX_DEPTH = 100
+
 #: Seconds in which they are published.
 MAX_SECONDS = 900.0
 
@@ -68,7 +71,8 @@ class _Walk:
 
     ``top``, and everything in it, belongs to root; ``root`` is the directory of the static files. Both have no links in their
     paths: a link into the shared data would lead wherever the app says at the moment. Links that lead nowhere, to a directory
-    around them or to other files of the source are skipped, as are the paths of ``shared``, which have their own URLs.
+    that is being walked or around them, or to other files of the source are skipped, as are the paths of ``shared``, which have
+    their own URLs.
     """
 
     key: str
@@ -78,12 +82,16 @@ class _Walk:
     count: int = 0
     deadline: Deadline = field(default_factory=lambda: Deadline(MAX_SECONDS))
 
-    def files(self, directory: Path, public: Path) -> Iterator[tuple[Path, Path, Path]]:
+    def files(self, directory: Path, public: Path, walked: tuple[Path, ...] = ()) -> Iterator[tuple[Path, Path, Path]]:
         """Yield the path of each file of a directory, its path in ``public``, and the regular file that it is or leads to.
 
         :arg directory: a directory in ``root``, without links in its path.
-        :raises BuildError: for a link that leads out of ``top``, for too many files, and when they take too long.
+        :arg walked: the directories through which the walk came here, to which links may lead back.
+        :raises BuildError: for a link that leads out of ``top``, for too many or too deep files, and when they take too long.
         """
+        walked = (*walked, directory)
+        if len(walked) > MAX_DEPTH:
+            raise BuildError(f"{self.key}: there are more than {MAX_DEPTH} nested directories, including those that links lead to")
         for path in sorted(directory.iterdir()):
             self.count += 1
             if self.count > MAX_FILES:
@@ -91,10 +99,10 @@ class _Walk:
             if self.deadline.expired:
                 raise BuildError(f"{self.key}: the files cannot be published within {MAX_SECONDS:g} s")
             content = self._content(path)
-            if content is None:
+            if content is None or content in walked:
                 continue
             if content.is_dir():
-                yield from self.files(content, public / path.name)
+                yield from self.files(content, public / path.name, walked)
             else:
                 yield path, public / path.name, content
 

@@ -122,6 +122,30 @@ def test_links_that_lead_nowhere_or_to_a_directory_around_them_are_skipped(tmp_p
     assert publish(tmp_path) == {"css/a.css": "a"}
 
 
+def test_links_between_directories_are_followed_once(tmp_path: Path, static: Path) -> None:
+    """As npm workspaces link to each other; here also from a link into the middle of a directory."""
+    for name in ("a", "c", "e/deep"):
+        (static / name).mkdir(parents=True)
+        (static / name / "x.txt").write_text(name)
+    (static / "a/b").symlink_to("../c")
+    (static / "c/d").symlink_to("../a")
+    (static / "before").symlink_to("e/deep")
+    (static / "e/deep/again").symlink_to("../../f")
+    (static / "f").mkdir()
+    (static / "f/back").symlink_to("../e")
+    found = publish(tmp_path)
+    assert found.keys() >= {"a/x.txt", "a/b/x.txt", "c/x.txt", "c/d/x.txt", "e/deep/x.txt", "before/x.txt", "f/back/deep/x.txt"}
+    assert not [name for name in found if len(name.split("/")) > 4]
+
+
+def test_directories_that_are_nested_too_deeply_are_rejected(tmp_path: Path, static: Path) -> None:
+    for number in range(600):
+        (static / f"{number}").mkdir()
+        (static / f"{number}/next").symlink_to(f"../{number + 1}")
+    with pytest.raises(BuildError, match="there are more than 100 nested directories, including those that links lead to"):
+        publish(tmp_path)
+
+
 @pytest.mark.parametrize("target", ["/etc/passwd", "/etc"])
 def test_links_out_of_the_source_are_rejected_by_name(tmp_path: Path, static: Path, target: str) -> None:
     (static / "css/out").symlink_to(target)
