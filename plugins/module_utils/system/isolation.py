@@ -30,15 +30,13 @@ MAX_OUTPUT = 4 << 20
 #: Limits of a unit, systemd.resource-control(5): memory, processes, and size of a file.
 MEMORY, TASKS, FILE_SIZE = "80%", "4096", "16G"
 
-#: Capabilities of its main process, which changes to the user.
-CAPABILITIES = "CAP_SETUID CAP_SETGID"
+#: Capabilities of its main process, which changes to the user. Ansible's Python may be in a private home of another user.
+CAPABILITIES = "CAP_DAC_READ_SEARCH CAP_SETUID CAP_SETGID"
 
-#: What no program of an app needs. It may use namespaces, as the sandbox of a browser does, and be traced by a debugger.
+#: What no program of an app needs. It may use namespaces, as the sandbox of a browser does, and be traced by a debugger. Nothing is
+#: mounted below /proc, as the kernel would refuse a new /proc in user namespaces, which sandboxes of builds require.
 HARDENING = {
-    "ProtectKernelTunables": "yes",
     "ProtectKernelModules": "yes",
-    "ProtectKernelLogs": "yes",
-    "ProtectControlGroups": "yes",
     "LockPersonality": "yes",
     "RestrictRealtime": "yes",
     "SystemCallArchitectures": "native",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import socket
 import subprocess
 import sys
@@ -25,7 +26,9 @@ def test_the_command_of_a_unit_sets_limits_and_contains_no_secrets() -> None:
     assert command[:5] == ["systemd-run", "--quiet", "--pipe", "--wait", "--collect"]
     properties = {word.removeprefix("--property=") for word in command if word.startswith("--property=")}
     assert {"KillMode=control-group", "NoNewPrivileges=yes", "RuntimeMaxSec=90", "PrivateTmp=yes"} <= properties
-    assert {"CapabilityBoundingSet=CAP_SETUID CAP_SETGID", "ProtectKernelTunables=yes", "LockPersonality=yes"} <= properties
+    assert {"CapabilityBoundingSet=CAP_DAC_READ_SEARCH CAP_SETUID CAP_SETGID", "LockPersonality=yes"} <= properties
+    over_proc = ("ProtectKernelTunables", "ProtectKernelLogs", "ProtectControlGroups", "ProtectProc", "InaccessiblePaths")
+    assert not [word for word in properties if word.startswith(over_proc)], "sandboxes of builds must be able to mount /proc"
     assert "SystemCallFilter=~@clock @cpu-emulation @module @obsolete @raw-io @reboot @swap" in properties
     assert {"MemoryMax=80%", "TasksMax=4096", "LimitNPROC=4096", "LimitFSIZE=16G", "LimitCORE=0"} <= properties
     assert command[command.index("--") + 1 :][:3] == [sys.executable, "-ISXutf8", "-c"]
@@ -80,6 +83,12 @@ def test_the_program_runs_as_the_user_without_inherited_descriptors(control: soc
     assert {line for line in others if "=" in line} == {"PATH=/usr/bin:/bin", f"PWD={name}"}
     assert next(line for line in others if "=" not in line) == "/dev/null"
     assert not [line for line in others if "socket" in line]
+
+
+def test_the_program_gets_none_of_the_capabilities_of_the_main_process(control: socket.socket) -> None:
+    assert re.search(r"^CapEff:\s+0*[1-9a-f]", Path("/proc/self/status").read_text(), re.MULTILINE), "these tests run as root"
+    found = send_request(control, request("grep", "-E", "^Cap(Prm|Eff|Amb):.*[1-9a-f]", "/proc/self/status"))
+    assert found["status"] == 1, "the program has capabilities"
 
 
 def test_the_directory_must_be_accessible_to_the_user(control: socket.socket) -> None:
