@@ -91,7 +91,7 @@ class _Walk:
         """
         walked = (*walked, directory)
         if len(walked) > MAX_DEPTH:
-            raise BuildError(f"{self.key}: there are more than {MAX_DEPTH} nested directories, including those that links lead to")
+            raise BuildError(f"{self.key}: more than {MAX_DEPTH} directories are nested, including those that links lead to")
         for path in sorted(directory.iterdir()):
             self.count += 1
             if self.count > MAX_FILES:

@@ -33,8 +33,8 @@ MEMORY, TASKS, FILE_SIZE = "80%", "4096", "16G"
 #: Capabilities of its main process, which changes to the user. Ansible's Python may be in a private home of another user.
 CAPABILITIES = "CAP_DAC_READ_SEARCH CAP_SETUID CAP_SETGID"
 
-#: What no program of an app needs. It may use namespaces, as the sandbox of a browser does, and be traced by a debugger. Nothing is
-#: mounted below /proc, as the kernel would refuse a new /proc in user namespaces, which sandboxes of builds require.
+#: What no program of an app needs. It may use namespaces, as the sandbox of a browser does, and be traced by a debugger. Nothing
+#: is mounted below /proc, as the kernel would refuse a new /proc in user namespaces, which sandboxes of builds require.
 HARDENING = {
     "ProtectKernelModules": "yes",
     "LockPersonality": "yes",

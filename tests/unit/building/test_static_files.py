@@ -142,7 +142,7 @@ def test_directories_that_are_nested_too_deeply_are_rejected(tmp_path: Path, sta
     for number in range(600):
         (static / f"{number}").mkdir()
         (static / f"{number}/next").symlink_to(f"../{number + 1}")
-    with pytest.raises(BuildError, match="there are more than 100 nested directories, including those that links lead to"):
+    with pytest.raises(BuildError, match="more than 100 directories are nested, including those that links lead to"):
         publish(tmp_path)
 
 
