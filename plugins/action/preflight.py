@@ -90,7 +90,8 @@ class ActionModule(ModuleAction):
         names = [str(name) for name in arguments["names"]]
         built = [app for name, app in apps.items() if name in names or not names] if arguments["builds"] else []
         inputs, source_problems = release_inputs(built, self._loader.get_basedir())
-        self._fail_on([*problems, *source_problems, *self._unknown_apps(names, entries, variables)])
+        problems += [*source_problems, *self._unknown_apps(names, entries, variables)]
+        self._fail_on([*problems, *archive_problems(built, self._loader.get_basedir())] if problems else [])
         packages = sorted({package for app in apps.values() for package in app.packages} | dns_packages)
         host = self.run_module({"apps": {}, "key": KEY, "packages": packages, "releases": json.dumps(inputs)}, variables)
         if host.get("failed"):
@@ -103,7 +104,6 @@ class ActionModule(ModuleAction):
             release["entry"] = entry_digest(apps[name])
         settled = host["host_state"]["releases"]
         deployed = [app for app in built if app.name not in settled]
-        self._fail_on(archive_problems(deployed, self._loader.get_basedir()))
         host["live"] = [name for name in host["live"] if name not in arguments["removed"]]
         return self._compare(apps, deployed, host, variables)
 
@@ -142,6 +142,7 @@ class ActionModule(ModuleAction):
                     host["cpus"],
                     unrestricted=self._variable("supervisor_hardening_except", variables) or (),
                 ),
+                *archive_problems(deployed, self._loader.get_basedir()),
                 *filter(None, [capacity.problem(int(limit)) if limit else "", self._minfds_problem(host, variables)]),
             ]
         )

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible import constants
 from ansible.errors import AnsibleActionFail
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, to_entry
@@ -17,6 +18,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.validation impo
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.plugin_utils import source_packing
+from ansible_collections.funnel.tornado.plugins.plugin_utils.archive_check import archive_problem_once
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import KEY, load_host_state
 from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction, operator
 
@@ -174,11 +176,13 @@ def release_inputs(apps: Iterable[App], playbook: str) -> tuple[dict[str, Any], 
 
 
 def archive_problems(apps: Iterable[App], playbook: str) -> Iterator[str]:
-    """Yield the archives on the controller that hosts would refuse."""
+    """Yield the archives on the controller that hosts would refuse; :func:`release_inputs` reports those that are missing."""
     for app in apps:
-        local = local_source(app, playbook)
-        if local and local.is_file() and (problem := source_packing.archive_problem(local, app.source.subdirectory)):
-            yield f"{VARIABLE}.{app.name}.source.{problem}"
+        with contextlib.suppress(AnsibleActionFail):
+            local = local_source(app, playbook)
+            if local and local.is_file():
+                problem = archive_problem_once(local, app.source.subdirectory, Path(vars(constants)["DEFAULT_LOCAL_TMP"]))
+                yield from [f"{VARIABLE}.{app.name}.source.{problem}"] if problem else []
 
 
 def entry_digest(app: App) -> str:

@@ -6,24 +6,13 @@ import gzip
 import hashlib
 import io
 import os
-import shutil
 import stat
 import subprocess
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ansible_collections.funnel.tornado.plugins.module_utils.system.unpacking import (
-    ERRORS,
-    LFS_POINTER,
-    LFS_POINTER_SIZE,
-    PROGRAMS,
-    UnpackError,
-    Unpacking,
-    flatten_directory,
-    keep_subdirectory,
-)
+from ansible_collections.funnel.tornado.plugins.module_utils.system.unpacking import LFS_POINTER, LFS_POINTER_SIZE
 
 #: Names excluded from a directory that is not a git work tree.
 EXCLUDED = frozenset({".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", ".mypy_cache", ".pytest_cache"})
@@ -103,28 +92,6 @@ def archive_revision(file: Path, checksum: str | None) -> str:
     if checksum is not None and checksum != f"sha256:{found}":
         raise SourceError(f"{file} hashes to sha256:{found}; expected {checksum}")
     return found
-
-
-def archive_problem(file: Path, subdirectory: str | None) -> str:
-    """Return the key below ``source`` and the reason for which hosts would refuse an archive; an empty string if they accept it.
-
-    Its files are created in a temporary directory, without their content. If this machine lacks the program that decompresses the
-    archive, the hosts check it.
-    """
-    with tempfile.TemporaryDirectory() as top, file.open("rb") as opened:
-        program = PROGRAMS.get(os.pread(opened.fileno(), 4, 0))
-        if program and not shutil.which(program):
-            return ""
-        try:
-            Unpacking(Path(top), empty=True).unpack(opened)
-            flatten_directory(Path(top))
-        except (UnpackError, *ERRORS) as error:
-            return f"archive: {file} cannot be unpacked: {error}"
-        try:
-            keep_subdirectory(Path(top), subdirectory or ".")
-        except UnpackError as error:
-            return f"subdirectory: {error}"
-    return ""
 
 
 def pack(directory: Path) -> bytes:

@@ -49,12 +49,11 @@ class UnpackError(Exception):
 
 @dataclass
 class Unpacking:
-    """Unpacks an archive into ``top``, which only this user can access; with ``empty``, without the content of its files."""
+    """Unpacks an archive into ``top``, which only this user can access. A subclass can create something else than files."""
 
     top: Path
     max_files: int = MAX_FILES
     max_bytes: int = MAX_BYTES
-    empty: bool = False
     files: int = 0
     size: int = 0
     links: dict[Path, str] = field(default_factory=dict)
@@ -76,7 +75,7 @@ class Unpacking:
         else:
             self._untar(file, "r|*")
         for link, destination in self.links.items():
-            link.symlink_to(destination)
+            self.make_link(link, destination)
         while not seekable and (rest := file.read(_CHUNK)):  # read the padding, so that the writer does not fail
             self._count(len(rest))
 
@@ -85,15 +84,15 @@ class Unpacking:
             for member in archive:
                 target = self._target(member.name)
                 if member.isdir():
-                    target.mkdir(parents=True, exist_ok=True)
+                    self.make_directory(target)
                     continue
-                target.parent.mkdir(parents=True, exist_ok=True)
+                self.make_directory(target.parent)
                 if member.issym():
                     self.links[target] = member.linkname
                 elif member.islnk():
                     self._link(self._target(member.linkname), target)
                 elif member.isreg() and (content := archive.extractfile(member)):
-                    self._write(target, iter(lambda: content.read(_CHUNK), b""), member.mode, member.mtime)
+                    self.write_file(target, self._chunks(target, content), member.mode, member.mtime)
                 else:
                     raise UnpackError(f"{member.name} is not a file, directory or link")
 
@@ -108,20 +107,22 @@ class Unpacking:
                 target = self._target(member.filename)
                 mode = member.external_attr >> 16  # Unix mode; 0 from other systems
                 if member.is_dir():
-                    target.mkdir(parents=True, exist_ok=True)
+                    self.make_directory(target)
                     continue
-                target.parent.mkdir(parents=True, exist_ok=True)
+                self.make_directory(target.parent)
                 with archive.open(member) as content:
                     if stat.S_ISLNK(mode):
                         self.links[target] = os.fsdecode(content.read(os.pathconf("/", "PC_PATH_MAX")))
                     else:
-                        self._write(target, iter(lambda: content.read(_CHUNK), b""), mode, calendar.timegm(member.date_time))
+                        self.write_file(target, self._chunks(target, content), mode, calendar.timegm(member.date_time))
 
     def _target(self, name: str) -> Path:
         """Return the path of a member."""
         self.files += 1
         if self.files > self.max_files:
             raise UnpackError(f"it has more than {self.max_files} members")
+        if len(name) > (longest := os.pathconf("/", "PC_PATH_MAX")):
+            raise UnpackError(f"a name has more than {longest} characters: {name[:50]}...")
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
             raise UnpackError(f"{name} would be unpacked outside of the source's directory")
@@ -131,25 +132,41 @@ class Unpacking:
         if first in self.links:
             self.links[target] = self.links[first]
         else:
-            os.link(first, target, follow_symlinks=False)
+            self.make_hard_link(first, target)
 
     def _count(self, size: int) -> None:
         self.size += size
         if self.size > self.max_bytes:
             raise UnpackError(f"it has more than {self.max_bytes >> 20} MiB")
 
-    def _write(self, target: Path, chunks: Iterator[bytes], mode: int, modified: float) -> None:
-        target.unlink(missing_ok=True)  # the last member of a name wins; do not write through a hard link
-        with target.open("xb") as output:
-            for number, chunk in enumerate(chunks):
-                if number == 0 and len(chunk) < LFS_POINTER_SIZE and chunk.startswith(LFS_POINTER):
-                    raise UnpackError(
-                        f"{target.relative_to(self.top)} is a Git LFS pointer instead of the file; hosts fetch nothing from Git "
-                        "LFS. Run `git lfs pull` and deploy the directory with source.path"
-                    )
-                self._count(len(chunk))
-                if not self.empty:
-                    output.write(chunk)
+    def _chunks(self, target: Path, content: IO[bytes]) -> Iterator[bytes]:
+        """Yield the content of a file, counted."""
+        for number, chunk in enumerate(iter(lambda: content.read(_CHUNK), b"")):
+            if number == 0 and len(chunk) < LFS_POINTER_SIZE and chunk.startswith(LFS_POINTER):
+                raise UnpackError(
+                    f"{target.relative_to(self.top)} is a Git LFS pointer instead of the file; hosts fetch nothing from Git "
+                    "LFS. Run `git lfs pull` and deploy the directory with source.path"
+                )
+            self._count(len(chunk))
+            yield chunk
+
+    def make_directory(self, path: Path) -> None:
+        """Create a directory and those above it, as far as they do not exist."""
+        path.mkdir(parents=True, exist_ok=True)
+
+    def make_link(self, path: Path, destination: str) -> None:
+        """Create a symbolic link."""
+        path.symlink_to(destination)
+
+    def make_hard_link(self, first: Path, path: Path) -> None:
+        """Create another name of a file."""
+        os.link(first, path, follow_symlinks=False)
+
+    def write_file(self, path: Path, chunks: Iterator[bytes], mode: int, modified: float, /) -> None:
+        """Create a file, or replace it: the last member of a name wins."""
+        path.unlink(missing_ok=True)  # do not write through a hard link
+        with path.open("xb") as output:
+            output.writelines(chunks)
             output.flush()
             os.fchmod(output.fileno(), 0o755 if mode & 0o100 else 0o644)
             os.utime(output.fileno(), (modified, modified))

@@ -124,6 +124,6 @@ def test_health_check_finds_programs_of_administrators_as_in_the_unit_of_keepali
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         check = Path(directory, "check")
-        check.write_text('#!/bin/sh\nldconfig --version && case $PATH in /usr/local/sbin:*) ;; *) exit 1 ;; esac\n')
+        check.write_text("#!/bin/sh\nldconfig --version && case $PATH in /usr/local/sbin:*) ;; *) exit 1 ;; esac\n")
         check.chmod(0o755)
         assert succeeds(check)

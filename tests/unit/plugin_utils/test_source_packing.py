@@ -7,14 +7,12 @@ import socket
 import stat
 import subprocess
 import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from ansible_collections.funnel.tornado.plugins.plugin_utils.source_packing import (
     SourceError,
-    archive_problem,
     archive_revision,
     files,
     locate,
@@ -295,68 +293,3 @@ def test_a_loop_of_links_is_rejected(app: Path) -> None:
     (app / "two").symlink_to("one")
     with pytest.raises(SourceError, match="link"):
         pack(app)
-
-
-def archived(file: Path, **members: bytes | tarfile.TarInfo) -> Path:
-    with tarfile.open(file, "w:gz") as archive:
-        for name, content in members.items():
-            member = content if isinstance(content, tarfile.TarInfo) else tarfile.TarInfo(name)
-            if isinstance(content, bytes):
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-            else:
-                archive.addfile(member)
-    return file
-
-
-def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.type, member.linkname = kind, target
-    return member
-
-
-def test_an_archive_that_hosts_can_unpack_is_accepted(tmp_path: Path) -> None:
-    file = archived(tmp_path / "shop.tar.gz", web=b"import os", link=special("link", tarfile.SYMTYPE, "web"))
-    assert archive_problem(file, None) == ""
-    with zipfile.ZipFile(tmp_path / "shop.zip", "w") as archive:
-        archive.writestr("shop-1.0/site/web.py", "import os")
-    assert archive_problem(tmp_path / "shop.zip", "site") == ""
-
-
-@pytest.mark.parametrize(
-    ("members", "message"),
-    [
-        ({"a": special("../evil.py", tarfile.REGTYPE)}, "../evil.py would be unpacked outside of the source's directory"),
-        ({"a": special("pipe", tarfile.FIFOTYPE)}, "pipe is not a file, directory or link"),
-        ({"a": special("linked", tarfile.LNKTYPE, "missing")}, "No such file or directory"),
-        (
-            {"logo": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n"},
-            "logo is a Git LFS pointer instead of the file",
-        ),
-    ],
-)
-def test_an_archive_that_hosts_would_refuse_is_rejected(
-    tmp_path: Path, members: dict[str, bytes | tarfile.TarInfo], message: str
-) -> None:
-    file = archived(tmp_path / "shop.tar.gz", web=b"import os", **members)
-    problem = archive_problem(file, None)
-    assert problem.startswith(f"archive: {file} cannot be unpacked: ")
-    assert message in problem
-
-
-def test_a_damaged_archive_and_a_missing_subdirectory_are_rejected(tmp_path: Path) -> None:
-    file = archived(tmp_path / "shop.tar.gz", web=b"x" * 100_000)
-    assert archive_problem(file, "site") == "subdirectory: site is not a directory of the source"
-    file.write_bytes(file.read_bytes()[:100])
-    assert "cannot be unpacked" in archive_problem(file, None)
-    file.write_text("<html>not found</html>")
-    assert archive_problem(file, None) == f"archive: {file} cannot be unpacked: truncated header"
-
-
-def test_an_archive_that_this_machine_cannot_decompress_is_left_to_the_hosts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "shop.tar.zst"
-    file.write_bytes(b"\x28\xb5\x2f\xfd damaged")
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert archive_problem(file, None) == ""
