@@ -7,6 +7,7 @@ import io
 import json
 import os
 import subprocess
+import sys
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.unpacking im
 )
 from ansible_collections.funnel.tornado.plugins.plugin_utils import archive_check
 from ansible_collections.funnel.tornado.plugins.plugin_utils.archive_check import archive_problem, archive_problem_once
+
+ROOT = Path(__file__).parents[3]
 
 
 def archived(file: Path, **members: bytes | tarfile.TarInfo) -> Path:
@@ -152,7 +155,15 @@ def test_archives_that_hosts_would_refuse_are_reported_with_all_other_mistakes(t
     (tmp_path / "shop.zip").write_text("<html>not found</html>")
     shop = {"source": {"archive": str(tmp_path / "shop.zip")}, "run": {"app": "a:b"}}
     arguments = json.dumps({"apps": {"shop": shop, "blog": {**shop, "drian": 3}}})
-    command = ["ansible", "localhost", "--connection=local", "-m", "funnel.tornado.preflight", "-a", arguments]
-    output = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60).stdout
+    command = [
+        Path(sys.executable).with_name("ansible"),
+        "localhost",
+        "--connection=local",
+        "-m",
+        "funnel.tornado.preflight",
+        "-a",
+        arguments,
+    ]
+    output = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=60).stdout
     assert "tornado_apps.blog.drian: unknown key; did you mean drain?" in output
     assert f"tornado_apps.shop.source.archive: {tmp_path}/shop.zip cannot be unpacked: " in output
