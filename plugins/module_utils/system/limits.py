@@ -28,7 +28,8 @@ LIMITS_FILE = "/etc/security/limits.d/50-funnel.conf"
 SYSCTL_FILE = "/etc/sysctl.d/50-funnel.conf"
 DROP_IN = "50-funnel-limits.conf"
 
-#: Directories of units: systemd applies the drop-ins of all of them in the order of their names, systemd.unit(5).
+#: Directories of units: systemd applies the drop-ins of all of them in the order of their names. Of several with the same name,
+#: it applies the first one only, and none if that is a link to /dev/null, systemd.unit(5).
 UNIT_DIRECTORIES = ("etc/systemd/system", "run/systemd/system", "usr/local/lib/systemd/system", "usr/lib/systemd/system")
 
 
@@ -159,9 +160,12 @@ class DropIn:
 
 def overriding_drop_in(name: str, base: Path = Path("/")) -> DropIn | None:
     """Return the drop-in of a service that overrides the collection's limit of open files."""
-    directories = [base / directory / f"{name}.service.d" for directory in UNIT_DIRECTORIES]
-    later = [path for directory in directories for path in directory.glob("*.conf") if path.name > DROP_IN]
-    found = [(path, limit) for path in sorted(later, key=lambda path: path.name) if (limit := unit_limit(path))]
+    kinds = (f"{name}.service.d", "service.d")  # the second applies to all services
+    directories = [base / directory / kind for kind in kinds for directory in UNIT_DIRECTORIES]
+    applied: dict[str, Path] = {}
+    for path in (path for directory in directories for path in directory.glob("*.conf") if path.name > DROP_IN):
+        applied.setdefault(path.name, path)
+    found = [(applied[key], limit) for key in sorted(applied) if (limit := unit_limit(applied[key]))]
     return DropIn(f"/{found[-1][0].relative_to(base)}", *found[-1][1]) if found else None
 
 

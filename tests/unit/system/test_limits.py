@@ -99,6 +99,28 @@ def test_a_later_drop_in_overrides_the_limit(tmp_path: Path, name: str, text: st
     assert overriding_drop_in("nginx", tmp_path) == (DropIn(f"/{name}", *limits) if limits else None)
 
 
+def test_drop_ins_override_the_limit_in_the_order_of_systemd(tmp_path: Path) -> None:
+    def drop_in(path: str, limit: int) -> Path:
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"[Service]\nLimitNOFILE={limit}\n")
+        return file
+
+    drop_in("usr/lib/systemd/system/service.d/60-all.conf", 1)
+    assert overriding_drop_in("nginx", tmp_path) == DropIn("/usr/lib/systemd/system/service.d/60-all.conf", 1, 1)
+    drop_in("usr/lib/systemd/system/nginx.service.d/60-all.conf", 2)
+    assert overriding_drop_in("nginx", tmp_path) == DropIn("/usr/lib/systemd/system/nginx.service.d/60-all.conf", 2, 2)
+    drop_in("run/systemd/system/nginx.service.d/60-all.conf", 3)
+    first = drop_in("etc/systemd/system/nginx.service.d/60-all.conf", 4)
+    assert overriding_drop_in("nginx", tmp_path) == DropIn("/etc/systemd/system/nginx.service.d/60-all.conf", 4, 4)
+    drop_in("etc/systemd/system/service.d/70-all.conf", 5)
+    assert overriding_drop_in("nginx", tmp_path) == DropIn("/etc/systemd/system/service.d/70-all.conf", 5, 5)
+    (tmp_path / "etc/systemd/system/nginx.service.d/70-all.conf").symlink_to(os.devnull)
+    first.unlink()
+    first.symlink_to(os.devnull)
+    assert overriding_drop_in("nginx", tmp_path) is None, "both are masked"
+
+
 def test_a_limit_with_which_supervisord_cannot_start_is_refused() -> None:
     container, machine = (Capacity(1048576, 20000, can_raise=can_raise) for can_raise in (False, True))
     refused = DropIn("/x.conf", 1024, 4096).problem(16384, container)
