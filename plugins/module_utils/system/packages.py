@@ -110,10 +110,10 @@ def installed_versions(names: Sequence[str] = ()) -> dict[str, str]:
 
     For a name that only other packages provide, such as libmagic1 where that is libmagic1t64, it is the version of the provider.
     """
-    query = ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package} ${Version}\n", "--", *names]
+    query = ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Version} ${Package} ${Architecture}\n", "--", *names]
     listed = run(query, check=False).output
-    rows = [line.split() for line in listed.splitlines()]
-    versions = {row[1]: row[2] for row in rows if len(row) == 3 and row[0] == "installed"}
+    rows = [row for line in listed.splitlines() if len(row := line.split()) == 4 and row[0] == "installed"]
+    versions = {name: row[1] for row in rows for name in (row[2], f"{row[2]}:{row[3]}") if name in (names or [row[2]])}
     return versions | provided_versions([name for name in names if name not in versions])
 
 

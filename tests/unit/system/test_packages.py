@@ -100,6 +100,15 @@ def test_names_of_packages_may_have_signs_and_an_architecture() -> None:
     require_names(["g++", "libc6:i386", "python3.11", "libstdc++-12-dev"])
 
 
+def test_a_name_with_an_architecture_is_installed_with_that_one_only() -> None:
+    native = subprocess.run(["dpkg", "--print-architecture"], check=True, capture_output=True, text=True).stdout.strip()
+    names = [f"dpkg:{native}", "libc6:no-such-architecture", f"libc6:{native}"]
+    assert sorted(installed_versions(names)) == [f"dpkg:{native}", f"libc6:{native}"]
+    everything = installed_versions()
+    assert everything["dpkg"] == installed_versions(names)[f"dpkg:{native}"]
+    assert not [name for name in everything if ":" in name]
+
+
 def test_a_name_is_not_an_option_of_the_package_manager(tmp_path: Path) -> None:
     """An option could make apt run a program as root, here one that it calls to find out about foreign architectures."""
     mark = tmp_path / "mark"
