@@ -155,15 +155,8 @@ def test_archives_that_hosts_would_refuse_are_reported_with_all_other_mistakes(t
     (tmp_path / "shop.zip").write_text("<html>not found</html>")
     shop = {"source": {"archive": str(tmp_path / "shop.zip")}, "run": {"app": "a:b"}}
     arguments = json.dumps({"apps": {"shop": shop, "blog": {**shop, "drian": 3}}})
-    command = [
-        Path(sys.executable).with_name("ansible"),
-        "localhost",
-        "--connection=local",
-        "-m",
-        "funnel.tornado.preflight",
-        "-a",
-        arguments,
-    ]
+    ansible = str(Path(sys.executable).with_name("ansible"))
+    command = [ansible, "localhost", "--connection=local", "-m", "funnel.tornado.preflight", "-a", arguments]
     output = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=60).stdout
     assert "tornado_apps.blog.drian: unknown key; did you mean drain?" in output
     assert f"tornado_apps.shop.source.archive: {tmp_path}/shop.zip cannot be unpacked: " in output
