@@ -184,6 +184,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.site_options import all_applied
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs
+from ansible_collections.funnel.tornado.plugins.module_utils.core import memory
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSH_ENTRIES, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import first_unprivileged_port, tcp_listeners
@@ -192,7 +193,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.settled impo
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import existing_nginx
 from ansible_collections.funnel.tornado.plugins.module_utils.status.apps import live_apps
 from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import collect_host_state
-from ansible_collections.funnel.tornado.plugins.module_utils.system import memory
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
 from ansible_collections.funnel.tornado.plugins.module_utils.system.filesystems import APP_DIRECTORIES, filesystem_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import build_environment, is_managed

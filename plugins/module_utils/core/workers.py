@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import multiprocessing.connection
-import re
 from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import TypeVar, cast
+
+from ansible_collections.funnel.tornado.plugins.module_utils.core.memory import CGROUP, available
+from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import PROC
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -40,10 +42,9 @@ def run_concurrently(function: Callable[[T], R], items: Iterable[T], limit: int)
     return results
 
 
-def memory_limit(size: int, meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Return how many processes of ``size`` bytes fit into the memory that is available, at least one."""
-    available = re.search(r"^MemAvailable: +(\d+) kB", meminfo.read_text(encoding="utf-8"), re.MULTILINE)
-    return max(1, (int(available[1]) << 10) // size) if available else 1
+def memory_limit(size: int, proc: Path = PROC, cgroup: Path = CGROUP) -> int:
+    """Return how many processes of ``size`` bytes fit into the memory that is available without swap, at least one."""
+    return max(1, available(proc, cgroup, swap=False) // size)
 
 
 def _start(function: Callable[[T], R], item: T) -> tuple[Connection[R, R], ForkProcess]:

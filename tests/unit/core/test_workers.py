@@ -35,8 +35,19 @@ def test_a_single_item_needs_no_process() -> None:
 
 
 def test_processes_are_limited_by_the_available_memory(tmp_path: Path) -> None:
-    meminfo = tmp_path / "meminfo"
     for available, limit in ((3 << 20, 6), ((3 << 20) - 1, 5), (1000, 1)):
-        meminfo.write_text(f"MemTotal:       8000000 kB\nMemAvailable:   {available} kB\n")
-        assert memory_limit(512 << 20, meminfo) == limit
+        (tmp_path / "meminfo").write_text(f"MemTotal:       8000000 kB\nMemAvailable:   {available} kB\nSwapFree: 8000000 kB\n")
+        assert memory_limit(512 << 20, tmp_path, tmp_path) == limit
     assert memory_limit(512 << 20) >= 1
+
+
+def test_processes_are_limited_by_the_memory_of_a_container(tmp_path: Path) -> None:
+    texts = {
+        "meminfo": f"MemAvailable: {64 << 20} kB\n",
+        "memory.max": f"{2 << 30}\n",
+        "memory.current": f"{1 << 30}\n",
+        "memory.stat": f"anon 9\nactive_file {1 << 29}\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    assert memory_limit(512 << 20, tmp_path, tmp_path) == 3

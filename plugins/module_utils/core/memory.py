@@ -13,17 +13,20 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import PR
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def available(proc: Path = PROC, cgroup: Path = CGROUP) -> int:
-    """Return the bytes that new processes can get, including swap."""
-    free = sum(_values(proc / "meminfo", ("MemAvailable", "SwapFree")))
+#: Memory in ``memory.stat`` of a control group that the kernel reclaims for new processes.
+_RECLAIMABLE = re.compile(r"^(?:inactive_file|active_file|slab_reclaimable) (\d+)", re.MULTILINE)
+
+
+def available(proc: Path = PROC, cgroup: Path = CGROUP, *, swap: bool = True) -> int:
+    """Return the bytes that new processes can get, including swap if requested."""
+    free = sum(_values(proc / "meminfo", ("MemAvailable", "SwapFree") if swap else ("MemAvailable",)))
     limits = [cgroup / name for name in ("memory.max", "memory.current", "memory.stat")]
     if not all(path.exists() for path in limits):
         return free
     limit, current, stat = (path.read_text(encoding="utf-8") for path in limits)
     if not limit.strip().isdigit():
         return free
-    cached = re.search(r"^inactive_file (\d+)", stat, re.MULTILINE)
-    return max(0, min(free, int(limit) - int(current) + (int(cached[1]) if cached else 0)))
+    return max(0, min(free, int(limit) - int(current) + sum(map(int, _RECLAIMABLE.findall(stat)))))
 
 
 def used_by(uids: Iterable[int], proc: Path = PROC) -> dict[int, int]:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.system import memory
+from ansible_collections.funnel.tornado.plugins.module_utils.core import memory
 
 
 def test_available_memory_includes_swap(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("MemTotal:  9000 kB\nMemAvailable:  2048 kB\nSwapFree:  1024 kB\n")
     assert memory.available(tmp_path, tmp_path / "none") == 3 << 20
+    assert memory.available(tmp_path, tmp_path / "none", swap=False) == 2 << 20
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ def test_available_memory_is_bounded_by_the_limit_of_a_container(tmp_path: Path,
         "meminfo": "MemAvailable:  2048 kB\nSwapFree:  1024 kB\n",
         "memory.max": f"{limit}\n",
         "memory.current": f"{1 << 20}\n",
-        "memory.stat": f"anon 9\ninactive_file {1 << 19}\nactive_file 8\n",
+        "memory.stat": f"anon 9\ninactive_file {1 << 18}\nactive_file {1 << 17}\nslab_reclaimable {1 << 17}\nslab 8\n",
     }
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
