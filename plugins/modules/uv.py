@@ -153,6 +153,8 @@ def converge(module: AnsibleModule) -> dict[str, Any]:
             wheelhouse.converge(desired, Path(params["archive"]) if missing else None)
         if message := uv.install(params["hashes"], sources.pip_environment()):
             module.warn(message)
+    elif message := uv.move_other(check_mode=True):
+        module.warn(message)
     written = apply(FileSet(UV_ENVIRONMENT.parent, sources.files()), check_mode=module.check_mode)
     diff = [*([{"before": lines(before), "after": lines(after)}] if changed else []), *written.diff]
     return {"changed": changed or written.changed, "path": str(uv.program), "diff": diff if module._diff else []}

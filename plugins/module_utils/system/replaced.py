@@ -42,11 +42,12 @@ def keep_copies(replacements: Mapping[Path, tuple[bytes, bytes]], *, check_mode:
     return messages
 
 
-def move_away(path: Path, *, directory: Path = DIRECTORY) -> str:
+def move_away(path: Path, *, check_mode: bool = False, directory: Path = DIRECTORY) -> str:
     """Move a program of the administrator, which may be a link, to the copies; return a message."""
     copy = _copy_path(path, directory)
-    _make_parent(copy, directory)
-    shutil.move(path, copy)
+    if not check_mode:
+        _make_parent(copy, directory)
+        shutil.move(path, copy)
     return f"{path} is replaced; the previous one is {copy}"
 
 

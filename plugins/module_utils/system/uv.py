@@ -124,10 +124,10 @@ class Uv:
         """Return the other paths below ``home``: other versions, and leftovers of interrupted runs."""
         return sorted(path for path in self.home.iterdir() if path != self.directory) if self.home.is_dir() else []
 
-    def replaces_other(self) -> bool:
-        """Return whether a program of the administrator is in the place of the link."""
+    def move_other(self, *, check_mode: bool = False) -> str:
+        """Move a program of the administrator out of the place of the link; return a message if there is one."""
         linked = self.link.is_symlink() and self.link.readlink().is_relative_to(self.home)
-        return os.path.lexists(self.link) and not linked
+        return move_away(self.link, check_mode=check_mode) if os.path.lexists(self.link) and not linked else ""
 
     def is_up_to_date(self) -> bool:
         """Return whether it is installed, linked and the only version."""
@@ -161,7 +161,7 @@ class Uv:
                 self.home.chmod(0o755)
             if UV_ENVIRONMENT.parent.is_dir():
                 UV_ENVIRONMENT.parent.chmod(0o755)
-            message = move_away(self.link) if self.replaces_other() else ""
+            message = self.move_other()
             atomic.replace_link(self.link, self.program)
             for other in self.other_paths():
                 shutil.rmtree(other)

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import functools
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import build_environment
-from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import Sources, Uv
+from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import SOURCES, Sources, Uv
+from ansible_collections.funnel.tornado.plugins.modules import uv as uv_module
 
 
 def test_uv_is_up_to_date_if_installed_linked_and_the_only_version(tmp_path: Path) -> None:
@@ -72,3 +78,16 @@ def test_a_wheelhouse_replaces_all_indexes() -> None:
     assert settings["no-index"] is True
     assert settings["find-links"] == ["/opt/wheelhouse"]
     assert b"https://a/simple" not in environment.content
+
+
+def test_check_mode_predicts_that_another_program_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = tmp_path / "bin/uv"
+    link.parent.mkdir()
+    link.write_text("of the administrator")
+    monkeypatch.setattr(uv_module, "Uv", functools.partial(Uv, home=tmp_path / "uv", link=link))
+    warnings: list[str] = []
+    params: dict[str, object] = {"version": "1.2.3", "packages": {}, "hashes": [], "archive": None, **dict.fromkeys(SOURCES, "")}
+    module = SimpleNamespace(params=params, check_mode=True, warn=warnings.append, _diff=False)
+    assert uv_module.converge(cast("Any", module))["changed"]
+    assert [warning.partition(";")[0] for warning in warnings] == [f"{link} is replaced"]
+    assert link.read_text() == "of the administrator"
