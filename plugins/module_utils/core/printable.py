@@ -13,8 +13,9 @@ _ACTIVE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 #: The same and newlines, for a single line.
 _ACTIVE_IN_LINE = re.compile(f"{_ACTIVE.pattern}|\n")
 
-#: Positions in the markup of links and mentions: `[text](url)`, `<url|text>`, `<!channel>`, `<a href=...>`, `@everyone`.
-_MARKUP = re.compile(r"(?<=[<@])(?=\S)|(?<=\])(?=\()")
+#: Positions in the markup of links and mentions: `[text](url)`, `<url|text>`, `<!channel>`, `<a href=...>`, `@name` at the start
+#: of a word, `@everyone` and `@here` anywhere. Addresses such as `git@example.com` are no markup.
+_MARKUP = re.compile(r"(?<=<)(?=\S)|(?<=(?<!\w)@)(?=\S)|(?<=@)(?=everyone|here\b)|(?<=\])(?=\()")
 
 #: The first line of a Python exception below its traceback, such as "sqlalchemy.exc.OperationalError: no such table".
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Invalid\w*|NotFound|Configured|DoesNotExist)(?::.*)?")
@@ -44,6 +45,8 @@ def without_markup(text: str) -> str:
 
     >>> without_markup("[log in](http://evil.test) @everyone")
     '[log in]\u200b(http://evil.test) @\u200beveryone'
+    >>> without_markup("git@example.com:shop.git (@ops) a@here")
+    'git@example.com:shop.git (@\u200bops) a@\u200bhere'
     """
     return _MARKUP.sub("\u200b", text)
 

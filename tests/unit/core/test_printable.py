@@ -9,6 +9,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.printable impo
     printable,
     printable_data,
     printable_message,
+    without_markup,
 )
 
 
@@ -75,3 +76,17 @@ def test_further_lines_of_a_message_are_indented() -> None:
 )
 def test_headline_has_the_reason_that_it_introduces(message: str, expected: str) -> None:
     assert headline(message) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("git@github.com:org/shop.git and deploy@[192.0.2.1]", None),
+        ("a @ b < c", None),
+        ("@everyone (@ops) @@here", "@_everyone (@_ops) @_@_here"),
+        ("x@everyone x@here", "x@_everyone x@_here"),
+        ("[log in](http://evil.test) <!channel>", "[log in]_(http://evil.test) <_!channel>"),
+    ],
+)
+def test_mentions_and_links_are_broken_but_no_addresses(text: str, shown: str | None) -> None:
+    assert without_markup(text).replace("\u200b", "_") == (shown or text)
