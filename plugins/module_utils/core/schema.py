@@ -295,7 +295,7 @@ class _Parser:
     def _item(self, annotation: Any, key: object, item: object, path: str, rules: tuple[Any, ...]) -> Any:
         """Return the valid item of a dictionary."""
         if not isinstance(key, str):
-            self.problems.append(f"{path}: the key is {key!r}{_yaml_cure(str, key)}")
+            self.problems.append(f"{path}: the key is {key}{_yaml_cure(str, key)}")
             return _INVALID
         return self.value(annotation, item, path, rules)
 

@@ -577,6 +577,7 @@ def test_memory_that_a_second_slot_lacks_is_reported(available: int, used: dict[
         ("env: {RELEASE: 1.10}", "env.RELEASE: must be str or int; found 1.1, a number in YAML; put it in quotes"),
         ("env: {SINCE: 2026-01-31}", "env.SINCE: must be str or int; found 2026-01-31, a date in YAML; put it in quotes"),
         ("env: {NO: x}", "env.False: the key is False, a boolean in YAML; put it in quotes"),
+        ("env: {2026-01-31: x}", "env.2026-01-31: the key is 2026-01-31, a date in YAML; put it in quotes"),
         ("env: {1.10: x}", "env.1.1: the key is 1.1, a number in YAML; put it in quotes"),
         ("secrets: {PIN: 0.70}", "secrets.PIN: must be str or int; found (not shown), a number in YAML; put it in quotes"),
         (
