@@ -184,7 +184,8 @@ class App(SiteOptions):
             "URL prefix of the app in the site of another app, which has the same C(domains) and no prefix. The entry of that "
             "app sets C(aliases), C(balance), C(basic_auth), C(headers), C(maintenance) and C(tls) of the site. Here, C(extra) "
             "is for the location block and cannot contain a C(location); C(limits), C(allow) and C(deny) are inherited from the "
-            "other app, or from its path around this prefix, if unset. The app receives full URL paths."
+            "other app, or from its path around this prefix, if unset. The app receives full URL paths. In such a site nginx "
+            "ignores C(X-Accel-Redirect) of all its apps."
         ),
         MOUNT_URL,
     ] = None
