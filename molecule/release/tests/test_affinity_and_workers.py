@@ -277,7 +277,7 @@ def test_deploy_lets_a_task_finish_and_runs_one_singleton_at_a_time(
     times: dict[str, list[float]] = {}
     for pid, moment in ticks:
         times.setdefault(pid, []).append(float(moment))
-    assert len(times) == 3, "the first one, that of the restart, and that of the deploy"
+    assert len(times) >= 2, "that of before the deploy, and that of the deploy"
     for old, new in itertools.pairwise(times.values()):
         assert max(old) < min(new), "both ran at the same time"
         assert max(old) - sorted(old)[-2] > STOP_SECONDS / 2, "the old one had the time to stop"
