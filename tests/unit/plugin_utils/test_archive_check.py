@@ -96,7 +96,7 @@ def test_an_archive_that_this_machine_cannot_decompress_is_left_to_the_hosts(
     assert archive_problem(file, None) == ""
 
 
-@pytest.mark.parametrize("subdirectory", [".", "site", "site/deep", "shop/site", "link", "link/deep", "..", "web.py"])
+@pytest.mark.parametrize("subdirectory", [".", "site", "site/deep", "shop/site", "link", "link/deep", "..", "web.py", "/etc"])
 @pytest.mark.parametrize("top", ["", "shop/", "./", "shop/shop/"])
 def test_the_check_agrees_with_unpacking(tmp_path: Path, top: str, subdirectory: str) -> None:
     members: dict[str, bytes | tarfile.TarInfo] = {f"{top}{name}": b"x" for name in ("web.py", "site/deep/a.py")}
