@@ -86,6 +86,12 @@ def test_first_releases_are_verified_by_another_switch() -> None:
     assert planned("web1", {"web1": built() | switched}).deferred == ["shop"]
 
 
+def test_an_interrupted_rollback_is_completed_with_the_live_release() -> None:
+    found = planned("web1", {"web1": built("shop", "plain", stays=True)})
+    assert (found.first | found.rest) == {"shop": "shop-1", "plain": "plain-1"}
+    assert planned("web1", {"web1": built("shop", stays=True, settled=True)}).rest == {}
+
+
 def test_only_apps_with_dependencies_are_listed() -> None:
     entries = {"shop": {"depends_on": ["api"]}, "api": {"depends_on": []}, "blog": {}}
     assert app_dependencies(entries) == {"shop": ["api"]}
