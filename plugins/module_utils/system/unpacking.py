@@ -190,6 +190,8 @@ def keep_subdirectory(top: Path, subdirectory: str) -> None:
 
     :raises UnpackError: if it is not a directory, or its path contains a link.
     """
+    if subdirectory.startswith("/"):  # a path below ``top`` with such a part is outside of it
+        raise UnpackError(f"{subdirectory} is not a directory of the source")
     kept = top
     for part in PurePosixPath(subdirectory).parts:
         kept /= part

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import logging
 import re
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -84,6 +86,8 @@ def changed(name: str, records: Records) -> Iterator[None]:
             patch.setattr(access_log, "parent", logging.Logger("tornado"))
         elif name == "record factory":
             patch.setattr(logging, "_logRecordFactory", lambda *args, **kwargs: logging.LogRecord(*args, **kwargs))
+        elif name == "method":
+            patch.setattr(logging.Logger, "callHandlers", lambda _logger, record: records.emit(record))
         try:
             yield
         finally:
@@ -99,6 +103,7 @@ def changed(name: str, records: Records) -> Iterator[None]:
         ("level", 0),
         ("parent", 0),
         ("record factory", 0),
+        ("method", 1),
     ],
 )
 def test_changes_of_an_application_to_logging_are_respected(change: str, recorded: int) -> None:
@@ -107,4 +112,39 @@ def test_changes_of_an_application_to_logging_are_respected(change: str, recorde
         assert access.find_output() is None
         access.log_response(200, "GET /page (10.0.0.1)", 0.0015)
     assert records.messages == ["200 GET /page (10.0.0.1) 1.50ms"] * recorded
-    assert ("GET /page" in output.getvalue()) == (change not in {"filter", "level", "parent"})
+    assert ("GET /page" in output.getvalue()) == (change not in {"filter", "level", "parent", "method"})
+
+
+def log_in_loops(number: int) -> None:
+    """Log one line in each of several event loops that end at once."""
+    for index in range(number):
+
+        async def log(line: int) -> None:
+            access.log_response(200, f"GET /{line} (10.0.0.1)", 0.0015)
+
+        asyncio.run(log(index))
+
+
+def test_lines_of_event_loops_that_end_are_written() -> None:
+    with configured() as output:
+        thread = threading.Thread(target=log_in_loops, args=(3,))
+        thread.start()
+        thread.join()
+        assert len(output.getvalue().splitlines()) == 3
+        log_in_loops(1)
+        access.log_response(200, "GET /last (10.0.0.1)", 0.0015)
+    assert len(output.getvalue().splitlines()) == 5
+
+
+def test_lines_of_the_serving_event_loop_are_written_in_batches() -> None:
+    async def serve() -> tuple[str, str]:
+        for _request in range(3):
+            access.log_response(200, "GET /page (10.0.0.1)", 0.0015)
+        before = output.getvalue()
+        await asyncio.sleep(2 * logs.FLUSH_INTERVAL)
+        return before, output.getvalue()
+
+    with configured() as output:
+        before, after = asyncio.run(serve())
+    assert before == ""
+    assert len(after.splitlines()) == 3

@@ -119,6 +119,14 @@ def test_a_subdirectory_that_the_source_lacks_is_refused(tmp_path: Path, tree: P
     assert (source / "run.sh").exists()
 
 
+def test_an_absolute_subdirectory_is_refused(tmp_path: Path) -> None:
+    for name in ("other", "src"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(BuildError, match=f"{tmp_path}/other is not a directory of the source"):
+        keep_subdirectory(LocalBuilder(Layout("shop")), tmp_path / "src", str(tmp_path / "other"), KEY)
+    assert (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize("subdirectory", ["link/inner", "../inner", "file/inner"])
 def test_a_subdirectory_behind_a_link_is_refused(tmp_path: Path, tree: Path, subdirectory: str) -> None:
     for name in ("outside", "src"):

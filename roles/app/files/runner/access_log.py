@@ -11,6 +11,9 @@ from tornado.web import RequestHandler
 
 from .logs import BufferedHandler, LineFormatter
 
+CALL_HANDLERS = logging.Logger.callHandlers
+"""The original method, which tools for error tracking and tracing replace in order to see all records."""
+
 
 def log_response(status: int, summary: str, seconds: float) -> None:
     """Log a response: its status, the request's method, target and client, and the duration.
@@ -39,6 +42,7 @@ def find_output() -> tuple[BufferedHandler, LineFormatter] | None:
         or not access_log.propagate
         or not access_log.isEnabledFor(logging.INFO)
         or logging.getLogRecordFactory() is not logging.LogRecord
+        or logging.Logger.callHandlers is not CALL_HANDLERS
     ):
         return None
     handler = root.handlers[0]

@@ -9,6 +9,7 @@ import logging
 import logging.handlers
 import os
 import re
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,6 +84,7 @@ class BufferedHandler(logging.StreamHandler[TextIO]):
         """Write to stderr."""
         super().__init__()
         self.lines: list[str] = []
+        self.due = 0.0  # when the scheduled flush has run
 
     def emit(self, record: logging.LogRecord) -> None:
         """Buffer a line; write it immediately if it is urgent or no event loop runs."""
@@ -92,18 +94,21 @@ class BufferedHandler(logging.StreamHandler[TextIO]):
             self.handleError(record)
 
     def write(self, line: str, *, urgent: bool = False) -> None:
-        """Buffer a formatted line; write it immediately if it is ``urgent`` or no event loop runs."""
+        """Buffer a formatted line; write it immediately if it is ``urgent``, or not from the event loop of the main thread.
+
+        The loops of other threads may end before they would write the line.
+        """
         with self.lock or contextlib.nullcontext():
             self.lines.append(f"{line}\n")
-            if len(self.lines) > 1 and not urgent:
-                return  # a flush is scheduled
         try:
-            loop = None if urgent else asyncio.get_running_loop()
+            loop = None if urgent or threading.get_ident() != threading.main_thread().ident else asyncio.get_running_loop()
         except RuntimeError:
             loop = None
+        now = time.monotonic()
         if loop is None:
             self.flush()
-        else:
+        elif now >= self.due:
+            self.due = now + FLUSH_INTERVAL
             loop.call_later(FLUSH_INTERVAL, self.flush)
 
     def flush(self) -> None:
