@@ -77,7 +77,9 @@ def kept_site_options(
     """
     desired = {build["item"]: build["id"] for build in builds if "live" in build}
     stays = {
-        build["item"]: build["live"] for build in builds if "live" in build and (build["settled"] or build["item"] in failed)
+        build["item"]: build["live"]
+        for build in builds
+        if "live" in build and (build["settled"] or build.get("stays") or build["item"] in failed)
     }
     live = desired | stays
     for switch in switches:

@@ -107,6 +107,7 @@ def test_only_apps_with_dependencies_are_listed() -> None:
         ({}, {"release": "shop-2"}, ["shop"], False),  # it failed on another host, after this one
         ({"settled": True, "id": "shop-1"}, None, [], False),
         ({"settled": True}, None, [], True),  # rolled back from the release of the inventory
+        ({"stays": True}, None, [], True),  # the same, and the rollback was interrupted
     ],
 )
 def test_site_options_stay_unless_the_release_of_the_inventory_is_live(
