@@ -80,21 +80,24 @@ def _with_access(
     In nginx, the rules of a path replace those around it. So a path keeps its earlier rules only where the inventory has none.
     """
     present, present_prefix = entry.get("paths") or {}, entry.get("prefix") or "/"
-    rules = _rules_by_url(present)
-    own = {f"{prefix}{url.removeprefix(present_prefix)}": rule for url, rule in rules.items() if url.startswith(present_prefix)}
-    own |= {url: rule for url, rule in rules.items() if url in paths or url.startswith(prefix)}
-    applied = {*own, *_rules_by_url({prefix: entry})}
+    moved = {
+        f"{prefix}{url.removeprefix(present_prefix)}": path for url, path in present.items() if url.startswith(present_prefix)
+    }
+    moved |= {url: path for url, path in present.items() if url in paths or url.startswith(prefix)}
+    rules = _rules_by_url(moved)
+    restricted = {*rules, *_rules_by_url({prefix: entry})}
     for other in around:
-        applied |= {*_rules_by_url({other.get("prefix") or "/": other, **(other.get("paths") or {})})}
-    found = {}
+        restricted |= {*_rules_by_url({other.get("prefix") or "/": other, **(other.get("paths") or {})})}
+    # A path with a slash also covers that without it, unless the site has both.
+    found: dict[str, dict[str, Any]] = {url: {} for url in moved if f"{url}/" in rules}
     for url, options in paths.items():
-        if url in present or any(_covers(rule, url) for rule in applied):
+        if url in moved or any(_covers(path, url) for path in restricted):
             found[url] = {key: value for key, value in options.items() if key not in ACCESS_KEYS}
         else:
-            found[url] = options
-        if url not in present and f"{url}/" in own:  # the path with the slash also covers that without, until it has its own
-            found[url] |= own[f"{url}/"]
-    return {url: {**found.get(url, {}), **own.get(url, {})} for url in {**found, **own}}
+            found[url] = dict(options)
+        if url not in moved:
+            found[url] |= rules.get(f"{url}/", {})
+    return {url: {**found.get(url, {}), **rules.get(url, {})} for url in {**found, **rules}}
 
 
 def _rules_by_url(paths: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -78,6 +78,7 @@ def test_access_control_of_paths_is_not_rolled_back() -> None:
         ({"paths": {"/a/": NEW}}, {"/a": {}}, {"/a": NEW, "/a/": NEW}),
         ({"paths": {"/a/": NEW}}, {"/a": OLD}, {"/a": NEW, "/a/": NEW}),
         ({"paths": {"/a/": NEW, "/a": {}}}, {"/a": {}}, {"/a": {}, "/a/": NEW}),
+        ({"paths": {"/a/": NEW, "/a": {}}, "deny": ["192.0.2.2"]}, {}, {"/a": {}, "/a/": NEW}),
         # A path without a slash contains no other.
         ({"paths": {"/a": NEW}}, {"/a/": OLD, "/ab": OLD}, {"/a/": OLD, "/ab": OLD, "/a": NEW}),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.site_options im
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import ReleaseManifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, switch
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door, history, switch
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup, ProcessGroupError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import Switcher, SwitchRequest
 
 
@@ -23,7 +24,7 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
     for slot, release in (("a", "r1"), ("b", "r2")):
         layout.release(release).mkdir(parents=True)
         layout.manifest(release).write_text(ReleaseManifest("shop", release, f"revision of {release}").to_json())
-        layout.slot(slot).mkdir(parents=True)
+        layout.run(slot).mkdir(parents=True)
         layout.upstream(slot).write_text("server unix:0.sock;\n")
         (layout.slot(slot) / "release").symlink_to(f"../../releases/{release}")
         history.record(layout, release, f"revision of {release}", "alice@desk")
@@ -59,3 +60,12 @@ def test_a_rollback_to_a_slot_that_still_runs_records_the_site_options_of_the_re
     entries = history.newest_entries(layout)
     assert {release: found.site_options for release, found in entries.items()} == {"r1": "", "r2": text}
     assert entries["r2"].undone_by == "bob@desk"
+
+
+@pytest.mark.parametrize("by", ["", "bob@desk"])
+def test_a_deploy_that_completes_a_rollback_does_not_undo_it(layout: Layout, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    monkeypatch.setattr(front_door, "problem", lambda *_args, **_options: "nginx answers with 502")
+    history.mark_undone(layout, "r1", "rolled back", by)
+    expected = contextlib.nullcontext() if by else pytest.raises(ProcessGroupError, match="nginx answers with 502")
+    with expected:
+        Switcher(layout, SwitchRequest("r2"))._ask_front_door()
