@@ -37,7 +37,9 @@ def rollback_state(layout: Layout) -> dict[str, Any]:
 
 
 def _release(layout: Layout, entry: history.HistoryEntry) -> dict[str, Any]:
-    built = layout.is_built(entry.release)
-    content = content_hash(layout, read_manifest(layout, entry.release)) if built else ""
+    try:
+        content = content_hash(layout, read_manifest(layout, entry.release)) if layout.is_built(entry.release) else ""
+    except (OSError, ValueError):  # a damaged release must not prevent a rollback to another one
+        content = ""
     options = undamaged(entry.site_options)
-    return {**dataclasses.asdict(entry), "site_options": options, "built": built, "content": content}
+    return {**dataclasses.asdict(entry), "site_options": options, "built": bool(content), "content": content}
