@@ -12,6 +12,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app import site_opt
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner, to_entry
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import Mount, SiteOptions
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET, acme_clients, chain_path, key_path
 from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
@@ -71,7 +72,7 @@ def app_sites(
     options: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return the sites of ``apps``, or fail with every problem in them."""
-    loaded = load(with_options(apps, options or {}))
+    loaded = load_with_options(apps, options or {})
     mounted: dict[str, list[App]] = {name: [] for name, app in loaded.items() if app.prefix is None}
     for app in loaded.values():
         if app.prefix is not None and (owner := site_owner(app, loaded.values())):
@@ -83,14 +84,27 @@ def app_sites(
     }
 
 
-def with_options(apps: object, options: Mapping[str, str]) -> object:
-    """Return ``apps`` with the encoded options of some; leave malformed entries to the validation."""
-    if not isinstance(apps, Mapping):
-        return apps
-    return {
-        name: site_options.restored(entry, options[name]) if options.get(name) and isinstance(entry, Mapping) else entry
-        for name, entry in apps.items()
-    }
+def load_with_options(apps: object, options: Mapping[str, str]) -> dict[str, App]:
+    """Return the apps with the encoded options of some; leave malformed entries to the validation.
+
+    :raises InvalidDataError: listing the mistakes of the inventory or, if it has none, those that the options cause.
+    """
+    entries = apps
+    if isinstance(apps, Mapping):
+        well_formed = {name: entry for name, entry in apps.items() if isinstance(entry, Mapping)}
+        changed = {
+            name: site_options.restored(entry, options[name], [other for each, other in well_formed.items() if each != name])
+            for name, entry in well_formed.items()
+            if options.get(name)
+        }
+        entries = {**apps, **changed}
+    try:
+        return load(entries)
+    except InvalidDataError as error:
+        load(apps)
+        raise InvalidDataError(
+            [f"with the site options of the release that is live, not those of the inventory: {each}" for each in error.problems]
+        ) from error
 
 
 def site(app: App, mounted: Iterable[App], tls: dict[str, Any] | None) -> dict[str, Any]:

@@ -38,10 +38,15 @@ nginx:
     - C(refused), why the configuration cannot be kept, and C(error), why C(nginx -t) refuses it; both are usually empty.
   returned: success
   type: dict
+site_options:
+  description: Texts by app, the options with which nginx serves it, for P(funnel.tornado.app_sites#filter).
+  returned: success
+  type: dict
 """
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.funnel.tornado.plugins.module_utils.app.site_options import all_applied
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import existing_nginx
 
@@ -54,7 +59,7 @@ def main() -> None:
         module.fail_json(msg=str(error))
     if found.refused:
         module.fail_json(msg=f"{found.refused}; nothing was changed")
-    module.exit_json(changed=False, nginx=found.to_data())
+    module.exit_json(changed=False, nginx=found.to_data(), site_options=all_applied())
 
 
 if __name__ == "__main__":

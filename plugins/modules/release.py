@@ -122,7 +122,11 @@ live:
 settled:
   description:
     - Whether nothing is left to do. The release is live with all its processes, and no interrupted switch must be completed; or
-      the release was rolled back from, so it stays inactive.
+      the release was rolled back from, so it stays inactive, and no switch must be completed either.
+  returned: success
+  type: bool
+stays:
+  description: Whether the live release stays, because an operator rolled back from this one.
   returned: success
   type: bool
 content:
@@ -184,6 +188,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.workers import
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import LockedError, deploy_lock
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.settled import fixed_revision, is_settled
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import has_inactive_slot
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError, build_environment, ensure_home
 
 ARGUMENTS = {
@@ -277,7 +282,10 @@ def complete(layout: Layout, build: Build, result: dict[str, Any]) -> dict[str, 
         return {"changed": False, "failed": True, "msg": rolled_back}
     if layout.is_built(release):
         result["content"] = content_hash(layout, read_manifest(layout, release))
-    state = {"live": layout.live_release() or "", "settled": bool(rolled_back) or is_settled(layout, release)}
+    # A rolled-back app is only to be completed: the live release stays.
+    live = layout.live_release() or ""
+    settled = not (live and has_inactive_slot(layout)) if rolled_back else is_settled(layout, release)
+    state = {"live": live, "settled": settled, "stays": bool(rolled_back)}
     return {"changed": False, "warning": rolled_back} | state | result
 
 

@@ -6,6 +6,8 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import headline
+
 #: The result of the module history of each host, by app.
 Histories = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -18,8 +20,8 @@ class Plan:
     """The target of each app on each host.
 
     ``releases`` are the ids by host and app; ``missing`` are the targets by app on the hosts that must build them;
-    ``site_options`` are those of the targets by host and app, where others are applied; ``lines`` show the plan, and ``problems``
-    prevent it.
+    ``site_options`` are those of the targets by host and app, where the live release changes; ``lines`` show the plan, and
+    ``problems`` prevent it.
     """
 
     releases: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -114,12 +116,38 @@ def _assign(plan: Plan, app: str, states: Mapping[str, Mapping[str, Any]], targe
 
 
 def _restore_sites(plan: Plan, app: str, states: Mapping[str, Mapping[str, Any]], target: Mapping[str, Any]) -> None:
-    """Add the site options of ``target`` on the hosts that have a site of the app with others."""
+    """Add the site options of ``target`` on the hosts whose live release changes, if they have a site of the app."""
     for host, state in states.items():
         own = next((entry for entry in state["releases"] if _key(entry) == _key(target)), target)
         options = own["site_options"] or target["site_options"]
-        if options and state["site_options"] not in ("", options):
+        if options and state["site_options"] and own["release"] != state["live"]:
             plan.site_options[host][app] = str(options)
+
+
+def switched_site_options(
+    options: Mapping[str, str], releases: Mapping[str, str], outcomes: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
+    """Return the site options of the apps that a host has switched to the target; the other apps keep the site of their release.
+
+    :arg options: the site options of the targets, of :class:`Plan`.
+    :arg releases: the ids of the targets.
+    :arg outcomes: the results of the module switch by app.
+    """
+    return {app: text for app, text in options.items() if outcomes.get(app, {}).get("release", "") == releases.get(app)}
+
+
+def restore_failures(releases: Mapping[str, str], apps: Iterable[str], message: str) -> dict[str, dict[str, Any]]:
+    """Return the results of apps that were switched to the target, but whose sites were not restored.
+
+    :arg releases: the ids of the targets.
+    :arg message: why not.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for app in apps:
+        problem = f"{app}: release {releases[app]} is live, but its site was not restored: {headline(message)}"
+        advice = f"set the entry of {app} in the inventory to that of this release, and run site.yml"
+        found[app] = {"failed": True, "release": releases[app], "msg": f"{problem}; {advice}"}
+    return found
 
 
 def build_problems(missing: Mapping[str, Mapping[str, str]], built: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

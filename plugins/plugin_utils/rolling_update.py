@@ -14,11 +14,12 @@ BATCH = re.compile(r"[1-9]\d*|([1-9]\d?|100)%")
 SECONDS = re.compile(r"\d{1,5}")
 
 #: Variables in which the role app and the playbooks register the results of the check of a host, of builds, of the deploy history
-#: and of switches.
+#: and of switches, with the restored sites of a rollback.
 CHECK = "app_host"
 BUILDS = "__app_releases"
 HISTORY = "__funnel_history"
-SWITCHES = ("__app_switched_once", "__app_switched", "__app_verified")
+RESTORED = "__app_restored"
+SWITCHES = ("__app_switched_once", "__app_switched", RESTORED, "__app_verified")
 
 #: Variable in which backends.yml registers what a load balancer answered about the backends.
 BACKENDS = "__funnel_backends"
@@ -96,7 +97,8 @@ def interruption_report(hosts: list[str], hostvars: Mapping[str, Mapping[str, An
     lines.append("the hosts now serve:")
     lines += [f"  {app}: {host} {release}" for app, releases in apps.items() for host, release in releases.items()]
     lines += [f"  {host} was skipped, because it is unreachable" for host in hosts if _is_skipped(hostvars[host])]
-    lines.append("to continue: fix the cause and run the same command again")
+    if not failed or _has_failed_switch(hosts, hostvars):
+        lines.append("to continue: fix the cause and run the same command again")
     lines += [line for app, releases in apps.items() for line in _rollback_commands(app, releases, inventory)]
     return "\n".join(lines)
 
@@ -142,6 +144,12 @@ def _outcomes(variables: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, 
     """Yield the results of the switches of a host by app."""
     for name in SWITCHES:
         yield from variables.get(name, {}).get("apps", {}).items()
+
+
+def _has_failed_switch(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return whether an app failed to switch. If only sites were not restored, the same rollback would go further back."""
+    results = [hostvars[host].get(name, {}) for host in hosts for name in SWITCHES if name != RESTORED]
+    return any(outcome.get("failed") for result in results for outcome in result.get("apps", {}).values())
 
 
 def _is_skipped(variables: Mapping[str, Any]) -> bool:

@@ -40,6 +40,8 @@ def plan(
     builds = {build["item"]: build for build in hostvars[host][BUILDS]["results"]}
     failed = list(failures(hosts, hostvars))
     pending = [app for app, build in builds.items() if not (build["settled"] or build["waiting"] or app in failed)]
+    # The switch to a live release completes what an interrupted rollback has left.
+    targets = {app: builds[app]["live" if builds[app].get("stays") else "id"] for app in pending}
     run_once = [app for app in pending if builds[app]["once"]]
     earlier = set(_apps(map(hostvars.__getitem__, reached[: reached.index(host)]))) if run_once else set()
     depends_on = app_dependencies(entries)
@@ -47,8 +49,8 @@ def plan(
     if depends_on.keys() & first:  # what they depend on is switched before them, unless another host runs its hooks
         first += [app for app in pending if app not in run_once]
     return SwitchPlan(
-        first={app: builds[app]["id"] for app in first},
-        rest={app: builds[app]["id"] for app in pending if app not in first},
+        first={app: targets[app] for app in first},
+        rest={app: targets[app] for app in pending if app not in first},
         deferred=[
             app
             for name in SWITCHES
@@ -75,7 +77,9 @@ def kept_site_options(
     """
     desired = {build["item"]: build["id"] for build in builds if "live" in build}
     stays = {
-        build["item"]: build["live"] for build in builds if "live" in build and (build["settled"] or build["item"] in failed)
+        build["item"]: build["live"]
+        for build in builds
+        if "live" in build and (build["settled"] or build.get("stays") or build["item"] in failed)
     }
     live = desired | stays
     for switch in switches:

@@ -17,7 +17,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.workers import
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import LockedError, deploy_lock
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import is_live
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import has_leftovers
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import has_inactive_slot, has_leftovers
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import SupervisorError, connect
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import (
     Switcher,
@@ -74,7 +74,7 @@ def perform_all(operation: Operation, releases: Mapping[str, str]) -> dict[str, 
         results |= {app: _not_switched(Layout(app), names) for app, names in causes.items() if names}
         apps = [app for app in ready if app not in results]
         found = run_concurrently(lambda app: perform(operation, Layout(app), releases[app]), apps, limit)
-        results |= {app: result or _killed(Layout(app)) for app, result in zip(apps, found, strict=True)}
+        results |= {app: result or _killed(Layout(app), releases[app]) for app, result in zip(apps, found, strict=True)}
         failed.update(app for app in ready if results[app].get("failed"))
         order.done(*ready)
     return {app: results[app] for app in releases}
@@ -92,8 +92,8 @@ def perform(operation: Operation, layout: Layout, release: str) -> dict[str, Any
     try:
         if operation.check:
             return {"before": live} | _predict(layout, _build_request(operation, layout, release))
-        # Nobody preempts a rollback: a second operator who rolls back at the same time waits.
-        preempt = operation.name if operation.rollback or operation.preempt else ""
+        # Nobody preempts a rollback: a second operator who rolls back at the same time waits. Its drain preempts no later deploy.
+        preempt = operation.name if operation.preempt or (operation.rollback and release != "live") else ""
         with deploy_lock(
             layout, operation.by, wait=operation.wait, preempt=preempt, preemptible=not operation.rollback
         ) as note_step:
@@ -106,7 +106,7 @@ def perform(operation: Operation, layout: Layout, release: str) -> dict[str, Any
             note = f"{{}} of release {request.release}".format
             result = Switcher(layout, request, lambda step: note_step(note(step), request.release)).run()
     except (LockedError, OSError, SwitchError, SupervisorError, ServiceError) as error:
-        return _failure(layout, live, error_text(error)) | {"undone": isinstance(error, UndoneError)}
+        return _failure(layout, live, error_text(error), release) | {"undone": isinstance(error, UndoneError)}
     return {"before": live, "diff": _difference(layout, before, _describe_live(layout))} | dataclasses.asdict(result)
 
 
@@ -116,17 +116,20 @@ def _not_switched(layout: Layout, causes: list[str]) -> dict[str, Any]:
     return _failure(layout, live, message)
 
 
-def _killed(layout: Layout) -> dict[str, Any]:
-    return _failure(layout, "", f"{layout.app}: the switch was killed; run the same command again to complete it")
+def _killed(layout: Layout, release: str) -> dict[str, Any]:
+    return _failure(layout, "", f"{layout.app}: the switch was killed; run the same command again to complete it", release)
 
 
-def _failure(layout: Layout, before: str, message: str) -> dict[str, Any]:
+def _failure(layout: Layout, before: str, message: str, target: str = "") -> dict[str, Any]:
+    """Return the result of an operation that failed; if its ``target`` is live nevertheless, the replaced slot may be left."""
+    live = layout.live_release() or ""
     return {
         "failed": True,
         "changed": False,
         "msg": printable_message(message),
         "before": before,
-        "release": layout.live_release() or "",
+        "release": live,
+        "draining": bool(live) and live == target and has_inactive_slot(layout),
     }
 
 

@@ -157,7 +157,8 @@ class Switcher:
         self._protect()
         if self._return_to_running_slot():
             return
-        self._complete()
+        stays = not self.request.restart and is_live(self.layout, self.request.release, self.server)
+        self._complete(drain=self.request.drain or not stays)
         if self.request.restart or not is_live(self.layout, self.request.release, self.server):
             slot = self.layout.inactive_slot()
             with self._step("clean"):
@@ -184,6 +185,7 @@ class Switcher:
         if not self.layout.served_marker(inactive).exists() or not self._process_group(inactive).serves():
             return False
         self._record_live(live)
+        self._record_site_options()
         self._mark_replaced()
         with self._step("switch"):
             self._return_traffic(live)
@@ -202,6 +204,12 @@ class Switcher:
             history.mark_undone(self.layout, str(release), "rolled back", self.request.by)
         elif self.layout.verification_marker(live).exists():
             history.mark_undone(self.layout, str(release), "replaced before its verification was complete")
+
+    def _record_site_options(self) -> None:
+        """Record the options of the site of the live release, which is about to be replaced."""
+        release = self.layout.live_release()
+        if release not in (None, self.request.release):
+            history.record_site_options(self.layout, str(release), applied(self.layout))
 
     def _protect(self) -> None:
         """Complete slots of an early version of the collection without a restart: permissions, and the health check for nginx."""
@@ -272,9 +280,7 @@ class Switcher:
         live = self.layout.live_slot()
         process_group = self._process_group(slot)
         self.layout.verification_marker(slot).touch()
-        release = self.layout.live_release()
-        if release not in (None, self.request.release):
-            history.record_site_options(self.layout, str(release), applied(self.layout))
+        self._record_site_options()
         if live is None or not is_usable(self.layout, live):
             self.layout.reload_marker(slot).touch()
         else:
@@ -394,7 +400,9 @@ class Switcher:
         if self.layout.slot(old).exists() and not is_usable(self.layout, old):
             return
         self._unserved = front_door.problem(self.layout, patient=True)
-        if self._unserved and self.request.forward:
+        replaced = history.newest_entries(self.layout).get(self.layout.slot_release(old) or "")
+        completes_rollback = replaced is not None and bool(replaced.rollback)
+        if self._unserved and self.request.forward and not completes_rollback:
             raise ProcessGroupError(self._unserved)
 
     def _hand_over_workers(self, old: Slot, new: Slot) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.module_utils.app.site_options import applied
+from ansible_collections.funnel.tornado.plugins.module_utils.app.site_options import applied, undamaged
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import content_hash, read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history
@@ -37,6 +37,9 @@ def rollback_state(layout: Layout) -> dict[str, Any]:
 
 
 def _release(layout: Layout, entry: history.HistoryEntry) -> dict[str, Any]:
-    built = layout.is_built(entry.release)
-    content = content_hash(layout, read_manifest(layout, entry.release)) if built else ""
-    return {**dataclasses.asdict(entry), "built": built, "content": content}
+    try:
+        content = content_hash(layout, read_manifest(layout, entry.release)) if layout.is_built(entry.release) else ""
+    except (OSError, ValueError):  # a damaged release must not prevent a rollback to another one
+        content = ""
+    options = undamaged(entry.site_options)
+    return {**dataclasses.asdict(entry), "site_options": options, "built": bool(content), "content": content}

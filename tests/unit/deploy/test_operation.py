@@ -9,6 +9,8 @@ import pytest
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import ReleaseManifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import operation as operation_module
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import LockedError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.operation import Operation, perform, perform_all
 
 
@@ -83,3 +85,42 @@ def test_apps_are_switched_after_those_on_which_they_depend(monkeypatch: pytest.
     switched = log.read_text().split()
     assert sorted(switched) == ["accounts", "mail", "shop", "stock"]
     assert switched.index("mail") < switched.index("accounts") < switched.index("shop")
+
+
+@pytest.mark.parametrize(
+    ("operation", "release", "preempt"),
+    [
+        (Operation(rollback=True), "r2", "rollback"),
+        (Operation(rollback=True), "previous", "rollback"),
+        (Operation(rollback=True), "live", ""),  # the drain after a rollback
+        (Operation(rollback=True, preempt=True), "live", "rollback"),
+        (Operation(), "r2", ""),
+        (Operation(preempt=True), "r2", "deploy"),
+    ],
+)
+def test_only_a_rollback_to_another_release_preempts_a_deploy_unasked(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, operation: Operation, release: str, preempt: str
+) -> None:
+    requests = []
+
+    def refuse(*_args: object, **options: object) -> object:
+        requests.append(options["preempt"])
+        raise LockedError
+
+    monkeypatch.setattr(operation_module, "deploy_lock", refuse)
+    perform(operation, layout, release)
+    assert requests == [preempt]
+
+
+@pytest.mark.parametrize(("target", "has_slot", "draining"), [("r1", True, True), ("r1", False, False), ("r3", True, False)])
+def test_a_failed_rollback_is_drained_if_its_target_is_live(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, target: str, *, has_slot: bool, draining: bool
+) -> None:
+    if has_slot:
+        layout.slot("b").mkdir()
+
+    def refuse(*_args: object, **_options: object) -> object:
+        raise LockedError
+
+    monkeypatch.setattr(operation_module, "deploy_lock", refuse)
+    assert perform(Operation(rollback=True), layout, target)["draining"] == draining

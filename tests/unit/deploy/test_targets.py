@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import ReleaseManifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import deploy_lock
@@ -45,3 +46,19 @@ def test_only_a_deploy_of_another_release_is_starting(layout: Layout, release: s
         note_step("a step", release)
         assert rollback_state(layout)["starting"] == starting
     assert rollback_state(layout)["starting"] == ""
+
+
+def test_a_damaged_release_does_not_prevent_a_rollback_to_another_one(layout: Layout) -> None:
+    for release in ("r1", "r2"):
+        layout.release(release).mkdir(parents=True)
+        layout.manifest(release).write_text(ReleaseManifest("shop", release, "v1").to_json())
+        for name in ("launch.py", "secrets.json"):
+            (layout.release(release) / name).write_text("{}")
+    (layout.release("r2") / "launch.py").unlink()
+    releases = {entry["release"]: (entry["built"], bool(entry["content"])) for entry in rollback_state(layout)["releases"]}
+    assert releases == {"r1": (True, True), "r2": (False, False)}
+
+
+def test_damaged_site_options_of_a_release_count_as_missing(layout: Layout) -> None:
+    history.record_site_options(layout, "r1", "{")
+    assert [entry["site_options"] for entry in rollback_state(layout)["releases"]] == ["", ""]

@@ -3,7 +3,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import pytest
+
 from ansible_collections.funnel.tornado.plugins.filter.app_sites import app_sites
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.front_door import FrontDoor
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import NginxOptions, Site
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import site_files
@@ -124,3 +127,19 @@ def test_options_of_the_live_release_replace_those_of_the_entry() -> None:
     assert found["mounts"]["/old/"]["static"] == [{"url": "/old/files/", "live": "/srv/api/live"}]
     files = site_files({"shop": found}, {}, name="app", options=NginxOptions(["80"]))
     assert {name: files[f"funnel/app.{name}.options"]["content"] for name in options} == options
+
+
+def test_mistakes_caused_by_the_options_of_the_live_release_blame_no_key_of_the_inventory() -> None:
+    entry = {"source": {"path": "."}, "run": {"app": "web:app"}, "domains": ["shop.test"]}
+    earlier = {"shop": entry | {"paths": {"/api/v1/": {"read_timeout": 9}}}}
+    options = {"shop": app_sites(earlier)["shop"]["options"]}
+    present = {"shop": entry, "api": entry | {"prefix": "/api/"}}
+    with pytest.raises(InvalidDataError) as caught:
+        app_sites(present, options=options)
+    assert str(caught.value).startswith(
+        "with the site options of the release that is live, not those of the inventory: tornado_apps.shop.paths./api/v1/: "
+        "/api/v1/ lies below /api/, which tornado_apps.api serves"
+    )
+    with pytest.raises(InvalidDataError) as caught:
+        app_sites(present | {"blog": entry | {"paths": []}}, options=options)
+    assert str(caught.value).startswith("tornado_apps.blog.paths: must be dict")

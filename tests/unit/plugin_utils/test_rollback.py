@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.plugin_utils.rollback import Plan, build_problems, make_plan
+from ansible_collections.funnel.tornado.plugins.plugin_utils.rollback import (
+    Plan,
+    build_problems,
+    make_plan,
+    restore_failures,
+    switched_site_options,
+)
 
 
 def state(*releases: str, starting: str = "", built: bool = True, host: str = "") -> dict[str, Any]:
@@ -118,15 +124,49 @@ def test_hosts_without_the_app_are_left_alone() -> None:
 
 @pytest.mark.parametrize(
     ("recorded", "applied", "restored"),
-    [("old", "new", "old"), ("old", "old", None), ("", "new", None), ("old", "", None)],
+    [("old", "new", "old"), ("old", "old", "old"), ("", "new", None), ("old", "", None)],
 )
-def test_the_site_options_of_the_target_are_restored_where_others_are_applied(
+def test_the_site_options_of_the_target_are_restored_where_nginx_serves_the_app(
     recorded: str, applied: str, restored: str | None
 ) -> None:
     web1, web2 = state("A", "B"), state("A", "B")
     web1["releases"][1]["site_options"], web1["site_options"] = recorded, applied
     found = plan(web1=web1, web2=web2)
     assert found.site_options == {"web1": {"shop": restored} if restored else {}, "web2": {}}
+
+
+def test_the_site_options_of_a_release_that_stays_live_stay_as_well() -> None:
+    web1, web2 = state("A", "B"), state("A")
+    for host in (web1, web2):
+        host["site_options"] = "new"
+        host["releases"][-1]["site_options"] = "old"
+    assert plan(web1=web1, web2=web2).site_options == {"web1": {"shop": "old"}, "web2": {}}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "options"),
+    [
+        ({"release": "A"}, {"shop": "old"}),
+        ({"release": "A", "failed": True}, {"shop": "old"}),  # it is live, but clients do not reach it
+        ({"release": "B", "failed": True}, {}),
+        (None, {}),
+    ],
+)
+def test_site_options_are_restored_only_if_the_switch_succeeded(outcome: dict[str, Any] | None, options: dict[str, str]) -> None:
+    outcomes = {"blog": {"release": "A"}} | ({"shop": outcome} if outcome else {})
+    assert switched_site_options({"shop": "old"}, {"shop": "A", "blog": "A"}, outcomes) == options
+    assert switched_site_options({"shop": "old"}, {}, outcomes) == {}
+
+
+def test_sites_that_were_not_restored_are_reported_with_their_release() -> None:
+    assert restore_failures({"shop": "A", "blog": "C"}, ["shop"], "nginx rejects it:\nunknown directive") == {
+        "shop": {
+            "failed": True,
+            "release": "A",
+            "msg": "shop: release A is live, but its site was not restored: nginx rejects it: unknown directive; "
+            "set the entry of shop in the inventory to that of this release, and run site.yml",
+        }
+    }
 
 
 def test_a_build_of_another_release_is_refused() -> None:

@@ -202,3 +202,14 @@ def test_unreachable_hosts_are_reported_as_skipped() -> None:
     assert report(web1=built(), web2={"app_host": {"unreachable": True}}, web3={})[1:2] == [
         "  web2 was skipped, because it is unreachable"
     ]
+
+
+@pytest.mark.parametrize(("outcome", "continued"), [({}, False), ({"failed": True, "msg": "blog: no"}, True)])
+def test_a_site_that_was_not_restored_fails_the_run(outcome: dict[str, Any], *, continued: bool) -> None:
+    restored = {"__app_restored": {"apps": {"shop": {"failed": True, "release": NEW, "msg": "its site was not restored"}}}}
+    hosts = {"web1": switched() | restored, "web2": {"__app_switched": {"apps": {"blog": {"release": OLD} | outcome}}}}
+    lines = interruption_report(list(hosts), hosts, "prod").splitlines()
+    assert not is_complete(list(hosts), hosts)
+    assert {"  web1: its site was not restored", f"  shop: web1 {NEW} (before: {OLD})"} <= {*lines}
+    # The same rollback would go further back if all hosts have switched.
+    assert ("to continue: fix the cause and run the same command again" in lines) == continued

@@ -86,6 +86,12 @@ def test_first_releases_are_verified_by_another_switch() -> None:
     assert planned("web1", {"web1": built() | switched}).deferred == ["shop"]
 
 
+def test_an_interrupted_rollback_is_completed_with_the_live_release() -> None:
+    found = planned("web1", {"web1": built("shop", "plain", stays=True)})
+    assert (found.first | found.rest) == {"shop": "shop-1", "plain": "plain-1"}
+    assert planned("web1", {"web1": built("shop", stays=True, settled=True)}).rest == {}
+
+
 def test_only_apps_with_dependencies_are_listed() -> None:
     entries = {"shop": {"depends_on": ["api"]}, "api": {"depends_on": []}, "blog": {}}
     assert app_dependencies(entries) == {"shop": ["api"]}
@@ -101,6 +107,7 @@ def test_only_apps_with_dependencies_are_listed() -> None:
         ({}, {"release": "shop-2"}, ["shop"], False),  # it failed on another host, after this one
         ({"settled": True, "id": "shop-1"}, None, [], False),
         ({"settled": True}, None, [], True),  # rolled back from the release of the inventory
+        ({"stays": True}, None, [], True),  # the same, and the rollback was interrupted
     ],
 )
 def test_site_options_stay_unless_the_release_of_the_inventory_is_live(
