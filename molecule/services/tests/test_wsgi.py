@@ -190,7 +190,7 @@ def test_dot_segments_do_not_escape_a_prefix(site: Site) -> None:
 
 
 def test_app_cannot_lead_a_request_past_the_access_control_of_another(site: Site) -> None:
-    """For such a header, nginx selects the location anew, here by a path that clients cannot send."""
+    """For such a header, nginx selects the location again, here by a path that clients cannot send."""
     assert site.get("/api/kept").status == 403
     assert site.get("/api/kept%0a").status == 400
     response = site.get("/api/next/open/leave")
