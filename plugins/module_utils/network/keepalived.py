@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import SYSTEM_PATH, run
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
@@ -45,7 +45,7 @@ INTERVAL = 0.1
 _TABLE = "netdev funnel_hand_over"
 
 #: A floating IP.
-Address = IPv4Interface | IPv6Interface
+Address: TypeAlias = "IPv4Interface | IPv6Interface"
 
 
 class KeepalivedError(Exception):
