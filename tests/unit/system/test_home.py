@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,13 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system import home
     ],
 )
 def test_files_of_an_unfinished_build_are_parsed_in_limited_time_as_its_user(
-    name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(home, "READ_SECONDS", 1)
-    (tmp_path / name).write_text(text)
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
-    with pytest.raises(TimeoutError, match="the files cannot be read within 1 s"), home.as_user("nobody"):
-        requirements_from_files(tmp_path)
+    with tempfile.TemporaryDirectory() as directory:  # those of pytest are private
+        source = Path(directory)
+        source.chmod(0o755)
+        (source / name).write_text(text)
+        with pytest.raises(TimeoutError, match="the files cannot be read within 1 s"), home.as_user("nobody"):
+            requirements_from_files(source)
     assert (os.geteuid(), os.getegid()) == (0, 0)
