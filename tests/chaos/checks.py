@@ -105,7 +105,8 @@ def site_options(address: str, app: str, domain: str, answer: str) -> list[str]:
 def stored(entrance: Entrance, app: str, clients: Clients) -> list[str]:
     """Return which acknowledged POSTs are lost, and which are stored more than once."""
     acknowledged = list(clients.result.notes)
-    read = f"cat {NOTES.format(app)} 2> /dev/null || true"
+    notes = NOTES.format(app)
+    read = f"test ! -e {notes} || cat {notes}"  # a missing file loses all POSTs, and is reported as that
     recorded = "".join(host.run("sh", "-c", read) for host in entrance.hosts)
     return [f"{entrance.name}: {problem}" for problem in compare(acknowledged, recorded)]
 

@@ -47,7 +47,8 @@ def test_endless_output_of_another_process_does_not_prolong_a_backup(tmp_path: P
     with (tmp_path / "backup").open("wb") as file, ThreadPoolExecutor(2) as threads:
         writing = threads.submit(write)
         received = threads.submit(receive, reader, file.fileno(), ended)
-        time.sleep(0.1)
+        while not file.tell() and not received.done():
+            time.sleep(0.01)
         ended.set()
         received.result(10)
         writing.result(10)

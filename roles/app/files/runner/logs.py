@@ -84,10 +84,10 @@ class BufferedHandler(logging.StreamHandler[TextIO]):
         """Write to stderr."""
         super().__init__()
         self.lines: list[str] = []
-        self.due = 0.0  # when the scheduled flush has run
+        self.scheduled_until = 0.0  # when the flush that an event loop was asked for is due; 0 without one
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Buffer a line; write it immediately if it is urgent or no event loop runs."""
+        """Format and write a record, immediately if it is a warning, an error or of the runner itself."""
         try:
             self.write(self.format(record), urgent=record.levelno >= logging.WARNING or record.name == log.name)
         except Exception:
@@ -107,14 +107,14 @@ class BufferedHandler(logging.StreamHandler[TextIO]):
         now = time.monotonic()
         if loop is None:
             self.flush()
-        elif now >= self.due:
-            self.due = now + FLUSH_INTERVAL
+        elif now >= self.scheduled_until:  # the loop may have ended without the flush
+            self.scheduled_until = now + FLUSH_INTERVAL
             loop.call_later(FLUSH_INTERVAL, self.flush)
 
     def flush(self) -> None:
         """Write the buffered lines; a full disk or a closed pipe does not fail requests."""
         with self.lock or contextlib.nullcontext(), contextlib.suppress(OSError):
-            lines, self.lines = self.lines, []
+            lines, self.lines, self.scheduled_until = self.lines, [], 0.0
             self.stream.write("".join(lines))
             super().flush()
 
