@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import os
 import re
+import signal
 import struct
 import time
 from collections.abc import Iterator
@@ -145,28 +146,48 @@ def ancestry(pid: int) -> Iterator[int]:
 
 def pids_with_environment(uid: int, variables: dict[str, str]) -> list[int]:
     """Return the processes of a user that were started with all of ``variables`` in their environment."""
-    assignments = {f"{name}={value}".encode() for name, value in variables.items()}
-    matches = []
-    for pid in pids_of_user(uid):
-        with contextlib.suppress(OSError):
-            if assignments <= set((PROC / str(pid) / "environ").read_bytes().split(b"\0")):
-                matches.append(pid)
-    return matches
+    return [pid for pid in pids_of_user(uid) if _has_environment(pid, variables)]
+
+
+def send_signal(pid: int, number: signal.Signals, uid: int, variables: dict[str, str]) -> None:
+    """Signal a process that :func:`pids_with_environment` found, but not another that has taken its id meanwhile.
+
+    The descriptor (pidfd_open(2)) refers to one process; if that ends while another is examined, nothing is signaled.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid)
+        try:
+            if _has_uid(pid, uid) and _has_environment(pid, variables):
+                signal.pidfd_send_signal(descriptor, number)
+        finally:
+            os.close(descriptor)
 
 
 def pids_of_user(uid: int) -> list[int]:
-    """Return the processes with ``uid`` as one of their user ids, except zombies.
+    """Return the processes with ``uid`` as one of their user ids, except zombies."""
+    return [pid for pid in pids() if _has_uid(pid, uid)]
+
+
+def _has_environment(pid: int, variables: dict[str, str]) -> bool:
+    """Return whether a process exists and was started with all of ``variables`` in its environment."""
+    assignments = {f"{name}={value}".encode() for name, value in variables.items()}
+    try:
+        return assignments <= set((PROC / str(pid) / "environ").read_bytes().split(b"\0"))
+    except OSError:
+        return False
+
+
+def _has_uid(pid: int, uid: int) -> bool:
+    """Return whether a process exists, with ``uid`` as one of its user ids, and is no zombie.
 
     The owner of /proc/PID is unreliable: it is root for a process that is not dumpable.
     """
-    matches = []
-    for pid in pids():
-        with contextlib.suppress(OSError):
-            lines = (PROC / str(pid) / "status").read_text(errors="replace", encoding="utf-8").splitlines()
-            fields = dict(line.split(":", 1) for line in lines if ":" in line)
-            if str(uid) in fields["Uid"].split() and fields["State"].split()[0] not in ("Z", "X"):
-                matches.append(pid)
-    return matches
+    try:
+        lines = (PROC / str(pid) / "status").read_text(errors="replace", encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    return str(uid) in fields["Uid"].split() and fields["State"].split()[0] not in ("Z", "X")
 
 
 def ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

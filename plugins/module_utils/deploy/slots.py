@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import grp
 import operator
-import os
 import pwd
 import signal
-from collections.abc import Iterable
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import private, proc, tree
@@ -112,20 +110,17 @@ def _stop_orphans(layout: Layout, slot: Slot, timeout: float) -> None:
     """
     with contextlib.suppress(KeyError):
         uid = pwd.getpwnam(layout.user).pw_uid
+        environment = {"TORNADO_APP": layout.app, "TORNADO_SLOT": slot}
         asked: set[int] = set()
 
         def ask() -> list[int]:
-            pids = proc.pids_with_environment(uid, {"TORNADO_APP": layout.app, "TORNADO_SLOT": slot})
-            leaders = [pid for pid in pids if proc.process_group(pid) == pid]
-            _signal(set(leaders or pids) - asked, signal.SIGTERM)
-            asked.update(leaders or pids)
+            pids = proc.pids_with_environment(uid, environment)
+            leaders = [pid for pid in pids if proc.process_group(pid) == pid] or pids
+            for pid in set(leaders) - asked:
+                proc.send_signal(pid, signal.SIGTERM, uid, environment)
+            asked.update(leaders)
             return pids
 
         if poll(ask, operator.not_, timeout=timeout, interval=INTERVAL):
-            _signal(ask(), signal.SIGKILL)
-
-
-def _signal(pids: Iterable[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+            for pid in ask():
+                proc.send_signal(pid, signal.SIGKILL, uid, environment)

@@ -24,6 +24,13 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
+def wait_until_started(child: subprocess.Popen[bytes]) -> None:
+    """Wait for its exec(2), which sets its environment."""
+    deadline = time.monotonic() + 5
+    while child.pid not in proc.pids_with_environment(os.getuid(), {"TORNADO_APP": APP}) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def test_parents_children_and_ancestry(child: subprocess.Popen[bytes]) -> None:
     assert proc.parent(child.pid) == os.getpid()
     assert child.pid in proc.children(os.getpid())
@@ -53,12 +60,22 @@ def test_descendants_are_found_by_reading_each_process_once(
 
 
 def test_processes_are_found_by_environment_and_user(child: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 5  # its environment is set by exec(2)
-    while not proc.pids_with_environment(os.getuid(), {"TORNADO_APP": APP}) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until_started(child)
     assert proc.pids_with_environment(os.getuid(), {"TORNADO_APP": APP, "TORNADO_SLOT": "b"}) == [child.pid]
     assert proc.pids_with_environment(os.getuid(), {"TORNADO_APP": APP, "TORNADO_SLOT": "a"}) == []
     assert proc.pids_with_environment(os.getuid() + 1, {"TORNADO_APP": APP}) == []
+
+
+def test_a_process_that_has_taken_the_id_of_another_is_not_signaled(child: subprocess.Popen[bytes]) -> None:
+    wait_until_started(child)
+    own = {"TORNADO_APP": APP, "TORNADO_SLOT": "b"}
+    proc.send_signal(child.pid, signal.SIGKILL, os.getuid(), own | {"TORNADO_SLOT": "a"})
+    proc.send_signal(child.pid, signal.SIGKILL, os.getuid() + 1, own)
+    proc.send_signal(NOBODY, signal.SIGKILL, os.getuid(), own)
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(0.2)
+    proc.send_signal(child.pid, signal.SIGTERM, os.getuid(), own)
+    assert child.wait(5) == -signal.SIGTERM
 
 
 def test_zombies_do_not_count_as_processes(child: subprocess.Popen[bytes]) -> None:
