@@ -36,7 +36,13 @@ class Source:
             "working directory of ansible-playbook, then against the directory of the playbook."
         ),
     ] = None
-    git: Annotated[str | None, Doc("URL of a git repository that the host clones, including its submodules.")] = None
+    git: Annotated[
+        str | None,
+        Doc(
+            "URL of a git repository that the host clones, including its submodules. Only C(deploy_key) gives access to "
+            "submodules that are private."
+        ),
+    ] = None
     archive: Annotated[
         str | None,
         Doc(
@@ -94,7 +100,9 @@ class Source:
         ),
         Pattern(RELATIVE_PATH, "a directory inside the source, relative to it"),
     ] = None
-    deploy_key: Annotated[str | None, Doc("Private SSH key with read access to C(git); never shown or logged."), Hidden] = None
+    deploy_key: Annotated[
+        str | None, Doc("Private SSH key with read access to C(git), including its submodules; never shown or logged."), Hidden
+    ] = None
     host_key: Annotated[
         str | None,
         Doc("Lines of known_hosts for the git server. If unset, the key of the first fetch is stored; another is rejected."),

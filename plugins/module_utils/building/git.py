@@ -81,7 +81,13 @@ _CONFIG = [
 
 #: Disable filters, and the programs that verify signatures for `export-subst`, which the attributes of a commit could start.
 _ARCHIVE_CONFIG = ["core.attributesFile=/dev/null", *(f"gpg.{kind}program=false" for kind in ("", "ssh.", "x509."))]
-_ARCHIVE_ENVIRONMENT = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null"}
+
+#: Ignore the configuration of root and of the host.
+_NO_CONFIG = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_COUNT": "0"}
+
+#: Fetch submodules, whose URLs committers choose, without credentials of root: those in its configuration and in ~/.netrc, and
+#: those of programs that ask. Like git itself, allow no repository of this host. :func:`_submodule_ssh` does the same for SSH.
+_SUBMODULE_ENVIRONMENT = {**_NO_CONFIG, "HOME": "/nonexistent", "GIT_ASKPASS": "", "GIT_PROTOCOL_FROM_USER": "0"}
 
 
 def fetch_commit(layout: Layout, app: App) -> str:
@@ -157,12 +163,16 @@ def submodule_url(url: str, base: str) -> str:
 
 @dataclass(frozen=True)
 class _Repository:
-    """A repository and its local mirror; ``key`` is the path of the source in the inventory, for messages."""
+    """A repository and its local mirror; ``key`` is the path of the source in the inventory, for messages.
+
+    Git runs with ``environment``, for submodules with ``submodule_environment``.
+    """
 
     url: str
     mirror: Path
     key: str
     environment: Mapping[str, str]
+    submodule_environment: Mapping[str, str]
 
     def git(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         with tempfile.TemporaryFile() as errors:
@@ -225,7 +235,8 @@ class _Repository:
             tree.remove(self.mirror)
             fetched = self._fetch_all(default)
         if fetched.returncode != 0:
-            raise BuildError(f"{self.key}.git: {self.url} cannot be fetched from this host: {last_lines(fetched.stderr)}")
+            only = ", as a submodule with no credentials but deploy_key" if self.environment == self.submodule_environment else ""
+            raise BuildError(f"{self.key}.git: {self.url} cannot be fetched from this host{only}: {last_lines(fetched.stderr)}")
         if version and COMMIT.fullmatch(version) and not self.has(version):
             self.run(*_FETCH, "--", self.url, version)
 
@@ -256,7 +267,7 @@ class _Repository:
         failure: BuildError | None = None
         with tempfile.TemporaryFile() as errors:
             config = [*_CONFIG, *_ARCHIVE_CONFIG]
-            with self._running(errors, config, _ARCHIVE_ENVIRONMENT, *archive) as process:
+            with self._running(errors, config, _NO_CONFIG, *archive) as process:
                 try:
                     unpack(_pipe(process).fileno())
                 except BuildError as error:
@@ -284,9 +295,7 @@ class _Repository:
             path, url = entry.get("path", ""), submodule_url(entry.get("url", ""), self.url)
             if path in commits:
                 mirror = self.mirror / "modules" / hashlib.sha256(url.encode()).hexdigest()[:12]
-                # Like git itself: a repository must not use a file of this host as a submodule.
-                environment = {**self.environment, "GIT_PROTOCOL_FROM_USER": "0"}
-                yield path, replace(self, url=url, mirror=mirror, environment=environment), commits[path]
+                yield path, replace(self, url=url, mirror=mirror, environment=self.submodule_environment), commits[path]
 
 
 def _pipe(process: subprocess.Popen[bytes]) -> IO[bytes]:
@@ -311,7 +320,14 @@ def _repository(layout: Layout, app: App, *, remember: bool = True) -> Iterator[
     """Yield the repository of an app's source, with the deploy key readable; ``remember`` as in :func:`_ssh_command`."""
     with _ssh_command(layout, app.source, remember=remember) as command:
         key = f"{VARIABLE}.{app.name}.source"
-        yield _Repository(str(app.source.git), layout.mirror, key, {"GIT_SSH_COMMAND": command})
+        of_submodules = {**_SUBMODULE_ENVIRONMENT, "GIT_SSH_COMMAND": _submodule_ssh(command, app.source)}
+        yield _Repository(str(app.source.git), layout.mirror, key, {"GIT_SSH_COMMAND": command}, of_submodules)
+
+
+def _submodule_ssh(command: str, source: Source) -> str:
+    """Return the ssh command for submodules: without root's configuration, which may name keys, and with the deploy key only."""
+    without_key = ["-o", "PubkeyAuthentication=no"] if source.deploy_key is None else []
+    return shlex.join(["ssh", "-F", "/dev/null", *shlex.split(command)[1:], *without_key])
 
 
 @contextlib.contextmanager

@@ -5,8 +5,12 @@ import shlex
 import shutil
 import stat
 import subprocess
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, ClassVar
 
 import pytest
 
@@ -47,7 +51,7 @@ def commit(directory: Path, **files: str) -> str:
     return git(directory, "rev-parse", "HEAD")
 
 
-def app(url: Path, version: str | None = None, **keys: str) -> App:
+def app(url: Path | str, version: str | None = None, **keys: str) -> App:
     source: dict[str, Any] = {"git": str(url), **({"version": version} if version else {}), **keys}
     return load({"shop": {"source": source, "run": {"app": "a:b"}}})["shop"]
 
@@ -272,6 +276,73 @@ def test_nested_submodules_are_exported(nested: Path, layout: Layout, tmp_path: 
 def test_submodules_cannot_be_files_of_the_host(nested: Path, layout: Layout, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="transport 'file' not allowed"):
         export_commit(layout, app(nested), fetch_commit(layout, app(nested)), unpacker(tmp_path / "src"))
+
+
+class Members(SimpleHTTPRequestHandler):
+    """Serves the directory ``public`` to everyone, and all others to those with a password."""
+
+    asked: ClassVar[set[tuple[str, bool]]] = set()
+
+    def do_GET(self) -> None:
+        top, credentials = self.path.split("/")[1], "Authorization" in self.headers
+        self.asked.add((top, credentials))
+        if credentials or top == "public":
+            return super().do_GET()
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", 'Basic realm="members"')
+        self.end_headers()
+        return None
+
+    def log_message(self, *_arguments: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[str]:
+    """Serve the temporary directory by HTTP and return its URL."""
+    Members.asked.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Members, directory=str(tmp_path))) as server:
+        Thread(target=server.serve_forever, args=[0.05]).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("kind", ["netrc", "helper", "header", "asked"])
+def test_submodules_are_fetched_without_credentials_of_root(
+    kind: str, served: str, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The committers choose the URLs of submodules, such as that of another team's repository on the same server."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    (tmp_path / "askpass").write_text("#!/bin/sh\necho root\n")
+    (tmp_path / "askpass").chmod(0o755)
+    config = {
+        "netrc": "",
+        "helper": '[credential]\nhelper = "!echo username=root; echo password=secret; true"\n',
+        "header": f'[http "{served}/"]\nextraHeader = "Authorization: Basic cm9vdDpzZWNyZXQ="\n',
+        "asked": f"[core]\naskPass = {tmp_path / 'askpass'}\n",
+    }
+    (home / ".gitconfig").write_text(config[kind])
+    if kind == "netrc":
+        (home / ".netrc").write_text("machine 127.0.0.1 login root password secret\n")
+    for team, name in (("public", "lib"), ("secret", "plans"), ("shop", "web"), ("shop", "stolen")):
+        (tmp_path / team).mkdir(exist_ok=True)
+        work = repository(tmp_path / f"{team}-{name}", code="1")
+        for path in {"web": ["public/lib"], "stolen": ["secret/plans"]}.get(name, []):
+            git(work, "submodule", "--quiet", "add", str(tmp_path / path), "sub")
+            git(work, "config", "--file", ".gitmodules", "submodule.sub.url", f"../../{path}")
+            commit(work)
+        git(tmp_path, "clone", "--quiet", "--bare", str(work), f"{team}/{name}")
+        git(tmp_path / team / name, "update-server-info")
+    shop, stolen = (app(f"{served}/shop/{name}") for name in ("web", "stolen"))
+    export_commit(layout, shop, fetch_commit(layout, shop), unpacker(tmp_path / "src"))
+    assert (tmp_path / "src/sub/code.py").read_text() == "1"
+    pinned = fetch_commit(layout, stolen)
+    with pytest.raises(BuildError, match="as a submodule with no credentials but deploy_key: "):
+        export_commit(layout, stolen, pinned, unpacker(tmp_path / "src"))
+    assert ("shop", True) in Members.asked, "the credentials are sent for the repository of the inventory"
+    assert {asked for asked in Members.asked if asked[0] != "shop"} == {("public", False), ("secret", False)}
 
 
 @pytest.mark.parametrize(
