@@ -141,6 +141,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
 def remove_apps(hosts: dict[str, Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Remove the apps and their sources after the module."""
     yield
+    hosts["debian13"].check_output("touch --date '2 days ago' /opt/python/*/.funnel-last-build")
     names = {"debian12": ["cloned", "locked", "zipped", "refused"], "debian13": ["packaged", "other"]}
     for host, apps_of_host in names.items():
         status, output = run_playbook("playbooks/remove.yml", host, "-e", json.dumps({"app_names": apps_of_host}))
@@ -149,6 +150,7 @@ def remove_apps(hosts: dict[str, Host], tmp_path_factory: pytest.TempPathFactory
         "of the app that was never built"
     )
     hosts["debian12"].check_output("systemctl stop files; userdel --remove gitter 2>/dev/null; rm -rf /srv/www /root/p*")
+    assert hosts["debian13"].check_output("ls /opt/python") == "", "no app uses the Python"
     hosts["debian13"].check_output("rm -rf /opt/python /opt/wheelhouse /srv/mirror")
     status, output = run_site("debian13", tmp_path_factory.mktemp("before"), {})
     assert status == 0, output
@@ -406,6 +408,8 @@ def test_wheelhouse_provides_uv_a_package_and_another_python(hosts: dict[str, Ho
     assert (response["words"], response["python"]) == ("from 3.11", "3.11.2")
     assert response["prefix"].startswith("/opt/python/")
     assert host.run("command -v python3.11").stdout == ""
+    modes = host.check_output("stat --format '%a %U' /opt/python/.lock /opt/python/.funnel.lock").splitlines()
+    assert modes == ["600 root"] * 2, "an app must not block builds"
 
     status, output = run_site("debian13", tmp_path, apps(**entries) | python)
     assert status == 0, output

@@ -1,18 +1,23 @@
-"""The Python of a virtual environment: the version that the entry or the source asks for, and its installation by uv."""
+"""The Python of a virtual environment: the version that the entry or the source asks for, its installation and its removal."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import platform
 import re
 import sys
+import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.app.program import PYTHON_VERSION
 from ansible_collections.funnel.tornado.plugins.module_utils.building.files import PROJECT, VERSION_FILES, content
+from ansible_collections.funnel.tornado.plugins.module_utils.core import private, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, last_lines, run
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BUILD_SECONDS, BuildError, build_environment
@@ -22,6 +27,11 @@ SYSTEM_PYTHON = Path(sys.executable)
 
 #: Directory of the Pythons that uv installs, owned by root and shared by all apps.
 UV_PYTHONS = Path("/opt/python")
+
+#: File in each of them with the time of the last build that chose it, and the seconds after which an unused one is removed: more
+#: than a build takes until its environment exists.
+LAST_BUILD = ".funnel-last-build"
+UNUSED_SECONDS = 24 * 60 * 60
 
 #: Lines of uv's output that show the reason of a failure.
 _REASON_LINES = 8
@@ -90,22 +100,72 @@ def ensure_interpreter(app: App, request: PythonRequest) -> Interpreter:
         ["uv", "python", "find", "--no-config", "--no-project", "--managed-python", request.version],
     )
     output = ""
-    for command in commands:
-        try:
-            done = run(command, timeout=BUILD_SECONDS, environment=environment, check=False)
-        except CommandError as error:
-            raise BuildError(f"{VARIABLE}.{app.name}.python.version: {error}") from error
-        output = done.output
-        if done.status != 0:
-            asked = "" if request.origin not in VERSION_FILES else f", for which the source's {request.origin} asks,"
-            raise BuildError(
-                f"{VARIABLE}.{app.name}.python.version: Python {request.version}{asked} cannot be installed; this host has "
-                f"{system.version} as system. uv reports: {last_lines(output, _REASON_LINES)}"
-            )
-    # The link of a minor version moves with each patch release; an environment keeps the version that it was built with.
-    path = Path(output.splitlines()[-1]).resolve()
+    with _locked(UV_PYTHONS):
+        for command in commands:
+            try:
+                done = run(command, timeout=BUILD_SECONDS, environment=environment, check=False)
+            except CommandError as error:
+                raise BuildError(f"{VARIABLE}.{app.name}.python.version: {error}") from error
+            output = done.output
+            if done.status != 0:
+                asked = "" if request.origin not in VERSION_FILES else f", for which the source's {request.origin} asks,"
+                raise BuildError(
+                    f"{VARIABLE}.{app.name}.python.version: Python {request.version}{asked} cannot be installed; this host has "
+                    f"{system.version} as system. uv reports: {last_lines(output, _REASON_LINES)}"
+                )
+        # The link of a minor version moves with each patch release; an environment keeps the version that it was built with.
+        path = Path(output.splitlines()[-1]).resolve()
+        if path.is_relative_to(UV_PYTHONS):
+            (UV_PYTHONS / path.relative_to(UV_PYTHONS).parts[0] / LAST_BUILD).touch()
     found = re.search(r"cpython-(\d+\.\d+\.\d+)", str(path))
     return Interpreter(path, found[1] if found else request.version)
+
+
+@contextlib.contextmanager
+def _locked(pythons: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock on the directory of Pythons, which only root can take.
+
+    uv's own lock is a file that it makes writable for all users: whoever locked it would block all builds.
+
+    :raises BlockingIOError: when another process holds the lock, without ``wait``.
+    """
+    pythons.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with contextlib.ExitStack() as opened:
+        lock = private.open_file(pythons / ".funnel.lock")
+        opened.callback(os.close, lock)
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        of_uv = pythons / ".lock"
+        if of_uv.exists() and of_uv.stat().st_mode & 0o077:
+            of_uv.unlink()
+        os.close(private.open_file(of_uv))
+        yield
+
+
+def remove_unused_pythons(apps: Path, pythons: Path = UV_PYTHONS) -> None:
+    """Remove the Pythons that a build has installed, and that no environment below ``apps`` and no recent build uses.
+
+    Those of an administrator stay, as no build has used them.
+    """
+    markers = [marker for marker in pythons.glob(f"*/{LAST_BUILD}") if not marker.parent.is_symlink()]
+    if not markers:
+        return
+    with contextlib.suppress(BlockingIOError), _locked(pythons, wait=False):  # a build that installs one
+        used = [target for link in apps.glob("*/environments/*/bin/python") if (target := _target(link, pythons))]
+        for directory in (marker.parent for marker in markers if time.time() - marker.stat().st_mtime > UNUSED_SECONDS):
+            if not any(target.is_relative_to(directory.resolve()) for target in used):
+                tree.remove(directory)
+        for link in pythons.iterdir():
+            if link.is_symlink() and not link.exists():  # of a minor version
+                link.unlink()
+
+
+def _target(link: Path, pythons: Path) -> Path | None:
+    """Return the file in ``pythons`` that the Python of an environment links to; follow no link that its builder may change."""
+    try:
+        target = Path(os.path.normpath(link.readlink()))
+    except OSError:
+        return None
+    return target.resolve() if target.is_relative_to(pythons) else None
 
 
 def require_supported_python(app: App, source: Path, interpreter: Interpreter) -> None:

@@ -1,7 +1,8 @@
-"""Removal of what builds leave on a host: old releases, environments that no release uses, and a cache that has grown large."""
+"""Removal of what builds leave on a host: old releases, environments and Pythons that are unused, and a cache that has grown."""
 
 from __future__ import annotations
 
+from ansible_collections.funnel.tornado.plugins.module_utils.building.interpreter import remove_unused_pythons
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import Builder, BuildError
@@ -21,6 +22,7 @@ def prune(layout: Layout, keep: set[str], count: int) -> list[str]:
     for path in removed:
         tree.remove(path)
     _remove_unused_environments(layout)
+    remove_unused_pythons(layout.home.parent)
     return [path.name for path in removed]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
+from ansible_collections.funnel.tornado.plugins.module_utils.building.interpreter import remove_unused_pythons
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import stop_app
@@ -72,5 +73,6 @@ def remove(layout: Layout, push_files: PushFiles, certificates: Collection[str] 
         remove_certificate(certificate)
     for directory in (push_files.repository, layout.home, layout.logs):
         tree.remove(directory)
+    remove_unused_pythons(layout.home.parent)
     for user in app_users(layout):
         accounts.retire(user)

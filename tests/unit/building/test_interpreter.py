@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import fcntl
+import os
 import platform
+import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +13,14 @@ import pytest
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.building.interpreter import (
+    LAST_BUILD,
     SYSTEM_PYTHON,
+    UNUSED_SECONDS,
     Interpreter,
     PythonRequest,
     ensure_interpreter,
     fits,
+    remove_unused_pythons,
     requested_python,
     require_supported_python,
 )
@@ -87,3 +94,56 @@ def test_a_python_that_the_project_excludes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"python\.version: pyproject.toml requires Python >=3.12; this is 3.11.2"):
         require_supported_python(app(), tmp_path, Interpreter(SYSTEM_PYTHON, "3.11.2"))
     require_supported_python(app(), tmp_path, Interpreter(SYSTEM_PYTHON, "3.13.0"))
+
+
+@pytest.fixture
+def pythons(tmp_path: Path) -> Path:
+    """Create Pythons, each with a link of its minor version: used by an environment, unused, used just now, not by a build."""
+    for number, name in enumerate(("used", "unused", "recent", "manual")):
+        (tmp_path / f"pythons/cpython-3.{number}.1/bin").mkdir(parents=True)
+        (tmp_path / f"pythons/cpython-3.{number}.1/bin/python3").write_text(name)
+        (tmp_path / f"pythons/cpython-3.{number}").symlink_to(f"cpython-3.{number}.1")
+        if name != "manual":
+            marker = tmp_path / f"pythons/cpython-3.{number}.1" / LAST_BUILD
+            marker.touch()
+            age = 0 if name == "recent" else UNUSED_SECONDS + 60
+            os.utime(marker, (time.time() - age,) * 2)
+    environment = tmp_path / "apps/shop/environments/e1/bin"
+    environment.mkdir(parents=True)
+    (environment / "python").symlink_to(tmp_path / "pythons/cpython-3.0/bin/python3")
+    return tmp_path / "pythons"
+
+
+def test_unused_pythons_are_removed(pythons: Path, tmp_path: Path) -> None:
+    remove_unused_pythons(tmp_path / "apps", pythons)
+    kept = {f"cpython-3.{number}{patch}" for number in (0, 2, 3) for patch in ("", ".1")}
+    assert {path.name for path in pythons.iterdir() if path.name.startswith("cpython")} == kept
+
+
+def test_links_of_builders_do_not_break_the_removal_of_pythons(pythons: Path, tmp_path: Path) -> None:
+    targets = (str(pythons), f"{pythons}/../..", f"{pythons}/cpython-3.1.1/../..", "python", "a" * 200)
+    for number, target in enumerate(targets):
+        link = tmp_path / f"apps/evil/environments/e{number}/bin/python"
+        link.parent.mkdir(parents=True)
+        link.symlink_to(target)
+    remove_unused_pythons(tmp_path / "apps", pythons)
+    assert not (pythons / "cpython-3.1.1").exists()
+
+
+def test_pythons_stay_while_a_build_installs_one(pythons: Path, tmp_path: Path) -> None:
+    with (pythons / ".funnel.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        remove_unused_pythons(tmp_path / "apps", pythons)
+    assert (pythons / "cpython-3.1.1").exists()
+
+
+def test_no_other_user_can_hold_the_locks_of_the_pythons(pythons: Path, tmp_path: Path) -> None:
+    """The lock of uv has mode 0666, so that any app could block the builds of all others."""
+    (pythons / ".lock").touch()
+    (pythons / ".lock").chmod(0o666)
+    with (pythons / ".lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        remove_unused_pythons(tmp_path / "apps", pythons)
+        with (pythons / ".lock").open() as of_root:
+            fcntl.flock(of_root, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert [stat.S_IMODE((pythons / name).stat().st_mode) for name in (".lock", ".funnel.lock")] == [0o600] * 2
