@@ -219,12 +219,15 @@ def listener_pid(address: Address, supervised: int) -> int | None:
     """Return the process that listens on ``address`` if it is ``supervised`` or one of its descendants.
 
     The kernel reports the listener of a Unix socket (SO_PEERCRED, unix(7)). The listener of a port is the process that holds the
-    socket bound to the numeric address or to all addresses; bound to any address if ``address`` is unspecified.
+    socket to which the kernel connects a client: bound to the numeric address, or else to all addresses, first to those of IPv4.
+    If ``address`` is unspecified, it may be bound to any address.
     """
     if isinstance(address, tuple):
         host = ipaddress.ip_address(address[0])
-        rows = _tcp_rows({address[1]}, TCP_LISTEN)
-        inodes = {int(row[TCP_INODE]) for row in rows if host.is_unspecified or _bound(row) in (host, *ALL_ADDRESSES)}
+        rows = list(_tcp_rows({address[1]}, TCP_LISTEN))
+        bound = [host, *(every for every in ALL_ADDRESSES if every.version >= host.version)]
+        candidates = [{int(row[TCP_INODE]) for row in rows if host.is_unspecified or _bound(row) == each} for each in bound]
+        inodes = next(filter(None, candidates), set())
         return next((pid for pid in proc.descendants(supervised) if proc.holds_socket(pid, inodes)), None)
     with connect(address) as connection:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))

@@ -6,6 +6,7 @@ import http.server
 import os
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -258,6 +259,20 @@ def test_a_wildcard_listener_listens_on_each_address(bound: str, requested: str)
     family = socket.AF_INET6 if ":" in bound else socket.AF_INET
     with socket.create_server((bound, 0), family=family, dualstack_ipv6=family == socket.AF_INET6) as server:
         assert listener_pid((requested, server.getsockname()[1]), os.getpid()) == os.getpid()
+
+
+@pytest.mark.parametrize("squatted", ["127.0.0.1", "0.0.0.0"])
+def test_a_process_that_squats_the_ipv4_address_of_a_port_is_not_taken_for_its_owner(squatted: str) -> None:
+    """The owner listens on its port, too, but for IPv6 only, so that another app got its requests."""
+    with socket.create_server((squatted, 0)) as squatter:
+        port = squatter.getsockname()[1]
+        code = f"import socket, time; s = socket.create_server(('::', {port}), family=socket.AF_INET6); print(1, flush=True)"
+        with subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep(60)"], stdout=subprocess.PIPE) as owner:
+            assert owner.stdout
+            assert owner.stdout.readline() == b"1\n"
+            found = [listener_pid((host, port), owner.pid) for host in ("::1", "127.0.0.1")]
+            owner.kill()
+        assert found == [owner.pid, None]
 
 
 def test_name_of_a_socket_cannot_pass_for_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
