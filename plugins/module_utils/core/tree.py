@@ -44,12 +44,16 @@ class TreeError(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a copied tree: ``files`` of any type, ``size`` in bytes, ``depth`` of directories, ``seconds`` of copying."""
+    """Limits of a copied tree: ``files`` of any type, ``size`` in bytes, ``depth`` of directories, ``seconds`` of copying.
+
+    ``free`` bytes of the file system remain, without those reserved for root: a sparse file of the owner takes all of its size.
+    """
 
     files: int = 500_000
     size: int = 32 << 30
     depth: int = 100
     seconds: float = 900.0
+    free: int = 64 << 20
 
 
 def read(path: Path, limit: int, *, trusted: Path) -> bytes:
@@ -301,6 +305,9 @@ class _Copy:
                     raise TreeError(f"{self.source} has more than {self.limits.size >> 20} MiB")
                 if self.deadline.expired:
                     raise TreeError(f"{self.source} cannot be copied within {self.limits.seconds:g} s")
+                space = os.fstatvfs(target)
+                if space.f_bavail * space.f_frsize < self.limits.free:
+                    raise TreeError(f"{self.source} cannot be copied: less than {self.limits.free >> 20} MiB would remain free")
             self._set_mode(target, 0o755 if state.st_mode & 0o100 else 0o644)
             os.utime(target, ns=(state.st_atime_ns, state.st_mtime_ns))
 
