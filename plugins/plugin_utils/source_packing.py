@@ -17,6 +17,10 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.unpacking im
 #: Names excluded from a directory that is not a git work tree.
 EXCLUDED = frozenset({".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", ".mypy_cache", ".pytest_cache"})
 
+#: Run no program that the source configures: git takes tracked files that look like a bare repository for one, with their
+#: configuration. Versions before 2.38 ignore the first option.
+_GIT_OPTIONS = ["-c", "safe.bareRepository=explicit", "-c", "core.fsmonitor=false"]
+
 #: Mode of a submodule in the index of git.
 _SUBMODULE = "160000 "
 
@@ -206,7 +210,8 @@ def _git(directory: Path, *arguments: str, accept: tuple[int, ...] = (0,)) -> st
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {"LC_ALL": "C"}
     try:
-        done = subprocess.run(["git", "-C", str(directory), *arguments], capture_output=True, check=False, env=environment)
+        command = ["git", *_GIT_OPTIONS, "-C", str(directory), *arguments]
+        done = subprocess.run(command, capture_output=True, check=False, env=environment)
     except OSError as error:
         raise SourceError(
             f"{printable(directory)} is in a git work tree, but git, which must list its files, cannot be started: "

@@ -18,8 +18,9 @@ SHARED = Path(os.environ["HOME"])
 OK = b"HTTP/1.1 200 OK\r\n"
 
 #: Text that a terminal or a reader of a log would misinterpret: a window title, an erased screen, a line of another host,
-#: right-to-left text.
-ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b2Jall good\rweb1 a/0: all bad \u202egnp.exe \u2028web2 of request evil-request"
+#: right-to-left text. Ansible would misinterpret the template, and run its program on the controller.
+TEMPLATE = "{{ lookup('pipe', 'touch /tmp/evil-template') }}"
+ESCAPES = f"\x1b]0;owned\x07\x1b[2J\x9b2Jall good\rweb1 a/0: {TEMPLATE} \u202egnp.exe \u2028web2 of request evil-request"
 
 TYPES = b"""\
 # TYPE tornado_up foo

@@ -172,6 +172,27 @@ def test_variables_of_a_git_hook_select_no_other_repository(app: Path, monkeypat
     assert names(app) == [".gitignore", "run.sh", "shop/web.py"]
 
 
+def test_a_committed_repository_runs_no_program_on_the_controller(app: Path) -> None:
+    """Tracked files that look like a bare repository are one for git, which runs the program of its configuration."""
+    subprocess.run(["git", "init", "--quiet", str(app)], check=True)
+    evil = app / "shop"
+    subprocess.run(["git", "init", "--quiet", "--bare", str(evil)], check=True)
+    config = f'[core]\nrepositoryformatversion = 0\nbare = false\nworktree = ..\nfsmonitor = "touch {app}/ran #"\n'
+    (evil / "config").write_text(config)
+    (evil / "refs/kept").touch()
+    (evil / "objects/kept").touch()
+    git(app, "add", ".")
+    assert "shop/config" in subprocess.run(["git", "-C", str(app), "ls-files"], capture_output=True, text=True, check=True).stdout
+    subprocess.run(["git", "-C", str(evil), "status"], capture_output=True, check=False)
+    assert (app / "ran").exists(), "git itself runs it"
+    (app / "ran").unlink()
+    with pytest.raises(SourceError, match=r"git cannot list .*shop: .*safe\.bareRepository"):
+        names(evil)
+    assert not (app / "ran").exists()
+    assert "run.sh" in names(app), "the repository of the app is another one"
+    assert not (app / "ran").exists()
+
+
 def test_files_of_a_submodule_are_packed(app: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     library = tmp_path_factory.mktemp("library")
     git(library, "init", "--quiet")
