@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
+from tests.support import remote
 from tests.support.load import Load, table
-from tests.support.remote import VARIABLES, Site, address, deploy, expect_success, extra_vars, run_playbook, run_site
+from tests.support.remote import APP_GROUP, VARIABLES, Site, address, deploy, expect_success, extra_vars, run_playbook, run_site
 
 HOST = "debian13"
 testinfra_hosts = [f"ansible://{HOST}"]
@@ -24,18 +25,25 @@ def variables(**keys: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def site(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Host]]:
     """Serve the app with HAProxy; restore nginx, and the app on ports that it does not serve, after the module."""
-    directory = tmp_path_factory.mktemp("haproxy")
+    directory, found = tmp_path_factory.mktemp("haproxy"), remote.hosts()
     remaining = {"tornado_apps": variables()["tornado_apps"]}
-    expect_success(run_playbook("playbooks/remove.yml", HOST, "-e", "app=plain", *extra_vars(directory, remaining)))
-    host.check_output("systemctl stop nginx")
+    expect_success(run_playbook("playbooks/remove.yml", APP_GROUP, "-e", "app=plain", *extra_vars(directory, remaining)))
+    for host in found.values():
+        host.check_output("systemctl stop nginx")
     try:
-        expect_success(run_site(HOST, directory, variables()))
-        yield Site(address(host))
+        expect_success(run_site(APP_GROUP, directory, variables()))
+        yield found
     finally:
-        host.check_output("systemctl disable haproxy && systemctl stop haproxy.socket && systemctl start nginx")
-        expect_success(run_site(HOST, directory, {}))
+        for host in found.values():
+            host.check_output("systemctl disable haproxy && systemctl stop haproxy.socket && systemctl start nginx")
+        expect_success(run_site(APP_GROUP, directory, {}))
+
+
+@pytest.fixture
+def site(hosts: dict[str, Host]) -> Site:
+    return Site(address(hosts[HOST]))
 
 
 def test_deploys_behind_haproxy_lose_no_request(site: Site, tmp_path: Path) -> None:
@@ -54,13 +62,15 @@ def test_deploys_behind_haproxy_lose_no_request(site: Site, tmp_path: Path) -> N
     assert "changed=0" in expect_success(run_site(HOST, tmp_path, variables(env={"SAMPLE_THEME": "light"})))
 
 
-def test_haproxy_user_cannot_redirect_writes_of_root(site: Site, host: Host) -> None:
+@pytest.mark.parametrize("name", ["debian12", "debian13"])
+def test_haproxy_user_cannot_redirect_writes_of_root(hosts: dict[str, Host], name: str) -> None:
     """The user can plant links in the package's directory, which root ignores, but not in the directory that root writes to."""
-    assert site.get("/healthz").status == 200
+    host = hosts[name]
+    assert Site(address(host)).get("/healthz").status == 200
     as_haproxy = "runuser -u haproxy -- sh -c %s"
-    for name in ("state", "state.new", "admin.sock"):
-        host.check_output(as_haproxy, f"ln -sf /etc/cron.d/planted-{name} /run/haproxy/{name}")
-        denied = host.run(as_haproxy, f"ln -sf /etc/cron.d/planted-{name} /run/haproxy-funnel/{name}")
+    for file in ("state", "state.new", "admin.sock"):
+        host.check_output(as_haproxy, f"ln -sf /etc/cron.d/planted-{file} /run/haproxy/{file}")
+        denied = host.run(as_haproxy, f"ln -sf /etc/cron.d/planted-{file} /run/haproxy-funnel/{file}")
         assert denied.rc != 0
         assert "Permission denied" in denied.stderr
     host.check_output("rm -f /run/haproxy-funnel/state && systemctl reload haproxy")
@@ -71,7 +81,9 @@ def test_haproxy_user_cannot_redirect_writes_of_root(site: Site, host: Host) -> 
     host.check_output("find /run/haproxy -type l -delete")
 
 
-def test_spoofed_proxy_headers_and_ambiguous_paths_are_rejected(site: Site) -> None:
+@pytest.mark.parametrize("name", ["debian12", "debian13"])
+def test_spoofed_proxy_headers_and_ambiguous_paths_are_rejected(hosts: dict[str, Host], name: str) -> None:
+    site = Site(address(hosts[name]))
     assert site.get("/headers", X_Kept="kept").json["X-Kept"] == "kept"
     names = ("X_Forwarded_Host", "X_Forwarded_Prefix", "X_Real_IP", "X-Forwarded-Protocol", "X-Original-URL")
     spoofed = "".join(f"{name}: evil\r\n" for name in names)

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from testinfra.host import Host
 
-from tests.support.remote import Site, address, eventually, expect_success, hosts, processes, python, run_playbook
+from tests.support.remote import ROOT, Site, address, eventually, expect_success, hosts, processes, python, run_playbook
 
 testinfra_hosts = ["ansible://debian12"]
 
@@ -42,9 +42,23 @@ def deployed(serve: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     return serve()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def db() -> Host:
     return hosts("db")["db"]
+
+
+@pytest.fixture(scope="module")
+def log_servers(db: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Host]]:
+    """Return a log server of each release of Debian; only the tests of attacks send to the second one."""
+    lock = hosts("lock")["lock"]
+    expect_success(provision(tmp_path_factory.mktemp("lock"), "lock"))
+    yield {"db": db, "lock": lock}
+    lock.check_output("systemctl disable --now rsyslog fleet-logrotate.timer; rm -rf /etc/rsyslog.d/50-fleet.conf /var/log/fleet")
+
+
+@pytest.fixture(params=["db", "lock"])
+def log_server(request: pytest.FixtureRequest, log_servers: dict[str, Host]) -> Host:
+    return log_servers[request.param]
 
 
 @pytest.fixture
@@ -52,12 +66,13 @@ def site(sites: dict[str, Site]) -> Site:
     return sites["debian12"]
 
 
-def provision(directory: Path, **variables: Any) -> tuple[int, str]:
-    """Apply the role logs to the log server."""
+def provision(directory: Path, name: str = "db", **variables: Any) -> tuple[int, str]:
+    """Apply the role logs to a log server."""
     playbook = directory / "play.yml"
-    play = {"name": "Provision the log server", "hosts": "logs", "gather_facts": False, "roles": ["funnel.tornado.logs"]}
+    play = {"name": "Provision the log server", "hosts": name, "gather_facts": False, "roles": ["funnel.tornado.logs"]}
     playbook.write_text(yaml.safe_dump([play]))
-    return run_playbook(str(playbook), "db", "-e", json.dumps(variables))
+    listening = yaml.safe_load((ROOT / "molecule/shared/group_vars/logs.yml").read_text())
+    return run_playbook(str(playbook), name, "-e", json.dumps(listening | variables))
 
 
 def request_id_of(site: Site, path: str) -> str:
@@ -84,11 +99,18 @@ def received_lines(db: Host, host: str, text: str) -> list[str]:
     return db.run("grep -hF %s /var/log/fleet/%s/sample.log", text, host).stdout.splitlines()
 
 
-def send(host: Host, *datagrams: str) -> None:
-    """Send datagrams from a host to the log server."""
+def send(host: Host, *datagrams: str, to: Host | None = None) -> None:
+    """Send datagrams from a host to a log server."""
     code = "import json, socket, sys\ns = socket.socket(type=socket.SOCK_DGRAM)\n"
-    code += "for datagram in json.loads(sys.argv[1]): s.sendto(datagram.encode(), ('db', 514))"
-    host.check_output("python3 -c %s %s", code, json.dumps(datagrams))
+    code += "for datagram in json.loads(sys.argv[1]): s.sendto(datagram.encode(), (sys.argv[2], 514))"
+    host.check_output("python3 -c %s %s %s", code, json.dumps(datagrams), address(to) if to else "db")
+
+
+def require_delivery(host: Host, server: Host) -> None:
+    """Check that a log server receives lines of the sample app on a host."""
+    mark = uuid.uuid4().hex
+    send(host, f"<14>1 2026-11-21T03:14:15Z debian12 sample 1 - - {mark}", to=server)
+    eventually(lambda: received_lines(server, "debian12", mark))
 
 
 @contextmanager
@@ -199,16 +221,15 @@ def test_invalid_names_of_senders_do_not_create_files_elsewhere(host: Host, db: 
     db.check_output("rm -r /var/log/fleet/web1 /var/log/fleet/%s && systemctl kill --signal=HUP rsyslog", address(host))
 
 
-def test_sender_named_like_the_fallback_file_does_not_block_others(site: Site, host: Host, db: Host) -> None:
+def test_sender_named_like_the_fallback_file_does_not_block_others(host: Host, log_server: Host) -> None:
     """A directory in place of the file once blocked the queue, and thereby the lines of all hosts."""
     stamp, marks = "2026-11-21T03:14:15Z", [uuid.uuid4().hex for _ in range(3)]
-    db.check_output("rm -f /var/log/fleet/other.log && systemctl restart rsyslog")
-    send(host, f"<14>1 {stamp} other.log shop 1 - - {marks[0]}", f"<14>1 {stamp} other.log.1 shop 1 - - {marks[1]}")
-    send(host, f"<14>1 {stamp} .. shop 1 - - {marks[2]}")
-    eventually(lambda: all(db.run("grep -qF %s /var/log/fleet/other.log", mark).rc == 0 for mark in marks))
-    accepted = request_id_of(site, "/nowhere")
-    eventually(lambda: received_lines(db, "debian12", accepted))
-    assert db.run("test -e /var/log/fleet/other.log.1").rc != 0
+    log_server.check_output("rm -f /var/log/fleet/other.log && systemctl restart rsyslog")
+    names = ("other.log", "other.log.1", "..")
+    send(host, *(f"<14>1 {stamp} {name} shop 1 - - {mark}" for name, mark in zip(names, marks, strict=True)), to=log_server)
+    eventually(lambda: all(log_server.run("grep -qF %s /var/log/fleet/other.log", mark).rc == 0 for mark in marks))
+    require_delivery(host, log_server)
+    assert log_server.run("test -e /var/log/fleet/other.log.1").rc != 0
 
 
 def test_unwritable_output_does_not_block_others(site: Site, host: Host, db: Host) -> None:
@@ -221,23 +242,21 @@ def test_unwritable_output_does_not_block_others(site: Site, host: Host, db: Hos
         db.check_output("rmdir /var/log/fleet/other.log")
 
 
-def test_number_of_files_is_limited_for_invented_hosts(site: Site, host: Host, db: Host) -> None:
+def test_number_of_files_is_limited_for_invented_hosts(host: Host, log_server: Host) -> None:
     limit = 1000  # logs_files
-    accepted = request_id_of(site, "/nowhere")
-    eventually(lambda: received_lines(db, "debian12", accepted))
+    require_delivery(host, log_server)
     try:
         for start in range(0, 3000, 500):  # stays below the maximum length of an argument
             names = (f"<14>1 2026-11-21T03:14:15Z invented-{number} shop 1 - - x" for number in range(start, start + 500))
-            send(host, *names)
+            send(host, *names, to=log_server)
         last = uuid.uuid4().hex
-        send(host, f"<14>1 2026-11-21T03:14:15Z invented-3000 shop 1 - - {last}")
-        eventually(lambda: db.run("grep -qF %s /var/log/fleet/other.log", last).rc == 0)
-        made = int(db.check_output("find /var/log/fleet -path '*/invented-*/shop.log' | wc -l"))
+        send(host, f"<14>1 2026-11-21T03:14:15Z invented-3000 shop 1 - - {last}", to=log_server)
+        eventually(lambda: log_server.run("grep -qF %s /var/log/fleet/other.log", last).rc == 0)
+        made = int(log_server.check_output("find /var/log/fleet -path '*/invented-*/shop.log' | wc -l"))
         assert limit // 2 < made < limit, "the test must create many files"
-        accepted = request_id_of(site, "/nowhere")
-        eventually(lambda: received_lines(db, "debian12", accepted))
+        require_delivery(host, log_server)
     finally:
-        db.check_output("systemctl restart rsyslog && find /var/log/fleet -name 'invented-*' -exec rm -r {} +")
+        log_server.check_output("systemctl restart rsyslog && find /var/log/fleet -name 'invented-*' -exec rm -r {} +")
 
 
 def test_only_configured_senders_are_accepted(sites: dict[str, Site], db: Host, tmp_path: Path) -> None:
@@ -310,27 +329,29 @@ def test_full_log_disk_does_not_stop_the_app(site: Site, host: Host) -> None:
     expect_success(run_playbook("playbooks/restart.yml", "debian12", "-e", "app=sample"))
 
 
-def test_total_size_of_logs_is_limited(db: Host, tmp_path: Path) -> None:
+def test_total_size_of_logs_is_limited(host: Host, log_server: Host, tmp_path: Path) -> None:
+    name = log_server.backend.get_hostname()
+    require_delivery(host, log_server)
     list_files = "import pathlib\nfiles = [path for path in pathlib.Path('/var/log/fleet').rglob('*') if not path.is_dir()]\n"
-    used = python(db, f"{list_files}print(sum(path.lstat().st_blocks for path in files) * 512)")
-    expect_success(provision(tmp_path, logs_total_bytes=used + 250_000))
+    used = python(log_server, f"{list_files}print(sum(path.lstat().st_blocks for path in files) * 512)")
+    expect_success(provision(tmp_path, name, logs_total_bytes=used + 250_000))
     try:
         code = "import os, pathlib\nhome = pathlib.Path('/var/log/fleet/web2')\nhome.mkdir()\n"
         code += "for age in range(5):\n path = home / f'shop.log.{age + 1}'\n path.write_bytes(b'x' * 100_000)\n"
         code += " os.utime(path, (10**9 - age, 10**9 - age))\nprint(0)"
-        assert python(db, code) == 0
-        db.check_output("systemctl start fleet-logrotate")
-        assert db.check_output("ls /var/log/fleet/web2").split() == ["shop.log.1", "shop.log.2"]
+        assert python(log_server, code) == 0
+        log_server.check_output("systemctl start fleet-logrotate")
+        assert log_server.check_output("ls /var/log/fleet/web2").split() == ["shop.log.1", "shop.log.2"]
         # Files with other names count as well, and small files count with the size of a block.
-        db.check_output("cd /var/log/fleet/web2 && head -c 100000 /dev/zero > shop && touch -d @1 shop && rm shop.log.*")
-        db.check_output(
+        log_server.check_output("cd /var/log/fleet/web2 && head -c 100000 /dev/zero > shop && touch -d @1 shop && rm shop.log.*")
+        log_server.check_output(
             "cd /var/log/fleet/web2 && for i in $(seq 200); do echo x > $i.log.1; touch -d @$((10**9 - i)) $i.log.1; done"
         )
-        db.check_output("systemctl start fleet-logrotate")
-        remaining = [int(name.partition(".")[0]) for name in db.check_output("ls /var/log/fleet/web2").split()]
+        log_server.check_output("systemctl start fleet-logrotate")
+        remaining = [int(name.partition(".")[0]) for name in log_server.check_output("ls /var/log/fleet/web2").split()]
         assert sorted(remaining) == [*range(1, len(remaining) + 1)], "the oldest files must be removed first"
         assert 10 < len(remaining) < 70
-        assert "/var/log/fleet/debian12/sample.log" in db.check_output("ls /var/log/fleet/debian12/*")
+        assert "/var/log/fleet/debian12/sample.log" in log_server.check_output("ls /var/log/fleet/debian12/*")
     finally:
-        db.check_output("rm -r /var/log/fleet/web2")
-        expect_success(provision(tmp_path))
+        log_server.check_output("rm -r /var/log/fleet/web2")
+        expect_success(provision(tmp_path, name))
