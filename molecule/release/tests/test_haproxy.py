@@ -113,6 +113,6 @@ def test_app_is_removed_from_haproxy_alone(site: Site, host: Host, tmp_path: Pat
     del remaining["tornado_apps"]["other"]
     other, release = Site(site.address, "other.test"), site.get("/whoami").json["release"]
     assert other.get("/whoami").json["release"] != release
-    expect_success(run_playbook("playbooks/remove.yml", HOST, "-e", "app=other", *extra_vars(tmp_path, remaining)))
+    expect_success(run_playbook("playbooks/remove.yml", APP_GROUP, "-e", "app=other", *extra_vars(tmp_path, remaining)))
     assert other.get("/whoami").json["release"] == release, "the app without domains serves all other names"
     assert host.run("test -e /srv/other").rc != 0

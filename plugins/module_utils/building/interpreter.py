@@ -125,7 +125,7 @@ def ensure_interpreter(app: App, request: PythonRequest) -> Interpreter:
 def _locked(pythons: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold a lock on the directory of Pythons, which only root can take.
 
-    uv's own lock is a file that it makes writable for all users: whoever locked it would block all builds.
+    uv's own lock is a file that it makes writable for all users: a user who locked it would block all builds.
 
     :raises BlockingIOError: when another process holds the lock, without ``wait``.
     """
