@@ -14,14 +14,14 @@ SCENARIO ?= default
 # One more than the number of processors: a scenario spends a third of its time waiting.
 JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 # The parts that fail most often come first, then the longest.
-PARTS := lint unit molecule-release molecule-edge molecule-fleet molecule-services molecule-recipes integration molecule-default judges molecule-roles molecule-hosts molecule-consumer
+PARTS := lint unit molecule-release molecule-edge molecule-fleet molecule-services molecule-ubuntu molecule-recipes integration molecule-default judges molecule-roles molecule-hosts molecule-consumer
 CHECKED := lint unit molecule-default integration
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Compile modules once for hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
-# Molecule expects scenarios of a collection elsewhere.
-export MOLECULE_GLOB := molecule/*/molecule.yml
+# Molecule's borders wrap long lines, which tools/failures.py reads.
+export MOLECULE_COMMAND_BORDERS := false
 
 .PHONY: help
 help: ## list the targets
@@ -87,9 +87,8 @@ molecule: molecule-$(SCENARIO) ## one scenario on booted hosts: make molecule SC
 # Molecule removes the hosts after a failure, but not after Ctrl-C. Its default state directory is in the user's home and shared
 # by all clones with the same directory name.
 molecule-%: $(VENV)/installed
-	@$(PYTHON) -m tools.packages chromium chromium-driver slowhttptest testssl.sh
 	@trap '$(HOSTS) down --all --fleet molecule-$*; exit 130' INT TERM; \
-		MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/.cache/molecule/$* molecule test --scenario-name $*
+		MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/.cache/molecule/$* molecule test $(patsubst %,--scenario-name %,$(filter-out default,$*))
 
 .PHONY: chaos
 chaos: $(VENV)/installed ## random operations and faults under load; SEED=n MINUTES=m APP_HOSTS=2 BALANCERS=2 RELEASE=noble; STEPS=3,5-7 replays steps

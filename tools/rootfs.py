@@ -34,6 +34,8 @@ PACKAGES = ("ca-certificates", "dbus", "iproute2", "openssh-server", "python3", 
 UBUNTU_PACKAGES = ("apt", "ubuntu-keyring")
 # Options for the access of the machine's apt to its mirrors.
 APT_OPTIONS = ("Acquire::http::Proxy", "Acquire::https::Proxy", "Acquire::Check-Date", "Acquire::Check-Valid-Until")
+# A third of the package lists, which every host downloads and reads.
+NO_TRANSLATIONS = 'Acquire::Languages "none";'
 MIRROR_TIMEOUT = 10.0  # seconds
 UNUSED_AFTER = 14 * 24 * 3600.0  # seconds
 
@@ -185,7 +187,7 @@ def machine_recipe(release: str) -> Recipe:
     recipe = Recipe(
         release=release,
         sources=(),
-        apt_options=tuple(option for option in options if not option.endswith('"";')),
+        apt_options=(*(option for option in options if not option.endswith('"";')), NO_TRANSLATIONS),
         certificates={path.name: path.read_text() for path in sorted(CERTIFICATES.glob("*.crt"))},
     )
     if not RELEASES[release].startswith("Ubuntu"):

@@ -64,6 +64,23 @@ def test_valid_fleet_passes_without_changes(tmp_path: Path) -> None:
     assert output.count("failed=0") == 5
 
 
+def test_firewall_rules_of_templated_variables(tmp_path: Path) -> None:
+    (tmp_path / "hosts.yml").write_text(
+        yaml.safe_dump(
+            {
+                "balancers": {"hosts": {"lb1": {"ansible_host": "192.0.2.1"}}},
+                "logs": {"hosts": {"lb1": {}}, "vars": {"logs_listen": ["{{ ansible_host }}"], "logs_senders": ["{{ net }}/24"]}},
+                "all": {"vars": {"net": "192.0.2.0", "keepalived_address": "192.0.2.9/24", "keepalived_peers": ["{{ net }}"]}},
+            }
+        )
+    )
+    shown = "msg={{ groups | funnel.tornado.firewall_rules(hostvars, inventory_hostname) | map(attribute='sources') | flatten }}"
+    command = ["ansible", "lb1", "-i", str(tmp_path / "hosts.yml"), "-c", "local", "-m", "ansible.builtin.debug", "-a", shown]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | PLAIN_ENV, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.findall(r"192[\d./]+", done.stdout) == ["192.0.2.0", "192.0.2.0/24"], done.stdout
+
+
 @pytest.mark.parametrize(
     ("inventory", "options", "message"),
     [

@@ -6,7 +6,6 @@ accepts.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import ipaddress
 import re
@@ -201,7 +200,9 @@ def fleet_rules(
 
 def to_data(rules: Iterable[Rule]) -> list[dict[str, Any]]:
     """Return the rules as entries of ``firewall_allow``."""
-    return [{key: value for key, value in dataclasses.asdict(rule).items() if value is not None} for rule in rules]
+    # Not dataclasses.asdict: it cannot copy the lazy lists in which Ansible passes templated variables.
+    entries = [vars(rule) | {"sources": list(rule.sources)} for rule in rules]
+    return [{key: value for key, value in entry.items() if value is not None} for entry in entries]
 
 
 def _ports(listen: Iterable[object], sources: list[str], comment: str) -> Iterator[Rule]:
