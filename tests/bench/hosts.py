@@ -26,8 +26,8 @@ FLEET = "bench"
 MAX_HOSTS = 8
 #: The host that ``install.sh`` provisions.
 PLAIN = "plain"
-#: Limit of open files, enough for 10,000 websockets: nginx needs two for each.
-OPEN_FILES = 65536
+#: Limit of open files, enough for 10,000 websockets: each worker of nginx needs two for each of its websockets.
+OPEN_FILES = 20000
 #: Maximum duration of a program in seconds.
 TIMEOUT = 1800
 
