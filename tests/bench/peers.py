@@ -25,8 +25,9 @@ def install(fleet: Fleet, host: str) -> None:
 
 def remove(fleet: Fleet, host: str) -> list[Table]:
     """Remove the further apps from the host of the collection; return no table."""
-    fleet.playbook("playbooks/remove.yml", host, "-e", f"app={','.join(fleet.more)}")
+    names = ",".join(fleet.more)
     fleet.more = {}
     fleet.change_variable()
+    fleet.playbook("playbooks/remove.yml", host, "-e", f"app={names}")
     fleet.playbook("site.yml", host)
     return []
