@@ -26,8 +26,8 @@ FLEET = "bench"
 MAX_HOSTS = 8
 #: The host that ``install.sh`` provisions.
 PLAIN = "plain"
-#: Limit of open files, enough for 10,000 websockets: each worker of nginx needs two for each of its websockets.
-OPEN_FILES = 20000
+#: Limit of open files, at most that of processes of this machine.
+OPEN_FILES = min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 #: Maximum duration of a program in seconds.
 TIMEOUT = 1800
 
@@ -66,10 +66,10 @@ class Fleet:
         self.inventory.chmod(0o755)
         self.variables = project / "variables.yml"
         self.changes = 0
-        #: The number of equal apps, further keys of the first one, and other apps.
+        #: The number of equal apps, other apps, and further variables.
         self.count = 1
-        self.keys: dict[str, Any] = {}
         self.more: dict[str, dict[str, Any]] = {}
+        self.settings: dict[str, Any] = {}
         self.change_variable()
 
     def change_code(self) -> None:
@@ -89,10 +89,11 @@ class Fleet:
             "domains": [],
             "env": {"CHANGE": str(self.changes)},
         }
-        apps = {"bench": entry | self.keys} | {
+        apps = {"bench": entry} | {
             f"bench{number}": entry | {"domains": [f"bench{number}.test"]} for number in range(2, self.count + 1)
         }
-        self.variables.write_text(yaml.safe_dump({"limits_open_files": OPEN_FILES, "tornado_apps": apps | self.more}))
+        variables = {"limits_open_files": OPEN_FILES, "tornado_apps": apps | self.more}
+        self.variables.write_text(yaml.safe_dump(variables | self.settings))
 
     def boot(self, *names: str) -> None:
         """Replace all hosts by these, bare ones."""

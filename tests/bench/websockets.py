@@ -6,11 +6,13 @@ import asyncio
 import resource
 import time
 
-from tests.bench.hosts import Fleet
+from tests.bench.hosts import OPEN_FILES, Fleet
 from tests.bench.memory import LIST, sizes
 from tests.bench.table import Table, percentile, say
 
 WEBSOCKETS = 10_000
+#: Workers of nginx, each of which needs two connections for each of its websockets, and its limit of open files.
+SETTINGS = {"nginx_worker_processes": 2, "nginx_worker_connections": OPEN_FILES - 1000}
 #: Websockets that are opened concurrently, and those that then exchange a message, one after the other.
 CONCURRENT = 50
 ASKED = 500
@@ -32,14 +34,19 @@ def measure(fleet: Fleet, host: str) -> Table:
     """Open the websockets and keep them open while memory and latency are measured."""
     limit = 2 * WEBSOCKETS
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, max(limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
+    fleet.settings = SETTINGS
+    fleet.change_variable()
+    fleet.playbook("site.yml", host)
     before = memory(fleet, host)
     count, latencies, after = asyncio.run(_hold(fleet, host))
     nginx, tornado = ((after[kind] - before[kind]) * 1000 / max(count, 1) for kind in ("nginx, all processes", "Tornado process"))
+    fleet.settings = {}
     say(f"{count} websockets open: nginx {nginx:.1f}, Tornado {tornado:.1f} kB each")
     table = Table(
         "Open websockets",
         f"Websockets that one client opened at once, and kB (PSS) of each in nginx and Tornado. {ASKED} of them then exchanged\n"
-        "a message, one after the other; percentiles of its latency in milliseconds.",
+        "a message, one after the other; percentiles of its latency in milliseconds. nginx has two workers for it, as a process\n"
+        f"has at most {OPEN_FILES:,} open files on this machine.",
         ["", "open", "nginx", "Tornado", "p50", "p99"],
     )
     cells = [
