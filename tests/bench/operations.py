@@ -41,7 +41,8 @@ PLAYBOOKS = {
 #: A round. A rollback requires a deploy before it; the last deploy makes all hosts equal, so that later runs have no changes.
 ROUND = [
     *((name, HOSTS[:1]) for name in (VARIABLE, DEPLOY, ROLLBACK)),
-    *((name, hosts) for name in (DEPLOY, UNCHANGED, STATUS, PING) for hosts in (HOSTS[:1], HOSTS)),
+    (DEPLOY, HOSTS),
+    *((name, hosts) for name in (UNCHANGED, STATUS, PING) for hosts in (HOSTS[:1], HOSTS)),
 ]
 
 
@@ -200,7 +201,7 @@ class Operations:
 
     def _to_ping(self, seconds: list[float]) -> str:
         pings = [run.seconds for run in self.runs[PING, 1]]
-        return f"{ratio(seconds[: len(pings)], pings):.1f}x" if pings and len(seconds) >= len(pings) else ""
+        return f"{ratio(seconds, pings):.1f}x" if len(seconds) == len(pings) else ""
 
 
 def separate(several: list[Run], single: list[Run]) -> list[float]:
