@@ -41,6 +41,9 @@ def application(environ, start_response):
     return [environ["PATH_INFO"].encode()]
 """
 
+#: The columns of the table of a run.
+COLUMNS = ("app", "hosts", "from", "to", "why", "reloads", "time", "result")
+
 FAILING: dict[str, Any] = {"hooks": {"before_switch": {"command": "false", "once": True}}}
 
 
@@ -54,8 +57,8 @@ def restore_entries(tmp_path: Path) -> Iterator[None]:
 
 def assert_reported(hooks: Hooks, output: str, names: list[str]) -> None:
     """Verify that the table and the notifications of the run show what changed, why, and what failed."""
-    table = output[output.rindex("\nAPP ") :].partition("\n  ")[0].split("\n")[2:]
-    rows = {(cells[0], cells[1]): cells[4:6] + cells[7:] for cells in (re.split(" {2,}", line) for line in table)}
+    lines = (re.split(" {2,}", line) for line in output[output.rindex("\nAPP ") :].splitlines())
+    rows = {(cells[0], cells[1]): cells[4:6] + cells[7:] for cells in lines if len(cells) == len(COLUMNS)}
     for name in names:
         failed = "failed" if name == names[0] else "not switched"
         assert rows["sample", name] == ["env.NEW, hooks.build", "nginx", "deployed"]
