@@ -102,7 +102,7 @@ newest: ## unit tests and the default scenario, with the newest ansible-core on 
 
 .PHONY: bench
 bench: $(VENV)/installed ## benchmarks, compared to a manual setup; PART=static measures one part
-	@$(PYTHON) -m tools.packages wrk
+	@$(PYTHON) -m tools.packages nghttp2-client wrk
 	@$(VENV)/bin/python -m tests.bench $(PART)
 
 .PHONY: docs

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible import constants
 from ansible.errors import AnsibleActionFail
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, to_entry
@@ -21,6 +20,7 @@ from ansible_collections.funnel.tornado.plugins.plugin_utils import source_packi
 from ansible_collections.funnel.tornado.plugins.plugin_utils.archive_check import archive_problem_once
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import KEY, load_host_state
 from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import ModuleAction, operator
+from ansible_collections.funnel.tornado.plugins.plugin_utils.run_cache import file_once, text_once
 
 #: Directory of the launcher and the runner, which are copied into each release.
 PROGRAMS = Path(__file__).parents[2] / "roles/app/files"
@@ -28,6 +28,9 @@ PROGRAMS = Path(__file__).parents[2] / "roles/app/files"
 #: Maximum size of a packed source in bytes that is sent along with the module: a query and a separate file would take four
 #: more round trips.
 MAX_INLINE_SOURCE = 200_000
+
+#: Maximum size of the files of a source in bytes that is packed before the host is asked whether it needs it.
+MAX_UNPACKED_SOURCE = 2_000_000
 
 
 class ActionModule(ModuleAction):
@@ -107,7 +110,7 @@ class ActionModule(ModuleAction):
         """Return the result of the module, which gets small sources at once, and large ones if the host needs them."""
         self.require_host()
         builds: dict[str, dict[str, Any]] = {}
-        large: dict[str, bytes] = {}
+        large: dict[str, Path] = {}
         room = MAX_INLINE_SOURCE
         for app in apps:
             local = local_source(app, self._loader.get_basedir())
@@ -116,41 +119,47 @@ class ActionModule(ModuleAction):
             if local is None:
                 continue
             builds[app.name]["revision"] = revision(app, local)
-            packed = self._pack(app, local)
-            if len(packed) <= room:
-                room -= len(packed)
-                builds[app.name]["content"] = base64.b64encode(packed).decode()
+            small = _is_small(local)
+            if small and (packed := packed_source(app, local)).stat().st_size <= room:
+                room -= packed.stat().st_size
+                builds[app.name]["content"] = base64.b64encode(packed.read_bytes()).decode()
             else:
-                large[app.name] = packed
+                large[app.name] = local
         result = self._run(builds, options, task_vars)
-        lacking = [found["item"] for found in result.get("results", ()) if found.get("needs_source")]
-        if not lacking:
-            return result
-        with contextlib.ExitStack() as files:
-            sent = {name: builds[name] | {"archive": files.enter_context(self.transfer(large[name]))} for name in lacking}
-            second = self._run(sent, options, task_vars)
-        if "results" not in second:
-            return second
-        rest = [found for found in result["results"] if found["item"] not in sent]
-        warnings = [*result.get("warnings", ()), *second.get("warnings", ())]
-        changed = result["changed"] or second["changed"]
-        return second | {"results": rest + second["results"], "changed": changed} | ({"warnings": warnings} if warnings else {})
+        for _attempt in range(2):  # the second one only if a host has removed files in the meantime
+            lacking = {found["item"]: found for found in result.get("results", ()) if found.get("needs_source")}
+            if not lacking:
+                break
+            with contextlib.ExitStack() as files:
+                sent = {}
+                for app in (app for app in apps if app.name in lacking):
+                    held = frozenset(lacking[app.name].get("held", ()))
+                    file = files.enter_context(self.transfer(packed_source(app, large[app.name], held)))
+                    sent[app.name] = builds[app.name] | {"archive": file, "base": lacking[app.name].get("base")}
+                second = self._run(sent, options, task_vars)
+            if "results" not in second:
+                return second
+            result = _merge(result, second)
+        return result
 
     def _run(self, builds: Mapping[str, Any], options: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         programs = {"launcher": launcher(), "runner": runner(), "builder": operator()}
         return self.run_module({"apps": {}, "builds": json.dumps(builds), **programs, **options}, task_vars)
-
-    def _pack(self, app: App, local: Path) -> bytes:
-        try:
-            return source_packing.pack(local) if local.is_dir() else local.read_bytes()
-        except source_packing.SourceError as error:
-            raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.path: {error}") from error
 
     def run_module(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """Run the module; remove its arguments, which contain the text of the programs, from the result."""
         result = super().run_module(arguments, task_vars)
         result.pop("invocation", None)
         return result
+
+
+def _merge(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Return the results of two runs of the module; those of the second replace those of the same apps."""
+    replaced = {found["item"] for found in second["results"]}
+    rest = [found for found in first["results"] if found["item"] not in replaced]
+    warnings = [*first.get("warnings", ()), *second.get("warnings", ())]
+    merged = {"results": rest + second["results"], "changed": first["changed"] or second["changed"]}
+    return second | merged | ({"warnings": warnings} if warnings else {})
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -181,7 +190,7 @@ def archive_problems(apps: Iterable[App], playbook: str) -> Iterator[str]:
         with contextlib.suppress(AnsibleActionFail):
             local = local_source(app, playbook)
             if local and local.is_file():
-                problem = archive_problem_once(local, app.source.subdirectory, Path(vars(constants)["DEFAULT_LOCAL_TMP"]))
+                problem = archive_problem_once(local, app.source.subdirectory)
                 yield from [f"{VARIABLE}.{app.name}.source.{problem}"] if problem else []
 
 
@@ -241,9 +250,38 @@ def revision(app: App, local: Path) -> str:
     """
     source, directory = f"{VARIABLE}.{app.name}.source", local.is_dir()
     try:
-        return source_packing.revision(local) if directory else source_packing.archive_revision(local, app.source.checksum)
+        if directory:
+            return text_once(f"revision {local}", lambda: source_packing.revision(local))
+        return text_once(
+            f"revision {local} {app.source.checksum}", lambda: source_packing.archive_revision(local, app.source.checksum)
+        )
     except source_packing.SourceError as error:
         raise AnsibleActionFail(f"{source}.{'path' if directory else 'checksum'}: {error}") from error
     except OSError as error:
         place = f"{source}.{'path' if directory else 'archive'}: {error.filename or local}"
         raise AnsibleActionFail(f"{place} cannot be read: {error.strerror}") from error
+
+
+def packed_source(app: App, local: Path, held: frozenset[str] = frozenset()) -> Path:
+    """Return the archive of a source on the controller, packed once per run for all hosts that hold the same files.
+
+    :arg held: digests of files that the host has.
+    :raises AnsibleActionFail: when it contains files that cannot be sent, or has changed during the run.
+    """
+    if local.is_file():
+        return local
+    expected = revision(app, local)
+    key = f"source {local} {expected} {' '.join(sorted(held))}"
+    try:
+        return file_once(key, lambda file: source_packing.pack(local, file, expected, held))
+    except source_packing.SourceError as error:
+        raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.path: {error}") from error
+    except OSError as error:
+        raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.path: {local} cannot be packed: {error}") from error
+
+
+def _is_small(local: Path) -> bool:
+    """Return whether a source may fit into the options of the module."""
+    if local.is_file():
+        return local.stat().st_size <= MAX_INLINE_SOURCE
+    return int(text_once(f"size {local}", lambda: str(source_packing.size(local)))) <= MAX_UNPACKED_SOURCE

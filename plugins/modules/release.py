@@ -172,6 +172,12 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.model import Ap
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.building import git
 from ansible_collections.funnel.tornado.plugins.module_utils.building.changes import change_reasons
+from ansible_collections.funnel.tornado.plugins.module_utils.building.integrity import is_damaged
+from ansible_collections.funnel.tornado.plugins.module_utils.building.kept_files import (
+    KeptFileError,
+    complete_archive,
+    held_files,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import content_hash, read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import (
     Programs,
@@ -214,12 +220,16 @@ BUILD_MEMORY = 512 << 20
 
 @dataclass(frozen=True)
 class Build:
-    """The build of an app, as the action plugin requests it: ``content`` is a small source in Base64, ``archive`` a file."""
+    """The build of an app, as the action plugin requests it: ``content`` is a small source in Base64, ``archive`` a file.
+
+    If the archive is incomplete, ``base`` is the release that has the other files.
+    """
 
     app: App
     revision: str = ""
     version: str | None = None
     archive: str | None = None
+    base: str | None = None
     content: str | None = None
 
 
@@ -324,22 +334,39 @@ def release(
     result["diff"] = difference(layout, f"{planned.summary}\n")
     if module.check_mode:
         return result | {"reasons": change_reasons(layout, app, planned, programs)}
-    archive = pushed.archive if pushed else sent_source(module, build)
-    if archive is None and (app.source.path is not None or (app.source.archive is not None and not app.source.archive_is_url)):
+    try:
+        archive = pushed.archive if pushed else sent_source(module, layout, build)
+    except KeptFileError:
         return {"needs_source": True}
+    if archive is None and (app.source.path is not None or (app.source.archive is not None and not app.source.archive_is_url)):
+        return {"needs_source": True} | (offer(layout) if app.source.path is not None else {})
     on_build(planned.id)
     environment = build_release(layout, app, planned, programs, archive, module.params["builder"])
     reasons = change_reasons(layout, app, planned, programs)
     return result | {"environment": "built" if environment.built else "reused", "reasons": reasons}
 
 
-def sent_source(module: AnsibleModule, build: Build) -> Path | None:
-    """Return the file with the source that the controller sent, by itself or in the options; None if it sent none."""
-    if build.content is None:
-        return Path(build.archive) if build.archive else None
+def sent_source(module: AnsibleModule, layout: Layout, build: Build) -> Path | None:
+    """Return the file with the source that the controller sent, by itself or in the options; None if it sent none.
+
+    :raises KeptFileError: if a file that this host offered is gone.
+    """
     file = Path(module.tmpdir) / f"source-{build.app.name}"
-    file.write_bytes(base64.b64decode(build.content))
+    if build.content is not None:
+        file.write_bytes(base64.b64decode(build.content))
+        return file
+    if build.archive is None or build.base is None:
+        return Path(build.archive) if build.archive else None
+    complete_archive(Path(build.archive), layout.release(build.base) / "src", file)
     return file
+
+
+def offer(layout: Layout) -> dict[str, Any]:
+    """Return the live release and the digests of its files, which the controller need not send."""
+    live = layout.live_release()
+    if live is None or not layout.is_built(live) or is_damaged(layout, live):
+        return {}
+    return {"base": live, "held": list(held_files(layout.release(live) / "src"))}
 
 
 def find_revision(module: AnsibleModule, layout: Layout, build: Build) -> str | None:

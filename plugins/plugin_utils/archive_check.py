@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import collections
-import fcntl
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.system.unpacking import ERRORS, PROGRAMS, UnpackError, Unpacking
+from ansible_collections.funnel.tornado.plugins.plugin_utils.run_cache import text_once
 
 
 @dataclass
@@ -70,21 +68,6 @@ def archive_problem(file: Path, subdirectory: str | None) -> str:
     return ""
 
 
-def archive_problem_once(file: Path, subdirectory: str | None, directory: Path) -> str:
-    """Return the result of :func:`archive_problem`, which one of the processes of a run determines for all.
-
-    :arg directory: a private directory of the run.
-    """
-    try:
-        state = file.stat()
-        digest = hashlib.sha256(f"{file} {state.st_mtime_ns} {state.st_size} {subdirectory}".encode(errors="surrogateescape"))
-        with (directory / f"archive-{digest.hexdigest()}").open("a+", encoding="utf-8") as record:
-            fcntl.flock(record, fcntl.LOCK_EX)
-            record.seek(0)
-            if text := record.read():
-                return str(json.loads(text))
-            problem = archive_problem(file, subdirectory)
-            record.write(json.dumps(problem))
-            return problem
-    except (OSError, ValueError):  # the directory is full, for example
-        return archive_problem(file, subdirectory)
+def archive_problem_once(file: Path, subdirectory: str | None) -> str:
+    """Return the result of :func:`archive_problem`, which is determined once in a run."""
+    return text_once(f"archive {file} {subdirectory}", lambda: archive_problem(file, subdirectory))

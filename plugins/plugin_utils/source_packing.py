@@ -9,9 +9,11 @@ import os
 import stat
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Protocol
 
+from ansible_collections.funnel.tornado.plugins.module_utils.building.kept_files import KEPT, MIN_SIZE, digest_of
 from ansible_collections.funnel.tornado.plugins.module_utils.system.unpacking import LFS_POINTER, LFS_POINTER_SIZE
 
 #: Names excluded from a directory that is not a git work tree.
@@ -20,9 +22,18 @@ EXCLUDED = frozenset({".git", ".hg", ".svn", ".venv", "venv", "node_modules", "_
 #: Run no program that the source configures: git takes tracked files that look like a bare repository for one, with their
 #: configuration. Versions before 2.38 ignore the first option.
 _GIT_OPTIONS = ["-c", "safe.bareRepository=explicit", "-c", "core.fsmonitor=false"]
+#: Level of compression: higher ones take much longer, and save little.
+COMPRESSION = 6
 
 #: Mode of a submodule in the index of git.
 _SUBMODULE = "160000 "
+
+
+class Digest(Protocol):
+    """An object of :mod:`hashlib`."""
+
+    def update(self, data: bytes, /) -> None:
+        """Add data."""
 
 
 class SourceError(Exception):
@@ -72,17 +83,26 @@ def revision(directory: Path) -> str:
     """
     digest = hashlib.sha256()
     for path in files(directory):
-        full = directory / path
-        try:
-            if full.is_symlink():
-                kind, content = "link", os.fsencode(_target(directory, path))
-            else:
-                kind, content = _kind(full), full.read_bytes()
-        except OSError as error:
-            raise SourceError(f"{printable(full)} cannot be read: {error.strerror}") from error
-        digest.update(f"{kind} {len(content)} ".encode() + os.fsencode(path) + b"\0")
-        digest.update(content)
+        _read(directory, path, digest)
     return digest.hexdigest()
+
+
+def _read(directory: Path, path: Path, digest: Digest) -> bytes:
+    """Return the content of a file or the target of a link, and add it to the revision.
+
+    :raises SourceError: as :func:`revision`.
+    """
+    full = directory / path
+    try:
+        if full.is_symlink():
+            kind, content = "link", os.fsencode(_target(directory, path))
+        else:
+            kind, content = _kind(full), full.read_bytes()
+    except OSError as error:
+        raise SourceError(f"{printable(full)} cannot be read: {error.strerror}") from error
+    digest.update(f"{kind} {len(content)} ".encode() + os.fsencode(path) + b"\0")
+    digest.update(content)
+    return content
 
 
 def archive_revision(file: Path, checksum: str | None) -> str:
@@ -98,25 +118,40 @@ def archive_revision(file: Path, checksum: str | None) -> str:
     return found
 
 
-def pack(directory: Path) -> bytes:
-    """Return the files of ``directory`` as a gzipped tar archive, owned by root and with their modification times.
+def pack(directory: Path, file: Path, expected: str, held: Collection[str] = ()) -> None:
+    """Write the files of ``directory`` to a gzipped tar archive, owned by root and with their modification times.
 
     nginx and Tornado derive ``ETag`` and ``Last-Modified`` from the times. The GNU format keeps names of any bytes.
 
-    :raises SourceError: as :func:`files`, for a link to the outside, and for a file that cannot be read.
+    :arg file: the archive, which does not exist.
+    :arg expected: the result of :func:`revision`.
+    :arg held: digests of files that the host has (see :mod:`kept_files`).
+    :raises SourceError: as :func:`revision`, for a link to the outside, and when the files have changed since.
     """
-    raw = io.BytesIO()
+    digest = hashlib.sha256()
     with (
-        gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as stream,
+        file.open("xb") as raw,
+        gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=COMPRESSION, mtime=0) as stream,
         tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT, errors="surrogateescape") as archive,
     ):
         for path in files(directory):
-            _target(directory, path)
-            try:
-                archive.add(directory / path, arcname=str(path), recursive=False, filter=_as_root)
-            except OSError as error:
-                raise SourceError(f"{printable(directory / path)} cannot be read: {error.strerror or error}") from error
-    return raw.getvalue()
+            full = directory / path
+            member = _as_root(archive.gettarinfo(full, arcname=str(path)))
+            content = _read(directory, path, digest)
+            if member.issym():
+                archive.addfile(member)
+                continue
+            member.type, member.linkname, member.size = tarfile.REGTYPE, "", len(content)
+            if held and len(content) >= MIN_SIZE and (kept := digest_of(content)) in held:
+                member.type, member.linkname, member.size, content = KEPT, kept, 0, b""
+            archive.addfile(member, io.BytesIO(content))
+    if digest.hexdigest() != expected:
+        raise SourceError(f"files of {printable(directory)} have changed during the run; run the same command again")
+
+
+def size(directory: Path) -> int:
+    """Return the total size in bytes of what :func:`pack` packs."""
+    return sum((directory / path).lstat().st_size for path in files(directory))
 
 
 def printable(path: Path) -> str:

@@ -11,17 +11,20 @@ import datetime
 import os
 import platform
 import tempfile
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from tests.bench import memory, scale, static, switching
-from tests.bench.hosts import ROOT, booted, run
+from tests.bench import memory, peers, runner, scale, secure, static, switching, websockets
+from tests.bench.hosts import ROOT, Fleet, booted, run
 from tests.bench.operations import HOSTS, Operations
 from tests.bench.serving import Serving
 from tests.bench.table import Table, say
 
 PAGE = ROOT / "docs/benchmarks.md"
 ROUNDS = 5
-PARTS = ("install", "operate", "serve", "static", "switch")
+#: Rounds of the provisioning of bare hosts, the longest operation.
+INSTALL_ROUNDS = 2
+PARTS = ("install", "operate", "serve", "static", "runner", "switch", "many")
 #: Parts that run only if they are named, as they take long.
 MORE = ("scale",)
 
@@ -37,32 +40,50 @@ def main() -> None:
     parts = arguments.parts or PARTS
     if unknown := set(parts) - {*PARTS, *MORE}:
         parser.error(f"unknown part {', '.join(unknown)}; choose from {', '.join((*PARTS, *MORE))}")
-    tables: list[Table] = []
     with tempfile.TemporaryDirectory() as directory, booted(Path(directory)) as fleet:
-        operations = Operations(fleet)
-        if "install" in parts:
-            operations.install(arguments.rounds)
-        else:
-            operations.prepare(HOSTS if "operate" in parts else HOSTS[:1])
-        if "operate" in parts:
-            operations.operate(arguments.rounds)
-        if {"install", "operate"} & set(parts):
-            tables.append(operations.table())
-        if "serve" in parts:
-            sizes = memory.table(fleet, HOSTS[0])  # before any load
-            serving = Serving(fleet, HOSTS[0])
-            serving.measure(arguments.rounds)
-            tables += [serving.table(), sizes]
-        if "static" in parts:
-            tables.append(static.measure(fleet, HOSTS[0], arguments.rounds))
-        if "switch" in parts:
-            tables.append(switching.measure(fleet, HOSTS[0], arguments.rounds))
-        if "scale" in parts:
-            tables.append(scale.measure(fleet, HOSTS[0]))
+        tables = [table for wanted, step in steps(fleet, arguments.rounds) if wanted & set(parts) for table in step(parts)]
     text = "\n".join(map(str, tables))
     say(f"\n{text}")
     if set(parts) == set(PARTS):
         PAGE.write_text(f"{introduction(arguments.rounds)}\n{text}")
+
+
+Step = Callable[[Collection[str]], list[Table]]
+
+
+def steps(fleet: Fleet, rounds: int) -> Iterator[tuple[set[str], Step]]:
+    """Yield the steps in order, each with the parts that it belongs to. A step gets the requested parts."""
+    operations, host = Operations(fleet), HOSTS[0]
+
+    def provision(parts: Collection[str]) -> list[Table]:
+        if "install" in parts:
+            operations.install(min(INSTALL_ROUNDS, rounds))
+        else:
+            operations.prepare(HOSTS if {"operate", "many"} & set(parts) else [host])
+        if "operate" in parts:
+            operations.operate(rounds)
+        return [operations.table()] if {"install", "operate"} & set(parts) else []
+
+    def serve(_parts: Collection[str]) -> list[Table]:
+        sizes = memory.table(fleet, host)  # before any load
+        peers.install(fleet, host)
+        serving = Serving(fleet, host)
+        serving.measure(rounds)
+        return [serving.table(), websockets.measure(fleet, host), secure.measure(fleet, host, rounds), sizes]
+
+    def many(_parts: Collection[str]) -> list[Table]:
+        operations.many_apps()
+        operations.many_hosts()
+        return [operations.many_table()]
+
+    yield {*PARTS, *MORE}, provision
+    yield {"serve"}, serve
+    yield {"serve"}, lambda _parts: peers.remove(fleet, host)
+    yield {"static"}, lambda _parts: [static.measure(fleet, host, rounds)]
+    yield {"runner"}, lambda _parts: [runner.measure(fleet, host, rounds)]
+    yield {"switch"}, lambda _parts: [switching.measure(fleet, host, rounds)]
+    yield {"scale"}, lambda _parts: [scale.measure(fleet, host)]
+    yield {"many"}, many
 
 
 def introduction(rounds: int) -> str:

@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from tools.snapshots import directory
+
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 FLEET = "bench"
@@ -24,6 +26,8 @@ FLEET = "bench"
 MAX_HOSTS = 8
 #: The host that ``install.sh`` provisions.
 PLAIN = "plain"
+#: Limit of open files, at most that of processes of this machine.
+OPEN_FILES = min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 #: Maximum duration of a program in seconds.
 TIMEOUT = 1800
 
@@ -49,19 +53,23 @@ class Run:
 
 
 class Fleet:
-    """Booted hosts with their own project and inventory; ``directory`` has a copy of the app's code that can be changed."""
+    """Booted hosts with their own project and inventory; ``project`` has a copy of the app's code that can be changed."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, project: Path) -> None:
         """Create the project; no host is booted yet."""
-        self.directory = directory
-        self.code = directory / "app"
+        self.directory = project
+        self.code = project / "app"
         shutil.copytree(HERE / "app", self.code)
         shutil.copytree(ROOT / "files/sample_app/sample_app/static", self.code / "static", ignore=shutil.ignore_patterns("*.ico"))
-        self.inventory = directory / "inventory"
+        self.inventory = project / "inventory"
         self.inventory.write_text(f"#!/bin/sh\ncd {ROOT} && exec {sys.executable} -m tools.hosts inventory --fleet {FLEET}\n")
         self.inventory.chmod(0o755)
-        self.variables = directory / "variables.yml"
+        self.variables = project / "variables.yml"
         self.changes = 0
+        #: The number of equal apps, other apps, and further variables.
+        self.count = 1
+        self.more: dict[str, dict[str, Any]] = {}
+        self.settings: dict[str, Any] = {}
         self.change_variable()
 
     def change_code(self) -> None:
@@ -71,7 +79,7 @@ class Fleet:
             file.write(f"# change {self.changes}\n")
 
     def change_variable(self) -> None:
-        """Change a variable of the app."""
+        """Change a variable of the apps."""
         self.changes += 1
         entry: dict[str, Any] = {
             "source": {"path": str(self.code)},
@@ -81,7 +89,11 @@ class Fleet:
             "domains": [],
             "env": {"CHANGE": str(self.changes)},
         }
-        self.variables.write_text(yaml.safe_dump({"limits_open_files": 16384, "tornado_apps": {"bench": entry}}))
+        apps = {"bench": entry} | {
+            f"bench{number}": entry | {"domains": [f"bench{number}.test"]} for number in range(2, self.count + 1)
+        }
+        variables = {"limits_open_files": OPEN_FILES, "tornado_apps": apps | self.more}
+        self.variables.write_text(yaml.safe_dump(variables | self.settings))
 
     def boot(self, *names: str) -> None:
         """Replace all hosts by these, bare ones."""
@@ -110,14 +122,35 @@ class Fleet:
 
     def playbook(self, name: str, hosts: str, *options: str) -> Run:
         """Run a playbook on some of the hosts."""
-        command = ["ansible-playbook", name, "-i", str(self.inventory), "--limit", hosts, "-e", f"@{self.variables}", *options]
-        started, cpu, hosts_cpu = time.monotonic(), cpu_of_children(), self.cpu_of(hosts)
-        output = run(command)
-        return Run(time.monotonic() - started, cpu_of_children() - cpu, self.cpu_of(hosts) - hosts_cpu, output)
+        return self._measure(hosts, ["ansible-playbook", name, "--limit", hosts, "-e", f"@{self.variables}", *options])
+
+    def ansible(self, hosts: str, *options: str) -> Run:
+        """Run a single module on some of the hosts."""
+        return self._measure(hosts, ["ansible", hosts, *options])
+
+    def _measure(self, hosts: str, command: list[str]) -> Run:
+        hosts_cpu, cpu, started = self.cpu_of(hosts), cpu_of_children(), time.monotonic()
+        output = run([*command, "-i", str(self.inventory)])
+        seconds = time.monotonic() - started
+        used = cpu_of_children() - cpu
+        return Run(seconds, used, self.cpu_of(hosts) - hosts_cpu, output)
+
+    def clone(self, host: str, clones: list[str]) -> None:
+        """Remove all hosts, and boot clones of one of them."""
+        name = f"{FLEET}-{time.time_ns()}"
+        self.call("snapshot", name, host)
+        self.call("down", "--all")
+        snapshot = directory(ROOT, name)
+        for clone in clones:
+            shutil.copytree(snapshot / host, snapshot / clone, ignore=shutil.ignore_patterns("root"))
+        self.call("up", "--from", name, *(f"{clone}:bookworm" for clone in clones))
 
     def cpu_of(self, hosts: str) -> float:
-        """Return the CPU seconds of hosts since their boot (cgroup-v2.rst, cpu.stat)."""
-        found = [self.ssh(host, "sed -n 's/^usage_usec //p' /sys/fs/cgroup/cpu.stat") for host in hosts.split(":")]
+        """Return the CPU seconds of hosts since their boot (cgroup-v2.rst, cpu.stat); 0 for too many to be asked one by one."""
+        names = hosts.split(":")
+        if len(names) > MAX_HOSTS:
+            return 0
+        found = [self.ssh(host, "sed -n 's/^usage_usec //p' /sys/fs/cgroup/cpu.stat") for host in names]
         return sum(map(int, found)) / 1e6
 
     def call(self, command: str, *arguments: str, text: str | None = None) -> str:
@@ -132,9 +165,9 @@ def cpu_of_children() -> float:
 
 
 @contextmanager
-def booted(directory: Path) -> Iterator[Fleet]:
+def booted(project: Path) -> Iterator[Fleet]:
     """Provide a fleet, and remove its hosts afterwards."""
-    fleet = Fleet(directory)
+    fleet = Fleet(project)
     try:
         yield fleet
     finally:
@@ -150,3 +183,27 @@ def run(command: list[str], text: str | None = None) -> str:
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
     return done.stdout
+
+
+@dataclass(frozen=True)
+class Load:
+    """The result of wrk: the number of requests, their rate per second, and percentiles of the latency in milliseconds."""
+
+    requests: int
+    rate: float
+    p50: float
+    p99: float
+
+
+def wrk(url: str, connections: int, seconds: int, *headers: str) -> Load:
+    """Generate load with wrk; a failed request ends the benchmark."""
+    options = [option for header in headers for option in ("-H", header)]
+    output = run(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", *options, url])
+    requests, rate = re.search(r"(\d+) requests in", output), re.search(r"Requests/sec:\s+([\d.]+)", output)
+    latency = {
+        name: float(value) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
+        for name, value, unit in re.findall(r"(\d+)%\s+([\d.]+)(us|ms|s)", output)
+    }
+    if not requests or not rate or "Non-2xx" in output or "Socket errors" in output:
+        sys.exit(f"{url} failed:\n{output}")
+    return Load(int(requests[1]), float(rate[1]), latency["50"], latency["99"])

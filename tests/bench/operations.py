@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 
 from tests.bench.hosts import MAX_HOSTS, PLAIN, Fleet, Run
 from tests.bench.table import Table, median, ratio, say
 
-COUNTS = (1, 2, 4)
-#: Includes the number of hosts that only some operations are measured with.
-EVERY_COUNT = (*COUNTS, MAX_HOSTS)
-#: The bare hosts of a round; each can be provisioned once.
-BARE = {1: ["app1"], 2: ["app2", "app3"], 4: ["app4", "app5", "app6", "app7"]}
 HOSTS = [f"app{number}" for number in range(1, MAX_HOSTS + 1)]
+#: The bare hosts of a round; each can be provisioned once.
+BARE = (HOSTS[:1], HOSTS[1:5])
+#: Apps of the host with many apps, and small hosts of the large fleet.
+MANY_APPS = 20
+MANY_HOSTS = 40
+#: Runs of `site.yml` that the many apps and the many hosts are measured with.
+MANY_ROUNDS = 3
 
 INSTALL = "bare host to serving"
 VARIABLE = "one changed variable"
@@ -23,6 +28,7 @@ DEPLOY = "code-only deploy"
 ROLLBACK = "rollback"
 STATUS = "status"
 UNCHANGED = "run without changes"
+PING = "ansible -m ping"
 PLAYBOOKS = {
     INSTALL: "site.yml",
     UNCHANGED: "site.yml",
@@ -30,26 +36,27 @@ PLAYBOOKS = {
     DEPLOY: "playbooks/deploy.yml",
     ROLLBACK: "playbooks/rollback.yml",
     STATUS: "playbooks/status.yml",
+    PING: "",
 }
 #: A round. A rollback requires a deploy before it; the last deploy makes all hosts equal, so that later runs have no changes.
 ROUND = [
-    *((name, count) for count in COUNTS for name in (VARIABLE, DEPLOY, ROLLBACK, STATUS)),
-    (DEPLOY, MAX_HOSTS),
-    *((UNCHANGED, count) for count in EVERY_COUNT),
+    *((name, HOSTS[:1]) for name in (VARIABLE, DEPLOY, ROLLBACK)),
+    (DEPLOY, HOSTS),
+    *((name, hosts) for name in (UNCHANGED, STATUS, PING) for hosts in (HOSTS[:1], HOSTS)),
 ]
 
 
 class Operations:
-    """Measured durations per operation and number of hosts, one per round."""
+    """Measured runs per operation and number of hosts, one per round."""
 
     def __init__(self, fleet: Fleet) -> None:
         """Start without measurements."""
         self.fleet = fleet
-        self.seconds: dict[tuple[str, int], list[float]] = defaultdict(list)
-        self.cpu: dict[tuple[str, int], list[float]] = defaultdict(list)
-        self.hosts_cpu: dict[tuple[str, int], list[float]] = defaultdict(list)
+        self.runs: dict[tuple[str, int], list[Run]] = defaultdict(list)
         self.manual: list[float] = []
+        self.answers: list[float] = []
         self.costs: dict[str, Run] = {}
+        self.many: list[Sequence[str]] = []
 
     def install(self, rounds: int) -> None:
         """Measure the provisioning of bare hosts, compared to the manual setup; the hosts of the last round serve afterwards."""
@@ -58,8 +65,8 @@ class Operations:
             self.fleet.boot(PLAIN, *HOSTS)
             self.manual.append(self.fleet.install())
             say(f"  manual setup: {self.manual[-1]:.1f} s")
-            for count, hosts in BARE.items():
-                self.time(INSTALL, count, hosts)
+            for hosts in BARE:
+                self.time(INSTALL, hosts)
         self.costs[INSTALL] = self.run(INSTALL, HOSTS[-1:], "-vvv")
 
     def prepare(self, hosts: list[str]) -> None:
@@ -72,74 +79,132 @@ class Operations:
         """Measure operations on serving hosts."""
         # Runs with -vvv, which count tasks and round trips, take longer and are not measured.
         self.costs |= {name: self.run(name, HOSTS[:1], "-vvv") for name in (VARIABLE, DEPLOY, ROLLBACK, STATUS)}
+        self.run(INSTALL, HOSTS)
         self.run(DEPLOY, HOSTS)
         self.costs[UNCHANGED] = self.run(UNCHANGED, HOSTS[:1], "-vvv")
         for number in range(1, rounds + 1):
             say(f"serving hosts, round {number} of {rounds}")
-            for name, count in ROUND:
-                self.time(name, count, HOSTS[:count])
+            for name, hosts in ROUND:
+                started = time.time()
+                self.time(name, hosts)
+                if (name, hosts) == (DEPLOY, HOSTS[:1]):
+                    moved = float(self.fleet.ssh(HOSTS[0], "stat --format=%.Y /srv/bench/live"))
+                    self.answers.append(moved - started)
 
-    def time(self, name: str, count: int, hosts: list[str]) -> None:
+    def time(self, name: str, hosts: list[str]) -> None:
         """Run and measure an operation."""
         done = self.run(name, hosts)
-        self.seconds[name, count].append(done.seconds)
-        self.cpu[name, count].append(done.cpu)
-        self.hosts_cpu[name, count].append(done.hosts_cpu)
-        say(f"  {name}, hosts {count}: {done.seconds:.1f} s; CPU {done.cpu:.1f} s, hosts {done.hosts_cpu:.1f} s")
+        self.runs[name, len(hosts)].append(replace(done, output=""))
+        say(f"  {name}, hosts {len(hosts)}: {done.seconds:.1f} s; CPU {done.cpu:.1f} s, hosts {done.hosts_cpu:.1f} s")
 
     def run(self, name: str, hosts: list[str], *options: str) -> Run:
         """Run an operation with changes to apply, or without for `UNCHANGED`."""
+        limit = ":".join(hosts)
+        if name == PING:
+            return self.fleet.ansible(limit, "-m", "ansible.builtin.ping")
         if name == VARIABLE:
             self.fleet.change_variable()
         if name == DEPLOY:
             self.fleet.change_code()
         if name == ROLLBACK:
             options = (*options, "-e", "app=bench")
-        done = self.fleet.playbook(PLAYBOOKS[name], ":".join(hosts), *options)
+        done = self.fleet.playbook(PLAYBOOKS[name], limit, *options)
         if name == UNCHANGED and (changed := re.findall(r"changed=[1-9].*", done.output)):
             sys.exit(f"a run without changes changed something: {changed}")
         return done
+
+    def many_apps(self) -> None:
+        """Measure a run without changes on a host with many apps, in turn with one that has a single app."""
+        one, many = [], []
+        self.fleet.count = MANY_APPS
+        self.fleet.change_variable()
+        self.run(INSTALL, HOSTS[1:2])
+        variables = self.fleet.variables.read_text()
+        self.fleet.count = 1
+        self.fleet.change_variable()
+        self.run(INSTALL, HOSTS[:1])
+        single = self.fleet.variables.read_text()
+        for _ in range(MANY_ROUNDS):
+            self.fleet.variables.write_text(single)
+            one.append(self.run(UNCHANGED, HOSTS[:1]).seconds)
+            self.fleet.variables.write_text(variables)
+            many.append(self.run(UNCHANGED, HOSTS[1:2]).seconds)
+            say(f"{MANY_APPS} apps, run without changes: {many[-1]:.1f} s; one app: {one[-1]:.1f} s")
+        self.fleet.variables.write_text(single)
+        self.many.append([f"{MANY_APPS} apps on one host", f"{median(many):.1f}", f"{ratio(many, one):.2f}x one app", ""])
+
+    def many_hosts(self) -> None:
+        """Measure a run without changes on many small hosts, clones of one."""
+        clones = [f"small{number}" for number in range(1, MANY_HOSTS + 1)]
+        self.run(INSTALL, HOSTS[-1:])
+        self.fleet.clone(HOSTS[-1], clones)
+        single = [self.run(UNCHANGED, clones[:1]) for _ in range(MANY_ROUNDS)]
+        found = [self.run(UNCHANGED, clones) for _ in range(MANY_ROUNDS)]
+        further = (median([run.cpu for run in found]) - median([run.cpu for run in single])) / (MANY_HOSTS - 1)
+        seconds = median([run.seconds for run in found])
+        say(f"{MANY_HOSTS} hosts, run without changes: {seconds:.1f} s, CPU {further:.2f} s for each further host")
+        times = ratio([run.seconds for run in found], [run.seconds for run in single])
+        self.many.append([f"{MANY_HOSTS} hosts", f"{seconds:.1f}", f"{times:.1f}x one host", f"{further:.2f}"])
 
     def table(self) -> Table:
         """Return the medians; for several hosts also the median ratio to one host in the same round."""
         table = Table(
             "Duration of operations",
-            "Seconds; for several hosts with the ratio to one host. CPU seconds of the controller and of the hosts are for\n"
-            "one host and for the highest number of hosts. Controller and hosts share the CPUs, which are busy all the time:\n"
-            "`separate` is the ratio without the CPU time of all hosts but one. Tasks that run on the host, and round trips\n"
-            "to it, are for one host.",
+            "Seconds, and the ratio to one host. CPU seconds are those of the controller. Controller and hosts share the CPUs,\n"
+            "which are busy all the time: `separate` is the ratio without the CPU time of all hosts but one. Tasks that run on\n"
+            "the host, and round trips to it, are for one host.",
             [
                 "",
-                *(f"{count} host{'s' * (count > 1)}" for count in EVERY_COUNT),
-                "controller CPU",
-                "hosts CPU",
+                "1 host",
+                "/ ping",
+                "CPU",
+                "hosts",
+                "seconds",
+                "/ 1 host",
                 "separate",
+                "CPU per further host",
                 "tasks",
                 "round trips",
             ],
         )
         for name in PLAYBOOKS:
-            if not (single := self.seconds[name, 1]):
-                continue
-            cells = [f"{median(single):.1f}"]
-            for count in EVERY_COUNT[1:]:
-                found = self.seconds[name, count]
-                cells.append(f"{median(found):.1f} ({ratio(found, single):.1f}x)" if found else "")
-            most = next(count for count in reversed(EVERY_COUNT) if self.seconds[name, count])
-            cells += [f"{median(cpu[name, 1]):.1f}, {median(cpu[name, most]):.1f}" for cpu in (self.cpu, self.hosts_cpu)]
-            cells.append(f"{ratio(self.separate(name, most), single):.1f}x")
-            cost = self.costs[name]
-            table.rows.append([name, *cells, str(cost.tasks), str(cost.round_trips)])
+            if single := self.runs[name, 1]:
+                table.rows.append(self._row(name, single))
+        if self.answers:
+            cells = [f"{median(self.answers):.1f}", self._to_ping(self.answers)]
+            table.rows.append(["  until the new release answers", *cells, *[""] * (len(table.head) - 3)])
         if self.manual:
-            collection = self.seconds[INSTALL, 1]
-            table.rows.append(["manual setup", f"{median(self.manual):.1f}", *[""] * (len(table.head) - 2)])
-            table.rows.append(
-                ["collection / manual setup", f"{ratio(collection, self.manual):.2f}x", *[""] * (len(table.head) - 2)]
-            )
+            collection = [run.seconds for run in self.runs[INSTALL, 1]]
+            cells = [f"{median(self.manual):.1f}", *[""] * (len(table.head) - 2)]
+            table.rows.append([f"manual setup (collection: {ratio(collection, self.manual):.2f}x)", *cells])
         return table
 
-    def separate(self, name: str, count: int) -> list[float]:
-        """Return the durations without the CPU time of all hosts but one on the shared CPUs."""
-        cpus = len(os.sched_getaffinity(0))
-        rounds = zip(self.seconds[name, count], self.hosts_cpu[name, count], self.hosts_cpu[name, 1], strict=True)
-        return [seconds - (of_all - of_one) / cpus for seconds, of_all, of_one in rounds]
+    def many_table(self) -> Table:
+        """Return the measurements with many apps or hosts."""
+        text = "Runs of `site.yml` without changes. CPU seconds of the controller; it shares the CPUs with all hosts."
+        return Table("Many apps and hosts", text, ["", "seconds", "compared", "CPU per further host"], self.many)
+
+    def _row(self, name: str, single: list[Run]) -> list[str]:
+        cost = self.costs.get(name)
+        cells = [f"{median([run.seconds for run in single]):.1f}", self._to_ping([run.seconds for run in single])]
+        cells.append(f"{median([run.cpu for run in single]):.1f}")
+        count = max(count for operation, count in self.runs if operation == name and self.runs[operation, count])
+        if count > 1:
+            several = self.runs[name, count]
+            seconds = [run.seconds for run in several]
+            cells += [str(count), f"{median(seconds):.1f}", f"{ratio(seconds, [run.seconds for run in single]):.1f}x"]
+            cells.append(f"{ratio(separate(several, single), [run.seconds for run in single]):.1f}x")
+            cells.append(f"{(median([run.cpu for run in several]) - median([run.cpu for run in single])) / (count - 1):.2f}")
+        else:
+            cells += [""] * 5
+        return [name, *cells, *([str(cost.tasks), str(cost.round_trips)] if cost else ["", ""])]
+
+    def _to_ping(self, seconds: list[float]) -> str:
+        pings = [run.seconds for run in self.runs[PING, 1]]
+        return f"{ratio(seconds, pings):.1f}x" if len(seconds) == len(pings) else ""
+
+
+def separate(several: list[Run], single: list[Run]) -> list[float]:
+    """Return the durations without the CPU time of all hosts but one on the shared CPUs."""
+    cpus = len(os.sched_getaffinity(0))
+    return [run.seconds - (run.hosts_cpu - one.hosts_cpu) / cpus for run, one in zip(several, single, strict=True)]

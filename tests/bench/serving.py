@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import resource
-import statistics
 import sys
 import time
 from collections import defaultdict
-from dataclasses import dataclass
 
 from tornado.httpclient import HTTPError
 from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-from tests.bench.hosts import PLAIN, Fleet, run
-from tests.bench.table import Table, median, ratio, say
+from tests.bench.hosts import PLAIN, Fleet, Load, wrk
+from tests.bench.table import Table, median, percentile, ratio, say
 
-SECONDS = 4
+SECONDS = 3
 CONNECTIONS = 40
 WEBSOCKETS = 1000
 #: Websockets that are opened concurrently; more than the listen backlog would wait a second for a retransmitted SYN.
@@ -34,15 +31,9 @@ REQUESTS = {
     "100 kB answers": ("/large", CONNECTIONS),
     "static file": ("/static/style.css", CONNECTIONS),
 }
-
-
-@dataclass(frozen=True)
-class Throughput:
-    """Requests per second, and percentiles of the latency in milliseconds."""
-
-    rate: float
-    p50: float
-    p99: float
+#: The same ASGI app, served by gunicorn with uvicorn workers (see peers.sh), and by the collection's runner.
+ASGI = "small ASGI answers, uvicorn"
+ASGI_NAME, ASGI_PORT = "asgi.test", 8085
 
 
 class Serving:
@@ -53,7 +44,7 @@ class Serving:
         addresses = fleet.addresses()
         fleet.ssh(PLAIN, "supervisorctl start shared:*")
         self.stacks = {DOCUMENTED: (addresses[PLAIN], 80), COLLECTION: (addresses[host], 80), BARE: (addresses[PLAIN], 8082)}
-        self.found: dict[tuple[str, str], list[Throughput]] = defaultdict(list)
+        self.found: dict[tuple[str, str], list[Load]] = defaultdict(list)
         self.websockets: dict[str, list[tuple[int, list[float]]]] = defaultdict(list)
 
     def measure(self, rounds: int) -> None:
@@ -62,8 +53,12 @@ class Serving:
             say(f"serving, round {number} of {rounds}")
             for name, (path, connections) in REQUESTS.items():
                 for stack, (address, port) in self.stacks.items():
-                    self.found[name, stack].append(load(f"http://{address}:{port}{path}", connections))
+                    self.found[name, stack].append(wrk(f"http://{address}:{port}{path}", connections, SECONDS))
                     say(f"  {name}, {stack}: {self.found[name, stack][-1].rate:.0f}/s")
+            for stack, port in ((DOCUMENTED, ASGI_PORT), (COLLECTION, 80)):
+                found = wrk(f"http://{self.stacks[stack][0]}:{port}/", CONNECTIONS, SECONDS, f"Host: {ASGI_NAME}")
+                self.found[ASGI, stack].append(found)
+                say(f"  {ASGI}, {stack}: {found.rate:.0f}/s")
             for stack, (address, port) in self.stacks.items():
                 self.websockets[stack].append(asyncio.run(talk(f"ws://{address}:{port}/echo")))
                 say(f"  websockets, {stack}: {self.websockets[stack][-1][0]} open")
@@ -76,14 +71,15 @@ class Serving:
             f"same machine over {CONNECTIONS} connections. Each websocket sends a message per second and waits for its echo.",
             ["", *self.stacks, "collection / documentation", "collection / bare"],
         )
-        for name in REQUESTS:
-            rates = {stack: [throughput.rate for throughput in self.found[name, stack]] for stack in self.stacks}
+        for name in (*REQUESTS, ASGI):
+            rates = {stack: [result.rate for result in self.found[name, stack]] for stack in self.stacks}
             cells = []
-            for stack in self.stacks:
-                found = self.found[name, stack]
-                p50, p99 = median([result.p50 for result in found]), median([result.p99 for result in found])
-                cells.append(f"{median(rates[stack]):.0f}/s, {p50:.1f} / {p99:.1f} ms")
-            ratios = (f"{ratio(rates[COLLECTION], rates[other]):.2f}x" for other in (DOCUMENTED, BARE))
+            for found in (self.found[name, stack] for stack in self.stacks):
+                p50, p99 = ([getattr(result, field) for result in found] for field in ("p50", "p99"))
+                rate = [result.rate for result in found]
+                cells.append(f"{median(rate):.0f}/s, {median(p50):.1f} / {median(p99):.1f} ms" if found else "")
+            ours = rates[COLLECTION]
+            ratios = (f"{ratio(ours, rates[other]):.2f}x" if rates[other] else "" for other in (DOCUMENTED, BARE))
             table.rows.append([name, *cells, *ratios])
         cells = []
         for rounds in self.websockets.values():
@@ -92,19 +88,6 @@ class Serving:
                 cells[-1] += f", {percentile(latencies, 50):.1f} / {percentile(latencies, 99):.1f} ms"
         table.rows.append([f"{WEBSOCKETS:,} websockets", *cells, "", ""])
         return table
-
-
-def load(url: str, connections: int) -> Throughput:
-    """Generate load with wrk; a failed request ends the benchmark."""
-    output = run(["wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--latency", url])
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
-    latency = {
-        name: float(value) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
-        for name, value, unit in re.findall(r"(\d+)%\s+([\d.]+)(us|ms|s)", output)
-    }
-    if not rate or "Non-2xx" in output or "Socket errors" in output:
-        sys.exit(f"{url} failed:\n{output}")
-    return Throughput(float(rate[1]), latency["50"], latency["99"])
 
 
 async def talk(url: str) -> tuple[int, list[float]]:
@@ -136,8 +119,3 @@ async def talk(url: str) -> tuple[int, list[float]]:
     for socket in sockets:
         socket.close()
     return len(sockets), latencies
-
-
-def percentile(values: list[float], percent: int) -> float:
-    """Return a percentile of at least two values."""
-    return statistics.quantiles(values, n=100)[percent - 1]

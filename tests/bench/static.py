@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import re
-import sys
 from collections import defaultdict
 
-from tests.bench.hosts import PLAIN, Fleet, run
+from tests.bench.hosts import PLAIN, Fleet, wrk
 from tests.bench.table import Table, median, ratio, say
 
 SECONDS = 2
@@ -44,11 +42,8 @@ def cost(fleet: Fleet, host: str, name: str) -> float:
     version = hashlib.sha512((fleet.code / "static" / name).read_bytes()).hexdigest()
     url = f"http://{fleet.addresses()[host]}/static/{name}?v={version}"
     before = ticks(fleet, host)
-    output = run(["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "-H", HEADER, url])
-    requests = re.search(r"(\d+) requests in", output)
-    if not requests or "Non-2xx" in output or "Socket errors" in output:
-        sys.exit(f"{url} failed:\n{output}")
-    return (ticks(fleet, host) - before) * 10_000 / int(requests[1])
+    requests = wrk(url, CONNECTIONS, SECONDS, HEADER).requests
+    return (ticks(fleet, host) - before) * 10_000 / requests
 
 
 def ticks(fleet: Fleet, host: str) -> int:

@@ -38,6 +38,11 @@ def ratio(values: Sequence[float], others: Sequence[float]) -> float:
     return statistics.median(value / other for value, other in zip(values, others, strict=True))
 
 
+def percentile(values: Sequence[float], percent: int) -> float:
+    """Return a percentile of at least two values."""
+    return statistics.quantiles(values, n=100)[percent - 1]
+
+
 def say(text: str) -> None:
     """Print a line without buffering."""
     sys.stdout.write(f"{text}\n")

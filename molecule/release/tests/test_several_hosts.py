@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import uuid
 from collections.abc import Iterator
@@ -148,3 +150,24 @@ def test_full_disk_on_one_host_prevents_switch_on_both(hosts: dict[str, Host], c
     assert re.search(r"tornado_apps.sample.*/srv/sample/releases.*No space left on device", output), output
     assert re.search(r"debian12 +: ok=\d+ +changed=1 +unreachable=0 +failed=0", output), "built, but not switched"
     assert {name: processes(host, "sample") for name, host in hosts.items()} == before
+
+
+def test_only_the_changed_files_of_a_large_source_are_sent(hosts: dict[str, Host], tmp_path: Path) -> None:
+    source = sample_app_source(tmp_path)
+    (tmp_path / "app/large").write_bytes(os.urandom(5_000_000))
+    expect_success(deploy("sample", APP_GROUP, tmp_path, apps(sample=source)))
+    (tmp_path / "app/changed").write_text("a new file")
+    before = {name: received_bytes(host) for name, host in hosts.items()}
+    expect_success(deploy("sample", APP_GROUP, tmp_path, apps(sample=source)))
+    for name, host in hosts.items():
+        assert received_bytes(host) - before[name] < 2_500_000
+        assert host.check_output("sha256sum /srv/sample/current/src/large").split()[0] == file_hash(tmp_path / "app/large")
+        assert host.check_output("cat /srv/sample/current/src/changed") == "a new file"
+
+
+def received_bytes(host: Host) -> int:
+    return int(host.check_output("cat /sys/class/net/host0/statistics/rx_bytes"))
+
+
+def file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

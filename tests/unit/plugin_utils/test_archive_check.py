@@ -127,8 +127,7 @@ def test_lacking_resources_of_the_controller_refuse_no_archive(
 
 
 def test_an_archive_is_read_once_for_all_hosts_and_nothing_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shared, read = tmp_path / "run", []
-    shared.mkdir()
+    read = []
 
     def record(file: Path, subdirectory: str | None) -> str:
         read.append(file)
@@ -137,18 +136,10 @@ def test_an_archive_is_read_once_for_all_hosts_and_nothing_is_unpacked(tmp_path:
     monkeypatch.setattr(archive_check, "archive_problem", record)
     file = archived(tmp_path / "shop.tar.gz", web=b"import os")
     with ThreadPoolExecutor() as threads:
-        problems = list(threads.map(lambda _host: archive_problem_once(file, "site", shared), range(8)))
+        problems = list(threads.map(lambda _host: archive_problem_once(file, "site"), range(8)))
     assert problems == ["subdirectory: site is not a directory of the source"] * 8
     assert read == [file]
-    archived(file, **{"site/web": b"import sys", "README": b"text"})
-    os.utime(file, (1, 1))
-    assert archive_problem_once(file, "site", shared) == ""
     assert not [path for path in tmp_path.rglob("web*") if path != file]
-
-
-def test_an_archive_is_checked_without_a_directory_of_the_run(tmp_path: Path) -> None:
-    file = archived(tmp_path / "shop.tar.gz", web=b"import os")
-    assert archive_problem_once(file, "site", tmp_path / "missing") == "subdirectory: site is not a directory of the source"
 
 
 def test_archives_that_hosts_would_refuse_are_reported_with_all_other_mistakes(tmp_path: Path) -> None:

@@ -7,10 +7,17 @@ import socket
 import stat
 import subprocess
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from ansible_collections.funnel.tornado.plugins.module_utils.building.kept_files import (
+    MIN_SIZE,
+    KeptFileError,
+    complete_archive,
+    held_files,
+)
 from ansible_collections.funnel.tornado.plugins.plugin_utils.source_packing import (
     SourceError,
     archive_revision,
@@ -28,6 +35,22 @@ def app(tmp_path: Path) -> Path:
     (tmp_path / "run.sh").write_text("#!/bin/sh\n")
     (tmp_path / "run.sh").chmod(0o755)
     return tmp_path
+
+
+def packed(directory: Path, *held: str) -> bytes:
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary, "source")
+        pack(directory, file, revision(directory), held)
+        return file.read_bytes()
+
+
+def members(packed: bytes) -> dict[str, tuple[bytes, int, float, str, bytes]]:
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        contents = {member.name: file.read() for member in archive if (file := archive.extractfile(member)) and member.isreg()}
+        return {
+            member.name: (member.type, member.mode, member.mtime, member.linkname, contents.get(member.name, b""))
+            for member in archive
+        }
 
 
 def names(directory: Path) -> list[str]:
@@ -78,7 +101,7 @@ def test_revision_changes_with_names_contents_modes_and_links(app: Path, change:
 
 def test_archive_is_owned_by_root_and_keeps_times_and_execute_bits(app: Path) -> None:
     os.utime(app / "run.sh", (1_000_000_000, 1_000_000_000))
-    with tarfile.open(fileobj=io.BytesIO(pack(app))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(packed(app))) as archive:
         member = archive.getmember("run.sh")
         assert (member.uid, member.mode, member.mtime) == (0, 0o755, 1_000_000_000)
         assert archive.getmember("shop/web.py").mode == 0o644
@@ -88,7 +111,7 @@ def test_archive_is_owned_by_root_and_keeps_times_and_execute_bits(app: Path) ->
 def test_a_link_out_of_the_source_is_rejected(app: Path, target: str) -> None:
     (app / "link").symlink_to(target)
     with pytest.raises(SourceError, match="outside of the source"):
-        pack(app)
+        packed(app)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +306,7 @@ def test_a_tracked_file_that_a_special_file_has_replaced_is_rejected(app: Path, 
     (app / "run.sh").unlink()
     make_special(app / "run.sh", kind)
     with pytest.raises(SourceError, match=r"run\.sh is neither a file, a directory nor a link"):
-        pack(app)
+        packed(app)
 
 
 @pytest.mark.parametrize("place", ["directory", "work tree"])
@@ -294,11 +317,11 @@ def test_names_of_any_bytes_are_packed_unchanged(app: Path, place: str) -> None:
     if place == "work tree":
         git(app, "init", "--quiet")
     assert len(revision(app)) == 64
-    packed = subprocess.run(["tar", "-xzO"], input=pack(app), capture_output=True, check=True).stdout
+    contents = subprocess.run(["tar", "-xzO"], input=packed(app), capture_output=True, check=True).stdout
     for name in odd:
-        assert name in packed
+        assert name in contents
     (app / "target").mkdir()
-    subprocess.run(["tar", "-xz", "-C", str(app / "target")], input=pack(app), check=True)
+    subprocess.run(["tar", "-xz", "-C", str(app / "target")], input=packed(app), check=True)
     assert {os.fsencode(path.name) for path in (app / "target").iterdir()} >= set(odd)
 
 
@@ -313,4 +336,47 @@ def test_a_loop_of_links_is_rejected(app: Path) -> None:
     (app / "one").symlink_to("two")
     (app / "two").symlink_to("one")
     with pytest.raises(SourceError, match="link"):
-        pack(app)
+        packed(app)
+
+
+def test_files_that_change_during_the_run_are_not_packed(app: Path, tmp_path: Path) -> None:
+    before = revision(app)
+    (app / "shop/web.py").write_text("print('changed')\n")
+    with pytest.raises(SourceError, match=r"have changed during the run; run the same command again"):
+        pack(app, tmp_path / "source", before)
+
+
+@pytest.fixture
+def large(app: Path) -> Path:
+    for number in range(20):
+        (app / f"image{number}.bin").write_bytes(os.urandom(10 * MIN_SIZE))
+    (app / "image0.bin").chmod(0o755)
+    (app / "link").symlink_to("image1.bin")
+    (app / "copy.bin").hardlink_to(app / "image2.bin")
+    return app
+
+
+def test_files_that_the_host_holds_are_not_packed_and_the_host_completes_the_archive(large: Path) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        live, incomplete, whole = (Path(temporary, name) for name in ("live", "incomplete", "whole"))
+        live.mkdir()
+        subprocess.run(["tar", "-xz", "-C", str(live)], input=packed(large), check=True)
+        (large / "image3.bin").write_bytes(changed := os.urandom(10 * MIN_SIZE))
+        incomplete.write_bytes(packed(large, *held_files(live)))
+        assert incomplete.stat().st_size < 12 * MIN_SIZE
+        complete_archive(incomplete, live, whole)
+        found = members(whole.read_bytes())
+        assert found == members(packed(large))
+        assert found["image3.bin"][-1] == changed
+
+        (live / "image5.bin").unlink()
+        with pytest.raises(KeptFileError, match=r"image5\.bin"):
+            complete_archive(incomplete, live, Path(temporary, "other"))
+
+
+def test_a_host_offers_neither_small_files_nor_links_nor_an_in_place_source(large: Path, tmp_path: Path) -> None:
+    assert {path.name for path in held_files(large).values()} <= {"copy.bin", *(f"image{number}.bin" for number in range(20))}
+    (large / "outside").symlink_to("/usr")
+    assert len(held_files(large)) == 20
+    (tmp_path / "src").symlink_to(large)
+    assert held_files(tmp_path / "src") == {}
