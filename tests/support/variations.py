@@ -335,7 +335,7 @@ VARIATIONS = {
         "noexec",
     ),
     "a home that is read-only": Variation(
-        "mount --bind /root /root && mount -o remount,bind,ro /root",
+        "mkdir -p /root/.ansible/tmp; mount --bind /root /root && mount -o remount,bind,ro /root",
         "touch /root/x 2>&1",
         "touch: cannot touch '/root/x': Read-only file system",
     ),
