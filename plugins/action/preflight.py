@@ -149,7 +149,7 @@ class ActionModule(ModuleAction):
         name = variables.get("inventory_hostname", "")
         warnings = [
             *unlisted_warnings(apps, others, name),
-            *nginx_warnings(others.nginx, name),
+            *nginx_warnings(others.nginx, self._proxy(variables), name),
             *supervisor_warnings(others.programs, name),
             *memory_warnings(deployed, host["memory"]["available"], host["memory"]["used"], facts, name),
         ]

@@ -22,7 +22,10 @@ from ansible_collections.funnel.tornado.plugins.plugin_utils import fleet_invent
 from ansible_collections.funnel.tornado.plugins.plugin_utils.certificate_validation import account_problems
 from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 from ansible_collections.funnel.tornado.plugins.plugin_utils.notifications import notification_problems
-from ansible_collections.funnel.tornado.plugins.plugin_utils.role_variables import role_variable_problems
+from ansible_collections.funnel.tornado.plugins.plugin_utils.role_variables import (
+    role_variable_problems,
+    yaml_type_problems,
+)
 from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import rolling_update_problems
 
 DOCUMENTATION = r"""
@@ -32,7 +35,7 @@ version_added: 0.1.0
 author: The funnel.tornado developers (@funnel)
 description:
   - Finds mistakes that involve several hosts, such as an app host that is in no backend of the load balancers.
-  - Also finds misspelled names of role variables, which Ansible would ignore.
+  - Also finds misspelled names of role variables, which Ansible would ignore, and strings that YAML reads as another type.
 positional: _input, hostvars, rolling_update
 options:
   _input:
@@ -71,6 +74,7 @@ def fleet_problems(
     return [
         *rolling_update_problems(**rolling_update or {}),
         *role_variable_problems(hosts, role_options()),
+        *yaml_type_problems(hosts, role_options()),
         *_firewall_problems(hosts.values()),
         *_acme_problems(groups, hosts),
         *_notification_problems(hosts, groups.get("app_hosts", [])),
@@ -84,9 +88,14 @@ def role_options() -> dict[str, dict[str, str]]:
     options: dict[str, dict[str, str]] = {}
     for file in (Path(__file__).parents[2] / "roles").glob("*/meta/argument_specs.yml"):
         specs = yaml_load(file.read_text(encoding="utf-8"))["argument_specs"].values()
-        options[file.parents[1].name] = {name: option["type"] for spec in specs for name, option in spec["options"].items()}
+        options[file.parents[1].name] = {name: _type(option) for spec in specs for name, option in spec["options"].items()}
     options["fleet"] |= fleet_inventory.VARIABLES
     return options
+
+
+def _type(option: Mapping[str, Any]) -> str:
+    """Return the type of an option with that of its elements, such as ``list of str``."""
+    return " of ".join(filter(None, [option["type"], option.get("elements", "")]))
 
 
 class _DefinedVariables(Mapping[str, Any]):

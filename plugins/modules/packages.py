@@ -129,21 +129,24 @@ def main() -> None:
         )
     except (PackagesError, CommandError) as error:
         module.fail_json(msg=error_text(error))
+    if warning := result.pop("warning", ""):
+        module.warn(warning)
     module.exit_json(**result if module._diff else result | {"diff": {}}, codename=distribution.codename)
 
 
 def present(names: list[str], lists_max_age: float, *, check_mode: bool) -> dict[str, Any]:
-    versions = installed_versions(names)
+    versions, warning = installed_versions(names), ""
     missing = [name for name in names if name not in versions]
     if missing and check_mode:
         versions |= candidates(missing)
     elif missing:
-        install(missing, lists_max_age=lists_max_age)
+        warning = install(missing, lists_max_age=lists_max_age)
         versions = installed_versions(names)
     diff = {"before": "", "after": "".join(f"{name}\n" for name in missing), "after_header": "installed packages"}
     return {
         "changed": bool(missing),
         "installed": missing,
+        "warning": warning,
         "versions": upstream_versions(versions),
         "diff": diff if missing else {},
     }

@@ -131,7 +131,9 @@ balanced:
   type: list
   elements: str
 programs:
-  description: Programs of the administrator in supervisord, C(groups), and sections of supervisord.conf that would be C(lost).
+  description:
+    - Programs of the administrator in supervisord, C(groups), sections of supervisord.conf that would be C(lost), and the socket
+      of another supervisord, C(other_socket).
   returned: success
   type: dict
 names:

@@ -161,8 +161,9 @@ environment:
 import base64
 import json
 import os
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -244,9 +245,14 @@ def main() -> None:
         module.fail_json(msg=printable_message(str(error)))
     secrets = [secret for build in builds for secret in build.app.sensitive_values]
     module.no_log_values.update(secrets, map(printable, secrets))  # the output of a build may contain them
-    Path(module.tmpdir).stat()  # its first use creates it, in this process, which removes it, rather than in a child
     limit = min(len(os.sched_getaffinity(0)), memory_limit(BUILD_MEMORY))
-    found = run_concurrently(lambda build: perform(module, build), builds, limit)
+    # Not in Ansible's directory, which may be in a home that is read-only. This process removes it, as a child may be killed.
+    try:
+        with tempfile.TemporaryDirectory(prefix="funnel-") as directory:
+            builds = [unpacked(build, Path(directory)) for build in builds]
+            found = run_concurrently(lambda build: perform(module, build), builds, limit)
+    except OSError as error:
+        module.fail_json(msg=printable_message(error_text(error)))
     results = [result or killed(build) for build, result in zip(builds, found, strict=True)]
     for result in results:
         if warning := result.pop("warning", ""):
@@ -257,6 +263,15 @@ def main() -> None:
 def requested(module: AnsibleModule) -> list[tuple[str, dict[str, Any]]]:
     """Return the names and arguments of the builds."""
     return list(json.loads(module.params["builds"]).items())
+
+
+def unpacked(build: Build, directory: Path) -> Build:
+    """Return the build with the source that its options contain in a file."""
+    if build.content is None:
+        return build
+    file = directory / build.app.name
+    file.write_bytes(base64.b64decode(build.content))
+    return replace(build, archive=str(file), content=None)
 
 
 def killed(build: Build) -> dict[str, Any]:
@@ -335,7 +350,7 @@ def release(
     if module.check_mode:
         return result | {"reasons": change_reasons(layout, app, planned, programs)}
     try:
-        archive = pushed.archive if pushed else sent_source(module, layout, build)
+        archive = pushed.archive if pushed else sent_source(layout, build)
     except KeptFileError:
         return {"needs_source": True}
     if archive is None and (app.source.path is not None or (app.source.archive is not None and not app.source.archive_is_url)):
@@ -346,19 +361,16 @@ def release(
     return result | {"environment": "built" if environment.built else "reused", "reasons": reasons}
 
 
-def sent_source(module: AnsibleModule, layout: Layout, build: Build) -> Path | None:
-    """Return the file with the source that the controller sent, by itself or in the options; None if it sent none.
+def sent_source(layout: Layout, build: Build) -> Path | None:
+    """Return the file with the source that the controller sent; None if it sent none.
 
     :raises KeptFileError: if a file that this host offered is gone.
     """
-    file = Path(module.tmpdir) / f"source-{build.app.name}"
-    if build.content is not None:
-        file.write_bytes(base64.b64decode(build.content))
-        return file
     if build.archive is None or build.base is None:
         return Path(build.archive) if build.archive else None
-    complete_archive(Path(build.archive), layout.release(build.base) / "src", file)
-    return file
+    whole = Path(f"{build.archive}.whole")
+    complete_archive(Path(build.archive), layout.release(build.base) / "src", whole)
+    return whole
 
 
 def offer(layout: Layout) -> dict[str, Any]:

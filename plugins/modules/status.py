@@ -66,6 +66,9 @@ options:
     description: Port of mongod.
     type: int
     default: 27017
+  controller_time:
+    description: Time of the controller in seconds since 1970. A clock of the host that differs by over a minute is a problem.
+    type: float
 extends_documentation_fragment: funnel.tornado.attributes
 attributes:
   check_mode: {support: full}
@@ -131,6 +134,7 @@ problems:
 """
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, Protocol
 
@@ -175,6 +179,7 @@ def main() -> None:
             "backends": {"type": "dict", "default": {}},
             "floating_addresses": {"type": "list", "elements": "str", "default": []},
             "mongodb_port": {"type": "int", "default": 27017},
+            "controller_time": {"type": "float"},
         },
         supports_check_mode=True,
     )
@@ -192,7 +197,8 @@ def main() -> None:
             module.fail_json(msg=f"{printable_message('; '.join(invalid))}; correct this first, as a reboot would stop it")
         problems = [host.problem] if host.problem else []
         module.exit_json(changed=False, status=printable_data({"machine": machine_data}), problems=printable_data(problems))
-    problems = [problem for problem in (host.problem, nftables.drift()) if problem]
+    clock = machine.clock_problem(params["controller_time"], time.time()) if params["controller_time"] else ""
+    problems = [problem for problem in (host.problem, clock, nftables.drift()) if problem]
     try:
         problems += [*configuration.service_problems(params["services"]), *configuration.overridden_settings(params["services"])]
     except UNREADABLE as error:

@@ -1,18 +1,21 @@
-"""Detection of misspelled role variables in the inventory, which Ansible would ignore."""
+"""Detection of misspelled role variables in the inventory, which Ansible would ignore, and of strings that YAML misreads."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
-from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import closest_match
+from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import closest_match, yaml_type
+
+#: Variables of type str that also accept a number.
+_NUMERIC = frozenset({"nginx_worker_processes"})
 
 
 def role_variable_problems(hosts: Mapping[str, Mapping[str, object]], options: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
     """Yield each misspelled role variable with the likely name, and with its hosts unless all hosts have it.
 
     :arg hosts: the variables of each host; a value that cannot be evaluated raises KeyError.
-    :arg options: the type of each variable by role and name, from the argument specs.
+    :arg options: the type of each variable by role and name, such as ``list of str``, from the argument specs.
     """
     affected: dict[tuple[str, str, str], list[str]] = {}
     for host, variables in hosts.items():
@@ -22,8 +25,43 @@ def role_variable_problems(hosts: Mapping[str, Mapping[str, object]], options: M
             if likely and _type_matches(name, likely, options[role][likely], variables):
                 affected.setdefault((name, role, likely), []).append(host)
     for (name, role, likely), its_hosts in affected.items():
-        where = f" of {', '.join(its_hosts)}" if len(its_hosts) < len(hosts) else ""
-        yield f"{name}{where}: no such variable of the role {role}; did you mean {likely}?"
+        yield f"{name}{_where(its_hosts, hosts)}: no such variable of the role {role}; did you mean {likely}?"
+
+
+def yaml_type_problems(hosts: Mapping[str, Mapping[str, object]], options: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """Yield each string that YAML reads as another type, which Ansible would convert silently: ``12:30`` to ``750``.
+
+    Numbers are valid in lists, such as ports. Values are not shown, as some are passwords. The arguments are those of
+    `role_variable_problems`.
+    """
+    kinds = {name: kind for variables in options.values() for name, kind in variables.items() if kind.endswith("str")}
+    affected: dict[tuple[str, str], list[str]] = {}
+    for host, variables in hosts.items():
+        for name in kinds.keys() & variables:
+            if found := _misread(kinds[name], name, variables):
+                affected.setdefault((name, found), []).append(host)
+    for (name, found), its_hosts in sorted(affected.items()):
+        yield f"{name}{_where(its_hosts, hosts)}: must be a string, but YAML reads it as {found}; put it in quotes"
+
+
+def _misread(kind: str, name: str, variables: Mapping[str, object]) -> str:
+    """Return what YAML has read a string, or an item of a list of strings, as; empty if it is valid or cannot be evaluated."""
+    try:
+        value = variables[name]
+    except KeyError:
+        return ""
+    numeric = name in _NUMERIC or kind != "str"
+    items = value if isinstance(value, list) and kind != "str" else [value]
+    return next((found for item in items if (found := yaml_type(item)) and not (numeric and _is_integer(item))), "")
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _where(affected: Collection[str], hosts: Collection[str]) -> str:
+    """Return the names of the affected hosts for a message, unless all are."""
+    return f" of {', '.join(affected)}" if len(affected) < len(hosts) else ""
 
 
 def role_of(name: str, roles: Collection[str]) -> str:
@@ -56,4 +94,4 @@ def _type_matches(name: str, likely: str, kind: str, variables: Mapping[str, obj
         value = variables[name]
     except KeyError:
         return False
-    return (kind == "dict") == isinstance(value, Mapping) and (kind == "list") == isinstance(value, list)
+    return (kind == "dict") == isinstance(value, Mapping) and kind.startswith("list") == isinstance(value, list)

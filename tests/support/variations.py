@@ -301,6 +301,16 @@ VARIATIONS = {
         "apt-mark showhold",
         "nginx",
     ),
+    "a package that cannot be configured": Variation(
+        """
+        mkdir -p /tmp/broken/DEBIAN && cd /tmp/broken/DEBIAN
+        printf '%s\\n' 'Package: broken' 'Version: 1' 'Architecture: all' 'Maintainer: a <a@b.test>' 'Description: a' > control
+        printf '#!/bin/sh\\nexit 1\\n' > postinst && chmod 755 postinst
+        dpkg-deb --build /tmp/broken /tmp/broken.deb > /dev/null; ! dpkg --install /tmp/broken.deb > /dev/null 2>&1
+        """,
+        "dpkg-query --show --showformat='${db:Status-Status}' broken",
+        "half-configured",
+    ),
     "packages without documentation": Variation(
         "echo 'path-exclude=/usr/share/doc/*' > /etc/dpkg/dpkg.cfg.d/excludes",
         "cat /etc/dpkg/dpkg.cfg.d/excludes",
@@ -325,7 +335,7 @@ VARIATIONS = {
         "noexec",
     ),
     "a home that is read-only": Variation(
-        "mount --bind /root /root && mount -o remount,bind,ro /root",
+        "mkdir -p /root/.ansible/tmp; mount --bind /root /root && mount -o remount,bind,ro /root",
         "touch /root/x 2>&1",
         "touch: cannot touch '/root/x': Read-only file system",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -213,6 +214,9 @@ def test_status_names_what_would_not_survive_a_reboot(host: Host) -> None:
     assert "/etc/sysctl.d/99-x.conf overrides /etc/sysctl.d/50-funnel.conf" in found
     assert "/etc/systemd/system/supervisor.service.d/90-x.conf sets a limit of 999 open files instead of 16384" in found
     assert "supervisor: is not enabled, and will not start after a reboot" in found
+    problems = cast("Any", host.ansible)("funnel.tornado.status", f"controller_time={time.time() - 3600}")["problems"]
+    assert re.search(r"its clock is 36\d\d s ahead of that of the controller; start a time service", "\n".join(problems))
+    assert "its clock is" not in found
     status, output = run_playbook("playbooks/reboot.yml", HOST)
     assert status != 0
     assert "correct this first, as a reboot would stop it" in re.sub(r"\s+", " ", output)

@@ -11,7 +11,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import Listener, port_conflicts
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import ExistingNginx
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx_config import ServerBlock, normalize_address
-from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import ExistingPrograms
+from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import OTHER, SOCKET, ExistingPrograms
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import masked_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET
 
@@ -112,6 +112,9 @@ def _stream_problems(streams: Sequence[ServerBlock], proxy: Proxy) -> Iterator[s
 
 
 def _program_problems(apps: Mapping[str, App], programs: ExistingPrograms) -> Iterator[str]:
+    if programs.other_socket == str(SOCKET):
+        cure = "choose another file in its [unix_http_server], and restart it"
+        yield f"{OTHER} has the socket {SOCKET}, which the supervisord of the apps needs; {cure}"
     for name, file in programs.groups.items():
         app = re.fullmatch(r"(.+)-[ab](?:\..*)?", name)
         if app and app[1] in apps:
@@ -163,8 +166,14 @@ def unlisted_warnings(apps: Mapping[str, App], others: Others, host: str) -> Ite
         yield f"{VARIABLE} has no app {name}, which is live on {host}; {then}; run remove.yml -e app={name} to remove it"
 
 
-def nginx_warnings(nginx: ExistingNginx, host: str) -> Iterator[str]:
-    """Yield what of the nginx of ``host`` is not kept, and why nginx refuses its configuration."""
+def nginx_warnings(nginx: ExistingNginx, proxy: Proxy, host: str) -> Iterator[str]:
+    """Yield what of the nginx of ``host`` is not kept, where it does not listen, and why nginx refuses its configuration."""
+    if nginx.ipv6 and (skipped := sorted({*nginx.ipv4_only}.intersection(proxy.addresses))):
+        addresses = " and ".join(skipped)
+        yield (
+            f"{host}: nginx does not listen on {addresses}, because its other sites listen at that port by IPv4 only, and would "
+            f"not answer there; add a listen directive for {addresses} to these sites to have all sites and apps there"
+        )
     if nginx.replaced:
         yield f"{host}: these lines of nginx.conf are replaced: {'; '.join(nginx.replaced)}; set nginx_* variables instead"
     if nginx.error:
@@ -172,7 +181,12 @@ def nginx_warnings(nginx: ExistingNginx, host: str) -> Iterator[str]:
 
 
 def supervisor_warnings(programs: ExistingPrograms, host: str) -> Iterator[str]:
-    """Yield that the programs of others in supervisord are restricted from now on."""
+    """Yield that the programs of others in supervisord are restricted from now on, and that there is another supervisord."""
+    if programs.other_socket is not None:
+        yield (
+            f"{host}: supervisorctl controls the supervisord of {OTHER}; for that of the apps, use "
+            "supervisorctl -c /etc/supervisor/supervisord.conf"
+        )
     if programs.groups and not programs.managed:
         names = ", ".join(sorted(programs.groups))
         yield (

@@ -32,6 +32,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import Builder, BuildError, as_user, build_environment
+from ansible_collections.funnel.tornado.plugins.module_utils.system.pip_configuration import PipConfigurationError, uv_environment
 
 #: Number of files that requirements.txt may include, also indirectly.
 MAX_INCLUDES = 50
@@ -358,6 +359,19 @@ def _commits(layout: Layout, app: App, source: Path, references: list[tuple[str,
         yield f"{url}@{name} {listed}"
 
 
+def _index_environment(app: App) -> dict[str, str]:
+    """Return the environment of uv with its indexes: those of the inventory, or else those of pip on the host.
+
+    :raises BuildError: when the configuration of pip cannot be read.
+    """
+    configured = build_environment()
+    try:
+        inherited = uv_environment(configured)
+    except PipConfigurationError as error:
+        raise BuildError(f"{error}, or set python_index_url") from error
+    return inherited | app.build.environment | {name: value for name, value in configured.items() if name not in inherited}
+
+
 def run_uv(layout: Layout, app: App, source: Path, arguments: list[str], failure: str, *, given: int | None = None) -> str:
     """Run uv as the builder user in the directory of the source, whose uv settings apply; return its output."""
     environment = {
@@ -370,6 +384,6 @@ def run_uv(layout: Layout, app: App, source: Path, arguments: list[str], failure
         ["uv", *arguments],
         failure,
         directory=source,
-        environment=app.build.environment | build_environment() | environment,
+        environment=_index_environment(app) | environment,
         stdin=given,
     )

@@ -238,6 +238,13 @@ def _requirement(annotation: Any, data: object = None, rules: tuple[Any, ...] = 
     return f"must be {_type_name(annotation)}" + "".join(f", such as {{{name}: ...}}" for name in first)
 
 
+def yaml_type(data: object) -> str:
+    """Return what YAML has read a value as that is not in quotes, such as ``a number``; an empty string for other values."""
+    if not isinstance(data, _SCALARS):
+        return ""
+    return "a boolean" if isinstance(data, bool) else "a date" if isinstance(data, datetime.date) else "a number"
+
+
 def _yaml_cure(annotation: Any, data: object) -> str:
     """Return how to write a value that YAML reads as another type than its author meant; an empty string for others.
 
@@ -245,8 +252,7 @@ def _yaml_cure(annotation: Any, data: object) -> str:
     variable from the command line is a string.
     """
     kinds = members(annotation)
-    if str in kinds and isinstance(data, _SCALARS):
-        name = "a boolean" if isinstance(data, bool) else "a date" if isinstance(data, datetime.date) else "a number"
+    if str in kinds and (name := yaml_type(data)):
         return f", {name} in YAML; put it in quotes"
     for kind, pattern in ((int, r"-?[0-9]+"), (bool, r"true|false|yes|no|on|off")):
         if kind in kinds and isinstance(data, str) and re.fullmatch(pattern, data.lower()):

@@ -15,9 +15,7 @@ from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import UnixHTTPConnection
-
-#: The socket of the supervisor role.
-SOCKET = Path("/run/supervisor.sock")
+from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import SOCKET
 
 #: Fault codes of supervisor/xmlrpc.py.
 _BAD_NAME = 10

@@ -30,6 +30,9 @@ NGINX = Path(DIRECTORY)
 #: Directory of the default site of the package, and what the package installs there.
 PAGES, _PACKAGED_PAGES = Path("/var/www/html"), frozenset({"index.nginx-debian.html"})
 
+#: The welcome page of nginx.org's package, and its user, which www-data replaces.
+_VENDOR_SITE, _VENDOR_USER = "conf.d/default.conf", "nginx"
+
 #: Directory of the sites of earlier versions of the collection.
 EARLIER_SITES = "sites-enabled"
 
@@ -83,7 +86,7 @@ _PACKAGED = frozenset(
 )
 
 #: Directives outside the http block that only the collection's nginx.conf sets.
-_OWN_MAIN = frozenset({"daemon", "error_log", "events", "pcre_jit", "pid", "user", "worker_processes", "worker_rlimit_nofile"})
+_OWN_MAIN = frozenset({"daemon", "error_log", "events", "pcre_jit", "user", "worker_processes", "worker_rlimit_nofile"})
 
 #: Directives that sites of apps depend on.
 _OWN_HTTP = frozenset(
@@ -110,7 +113,9 @@ class ExistingNginx:
     directives that are not kept. ``obsolete`` are files to remove: sites of earlier versions of the collection, and the welcome
     page. ``servers`` are those of others, and ``streams`` those outside HTTP; ``taken`` are the places of upstreams and shared
     memory zones of others by name. ``own`` are the names of the collection's sites by file, and ``apps`` the apps that each of
-    them serves. ``refused`` is the reason why the configuration cannot be kept; ``error`` is that of nginx.
+    them serves. ``ipv4_only`` are the addresses of IPv6 at whose ports others serve by IPv4 only: clients of names with both
+    addresses, such as localhost, would no longer reach their sites if nginx listened there. ``refused`` is the reason why the
+    configuration cannot be kept; ``error`` is that of nginx.
     """
 
     kept: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -123,6 +128,7 @@ class ExistingNginx:
     own: Mapping[str, Sequence[str]] = field(default_factory=dict)
     apps: Mapping[str, Sequence[str]] = field(default_factory=dict)
     ipv6: bool = True
+    ipv4_only: Sequence[str] = ()
     refused: str = ""
     error: str = ""
 
@@ -186,7 +192,10 @@ def existing_nginx(
             if str(Path(file).parent) in sites or file in sites
         },
         ipv6=ipv6.exists(),
-        refused=found.refused or "; ".join(_unusable(beside)),
+        ipv4_only=_ipv4_only(blocks, servers(http)),
+        refused=found.refused
+        or (found.vendor if error or not all(_is_welcome_page(root, block) for block in blocks) else "")
+        or "; ".join(_unusable(beside)),
         error=error,
     )
 
@@ -198,6 +207,7 @@ class _Split:
     names: Sequence[str] = ()
     replaced: Sequence[str] = ()
     refused: str = ""
+    vendor: str = ""  # why the user of nginx.org's package cannot be kept, if anything is served but the welcome page
 
 
 def _split(root: Path) -> _Split:
@@ -218,11 +228,12 @@ def split(directives: Sequence[Directive]) -> _Split:
     main: list[Directive] = []
     http: list[Directive] = []
     replaced: list[Directive] = []
+    vendor = ""
     for directive in directives:
-        if directive.name == "user" and directive.arguments[:1] not in [("www-data",), ("nginx",)]:
-            refused = f"nginx runs as {' '.join(directive.arguments)}, but the sockets of apps are for www-data"
-            cure = "make what it serves readable for www-data, and set user www-data"
-            return _Split(managed=False, refused=f"{NGINX}/nginx.conf:{directive.line}: {refused}; {cure}")
+        if directive.name == "user" and directive.arguments[:1] == (_VENDOR_USER,):
+            vendor = _other_user(directive)
+        elif directive.name == "user" and directive.arguments[:1] != ("www-data",):
+            return _Split(managed=False, refused=_other_user(directive))
         if directive.name in {"http", "events"}:
             for inner in directive.block or ():
                 if _is_custom(inner):
@@ -236,7 +247,29 @@ def split(directives: Sequence[Directive]) -> _Split:
         kept={name: _kept_text(lines) for name, lines in files.items() if lines},
         names=_replacing(http),
         replaced=[directive.normalized for directive in replaced],
+        vendor=vendor,
     )
+
+
+def _other_user(directive: Directive) -> str:
+    """Return why nginx cannot keep its user."""
+    refused = f"nginx runs as {' '.join(directive.arguments)}, but the sockets of apps are for www-data"
+    cure = "make what it serves readable for www-data, and set user www-data"
+    return f"{NGINX}/nginx.conf:{directive.line}: {refused}; {cure}"
+
+
+def _is_welcome_page(root: Path, block: ServerBlock) -> bool:
+    """Return whether a server is the unchanged one of nginx.org's package, whose files are readable for everybody."""
+    site = root / _VENDOR_SITE
+    return block.file == str(site) and _is_packaged(site)
+
+
+def _ipv4_only(others: Iterable[ServerBlock], current: Iterable[ServerBlock]) -> list[str]:
+    """Return the addresses of IPv6 at whose ports ``others`` listen, while no ``current`` server listens there."""
+    listened = {listen.address for block in current for listen in block.listen}
+    six = {address.rpartition(":")[2] for address in listened if address.startswith("[")}
+    used = {listen.address for block in others for listen in block.listen if not listen.address.startswith(("[", "unix:"))}
+    return sorted(f"[::]:{port}" for port in {address.rpartition(":")[2] for address in used} - six)
 
 
 def _is_custom(directive: Directive) -> bool:
@@ -306,18 +339,18 @@ def _welcome_page(root: Path, blocks: Sequence[ServerBlock], pages: Path) -> Ite
     """
     site = root / EARLIER_SITES / "default"
     if os.path.lexists(site):
-        digest = hashlib.md5(_read(site).encode(errors="surrogateescape"), usedforsecurity=False).hexdigest()
-        if not site.is_symlink() or digest not in _packaged_digests(site) or any(block.file != str(site) for block in blocks):
+        if not site.is_symlink() or not _is_packaged(site) or any(block.file != str(site) for block in blocks):
             return
         if pages.is_dir() and not {path.name for path in pages.iterdir()} <= _PACKAGED_PAGES:
             return
     yield f"{EARLIER_SITES}/default"
 
 
-def _packaged_digests(site: Path) -> list[str]:
-    """Return the digest that dpkg has recorded of the file that a link points to."""
+def _is_packaged(site: Path) -> bool:
+    """Return whether a file, or that which a link points to, is as dpkg has installed it."""
+    digest = hashlib.md5(_read(site).encode(errors="surrogateescape"), usedforsecurity=False).hexdigest()
     listed = run(["dpkg-query", "--show", "--showformat=${Conffiles}\n", "nginx-common", "nginx"], check=False).output
-    return re.findall(rf"^ {re.escape(str(site.resolve()))} (\w+)", listed, re.MULTILINE)
+    return digest in re.findall(rf"^ {re.escape(str(site.resolve()))} (\w+)", listed, re.MULTILINE)
 
 
 def _read(path: Path) -> str:

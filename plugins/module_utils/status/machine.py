@@ -47,6 +47,10 @@ DATA_DIRECTORIES = ("/", "/srv", "/var", "/var/lib", "/var/log")
 MIN_FREE = 1 << 30
 
 
+#: Seconds by which the clocks of a host and the controller may differ: more than the module needs to start.
+MAX_CLOCK_DIFFERENCE = 60
+
+
 @dataclass(frozen=True)
 class MachineStatus:
     """Versions and resources of a host; times in seconds, sizes in bytes.
@@ -99,6 +103,22 @@ def machine_status(base: Path = Path("/")) -> MachineStatus:
         backlog=int((base / "proc/sys/net/core/somaxconn").read_text(encoding="utf-8")),
         uptime=proc.uptime(1),
         reboot=list(reboot.reboot_reasons(base)),
+    )
+
+
+def clock_problem(controller: float, host: float) -> str:
+    """Return the problem with the clock of the host, if any, in words.
+
+    >>> clock_problem(1000, 1060), clock_problem(1000, 100)
+    ('', "its clock is 900 s behind that of the controller; start a time service on both, such as systemd-timesyncd")
+    """
+    difference = round(host - controller)
+    if abs(difference) <= MAX_CLOCK_DIFFERENCE:
+        return ""
+    direction = "ahead of" if difference > 0 else "behind"
+    return (
+        f"its clock is {abs(difference)} s {direction} that of the controller; start a time service on both, such as "
+        "systemd-timesyncd"
     )
 
 

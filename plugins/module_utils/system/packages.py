@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import platform
 import re
 import sys
@@ -161,8 +162,10 @@ def find_unavailable(names: Sequence[str]) -> list[str]:
     return []
 
 
-def install(names: Sequence[str], *, lists_max_age: float) -> None:
+def install(names: Sequence[str], *, lists_max_age: float) -> str:
     """Install packages; first update the package lists if a package is not in them, or after ``lists_max_age`` seconds.
+
+    Return a message if dpkg cannot configure other packages of the host, which is no reason to stop.
 
     :raises PackagesError: with the last lines of apt's output.
     """
@@ -174,8 +177,18 @@ def install(names: Sequence[str], *, lists_max_age: float) -> None:
             raise PackagesError(f"no package source of this host has {', '.join(missing)}:\n{last_lines(updated, 8)}")
     with _not_started(_DEFERRED.intersection(names)):
         result = run([*_APT_GET, "install", "--", *names], timeout=1800, environment=_ENVIRONMENT, check=False)
-    if result.status != 0:
-        raise PackagesError(f"apt-get install {' '.join(names)} failed:\n{last_lines(result.output)}")
+    if result.status == 0:
+        return ""
+    if names and {*names} <= installed_versions(names).keys() and (broken := unconfigured()):
+        return f"dpkg cannot configure {', '.join(broken)}; run dpkg --configure -a on the host, and correct what it reports"
+    raise PackagesError(f"apt-get install {' '.join(names)} failed:\n{last_lines(result.output)}")
+
+
+def unconfigured() -> list[str]:
+    """Return the packages that dpkg has unpacked, but not configured."""
+    listed = run(["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\n"], check=False).output
+    rows = [line.split() for line in listed.splitlines()]
+    return sorted(row[1] for row in rows if row[0] in ("half-configured", "unpacked"))
 
 
 @contextlib.contextmanager
@@ -248,7 +261,15 @@ def _package_candidates(names: Sequence[str]) -> dict[str, str]:
             package = line.rstrip(":")
         elif line.startswith("  Candidate: ") and not line.endswith("(none)"):
             versions[package] = line.removeprefix("  Candidate: ")
-    return versions
+    # apt-cache lists nginx:amd64 as nginx where that is the architecture of the host, and tzdata:all as tzdata.
+    bare = {f"{package}:{own}": version for package, version in versions.items() for own in ("all", _architecture())}
+    return {name: found for name in names if (found := versions.get(name) or bare.get(name))}
+
+
+@functools.cache
+def _architecture() -> str:
+    """Return the architecture of the packages of this host, such as amd64."""
+    return run(["dpkg", "--print-architecture"]).output.strip()
 
 
 def parse_providers(output: str) -> dict[str, str]:

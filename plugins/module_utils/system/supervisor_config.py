@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,12 @@ _EFFECTIVE = (("supervisord", "environment"), ("unix_http_server", "chown"), ("u
 #: Their values that the collection's file does not narrow, and that may be shown.
 _KEPT = {"chown": frozenset({"root", "root:root"}), "chmod": frozenset({"0700", "700", "0770", "770"})}
 
+#: The socket of the supervisord of the apps.
+SOCKET = Path("/run/supervisor.sock")
+
+#: The configuration of a supervisord that pip has installed. supervisorctl prefers it to that of Debian's package.
+OTHER = Path("/etc/supervisord.conf")
+
 #: Sections that define a group of processes.
 _GROUP = re.compile(r"(?:program|fcgi-program|eventlistener|group):\s*(\S+)")
 
@@ -28,15 +35,17 @@ _RELEASE = re.compile(r"^command=/srv/[\w-]+/releases/", re.MULTILINE)
 class ExistingPrograms:
     """Files by name of the process groups that are not of apps, and what a new supervisord.conf would lack.
 
-    ``managed`` is whether supervisord.conf is already that of the collection.
+    ``managed`` is whether supervisord.conf is already that of the collection; ``other_socket`` is the socket of another
+    supervisord of the host, if there is one.
     """
 
     groups: dict[str, str] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
     managed: bool = False
+    other_socket: str | None = None
 
 
-def existing_programs(root: Path = Path("/etc/supervisor")) -> ExistingPrograms:
+def existing_programs(root: Path = Path("/etc/supervisor"), other: Path = OTHER) -> ExistingPrograms:
     """Return the programs of the administrator."""
     main = root / "supervisord.conf"
     text = _read(main)
@@ -45,7 +54,8 @@ def existing_programs(root: Path = Path("/etc/supervisor")) -> ExistingPrograms:
     groups = dict(_groups(main, text))
     for path in sorted((root / "conf.d").glob("*.conf")):
         groups |= {} if _RELEASE.search(text := _read(path)) else dict(_groups(path, text))
-    return ExistingPrograms(groups, lost, managed)
+    socket = _parse(_read(other)).get("unix_http_server", "file", fallback="")
+    return ExistingPrograms(groups, lost, managed, os.path.realpath(socket) if other.is_file() else None)
 
 
 def _lost(parser: configparser.RawConfigParser) -> Iterator[str]:

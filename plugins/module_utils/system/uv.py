@@ -14,6 +14,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core import atomic
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, last_lines, run
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import UV_ENVIRONMENT
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import File
+from ansible_collections.funnel.tornado.plugins.module_utils.system.pip_configuration import SYSTEM_CERTIFICATES
 from ansible_collections.funnel.tornado.plugins.module_utils.system.replaced import move_away
 
 HOME = Path("/opt/uv")
@@ -65,7 +66,7 @@ class Sources:
             {
                 "PIP_INDEX_URL": self.index_url,
                 "PIP_EXTRA_INDEX_URL": " ".join(self.extra_index_urls),
-                "PIP_CERT": self.ca_bundle,
+                "PIP_CERT": "" if self.ca_bundle == SYSTEM_CERTIFICATES else self.ca_bundle,  # the default of pip and pip.conf
                 "PIP_PROXY": self.proxy,
                 "NO_PROXY": self.no_proxy,
                 "PIP_NO_INDEX": "1" if self.wheelhouse else "",

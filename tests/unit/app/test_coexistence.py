@@ -234,9 +234,21 @@ def test_a_configuration_that_cannot_be_kept_is_refused() -> None:
     assert problems(apps(shop={}), Others(ExistingNginx(refused="why"))) == ["why"]
 
 
+def test_another_supervisord_is_reported_and_refused_if_it_has_the_socket_of_the_apps() -> None:
+    [warning] = supervisor_warnings(ExistingPrograms(other_socket="/run/pip.sock"), "web1")
+    assert warning.startswith("web1: supervisorctl controls the supervisord of /etc/supervisord.conf; for that of the apps, use")
+    assert problems(apps(shop={}), Others(ExistingNginx(), programs=ExistingPrograms(other_socket="/run/pip.sock"))) == []
+    [problem] = problems(apps(shop={}), Others(ExistingNginx(), programs=ExistingPrograms(other_socket="/run/supervisor.sock")))
+    assert problem.startswith(
+        "/etc/supervisord.conf has the socket /run/supervisor.sock, which the supervisord of the apps needs"
+    )
+
+
 def test_replaced_lines_and_errors_of_nginx_are_reported() -> None:
-    found = ExistingNginx(replaced=["worker_connections 4000"], error="unknown directive")
-    assert [warning.partition(":")[2] for warning in nginx_warnings(found, "web1")] == [
+    found = ExistingNginx(replaced=["worker_connections 4000"], error="unknown directive", ipv4_only=["[::]:80", "[::]:8080"])
+    assert [warning.partition(":")[2] for warning in nginx_warnings(found, NGINX, "web1")] == [
+        " nginx does not listen on [::]:80, because its other sites listen at that port by IPv4 only, and would not answer "
+        "there; add a listen directive for [::]:80 to these sites to have all sites and apps there",
         " these lines of nginx.conf are replaced: worker_connections 4000; set nginx_* variables instead",
         " nginx refuses its present configuration: unknown directive",
     ]

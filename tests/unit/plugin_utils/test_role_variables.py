@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ansible_collections.funnel.tornado.plugins.filter.fleet_problems import fleet_problems, role_options
 from ansible_collections.funnel.tornado.plugins.plugin_utils.role_variables import (
     likely_variable,
     role_of,
     role_variable_problems,
+    yaml_type_problems,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -128,3 +130,29 @@ def test_only_hosts_in_groups_of_the_fleet_are_checked() -> None:
     assert fleet_problems({"app_hosts": [], "mongodb": ["db1"], "mail": ["mail1"]}, hostvars) == [
         "mongodb_usres: no such variable of the role mongodb; did you mean mongodb_users?"
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("etcd_backup_schedule: 12:30", "a number"),
+        ("etcd_root_password: 0123", "a number"),
+        ("python_uv_version: 0.13", "a number"),
+        ("nginx_access_log: off", "a boolean"),
+        ("mongodb_backup_name: 2026-01-31", "a date"),
+        ("nginx_worker_processes: 1.5", "a number"),
+        ("app_names: [shop, no]", "a boolean"),
+        ("unattended_upgrades_held: [2.4]", "a number"),
+    ],
+)
+def test_a_string_that_yaml_reads_as_another_type_is_refused(text: str, found: str) -> None:
+    variables = yaml.safe_load(text)
+    [name] = variables
+    expected = f"{name} of web1: must be a string, but YAML reads it as {found}; put it in quotes"
+    assert fleet_problems({"app_hosts": ["web1", "web2"]}, {"web1": variables, "web2": {}}) == [expected]
+
+
+def test_numbers_where_they_are_valid_are_accepted() -> None:
+    variables = yaml.safe_load("{nginx_worker_processes: 2, nginx_listen: [8080], limits_open_files: 9000, app_tls: no}")
+    assert list(yaml_type_problems({"web1": variables}, role_options())) == []
+    assert list(yaml_type_problems({"web1": Undefined()}, {"app": {"app_version": "str"}})) == []

@@ -52,6 +52,11 @@ def test_own_lines_of_nginx_conf_are_kept(tmp_path: Path) -> None:
     assert found.replaced == ["worker_connections 4000"]
 
 
+def test_the_file_with_the_process_id_stays_where_a_unit_of_the_host_may_expect_it(tmp_path: Path) -> None:
+    found = existing(tmp_path, DEBIAN.replace("/run/nginx.pid", "/run/nginx/nginx.pid"))
+    assert found.kept["funnel.main.conf"]["content"].endswith("\npid /run/nginx/nginx.pid;\n")
+
+
 def test_kept_lines_stay_in_later_runs_and_can_be_edited(tmp_path: Path) -> None:
     kept = "# a comment\nkeepalive_timeout 12;\n"
     (tmp_path / "funnel.http.conf").write_text(kept)
@@ -98,11 +103,35 @@ def test_the_kernel_without_ipv6_is_reported(tmp_path: Path) -> None:
     assert existing_nginx(tmp_path, ipv6=tmp_path).ipv6
 
 
-def with_files(root: Path, **files: str) -> ExistingNginx:
+def with_files(root: Path, main: str = DEBIAN, **files: str) -> ExistingNginx:
     """Return what is found beside the nginx.conf of the package, with ``files`` in conf.d."""
-    (root / "nginx.conf").write_text(DEBIAN.replace("/etc/nginx", str(root)))
+    (root / "nginx.conf").write_text(main.replace("/etc/nginx", str(root)))
     named = {str(root / f"conf.d/{name}.conf"): text for name, text in files.items()}
     return existing_nginx(root, files={str(root / "nginx.conf"): (root / "nginx.conf").read_text(), **named})
+
+
+def test_the_user_of_the_vendors_package_is_replaced_only_if_nothing_is_served_with_it(tmp_path: Path) -> None:
+    vendor = DEBIAN.replace("www-data", "nginx")
+    assert with_files(tmp_path, vendor).refused == ""
+    assert "nginx.conf:1: nginx runs as nginx, but" in with_files(tmp_path, vendor, shop="server { root /srv/www; }").refused
+
+
+@pytest.mark.parametrize(
+    ("listen", "expected"),
+    [
+        ("listen 80; listen 192.0.2.1:443;", ["[::]:443", "[::]:80"]),
+        ("listen 80; listen [::]:80;", []),
+        ("listen 80; listen [2001:db8::1]:80;", []),
+        ("listen unix:/run/x.sock;", []),
+    ],
+)
+def test_ports_that_others_use_by_ipv4_only_are_found(tmp_path: Path, listen: str, expected: list[str]) -> None:
+    assert with_files(tmp_path, shop=f"server {{ {listen} }}").ipv4_only == expected
+
+
+def test_ports_at_which_nginx_already_listens_by_ipv6_stay(tmp_path: Path) -> None:
+    main = "http { log_format funnel x; server { listen [::]:80; } include /etc/nginx/conf.d/*.conf; }"
+    assert with_files(tmp_path, main, shop="server { listen 80; }").ipv4_only == []
 
 
 def test_settings_in_other_files_replace_those_of_the_collection(tmp_path: Path) -> None:

@@ -927,6 +927,11 @@ def test_nginx_does_not_listen_on_ipv6_if_the_kernel_lacks_it() -> None:
     assert [line for line in listens({"ipv6": False}) if "[::]" in line] == []
 
 
+def test_nginx_does_not_take_clients_from_sites_that_listen_on_ipv4_only() -> None:
+    assert [line for line in listens({"ipv4_only": ["[::]:80"]}) if "[::]:80" in line] == []
+    assert [line for line in listens({"ipv4_only": ["[::]:8080"]}) if "[::]:80" in line]
+
+
 def test_kept_lines_of_the_host_replace_those_of_the_collection() -> None:
     kept = {"funnel.http.conf": {"content": ""}, "funnel.main.conf": {"content": ""}}
     before, after = base(), base(__nginx_existing={"kept": kept, "names": ["gzip_types", "keepalive_timeout"]})
@@ -935,6 +940,9 @@ def test_kept_lines_of_the_host_replace_those_of_the_collection() -> None:
     assert (removed[0], removed[1].split()[0]) == ("keepalive_timeout 65;", "gzip_types")
     assert after.index("include funnel.http.conf;") < after.index("include conf.d/*.conf;")
     assert after.index("include funnel.main.conf;") < after.index("events {")
+    assert "pid /run/nginx.pid;" in after
+    own = base(__nginx_existing={"kept": {"funnel.main.conf": {"content": "# Kept\npid /run/x.pid;\n"}}})
+    assert [line for line in own if line.startswith("pid ")] == []
 
 
 def test_sites_of_the_host_are_included_as_by_the_distribution() -> None:

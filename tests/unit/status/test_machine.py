@@ -118,3 +118,13 @@ def test_a_floating_ip_on_the_loopback_interface_is_not_held(monkeypatch: pytest
     assert not held(own)
     assert held(own, link("eth0", "192.0.2.100"))
     assert not held(own, link("lo", "192.0.2.100")), "a handover is in progress"
+
+
+@pytest.mark.parametrize(
+    ("host", "found"),
+    [(1060.0, ""), (940.0, ""), (1100.4, "its clock is 100 s ahead of"), (100.0, "its clock is 900 s behind")],
+)
+def test_a_clock_that_differs_from_that_of_the_controller_is_a_problem(host: float, found: str) -> None:
+    problem = machine.clock_problem(1000.0, host)
+    assert problem.startswith(found)
+    assert bool(problem) == bool(found)

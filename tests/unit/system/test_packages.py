@@ -109,6 +109,12 @@ def test_a_name_with_an_architecture_is_installed_with_that_one_only() -> None:
     assert not [name for name in everything if ":" in name]
 
 
+def test_a_name_with_the_architecture_of_the_host_can_be_installed() -> None:
+    own = subprocess.run(["dpkg", "--print-architecture"], check=True, capture_output=True, text=True).stdout.strip()
+    foreign = "i386" if own == "amd64" else "amd64"
+    assert sorted(candidates([f"apt:{own}", "tzdata:all", f"apt:{foreign}"])) == [f"apt:{own}", "tzdata:all"]
+
+
 def test_a_name_is_not_an_option_of_the_package_manager(tmp_path: Path) -> None:
     """An option could make apt run a program as root, here one that it calls to find out about foreign architectures."""
     mark = tmp_path / "mark"

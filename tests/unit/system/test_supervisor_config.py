@@ -24,7 +24,7 @@ def host(root: Path, main: str, **files: str) -> ExistingPrograms:
     (root / "supervisord.conf").write_text(main)
     for name, text in files.items():
         (root / f"conf.d/{name}.conf").write_text(text)
-    return existing_programs(root)
+    return existing_programs(root, root / "other.conf")
 
 
 def test_the_configuration_of_the_package_loses_nothing(tmp_path: Path) -> None:
@@ -54,3 +54,8 @@ def test_options_that_programs_depend_on_are_found_without_secrets(tmp_path: Pat
 def test_the_collections_own_file_loses_nothing(tmp_path: Path) -> None:
     found = host(tmp_path, "; Ansible managed\n[program:x]\n")
     assert (found.lost, found.managed) == ([], True)
+
+
+def test_another_supervisord_is_found_with_its_socket(tmp_path: Path) -> None:
+    (tmp_path / "other.conf").write_text("[unix_http_server]\nfile = /var/run/supervisor.sock ; as usual\n")
+    assert host(tmp_path, PACKAGE).other_socket == "/run/supervisor.sock"
