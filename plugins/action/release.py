@@ -6,7 +6,7 @@ import base64
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ class ActionModule(ModuleAction):
             if local is None:
                 continue
             builds[app.name]["revision"] = revision(app, local)
-            small = _is_small(local)
+            small = _is_small(app, local)
             if small and (packed := packed_source(app, local)).stat().st_size <= room:
                 room -= packed.stat().st_size
                 builds[app.name]["content"] = base64.b64encode(packed.read_bytes()).decode()
@@ -133,7 +133,7 @@ class ActionModule(ModuleAction):
             with contextlib.ExitStack() as files:
                 sent = {}
                 for app in (app for app in apps if app.name in lacking):
-                    held = frozenset(lacking[app.name].get("held", ()))
+                    held = lacking[app.name].get("held", ())
                     file = files.enter_context(self.transfer(packed_source(app, large[app.name], held)))
                     sent[app.name] = builds[app.name] | {"archive": file, "base": lacking[app.name].get("base")}
                 second = self._run(sent, options, task_vars)
@@ -262,26 +262,41 @@ def revision(app: App, local: Path) -> str:
         raise AnsibleActionFail(f"{place} cannot be read: {error.strerror}") from error
 
 
-def packed_source(app: App, local: Path, held: frozenset[str] = frozenset()) -> Path:
-    """Return the archive of a source on the controller, packed once per run for all hosts that hold the same files.
+def packed_source(app: App, local: Path, held: Collection[str] = ()) -> Path:
+    """Return the archive of a source on the controller, packed once per run for all hosts that lack the same files.
 
     :arg held: digests of files that the host has.
     :raises AnsibleActionFail: when it contains files that cannot be sent, or has changed during the run.
     """
-    if local.is_file():
-        return local
     expected = revision(app, local)
-    key = f"source {local} {expected} {' '.join(sorted(held))}"
-    try:
+    with _source_errors(app, local):
+        if local.is_file():
+            return file_once(f"archive {local} {expected}", lambda file: source_packing.copy_archive(local, file, expected))
+        if held:  # without what only the release has, such as bytecode, so that more hosts are alike
+            own = text_once(f"digests {local} {expected}", lambda: "\n".join(source_packing.digests(local)))
+            held = set(own.split()).intersection(held)
+        key = f"source {local} {expected} {' '.join(sorted(held))}"
         return file_once(key, lambda file: source_packing.pack(local, file, expected, held))
+
+
+def _is_small(app: App, local: Path) -> bool:
+    """Return whether a source may fit into the options of the module.
+
+    :raises AnsibleActionFail: when it cannot be read.
+    """
+    with _source_errors(app, local):
+        if local.is_file():
+            return local.stat().st_size <= MAX_INLINE_SOURCE
+        return int(text_once(f"size {local}", lambda: str(source_packing.size(local)))) <= MAX_UNPACKED_SOURCE
+
+
+@contextlib.contextmanager
+def _source_errors(app: App, local: Path) -> Iterator[None]:
+    """Raise errors of the source of ``app`` with the path of the key."""
+    key = f"{VARIABLE}.{app.name}.source.{'path' if app.source.path is not None else 'archive'}"
+    try:
+        yield
     except source_packing.SourceError as error:
-        raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.path: {error}") from error
+        raise AnsibleActionFail(f"{key}: {error}") from error
     except OSError as error:
-        raise AnsibleActionFail(f"{VARIABLE}.{app.name}.source.path: {local} cannot be packed: {error}") from error
-
-
-def _is_small(local: Path) -> bool:
-    """Return whether a source may fit into the options of the module."""
-    if local.is_file():
-        return local.stat().st_size <= MAX_INLINE_SOURCE
-    return int(text_once(f"size {local}", lambda: str(source_packing.size(local)))) <= MAX_UNPACKED_SOURCE
+        raise AnsibleActionFail(f"{key}: {local} cannot be packed: {error}") from error

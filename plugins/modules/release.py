@@ -378,7 +378,8 @@ def offer(layout: Layout) -> dict[str, Any]:
     live = layout.live_release()
     if live is None or not layout.is_built(live) or is_damaged(layout, live):
         return {}
-    return {"base": live, "held": list(held_files(layout.release(live) / "src"))}
+    held = list(held_files(layout.release(live) / "src"))
+    return {"base": live, "held": held} if held else {}
 
 
 def find_revision(module: AnsibleModule, layout: Layout, build: Build) -> str | None:

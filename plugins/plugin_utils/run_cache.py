@@ -35,10 +35,10 @@ def text_once(key: str, compute: Callable[[], str]) -> str:
     """
     try:
         path = file_once(key, lambda path: _write(path, compute()))
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:  # the file system is full, for example
         return compute()
 
 
 def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import os
+import shutil
 import stat
 import subprocess
 import tarfile
@@ -13,7 +14,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from ansible_collections.funnel.tornado.plugins.module_utils.building.kept_files import KEPT, MIN_SIZE, digest_of
+from ansible_collections.funnel.tornado.plugins.module_utils.building.kept_files import KEPT, MIN_SIZE, digest_of, file_digest
 from ansible_collections.funnel.tornado.plugins.module_utils.system.unpacking import LFS_POINTER, LFS_POINTER_SIZE
 
 #: Names excluded from a directory that is not a git work tree.
@@ -147,6 +148,24 @@ def pack(directory: Path, file: Path, expected: str, held: Collection[str] = ())
             archive.addfile(member, io.BytesIO(content))
     if digest.hexdigest() != expected:
         raise SourceError(f"files of {printable(directory)} have changed during the run; run the same command again")
+
+
+def copy_archive(archive: Path, file: Path, expected: str) -> None:
+    """Copy an archive of a source.
+
+    :arg file: the copy, which does not exist.
+    :arg expected: the result of :func:`archive_revision`.
+    :raises SourceError: when the archive has changed since.
+    """
+    shutil.copyfile(archive, file)
+    if archive_revision(file, None) != expected:
+        raise SourceError(f"{printable(archive)} has changed during the run; run the same command again")
+
+
+def digests(directory: Path) -> list[str]:
+    """Return the digests of the files that a host may hold already (see :mod:`kept_files`)."""
+    paths = [directory / path for path in files(directory)]
+    return [file_digest(path) for path in paths if not path.is_symlink() and path.stat().st_size >= MIN_SIZE]
 
 
 def size(directory: Path) -> int:

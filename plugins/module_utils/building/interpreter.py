@@ -115,8 +115,9 @@ def ensure_interpreter(app: App, request: PythonRequest) -> Interpreter:
                 )
         # The link of a minor version moves with each patch release; an environment keeps the version that it was built with.
         path = Path(output.splitlines()[-1]).resolve()
-        if path.is_relative_to(UV_PYTHONS):
-            (UV_PYTHONS / path.relative_to(UV_PYTHONS).parts[0] / LAST_BUILD).touch()
+        pythons = UV_PYTHONS.resolve()  # an administrator may have moved it to another disk
+        if path.is_relative_to(pythons):
+            (pythons / path.relative_to(pythons).parts[0] / LAST_BUILD).touch()
     found = re.search(r"cpython-(\d+\.\d+\.\d+)", str(path))
     return Interpreter(path, found[1] if found else request.version)
 
@@ -149,7 +150,8 @@ def remove_unused_pythons(apps: Path, pythons: Path = UV_PYTHONS) -> None:
     markers = [marker for marker in pythons.glob(f"*/{LAST_BUILD}") if not marker.parent.is_symlink()]
     if not markers:
         return
-    with contextlib.suppress(BlockingIOError), _locked(pythons, wait=False):  # a build that installs one
+    # Another process holds the lock, or the directory is read-only: the next switch removes them.
+    with contextlib.suppress(OSError), _locked(pythons, wait=False):
         used = [target for link in apps.glob("*/environments/*/bin/python") if (target := _target(link, pythons))]
         for directory in (marker.parent for marker in markers if time.time() - marker.stat().st_mtime > UNUSED_SECONDS):
             if not any(target.is_relative_to(directory.resolve()) for target in used):
@@ -165,7 +167,7 @@ def _target(link: Path, pythons: Path) -> Path | None:
         target = Path(os.path.normpath(link.readlink()))
     except OSError:
         return None
-    return target.resolve() if target.is_relative_to(pythons) else None
+    return target.resolve() if target.is_relative_to(pythons) or target.is_relative_to(pythons.resolve()) else None
 
 
 def require_supported_python(app: App, source: Path, interpreter: Interpreter) -> None:

@@ -13,6 +13,9 @@ from pathlib import Path
 #: The type of a member that stands for a file of the live release; POSIX leaves A to Z to applications.
 KEPT = b"F"
 
+#: Size of a digest.
+DIGEST_BYTES = 20
+
 #: Minimum size of such a file in bytes: smaller ones take about as much as their digest when compressed.
 MIN_SIZE = 4096
 
@@ -21,12 +24,18 @@ MAX_FILES = 100_000
 
 
 class KeptFileError(Exception):
-    """The live release no longer has a file that an incomplete archive refers to."""
+    """An incomplete archive cannot be completed: the live release lacks a file, or the disk is full."""
 
 
 def digest_of(content: bytes) -> str:
     """Return the digest of a file by which the controller and the host recognize it."""
-    return hashlib.blake2b(content, digest_size=20).hexdigest()
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the digest of a file, which may be larger than the memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES)).hexdigest()
 
 
 def held_files(source: Path) -> dict[str, Path]:
@@ -40,7 +49,7 @@ def held_files(source: Path) -> dict[str, Path]:
     for top, _directories, names in os.walk(source):
         for path in (Path(top, name) for name in names):
             if len(found) < MAX_FILES and not path.is_symlink() and path.is_file() and path.stat().st_size >= MIN_SIZE:
-                found[digest_of(path.read_bytes())] = path
+                found[file_digest(path)] = path
     return found
 
 
@@ -48,12 +57,19 @@ def complete_archive(incomplete: Path, source: Path, whole: Path) -> None:
     """Write the archive ``whole``: the members of an incomplete one, with the content of the kept files.
 
     :arg source: the directory that :func:`held_files` has listed.
-    :raises KeptFileError: if it no longer has one of these files.
+    :raises KeptFileError: if it no longer has one of these files, or the archive cannot be written.
     """
-    held = held_files(source)
+    try:
+        _complete(incomplete, held_files(source), whole)
+    except OSError as error:
+        whole.unlink(missing_ok=True)
+        raise KeptFileError(str(error)) from error
+
+
+def _complete(incomplete: Path, held: dict[str, Path], whole: Path) -> None:
     with (
         tarfile.open(incomplete, "r:*", errors="surrogateescape") as archive,
-        tarfile.open(whole, "x", format=tarfile.GNU_FORMAT, errors="surrogateescape") as output,
+        tarfile.open(whole, "x:gz", compresslevel=1, format=tarfile.GNU_FORMAT, errors="surrogateescape") as output,
     ):
         for member in archive:
             if member.type != KEPT:

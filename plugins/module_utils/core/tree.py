@@ -306,7 +306,7 @@ class _Copy:
                 if self.deadline.expired:
                     raise TreeError(f"{self.source} cannot be copied within {self.limits.seconds:g} s")
                 space = os.fstatvfs(target)
-                if space.f_bavail * space.f_frsize < self.limits.free:
+                if space.f_blocks and space.f_bavail * space.f_frsize < self.limits.free:  # some file systems report nothing
                     raise TreeError(f"{self.source} cannot be copied: less than {self.limits.free >> 20} MiB would remain free")
             self._set_mode(target, 0o755 if state.st_mode & 0o100 else 0o644)
             os.utime(target, ns=(state.st_atime_ns, state.st_mtime_ns))

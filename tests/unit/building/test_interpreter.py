@@ -120,6 +120,17 @@ def test_unused_pythons_are_removed(pythons: Path, tmp_path: Path) -> None:
     assert {path.name for path in pythons.iterdir() if path.name.startswith("cpython")} == kept
 
 
+def test_pythons_in_a_directory_that_was_moved_stay(pythons: Path, tmp_path: Path) -> None:
+    moved = pythons.rename(tmp_path / "moved")
+    pythons.symlink_to(moved)
+    later = tmp_path / "apps/blog/environments/e2/bin/python"
+    later.parent.mkdir(parents=True)
+    later.symlink_to(moved / "cpython-3.1.1/bin/python3")
+    remove_unused_pythons(tmp_path / "apps", pythons)
+    assert (moved / "cpython-3.0.1").exists()
+    assert (moved / "cpython-3.1.1").exists()
+
+
 def test_links_of_builders_do_not_break_the_removal_of_pythons(pythons: Path, tmp_path: Path) -> None:
     targets = (str(pythons), f"{pythons}/../..", f"{pythons}/cpython-3.1.1/../..", "python", "a" * 200)
     for number, target in enumerate(targets):

@@ -27,7 +27,8 @@ def test_a_result_is_computed_once_for_all_hosts() -> None:
     with ThreadPoolExecutor() as threads:
         assert list(threads.map(lambda _host: text_once("key", compute), range(8))) == ["result"] * 8
     assert computed == ["once"]
-    assert text_once("other", lambda: "other result") == "other result"
+    assert text_once("other", lambda: "other \udcff result") == "other \udcff result"
+    assert text_once("other", compute) == "other \udcff result"
 
 
 def test_a_failure_leaves_no_result() -> None:

@@ -21,6 +21,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.kept_files
 from ansible_collections.funnel.tornado.plugins.plugin_utils.source_packing import (
     SourceError,
     archive_revision,
+    copy_archive,
+    digests,
     files,
     locate,
     pack,
@@ -369,9 +371,11 @@ def test_files_that_the_host_holds_are_not_packed_and_the_host_completes_the_arc
         assert found == members(packed(large))
         assert found["image3.bin"][-1] == changed
 
+        with pytest.raises(KeptFileError, match="exists"):  # like any other failure to write it
+            complete_archive(incomplete, live, whole)
         (live / "image5.bin").unlink()
         with pytest.raises(KeptFileError, match=r"image5\.bin"):
-            complete_archive(incomplete, live, Path(temporary, "other"))
+            complete_archive(incomplete, live, whole)
 
 
 def test_a_host_offers_neither_small_files_nor_links_nor_an_in_place_source(large: Path, tmp_path: Path) -> None:
@@ -380,3 +384,17 @@ def test_a_host_offers_neither_small_files_nor_links_nor_an_in_place_source(larg
     assert len(held_files(large)) == 20
     (tmp_path / "src").symlink_to(large)
     assert held_files(tmp_path / "src") == {}
+
+
+def test_the_digests_of_a_source_are_those_that_a_host_offers(large: Path) -> None:
+    assert set(digests(large)) == set(held_files(large))
+
+
+def test_an_archive_that_changes_during_the_run_is_not_sent(tmp_path: Path) -> None:
+    (tmp_path / "shop.tar").write_bytes(b"first")
+    expected = archive_revision(tmp_path / "shop.tar", None)
+    copy_archive(tmp_path / "shop.tar", tmp_path / "copy", expected)
+    assert (tmp_path / "copy").read_bytes() == b"first"
+    (tmp_path / "shop.tar").write_bytes(b"second")
+    with pytest.raises(SourceError, match=r"shop\.tar has changed during the run; run the same command again"):
+        copy_archive(tmp_path / "shop.tar", tmp_path / "other", expected)
