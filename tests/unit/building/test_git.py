@@ -315,6 +315,7 @@ def test_submodules_are_fetched_without_credentials_of_root(
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     (tmp_path / "askpass").write_text("#!/bin/sh\necho root\n")
     (tmp_path / "askpass").chmod(0o755)
     config = {

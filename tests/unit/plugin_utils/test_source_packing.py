@@ -208,7 +208,7 @@ def test_a_committed_repository_runs_no_program_on_the_controller(app: Path) -> 
     (evil / "objects/kept").touch()
     git(app, "add", ".")
     assert "shop/config" in subprocess.run(["git", "-C", str(app), "ls-files"], capture_output=True, text=True, check=True).stdout
-    subprocess.run(["git", "-C", str(evil), "status"], capture_output=True, check=False)
+    subprocess.run(["git", "-c", "safe.bareRepository=all", "-C", str(evil), "status"], capture_output=True, check=False)
     assert (app / "ran").exists(), "git itself runs it"
     (app / "ran").unlink()
     with pytest.raises(SourceError, match=r"git cannot list .*shop: .*safe\.bareRepository"):
