@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,9 @@ UPGRADE = (
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 
+
+#: An empty frame of a client that answers a ping.
+PONG = b"\x8a\x80\0\0\0\0"
 
 #: Workers of the drained slot, which ends one as soon as the drain begins and the other, a singleton, before.
 WORKERS = {"queue": {"command": "sleep 1000"}, "clock": {"command": "sleep 1000", "singleton": True}}
@@ -94,7 +99,15 @@ def open_websocket(host: Host) -> Iterator[None]:
     with Site(address(host)).connect() as connection:
         connection.sendall(UPGRADE.format(address(host)).encode())
         assert b" 101 " in connection.recv(1000)
+        threading.Thread(target=answer_pings, args=[connection], daemon=True).start()
         yield
+
+
+def answer_pings(connection: socket.socket) -> None:
+    """Answer the pings of the app, which would close the websocket after some time otherwise."""
+    with suppress(OSError):
+        while connection.recv(1000):
+            connection.sendall(PONG)
 
 
 @contextmanager
