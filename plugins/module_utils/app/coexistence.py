@@ -112,7 +112,7 @@ def _stream_problems(streams: Sequence[ServerBlock], proxy: Proxy) -> Iterator[s
 
 
 def _program_problems(apps: Mapping[str, App], programs: ExistingPrograms) -> Iterator[str]:
-    if programs.other_socket == str(SOCKET):
+    if programs.other_socket == str(SOCKET) and not programs.managed:
         cure = "choose another file in its [unix_http_server], and restart it"
         yield f"{OTHER} has the socket {SOCKET}, which the supervisord of the apps needs; {cure}"
     for name, file in programs.groups.items():

@@ -368,7 +368,7 @@ def _index_environment(app: App) -> dict[str, str]:
     try:
         inherited = uv_environment(configured)
     except PipConfigurationError as error:
-        raise BuildError(f"{error}, or set python_index_url") from error
+        raise BuildError(str(error)) from error
     return inherited | app.build.environment | {name: value for name, value in configured.items() if name not in inherited}
 
 

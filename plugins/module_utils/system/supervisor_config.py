@@ -54,8 +54,9 @@ def existing_programs(root: Path = Path("/etc/supervisor"), other: Path = OTHER)
     groups = dict(_groups(main, text))
     for path in sorted((root / "conf.d").glob("*.conf")):
         groups |= {} if _RELEASE.search(text := _read(path)) else dict(_groups(path, text))
+    is_another = other.is_file() and other.resolve() != main.resolve()
     socket = _parse(_read(other)).get("unix_http_server", "file", fallback="")
-    return ExistingPrograms(groups, lost, managed, os.path.realpath(socket) if other.is_file() else None)
+    return ExistingPrograms(groups, lost, managed, os.path.realpath(socket) if is_another else None)
 
 
 def _lost(parser: configparser.RawConfigParser) -> Iterator[str]:

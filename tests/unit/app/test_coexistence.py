@@ -238,6 +238,8 @@ def test_another_supervisord_is_reported_and_refused_if_it_has_the_socket_of_the
     [warning] = supervisor_warnings(ExistingPrograms(other_socket="/run/pip.sock"), "web1")
     assert warning.startswith("web1: supervisorctl controls the supervisord of /etc/supervisord.conf; for that of the apps, use")
     assert problems(apps(shop={}), Others(ExistingNginx(), programs=ExistingPrograms(other_socket="/run/pip.sock"))) == []
+    managed = ExistingPrograms(managed=True, other_socket="/run/supervisor.sock")
+    assert problems(apps(shop={}), Others(ExistingNginx(), programs=managed)) == [], "it does not use the socket, then"
     [problem] = problems(apps(shop={}), Others(ExistingNginx(), programs=ExistingPrograms(other_socket="/run/supervisor.sock")))
     assert problem.startswith(
         "/etc/supervisord.conf has the socket /run/supervisor.sock, which the supervisord of the apps needs"

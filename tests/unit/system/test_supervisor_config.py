@@ -59,3 +59,8 @@ def test_the_collections_own_file_loses_nothing(tmp_path: Path) -> None:
 def test_another_supervisord_is_found_with_its_socket(tmp_path: Path) -> None:
     (tmp_path / "other.conf").write_text("[unix_http_server]\nfile = /var/run/supervisor.sock ; as usual\n")
     assert host(tmp_path, PACKAGE).other_socket == "/run/supervisor.sock"
+
+
+def test_a_link_to_the_configuration_of_the_package_is_no_other_supervisord(tmp_path: Path) -> None:
+    (tmp_path / "other.conf").symlink_to("supervisord.conf")
+    assert host(tmp_path, PACKAGE).other_socket is None
