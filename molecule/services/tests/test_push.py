@@ -289,10 +289,12 @@ def test_invalid_git_objects_are_rejected(hosts: dict[str, Host], host: Host, re
         assert "contains '..'" in words
 
 
-def test_stalled_pushes_block_only_their_app(host: Host, repository: Repository, directory: Path, keys: dict[str, Path]) -> None:
+@contextmanager
+def stalled_pushes(repository: Repository, host: Host, app: str) -> Iterator[None]:
+    """Start as many pushes as a host accepts for an app, and keep them waiting."""
     stalled = [
         subprocess.Popen(
-            [*repository.ssh, f"git@{address(host)}", "git-receive-pack 'shout'"],
+            [*repository.ssh, f"git@{address(host)}", f"git-receive-pack '{app}'"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
@@ -301,8 +303,7 @@ def test_stalled_pushes_block_only_their_app(host: Host, repository: Repository,
     ]
     try:
         eventually(lambda: host.run("pgrep --count --full 'receive-[p]ack /var'").stdout.strip() == "4")
-        assert "shout: 4 pushes are in progress on this host" in push_rejected(host, repository, "HEAD")
-        assert Repository(directory / "tutorial", keys["bob"]).push(host, "tutorial")[0] == 0
+        yield
     finally:
         for process in stalled:
             process.kill()
@@ -310,15 +311,34 @@ def test_stalled_pushes_block_only_their_app(host: Host, repository: Repository,
     eventually(lambda: host.run("pgrep --full 'receive-[p]ack /var'").rc != 0)
 
 
-def test_full_repository_rejects_pushes_with_a_remedy(host: Host, repository: Repository) -> None:
-    ballast = "/var/lib/funnel/git/repositories/shout.git/objects/pack/ballast"
+def test_stalled_pushes_block_only_their_app(
+    hosts: dict[str, Host], host: Host, repository: Repository, directory: Path, keys: dict[str, Path]
+) -> None:
+    with stalled_pushes(repository, host, "shout"):
+        assert "shout: 4 pushes are in progress on this host" in push_rejected(host, repository, "HEAD")
+        assert Repository(directory / "tutorial", keys["bob"]).push(host, "tutorial")[0] == 0
+    with stalled_pushes(repository, hosts["debian13"], "tutorial"):
+        assert "tutorial: 4 pushes are in progress on this host" in reject_elsewhere(hosts, repository, "HEAD")
+
+
+@contextmanager
+def full_repository(host: Host, app: str) -> Iterator[None]:
+    """Fill the repository of an app on a host."""
+    ballast = f"/var/lib/funnel/git/repositories/{app}.git/objects/pack/ballast"
     host.check_output("fallocate --length 1G %s", ballast)
     try:
-        words = push_rejected(host, repository, repository.commit_of("HEAD^{tree}"))
-        assert "shout: its repository on this host has 10" in words
-        assert "an administrator of the host can remove /var/lib/funnel/git/repositories/shout.git" in words
+        yield
     finally:
         host.check_output("rm %s", ballast)
+
+
+def test_full_repository_rejects_pushes_with_a_remedy(hosts: dict[str, Host], host: Host, repository: Repository) -> None:
+    new = repository.commit_of("HEAD^{tree}")
+    with full_repository(host, "shout"), full_repository(hosts["debian13"], "tutorial"):
+        rejections = {"shout": push_rejected(host, repository, new), "tutorial": reject_elsewhere(hosts, repository, new)}
+    for app, words in rejections.items():
+        assert f"{app}: its repository on this host has 10" in words
+        assert f"an administrator of the host can remove /var/lib/funnel/git/repositories/{app}.git" in words
 
 
 @pytest.mark.parametrize(
