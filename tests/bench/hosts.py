@@ -28,18 +28,21 @@ MAX_HOSTS = 8
 PLAIN = "plain"
 #: Limit of open files, at most that of processes of this machine.
 OPEN_FILES = min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+#: Prints the CPU time of a host in microseconds, and the bytes that it has received.
+COUNTERS = "sed -n 's/^usage_usec //p' /sys/fs/cgroup/cpu.stat; cat /sys/class/net/host0/statistics/rx_bytes"
 #: Maximum duration of a program in seconds.
 TIMEOUT = 1800
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a playbook: duration, CPU seconds of the controller and of the hosts, and output."""
+    """A run of a playbook: duration, CPU seconds of the controller and of the hosts, output, and kB that the hosts received."""
 
     seconds: float
     cpu: float
     hosts_cpu: float
     output: str
+    received: float = 0
 
     @property
     def tasks(self) -> int:
@@ -129,11 +132,11 @@ class Fleet:
         return self._measure(hosts, ["ansible", hosts, *options])
 
     def _measure(self, hosts: str, command: list[str]) -> Run:
-        hosts_cpu, cpu, started = self.cpu_of(hosts), cpu_of_children(), time.monotonic()
+        before, cpu, started = self.counters(hosts), cpu_of_children(), time.monotonic()
         output = run([*command, "-i", str(self.inventory)])
         seconds = time.monotonic() - started
-        used = cpu_of_children() - cpu
-        return Run(seconds, used, self.cpu_of(hosts) - hosts_cpu, output)
+        used, after = cpu_of_children() - cpu, self.counters(hosts)
+        return Run(seconds, used, after[0] - before[0], output, after[1] - before[1])
 
     def clone(self, host: str, clones: list[str]) -> None:
         """Remove all hosts, and boot clones of one of them."""
@@ -145,13 +148,16 @@ class Fleet:
             shutil.copytree(snapshot / host, snapshot / clone, ignore=shutil.ignore_patterns("root"))
         self.call("up", "--from", name, *(f"{clone}:bookworm" for clone in clones))
 
-    def cpu_of(self, hosts: str) -> float:
-        """Return the CPU seconds of hosts since their boot (cgroup-v2.rst, cpu.stat); 0 for too many to be asked one by one."""
+    def counters(self, hosts: str) -> tuple[float, float]:
+        """Return the CPU seconds of hosts since their boot (cgroup-v2.rst, cpu.stat), and the kB that they have received.
+
+        Both are 0 for too many hosts to be asked one by one.
+        """
         names = hosts.split(":")
         if len(names) > MAX_HOSTS:
-            return 0
-        found = [self.ssh(host, "sed -n 's/^usage_usec //p' /sys/fs/cgroup/cpu.stat") for host in names]
-        return sum(map(int, found)) / 1e6
+            return 0, 0
+        found = [self.ssh(host, COUNTERS).split() for host in names]
+        return sum(int(cpu) for cpu, _received in found) / 1e6, sum(int(received) for _cpu, received in found) / 1e3
 
     def call(self, command: str, *arguments: str, text: str | None = None) -> str:
         """Run a command of the test hosts."""

@@ -8,7 +8,6 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 
 from tests.bench.hosts import MAX_HOSTS, PLAIN, Fleet, Run
 from tests.bench.table import Table, median, ratio, say
@@ -55,6 +54,7 @@ class Operations:
         self.runs: dict[tuple[str, int], list[Run]] = defaultdict(list)
         self.manual: list[float] = []
         self.answers: list[float] = []
+        self.healthy: list[float] = []
         self.costs: dict[str, Run] = {}
         self.many: list[Sequence[str]] = []
 
@@ -90,11 +90,12 @@ class Operations:
                 if (name, hosts) == (DEPLOY, HOSTS[:1]):
                     moved = float(self.fleet.ssh(HOSTS[0], "stat --format=%.Y /srv/bench/live"))
                     self.answers.append(moved - started)
+                    self.healthy.append(time_to_health(self.runs[name, 1][-1].output))
 
     def time(self, name: str, hosts: list[str]) -> None:
         """Run and measure an operation."""
         done = self.run(name, hosts)
-        self.runs[name, len(hosts)].append(replace(done, output=""))
+        self.runs[name, len(hosts)].append(done)
         say(f"  {name}, hosts {len(hosts)}: {done.seconds:.1f} s; CPU {done.cpu:.1f} s, hosts {done.hosts_cpu:.1f} s")
 
     def run(self, name: str, hosts: list[str], *options: str) -> Run:
@@ -152,7 +153,7 @@ class Operations:
             "Duration of operations",
             "Seconds, and the ratio to one host. CPU seconds are those of the controller. Controller and hosts share the CPUs,\n"
             "which are busy all the time: `separate` is the ratio without the CPU time of all hosts but one. Tasks that run on\n"
-            "the host, and round trips to it, are for one host.",
+            "the host, round trips to it, and the data that it receives, downloads included, are for one host.",
             [
                 "",
                 "1 host",
@@ -173,6 +174,8 @@ class Operations:
         if self.answers:
             cells = [f"{median(self.answers):.1f}", self._to_ping(self.answers)]
             table.rows.append(["  until the new release answers", *cells, *[""] * (len(table.head) - 3)])
+            cells = [f"{median(self.healthy):.1f}", *[""] * (len(table.head) - 2)]
+            table.rows.append(["  of that, from its start to healthy", *cells])
         if self.manual:
             collection = [run.seconds for run in self.runs[INSTALL, 1]]
             cells = [f"{median(self.manual):.1f}", *[""] * (len(table.head) - 2)]
@@ -197,11 +200,17 @@ class Operations:
             cells.append(f"{(median([run.cpu for run in several]) - median([run.cpu for run in single])) / (count - 1):.2f}")
         else:
             cells += [""] * 5
-        return [name, *cells, *([str(cost.tasks), str(cost.round_trips)] if cost else ["", ""])]
+        costs = [str(cost.tasks), str(cost.round_trips)] if cost else ["", ""]
+        return [name, *cells, *costs, f"{median([run.received for run in single]):.0f}"]
 
     def _to_ping(self, seconds: list[float]) -> str:
         pings = [run.seconds for run in self.runs[PING, 1]]
         return f"{ratio(seconds, pings):.1f}x" if len(seconds) == len(pings) else ""
+
+
+def time_to_health(output: str) -> float:
+    """Return the seconds from the start of the processes of a release until it is healthy, from the output of a deploy."""
+    return sum(float(seconds) for seconds in re.findall(r"\b(?:start|health) ([\d.]+) s", output))
 
 
 def separate(several: list[Run], single: list[Run]) -> list[float]:
