@@ -21,6 +21,8 @@ from tests.bench.serving import Serving
 from tests.bench.table import Table, say
 
 PAGE = ROOT / "docs/benchmarks.md"
+#: The end of the page: what limits each number, and what was tried.
+LIMITS = Path(__file__).with_name("limits.md")
 ROUNDS = 5
 #: Rounds of the provisioning of bare hosts, the longest operation.
 INSTALL_ROUNDS = 2
@@ -45,7 +47,7 @@ def main() -> None:
     text = "\n".join(map(str, tables))
     say(f"\n{text}")
     if set(parts) == set(PARTS):
-        PAGE.write_text(f"{introduction(arguments.rounds)}\n{text}")
+        PAGE.write_text(f"{introduction(arguments.rounds)}\n{text}\n{LIMITS.read_text()}")
 
 
 Step = Callable[[Collection[str]], list[Table]]
