@@ -1,6 +1,6 @@
 # The peers on the host of the manual setup: gunicorn with uvicorn workers behind the distribution's nginx, configured as in
 # gunicorn's documentation, and a TLS server with nginx's defaults. CERTIFICATE and KEY are PEM texts.
-/opt/venv/bin/pip -q install gunicorn==23.0.0 uvicorn==0.38.0
+/opt/venv/bin/pip -q install gunicorn==23.0.0 "uvicorn[standard]==0.38.0"
 mkdir -p /etc/nginx/peer
 printf '%s\n' "$CERTIFICATE" > /etc/nginx/peer/certificate.pem
 printf '%s\n' "$KEY" > /etc/nginx/peer/key.pem
