@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import SYSTEM_PATH, run
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
@@ -44,9 +44,6 @@ INTERVAL = 0.1
 
 _TABLE = "netdev funnel_hand_over"
 
-#: A floating IP.
-Address: TypeAlias = "IPv4Interface | IPv6Interface"
-
 
 class KeepalivedError(Exception):
     """The address is invalid on this host, or was not taken over. The message holds the reason and the fix."""
@@ -61,7 +58,7 @@ class AddressPlacement:
     held: bool
 
 
-def parse_address(text: str) -> Address:
+def parse_address(text: str) -> IPv4Interface | IPv6Interface:
     """Parse a floating IP.
 
     :raises KeepalivedError: if ``text`` is not an IP address with prefix length.
@@ -89,7 +86,9 @@ def interfaces() -> list[dict[str, Any]]:
     return list(json.loads(run(["ip", "-json", "address", "show"]).output))
 
 
-def locate_address(address: Address, shown: Sequence[Mapping[str, Any]], host: str, interface: str = "") -> AddressPlacement:
+def locate_address(
+    address: IPv4Interface | IPv6Interface, shown: Sequence[Mapping[str, Any]], host: str, interface: str = ""
+) -> AddressPlacement:
     """Return the placement of the address on the ``host``: the interface that is in the network of the address.
 
     :arg shown: the result of `interfaces`.
@@ -118,7 +117,7 @@ def locate_address(address: Address, shown: Sequence[Mapping[str, Any]], host: s
     raise KeepalivedError(f"keepalived_address: {address} is in no network of {host}, which has {found}")
 
 
-def _require_usable(address: Address, own: Address) -> None:
+def _require_usable(address: IPv4Interface | IPv6Interface, own: IPv4Interface | IPv6Interface) -> None:
     network = own.network
     if network.max_prefixlen - network.prefixlen > 1 and address.ip in (network.network_address, network.broadcast_address):
         raise KeepalivedError(
@@ -126,7 +125,7 @@ def _require_usable(address: Address, own: Address) -> None:
         )
 
 
-def accept_traffic(address: Address, placement: AddressPlacement) -> None:
+def accept_traffic(address: IPv4Interface | IPv6Interface, placement: AddressPlacement) -> None:
     """Accept packets for the address without announcing it.
 
     arp_ignore prevents ARP replies for the address, arp_announce its use in ARP requests of this host; both settings are kept.
@@ -139,12 +138,12 @@ def accept_traffic(address: Address, placement: AddressPlacement) -> None:
     run(["ip", "address", "replace", _single(address), "dev", LOOPBACK])
 
 
-def _single(address: Address) -> str:
+def _single(address: IPv4Interface | IPv6Interface) -> str:
     """Return the network that contains only the address."""
     return f"{address.ip}/{address.max_prefixlen}"
 
 
-def is_accepting(address: Address, shown: Sequence[Mapping[str, Any]]) -> bool:
+def is_accepting(address: IPv4Interface | IPv6Interface, shown: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether `accept_traffic` was called without `complete_takeover`."""
     return any(
         info.get("local") == str(address.ip)
@@ -154,7 +153,7 @@ def is_accepting(address: Address, shown: Sequence[Mapping[str, Any]]) -> bool:
     )
 
 
-def complete_takeover(address: Address, host: str, interface: str = "") -> None:
+def complete_takeover(address: IPv4Interface | IPv6Interface, host: str, interface: str = "") -> None:
     """Wait until this host holds the address, and undo `accept_traffic`.
 
     :raises KeepalivedError: if the host does not take over the address in time.
@@ -168,7 +167,7 @@ def complete_takeover(address: Address, host: str, interface: str = "") -> None:
         raise KeepalivedError(f"{host} did not take over {address.ip}; for the reason, run `journalctl -u keepalived` on it")
 
 
-def hand_over(address: Address, placement: AddressPlacement, successor: str, service: str) -> None:
+def hand_over(address: IPv4Interface | IPv6Interface, placement: AddressPlacement, successor: str, service: str) -> None:
     """Hand the address over to a successor that runs `accept_traffic`; return after the takeover.
 
     New connections are forwarded to the successor at once. ``service`` is stopped, which drains its connections.
@@ -191,7 +190,7 @@ def hand_over(address: Address, placement: AddressPlacement, successor: str, ser
         run(["nft", f"delete table {_TABLE}"])
 
 
-def forwarding(address: Address, interface: str, successor: str) -> str:
+def forwarding(address: IPv4Interface | IPv6Interface, interface: str, successor: str) -> str:
     """Return the nft rules that forward connections opened from now on to ``successor``.
 
     The ingress hook runs before connection tracking, so a set records the clients; an entry expires after an idle hour.
