@@ -343,7 +343,7 @@ def test_failed_reload_after_renewal_is_reported_until_it_succeeds(certificate: 
 def test_order_waits_for_a_renewal_that_runs_at_the_same_time(certificate: Certificate) -> None:
     def both(host: Host) -> Outcome:
         host.run_expect([0], f"{DUE} && systemctl start --no-block certbot.service")
-        host.run_expect([0], "timeout 10 sh -c 'until pgrep --full \"certbot -q renew\"; do sleep 0.05; done'")
+        host.run_expect([0], "timeout 60 sh -c 'until pgrep --full \"[c]ertbot -q renew\"; do sleep 0.05; done'")
         return certificate.next.run(host, APP, "nginx")
 
     with certificate.replaced():
@@ -371,7 +371,7 @@ rm -f /etc/letsencrypt/funnel/app.{APP}.renewal.json
 
 #: Starts the renewal while another program uses the port of the challenges.
 RENEW_IN_VAIN = """
-systemd-run --unit=busy python3 -m http.server 402 && timeout 10 sh -c "until ss -Hltn | grep -q :402; do sleep 0.05; done"
+systemd-run --unit=busy python3 -m http.server 402 && timeout 60 sh -c "until ss -Hltn | grep -q :402; do sleep 0.05; done"
 systemctl start certbot.service; systemctl stop busy
 """
 

@@ -80,7 +80,7 @@ for server in 14004:53 14006:54; do
     systemd-run --unit=pebble-$port --setenv=PEBBLE_VA_NOSLEEP=1 --setenv=PEBBLE_WFE_NONCEREJECT=0 \\
         pebble -config /etc/pebble-$port.json -dnsserver 127.0.0.1:${{server#*:}}
 done
-timeout 10 sh -c 'until ss -Hltn | grep -q :15004 && ss -Hltn | grep -q :15006; do sleep 0.1; done'
+timeout 60 sh -c 'until ss -Hltn | grep -q :15004 && ss -Hltn | grep -q :15006; do sleep 0.1; done'
 """
 
 
