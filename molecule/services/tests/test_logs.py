@@ -100,17 +100,22 @@ def received_lines(db: Host, host: str, text: str) -> list[str]:
 
 
 def send(host: Host, *datagrams: str, to: Host | None = None) -> None:
-    """Send datagrams from a host to a log server."""
-    code = "import json, socket, sys\ns = socket.socket(type=socket.SOCK_DGRAM)\n"
-    code += "for datagram in json.loads(sys.argv[1]): s.sendto(datagram.encode(), (sys.argv[2], 514))"
+    """Send datagrams from a host to a log server, with pauses in which a busy server can empty its buffer."""
+    code = "import json, socket, sys, time\ns = socket.socket(type=socket.SOCK_DGRAM)\n"
+    code += "for number, datagram in enumerate(json.loads(sys.argv[1])):\n s.sendto(datagram.encode(), (sys.argv[2], 514))\n"
+    code += " if number % 20 == 19: time.sleep(0.02)"
     host.check_output("python3 -c %s %s %s", code, json.dumps(datagrams), address(to) if to else "db")
 
 
 def require_delivery(host: Host, server: Host) -> None:
     """Check that a log server receives lines of the sample app on a host."""
     mark = uuid.uuid4().hex
-    send(host, f"<14>1 2026-11-21T03:14:15Z debian12 sample 1 - - {mark}", to=server)
-    eventually(lambda: received_lines(server, "debian12", mark))
+
+    def is_received() -> bool:
+        send(host, f"<14>1 2026-11-21T03:14:15Z debian12 sample 1 - - {mark}", to=server)
+        return bool(received_lines(server, "debian12", mark))
+
+    eventually(is_received)
 
 
 @contextmanager
@@ -250,8 +255,12 @@ def test_number_of_files_is_limited_for_invented_hosts(host: Host, log_server: H
             names = (f"<14>1 2026-11-21T03:14:15Z invented-{number} shop 1 - - x" for number in range(start, start + 500))
             send(host, *names, to=log_server)
         last = uuid.uuid4().hex
-        send(host, f"<14>1 2026-11-21T03:14:15Z invented-3000 shop 1 - - {last}", to=log_server)
-        eventually(lambda: log_server.run("grep -qF %s /var/log/fleet/other.log", last).rc == 0)
+
+        def is_received() -> bool:
+            send(host, f"<14>1 2026-11-21T03:14:15Z invented-3000 shop 1 - - {last}", to=log_server)
+            return log_server.run("grep -qF %s /var/log/fleet/other.log", last).rc == 0
+
+        eventually(is_received)
         made = int(log_server.check_output("find /var/log/fleet -path '*/invented-*/shop.log' | wc -l"))
         assert limit // 2 < made < limit, "the test must create many files"
         require_delivery(host, log_server)
