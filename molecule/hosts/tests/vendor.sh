@@ -118,7 +118,6 @@ if [ "$1" = configure ] && ! getent passwd nginx > /dev/null; then
     adduser --system --group --disabled-login --no-create-home --home /nonexistent --gecos 'nginx user' --shell /bin/false nginx
 fi
 systemctl enable --quiet nginx
-systemctl start --quiet nginx || true
 END
 chmod 755 vendor/DEBIAN/postinst
 dpkg-deb --build --root-owner-group vendor nginx.deb > /dev/null

@@ -266,12 +266,12 @@ def test_a_process_that_squats_the_ipv4_address_of_a_port_is_not_taken_for_its_o
     """The owner listens on its port, too, but for IPv6 only, so that another app got its requests."""
     with socket.create_server((squatted, 0)) as squatter:
         port = squatter.getsockname()[1]
-        code = f"import socket, time; s = socket.create_server(('::', {port}), family=socket.AF_INET6); print(1, flush=True)"
-        with subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep(60)"], stdout=subprocess.PIPE) as owner:
+        code = f"import socket, sys; s = socket.create_server(('::', {port}), family=socket.AF_INET6); print(1, flush=True)"
+        command = [sys.executable, "-c", f"{code}; sys.stdin.read()"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
             assert owner.stdout
             assert owner.stdout.readline() == b"1\n"
             found = [listener_pid((host, port), owner.pid) for host in ("::1", "127.0.0.1")]
-            owner.kill()
         assert found == [owner.pid, None]
 
 
