@@ -248,18 +248,11 @@ def revision(app: App, local: Path) -> str:
 
     :raises AnsibleActionFail: when it contains files that cannot be sent or read, or does not match the checksum of the entry.
     """
-    source, directory = f"{VARIABLE}.{app.name}.source", local.is_dir()
-    try:
-        if directory:
+    with _source_errors(app, local, "read", mismatch="checksum"):
+        if local.is_dir():
             return text_once(f"revision {local}", lambda: source_packing.revision(local))
-        return text_once(
-            f"revision {local} {app.source.checksum}", lambda: source_packing.archive_revision(local, app.source.checksum)
-        )
-    except source_packing.SourceError as error:
-        raise AnsibleActionFail(f"{source}.{'path' if directory else 'checksum'}: {error}") from error
-    except OSError as error:
-        place = f"{source}.{'path' if directory else 'archive'}: {error.filename or local}"
-        raise AnsibleActionFail(f"{place} cannot be read: {error.strerror}") from error
+        checksum = app.source.checksum
+        return text_once(f"revision {local} {checksum}", lambda: source_packing.archive_revision(local, checksum))
 
 
 def packed_source(app: App, local: Path, held: Collection[str] = ()) -> Path:
@@ -269,7 +262,7 @@ def packed_source(app: App, local: Path, held: Collection[str] = ()) -> Path:
     :raises AnsibleActionFail: when it contains files that cannot be sent, or has changed during the run.
     """
     expected = revision(app, local)
-    with _source_errors(app, local):
+    with _source_errors(app, local, "packed"):
         if local.is_file():
             return file_once(f"archive {local} {expected}", lambda file: source_packing.copy_archive(local, file, expected))
         if held:  # without what only the release has, such as bytecode, so that more hosts are alike
@@ -284,19 +277,24 @@ def _is_small(app: App, local: Path) -> bool:
 
     :raises AnsibleActionFail: when it cannot be read.
     """
-    with _source_errors(app, local):
+    with _source_errors(app, local, "read"):
         if local.is_file():
             return local.stat().st_size <= MAX_INLINE_SOURCE
         return int(text_once(f"size {local}", lambda: str(source_packing.size(local)))) <= MAX_UNPACKED_SOURCE
 
 
 @contextlib.contextmanager
-def _source_errors(app: App, local: Path) -> Iterator[None]:
-    """Raise errors of the source of ``app`` with the path of the key."""
-    key = f"{VARIABLE}.{app.name}.source.{'path' if app.source.path is not None else 'archive'}"
+def _source_errors(app: App, local: Path, step: str, *, mismatch: str = "archive") -> Iterator[None]:
+    """Raise errors of the source of ``app`` with the path of the key.
+
+    :arg step: what cannot be done if a file or the disk fails, such as ``read``.
+    :arg mismatch: key of an archive that is not the expected one.
+    """
+    source, directory = f"{VARIABLE}.{app.name}.source", app.source.path is not None
     try:
         yield
     except source_packing.SourceError as error:
-        raise AnsibleActionFail(f"{key}: {error}") from error
+        raise AnsibleActionFail(f"{source}.{'path' if directory else mismatch}: {error}") from error
     except OSError as error:
-        raise AnsibleActionFail(f"{key}: {local} cannot be packed: {error}") from error
+        place = f"{source}.{'path' if directory else 'archive'}: {error.filename or local}"
+        raise AnsibleActionFail(f"{place} cannot be {step}: {error.strerror}") from error
