@@ -37,10 +37,10 @@ demo: $(VENV)/installed ## boot and provision a host on this machine, and print 
 demo-down: ## remove the demo
 	@$(HOSTS) down --all --fleet demo
 
-# Print the table of times at the end, also after a failure.
+# Run every part, also after a failure, and print the table of times.
 define run
 @mkdir -p .cache; rm -f .cache/times
-@ended=0; $(MAKE) --no-print-directory --jobs=$(JOBS) $(1:%=timed-%) || ended=$$?; \
+@ended=0; $(MAKE) --no-print-directory --keep-going --jobs=$(JOBS) $(1:%=timed-%) || ended=$$?; \
 	sort --key=2 --numeric-sort --reverse .cache/times | awk '{printf "%-18s %3d:%02d  %s\n", $$1, $$2 / 60, $$2 % 60, $$3}'; \
 	printf '%-18s %3d:%02d\n' "total" $$((SECONDS / 60)) $$((SECONDS % 60)); exit $$ended
 endef

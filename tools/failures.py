@@ -13,7 +13,7 @@ MAX_LINES, MAX_ERROR_LINES, MAX_LINE = 40, 10, 300
 
 _PART = re.compile(r"^([a-z]+(?:-[a-z]+)?): ?(.*)$")  # as the Makefile marks the output of each part
 _TIME = re.compile(r"^(\S+) +\d+:\d\d  failed$")  # in the table at the end
-_HEADING = re.compile(r"^_+ (?:ERROR at \w+ of )?(.+?) _+$")
+_HEADING = re.compile(r"^_+ (?:ERROR at \w+ of )?(?!_)(.+?) _+$")  # not `_ _ _`, which separates the entries of a traceback
 _FAILED = re.compile(r"^((?:FAILED|ERROR) \S+?::(.+?))(?: - .*)?$")  # without pytest's message, which it cuts
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -77,8 +77,8 @@ def power(command: str, *names: str) -> None:
 
 
 def run_fault(host: Host, command: str) -> float:
-    """Run a command that injects a fault on a host; return its time by the host's clock, which the controller shares."""
-    return float(host.check_output(f"date +%s.%N && {command}").split()[0])
+    """Run a command that injects a fault on a host; return when it ended, by the host's clock, which the controller shares."""
+    return float(host.check_output(f"{command} && date +%s.%N").split()[-1])
 
 
 def power_off(name: str) -> float:

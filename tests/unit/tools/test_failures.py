@@ -11,9 +11,12 @@ from tools.failures import MAX_ERROR_LINES, MAX_LINES, failures
 TESTS = """
 import pytest
 
+def connect():
+    raise OSError("no host")
+
 @pytest.fixture
 def broken():
-    raise OSError("no host")
+    connect()
 
 def test_setup(broken):
     pass
