@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.common.yaml import yaml_load
 
 from ansible_collections.funnel.tornado.plugins.action.certificates import read_files
 from ansible_collections.funnel.tornado.plugins.action.release import (
@@ -192,9 +192,8 @@ class ActionModule(ModuleAction):
 
     def _role_problems(self, role: str, variables: dict[str, Any]) -> list[str]:
         """Validate the variables of a role against its argument specs; return Ansible's error messages."""
-        options = yaml.safe_load((ROLES / role / "meta/argument_specs.yml").read_text(encoding="utf-8"))["argument_specs"][
-            "main"
-        ]["options"]
+        specs = yaml_load((ROLES / role / "meta/argument_specs.yml").read_text(encoding="utf-8"))["argument_specs"]
+        options = specs["main"]["options"]
         given = self._templar.template({name: variables[name] for name in options if name in variables})
         return list(ArgumentSpecValidator(options).validate(given).error_messages)
 
