@@ -166,6 +166,7 @@ class Operations:
                 "CPU per further host",
                 "tasks",
                 "round trips",
+                "kB received",
             ],
         )
         for name in PLAYBOOKS:

@@ -19,7 +19,7 @@ class Table:
 
     def __str__(self) -> str:
         """Return the table as Markdown, with right-aligned numbers."""
-        widths = [max(len(row[column]) for row in (self.head, *self.rows)) for column in range(len(self.head))]
+        widths = [max(map(len, cells)) for cells in zip(self.head, *self.rows, strict=True)]
         lines = [
             "| " + " | ".join(f"{cell:{'>' if column else '<'}{widths[column]}}" for column, cell in enumerate(row)) + " |"
             for row in (self.head, *self.rows)

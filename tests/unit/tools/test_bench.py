@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tests.bench.hosts import Run
+from tests.bench.hosts import Fleet, Run
 from tests.bench.memory import sizes
+from tests.bench.operations import INSTALL, PING, UNCHANGED, Operations
 from tests.bench.table import Table, ratio
 
 OUTPUT = """
@@ -29,6 +32,20 @@ def test_ratio_is_the_median_of_the_ratios_per_round() -> None:
 def test_table_is_markdown() -> None:
     table = Table("Title", "Text.", ["", "one"], [["name", "1.0"]])
     assert str(table) == "## Title\n\nText.\n\n|      | one |\n|------|----:|\n| name | 1.0 |\n"
+
+
+def test_operations_are_compared_to_a_ping_and_to_one_host(tmp_path: Path) -> None:
+    operations = Operations(Fleet(tmp_path))
+    for name, seconds in ((PING, 1.0), (UNCHANGED, 2.0)):
+        operations.runs[name, 1] = [Run(seconds, 0.5, 0.2, OUTPUT, received=7)] * 3
+        operations.runs[name, 3] = [Run(3 * seconds, 1.5, 0.6, OUTPUT)] * 3
+    operations.costs[UNCHANGED] = Run(2.0, 0.5, 0.2, OUTPUT)
+    operations.runs[INSTALL, 1] = [Run(4.0, 0.5, 0.2, OUTPUT)]
+    operations.answers, operations.healthy, operations.manual = [1.5] * 3, [0.5] * 3, [2.0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in str(operations.table()).splitlines() if line[:1] == "|"]
+    unchanged = ["run without changes", "2.0", "2.0x", "0.5", "3", "6.0", "3.0x", "2.9x", "0.50", "2", "3", "7"]
+    assert unchanged in rows
+    assert {len(row) for row in rows} == {len(unchanged)}
 
 
 def test_memory_is_grouped_by_kind_of_process() -> None:
