@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +64,23 @@ def test_collection_playbook_deploys_by_name(home: Path, project: Path, host: Ho
     code.write_text(code.read_text().replace("Hello", "Hello again"))
     run(project, "ansible-playbook", "funnel.tornado.deploy", "-i", "prod", "-e", "app=shop", home=home)
     assert Site(address(host), "shop.test").get("/").body == b"Hello again"
+
+
+def test_ansible_pull_provisions_the_host_itself(home: Path, project: Path, host: Host) -> None:
+    page = (ROOT / "docs/scale.md").read_text()
+    url = "https://git.example.com/fleet.git"
+    (pull,) = re.findall(rf"^ansible-pull --url {url} .*$", page, re.MULTILINE)
+    (install_ansible,) = re.findall(r"^uv tool install .*$", page, re.MULTILINE)
+    (project / "prod/hosts.yml").write_text(yaml.safe_dump({"app_hosts": {"hosts": {"web1": {}}}}))
+    code = project / "shop/web.py"
+    code.write_text(code.read_text().replace("Hello again", "Pulled"))
+    archive = project / "pull.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(project, "srv/fleet", filter=lambda member: None if member.name.endswith("pull.tar") else member)
+        tar.add(home / ".ansible/collections", "usr/share/ansible/collections")
+    unpack = f"src={archive} dest=/ owner=root group=root"
+    host.ansible("ansible.builtin.unarchive", unpack, check=False)  # type: ignore[call-arg]  # testinfra types its modules as one
+    commit = "git init -q && git add . && git -c user.name=a -c user.email=a@a.test commit -qm a"
+    host.run_expect([0], f"{install_ansible} && cd /srv/fleet && {commit}")
+    host.check_output(f"PATH=/root/.local/bin:$PATH && {pull.replace(url, '/srv/fleet')}")
+    assert Site(address(host), "shop.test").get("/").body == b"Pulled"
