@@ -13,7 +13,6 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import VARIABLE as HOST_STATE
 from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import DriftError, ModuleAction
 
-
 #: Variables that many expressions of the tasks refer to; Ansible evaluates a variable again for each of them.
 SHARED = frozenset({HOST_STATE, "__funnel_balanced", "__funnel_tls_at"})
 
