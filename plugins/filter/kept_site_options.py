@@ -4,11 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
-from typing import Any
-
-from ansible_collections.funnel.tornado.plugins.plugin_utils import switch_plan
 from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
+from ansible_collections.funnel.tornado.plugins.plugin_utils.switch_plan import kept_site_options
 
 DOCUMENTATION = r"""
 name: kept_site_options
@@ -50,13 +47,6 @@ _value:
   description: Value for the option C(options) of the filter P(funnel.tornado.app_sites#filter).
   type: dict
 """
-
-
-def kept_site_options(
-    applied: Mapping[str, str], builds: Sequence[Mapping[str, Any]], switches: Sequence[Mapping[str, Any]], failed: Container[str]
-) -> dict[str, str]:
-    """Return the options by app."""
-    return switch_plan.kept_site_options(applied, builds, switches, failed)
 
 
 FilterModule = filter_module(kept_site_options)

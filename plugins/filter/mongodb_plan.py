@@ -4,10 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_model import plan
+from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_model import mongodb_plan
 from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
 
 DOCUMENTATION = r"""
@@ -35,11 +32,6 @@ _value:
   description: The values for the tasks of the role.
   type: dict
 """
-
-
-def mongodb_plan(variables: Mapping[str, object]) -> dict[str, Any]:
-    """Return the values for the tasks of the role, or fail with all problems of its variables."""
-    return plan(variables)
 
 
 FilterModule = filter_module(mongodb_plan)

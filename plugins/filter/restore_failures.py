@@ -4,11 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-
-from ansible_collections.funnel.tornado.plugins.plugin_utils import rollback
 from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
+from ansible_collections.funnel.tornado.plugins.plugin_utils.rollback import restore_failures
 
 DOCUMENTATION = r"""
 name: restore_failures
@@ -43,11 +40,6 @@ _value:
   description: For each app, C(failed), the live C(release) and the message C(msg), like the results of M(funnel.tornado.switch).
   type: dict
 """
-
-
-def restore_failures(releases: Mapping[str, str], apps: Iterable[str], message: str) -> dict[str, dict[str, Any]]:
-    """Return the results by app."""
-    return rollback.restore_failures(releases, apps, message)
 
 
 FilterModule = filter_module(restore_failures)

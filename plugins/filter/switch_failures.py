@@ -4,11 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-
 from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
-from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import failures
+from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import switch_failures
 
 DOCUMENTATION = r"""
 name: switch_failures
@@ -39,11 +36,6 @@ _value:
   description: The first message of each app, with the host.
   type: dict
 """
-
-
-def switch_failures(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return the messages by app."""
-    return failures(hosts, hostvars)
 
 
 FilterModule = filter_module(switch_failures)

@@ -4,11 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from ansible_collections.funnel.tornado.plugins.plugin_utils import rollback
 from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
+from ansible_collections.funnel.tornado.plugins.plugin_utils.rollback import switched_site_options
 
 DOCUMENTATION = r"""
 name: switched_site_options
@@ -43,13 +40,6 @@ _value:
   description: Site options by app.
   type: dict
 """
-
-
-def switched_site_options(
-    options: Mapping[str, str], releases: Mapping[str, str], outcomes: Mapping[str, Mapping[str, Any]]
-) -> dict[str, str]:
-    """Return the options by app."""
-    return rollback.switched_site_options(options, releases, outcomes)
 
 
 FilterModule = filter_module(switched_site_options)

@@ -65,7 +65,7 @@ def rolling_update_problems(batch: object = "100%", pause: object = 0, **_others
         yield f"pause: must be seconds, such as 60; found {pause}"
 
 
-def failures(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def switch_failures(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Return the apps that failed to switch on a host, with the first message and its host."""
     failed: dict[str, str] = {}
     for host in hosts:
@@ -78,7 +78,7 @@ def failures(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) ->
 def is_complete(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> bool:
     """Return whether no app failed, and no host was unreachable since the deploy history was read."""
     lost = [host for host in hosts if any(hostvars[host].get(name, {}).get("unreachable") for name in (HISTORY, *SWITCHES))]
-    return not lost and not failures(hosts, hostvars)
+    return not lost and not switch_failures(hosts, hostvars)
 
 
 def interruption_report(hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]], inventory: str) -> str:
@@ -91,7 +91,7 @@ def interruption_report(hosts: list[str], hostvars: Mapping[str, Mapping[str, An
     for host in hosts:
         for app, release in _live_releases(hostvars[host]).items():
             apps.setdefault(app, {})[host] = release
-    failed = failures(hosts, hostvars)
+    failed = switch_failures(hosts, hostvars)
     lines = [f"{', '.join(failed)} failed; the other apps are complete" if failed else "the rolling update was interrupted"]
     lines += [f"  {headline(message)}" for message in failed.values()]
     lines.append("the hosts now serve:")

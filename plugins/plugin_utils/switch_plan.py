@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import BUILDS, CHECK, SWITCHES, failures
+from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import BUILDS, CHECK, SWITCHES, switch_failures
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def plan(
         to date, and so is not in the play, has run the hooks that run once already.
     """
     builds = {build["item"]: build for build in hostvars[host][BUILDS]["results"]}
-    failed = list(failures(hosts, hostvars))
+    failed = list(switch_failures(hosts, hostvars))
     pending = [app for app, build in builds.items() if not (build["settled"] or build["waiting"] or app in failed)]
     # The switch to a live release completes what an interrupted rollback has left.
     targets = {app: builds[app]["live" if builds[app].get("stays") else "id"] for app in pending}

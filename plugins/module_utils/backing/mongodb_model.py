@@ -152,7 +152,7 @@ _RESERVED = {
 }
 
 
-def plan(variables: Mapping[str, object]) -> dict[str, Any]:
+def mongodb_plan(variables: Mapping[str, object]) -> dict[str, Any]:
     """Validate the variables of the role (without their prefix), and return the values for its tasks.
 
     :raises InvalidDataError: with all problems, each with the path of the variable.

@@ -10,7 +10,7 @@ from ansible.template import Templar, trust_as_template
 
 from ansible_collections.funnel.tornado.plugins.module_utils.backing import mongodb_client
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_client import MongodbError, ReplicaSet
-from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_model import bootstrap_configuration, plan
+from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_model import bootstrap_configuration, mongodb_plan
 from ansible_collections.funnel.tornado.plugins.module_utils.backing.mongodb_server import create_directory, last_errors
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from tools.docs import ROOT
@@ -37,12 +37,12 @@ def variables(**changes: Any) -> dict[str, Any]:
 
 def problems(**changes: Any) -> list[str]:
     with pytest.raises(InvalidDataError) as caught:
-        plan(variables(**changes))
+        mongodb_plan(variables(**changes))
     return caught.value.problems
 
 
 def test_standalone_mongod_enforces_authentication() -> None:
-    configuration = plan(variables())["configuration"]
+    configuration = mongodb_plan(variables())["configuration"]
     assert configuration["security"] == {"authorization": "enabled"}
     assert configuration["setParameter"] == {"enableLocalhostAuthBypass": False}
     assert configuration["net"] == {"bindIp": "127.0.0.1", "port": 27017, "unixDomainSocket": {"enabled": False}}
@@ -59,7 +59,7 @@ def test_standalone_mongod_enforces_authentication() -> None:
     ],
 )
 def test_loopback_address_is_always_bound_and_addresses_are_unique(addresses: list[str], bound: list[str]) -> None:
-    derived = plan(variables(addresses=addresses))
+    derived = mongodb_plan(variables(addresses=addresses))
     assert derived["addresses"] == bound
     assert derived["configuration"]["net"]["bindIp"] == ",".join(bound)
     assert derived["configuration"]["net"].get("ipv6", False) is any(":" in address for address in bound)
@@ -68,7 +68,7 @@ def test_loopback_address_is_always_bound_and_addresses_are_unique(addresses: li
 def test_settings_are_merged_into_the_configuration() -> None:
     storage = {"wiredTiger": {"engineConfig": {"cacheSizeGB": 2}}}
     settings = {"storage": storage, "setParameter": {"ttlMonitorEnabled": False}}
-    configuration = plan(variables(settings=settings))["configuration"]
+    configuration = mongodb_plan(variables(settings=settings))["configuration"]
     assert configuration["storage"] == {"dbPath": "/var/lib/mongodb/data", **storage}
     assert configuration["setParameter"] == {"enableLocalhostAuthBypass": False, "ttlMonitorEnabled": False}
 
@@ -78,14 +78,14 @@ def test_roles_apply_to_the_database_of_the_user_by_default() -> None:
         "notes": {"password": "hush", "database": "notes"},
         "clerk": {"password": "h", "database": "a", "roles": ["read", "read@b"]},
     }
-    derived = plan(variables(users=users))
+    derived = mongodb_plan(variables(users=users))
     assert derived["users"]["notes"] == {"database": "notes", "roles": [{"role": "readWrite", "db": "notes"}]}
     assert derived["users"]["clerk"]["roles"] == [{"role": "read", "db": "a"}, {"role": "read", "db": "b"}]
     assert derived["passwords"] == {"notes": "hush", "clerk": "h"}
 
 
 def test_members_use_the_port_of_mongod_by_default() -> None:
-    derived = plan(variables(replica_set=SET, addresses=["db1"]))
+    derived = mongodb_plan(variables(replica_set=SET, addresses=["db1"]))
     assert (derived["members"], derived["member"], derived["set"]) == (["db1:27017", "db2:27018"], "db1:27017", "rs0")
     assert derived["configuration"]["replication"] == {"replSetName": "rs0"}
     assert derived["configuration"]["security"]["keyFile"] == "/etc/mongodb/replica-set.key"
@@ -140,7 +140,7 @@ def test_contradictory_variables_are_refused(changes: dict[str, Any], problem: s
 
 def test_bootstrap_configuration_listens_on_one_socket_and_keeps_the_storage() -> None:
     settings = {"storage": {"directoryPerDB": True}, "setParameter": {"ttlMonitorEnabled": False}}
-    derived = plan(variables(replica_set=SET, addresses=["db1"], settings=settings))["configuration"]
+    derived = mongodb_plan(variables(replica_set=SET, addresses=["db1"], settings=settings))["configuration"]
     assert bootstrap_configuration(derived, "/new", "/run/x.sock") == {
         "storage": {"dbPath": "/new", "directoryPerDB": True},
         "security": {"authorization": "enabled"},

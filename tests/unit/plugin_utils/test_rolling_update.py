@@ -11,9 +11,9 @@ from ansible_collections.funnel.tornado.plugins.filter.rolling_update_report imp
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError
 from ansible_collections.funnel.tornado.plugins.plugin_utils.rolling_update import (
     batches,
-    failures,
     interruption_report,
     is_complete,
+    switch_failures,
 )
 
 OLD, NEW, OLDER = "0a0a0a0a0a0a", "1b1b1b1b1b1b", "2c2c2c2c2c2c"
@@ -108,7 +108,7 @@ def test_a_first_release_that_is_undone_by_its_verification_is_not_live() -> Non
     verified = {"shop": {"before": NEW, "release": "", "failed": True, "undone": True, "msg": "no"}}
     undone = switched(live="") | {"__app_verified": {"apps": verified}}
     assert report(web1=undone)[0] == "  shop: web1 nothing (unchanged)"
-    assert failures(["web1"], {"web1": undone}) == {"shop": "web1: no"}
+    assert switch_failures(["web1"], {"web1": undone}) == {"shop": "web1: no"}
 
 
 def test_a_host_that_became_unreachable_may_need_a_rollback() -> None:
@@ -128,7 +128,7 @@ def test_switches_that_run_once_count_and_skipped_ones_do_not() -> None:
 
 def test_a_failed_app_is_named_with_its_host_and_reason() -> None:
     hosts = {"web1": failed(), "web2": switched()}
-    assert failures(hosts, hosts) == {"shop": "web1: tornado_apps.shop: release 1b1b did not go live: no\nlog"}
+    assert switch_failures(hosts, hosts) == {"shop": "web1: tornado_apps.shop: release 1b1b did not go live: no\nlog"}
     assert interruption_report(list(hosts), hosts, "prod").splitlines()[:2] == [
         "shop failed; the other apps are complete",
         "  web1: tornado_apps.shop: release 1b1b did not go live: no",
