@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -15,6 +16,16 @@ from tests.support.upgrades import publish_newer_packages, versions
 
 def get_host(name: str) -> Host:
     return testinfra.get_host(f"ansible://{name}", ansible_inventory=os.environ["MOLECULE_INVENTORY_FILE"])
+
+
+def apply(playbook: str) -> int:
+    """Run a playbook of this scenario; return the number of changes."""
+    command = ["ansible-playbook", str(ROOT / f"molecule/roles/{playbook}.yml"), "-i", os.environ["MOLECULE_INVENTORY_FILE"]]
+    completed = subprocess.run(
+        command, cwd=ROOT, env=os.environ | PLAIN_ENV, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return int(re.findall(r"changed=(\d+)", completed.stdout)[-1])
 
 
 def test_python_creates_working_environments() -> None:
@@ -92,12 +103,7 @@ def test_raised_limit_applies_to_running_supervisord() -> None:
         return pid, host.check_output(f"grep 'Max open files' /proc/{pid}/limits").split()[3]
 
     pid, before = state()
-    command = ["ansible-playbook", str(ROOT / "molecule/roles/raise.yml"), "-i", os.environ["MOLECULE_INVENTORY_FILE"]]
-    for changed in ("changed=1", "changed=0"):
-        completed = subprocess.run(
-            command, cwd=ROOT, env=os.environ | PLAIN_ENV, capture_output=True, text=True, check=False, timeout=120
-        )
-        assert changed in completed.stdout, completed.stdout + completed.stderr
+    assert [apply("raise"), apply("raise")] == [1, 0]
     assert (before, state()) == ("8192", (pid, "12000"))
 
 
@@ -122,3 +128,15 @@ def test_certificates_are_available_to_nginx(tmp_path: Path) -> None:
 def test_app_serves_requests() -> None:
     host = get_host("app")
     assert Site(address(host)).get("/whoami").json["app"] == "sample"
+
+
+def test_app_revokes_push_keys_with_the_last_entry() -> None:
+    host = get_host("app")
+    keys, entries = "/var/lib/funnel/git/.ssh/authorized_keys", "/etc/funnel/push"
+    assert "alice" in host.check_output(f"cat {keys}")
+    assert host.check_output(f"ls {entries}") == "inbox.json"
+    assert apply("revoke") > 0
+    assert apply("revoke") == 0
+    host.run_expect([1], f"test -e {keys}")
+    assert host.check_output(f"ls {entries}") == ""
+    assert Site(address(host)).get("/whoami").json["app"] == "sample"  # other apps stay
