@@ -70,7 +70,7 @@ class ActionModule(ModuleAction):
             results[app.name] = {"waiting": False, "settled": False, "once": app.may_run_once} | built[app.name]
         if name:
             return found | {key: value for key, value in results[name].items() if key != "item"}
-        return found | summary([results[each] for each in names])
+        return found | summary([results[app.name] for app in apps])
 
     def _load(self, names: Iterable[str], entries: Any) -> list[App]:
         """Return the named apps.

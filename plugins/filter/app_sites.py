@@ -103,7 +103,10 @@ def load_with_options(apps: object, options: Mapping[str, str]) -> dict[str, App
     except InvalidDataError as error:
         load(apps)
         raise InvalidDataError(
-            [f"with the site options of the release that is live, not those of the inventory: {each}" for each in error.problems]
+            [
+                f"with the site options of the release that is live, not those of the inventory: {problem}"
+                for problem in error.problems
+            ]
         ) from error
 
 

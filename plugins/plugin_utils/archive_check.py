@@ -20,9 +20,9 @@ class _Inspection(Unpacking):
     entries: dict[Path, bool] = field(default_factory=lambda: {Path(): True})
 
     def make_directory(self, path: Path) -> None:
-        for each in (path, *path.parents) if path not in self.entries else (path,):
-            if not self.entries.setdefault(each, True):
-                raise UnpackError(f"{each} is a file and a directory")
+        for directory in (path, *path.parents) if path not in self.entries else (path,):
+            if not self.entries.setdefault(directory, True):
+                raise UnpackError(f"{directory} is a file and a directory")
 
     def make_link(self, path: Path, destination: str) -> None:
         if path in self.entries:

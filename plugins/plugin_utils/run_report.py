@@ -270,8 +270,8 @@ def _grouped(rows: Iterable[Row]) -> Iterator[Row]:
     for row in rows:
         groups.setdefault(replace(row, hosts=(), seconds=0), []).append(row)
     for row, equal in groups.items():
-        hosts = tuple(host for each in equal for host in each.hosts)
-        yield replace(row, hosts=hosts, seconds=round(max(each.seconds for each in equal), 1))
+        hosts = tuple(host for other in equal for host in other.hosts)
+        yield replace(row, hosts=hosts, seconds=round(max(other.seconds for other in equal), 1))
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

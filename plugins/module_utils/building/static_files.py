@@ -60,7 +60,7 @@ def publish_static(app: App, work: Path, environment: Environment) -> None:
             budget -= size
             if _compress(content, variant):
                 variants.add(variant)
-        # A variant in the source has an own name.
+        # A variant in the source has a name of its own.
         if variant in variants and not os.path.lexists(path.with_name(f"{path.name}.gz")):
             os.link(variant, target.with_name(f"{target.name}.gz"))
 

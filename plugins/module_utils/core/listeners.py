@@ -66,12 +66,16 @@ def port_conflicts(listeners: Sequence[Listener], listen: Mapping[str, Sequence[
     Programs that listen on the same port of different addresses do not conflict.
     """
     # PID 1 listens for HAProxy, which a socket unit activates.
-    others = [each for each in listeners if each.unit != f"{service}.service" and (each.pid != 1 or service != "haproxy")]
+    others = [
+        listener
+        for listener in listeners
+        if listener.unit != f"{service}.service" and (listener.pid != 1 or service != "haproxy")
+    ]
     for variable, addresses in listen.items():
-        wanted = [match.groups() for address in addresses if (match := _ADDRESS.fullmatch(address))]
+        desired = [match.groups() for address in addresses if (match := _ADDRESS.fullmatch(address))]
         found: dict[int, Listener] = {}
         for listener in others:
-            if any(int(port) == listener.port and _overlaps(listener, host) for host, port in wanted):
+            if any(int(port) == listener.port and _overlaps(listener, host) for host, port in desired):
                 found.setdefault(listener.port, listener)
         for port, listener in sorted(found.items()):
             stop = f"systemctl disable --now {listener.unit}" if listener.unit.endswith(".service") else "stop it"
@@ -86,12 +90,12 @@ def _overlaps(listener: Listener, host: str | None) -> bool:
     """
     bound = ipaddress.ip_address(listener.address)
     try:
-        wanted = ipaddress.ip_address(_ALL if host in (None, "", "*") else str(host).strip("[]"))
+        address = ipaddress.ip_address(_ALL if host in (None, "", "*") else str(host).strip("[]"))
     except ValueError:
         return True  # a name
-    if bound.version != wanted.version:
+    if bound.version != address.version:
         return bound.version == 6 and bound.is_unspecified
-    return bound == wanted or bound.is_unspecified or wanted.is_unspecified
+    return bound == address or bound.is_unspecified or address.is_unspecified
 
 
 def _listening(proc: Path) -> Iterator[tuple[int, tuple[int, str]]]:

@@ -70,12 +70,12 @@ def cpu_wait(pid: int) -> float:
 
     It is the longest such time, not the sum, so it is at most the age of the process.
     """
-    found = [0.0]
-    for each in descendants(pid):
-        for task in (PROC / str(each) / "task").glob("*/schedstat"):
+    waits = [0.0]
+    for process in descendants(pid):
+        for task in (PROC / str(process) / "task").glob("*/schedstat"):
             with contextlib.suppress(OSError):  # ended meanwhile
-                found.append(int(task.read_text(encoding="utf-8").split()[1]) / 1e9)
-    return max(found)
+                waits.append(int(task.read_text(encoding="utf-8").split()[1]) / 1e9)
+    return max(waits)
 
 
 def count_open_files(pid: int) -> int:
@@ -128,8 +128,8 @@ def descendants(pid: int) -> list[int]:
     Each process of the host is read once: an app can have thousands, each the child of another.
     """
     offspring: dict[int, list[int]] = {}
-    for each in pids():
-        offspring.setdefault(parent(each), []).append(each)
+    for process in pids():
+        offspring.setdefault(parent(process), []).append(process)
     found, remaining = [], [pid] if pid > 1 else []
     while remaining:
         found.append(remaining.pop())

@@ -226,7 +226,7 @@ def listener_pid(address: Address, supervised: int) -> int | None:
         host = ipaddress.ip_address(address[0])
         rows = list(_tcp_rows({address[1]}, TCP_LISTEN))
         bound = [host, *(every for every in ALL_ADDRESSES if every.version >= host.version)]
-        candidates = [{int(row[TCP_INODE]) for row in rows if host.is_unspecified or _bound(row) == each} for each in bound]
+        candidates = [{int(row[TCP_INODE]) for row in rows if host.is_unspecified or _bound(row) == own} for own in bound]
         inodes = next(filter(None, candidates), set())
         return next((pid for pid in proc.descendants(supervised) if proc.holds_socket(pid, inodes)), None)
     with connect(address) as connection:
@@ -238,7 +238,7 @@ def listener_pid(address: Address, supervised: int) -> int | None:
 def listening_addresses(pid: int) -> list[str]:
     """Return the addresses that a process and its descendants listen on: ``host:port``, or the name of a Unix socket."""
     inodes = set().union(*map(proc.socket_inodes, proc.descendants(pid)))
-    found = {each.path for each in unix_sockets() if each.state == LISTENING and each.inode in inodes}
+    found = {entry.path for entry in unix_sockets() if entry.state == LISTENING and entry.inode in inodes}
     for row in _tcp_rows(None, TCP_LISTEN):
         if int(row[TCP_INODE]) in inodes:
             host = _bound(row)
@@ -253,7 +253,7 @@ def count_connections(directory: Path, ports: set[int], names: set[str] | None =
 
     :arg names: count only sockets bound to these names in ``directory``; all if unset.
     """
-    paths = (Path(each.path) for each in unix_sockets() if each.state == ESTABLISHED and each.path.startswith("/"))
+    paths = (Path(entry.path) for entry in unix_sockets() if entry.state == ESTABLISHED and entry.path.startswith("/"))
     count = sum(1 for path in paths if path.parent == directory and (names is None or path.name in names))
     return count + sum(1 for _row in _tcp_rows(ports, TCP_ESTABLISHED))
 

@@ -52,10 +52,10 @@ class UnixSocket:
 def unix_sockets() -> list[UnixSocket]:
     """Return the sockets that are bound to a name, without connections that are not accepted yet."""
     try:
-        found = list(_query())
+        entries = list(_query())
     except OSError:
-        found = list(_rows())
-    return [each for each in found if each.path and each.inode]
+        entries = list(_rows())
+    return [entry for entry in entries if entry.path and entry.inode]
 
 
 def _query() -> Iterator[UnixSocket]:

@@ -204,19 +204,19 @@ class HealthChecks:
         info = self.group.infos().get(process)
         addresses = listening_addresses(info.pid) if info else []
         port = self.group.port(process)
-        if any(each == str(self.group.address(process)) or (port and each.endswith(f":{port}")) for each in addresses):
+        if any(address == str(self.group.address(process)) or (port and address.endswith(f":{port}")) for address in addresses):
             return ""
         run = f"{self.group.layout.run(self.group.slot)}/"  # has sockets of the runner too, such as the one for metrics
-        found = [each for each in addresses if not each.startswith(run)]
-        if not found:
+        others = [address for address in addresses if not address.startswith(run)]
+        if not others:
             return ""
         if self.manifest.runner:
-            return f"; it listens on {', '.join(found)}: let it return the application without listening itself"
+            return f"; it listens on {', '.join(others)}: let it return the application without listening itself"
         if port:
-            return f"; it listens on {', '.join(found)}: let it listen on 127.0.0.1 and {{port}}, which is also $PORT"
-        ports = all(_TCP_ADDRESS.fullmatch(each) for each in found)
+            return f"; it listens on {', '.join(others)}: let it listen on 127.0.0.1 and {{port}}, which is also $PORT"
+        ports = all(_TCP_ADDRESS.fullmatch(address) for address in others)
         remedy = "pass it {socket}, or set port, such as port: 8000, and pass it {port}" if ports else "pass it {socket}"
-        return f"; it listens on {', '.join(found)}: {remedy}"
+        return f"; it listens on {', '.join(others)}: {remedy}"
 
     def wait_for_workers(self, workers: Collection[str], deadline: Deadline) -> None:
         """Wait until supervisord reports every one of ``workers`` as running, the only health check that workers have.
@@ -242,7 +242,7 @@ class HealthChecks:
         """Return the remedy for a program that exited but continues in the background."""
         layout = self.group.layout
         variables = {"TORNADO_APP": layout.app, "TORNADO_SLOT": self.group.slot, "TORNADO_PROCESS": info.name if info else ""}
-        supervised = {each.pid for worker in ("", *self.group.workers) for each in self.group.infos(worker).values()}
+        supervised = {process.pid for worker in ("", *self.group.workers) for process in self.group.infos(worker).values()}
         found = proc.pids_with_environment(pwd.getpwnam(layout.user).pw_uid, variables)
         background = [pid for pid in found if supervised.isdisjoint(proc.ancestry(pid))]
         if not background:

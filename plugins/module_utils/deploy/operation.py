@@ -178,9 +178,9 @@ def _require_latest_push(layout: Layout, release: str) -> None:
     :raises SwitchError: when one did, which the switch would replace with older code.
     """
     live = layout.live_release()
-    if live is None or not all(layout.pushed_source(each).exists() for each in (live, release)):
+    if live is None or not all(layout.pushed_source(name).exists() for name in (live, release)):
         return
-    pushed, built = (read_manifest(layout, each).revision for each in (live, release))
+    pushed, built = (read_manifest(layout, name).revision for name in (live, release))
     if pushed != built:
         raise SwitchError(f"{layout.app}: {pushed} was pushed meanwhile and is live; run again to apply the settings to it")
 

@@ -301,7 +301,7 @@ def _shared_names(directive: Directive) -> Iterator[str]:
 
 def _replacing(directives: Iterable[Directive]) -> list[str]:
     """Return the names of the simple directives that replace those of the collection."""
-    return sorted({each.name for each in directives if each.block is None and each.name not in _REPEATABLE})
+    return sorted({directive.name for directive in directives if directive.block is None and directive.name not in _REPEATABLE})
 
 
 def _kept_text(directives: Sequence[Directive]) -> str:

@@ -214,7 +214,11 @@ class _SiteRenderer:
         listen = [address for address in available if address in (site.listen or available) and not address.startswith("unix:")]
         domain = site.domains[0].replace("*", "funnel") if site.domains else "localhost"
         return next(
-            (FrontDoor.of(each, domain, tls=site.tls is not None, proxy_protocol=options.proxy_protocol) for each in listen), None
+            (
+                FrontDoor.of(address, domain, tls=site.tls is not None, proxy_protocol=options.proxy_protocol)
+                for address in listen
+            ),
+            None,
         )
 
     def _locations(self) -> list[_Location]:
@@ -266,7 +270,7 @@ class _SiteRenderer:
 
     def _static(self, locations: Sequence[_Location]) -> Iterator[dict[str, Any]]:
         """Yield the template variables of each directory of static files."""
-        for directory in [*self.site.static, *(each for mount in self.site.mounts.values() for each in mount.static)]:
+        for directory in [*self.site.static, *(static for mount in self.site.mounts.values() for static in mount.static)]:
             parent = _nearest_parent(directory.url, locations)
             yield {**dataclasses.asdict(directory), "directives": _flatten(parent.guards) if parent else []}
 

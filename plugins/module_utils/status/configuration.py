@@ -122,7 +122,7 @@ def _login_problems(base: Path) -> Iterator[str]:
 def _login_limits(path: Path) -> Iterator[tuple[tuple[str, str], int]]:
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     for domain, kind, value in re.findall(r"^\s*(\*|root)\s+(soft|hard|-)\s+nofile\s+(\d+)", text, re.MULTILINE):
-        yield from (((domain, each), int(value)) for each in (("soft", "hard") if kind == "-" else (kind,)))
+        yield from (((domain, limit), int(value)) for limit in (("soft", "hard") if kind == "-" else (kind,)))
 
 
 def _unit_problems(name: str, base: Path) -> Iterator[str]:

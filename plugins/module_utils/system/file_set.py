@@ -337,7 +337,7 @@ def converge(
         result = _result(changes, service, action)
         if rejected:
             result.warnings.append(f"files of a later task are damaged, which applies all of them together:\n{rejected}")
-        files = [(each.path, each.before, each.after) for each in changes if each.before and not each.before.is_link]
+        files = [(change.path, change.before, change.after) for change in changes if change.before and not change.before.is_link]
         contents = {path: (before.content, after.content) for path, before, after in files if after}
         result.warnings.extend(keep_copies(contents, check_mode=check_mode))
         if not check_mode:

@@ -247,7 +247,7 @@ class Websocket(Connection):
 def apply_proxy_headers(scope: Scope, headers: Mapping[bytes, bytes], trusted: list[str]) -> None:
     """Set client and scheme from the headers of the reverse proxy, by the same rules as Tornado."""
     forwarded = decode(headers.get(b"x-forwarded-for", b"")).split(",")
-    nearest = next((address for each in reversed(forwarded) if (address := each.strip()) not in trusted), forwarded[0].strip())
+    nearest = next((address for text in reversed(forwarded) if (address := text.strip()) not in trusted), forwarded[0].strip())
     client = decode(headers.get(b"x-real-ip", b"")) or nearest
     if client and is_valid_ip(client):
         scope["client"] = (client, 0)

@@ -54,7 +54,7 @@ async def drain(server: AppServer, endpoint: Endpoint, options: Options, exit_no
         await asyncio.sleep(0)
     server.stop()
     # An in-flight request, or a later one on an open connection, may have become a websocket.
-    while server.busy or not all(each.closed() for each in websockets) or (websockets := server.close_websockets()):
+    while server.busy or not all(websocket.closed() for websocket in websockets) or (websockets := server.close_websockets()):
         if loop.time() >= end:
             log.warning("drain timeout reached: aborting %d in-flight requests", server.in_flight_requests)
             server.close_websockets()
