@@ -1,4 +1,4 @@
-"""A host with nginx.org's package beside Caddy, an own unit of nginx, another supervisord, and an index in pip.conf."""
+"""A host with nginx.org's package beside Caddy, a unit of its own for nginx, another supervisord, and an index in pip.conf."""
 
 from __future__ import annotations
 
