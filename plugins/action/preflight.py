@@ -37,13 +37,13 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.validation impo
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import Listener
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import InvalidDataError, closest_match, parse_each
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import ExistingNginx
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing_nginx import ExistingNginx
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import Upstream
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.name_resolution import resolution_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.validation import server_problems
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import DEFAULT_OPEN_FILES, Capacity
+from ansible_collections.funnel.tornado.plugins.module_utils.system.existing_programs import ExistingPrograms
 from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import DropIn
-from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import ExistingPrograms
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import parse_requests
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.dns import VARIABLE as DNS
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.dns import parse_dns

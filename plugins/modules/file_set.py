@@ -177,8 +177,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import error_text
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door
-from ansible_collections.funnel.tornado.plugins.module_utils.system.directories import owned_directories, protect
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door_check
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_entries import parse_files
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import (
     FileSet,
@@ -186,6 +185,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set imp
     FileSetResult,
     converge,
 )
+from ansible_collections.funnel.tornado.plugins.module_utils.system.protected_directories import owned_directories, protect
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceSpec
 
 SERVICE = {
@@ -256,7 +256,7 @@ def apply(params: dict[str, Any], *, check_mode: bool) -> FileSetResult:
         file_set,
         check=params["check"],
         service=spec,
-        find_problems=lambda: front_door.problems(params["front_doors"]),
+        find_problems=lambda: front_door_check.problems(params["front_doors"]),
         check_mode=check_mode,
     )
     result.files.extend(protected)

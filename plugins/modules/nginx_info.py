@@ -48,7 +48,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.site_options import all_applied
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import existing_nginx
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing_nginx import existing_nginx
 
 
 def main() -> None:

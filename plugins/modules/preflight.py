@@ -192,10 +192,11 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import first_unprivileged_port, tcp_listeners
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import link_protection_problem, root_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.settled import settled_releases
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import existing_nginx
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing_nginx import existing_nginx
 from ansible_collections.funnel.tornado.plugins.module_utils.status.apps import live_apps
 from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import collect_host_state
 from ansible_collections.funnel.tornado.plugins.module_utils.system.capacity import Capacity
+from ansible_collections.funnel.tornado.plugins.module_utils.system.existing_programs import existing_programs
 from ansible_collections.funnel.tornado.plugins.module_utils.system.filesystems import APP_DIRECTORIES, filesystem_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import build_environment, is_managed
 from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import overriding_drop_in
@@ -207,7 +208,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.packages imp
     require_supported_host,
     upstream_versions,
 )
-from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import existing_programs
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET, installed_names
 
 #: The controller validates all arguments; only the last three are sent to the host.

@@ -12,9 +12,9 @@ from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import UV_ENVIRONMENT
 from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import HostState
-from ansible_collections.funnel.tornado.plugins.module_utils.system.directories import owned_directories
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import FileSet, is_read_by_service, is_up_to_date
 from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import Limits
+from ansible_collections.funnel.tornado.plugins.module_utils.system.protected_directories import owned_directories
 from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import Sources
 
 #: The variable that holds the host state; empty once another task has changed the host.

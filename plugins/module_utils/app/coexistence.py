@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
 from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import Listener, port_conflicts
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import ExistingNginx
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing_nginx import ExistingNginx
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx_config import ServerBlock, normalize_address
-from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import OTHER, SOCKET, ExistingPrograms
+from ansible_collections.funnel.tornado.plugins.module_utils.system.existing_programs import OTHER, SOCKET, ExistingPrograms
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import masked_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET
 

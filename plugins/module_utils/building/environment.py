@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
-from ansible_collections.funnel.tornado.plugins.module_utils.building.files import (
+from ansible_collections.funnel.tornado.plugins.module_utils.building.dependency_files import (
     PDM_LOCK,
     PIPFILE_LOCK,
     POETRY_LOCK,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.app.program import PYTHON_VERSION
-from ansible_collections.funnel.tornado.plugins.module_utils.building.files import PROJECT, VERSION_FILES, content
+from ansible_collections.funnel.tornado.plugins.module_utils.building.dependency_files import PROJECT, VERSION_FILES, content
 from ansible_collections.funnel.tornado.plugins.module_utils.core import private, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, last_lines, run
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE

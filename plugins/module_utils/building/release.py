@@ -33,7 +33,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest i
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.building.missing_packages import advice
 from ansible_collections.funnel.tornado.plugins.module_utils.building.pruning import limit_cache, remove_unfinished
-from ansible_collections.funnel.tornado.plugins.module_utils.building.shared import link_shared_paths
+from ansible_collections.funnel.tornado.plugins.module_utils.building.shared_links import link_shared_paths
 from ansible_collections.funnel.tornado.plugins.module_utils.building.static_files import publish_static
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSHED_SOURCE, VARIABLE, Layout

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.building import locks
-from ansible_collections.funnel.tornado.plugins.module_utils.building.files import (
+from ansible_collections.funnel.tornado.plugins.module_utils.building.dependency_files import (
     MAX_FILE_BYTES,
     PDM_LOCK,
     PIPFILE_LOCK,

@@ -15,7 +15,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.command import
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, Layout, Slot, port_of
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import Address
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import supervisord
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.front_door import publish_health_check
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.front_door_check import publish_health_check
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import is_usable, protect
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisor_config import STOP_MARGIN, slot_config
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx import server_line

@@ -14,7 +14,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import count_connections
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.front_door import is_published
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.front_door_check import is_published
 
 #: Seconds between two checks.
 INTERVAL = 0.1

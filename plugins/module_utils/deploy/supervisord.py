@@ -15,7 +15,7 @@ from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import UnixHTTPConnection
-from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import SOCKET
+from ansible_collections.funnel.tornado.plugins.module_utils.system.existing_programs import SOCKET
 
 #: Fault codes of supervisor/xmlrpc.py.
 _BAD_NAME = 10

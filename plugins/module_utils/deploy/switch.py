@@ -29,7 +29,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import headline
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import PrivateError, link_protection_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door, history, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door_check, history, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.access_log import ResponseCounter
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import HealthChecks
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import PreemptedError
@@ -216,9 +216,9 @@ class Switcher:
         live = self.layout.live_slot()
         for slot in SLOTS:
             release = self.layout.slot_release(slot)
-            if release and release in self.in_use and not front_door.is_published(self.layout, slot):
+            if release and release in self.in_use and not front_door_check.is_published(self.layout, slot):
                 with self._step("publish"):
-                    front_door.publish_health_check(self.layout, slot, read_manifest(self.layout, release))
+                    front_door_check.publish_health_check(self.layout, slot, read_manifest(self.layout, release))
         exposed = live is not None and is_usable(self.layout, live) and not is_protected(self.layout, live)
         if not exposed and history.is_private(self.layout):
             return
@@ -399,7 +399,7 @@ class Switcher:
         old = self.layout.inactive_slot()
         if self.layout.slot(old).exists() and not is_usable(self.layout, old):
             return
-        self._unserved = front_door.problem(self.layout, patient=True)
+        self._unserved = front_door_check.problem(self.layout, patient=True)
         replaced = history.newest_entries(self.layout).get(self.layout.slot_release(old) or "")
         completes_rollback = replaced is not None and bool(replaced.rollback)
         if self._unserved and self.request.forward and not completes_rollback:

@@ -16,7 +16,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core import proc, t
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import open_file_limits
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import count_connections
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door, history, supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door_check, history, supervisord
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.health import MAX_CONCURRENT_CHECKS, ask
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup
 from ansible_collections.funnel.tornado.plugins.module_utils.push import policy
@@ -203,7 +203,7 @@ def app_status(layout: Layout) -> AppStatus:
         python=_python_version(layout, environment),
         undone=undone,
         maintenance=maintenance,
-        front_door=front_door.problem(layout),
+        front_door=front_door_check.problem(layout),
     )
 
 

@@ -12,9 +12,9 @@ from typing import Any
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import UV_ENVIRONMENT
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
-from ansible_collections.funnel.tornado.plugins.module_utils.system.directories import is_protected
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import ExistingFile, FileSetError, FileState
 from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import Limits
+from ansible_collections.funnel.tornado.plugins.module_utils.system.protected_directories import is_protected
 from ansible_collections.funnel.tornado.plugins.module_utils.system.uv import Uv
 
 #: Directories that the roles of an app host manage files in.

@@ -25,7 +25,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core import atomic
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, last_lines, run
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
-from ansible_collections.funnel.tornado.plugins.module_utils.system.replaced import keep_copies
+from ansible_collections.funnel.tornado.plugins.module_utils.system.replaced_files import keep_copies
 
 #: Directories of unit files, which systemd must reload instead of the service.
 UNIT_DIRECTORIES = (Path("/etc/systemd/system"),)

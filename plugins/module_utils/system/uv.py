@@ -15,7 +15,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.command import
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import UV_ENVIRONMENT
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import File
 from ansible_collections.funnel.tornado.plugins.module_utils.system.pip_configuration import SYSTEM_CERTIFICATES
-from ansible_collections.funnel.tornado.plugins.module_utils.system.replaced import move_away
+from ansible_collections.funnel.tornado.plugins.module_utils.system.replaced_files import move_away
 
 HOME = Path("/opt/uv")
 LINK = Path("/usr/local/bin/uv")

@@ -20,9 +20,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.coexistence imp
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import Listener, port_conflicts
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import ExistingNginx
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing_nginx import ExistingNginx
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.nginx_config import Listen, ServerBlock
-from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import ExistingPrograms
+from ansible_collections.funnel.tornado.plugins.module_utils.system.existing_programs import ExistingPrograms
 
 LISTEN = {"nginx_listen": ["80", "[::]:80"], "nginx_listen_tls": ["443"]}
 NGINX = Proxy("nginx", LISTEN)

@@ -12,7 +12,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.site_options im
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import ReleaseManifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door, history, switch
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door_check, history, switch
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import ProcessGroup, ProcessGroupError
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import Switcher, SwitchRequest
 
@@ -64,7 +64,7 @@ def test_a_rollback_to_a_slot_that_still_runs_records_the_site_options_of_the_re
 
 @pytest.mark.parametrize("by", ["", "bob@desk"])
 def test_a_deploy_that_completes_a_rollback_does_not_undo_it(layout: Layout, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
-    monkeypatch.setattr(front_door, "problem", lambda *_args, **_options: "nginx answers with 502")
+    monkeypatch.setattr(front_door_check, "problem", lambda *_args, **_options: "nginx answers with 502")
     history.mark_undone(layout, "r1", "rolled back", by)
     expected = contextlib.nullcontext() if by else pytest.raises(ProcessGroupError, match="nginx answers with 502")
     with expected:

@@ -11,7 +11,7 @@ from ansible.template import Templar, trust_as_template
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import HealthCheck, ReleaseManifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import access_log
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.front_door import publish_health_check
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.front_door_check import publish_health_check
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import (
     HEALTH_HEADER,
     HEALTH_HOST,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.building.shared import _move
+from ansible_collections.funnel.tornado.plugins.module_utils.building.shared_links import _move
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import BuildError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import ExistingNginx, existing_nginx
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing_nginx import ExistingNginx, existing_nginx
 
 DEBIAN = """\
 user www-data;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ansible_collections.funnel.tornado.plugins.module_utils.system.supervisor_config import ExistingPrograms, existing_programs
+from ansible_collections.funnel.tornado.plugins.module_utils.system.existing_programs import ExistingPrograms, existing_programs
 
 PACKAGE = """\
 ; supervisor config file

@@ -10,7 +10,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core import status_
 from ansible_collections.funnel.tornado.plugins.module_utils.core.atomic import replace_link
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
-from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing import existing_nginx
+from ansible_collections.funnel.tornado.plugins.module_utils.sites.existing_nginx import existing_nginx
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.front_door import FrontDoor
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import (
     HEALTH_HEADER,

@@ -13,7 +13,7 @@ import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import HealthCheck, ReleaseManifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import front_door_check
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.front_door import FrontDoor
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 
@@ -46,7 +46,7 @@ def nginx(layout: Layout, status: int, headers: dict[str, str], error: str = "",
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            with (layout.base / front_door.ERROR_LOG).open("a") as log:
+            with (layout.base / front_door_check.ERROR_LOG).open("a") as log:
                 log.write(error)
             self.send_response(status)
             for name, value in headers.items():
@@ -57,7 +57,7 @@ def nginx(layout: Layout, status: int, headers: dict[str, str], error: str = "",
             """Disable the log."""
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        file = layout.base / front_door.FILES[proxy].format(app="shop")
+        file = layout.base / front_door_check.FILES[proxy].format(app="shop")
         file.write_text(FrontDoor("127.0.0.1", server.server_port, "shop.test").to_json())
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -73,26 +73,26 @@ def answer(release: str = RELEASE, health: str = "healthy") -> dict[str, str]:
 
 
 def test_an_app_without_a_site_or_with_a_healthy_release_has_no_problem(layout: Layout) -> None:
-    assert front_door.problem(layout) == ""
+    assert front_door_check.problem(layout) == ""
     with nginx(layout, 204, answer()):
-        assert front_door.problem(layout) == ""
-        assert front_door.problems(["no-such-app"]) == {}
+        assert front_door_check.problem(layout) == ""
+        assert front_door_check.problems(["no-such-app"]) == {}
 
 
 def test_a_site_of_an_inactive_reverse_proxy_is_not_asked(layout: Layout) -> None:
     with nginx(layout, 503, {}, proxy="haproxy"):
-        assert front_door.problem(layout) == ""
+        assert front_door_check.problem(layout) == ""
 
 
 def test_another_release_is_named(layout: Layout) -> None:
     with nginx(layout, 204, answer("ba9876543210")):
-        assert front_door.problem(layout) == "http://shop.test is served by release ba9876543210"
+        assert front_door_check.problem(layout) == "http://shop.test is served by release ba9876543210"
 
 
 def test_the_error_of_nginx_is_the_reason(layout: Layout) -> None:
-    (layout.base / front_door.ERROR_LOG).write_text(REFUSED.replace("Permission denied", "an earlier request"))
+    (layout.base / front_door_check.ERROR_LOG).write_text(REFUSED.replace("Permission denied", "an earlier request"))
     with nginx(layout, 502, answer(health="unhealthy"), REFUSED):
-        found = front_door.problem(layout)
+        found = front_door_check.problem(layout)
     assert found == (
         "http://shop.test: GET /healthz through nginx answered 502 Bad Gateway: "
         "connect() to unix:/srv/shop/live/run/0.sock failed (13: Permission denied) while connecting to upstream"
@@ -102,24 +102,26 @@ def test_the_error_of_nginx_is_the_reason(layout: Layout) -> None:
 def test_text_of_a_client_in_the_log_of_nginx_is_examined_in_linear_time() -> None:
     text = REFUSED.replace("\n", f', referrer: "{"*1 , client: " * 150}"\n') * 3000
     began = time.monotonic()
-    assert front_door.last_error(text, "/.funnel/health/other") == ""
-    assert front_door.last_error(text, "/.funnel/health/shop").endswith("(13: Permission denied) while connecting to upstream")
+    assert front_door_check.last_error(text, "/.funnel/health/other") == ""
+    assert front_door_check.last_error(text, "/.funnel/health/shop").endswith(
+        "(13: Permission denied) while connecting to upstream"
+    )
     assert time.monotonic() - began < 2
 
 
 def test_releases_that_are_not_verified_yet_are_no_problem_of_the_sites(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front_door, "Layout", lambda _app: layout)
+    monkeypatch.setattr(front_door_check, "Layout", lambda _app: layout)
     with nginx(layout, 404, {}):
-        assert front_door.problems(["shop"]).keys() == {"tornado_apps.shop"}
+        assert front_door_check.problems(["shop"]).keys() == {"tornado_apps.shop"}
         layout.verification_marker("a").touch()
-        assert front_door.problems(["shop"]) == {}
+        assert front_door_check.problems(["shop"]) == {}
 
 
 def test_haproxy_is_asked_for_the_health_path_itself(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(systemd, "query", lambda name: SimpleNamespace(active=name == "haproxy"))
     with nginx(layout, 204, {"X-Release": RELEASE}, proxy="haproxy"):
-        assert front_door.problem(layout) == ""
+        assert front_door_check.problem(layout) == ""
     with nginx(layout, 200, {}, proxy="haproxy"):
-        assert front_door.problem(layout) == "http://shop.test: GET /healthz through HAProxy answered 200 OK"
+        assert front_door_check.problem(layout) == "http://shop.test: GET /healthz through HAProxy answered 200 OK"
     with nginx(layout, 204, {"X-Release": "ba9876543210"}, proxy="haproxy"):
-        assert front_door.problem(layout) == "http://shop.test is served by release ba9876543210"
+        assert front_door_check.problem(layout) == "http://shop.test is served by release ba9876543210"

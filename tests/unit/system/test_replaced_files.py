@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ansible_collections.funnel.tornado.plugins.module_utils.system.replaced import keep_copies, move_away
+from ansible_collections.funnel.tornado.plugins.module_utils.system.replaced_files import keep_copies, move_away
 
 NEW = b"# Ansible managed\nb\n"
 

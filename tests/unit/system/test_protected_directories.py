@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.funnel.tornado.plugins.module_utils.system.directories import protect
+from ansible_collections.funnel.tornado.plugins.module_utils.system.protected_directories import protect
 
 
 @pytest.mark.parametrize(("mode", "expected"), [(0o777, 0o755), (0o770, 0o750), (0o1733, 0o1711)])
