@@ -301,7 +301,7 @@ def perform(module: AnsibleModule, build: Build) -> dict[str, Any]:
 
 
 def complete(layout: Layout, build: Build, result: dict[str, Any]) -> dict[str, Any]:
-    """Return the result with what is live."""
+    """Return the result with the live release."""
     release, rolled_back = result.get("id", ""), result.pop("rolled_back", "")
     if rolled_back and build.version:
         return {"changed": False, "failed": True, "msg": rolled_back}

@@ -45,7 +45,7 @@ def yaml_type_problems(hosts: Mapping[str, Mapping[str, object]], options: Mappi
 
 
 def _misread(kind: str, name: str, variables: Mapping[str, object]) -> str:
-    """Return what YAML has read a string, or an item of a list of strings, as; empty if it is valid or cannot be evaluated."""
+    """Return the type as which YAML has read a string or an item of a list; empty if it is valid or cannot be evaluated."""
     try:
         value = variables[name]
     except KeyError:

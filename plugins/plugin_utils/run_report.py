@@ -181,7 +181,7 @@ class RunReport:
         return {"event": event, "subject": subject, "text": text, "body": body}
 
     def _subject(self, event: str, *, interrupted: bool) -> str:
-        """Return a line that says what happened, to what, and by whom."""
+        """Return the first line of a notification: the operation and its outcome."""
         if interrupted:
             return f"{self._what()}: interrupted, because it was canceled, or its process was killed"
         if event == "undo":

@@ -54,7 +54,7 @@ class Proxy:
 def coexistence_problems(
     apps: Mapping[str, App], others: Others, proxy: Proxy, cpus: int, *, unrestricted: Collection[str] = ()
 ) -> Iterator[str]:
-    """Yield what the apps would take from others on the host, or others from them, with the remedy.
+    """Yield the conflicts of the apps with what else the host serves, with the remedy.
 
     ``unrestricted`` are the restrictions of supervisord that ``supervisor_hardening_except`` removes.
     """
@@ -167,7 +167,7 @@ def unlisted_warnings(apps: Mapping[str, App], others: Others, host: str) -> Ite
 
 
 def nginx_warnings(nginx: ExistingNginx, proxy: Proxy, host: str) -> Iterator[str]:
-    """Yield what of the nginx of ``host`` is not kept, where it does not listen, and why nginx refuses its configuration."""
+    """Yield the settings that are not kept, addresses on which it does not listen, and why nginx refuses its configuration."""
     if nginx.ipv6 and (skipped := sorted({*nginx.ipv4_only}.intersection(proxy.addresses))):
         addresses = " and ".join(skipped)
         yield (
@@ -181,7 +181,7 @@ def nginx_warnings(nginx: ExistingNginx, proxy: Proxy, host: str) -> Iterator[st
 
 
 def supervisor_warnings(programs: ExistingPrograms, host: str) -> Iterator[str]:
-    """Yield that the programs of others in supervisord are restricted from now on, and that there is another supervisord."""
+    """Yield warnings about programs of others that supervisord will restrict, and about another supervisord."""
     if programs.other_socket is not None:
         yield (
             f"{host}: supervisorctl controls the supervisord of {OTHER}; for that of the apps, use "

@@ -124,7 +124,7 @@ _SETUPTOOLS = re.compile(r"No module named '(?:pkg_resources|setuptools|distutil
 
 
 def find_missing_packages(output: str) -> list[str]:
-    """Return the packages with what a failed build lacked, according to its output."""
+    """Return the packages that a failed build lacked, according to its output."""
     patterns = {_HEADER.format(header, header): package for header, package in HEADERS.items()}
     packages = _matching(patterns | _program_patterns(PROGRAMS, _BEFORE) | MESSAGES, _end(output))
     if "build-essential" in packages and _PYTHON_HEADERS in output:  # a line of a compiler is longer than those of the end
@@ -133,7 +133,7 @@ def find_missing_packages(output: str) -> list[str]:
 
 
 def advice(key: str, output: str) -> str:
-    """Return a line with what to add to ``key``; empty if nothing is known to be missing."""
+    """Return a line that names the packages to add to ``key``; empty if none is known to be missing."""
     if packages := find_missing_packages(output):
         return f"\n{key}: add {', '.join(packages)}, which the build lacks"
     unknown = [header or library for header, library in re.findall(_UNKNOWN, _end(output), re.MULTILINE)]
@@ -141,7 +141,7 @@ def advice(key: str, output: str) -> str:
 
 
 def process_advice(app: str, output: str) -> str:
-    """Return a line with what a process or hook of an app lacked, according to its output; empty if that is not known.
+    """Return a line that names the packages that a process or hook lacked, according to its output; empty if unknown.
 
     :arg app: path of the app's entry in the inventory.
     """

@@ -42,7 +42,7 @@ def stage_link(path: Path, target: str | Path) -> Path:
 
 
 def replace_link(path: Path, target: str | Path) -> None:
-    """Point the symbolic link ``path`` to ``target``, replacing what is there except a directory."""
+    """Point the symbolic link ``path`` to ``target``, replacing a file or link that exists, but no directory."""
     staged = stage_link(path, target)
     try:
         staged.replace(path)

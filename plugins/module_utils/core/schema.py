@@ -239,7 +239,7 @@ def _requirement(annotation: Any, data: object = None, rules: tuple[Any, ...] = 
 
 
 def yaml_type(data: object) -> str:
-    """Return what YAML has read a value as that is not in quotes, such as ``a number``; an empty string for other values."""
+    """Return the type as which YAML has read an unquoted value, such as ``a number``; an empty string for other values."""
     if not isinstance(data, _SCALARS):
         return ""
     return "a boolean" if isinstance(data, bool) else "a date" if isinstance(data, datetime.date) else "a number"

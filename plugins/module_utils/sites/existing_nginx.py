@@ -134,7 +134,7 @@ class ExistingNginx:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> ExistingNginx:
-        """Return what `to_data` has encoded."""
+        """Return the properties that `to_data` has encoded."""
         blocks = {
             key: [
                 ServerBlock(**{**server, "listen": [Listen(**listen) for listen in server["listen"]]})
@@ -156,7 +156,7 @@ def existing_nginx(
     pages: Path = PAGES,
     files: Mapping[str, str] | None = None,
 ) -> ExistingNginx:
-    """Return what is to know of the nginx of this host; nothing is changed. ``files`` are by default those that nginx reads."""
+    """Return the properties of the nginx of this host, without changes. ``files`` are by default those that nginx reads."""
     found = _split(root)
     files, error = (files, "") if files is not None else _dump(root)
     main = str(root / "nginx.conf")
@@ -273,7 +273,7 @@ def _ipv4_only(others: Iterable[ServerBlock], current: Iterable[ServerBlock]) ->
 
 
 def _is_custom(directive: Directive) -> bool:
-    """Return whether a directive is not one of the package, or of a relative include for it."""
+    """Return whether a directive differs from those of the package; the path of an include may be relative."""
     absolute = [re.sub(r"^(?=[^/])", f"{NGINX}/", directive.arguments[0])] if directive.name == "include" else directive.arguments
     return " ".join([directive.name, *absolute]) not in _PACKAGED
 

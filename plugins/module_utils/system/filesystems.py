@@ -1,4 +1,4 @@
-"""Whether the file systems of a host allow what the collection does with them."""
+"""Whether the collection can write to the file systems of a host, and start programs on them."""
 
 from __future__ import annotations
 
