@@ -10,6 +10,7 @@ from typing import Any
 from ansible_collections.funnel.tornado.plugins.module_utils.app.model import App, site_owner
 from ansible_collections.funnel.tornado.plugins.module_utils.app.validation import load
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE
+from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import url_host
 from ansible_collections.funnel.tornado.plugins.module_utils.sites.model import HEALTH_HEADER, HEALTH_HOST, HEALTH_URL
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import acme_clients
 from ansible_collections.funnel.tornado.plugins.plugin_utils.filter_plugin import filter_module
@@ -72,7 +73,7 @@ def backend(app: App, parts: Collection[App], addresses: Mapping[str, str]) -> d
     """Return the backend of a site, except TLS; ``parts`` are all apps of the site, including ``app``, which owns it."""
     limit = {} if app.balance.connections is None else {"max_connections": app.balance.connections}
     return {
-        "servers": {host: {"address": _bracketed(address), **limit} for host, address in addresses.items()},
+        "servers": {host: {"address": url_host(address), **limit} for host, address in addresses.items()},
         "health": {"path": f"{HEALTH_URL}/{app.name}", "host": HEALTH_HOST, "verdict": HEALTH_HEADER},
         "affinity": next((kind for kind in ("cookie", "address") if kind in {part.affinity for part in parts}), "none"),
         "queue": app.balance.queue,
@@ -99,10 +100,6 @@ def terminated_tls(app: App, acme_peers: Sequence[str]) -> dict[str, Any]:
 
 def _read_timeouts(app: App) -> list[int]:
     return [app.read_timeout, *(path.read_timeout for path in app.paths.values() if path.read_timeout)]
-
-
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
 
 
 FilterModule = filter_module(app_backends)

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import retry
+from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import url_host
 
 CLIENT_PORT = 2379
 PEER_PORT = 2380
@@ -124,11 +125,6 @@ class Client:
 
 
 # Members
-
-
-def url_host(address: str) -> str:
-    """Return an address for use in a URL: IPv6 addresses are put in brackets."""
-    return f"[{address}]" if ":" in address else address
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,11 @@ RELEASE_ID = re.compile(r"[0-9a-f]{12}")
 Address: TypeAlias = "Path | tuple[str, int]"
 
 
+def url_host(address: str) -> str:
+    """Return an address for use in a URL: IPv6 addresses are put in brackets."""
+    return f"[{address}]" if ":" in address else address
+
+
 class UnixHTTPConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.schema import DOMAIN, Doc, InvalidDataError, Pattern, parse_each
+from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import url_host
 
 #: Directory of all certificates, regardless of their provider.
 DIRECTORY = Path("/etc/ssl/funnel")
@@ -45,8 +46,7 @@ def key_path(set_name: str, name: str) -> Path:
 
 def acme_clients(peers: Sequence[str] = ()) -> list[str]:
     """Return the addresses at which this host and its ``peers``, IP addresses, answer http-01 challenges."""
-    hosts = ["127.0.0.1", *(f"[{peer}]" if ":" in peer else peer for peer in peers)]
-    return [f"{host}:{CHALLENGE_PORT}" for host in hosts]
+    return [f"{url_host(address)}:{CHALLENGE_PORT}" for address in ("127.0.0.1", *peers)]
 
 
 def installed_names(set_name: str, base: Path = Path("/")) -> list[str]:
