@@ -217,7 +217,7 @@ TABLES: Mapping[str, tuple[str, Mapping[str, str | Callable[[Data], object]]]] =
     "Hosts": (
         "machine",
         {
-            "debian": "debian",
+            "distribution": "distribution",
             "kernel": "kernel",
             "python": "python",
             "cpus": "cpus",

@@ -34,11 +34,11 @@ def test_status_of_healthy_fleet(fleet: Fleet, tmp_path: Path) -> None:
     assert (status, found["problems"]) == (0, [])
     hosts = found["hosts"]
     assert hosts.keys() == {*BALANCERS, *APP_HOSTS}
-    assert {name: hosts[name]["machine"]["debian"][:2] for name in ("lb1", "lb2", "web1", "web2")} == {
-        "lb1": "12",
-        "lb2": "13",
-        "web1": "12",
-        "web2": "13",
+    assert {name: hosts[name]["machine"]["distribution"][:9] for name in ("lb1", "lb2", "web1", "web2")} == {
+        "lb1": "Debian 12",
+        "lb2": "Debian 13",
+        "web1": "Debian 12",
+        "web2": "Debian 13",
     }
     assert [name for name in BALANCERS if hosts[name]["addresses"][0]["held"]] == [fleet.active()]
     for name in BALANCERS:

@@ -55,12 +55,12 @@ MAX_CLOCK_DIFFERENCE = 60
 class MachineStatus:
     """Versions and resources of a host; times in seconds, sizes in bytes.
 
-    ``debian`` is the version of Debian, or the name of another distribution; ``load`` is the average of the last minute; ``disk``
-    is the one of `DATA_DIRECTORIES` with the least free space; ``backlog`` is the maximum of pending connections of a listener;
-    ``reboot`` lists the reasons to reboot.
+    ``distribution`` includes the point release; ``load`` is the average of the last minute; ``disk`` is the one of
+    `DATA_DIRECTORIES` with the least free space; ``backlog`` is the maximum of pending connections of a listener; ``reboot``
+    lists the reasons to reboot.
     """
 
-    debian: str
+    distribution: str
     kernel: str
     python: str
     cpus: int
@@ -90,7 +90,7 @@ def machine_status(base: Path = Path("/")) -> MachineStatus:
     disks = {name: shutil.disk_usage(base / name.lstrip("/")) for name in DATA_DIRECTORIES if (base / name.lstrip("/")).is_dir()}
     fullest = min(disks, key=lambda name: disks[name].free)
     return MachineStatus(
-        debian=_debian_version(base),
+        distribution=_distribution(base),
         kernel=platform.release(),
         python=platform.python_version(),
         cpus=len(os.sched_getaffinity(0)),
@@ -122,10 +122,12 @@ def clock_problem(controller: float, host: float) -> str:
     )
 
 
-def _debian_version(base: Path) -> str:
-    """Return the version of Debian with its point release, which os-release(5) lacks, or the name of Ubuntu's release."""
+def _distribution(base: Path) -> str:
+    """Return the name and version of the distribution, with the point release of Debian, which os-release(5) lacks."""
     distribution = packages.Distribution.of_host(base)
-    return distribution.name if distribution.id == "ubuntu" else (base / "etc/debian_version").read_text(encoding="utf-8").strip()
+    if distribution.id == "ubuntu":
+        return distribution.name
+    return f"Debian {(base / 'etc/debian_version').read_text(encoding='utf-8').strip()}"
 
 
 @dataclass(frozen=True)

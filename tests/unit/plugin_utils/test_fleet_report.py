@@ -12,7 +12,7 @@ from ansible_collections.funnel.tornado.plugins.plugin_utils.fleet_report import
 NOW = 1_800_000_000.0
 ENTRY = {"source": {"path": "shop"}, "run": {"app": "shop.web:app"}, "domains": ["shop.example.com"], "processes": 2}
 MACHINE = {
-    "debian": "13.1",
+    "distribution": "Debian 13.1",
     "kernel": "6.12.48",
     "python": "3.13.5",
     "cpus": 4,

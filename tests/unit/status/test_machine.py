@@ -31,10 +31,10 @@ def host(tmp_path: Path) -> Path:
 
 def test_machine_status_reports_versions_and_resources(host: Path) -> None:
     found = machine_status(host)
-    assert (found.debian, found.kernel, found.backlog) == ("13.1", os.uname().release, 4096)
+    assert (found.distribution, found.kernel, found.backlog) == ("Debian 13.1", os.uname().release, 4096)
     assert (found.memory, found.memory_free) == (4 << 30, 2 << 30)
     (host / "etc/os-release").write_text('ID=ubuntu\nPRETTY_NAME="Ubuntu 24.04.3 LTS"\n')
-    assert machine_status(host).debian == "Ubuntu 24.04.3 LTS"
+    assert machine_status(host).distribution == "Ubuntu 24.04.3 LTS"
     assert 0 < found.disk_free < found.disk_size
     assert found.uptime > 0
 
