@@ -38,6 +38,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.static_fil
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSHED_SOURCE, VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import set_owner
+from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import low_priority
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
 from ansible_collections.funnel.tornado.plugins.module_utils.system.archive import fetch, keep_subdirectory, unpack
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import ENVIRONMENT, Builder, BuildError, as_user
@@ -149,6 +150,7 @@ def process_command(app: App) -> list[str]:
     return ["python", "{release}/runner", str(app.run.target), *options]
 
 
+@low_priority()
 def build_release(
     layout: Layout, app: App, planned: ReleaseManifest, programs: Programs, archive: Path | None, builder: str
 ) -> Environment:

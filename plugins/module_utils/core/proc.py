@@ -16,8 +16,23 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.printable impo
 
 PROC = Path("/proc")
 
+#: Nice value of builds, whose priority for the disk follows from it.
+NICE = 10
+
 #: Fields of /proc/PID/stat, counted from the one after the command name.
 STATE, PARENT, GROUP, START = 0, 1, 2, 19
+
+
+@contextlib.contextmanager
+def low_priority() -> Iterator[None]:
+    """Give way to other processes, such as apps; child processes do so until they end."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    os.setpriority(os.PRIO_PROCESS, 0, max(before, NICE))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(PermissionError):  # some containers do not allow raising it
+            os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
 def stat(pid: int) -> list[str] | None:

@@ -238,6 +238,7 @@ class Builder:
                 stdin=stdin,
                 separate_stderr=True,
                 private_tmp=not directory.is_symlink(),  # source.directory may be in /tmp
+                background=True,
                 open_files=open_files,
             )
         except CommandError as error:

@@ -22,6 +22,7 @@ from typing import IO
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, CommandResult, last_lines
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
+from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import NICE
 from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation_unit
 
 #: Bytes that are kept from the end of each output.
@@ -44,13 +45,17 @@ HARDENING = {
     "SystemCallErrorNumber": "EPERM",
 }
 
+#: Priority in the background: a fifth of what a busy service, such as that of the apps, gets of CPUs and disks, and all that is
+#: idle. Kernels without these controllers use the nice value.
+BACKGROUND = {"CPUWeight": "20", "IOWeight": "20", "Nice": str(NICE)}
+
 #: Seconds after the timeout within which a unit must exit.
 MARGIN = 30
 
 _CHUNK = 1 << 16
 
 
-def unit_command(name: str, description: str, timeout: float, *, private_tmp: bool) -> list[str]:
+def unit_command(name: str, description: str, timeout: float, *, private_tmp: bool, background: bool) -> list[str]:
     """Return the command that starts a unit and waits for its exit; it contains no secrets."""
     properties = {
         "KillMode": "control-group",
@@ -67,6 +72,7 @@ def unit_command(name: str, description: str, timeout: float, *, private_tmp: bo
         "OOMPolicy": "continue",
         "CapabilityBoundingSet": CAPABILITIES,
         **HARDENING,
+        **(BACKGROUND if background else {}),
     }
     return [
         *("systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={name}", f"--description={description}"),
@@ -86,6 +92,7 @@ def run(
     stdin: int | None = None,
     separate_stderr: bool = False,
     private_tmp: bool = True,
+    background: bool = False,
     open_files: int | None = None,
 ) -> CommandResult:
     """Run ``argv`` as ``user``, in its own group only, with ``environment`` and nothing else inherited from root.
@@ -94,6 +101,7 @@ def run(
     :arg stdin: file descriptor of its standard input; /dev/null if unset.
     :arg separate_stderr: capture stderr separately.
     :arg private_tmp: use private temporary directories, which are removed afterwards.
+    :arg background: let services, such as those of apps, use CPUs and disks first.
     :arg open_files: soft limit of open files, up to the hard limit.
     :raises CommandError: if it cannot be started, exceeds ``timeout`` seconds, or is killed because of a limit.
     """
@@ -109,7 +117,7 @@ def run(
         "open_files": open_files,
     }
     name = f"funnel-{user}-{os.urandom(6).hex()}.service"
-    command = unit_command(name, description, timeout, private_tmp=private_tmp)
+    command = unit_command(name, description, timeout, private_tmp=private_tmp, background=background)
     with _Unit(command, name, argv[0]) as unit:
         return unit.finish(request, stdin, timeout, separate_stderr=separate_stderr)
 

@@ -137,3 +137,11 @@ def test_resource_usage_is_0_after_a_process_has_exited(tmp_path: Path) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
     assert (proc.count_open_files(ended.pid), proc.rss(ended.pid)) == (0, 0)
+
+
+def test_low_priority_is_inherited_and_ends() -> None:
+    before = os.nice(0)
+    with proc.low_priority():
+        inherited = subprocess.run(["nice"], capture_output=True, text=True, check=True).stdout
+        assert (os.nice(0), int(inherited)) == (max(before, 10),) * 2
+    assert os.nice(0) == before

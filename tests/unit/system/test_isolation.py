@@ -22,7 +22,7 @@ NOBODY = pwd.getpwnam("nobody")
 
 
 def test_the_command_of_a_unit_sets_limits_and_contains_no_secrets() -> None:
-    command = isolation.unit_command("funnel-shop-1.service", "Build of shop", 60, private_tmp=True)
+    command = isolation.unit_command("funnel-shop-1.service", "Build of shop", 60, private_tmp=True, background=False)
     assert command[:5] == ["systemd-run", "--quiet", "--pipe", "--wait", "--collect"]
     properties = {word.removeprefix("--property=") for word in command if word.startswith("--property=")}
     assert {"KillMode=control-group", "NoNewPrivileges=yes", "RuntimeMaxSec=90", "PrivateTmp=yes"} <= properties
@@ -33,6 +33,13 @@ def test_the_command_of_a_unit_sets_limits_and_contains_no_secrets() -> None:
     assert {"MemoryMax=80%", "TasksMax=4096", "LimitNPROC=4096", "LimitFSIZE=16G", "LimitCORE=0"} <= properties
     assert command[command.index("--") + 1 :][:3] == [sys.executable, "-ISXutf8", "-c"]
     assert not [word for word in command[command.index("--") :] if "$" in word or "%" in word], "systemd would replace something"
+
+
+def test_only_a_unit_in_the_background_has_a_low_priority() -> None:
+    names = {"Nice=10", "CPUWeight=20", "IOWeight=20"}
+    for background, expected in ((True, names), (False, set())):
+        command = isolation.unit_command("funnel-shop-1.service", "x", 60, private_tmp=True, background=background)
+        assert {word.removeprefix("--property=") for word in command} & names == expected
 
 
 def request(*argv: str, **changed: Any) -> dict[str, Any]:
