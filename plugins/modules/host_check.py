@@ -44,9 +44,14 @@ open_files:
   returned: success
   type: int
   sample: 1048576
+ipv6:
+  description: Whether the kernel supports IPv6.
+  returned: success
+  type: bool
 """
 
 import contextlib
+import socket
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -73,7 +78,7 @@ def main() -> None:
             problems += [systemd.masked_problem(name)] if systemd.query(name).masked else []
     if any(problems):
         module.fail_json(msg="\n".join([*filter(None, problems), "nothing was changed"]))
-    module.exit_json(changed=False, open_files=Capacity.of_host().max_open_files)
+    module.exit_json(changed=False, open_files=Capacity.of_host().max_open_files, ipv6=socket.has_dualstack_ipv6())
 
 
 if __name__ == "__main__":

@@ -212,7 +212,7 @@ def _install_runner_packages(layout: Layout, app: App, source: Path, path: Path)
         missing = [requirement for name, requirement in runner_packages(app).items() if not (packages / name).is_dir()]
     if missing:
         failure = f"{VARIABLE}.{app.name}.run: {', '.join(missing)}, which the runner needs, cannot be installed"
-        install = ["pip", "install", "--quiet", "--compile-bytecode", "--python", str(path / "bin/python"), "--", *missing]
+        install = ["pip", "install", "--quiet", "--compile-bytecode", "--python", str(path / "bin/python"), *missing]
         run_uv(layout, app, source, install, failure)
 
 

@@ -32,7 +32,11 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import Builder, BuildError, as_user, build_environment
-from ansible_collections.funnel.tornado.plugins.module_utils.system.pip_configuration import PipConfigurationError, uv_environment
+from ansible_collections.funnel.tornado.plugins.module_utils.system.pip_configuration import (
+    PipConfigurationError,
+    uv_environment,
+    uv_options,
+)
 
 #: Number of files that requirements.txt may include, also indirectly.
 MAX_INCLUDES = 50
@@ -359,21 +363,23 @@ def _commits(layout: Layout, app: App, source: Path, references: list[tuple[str,
         yield f"{url}@{name} {listed}"
 
 
-def _index_environment(app: App) -> dict[str, str]:
-    """Return the environment of uv with its indexes: those of the inventory, or else those of pip on the host.
+def _index_settings(app: App) -> tuple[dict[str, str], list[str]]:
+    """Return the environment and the options of uv for its indexes: those of the inventory, or else those of pip on the host.
 
     :raises BuildError: when the configuration of pip cannot be read.
     """
     configured = build_environment()
     try:
-        inherited = uv_environment(configured)
+        inherited, options = uv_environment(configured), uv_options(configured)
     except PipConfigurationError as error:
         raise BuildError(str(error)) from error
-    return inherited | app.build.environment | {name: value for name, value in configured.items() if name not in inherited}
+    own = {name: value for name, value in configured.items() if name not in inherited}
+    return inherited | app.build.environment | own, options
 
 
 def run_uv(layout: Layout, app: App, source: Path, arguments: list[str], failure: str, *, given: int | None = None) -> str:
     """Run uv as the builder user in the directory of the source, whose uv settings apply; return its output."""
+    indexes, options = _index_settings(app)
     environment = {
         "UV_CACHE_DIR": str(layout.cache / "uv"),
         "UV_LINK_MODE": "copy",
@@ -381,9 +387,9 @@ def run_uv(layout: Layout, app: App, source: Path, arguments: list[str], failure
         "UV_NO_PROGRESS": "1",
     }
     return Builder(layout).run(
-        ["uv", *arguments],
+        ["uv", *arguments, *options],
         failure,
         directory=source,
-        environment=_index_environment(app) | environment,
+        environment=indexes | environment,
         stdin=given,
     )

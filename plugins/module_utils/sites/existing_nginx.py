@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -152,7 +153,6 @@ class ExistingNginx:
 def existing_nginx(
     root: Path = NGINX,
     *,
-    ipv6: Path = Path("/proc/net/if_inet6"),
     pages: Path = PAGES,
     files: Mapping[str, str] | None = None,
 ) -> ExistingNginx:
@@ -191,7 +191,7 @@ def existing_nginx(
             for file, text in files.items()
             if str(Path(file).parent) in sites or file in sites
         },
-        ipv6=ipv6.exists(),
+        ipv6=socket.has_dualstack_ipv6(),
         ipv4_only=_ipv4_only(blocks, servers(http)),
         refused=found.refused
         or (found.vendor if error or not all(_is_welcome_page(root, block) for block in blocks) else "")

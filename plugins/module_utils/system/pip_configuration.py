@@ -27,6 +27,9 @@ _INDEXES = {
 }
 _OTHERS = {"trusted-host": ("UV_INSECURE_HOST", " "), "cert": ("SSL_CERT_FILE", " "), "proxy": ("all_proxy", " ")}
 
+#: The spellings of true in the configuration of pip.
+_TRUE = ("1", "on", "t", "true", "y", "yes")
+
 
 class PipConfigurationError(Exception):
     """A file of pip cannot be read. The message has its path."""
@@ -43,12 +46,25 @@ def uv_environment(configured: Mapping[str, str], files: Sequence[Path] = FILES,
         options.pop("cert", None)
     if "https_proxy" in configured:
         options.pop("proxy", None)
-    indexed = any(variable in configured for variable, _separator in _INDEXES.values()) or _has_wheelhouse(toml)
     return {
         variable: separator.join(values)
-        for option, (variable, separator) in (_OTHERS if indexed else _INDEXES | _OTHERS).items()
+        for option, (variable, separator) in (_OTHERS if _is_indexed(configured, toml) else _INDEXES | _OTHERS).items()
         if (values := options.get(option, "").split())
     }
+
+
+def uv_options(configured: Mapping[str, str], files: Sequence[Path] = FILES, toml: Path = UV_CONFIGURATION) -> list[str]:
+    """Return the options of uv, which has no variable for them, with which it uses no index if pip on the host uses none.
+
+    :raises PipConfigurationError: as `uv_environment`.
+    """
+    without = _read(files).get("no-index", "").lower() in _TRUE
+    return ["--no-index"] if without and not _is_indexed(configured, toml) else []
+
+
+def _is_indexed(configured: Mapping[str, str], toml: Path) -> bool:
+    """Return whether the inventory has indexes, or a wheelhouse that replaces them."""
+    return any(variable in configured for variable, _separator in _INDEXES.values()) or _has_wheelhouse(toml)
 
 
 def _has_wheelhouse(toml: Path) -> bool:

@@ -69,7 +69,7 @@ class Sources:
                 "PIP_CERT": "" if self.ca_bundle == SYSTEM_CERTIFICATES else self.ca_bundle,  # the default of pip and pip.conf
                 "PIP_PROXY": self.proxy,
                 "NO_PROXY": self.no_proxy,
-                "PIP_NO_INDEX": "1" if self.wheelhouse else "",
+                "PIP_NO_INDEX": "1" if self.wheelhouse else "0" if self.index_url or self.extra_index_urls else "",
                 "PIP_FIND_LINKS": str(self.wheelhouse or ""),
             }
         )

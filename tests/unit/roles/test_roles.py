@@ -157,6 +157,21 @@ def test_haproxy_may_use_all_open_files_but_a_few_for_connections(open_files: in
     assert f"{open_files - 2 * most} are for all else; set at most {most}" in render(check["fail_msg"])
 
 
+@pytest.mark.parametrize(
+    ("host", "listen"), [({"ipv6": False}, ["80"]), ({"ipv6": True}, ["80", "[::]:80"]), ({}, ["80", "[::]:80"])]
+)
+def test_haproxy_does_not_listen_on_ipv6_if_the_kernel_lacks_it(host: dict[str, bool], listen: list[str]) -> None:
+    def render(text: str, **variables: Any) -> Any:
+        environment = NativeEnvironment()
+        environment.tests |= {"contains": lambda text, part: part in text}
+        environment.filters |= {"funnel.tornado.haproxy_files": lambda _backends, **addresses: addresses["listen"]}
+        return environment.from_string(text).render({**defaults("haproxy"), **variables})
+
+    texts = load("haproxy", "vars/main.yml")
+    skipped = render(texts["__haproxy_not_listened"], __haproxy_host=host)
+    assert render(texts["__haproxy_files"], __haproxy_not_listened=skipped) == listen
+
+
 @pytest.mark.parametrize("entry_point", ["main", "remove"])
 def test_the_app_role_checks_the_host_before_it_uses_the_result(entry_point: str) -> None:
     """Without the playbooks, the role must know which push keys and certificates to revoke, and the number of CPUs."""

@@ -98,11 +98,6 @@ def test_the_welcome_page_is_obsolete_before_nginx_is_installed(tmp_path: Path) 
     assert existing_nginx(tmp_path).obsolete == ["sites-enabled/default"]
 
 
-def test_the_kernel_without_ipv6_is_reported(tmp_path: Path) -> None:
-    assert not existing_nginx(tmp_path, ipv6=tmp_path / "none").ipv6
-    assert existing_nginx(tmp_path, ipv6=tmp_path).ipv6
-
-
 def with_files(root: Path, main: str = DEBIAN, **files: str) -> ExistingNginx:
     """Return what is found beside the nginx.conf of the package, with ``files`` in conf.d."""
     (root / "nginx.conf").write_text(main.replace("/etc/nginx", str(root)))

@@ -8,6 +8,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.pip_configur
     SYSTEM_CERTIFICATES,
     PipConfigurationError,
     uv_environment,
+    uv_options,
 )
 
 PIP = """\
@@ -51,6 +52,14 @@ def test_the_inventory_takes_precedence(tmp_path: Path) -> None:
     assert read(tmp_path, "no-index = true") == OTHERS
     certificates = read(tmp_path, SSL_CERT_FILE="/etc/pki/own.pem", https_proxy="http://other.test")
     assert certificates == INDEXES | {"UV_INSECURE_HOST": "mirror.test"}
+
+
+@pytest.mark.parametrize(("value", "options"), [("true", ["--no-index"]), ("1", ["--no-index"]), ("off", []), ("", [])])
+def test_uv_uses_no_index_if_pip_uses_none(tmp_path: Path, value: str, options: list[str]) -> None:
+    (tmp_path / "pip.conf").write_text(f"[install]\nno-index = {value}\n")
+    files, toml = [tmp_path / "pip.conf"], tmp_path / "uv.toml"
+    assert uv_options({}, files, toml) == options
+    assert uv_options({"UV_DEFAULT_INDEX": "https://other.test"}, files, toml) == []
 
 
 @pytest.mark.parametrize("text", ["index-url = x\n", "[global]\na = 1\na = 2\n"])

@@ -40,6 +40,7 @@ def test_uv_is_up_to_date_if_installed_linked_and_the_only_version(tmp_path: Pat
 
 def test_the_environment_of_pip_contains_only_set_values() -> None:
     assert Sources().pip_environment() == {}, "the host's own pip.conf holds"
+    assert Sources(index_url="https://a").pip_environment() == {"PIP_INDEX_URL": "https://a", "PIP_NO_INDEX": "0"}
     everything = Sources(
         index_url="https://u:p@a/simple",
         extra_index_urls=["https://b", "https://c"],
