@@ -16,6 +16,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -430,9 +431,8 @@ def _has_stale_listener(file_set: FileSet, changes: Sequence[Change], listener: 
     """Return whether systemd does not use the current version of a socket unit, perhaps since an interrupted run."""
     if any(is_unit(change.path) and change.path.name == listener for change in changes):
         return True
-    state = systemd.query(listener)
     paths = [file_set.root / file.path for file in file_set.files if Path(file.path).name == listener]
-    return any(path.stat().st_mtime > state.started_at for path in paths if path.exists())
+    return any(path.stat().st_mtime > systemd.query(listener).started_at for path in paths if path.exists())
 
 
 def reload_units(paths: Iterable[Path]) -> None:
@@ -453,7 +453,7 @@ def is_read_by_service(path: Path, on_change: str) -> bool:
 
 def is_up_to_date(state: FileState | None, file: File | None, key: bytes = b"") -> bool:
     """Return whether a state with a digest by ``key`` matches the desired file; None stands for no file."""
-    if state is None or file is None:
+    if state is None or file is None or state.mtime > time.time():  # from before the clock was set back
         return state is None and file is None
     same = state.is_link == file.is_link and state.digest == _digest(file.content, key)
     return same and (file.is_link or (state.mode, state.owner, state.group) == (file.mode, file.owner, file.group))

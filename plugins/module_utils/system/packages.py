@@ -285,10 +285,11 @@ def parse_providers(output: str) -> dict[str, str]:
 
 def _lists_age() -> float:
     """Return the seconds since the last update of the package lists, which always modifies ``partial``."""
-    try:
-        return time.time() - Path("/var/lib/apt/lists/partial").stat().st_mtime
-    except OSError:
-        return float("inf")
+    with contextlib.suppress(OSError):
+        age = time.time() - Path("/var/lib/apt/lists/partial").stat().st_mtime
+        if age >= 0:  # otherwise the clock was set back meanwhile
+            return age
+    return float("inf")
 
 
 def _update(*options: str) -> CommandResult:

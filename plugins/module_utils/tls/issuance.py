@@ -68,9 +68,9 @@ class Record:
         return replace(self, failure=Failure(order, count, now, reason, now))
 
     def blocked(self, order: Order, now: float) -> Failure | None:
-        """Return the failure that forbids another attempt of the order now."""
+        """Return the failure that forbids another attempt of the order now; none from the future, before the clock was set."""
         failure = self.failure
-        return failure if failure and failure.order == order and now < failure.not_before else None
+        return failure if failure and failure.order == order and failure.at <= now < failure.not_before else None
 
 
 def record_path(lineage: str, base: Path = Path("/")) -> Path:

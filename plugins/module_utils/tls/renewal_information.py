@@ -149,7 +149,8 @@ def suggestions(servers: Mapping[str, str], base: Path = Path("/"), *, write: bo
     """
     found = {name: load(record_path(name, base)).of(identify(_chain(name, base))) for name in servers}
     now = time.time()
-    old = {name: known for name, known in found.items() if known.certificate and known.ask_at <= now}
+    # A later time was recorded before the clock was set back.
+    old = {name: known for name, known in found.items() if known.certificate and not now < known.ask_at <= now + MAX_PAUSE}
     directories: dict[str, dict[str, Any] | None] = {}
     asked: set[str] = set()
     answers: dict[str, Suggestion] = {}

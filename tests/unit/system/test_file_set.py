@@ -5,6 +5,7 @@ import os
 import pwd
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,13 @@ def root(tmp_path: Path) -> Path:
     (root / "sites/mine.old.conf").write_text("mine\n")
     (root / "sites/theirs.conf").write_text("theirs\n")
     return root
+
+
+def test_files_from_before_the_clock_was_set_back_are_replaced_once(root: Path) -> None:
+    os.utime(root / "main.conf", (time.time() + 86_400,) * 2)
+    desired = FileSet(root, [file("main.conf", "old\n")])
+    assert converge(desired).files == [str(root / "main.conf")]
+    assert not converge(desired).changed
 
 
 def test_applying_files_is_idempotent(root: Path) -> None:

@@ -34,13 +34,17 @@ def test_packages_and_kernels_are_reasons_to_reboot(tmp_path: Path) -> None:
 
 
 def test_services_older_than_their_drop_ins_are_reasons_to_reboot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Units of three services changed a minute ago; one service has started since, and one does not run."""
+    """Units of three services changed a minute ago; one service has started since, and one does not run.
+
+    A further one changed before the clock was set back by a day.
+    """
     now = time.clock_gettime(time.CLOCK_MONOTONIC)
-    for name, pid, started in (("nginx", 7, now - 600), ("etcd", 8, now), ("haproxy", 0, 0)):
+    units = [("nginx", 7, now - 600, -60), ("etcd", 8, now, -60), ("haproxy", 0, 0, -60), ("mongod", 9, now - 600, 86_400)]
+    for name, pid, started, changed in units:
         directory = tmp_path / f"etc/systemd/system/{name}.service.d"
         directory.mkdir(parents=True)
         (directory / "50-funnel.conf").touch()
-        os.utime(directory / "50-funnel.conf", (time.time() - 60,) * 2)
+        os.utime(directory / "50-funnel.conf", (time.time() + changed,) * 2)
         stamps = "".join(f"{stamp}TimestampMonotonic={int(started * 1e6)}\\n" for stamp in ("ActiveEnter", "StateChange"))
         shown = f"LoadState=loaded\\nActiveState=active\\nUnitFileState=enabled\\nMainPID={pid}\\n{stamps}"
         (tmp_path / f"{name}.service").write_text(shown)

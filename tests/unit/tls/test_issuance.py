@@ -24,6 +24,7 @@ def test_pause_doubles_with_each_failure_after_the_second(failures: int, pause: 
     assert record.failure.not_before == 1000 + pause
     assert record.blocked(ORDER, 1000 + pause) is None
     assert pause == 0 or record.blocked(ORDER, 999 + pause)
+    assert record.blocked(ORDER, 999) is None  # the clock was set back
 
 
 def test_server_can_require_a_longer_pause() -> None:
