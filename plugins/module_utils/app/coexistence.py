@@ -85,7 +85,12 @@ def _port_problems(apps: Mapping[str, App], others: Others, proxy: Proxy, cpus: 
     listeners: dict[int, list[Listener]] = {}
     for listener in others.listeners:
         listeners.setdefault(listener.port, []).append(listener)
-    yield from port_conflicts(others.listeners, proxy.listen, proxy.name)
+    has_tls = any(app.tls.provider != "off" for app in apps.values())
+    for variable, addresses in proxy.listen.items():
+        unneeded = variable.endswith("_listen_tls") and not has_tls
+        remedy = f"; no app has tls, so {variable}: [] leaves the port to it" if unneeded else ""
+        for conflict in port_conflicts(others.listeners, {variable: addresses}, proxy.name):
+            yield f"{conflict}{remedy}"
     for app in apps.values():
         for port in app.ports(cpus):
             found = listeners.get(port, ())

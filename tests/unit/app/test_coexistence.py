@@ -26,6 +26,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.existing_pro
 
 LISTEN = {"nginx_listen": ["80", "[::]:80"], "nginx_listen_tls": ["443"]}
 NGINX = Proxy("nginx", LISTEN)
+TLS = {"domains": ["shop.test"], "tls": {"provider": "self_signed"}}
 APACHE = Listener("0.0.0.0", 80, "apache2", 812, "apache2.service", 0)
 
 
@@ -61,8 +62,19 @@ def test_ports_of_nginx_and_other_ports_are_no_conflict(listener: Listener) -> N
 
 
 def test_an_nginx_that_systemd_did_not_start_is_reported() -> None:
-    [problem] = problems(apps(shop={}), Others(ExistingNginx(), [Listener("0.0.0.0", 443, "nginx", 7, "", 0)]))
+    [problem] = problems(apps(shop=TLS), Others(ExistingNginx(), [Listener("0.0.0.0", 443, "nginx", 7, "", 0)]))
     assert problem == "nginx_listen_tls: port 443 is in use by nginx (pid 7); stop it, or choose other ports in nginx_listen_tls"
+
+
+def test_a_port_for_tls_is_needed_only_by_apps_with_tls() -> None:
+    others = Others(ExistingNginx(), [Listener("::", 443, "caddy", 7, "caddy.service", 0)])
+    found = (
+        "nginx_listen_tls: port 443 is in use by caddy (pid 7, caddy.service); systemctl disable --now caddy.service, or choose "
+        "other ports in nginx_listen_tls"
+    )
+    assert problems(apps(shop=TLS), others) == [found]
+    assert problems(apps(shop={}), others) == [f"{found}; no app has tls, so nginx_listen_tls: [] leaves the port to it"]
+    assert problems(apps(shop={}), others, Proxy("nginx", LISTEN | {"nginx_listen_tls": []})) == []
 
 
 @pytest.mark.parametrize(
