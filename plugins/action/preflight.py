@@ -93,7 +93,8 @@ class ActionModule(ModuleAction):
         problems += [*source_problems, *self._unknown_apps(names, entries, variables)]
         self._fail_on([*problems, *archive_problems(built, self._loader.get_basedir())] if problems else [])
         packages = sorted({package for app in apps.values() for package in app.packages} | dns_packages)
-        host = self.run_module({"apps": {}, "key": KEY, "packages": packages, "releases": json.dumps(inputs)}, variables)
+        options = {"key": KEY, "packages": packages, "builds": arguments["builds"], "releases": json.dumps(inputs)}
+        host = self.run_module({"apps": {}, **options}, variables)
         if host.get("failed"):
             return host
         self._fail_on(

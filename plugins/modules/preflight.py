@@ -38,8 +38,8 @@ options:
     default: []
   builds:
     description:
-      - Whether releases of O(names), or of all apps, are built afterwards. Sources on the controller that cannot be sent are
-        mistakes then.
+      - Whether releases of O(names), or of all apps, are built afterwards. Sources on the controller that cannot be sent, and a
+        full disk of the host, are mistakes then.
     type: bool
     default: true
   packages:
@@ -178,6 +178,7 @@ import json
 import os
 import pwd
 import re
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -188,6 +189,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.site_options im
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs
 from ansible_collections.funnel.tornado.plugins.module_utils.core import memory
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import full_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSH_ENTRIES, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import first_unprivileged_port, tcp_listeners
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import link_protection_problem, root_problem
@@ -210,7 +212,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.packages imp
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET, installed_names
 
-#: The controller validates all arguments; only the last three are sent to the host.
+#: The controller validates all arguments; only the last four are sent to the host.
 ARGUMENTS = {
     "apps": {"type": "dict", "required": True},
     "names": {"type": "list", "elements": "str", "default": []},
@@ -230,7 +232,8 @@ def main() -> None:
     capacity = Capacity.of_host()
     try:
         distribution = require_supported_host()
-        if problem := root_problem() or link_protection_problem() or filesystem_problem(APP_DIRECTORIES):
+        problem = root_problem() or link_protection_problem() or filesystem_problem(APP_DIRECTORIES)
+        if problem := problem or (module.params["builds"] and full_problem(written_directories())):
             module.fail_json(msg=f"{problem}; nothing was changed")
         installed = installed_versions()
         installed |= provided_versions([name for name in module.params["packages"] if name not in installed])
@@ -265,6 +268,13 @@ def main() -> None:
         pushed=sorted(path.stem for path in PUSH_ENTRIES.glob("*.json")),
         site_options=all_applied(),
     )
+
+
+def written_directories() -> list[str | Path]:
+    """Return the directories that a deploy writes to, including that of Ansible in the home of the user who connects."""
+    homes = {user.pw_name: Path(user.pw_dir) for user in pwd.getpwall()}
+    home = homes.get(os.environ.get("SUDO_USER", "root"), Path("/root"))
+    return [*APP_DIRECTORIES, tempfile.gettempdir(), home, home / ".ansible", home / ".ansible/tmp"]
 
 
 def find_settled(inputs: str) -> dict[str, dict[str, str]]:

@@ -36,10 +36,11 @@ from ansible_collections.funnel.tornado.plugins.module_utils.building.pruning im
 from ansible_collections.funnel.tornado.plugins.module_utils.building.shared_links import link_shared_paths
 from ansible_collections.funnel.tornado.plugins.module_utils.building.static_files import publish_static
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
+from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import REMEDY, full_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSHED_SOURCE, VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import set_owner
 from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import low_priority
-from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import TreeError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.tree import Limits, TreeError
 from ansible_collections.funnel.tornado.plugins.module_utils.system.archive import fetch, keep_subdirectory, unpack
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import ENVIRONMENT, Builder, BuildError, as_user
 
@@ -168,6 +169,7 @@ def build_release(
     environment: Environment | None = None
     try:
         remove_unfinished(layout)  # of interrupted builds
+        _require_space(layout, planned.id)
         work.mkdir()
         set_owner(work, os.geteuid(), os.getegid(), 0o711)
         _provide_source(layout, app, planned, archive, source)
@@ -199,6 +201,11 @@ def build_release(
         if environment is None or environment.built or environment.package:
             limit_cache(layout)
     return environment
+
+
+def _require_space(layout: Layout, release: str) -> None:
+    if problem := full_problem((layout.releases, layout.environments), minimum=Limits.free):
+        raise BuildError(f"{VARIABLE}.{layout.app}: release {release} cannot be built: {problem}")
 
 
 def _provide_source(layout: Layout, app: App, planned: ReleaseManifest, archive: Path | None, source: Path) -> None:
@@ -333,7 +340,7 @@ def _failure_message(layout: Layout, release: str, error: Exception) -> str:
         mount = next(path for path in (fullest, *fullest.parents) if path.is_mount())
         space = os.statvfs(mount)
         free = f"{space.f_bavail * space.f_frsize >> 20} MiB and {space.f_favail} inodes"
-        return f"{failure}: the file system at {mount} is full, {free} are free: {full[0]}"
+        return f"{failure}: the file system at {mount} is full, {free} are free: {full[0]}; {REMEDY}"
     if isinstance(error, BuildError):
         return message + advice(f"{VARIABLE}.{layout.app}.packages", f"{message}\n{error.output}")
     return f"{failure}: {message}"

@@ -20,6 +20,8 @@ def stage_file(path: Path, content: bytes, *, mode: int, uid: int, gid: int) -> 
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
+            stream.flush()
+            os.fsync(descriptor)  # some file systems report a full disk only then
             os.fchown(descriptor, uid, gid)
             os.fchmod(descriptor, mode)
     except BaseException:

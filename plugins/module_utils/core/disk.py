@@ -1,33 +1,61 @@
-"""Errors of full file systems."""
+"""Full file systems: which they are, and the errors that they cause."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 #: Directories to which the collection writes.
-DIRECTORIES = ("/", "/etc", "/opt", "/run", "/srv", tempfile.gettempdir(), "/var", "/var/lib", "/var/log")
+DIRECTORIES = ("/", "/etc", "/home", "/opt", "/root", "/run", "/srv", tempfile.gettempdir(), "/var", "/var/lib", "/var/log")
 
-#: The texts of ENOSPC and EDQUOT.
-_FULL = (os.strerror(28), os.strerror(122))
+#: The errors of a full file system and of an exhausted quota.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
-#: Free bytes below which a file system counts as full.
+#: Free bytes and inodes below which a file system counts as full.
 _MIN_FREE = 1 << 20
+_MIN_INODES = 100
+
+REMEDY = "free some space, then run this again"
+
+Measure = Callable[[str], os.statvfs_result]
 
 
-def error_text(
-    error: BaseException, directories: Sequence[str] = DIRECTORIES, measure: Callable[[str], os.statvfs_result] = os.statvfs
-) -> str:
+def error_text(error: BaseException, directories: Iterable[str] | None = None, measure: Measure = os.statvfs) -> str:
     """Return the text of an error; of a full disk, with the directories on file systems without free space or inodes."""
     text = str(error)
-    if not any(reason in text for reason in _FULL):
+    if not any(os.strerror(number) in text for number in FULL) or REMEDY in text:
         return text
-    full: dict[int, str] = {}
+    full = _full([*DIRECTORIES, *_mounted_below(DIRECTORIES)] if directories is None else directories, measure)
+    return f"{text}; full: {', '.join(full)}; {REMEDY}" if full else text
+
+
+def full_problem(directories: Iterable[str | Path], measure: Measure = os.statvfs, *, minimum: int = _MIN_FREE) -> str:
+    """Return which of the directories are on file systems with less than ``minimum`` free bytes, and the remedy."""
+    full = _full(map(str, directories), measure, minimum)
+    return f"the disk is full at {', '.join(f'{name} ({free} free)' for name, free in full.items())}; {REMEDY}" if full else ""
+
+
+def _full(directories: Iterable[str], measure: Measure, minimum: int = _MIN_FREE) -> dict[str, str]:
+    """Return what is free, in words, on the full file systems by the first of ``directories`` on each."""
+    full: dict[int, tuple[str, str]] = {}
     for directory in directories:
-        if Path(directory).is_dir():
-            found = measure(directory)
-            if found.f_bavail * found.f_frsize < _MIN_FREE or (found.f_files and not found.f_favail):
-                full.setdefault(Path(directory).stat().st_dev, directory)
-    return f"{text}; full: {', '.join(full.values())}; free some space, then run this again" if full else text
+        with contextlib.suppress(OSError):  # it does not exist, or is a home that denies access to root
+            device, found = Path(directory).stat().st_dev, measure(directory)
+            size, inodes = found.f_bavail * found.f_frsize, found.f_favail
+            # Some file systems report nothing.
+            if (found.f_blocks and size < minimum) or (found.f_files and inodes < _MIN_INODES):
+                full.setdefault(device, (directory, f"{size >> 10} KiB, {inodes} inodes"))
+    return dict(full.values())
+
+
+def _mounted_below(directories: Iterable[str], mounts: Path = Path("/proc/self/mountinfo")) -> Iterator[str]:
+    """Yield the mount points below directories, except those of the system in ``/`` and ``/run``."""
+    above = {*directories} - {"/", "/run"}
+    for line in mounts.read_text(encoding="utf-8").splitlines():
+        point = line.split()[4].encode().decode("unicode_escape")  # spaces are octal escapes, proc(5)
+        if any(Path(point).is_relative_to(directory) for directory in above):
+            yield point

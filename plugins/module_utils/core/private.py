@@ -71,10 +71,17 @@ def is_restricted(path: Path, gid: int, mode: int, user: int | None = None) -> b
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file, creating it with mode 0600."""
-    with os.fdopen(open_file(path), "w", encoding="utf-8") as file:
-        file.truncate()
-        file.write(text)
+    """Replace a file by one with mode 0600; its previous content stays if the disk is full. One process at a time may do so."""
+    staged = path.with_name(f".{path.name}.new")
+    staged.unlink(missing_ok=True)  # left behind by an interrupted run
+    try:
+        with os.fdopen(open_file(staged), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
 
 
 def open_file(path: Path) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import FULL, REMEDY
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import Deadline
 
 #: O_NONBLOCK: opening a pipe, or a file with a lease, must not block.
@@ -164,8 +165,7 @@ def remove(path: Path, *, trusted: Path | None = None, seconds: float = 900.0) -
         trash_name = f".removing-{path.name[:_NAME_LENGTH]}"
         if _unlink(path.name, parent, path) and not _exists(trash_name, top):
             return
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(trash_name, 0o700, dir_fd=top)
+        _make_trash(trash_name, top, path, parent)
         trash = _open(stack, trash_name, _DIRECTORY, top, trusted / trash_name)
         _move_to_trash(path.name, parent, trash, path)
         _empty_trash(trash, path, Deadline(seconds))
@@ -307,7 +307,9 @@ class _Copy:
                     raise TreeError(f"{self.source} cannot be copied within {self.limits.seconds:g} s")
                 space = os.fstatvfs(target)
                 if space.f_blocks and space.f_bavail * space.f_frsize < self.limits.free:  # some file systems report nothing
-                    raise TreeError(f"{self.source} cannot be copied: less than {self.limits.free >> 20} MiB would remain free")
+                    raise TreeError(
+                        f"{self.source} cannot be copied: less than {self.limits.free >> 20} MiB would remain; {REMEDY}"
+                    )
             self._set_mode(target, 0o755 if state.st_mode & 0o100 else 0o644)
             os.utime(target, ns=(state.st_atime_ns, state.st_mtime_ns))
 
@@ -437,6 +439,31 @@ def _unlink(name: str, directory: int, path: Path) -> bool:
             return False
         raise TreeError(f"{path} cannot be removed: {error.strerror}") from error
     return True
+
+
+def _make_trash(name: str, top: int, path: Path, parent: int) -> None:
+    """Create a trash directory in ``top``; on a full file system, free space first: delete a file of the tree to be removed."""
+    try:
+        os.mkdir(name, 0o700, dir_fd=top)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _unlink_first(path, parent)
+        os.mkdir(name, 0o700, dir_fd=top)
+
+
+def _unlink_first(path: Path, parent: int) -> None:
+    """Delete the files of a directory that has some, the directory at ``path`` or one below it."""
+    with contextlib.ExitStack() as stack:
+        names = [path.name]
+        for _level in range(Limits.depth):
+            parent = _open(stack, names[0], _DIRECTORY, parent, path)
+            found = list(_scan(parent))
+            names = [name for name in found if not _unlink(name, parent, path)]
+            if len(names) < len(found) or not names:
+                return
 
 
 def _move_to_trash(name: str, directory: int, trash: int, path: Path) -> None:

@@ -126,7 +126,4 @@ def _now() -> str:
 
 
 def _write(layout: Layout, entries: list[HistoryEntry]) -> None:
-    new = layout.history.with_name(".history.json")
-    new.unlink(missing_ok=True)  # from an interrupted run
-    private.write(new, json.dumps([asdict(entry) for entry in entries[-MAX_ENTRIES:]], indent=1))
-    new.rename(layout.history)
+    private.write(layout.history, json.dumps([asdict(entry) for entry in entries[-MAX_ENTRIES:]], indent=1))

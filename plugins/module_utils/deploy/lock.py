@@ -131,9 +131,16 @@ def _acquire(layout: Layout, file: TextIO, deadline: Deadline, request: dict[str
                 f"finished{', or preempt it with -e preempt=true' if holder and holder.pid and not request else ''}"
             )
         if request is not None:
-            private.write(layout.preemption, json.dumps(request))
+            with contextlib.suppress(OSError):  # without it, such as on a full disk, the deploy is killed below
+                _write_request(layout, request)
             _signal_holder(layout, file, signal.SIGKILL if kill.expired else signal.SIGUSR1)
         time.sleep(INTERVAL)
+
+
+def _write_request(layout: Layout, request: dict[str, str]) -> None:
+    with os.fdopen(private.open_file(layout.preemption), "w", encoding="utf-8") as file:
+        file.truncate()
+        json.dump(request, file)
 
 
 def _try_lock(file: TextIO) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Collection, Mapping
@@ -10,6 +11,7 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
+from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import error_text
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable_message
@@ -17,7 +19,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.workers import
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import LockedError, deploy_lock
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import is_live
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import has_inactive_slot, has_leftovers
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import has_inactive_slot, has_leftovers, require_space
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import SupervisorError, connect
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import (
     Switcher,
@@ -99,6 +101,7 @@ def perform(operation: Operation, layout: Layout, release: str) -> dict[str, Any
         ) as note_step:
             request = _build_request(operation, layout, release)
             _require_built(layout, request.release)
+            _make_space(layout, request)
             if not operation.rollback:
                 _require_no_rollback(layout, operation.replaced.get(layout.app, ""))
                 _require_latest_push(layout, request.release)
@@ -106,7 +109,8 @@ def perform(operation: Operation, layout: Layout, release: str) -> dict[str, Any
             note = f"{{}} of release {request.release}".format
             result = Switcher(layout, request, lambda step: note_step(note(step), request.release)).run()
     except (LockedError, OSError, SwitchError, SupervisorError, ServiceError) as error:
-        return _failure(layout, live, error_text(error), release) | {"undone": isinstance(error, UndoneError)}
+        failed = f"{VARIABLE}.{layout.app}: the {operation.name} failed: " if isinstance(error, OSError) else ""
+        return _failure(layout, live, f"{failed}{error_text(error)}", release) | {"undone": isinstance(error, UndoneError)}
     return {"before": live, "diff": _difference(layout, before, _describe_live(layout))} | dataclasses.asdict(result)
 
 
@@ -170,6 +174,20 @@ def _require_built(layout: Layout, release: str) -> None:
     """
     if not layout.is_built(release):
         raise SwitchError(f"{layout.app}: release {release} is not on this host; deploy its version again")
+
+
+def _make_space(layout: Layout, request: SwitchRequest) -> None:
+    """Require some free space for a deploy. A rollback or a restart must not wait for it: they get that of the cache.
+
+    :raises OSError: when a disk is full.
+    """
+    try:
+        require_space(layout)
+    except OSError:
+        if request.forward:
+            raise
+        with contextlib.suppress(OSError, tree.TreeError):
+            tree.remove(layout.cache / "uv")
 
 
 def _require_latest_push(layout: Layout, release: str) -> None:

@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ansible_collections.funnel.tornado.plugins.module_utils.building.interpreter import remove_unused_pythons
+from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import SLOTS, Layout
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import stop_app
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy import supervisord
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import (
+    clear_slot,
+    drain_connections,
+    slot_releases,
+    stop_workers,
+)
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisor_config import STOP_MARGIN
 from ansible_collections.funnel.tornado.plugins.module_utils.system import accounts
 from ansible_collections.funnel.tornado.plugins.module_utils.system.home import is_managed
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.certificate import APP_SET
@@ -76,3 +84,16 @@ def remove(layout: Layout, push_files: PushFiles, certificates: Collection[str] 
     remove_unused_pythons(layout.home.parent)
     for user in app_users(layout):
         accounts.retire(user)
+
+
+def stop_app(layout: Layout) -> None:
+    """Shut down all processes of an app gracefully: drain their connections, then stop them.
+
+    :raises SupervisorError: when a process does not end.
+    """
+    manifests = [read_manifest(layout, release) for release in slot_releases(layout)]
+    server = supervisord.connect()
+    for slot in SLOTS:
+        stop_workers(layout, slot, server)
+        drain_connections(layout, slot, max((manifest.drain for manifest in manifests), default=0))
+        clear_slot(layout, slot, server, max((manifest.stop_timeout for manifest in manifests), default=0) + STOP_MARGIN)

@@ -10,7 +10,8 @@ import signal
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import private, proc, tree
-from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import NGINX_GROUP, Layout, Slot
+from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import full_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import NGINX_GROUP, SLOTS, Layout, Slot
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import count_connections
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history, supervisord
@@ -95,6 +96,20 @@ def clear_slot(layout: Layout, slot: Slot, server: Any, timeout: float) -> None:
     supervisord.remove_groups(server, supervisord.slot_groups(server, layout.group(slot)), timeout)
     _stop_orphans(layout, slot, timeout)
     tree.remove(layout.slot(slot))
+
+
+def slot_releases(layout: Layout) -> list[str]:
+    """Return the releases that the slots run, as far as they are still on the host."""
+    return [release for slot in SLOTS if (release := layout.slot_release(slot)) and layout.is_built(release)]
+
+
+def require_space(layout: Layout) -> None:
+    """Require some free space for a deploy.
+
+    :raises OSError: when a disk is full.
+    """
+    if problem := full_problem((layout.home, layout.supervisor_file("a").parent, layout.logs)):
+        raise OSError(problem)
 
 
 def stop_workers(layout: Layout, slot: Slot, server: Any) -> None:

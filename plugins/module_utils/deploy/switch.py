@@ -46,6 +46,8 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import
     is_recorded,
     is_usable,
     protect,
+    require_space,
+    slot_releases,
     stop_workers,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisor_config import STOP_MARGIN
@@ -124,7 +126,7 @@ class Switcher:
         self.on_step = on_step
         self.result = SwitchResult(layout.live_slot(), request.release)
         self._unserved = ""
-        self.in_use = {request.release, *_slot_releases(layout)}
+        self.in_use = {request.release, *slot_releases(layout)}
         self.stop_timeout = max(read_manifest(layout, release).stop_timeout for release in self.in_use) + STOP_MARGIN
         self.server = supervisord.connect()
 
@@ -163,10 +165,13 @@ class Switcher:
             slot = self.layout.inactive_slot()
             with self._step("clean"):
                 self._clear(slot)
-            self._start(slot)
-            self._mark_replaced()
-            with self._step("switch"):
-                self._move_traffic(slot)
+            with self._clear_on_failure(slot):
+                self._start(slot)
+                self._mark_replaced()
+                with self._step("switch"):
+                    if self.request.forward:
+                        require_space(self.layout)
+                    self._move_traffic(slot)
             if self.request.rollback:
                 self._record(slot)
             self._complete(drain=self.request.drain)
@@ -245,24 +250,29 @@ class Switcher:
         return ProcessGroup(self.layout, slot, self.layout.slot_release(slot) or self.request.release, self.server)
 
     def _start(self, slot: Slot) -> None:
-        """Start the release in the slot and wait until it is healthy; clear the slot if that fails."""
+        """Start the release in the slot and wait until it is healthy."""
         process_group = self._process_group(slot)
+        self._run_hook(process_group, "before_start")
+        with self._step("start"):
+            process_group.start()
+        with self._step("health"):
+            HealthChecks(process_group).wait()
+        self._run_hook(process_group, "before_switch")
+
+    @contextlib.contextmanager
+    def _clear_on_failure(self, slot: Slot) -> Iterator[None]:
+        """Clear the slot if an error occurs before it is live."""
         try:
-            self._run_hook(process_group, "before_start")
-            with self._step("start"):
-                process_group.start()
-            with self._step("health"):
-                HealthChecks(process_group).wait()
-            self._run_hook(process_group, "before_switch")
-        except (ProcessGroupError, supervisord.SupervisorError) as error:
-            self._discard(slot)
-            advice = process_advice(f"{VARIABLE}.{self.layout.app}", str(error))
-            raise SwitchError(f"{self._name()} did not go live: {error}{advice}") from error
+            yield
         except PreemptedError:
             raise  # the preempting operation clears the slot; it must not wait for processes to stop
-        except BaseException:
-            self._discard(slot)
-            raise
+        except BaseException as error:
+            if self.layout.live_slot() != slot:
+                self._discard(slot)
+            if not isinstance(error, OSError | ProcessGroupError | supervisord.SupervisorError):
+                raise
+            advice = process_advice(f"{VARIABLE}.{self.layout.app}", str(error))
+            raise SwitchError(f"{self._name()} did not go live: {error}{advice}") from error
 
     def _run_hook(self, process_group: ProcessGroup, step: str) -> None:
         """Run a hook before the switch, if the release has one that this host must run."""
@@ -273,7 +283,7 @@ class Switcher:
 
     def _discard(self, slot: Slot) -> None:
         """Clear a slot that did not go live; the next run removes, or reports, files that cannot be deleted now."""
-        with contextlib.suppress(TreeError):
+        with contextlib.suppress(OSError, TreeError):
             self._clear(slot)
 
     def _move_traffic(self, slot: Slot) -> None:
@@ -475,24 +485,6 @@ class Switcher:
         return f"{VARIABLE}.{self.layout.app}: release {self.request.release}"
 
 
-def stop_app(layout: Layout) -> None:
-    """Shut down all processes of an app gracefully: drain their connections, then stop them.
-
-    :raises SupervisorError: when a process does not end.
-    """
-    manifests = [read_manifest(layout, release) for release in _slot_releases(layout)]
-    server = supervisord.connect()
-    for slot in SLOTS:
-        stop_workers(layout, slot, server)
-        drain_connections(layout, slot, max((manifest.drain for manifest in manifests), default=0))
-        clear_slot(layout, slot, server, max((manifest.stop_timeout for manifest in manifests), default=0) + STOP_MARGIN)
-
-
 def _text(file: Path) -> str:
     """Return the content of a file; an empty one for a slot of an early version, which lacks it."""
     return file.read_text(encoding="utf-8") if file.exists() else ""
-
-
-def _slot_releases(layout: Layout) -> list[str]:
-    """Return the releases that the slots run, as far as they are still on the host."""
-    return [release for slot in SLOTS if (release := layout.slot_release(slot)) and layout.is_built(release)]

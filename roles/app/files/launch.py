@@ -60,7 +60,7 @@ def start_process(slot: str, process: str, worker: str = "") -> NoReturn:
     argv = [word.format(**values) for word in program["argv"]]
     starts = run / (f"{worker}.{process}.starts" if worker else f"{process}.starts")
     orphans = find_orphans(starts)
-    with starts.open("a", encoding="utf-8") as file:
+    with contextlib.suppress(OSError), starts.open("a", encoding="utf-8") as file:  # a full disk must not keep the app down
         file.write(f"{os.getpid()} {parent_and_start(os.getpid())[1]}\n")
     if release["runner"] and not worker:
         argv += [word for pid in orphans for word in ("--replace", str(pid))]

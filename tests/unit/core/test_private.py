@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from pathlib import Path
 
@@ -17,10 +18,23 @@ def test_a_private_file_has_mode_0600_and_is_overwritten(tmp_path: Path) -> None
 
 
 def test_a_private_file_is_not_written_through_a_link(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to("elsewhere")
-    with pytest.raises(OSError, match="symbolic links"):
-        private.write(tmp_path / "link", "text")
+    for name in ("link", ".link.new"):
+        (tmp_path / name).symlink_to("elsewhere")
+    private.write(tmp_path / "link", "text")
+    assert (tmp_path / "link").read_text() == "text"
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_private_file_stays_if_its_new_content_cannot_be_written(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    private.write(file, "text")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            private.write(file, "x" * 1001)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert (file.read_text(), [*tmp_path.iterdir()]) == ("text", [file])
 
 
 def test_owner_and_mode_are_not_set_through_links(tmp_path: Path) -> None:

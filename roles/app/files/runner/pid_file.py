@@ -49,7 +49,8 @@ class PidFile(OwnedFile):
         try:
             self.fd = self.lock(path, replaced) if inherited is None else inherited
             os.ftruncate(self.fd, 0)
-            os.pwrite(self.fd, b"%d\n" % os.getpid(), 0)
+            with contextlib.suppress(OSError):  # such as a full disk: only people and scripts read the number
+                os.pwrite(self.fd, b"%d\n" % os.getpid(), 0)
         except OSError as error:
             raise RunnerError(f"cannot use the pid file {path}: {reason(error)}") from None
         super().__init__(path)
