@@ -141,7 +141,8 @@ class Switcher:
             try:
                 self._switch()
             except SwitchError:
-                self._prune()  # or failing deploys would fill the disk
+                with contextlib.suppress(OSError):
+                    self._prune()  # or failing deploys would fill the disk
                 raise
             if self.result.changed:
                 with self._step("prune"):

@@ -15,6 +15,7 @@ again, to replace its orphan. To find orphans, each start is recorded in ``run/<
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pwd
@@ -60,8 +61,12 @@ def start_process(slot: str, process: str, worker: str = "") -> NoReturn:
     argv = [word.format(**values) for word in program["argv"]]
     starts = run / (f"{worker}.{process}.starts" if worker else f"{process}.starts")
     orphans = find_orphans(starts)
-    with contextlib.suppress(OSError), starts.open("a", encoding="utf-8") as file:  # a full disk must not keep the app down
-        file.write(f"{os.getpid()} {parent_and_start(os.getpid())[1]}\n")
+    try:
+        with starts.open("a", encoding="utf-8") as file:
+            file.write(f"{os.getpid()} {parent_and_start(os.getpid())[1]}\n")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # a full disk must not keep the app down
+            raise
     if release["runner"] and not worker:
         argv += [word for pid in orphans for word in ("--replace", str(pid))]
     elif orphans:
