@@ -178,7 +178,6 @@ import json
 import os
 import pwd
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -189,7 +188,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.app.site_options im
 from ansible_collections.funnel.tornado.plugins.module_utils.building.release import Programs
 from ansible_collections.funnel.tornado.plugins.module_utils.core import memory
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
-from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import full_problem
+from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import TEMPORARY, full_problem
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import PUSH_ENTRIES, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.listeners import first_unprivileged_port, tcp_listeners
 from ansible_collections.funnel.tornado.plugins.module_utils.core.private import link_protection_problem, root_problem
@@ -274,7 +273,7 @@ def written_directories() -> list[str | Path]:
     """Return the directories that a deploy writes to, including that of Ansible in the home of the user who connects."""
     homes = {user.pw_name: Path(user.pw_dir) for user in pwd.getpwall()}
     home = homes.get(os.environ.get("SUDO_USER", "root"), Path("/root"))
-    return [*APP_DIRECTORIES, tempfile.gettempdir(), home, home / ".ansible", home / ".ansible/tmp"]
+    return [*APP_DIRECTORIES, *TEMPORARY, home, home / ".ansible", home / ".ansible/tmp"]
 
 
 def find_settled(inputs: str) -> dict[str, dict[str, str]]:

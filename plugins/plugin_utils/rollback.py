@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import itemgetter
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import headline
@@ -56,9 +58,12 @@ def _key(entry: Mapping[str, Any]) -> str:
 
 
 def _entries(states: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the entries of all hosts, newest first."""
-    entries = [entry for state in states.values() for entry in state["releases"]]
-    return sorted(entries, key=lambda entry: str(entry["at"]), reverse=True)
+    """Return the entries of all hosts, newest first. Those of a host keep their order: its clock may have been set back."""
+    entries: list[tuple[str, Mapping[str, Any]]] = []
+    for state in states.values():
+        times = [*accumulate((str(entry["at"]) for entry in reversed(state["releases"])), max)]
+        entries += zip(reversed(times), state["releases"], strict=True)
+    return [entry for _at, entry in sorted(entries, key=itemgetter(0), reverse=True)]
 
 
 def _live(state: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -75,9 +80,11 @@ def _previous(states: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | No
     The live release itself is the target of two rollbacks: of a deploy that has not switched anywhere, and of one that an earlier
     run has already rolled back on some hosts.
     """
-    undone = {_key(entry) for entry in _entries(states) if entry["undone"]}
-    served_well = [entry for entry in _entries(states) if _key(entry) not in undone]
-    live = sorted(filter(None, map(_live, states.values())), key=lambda entry: str(entry["at"]), reverse=True)
+    entries = _entries(states)
+    undone = {_key(entry) for entry in entries if entry["undone"]}
+    served_well = [entry for entry in entries if _key(entry) not in undone]
+    live_entries = [_live(state) for state in states.values()]
+    live = [entry for entry in entries if any(entry is each for each in live_entries)]
     live_keys = {_key(entry) for entry in live}
     is_unfinished = bool(live_keys & undone)
     is_unstarted = len(live_keys) == 1 and any(state["starting"] for state in states.values())

@@ -38,7 +38,7 @@ PAGES = sorted(
 GUIDES = [path for path in PAGES if path.parent in (ROOT, ROOT / "docs", ROOT / "docs/operations", ROOT / "docs/recipes")]
 
 #: Third-party programs that a command in the clone may begin with.
-PROGRAMS = {"ansible-galaxy", "curl", "export", "git", "molecule", "pytest"}
+PROGRAMS = {"ansible-galaxy", "ansible-pull", "curl", "export", "git", "molecule", "pytest", "uv"}
 
 #: Programs that a command on a host may begin with: those of Debian and of the roles.
 HOST_PROGRAMS = {

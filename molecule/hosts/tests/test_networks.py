@@ -143,7 +143,7 @@ def controller() -> str:
 def reboot(name: str) -> None:
     """Reboot a host, and wait until all of its services run."""
     command = [sys.executable, "-m", "tools.hosts", "reboot", "--fleet", "molecule-hosts", name]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, cwd=ROOT, check=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +236,7 @@ def addresses(controller: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     found = {name: (host, ipv6(address(host))) for name, host in hosts(HOST, "balancer").items()}
     route = ["ip", "-json", "route", "get", address(found[HOST][0])]
     bridge = json.loads(subprocess.run(route, capture_output=True, check=True).stdout)[0]["dev"]
+    subprocess.run([*as_root("enable IPv6"), "sh", "-c", f"echo 0 > /proc/sys/net/ipv6/conf/{bridge}/disable_ipv6"], check=True)
     place = ["ip", "-6", "address", "replace", f"{ipv6(controller)}/64", "dev", bridge, "nodad"]
     subprocess.run([*as_root("set an address"), *place], check=True)
     inventory: dict[str, Any] = {}
@@ -259,7 +260,7 @@ def test_fleet_that_only_ipv6_reaches_is_provisioned_from_a_directory_of_package
     url = index.introduce(host, client)
     host.check_output("printf %%s %s > /etc/pip.conf", PIP.format(authority=AUTHORITY, url=url))
     floating = f"{client}00"
-    host.check_output("rm -r /opt/uv")
+    host.check_output("rm -rf /opt/uv")
     keys = {"build": {"env": {"LEVEL": "2"}}}  # requires another virtual environment
     variables = {
         "tornado_apps": {"shop": entry(source, **keys)},
@@ -278,3 +279,5 @@ def test_fleet_that_only_ipv6_reaches_is_provisioned_from_a_directory_of_package
     expect_success(deploy("shop", "all", source.parent, changed))
     assert Site(floating, "shop.test").get().body.decode() == f"in-house {client}"
     expect_success(run_playbook("playbooks/status.yml", "all", *extra_vars(source.parent, changed)))
+    for each in (host, balancer):
+        each.check_output("nft delete table ip closed")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+#: Directories for temporary files, also if they are full, when tempfile.gettempdir() returns others.
+TEMPORARY = tuple(str(Path(parent, "tmp")) for parent in ("/", "/var"))
+
 #: Directories to which the collection writes.
-DIRECTORIES = ("/", "/etc", "/home", "/opt", "/root", "/run", "/srv", tempfile.gettempdir(), "/var", "/var/lib", "/var/log")
+DIRECTORIES = ("/", "/etc", "/home", "/opt", "/root", "/run", "/srv", "/var", "/var/lib", "/var/log", *TEMPORARY)
 
 #: The errors of a full file system and of an exhausted quota.
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -45,6 +47,8 @@ def _full(directories: Iterable[str], measure: Measure, minimum: int = _MIN_FREE
     for directory in directories:
         with contextlib.suppress(OSError):  # it does not exist, or is a home that denies access to root
             device, found = Path(directory).stat().st_dev, measure(directory)
+            if found.f_flag & os.ST_RDONLY:  # an image, which is always full
+                continue
             size, inodes = found.f_bavail * found.f_frsize, found.f_favail
             # Some file systems report nothing.
             if (found.f_blocks and size < minimum) or (found.f_files and inodes < _MIN_INODES):
@@ -56,6 +60,8 @@ def _mounted_below(directories: Iterable[str], mounts: Path = Path("/proc/self/m
     """Yield the mount points below directories, except those of the system in ``/`` and ``/run``."""
     above = {*directories} - {"/", "/run"}
     for line in mounts.read_text(encoding="utf-8").splitlines():
-        point = line.split()[4].encode().decode("unicode_escape")  # spaces are octal escapes, proc(5)
-        if any(Path(point).is_relative_to(directory) for directory in above):
+        fields = line.split()
+        point = fields[4].encode().decode("unicode_escape")  # spaces are octal escapes, proc(5)
+        is_overlay = fields[fields.index("-") + 1] == "overlay"  # of a container; it is full if the disk below is
+        if not is_overlay and any(Path(point).is_relative_to(directory) for directory in above):
             yield point

@@ -72,16 +72,19 @@ def is_restricted(path: Path, gid: int, mode: int, user: int | None = None) -> b
 
 def write(path: Path, text: str) -> None:
     """Replace a file by one with mode 0600; its previous content stays if the disk is full. One process at a time may do so."""
-    staged = path.with_name(f".{path.name}.new")
-    staged.unlink(missing_ok=True)  # left behind by an interrupted run
+    new = staged(path)
+    new.unlink(missing_ok=True)  # left behind by an interrupted run
     try:
-        with os.fdopen(open_file(staged), "w", encoding="utf-8") as file:
+        with os.fdopen(open_file(new), "w", encoding="utf-8") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
+        new.replace(path)
     finally:
-        staged.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
+
+
+def staged(path: Path) -> Path:
+    """Return the file that `write` writes first; an interrupted run leaves it behind."""
+    return path.with_name(f".{path.name}.new")
 
 
 def open_file(path: Path) -> int:

@@ -17,7 +17,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.printable impo
 PROC = Path("/proc")
 
 #: Nice value of builds, whose priority for the disk follows from it.
-NICE = 10
+NICE = 5
 
 #: Fields of /proc/PID/stat, counted from the one after the command name.
 STATE, PARENT, GROUP, START = 0, 1, 2, 19

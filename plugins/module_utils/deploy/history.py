@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from ansible_collections.funnel.tornado.plugins.module_utils.core import private
+from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import FULL
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import Layout
 
 #: Entries in the history: years of weekly releases, in a file of some kilobytes.
@@ -41,6 +43,32 @@ class HistoryEntry:
     def rollback(self) -> str:
         """When and by whom this release was rolled back from; empty if it was not."""
         return f"at {self.undone_at} by {self.undone_by}" if self.undone_by else ""
+
+
+class DeferrableWrites:
+    """Writes that a switch repeats at its end if the disk was full: by then, the processes that filled it may have stopped."""
+
+    def __init__(self) -> None:
+        """Defer nothing yet."""
+        self._deferred: list[Callable[[], None]] = []
+
+    def write(self, write: Callable[[], None]) -> None:
+        """Write now if possible."""
+        try:
+            write()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            self._deferred.append(write)
+
+    def finish(self) -> None:
+        """Repeat the writes that have failed.
+
+        :raises OSError: when the disk is still full.
+        """
+        while self._deferred:
+            self._deferred[0]()
+            del self._deferred[0]
 
 
 def read(layout: Layout) -> list[HistoryEntry]:

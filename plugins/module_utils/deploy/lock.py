@@ -96,9 +96,11 @@ def deploy_lock(layout: Layout, by: str, *, wait: float = 0, preempt: str = "", 
             nonlocal holder
             holder = replace(holder, doing=step, release=release)
             with contextlib.suppress(OSError):  # a full disk must not prevent a rollback
-                file.truncate(0)
-                # Not buffered: closing the file would fail again, and hide the first error.
-                os.pwrite(file.fileno(), json.dumps(asdict(holder)).encode(), 0)
+                record = json.dumps(asdict(holder)).encode()
+                # Not buffered: closing the file would fail again, and hide the first error. Nor truncated before, which would
+                # free the space that the record needs.
+                os.pwrite(file.fileno(), record, 0)
+                file.truncate(len(record))
 
         def end_deploy(_number: int, _frame: object) -> None:
             request = _read(layout.preemption)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Collection, Mapping
@@ -11,7 +10,6 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import read_manifest
-from ansible_collections.funnel.tornado.plugins.module_utils.core import tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import error_text
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import VARIABLE, Layout
 from ansible_collections.funnel.tornado.plugins.module_utils.core.printable import printable_message
@@ -19,7 +17,12 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.workers import
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import history
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.lock import LockedError, deploy_lock
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.process_group import is_live
-from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import has_inactive_slot, has_leftovers, require_space
+from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import (
+    has_inactive_slot,
+    has_leftovers,
+    make_space,
+    require_space,
+)
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.supervisord import SupervisorError, connect
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy.switch import (
     Switcher,
@@ -101,7 +104,10 @@ def perform(operation: Operation, layout: Layout, release: str) -> dict[str, Any
         ) as note_step:
             request = _build_request(operation, layout, release)
             _require_built(layout, request.release)
-            _make_space(layout, request)
+            if request.forward:
+                require_space(layout)
+            else:
+                make_space(layout)
             if not operation.rollback:
                 _require_no_rollback(layout, operation.replaced.get(layout.app, ""))
                 _require_latest_push(layout, request.release)
@@ -174,20 +180,6 @@ def _require_built(layout: Layout, release: str) -> None:
     """
     if not layout.is_built(release):
         raise SwitchError(f"{layout.app}: release {release} is not on this host; deploy its version again")
-
-
-def _make_space(layout: Layout, request: SwitchRequest) -> None:
-    """Require some free space for a deploy. A rollback or a restart must not wait for it: they get that of the cache.
-
-    :raises OSError: when a disk is full.
-    """
-    try:
-        require_space(layout)
-    except OSError:
-        if request.forward:
-            raise
-        with contextlib.suppress(OSError, tree.TreeError):
-            tree.remove(layout.cache / "uv")
 
 
 def _require_latest_push(layout: Layout, release: str) -> None:

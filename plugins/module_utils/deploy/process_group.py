@@ -12,6 +12,7 @@ from typing import Any
 from ansible_collections.funnel.tornado.plugins.module_utils.building.manifest import Worker, read_manifest
 from ansible_collections.funnel.tornado.plugins.module_utils.core import private, tree
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError
+from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import error_text
 from ansible_collections.funnel.tornado.plugins.module_utils.core.layout import MAX_PROCESSES, Layout, Slot, port_of
 from ansible_collections.funnel.tornado.plugins.module_utils.core.sockets import Address
 from ansible_collections.funnel.tornado.plugins.module_utils.deploy import supervisord
@@ -140,7 +141,10 @@ class ProcessGroup:
         return slot_config(self.layout, self.slot, self.manifest, workers)
 
     def _write_config(self, workers: Mapping[str, Worker]) -> None:
-        private.write(self.layout.supervisor_file(self.slot), self._supervisor_config(workers))
+        try:
+            private.write(self.layout.supervisor_file(self.slot), self._supervisor_config(workers))
+        except OSError as error:
+            raise ProcessGroupError(f"its processes cannot be configured: {error_text(error)}") from error
 
     def port(self, process: int) -> int | None:
         """Return the port that the launcher passes to the process; None for a process that listens on a socket."""

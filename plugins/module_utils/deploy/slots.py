@@ -20,6 +20,9 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.front_door_c
 #: Seconds between two checks.
 INTERVAL = 0.1
 
+#: Seconds for which a rollback deletes the cache on a full disk.
+MAX_CLEANING = 10
+
 #: Modes of a slot and of its directory of sockets. An access control list lets the app's user enter the slot; in the directory
 #: of sockets that user is one of the others. nginx's group may list that directory, but not write there.
 SLOT_MODE = 0o710
@@ -92,7 +95,8 @@ def clear_slot(layout: Layout, slot: Slot, server: Any, timeout: float) -> None:
     :raises SupervisorError: when a process under supervisord does not end.
     :raises TreeError: when its files cannot be deleted.
     """
-    layout.supervisor_file(slot).unlink(missing_ok=True)
+    for path in (layout.supervisor_file(slot), private.staged(layout.supervisor_file(slot))):
+        path.unlink(missing_ok=True)
     supervisord.remove_groups(server, supervisord.slot_groups(server, layout.group(slot)), timeout)
     _stop_orphans(layout, slot, timeout)
     tree.remove(layout.slot(slot))
@@ -110,6 +114,13 @@ def require_space(layout: Layout) -> None:
     """
     if problem := full_problem((layout.home, layout.supervisor_file("a").parent, layout.logs)):
         raise OSError(problem)
+
+
+def make_space(layout: Layout) -> None:
+    """Delete the cache of uv if the disk of the app is full, as a rollback must not wait until somebody frees some space."""
+    if full_problem((layout.home,)):
+        with contextlib.suppress(OSError, tree.TreeError):
+            tree.remove(layout.cache / "uv", trusted=layout.home, seconds=MAX_CLEANING)
 
 
 def stop_workers(layout: Layout, slot: Slot, server: Any) -> None:

@@ -45,6 +45,7 @@ from ansible_collections.funnel.tornado.plugins.module_utils.deploy.slots import
     is_protected,
     is_recorded,
     is_usable,
+    make_space,
     protect,
     require_space,
     slot_releases,
@@ -126,6 +127,7 @@ class Switcher:
         self.on_step = on_step
         self.result = SwitchResult(layout.live_slot(), request.release)
         self._unserved = ""
+        self.history = history.DeferrableWrites()
         self.in_use = {request.release, *slot_releases(layout)}
         self.stop_timeout = max(read_manifest(layout, release).stop_timeout for release in self.in_use) + STOP_MARGIN
         self.server = supervisord.connect()
@@ -143,10 +145,13 @@ class Switcher:
             except SwitchError:
                 with contextlib.suppress(OSError):
                     self._prune()  # or failing deploys would fill the disk
+                with contextlib.suppress(OSError):
+                    self.history.finish()
                 raise
             if self.result.changed:
                 with self._step("prune"):
                     self._prune()
+            self.history.finish()
         except (PrivateError, TreeError) as error:
             raise SwitchError(
                 f"{VARIABLE}.{self.layout.app}: {self.layout.live_release() or 'no release'} is live; {error}"
@@ -207,15 +212,17 @@ class Switcher:
         if live is None or release in (None, self.request.release):
             return
         if self.request.rollback:
-            history.mark_undone(self.layout, str(release), "rolled back", self.request.by)
+            self.history.write(lambda: history.mark_undone(self.layout, str(release), "rolled back", self.request.by))
         elif self.layout.verification_marker(live).exists():
-            history.mark_undone(self.layout, str(release), "replaced before its verification was complete")
+            reason = "replaced before its verification was complete"
+            self.history.write(lambda: history.mark_undone(self.layout, str(release), reason))
 
     def _record_site_options(self) -> None:
         """Record the options of the site of the live release, which is about to be replaced."""
         release = self.layout.live_release()
         if release not in (None, self.request.release):
-            history.record_site_options(self.layout, str(release), applied(self.layout))
+            options = applied(self.layout)
+            self.history.write(lambda: history.record_site_options(self.layout, str(release), options))
 
     def _protect(self) -> None:
         """Complete slots of an early version of the collection without a restart: permissions, and the health check for nginx."""
@@ -340,7 +347,8 @@ class Switcher:
     def _record(self, slot: Slot) -> None:
         release = self.layout.slot_release(slot)
         if release and self.layout.is_built(release):  # not if it is damaged, and about to be replaced
-            history.record(self.layout, release, read_manifest(self.layout, release).revision, self.request.by)
+            revision = read_manifest(self.layout, release).revision
+            self.history.write(lambda: history.record(self.layout, release, revision, self.request.by))
 
     def _end(self, slot: Slot, *, drain: bool) -> None:
         """Drain and stop the inactive slot, or only ask its workers to stop."""
@@ -462,6 +470,7 @@ class Switcher:
     def _roll_back(self, slot: Slot, reason: str) -> None:
         """Move the traffic back to the inactive slot, which still runs; without one, no release is live, as before."""
         inactive, release = self.layout.inactive_slot(), self.layout.slot_release(slot)
+        make_space(self.layout)  # the release may have filled the disk
         with self._step("undo"):
             if self.layout.slot_release(inactive):
                 self._return_traffic(slot)
@@ -469,7 +478,7 @@ class Switcher:
                 self.layout.live.unlink()
                 self.layout.current.unlink(missing_ok=True)
         if release and self.layout.live_release() != release:
-            history.mark_undone(self.layout, release, reason)
+            self.history.write(lambda: history.mark_undone(self.layout, release, reason))
         if self.layout.live_slot():
             self._reload_nginx(inactive)
             self._return_workers(slot, inactive)

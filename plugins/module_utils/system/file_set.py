@@ -28,9 +28,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import
 from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 from ansible_collections.funnel.tornado.plugins.module_utils.system.replaced_files import keep_copies
 
-#: Directories of unit files, which systemd must reload instead of the service.
-UNIT_DIRECTORIES = (Path("/etc/systemd/system"),)
-
 #: Seconds until the service must work with new files. HAProxy considers a server up after two checks.
 VERIFICATION_SECONDS = 10.0
 
@@ -116,6 +113,11 @@ class Change:
     before: ExistingFile | None
     after: File | None
 
+    def is_required(self, now: float) -> bool:
+        """Return whether the file differs, or is newer than ``now``, because the clock of the host was set back since."""
+        state = self.before.state() if self.before else None
+        return not is_up_to_date(state, self.after) or (state is not None and state.mtime > now)
+
     def diff(self) -> dict[str, str]:
         """Return the change for Ansible's ``--diff``; without contents if it is secret or becomes readable by more users."""
         before, after = self.before, self.after
@@ -162,7 +164,8 @@ class FileSet:
         :raises FileSetError: if a directory exists at the path of a file.
         """
         changes = [Change(path, ExistingFile.at(path), file) for path, file in self.desired(_glob).items()]
-        return [change for change in changes if not is_up_to_date(change.before.state() if change.before else None, change.after)]
+        now = time.time()
+        return [change for change in changes if change.is_required(now)]
 
     @contextlib.contextmanager
     def staged(self, changes: Sequence[Change]) -> Iterator[Path]:
@@ -359,7 +362,7 @@ def _apply(
     transaction = Transaction(changes)
     transaction.apply()
     try:
-        reload_units(change.path for change in changes)
+        systemd.reload_units(change.path for change in changes)
         if service and state and action not in {"", "deferred"}:
             systemd.activate(service, state, action)
         if changes:
@@ -387,7 +390,7 @@ def _restore_service(
 ) -> str:
     """Make the service load the restored files; return a sentence about the result."""
     try:
-        reload_units(change.path for change in changes)
+        systemd.reload_units(change.path for change in changes)
         if service and state and state.active:
             current = systemd.query(service.name)
             previous = dataclasses.replace(service, udp_port=None)  # its previous port is unknown
@@ -429,31 +432,20 @@ def _has_stale_files(
 
 def _has_stale_listener(file_set: FileSet, changes: Sequence[Change], listener: str) -> bool:
     """Return whether systemd does not use the current version of a socket unit, perhaps since an interrupted run."""
-    if any(is_unit(change.path) and change.path.name == listener for change in changes):
+    if any(systemd.is_unit(change.path) and change.path.name == listener for change in changes):
         return True
     paths = [file_set.root / file.path for file in file_set.files if Path(file.path).name == listener]
     return any(path.stat().st_mtime > systemd.query(listener).started_at for path in paths if path.exists())
 
 
-def reload_units(paths: Iterable[Path]) -> None:
-    """Reload the units of systemd if one of the changed files belongs to one."""
-    if any(map(is_unit, paths)):
-        run(["systemctl", "daemon-reload"])
-
-
-def is_unit(path: Path) -> bool:
-    """Return whether a file belongs to a systemd unit."""
-    return any(path.is_relative_to(directory) for directory in UNIT_DIRECTORIES)
-
-
 def is_read_by_service(path: Path, on_change: str) -> bool:
     """Return whether the action ``on_change`` makes a service read a file: unit files take effect at a restart only."""
-    return on_change in systemd.RESTARTING or not is_unit(path)
+    return on_change in systemd.RESTARTING or not systemd.is_unit(path)
 
 
 def is_up_to_date(state: FileState | None, file: File | None, key: bytes = b"") -> bool:
     """Return whether a state with a digest by ``key`` matches the desired file; None stands for no file."""
-    if state is None or file is None or state.mtime > time.time():  # from before the clock was set back
+    if state is None or file is None:
         return state is None and file is None
     same = state.is_link == file.is_link and state.digest == _digest(file.content, key)
     return same and (file.is_link or (state.mode, state.owner, state.group) == (file.mode, file.owner, file.group))

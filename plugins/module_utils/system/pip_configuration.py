@@ -54,11 +54,12 @@ def uv_environment(configured: Mapping[str, str], files: Sequence[Path] = FILES,
 
 
 def uv_options(configured: Mapping[str, str], files: Sequence[Path] = FILES, toml: Path = UV_CONFIGURATION) -> list[str]:
-    """Return the options of uv, which has no variable for them, with which it uses no index if pip on the host uses none.
+    """Return the options of uv, which has no variable for them, with which it uses the directories of pip instead of an index.
 
     :raises PipConfigurationError: as `uv_environment`.
     """
-    without = _read(files).get("no-index", "").lower() in _TRUE
+    options = _read(files)
+    without = options.get("no-index", "").lower() in _TRUE and options.get("find-links")  # or nothing could be installed
     return ["--no-index"] if without and not _is_indexed(configured, toml) else []
 
 

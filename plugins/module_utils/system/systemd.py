@@ -6,7 +6,7 @@ import contextlib
 import operator
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,9 @@ from typing import Literal
 from ansible_collections.funnel.tornado.plugins.module_utils.core import proc
 from ansible_collections.funnel.tornado.plugins.module_utils.core.command import CommandError, last_lines, run
 from ansible_collections.funnel.tornado.plugins.module_utils.core.polling import poll
+
+#: Directories of unit files, which systemd must reload instead of the service.
+UNIT_DIRECTORIES = (Path("/etc/systemd/system"),)
 
 #: Action after a change of the service's files. ``restart_if_idle`` restarts a supervisor only if it has no child processes.
 OnChange = Literal["reload", "restart", "restart_if_idle", "none"]
@@ -217,3 +220,14 @@ def _last_log_lines(service: ServiceSpec, since: float, log_size: int) -> str:
             log.seek(log_size)
             text += log.read()
     return last_lines("\n".join(dict.fromkeys(text.splitlines())))  # nginx repeats that an address is in use
+
+
+def reload_units(paths: Iterable[Path]) -> None:
+    """Reload the units of systemd if one of the changed files belongs to one."""
+    if any(map(is_unit, paths)):
+        run(["systemctl", "daemon-reload"])
+
+
+def is_unit(path: Path) -> bool:
+    """Return whether a file belongs to a systemd unit."""
+    return any(path.is_relative_to(directory) for directory in UNIT_DIRECTORIES)

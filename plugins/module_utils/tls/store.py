@@ -20,7 +20,6 @@ from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set imp
     FileSet,
     FileSetError,
     Transaction,
-    reload_units,
 )
 from ansible_collections.funnel.tornado.plugins.module_utils.tls import certbot, issuance, lineage_files, renewal_information
 from ansible_collections.funnel.tornado.plugins.module_utils.tls.acme import AcmeClient, acme_paths
@@ -316,7 +315,7 @@ class CertificateStore:
             return list(outdated)
         transaction = Transaction(changes)
         transaction.apply()
-        reload_units(change.path for change in changes)
+        systemd.reload_units(change.path for change in changes)
         reloaded: list[str] = []
         try:
             # All services check the files, which are at the configured paths already, before the first one reads them.
@@ -368,7 +367,7 @@ def remove_certificate(files: CertificateFiles) -> None:
         obsolete += (certbot.hook_path(files.set_name, files.base), *acme_paths(files.set_name, files.base))
     for path in obsolete:
         path.unlink(missing_ok=True)
-    reload_units(obsolete)
+    systemd.reload_units(obsolete)
 
 
 def unused_names(set_name: str, kept: Collection[str], base: Path = Path("/"), *, except_site: str = "") -> list[str]:

@@ -109,6 +109,15 @@ def test_process_that_does_not_stop_is_killed(serve: Serve, tmp_path: Path) -> N
     assert old.wait() == -signal.SIGKILL
 
 
+def test_process_whose_number_did_not_fit_on_a_full_disk_is_replaced(serve: Serve, tmp_path: Path) -> None:
+    options = ("--pid-file", tmp_path / "pid", "--socket", tmp_path / "socket")
+    old = serve(*options)
+    (tmp_path / "pid").write_text("")
+    new = serve(*options, "--replace", str(old.pid))
+    assert old.wait() == 0
+    assert (tmp_path / "pid").read_text() == f"{new.pid}\n"
+
+
 def test_several_processes_are_replaced(serve: Serve, tmp_path: Path) -> None:
     """As when supervisord and a new process were killed before the new process had replaced the old one."""
     options = ("--socket", tmp_path / "s", "--pid-file", tmp_path / "pid")

@@ -15,8 +15,10 @@ from ansible_collections.funnel.tornado.plugins.module_utils.core.disk import er
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def measured(blocks: int, inodes: int) -> Any:
-    return lambda _directory: SimpleNamespace(f_blocks=10**6, f_bavail=blocks, f_frsize=4096, f_files=10**6, f_favail=inodes)
+def measured(blocks: int, inodes: int, flags: int = 0) -> Any:
+    return lambda _directory: SimpleNamespace(
+        f_blocks=10**6, f_bavail=blocks, f_frsize=4096, f_files=10**6, f_favail=inodes, f_flag=flags
+    )
 
 
 @pytest.mark.parametrize(("blocks", "inodes"), [(0, 500), (10**6, 0)])
@@ -33,6 +35,7 @@ def test_a_full_file_system_is_found_before_it_fails(tmp_path: Path, blocks: int
     assert problem == f"the disk is full at {tmp_path} ({free}); {cure}"
     assert full_problem([tmp_path], measured(10**6, 500)) == ""
     assert error_text(OSError(f"{FULL}: {problem}")) == f"{FULL}: {problem}"
+    assert full_problem([tmp_path], measured(blocks, inodes, os.ST_RDONLY)) == "", "an image has no free space"
 
 
 def test_other_errors_and_other_file_systems_are_not_named(tmp_path: Path) -> None:

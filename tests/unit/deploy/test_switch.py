@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,30 @@ def test_a_rollback_to_a_slot_that_still_runs_records_the_site_options_of_the_re
     entries = history.newest_entries(layout)
     assert {release: found.site_options for release, found in entries.items()} == {"r1": "", "r2": text}
     assert entries["r2"].undone_by == "bob@desk"
+
+
+def test_a_rollback_on_a_full_disk_is_recorded_once_the_disk_has_space(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = history._write
+
+    def write_after_the_switch(layout: Layout, entries: list[history.HistoryEntry]) -> None:
+        if layout.live_release() != "r1":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(layout, entries)
+
+    monkeypatch.setattr(history, "_write", write_after_the_switch)
+    Switcher(layout, SwitchRequest("r1", by="bob@desk", rollback=True, drain=False)).run()
+    assert layout.live_release() == "r1"
+    assert history.newest_entries(layout)["r2"].rollback
+
+
+def test_a_disk_that_stays_full_is_reported_after_the_switch(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(history, "_write", fail)
+    with pytest.raises(OSError, match="No space left"):
+        Switcher(layout, SwitchRequest("r1", rollback=True, drain=False)).run()
+    assert layout.live_release() == "r1"
 
 
 @pytest.mark.parametrize("by", ["", "bob@desk"])

@@ -15,7 +15,7 @@ import pytest
 
 from ansible_collections.funnel.tornado.plugins.module_utils.status import host_state
 from ansible_collections.funnel.tornado.plugins.module_utils.status.host_state import HostState, collect_files, unprotected
-from ansible_collections.funnel.tornado.plugins.module_utils.system import file_set
+from ansible_collections.funnel.tornado.plugins.module_utils.system import systemd
 from ansible_collections.funnel.tornado.plugins.module_utils.system.file_set import ExistingFile, File, FileSet, FileState
 from ansible_collections.funnel.tornado.plugins.module_utils.system.limits import FILE_MAX, SOMAXCONN, Limits
 from ansible_collections.funnel.tornado.plugins.module_utils.system.systemd import ServiceState
@@ -148,7 +148,7 @@ def test_a_service_that_does_not_run_with_its_files_is_drift(root: Path, change:
 def test_a_unit_newer_than_its_service_is_drift_if_a_change_restarts_it(
     root: Path, monkeypatch: pytest.MonkeyPatch, on_change: str, *, up_to_date: bool
 ) -> None:
-    monkeypatch.setattr(file_set, "UNIT_DIRECTORIES", [root])
+    monkeypatch.setattr(systemd, "UNIT_DIRECTORIES", [root])
     state = collect(root, services={"nginx": dataclasses.replace(RUNNING, loaded_at=1.0)})
     service = {"name": "nginx", "on_change": on_change}
     assert files_up_to_date(state, FileSet(root, [desired()]), service) == up_to_date

@@ -65,6 +65,10 @@ def test_all_hosts_return_to_the_previous_release() -> None:
     assert targets(plan(web1=state("A", "B", "C"), web2=state("A", "B", "C"))) == {"web1": "B", "web2": "B"}
 
 
+def test_a_clock_that_was_set_back_does_not_change_the_order_of_releases() -> None:
+    assert targets(plan(web1=state("A900", "B", "C"), web2=state("A", "B", "C"))) == {"web1": "B", "web2": "B"}
+
+
 def test_hosts_that_never_got_the_bad_release_stay() -> None:
     found = plan(web1=state("B", "C", "D"), web2=state("B", "C"), web3=state("B", "C"))
     assert targets(found) == {"web1": "C", "web2": "C", "web3": "C"}

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.funnel.tornado.plugins.module_utils.core.proc import NICE
 from ansible_collections.funnel.tornado.plugins.module_utils.system import isolation, isolation_unit
 
 NOBODY = pwd.getpwnam("nobody")
@@ -36,7 +37,7 @@ def test_the_command_of_a_unit_sets_limits_and_contains_no_secrets() -> None:
 
 
 def test_only_a_unit_in_the_background_has_a_low_priority() -> None:
-    names = {"Nice=10", "CPUWeight=20", "IOWeight=20"}
+    names = {f"Nice={NICE}", "CPUWeight=20", "IOWeight=20"}
     for background, expected in ((True, names), (False, set())):
         command = isolation.unit_command("funnel-shop-1.service", "x", 60, private_tmp=True, background=background)
         assert {word.removeprefix("--property=") for word in command} & names == expected

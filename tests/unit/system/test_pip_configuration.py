@@ -55,11 +55,16 @@ def test_the_inventory_takes_precedence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("value", "options"), [("true", ["--no-index"]), ("1", ["--no-index"]), ("off", []), ("", [])])
-def test_uv_uses_no_index_if_pip_uses_none(tmp_path: Path, value: str, options: list[str]) -> None:
-    (tmp_path / "pip.conf").write_text(f"[install]\nno-index = {value}\n")
+def test_uv_uses_no_index_if_pip_uses_directories_only(tmp_path: Path, value: str, options: list[str]) -> None:
+    (tmp_path / "pip.conf").write_text(f"[install]\nno-index = {value}\nfind-links = /srv/wheels\n")
     files, toml = [tmp_path / "pip.conf"], tmp_path / "uv.toml"
     assert uv_options({}, files, toml) == options
     assert uv_options({"UV_DEFAULT_INDEX": "https://other.test"}, files, toml) == []
+
+
+def test_uv_uses_its_index_if_pip_could_install_nothing(tmp_path: Path) -> None:
+    (tmp_path / "pip.conf").write_text("[install]\nno-index = true\n")
+    assert uv_options({}, [tmp_path / "pip.conf"], tmp_path / "uv.toml") == []
 
 
 @pytest.mark.parametrize("text", ["index-url = x\n", "[global]\na = 1\na = 2\n"])

@@ -49,7 +49,7 @@ class PidFile(OwnedFile):
         try:
             self.fd = self.lock(path, replaced) if inherited is None else inherited
             os.ftruncate(self.fd, 0)
-            with contextlib.suppress(OSError):  # such as a full disk: only people and scripts read the number
+            with contextlib.suppress(OSError):  # such as a full disk; lock() accepts a file without a number
                 os.pwrite(self.fd, b"%d\n" % os.getpid(), 0)
         except OSError as error:
             raise RunnerError(f"cannot use the pid file {path}: {reason(error)}") from None
@@ -62,9 +62,9 @@ class PidFile(OwnedFile):
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
-                if holder not in map(str, replaced):
-                    raise RunnerError(f"already running: pid {holder} holds the lock on {path}") from None
+                holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+                if holder not in map(str, replaced) and (holder or not replaced):
+                    raise RunnerError(f"already running: pid {holder or 'unknown'} holds the lock on {path}") from None
                 path.unlink(missing_ok=True)
             # The previous holder of the lock may have removed the file between the two calls.
             with contextlib.suppress(FileNotFoundError):
