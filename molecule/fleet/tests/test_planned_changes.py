@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,19 @@ from tests.support.upgrades import publish_newer_packages, versions
 PACKAGES = {"lb": ["haproxy", "keepalived"], "web": ["nginx", "supervisor"]}
 
 
-#: Prints the answers to several requests that a host sends to a load balancer.
+#: Prints the answers of a load balancer to two requests from each of several addresses of a host.
 ASK = """
-import json, urllib.request
-request = urllib.request.Request("http://{address}/whoami", headers={{"Host": "{name}"}})
-print(json.dumps([json.load(urllib.request.urlopen(request, timeout=10)) for _ in range(4)]))
+import http.client, json
+found = []
+for source in {sources} * 2:
+    connection = http.client.HTTPConnection("{address}", timeout=10, source_address=(source, 0))
+    connection.request("GET", "/whoami", headers={{"Host": "{name}"}})
+    found.append(json.load(connection.getresponse()))
+print(json.dumps(found))
 """
+
+#: Adds or deletes addresses of a host.
+ADDRESSES = "for address in {sources}; do ip address {change} $address/32 dev host0; done"
 
 
 def boot_ids(fleet: Fleet) -> dict[str, str]:
@@ -58,16 +64,22 @@ def test_client_with_cookies_stays_with_its_process(fleet: Fleet) -> None:
 
 
 def test_address_of_a_client_selects_its_process(fleet: Fleet, tmp_path: Path) -> None:
-    """The hosts of the fleet are the clients; a load balancer with another version of HAProxy may select another host."""
+    """The clients are addresses of a host; a load balancer with another version of HAProxy may select another app host."""
+    client, network = fleet.hosts["web1"], fleet.floating_ip.rpartition(".")[0]
+    sources = [f"{network}.{number}" for number in range(200, 216)]  # so many that they do not all select the same process
     expect_success(deploy("sample", "all", tmp_path, app_entry(affinity="address")))
+    client.check_output(ADDRESSES.format(change="add", sources=" ".join(sources)))
     try:
         served = set()
-        for name, client in product(BALANCERS, fleet.hosts.values()):
-            [one] = {process(answer) for answer in python(client, ASK.format(address=fleet.addresses[name], name=NAME))}
-            served.add(one)
+        for name in BALANCERS:
+            answers = python(client, ASK.format(address=fleet.addresses[name], name=NAME, sources=sources))
+            first, second = (list(map(process, found)) for found in (answers[: len(sources)], answers[len(sources) :]))
+            assert first == second
+            served |= {*first}
         assert len({host for host, _ in served}) > 1
         assert len(served) > len({host for host, _ in served}), "all processes of a host get clients"
     finally:
+        client.check_output(ADDRESSES.format(change="delete", sources=" ".join(sources)))
         expect_success(deploy("sample", "all", tmp_path, app_entry()))
 
 
