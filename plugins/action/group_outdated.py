@@ -13,9 +13,6 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.funnel.tornado.plugins.plugin_utils.host_state_comparison import VARIABLE as HOST_STATE
 from ansible_collections.funnel.tornado.plugins.plugin_utils.module_action import DriftError, ModuleAction
 
-#: Variables that many expressions of the tasks refer to; Ansible evaluates a variable again for each of them.
-SHARED = frozenset({HOST_STATE, "__funnel_balanced", "__funnel_tls_at"})
-
 
 class ActionModule(ActionBase):
     """Runs the later tasks up to the first that needs the host, all in the process of this one."""
@@ -28,8 +25,8 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         _result, arguments = self.validate_argument_spec(argument_spec={"key": {"type": "str", "required": True}})
         variables = dict(task_vars or {})
-        for name in SHARED.intersection(variables):  # nothing changes the host meanwhile, so once is enough
-            variables[name] = self._templar.resolve_variable_expression(name)
+        if HOST_STATE in variables:  # nothing changes the host meanwhile, so once is enough
+            variables[HOST_STATE] = self._templar.resolve_variable_expression(HOST_STATE)
         needed_by = self._first_task(variables)
         if not needed_by:
             return {"changed": False, "task": ""}

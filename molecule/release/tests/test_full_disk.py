@@ -161,7 +161,7 @@ def built(host: Host) -> Iterator[str]:
     before = live_release(host)
     with small_disk(host, HOME, mebibytes=100):
         assert_refused(run(host, HOME, free=60_000), HOME)
-        # The source itself may fill the disk.
+        # A hook that fills the disk and succeeds nevertheless: the release must fail all the same.
         assert_refused(run(host, "", hook="sh -c 'cat /dev/zero > zero || true'"), HOME)
         assert (live_release(host), find_leftovers(host, "sample")) == (before, [])
         result = run(host, HOME, free=70_000)

@@ -442,7 +442,7 @@ def _unlink(name: str, directory: int, path: Path) -> bool:
 
 
 def _make_trash(name: str, top: int, path: Path, parent: int) -> None:
-    """Create a trash directory in ``top``; on a full file system, free space first: delete a file of the tree to be removed."""
+    """Create a trash directory in ``top``; on a full file system, delete files of the tree to be removed first."""
     try:
         os.mkdir(name, 0o700, dir_fd=top)
     except FileExistsError:
